@@ -1,0 +1,275 @@
+"""Frames in, events out: the one meaning of a response.
+
+Every mode of the API ends in the same events, so nothing behind this room knows which mode was
+on. The rules for the answer text, by what a frame carries (always asked with `incremental_output`):
+
+* An agent's `output.text` is a delta; its last frame's text is the last delta, mostly empty.
+* A workflow's last frame carries the whole answer. What streamed before it came from the End node
+  (in `thoughts` or in `workflow_message`), or, in `agent_format`, from `output.text`. So at the
+  end only what is missing is emitted. Nodes are never summed: an End node may say something else.
+* When the stream was no beginning of the final text, the final text is the truth; both are in the
+  result, and a warning is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from bailian_apps.core.errors import StreamInterruptedError
+from bailian_apps.core.events import (
+    AppEvent,
+    References,
+    RunStarted,
+    TextDelta,
+    UnknownFrame,
+    UsageReported,
+)
+from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Usage
+from bailian_apps.core.steps import StepReader
+
+logger = logging.getLogger(__name__)
+
+
+class Decoder:
+    """Decodes one run. Feed it every frame in order, then `finish` it.
+
+    A frame is the API's answer object as parsed from the wire: `output`, `usage`, `request_id`.
+    Any of its fields may be null or missing; what cannot be read becomes an `UnknownFrame`.
+    """
+
+    def __init__(self, *, flow_stream_mode: str | None = None) -> None:
+        """Start a run.
+
+        Args:
+            flow_stream_mode: The mode that was asked for, if any. It settles what the frames
+                leave open: only a workflow app has one.
+        """
+        self._steps = StepReader(
+            self._end_node_wrote, plain_messages=flow_stream_mode == "message_format"
+        )
+        self._is_workflow = flow_stream_mode is not None
+        # Where the streamed answer comes from; the first channel that speaks is the only one heard.
+        self._channel: Literal["text", "node"] | None = (
+            "text" if flow_stream_mode == "agent_format" else None
+        )
+        self._text: list[str] = []
+        self._streamed_text: str | None = None
+        self._references: list[DocReference] = []
+        self._references_raw: object = None
+        self._usage = Usage()
+        self._usage_raw: object = None
+        self._session_id: str | None = None
+        self._request_id: str | None = None
+        self._finish_reason: str | None = None
+        self._started = False
+        self._raw: Mapping[str, Any] = {}
+
+    @property
+    def started(self) -> bool:
+        """Whether a frame was read."""
+        return self._started
+
+    @property
+    def finished(self) -> bool:
+        """Whether the frame that ends the run was read."""
+        return self._finish_reason is not None
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that the frames name."""
+        return self._session_id
+
+    def feed(self, frame: Mapping[str, Any]) -> list[AppEvent]:
+        """Read one frame.
+
+        Args:
+            frame: The answer object, as parsed from the wire.
+
+        Returns:
+            What is new in it, in the order in which it happened. `RunFinished` is not among them:
+            the run is over when the stream is, see `finish`.
+        """
+        events: list[AppEvent] = []
+        output: object = frame.get("output")
+        if not isinstance(output, dict):
+            return [UnknownFrame(dict(frame))]
+        fields = cast("dict[str, Any]", output)
+        self._raw = frame
+        if session_id := fields.get("session_id"):
+            self._session_id = str(session_id)
+        if request_id := frame.get("request_id"):
+            self._request_id = str(request_id)
+        if not self._started:
+            self._started = True
+            events.append(RunStarted(self._session_id, self._request_id))
+        if thoughts := fields.get("thoughts"):
+            if isinstance(thoughts, list):
+                self._steps.read_thoughts(cast("list[object]", thoughts), events)
+            else:
+                events.append(UnknownFrame(thoughts))
+        if message := fields.get("workflow_message"):
+            if isinstance(message, dict):
+                self._steps.read_message(cast("dict[str, Any]", message), events)
+            else:
+                events.append(UnknownFrame(message))
+        self._read_text(fields, events)
+        if (references := fields.get("doc_references")) and references != self._references_raw:
+            self._references_raw = references
+            self._read_references(references, events)
+        if (usage := frame.get("usage")) and usage != self._usage_raw:
+            self._usage_raw = usage
+            self._read_usage(usage, events)
+        return events
+
+    def finish(self) -> AppResult:
+        """End the run; there are no more frames.
+
+        Returns:
+            The whole run.
+
+        Raises:
+            StreamInterruptedError: No frame said that the run finished. `partial` holds what came.
+        """
+        result = self.partial()
+        if self.finished:
+            return result
+        error = StreamInterruptedError(
+            "the stream ended before the run finished; "
+            + ("its partial result is in .partial" if self._started else "no frame came"),
+            request_id=self._request_id,
+        )
+        error.session_id, error.partial = self._session_id, result if self._started else None
+        raise error
+
+    def partial(self) -> AppResult:
+        """What has been read so far. Steps that have not ended are `"executing"`."""
+        return AppResult(
+            text="".join(self._text),
+            reasoning="".join(self._steps.reasoning),
+            steps=self._steps.steps(),
+            references=tuple(self._references),
+            usage=self._usage,
+            session_id=self._session_id,
+            request_id=self._request_id,
+            finish_reason=self._finish_reason,
+            streamed_text=self._streamed_text,
+            # The SDK's frames also carry the HTTP headers, which are nobody's answer.
+            raw={key: value for key, value in self._raw.items() if key != "headers"},
+        )
+
+    # ------------------------------------------------------------------- text
+
+    def _end_node_wrote(self, text: str, events: list[AppEvent]) -> None:
+        self._say("node", text, events)
+
+    def _say(self, channel: Literal["text", "node"], text: str, events: list[AppEvent]) -> None:
+        if self._channel is None:
+            self._channel = channel
+        if channel == self._channel:
+            self._text.append(text)
+            events.append(TextDelta(text))
+
+    def _read_text(self, fields: dict[str, Any], events: list[AppEvent]) -> None:
+        value = fields.get("text")
+        if value is not None and not isinstance(value, str):
+            events.append(UnknownFrame({"text": value}))
+        text = value if isinstance(value, str) else ""
+        reason = fields.get("finish_reason")
+        if reason in (None, "", "null") or self.finished:
+            if text and not self.finished:
+                self._steps.answer_began(events)
+                self._say("text", text, events)
+            return
+        self._finish_reason = str(reason)
+        self._read_last_text(text, events)
+        self._steps.finish_all(events)
+
+    def _read_last_text(self, text: str, events: list[AppEvent]) -> None:
+        """Emit what the frame that ends the run adds to what was streamed."""
+        streamed = "".join(self._text)
+        if not text or (text == streamed and self._workflow):
+            return
+        if not streamed or not self._workflow:
+            missing = text
+        elif text.startswith(streamed):
+            missing = text[len(streamed) :]
+        else:
+            self._streamed_text = streamed
+            self._text = [text]
+            logger.warning(
+                "the last frame's text (%d characters) does not begin with what was streamed (%d): "
+                "the last frame is taken as the answer, see AppResult.streamed_text; request_id %s",
+                len(text),
+                len(streamed),
+                self._request_id,
+            )
+            return
+        self._text.append(missing)
+        events.append(TextDelta(missing))
+
+    @property
+    def _workflow(self) -> bool:
+        return self._is_workflow or self._steps.saw_node
+
+    # ---------------------------------------------------- references and usage
+
+    def _read_references(self, value: object, events: list[AppEvent]) -> None:
+        items = cast("list[object]", value) if isinstance(value, list) else [value]
+        new: list[DocReference] = []
+        for item in items:
+            if not isinstance(item, dict):
+                events.append(UnknownFrame(item))
+                continue
+            reference = _reference(cast("dict[str, Any]", item))
+            if reference not in self._references:
+                self._references.append(reference)
+                new.append(reference)
+        if new:
+            events.append(References(tuple(new)))
+
+    def _read_usage(self, value: object, events: list[AppEvent]) -> None:
+        models = cast("dict[str, Any]", value).get("models") if isinstance(value, dict) else None
+        if not isinstance(models, list):
+            events.append(UnknownFrame({"usage": value}))
+            return
+        self._usage = Usage(
+            models=tuple(
+                ModelUsage(
+                    model_id=str(model.get("model_id") or ""),
+                    input_tokens=_count(model.get("input_tokens")),
+                    output_tokens=_count(model.get("output_tokens")),
+                )
+                for model in cast("list[Any]", models)
+                if isinstance(model, dict)
+                for model in [cast("dict[str, Any]", model)]
+            )
+        )
+        events.append(UsageReported(self._usage))
+
+
+def _reference(fields: dict[str, Any]) -> DocReference:
+    return DocReference(
+        index_id=_optional(fields.get("index_id")),
+        title=_optional(fields.get("title")),
+        doc_id=_optional(fields.get("doc_id")),
+        doc_name=_optional(fields.get("doc_name")),
+        doc_url=_optional(fields.get("doc_url")),
+        text=_optional(fields.get("text")) or "",
+        images=tuple(str(image) for image in _items(fields.get("images"))),
+        page_number=tuple(page for page in _items(fields.get("page_number")) if type(page) is int),
+        raw=fields,
+    )
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _items(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

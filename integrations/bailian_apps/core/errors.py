@@ -1,0 +1,293 @@
+"""Every way an app call can fail, as one tree.
+
+::
+
+    BailianError
+    ├── InvalidInputError            your input; nothing was sent (also a ValueError)
+    ├── APIError                     the cloud answered with an error
+    │   ├── BadRequestError          400
+    │   │   └── ContentBlockedError  400 DataInspectionFailed
+    │   ├── AuthenticationError      401
+    │   ├── PermissionDeniedError    403
+    │   ├── NotFoundError            404
+    │   ├── BillingError             overdue, not purchased, free quota used up
+    │   ├── RateLimitError           429; the run did not start
+    │   ├── ServiceUnavailableError  503; the run did not start
+    │   ├── AppFailedError           the app's own node, plugin or retrieval failed
+    │   └── ServerError              500 and the like; the run may have happened
+    └── TransportError               no readable answer came
+        ├── ConnectError             not connected; nothing was sent
+        ├── ConnectionLostError      lost before the first frame; the run may have happened
+        ├── RequestTimeoutError      waited too long (also a TimeoutError)
+        ├── ProtocolError            an answer that the API does not document
+        └── StreamInterruptedError   the stream ended before the run did; see `partial`
+
+The table of codes is the vendor's; in a stream the code counts, because the HTTP status may be
+missing. An unknown code is classed by its status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from bailian_apps.core.result import AppResult
+
+Resend: TypeAlias = Literal["never", "not_started", "may_have_run"]
+
+
+class BailianError(Exception):
+    """The root of every error that this package raises about a call.
+
+    Attributes:
+        message: What went wrong, in the words of whoever noticed.
+        code: The cloud's error code such as `"Throttling.RateQuota"`, or None.
+        status_code: The HTTP status, or None where there was none.
+        request_id: The cloud's id of the request, to quote to its support, or None.
+        session_id: The session of the call, where one was known.
+        partial: What had been received when the failure came, or None before the first frame.
+        retry_after_s: Seconds the server asked to wait, or None.
+        attempts: How many times the request was sent, this one included.
+        resend: Whether the request may be sent again: `"never"`, `"not_started"` (it certainly
+            did not run) or `"may_have_run"` (only for an app declared idempotent).
+    """
+
+    resend: ClassVar[Resend] = "never"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status_code: int | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Keep the facts; `session_id`, `partial` and `attempts` are filled in by the call."""
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.status_code = status_code
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
+        self.session_id: str | None = None
+        self.partial: AppResult | None = None
+        self.attempts = 1
+
+    def __str__(self) -> str:
+        """The code, the message and what the cloud's support asks for, on one line."""
+        facts = [
+            f"HTTP {self.status_code}" if self.status_code else "",
+            f"request_id {self.request_id}" if self.request_id else "",
+            f"{self.attempts} attempts" if self.attempts > 1 else "",
+        ]
+        shown = ", ".join(fact for fact in facts if fact)
+        head = f"[{self.code}] " if self.code else ""
+        return f"{head}{self.message}" + (f" ({shown})" if shown else "")
+
+
+class InvalidInputError(BailianError, ValueError):
+    """An argument that cannot be sent. Nothing was sent.
+
+    Attributes:
+        field: The field that is wrong, with its path: `"biz_params.order.when"`.
+    """
+
+    def __init__(self, field: str, problem: str, mend: str) -> None:
+        """Say which field, what is wrong with it (by type, never by value) and how to mend it."""
+        super().__init__(f"{field}: {problem}. {mend}")
+        self.field = field
+        self._parts = (field, problem, mend)
+
+    def __reduce__(self) -> tuple[type[InvalidInputError], tuple[str, str, str]]:
+        """Pickle by the three parts, since `args` holds only their sentence."""
+        return type(self), self._parts
+
+
+class APIError(BailianError):
+    """The cloud answered with an error."""
+
+
+class BadRequestError(APIError):
+    """HTTP 400: the cloud refused the request as it is."""
+
+
+class ContentBlockedError(BadRequestError):
+    """The content inspection refused the prompt or the answer."""
+
+
+class AuthenticationError(APIError):
+    """HTTP 401: the API key is missing or wrong."""
+
+
+class PermissionDeniedError(APIError):
+    """HTTP 403: the key may not use this app, or the app is not published."""
+
+
+class NotFoundError(APIError):
+    """HTTP 404: no such app, model or workspace."""
+
+
+class BillingError(APIError):
+    """The account cannot pay for the call; waiting does not help."""
+
+
+class RateLimitError(APIError):
+    """HTTP 429: too many requests. The run did not start."""
+
+    resend = "not_started"
+
+
+class ServiceUnavailableError(APIError):
+    """HTTP 503: the service cannot take the request now. The run did not start."""
+
+    resend = "not_started"
+
+
+class AppFailedError(APIError):
+    """The app itself failed: one of its nodes, plugins or retrievals."""
+
+
+class ServerError(APIError):
+    """HTTP 5xx: the service failed. The run may have happened."""
+
+    resend = "may_have_run"
+
+
+class TransportError(BailianError):
+    """No readable answer came."""
+
+
+class ConnectError(TransportError):
+    """The connection was not made. Nothing was sent."""
+
+    resend = "not_started"
+
+
+class ConnectionLostError(TransportError):
+    """Lost after sending and before the first frame. The run may have happened."""
+
+    resend = "may_have_run"
+
+
+class RequestTimeoutError(TransportError, TimeoutError):
+    """The answer, or its next part, did not come in time. The run may have happened."""
+
+    resend = "may_have_run"
+
+
+class ProtocolError(TransportError):
+    """An answer that the API does not document, such as a proxy's HTML page or a redirect."""
+
+
+class StreamInterruptedError(TransportError):
+    """The stream ended before the run finished. `partial` holds what had arrived."""
+
+
+_BY_CODE: dict[str, type[APIError]] = {
+    "DataInspectionFailed": ContentBlockedError,
+    "data_inspection_failed": ContentBlockedError,
+    "InvalidParameter": BadRequestError,
+    "FlowNotPublished": BadRequestError,
+    "InvalidApiKey": AuthenticationError,
+    "AccessDenied": PermissionDeniedError,
+    "Model.AccessDenied": PermissionDeniedError,
+    "App.AccessDenied": PermissionDeniedError,
+    "Workspace.AccessDenied": PermissionDeniedError,
+    "ModelNotFound": NotFoundError,
+    "WorkSpaceNotFound": NotFoundError,
+    "NotFound": NotFoundError,
+    "Arrearage": BillingError,
+    "AllocationQuota.FreeTierOnly": BillingError,
+    "Throttling.AllocationQuota.FreeTierOnly": BillingError,
+    "AccessDenied.Unpurchased": BillingError,
+    "CommodityNotPurchased": BillingError,
+    "PrepaidBillOverdue": BillingError,
+    "PostpaidBillOverdue": BillingError,
+    "Throttling": RateLimitError,
+    "InternalError": ServerError,
+    "SystemError": ServerError,
+    "ModelServiceFailed": ServerError,
+    "RequestTimeOut": ServerError,
+    "AppProcessFailed": AppFailedError,
+    "InvokePluginFailed": AppFailedError,
+    "RetrivalFailed": AppFailedError,  # the vendor's spelling
+    "RetrievalFailed": AppFailedError,
+    "ModelUnavailable": ServiceUnavailableError,
+    "ModelServingError": ServiceUnavailableError,
+}
+
+_BY_STATUS: dict[int, type[APIError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: BillingError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    429: RateLimitError,
+    503: ServiceUnavailableError,
+}
+
+_MENDS: dict[type[APIError], str] = {
+    AuthenticationError: "api_key: set DASHSCOPE_API_KEY or pass api_key=; a key belongs to one "
+    "region, which base_url= selects",
+    PermissionDeniedError: "app_id: check that the app is published and in the key's workspace; "
+    "for another workspace pass workspace=",
+    BillingError: "check the account's balance and purchases in the console",
+}
+
+
+def api_error(
+    code: str | None,
+    message: str | None,
+    *,
+    status_code: int | None = None,
+    request_id: str | None = None,
+    retry_after_s: float | None = None,
+) -> APIError:
+    """Make the error for what the cloud answered.
+
+    Args:
+        code: The wire's `code`. The longest known prefix (up to a dot) decides; an unknown or
+            missing code is classed by `status_code`.
+        message: The wire's `message`.
+        status_code: The HTTP status, where one is known.
+        request_id: The cloud's id of the request.
+        retry_after_s: The `Retry-After` header, in seconds.
+    """
+    kind = _class_of(code, status_code)
+    text = (message or "").strip() or "the cloud gave no message"
+    mend = _MENDS.get(kind)
+    if kind is BadRequestError and "AppId" in text:
+        mend = (
+            "app_id: copy it from the app's card in the console; base_url: check that it is the "
+            "app's region"
+        )
+    return kind(
+        f"{text} | {mend}" if mend else text,
+        code=code or None,
+        status_code=status_code,
+        request_id=request_id or None,
+        retry_after_s=retry_after_s,
+    )
+
+
+def _class_of(code: str | None, status_code: int | None) -> type[APIError]:
+    prefix = code or ""
+    while prefix:
+        if found := _BY_CODE.get(prefix):
+            return found
+        prefix = prefix.rpartition(".")[0]
+    if status_code is None:
+        return APIError
+    return _BY_STATUS.get(status_code) or (ServerError if status_code >= 500 else APIError)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read `Retry-After` as seconds; an HTTP date or nonsense is None (RFC 9110, 10.2.3)."""
+    value = next((v for k, v in headers.items() if k.lower() == "retry-after"), "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < float("inf") else None

@@ -1,0 +1,145 @@
+"""What a run of an app gave: plain frozen values, the same for every app kind and stream mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+StepKind: TypeAlias = Literal["node", "tool", "retrieval", "reasoning", "response"]
+"""What a step was: a workflow node; a tool, plugin, API or MCP call; a search in a knowledge base;
+a stretch of reasoning; or the entry in which an agent lists its own answer."""
+
+EXECUTING = "executing"
+SUCCESS = "success"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing the remote app did.
+
+    Attributes:
+        id: A workflow node's `nodeId` (`nodeId#2` when it runs again in a loop), or `thought-N`
+            for the N-th entry of an agent's thoughts, counted from 0.
+        kind: What sort of thing it was.
+        name: The name shown in the console; the id, or the type, where the app gives none.
+        type: The wire's own word: `nodeType` (`"LLM"`, `"Retrieval"`) or `action_type` (`"mcp"`).
+        status: The wire's own word. Every word but `"executing"` and `"success"` is a failure.
+        input: What went in, where the app says: parsed JSON, or text.
+        output: All output deltas joined. JSON text where the output was not text.
+        reasoning: All reasoning deltas joined.
+        error: What failed, when `failed`.
+        duration_ms: Milliseconds the cloud reports; None where it reports none.
+        parent_id: The id of the step that this one ran in, where the app says.
+    """
+
+    id: str
+    kind: StepKind
+    name: str
+    type: str | None = None
+    status: str = EXECUTING
+    input: Any = None
+    output: str = ""
+    reasoning: str = ""
+    error: str | None = None
+    duration_ms: float | None = None
+    parent_id: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the step ended in anything but success."""
+        return self.status not in (EXECUTING, SUCCESS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocReference:
+    """One document that the answer cites.
+
+    Attributes:
+        index_id: The number that `<ref>[1]</ref>` in the answer text points at.
+        title: The title of the cited part.
+        doc_id: The cloud's id of the document.
+        doc_name: The file's name.
+        doc_url: Where the document can be fetched, if anywhere.
+        text: The cited passage.
+        images: Addresses of images in the passage.
+        page_number: Pages of the passage, counted as the cloud counts them.
+        raw: The reference as it came, unknown fields included.
+    """
+
+    index_id: str | None = None
+    title: str | None = None
+    doc_id: str | None = None
+    doc_name: str | None = None
+    doc_url: str | None = None
+    text: str = ""
+    images: tuple[str, ...] = ()
+    page_number: tuple[int, ...] = ()
+    raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUsage:
+    """Tokens that one model call inside the app used."""
+
+    model_id: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens used by a run.
+
+    Attributes:
+        models: One entry per model call; the same model may stand twice (two nodes).
+    """
+
+    models: tuple[ModelUsage, ...] = ()
+
+    @property
+    def input_tokens(self) -> int:
+        """Tokens read, over all models."""
+        return sum(model.input_tokens for model in self.models)
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens written, over all models."""
+        return sum(model.output_tokens for model in self.models)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens read and written, over all models."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppResult:
+    """A whole run of an app.
+
+    Attributes:
+        text: The answer. The text deltas of the stream, joined, are exactly this.
+        reasoning: All reasoning deltas joined, in the order in which they came.
+        steps: What the app did, in the order in which it began.
+        references: The documents that the answer cites.
+        usage: Tokens used; no models where the cloud reported none.
+        session_id: The cloud's session, to be named in the next call.
+        request_id: The cloud's id of the request.
+        finish_reason: `"stop"`, or None for a run that did not finish.
+        streamed_text: None, or what had been streamed when the last frame said another text:
+            then `text` is the last frame's, and a warning was logged.
+        attempts: How many times the request was sent, the successful one included.
+        raw: The last frame as it came.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    steps: tuple[Step, ...] = ()
+    references: tuple[DocReference, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    session_id: str | None = None
+    request_id: str | None = None
+    finish_reason: str | None = None
+    streamed_text: str | None = None
+    attempts: int = 1
+    raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)

@@ -1,0 +1,100 @@
+"""The settings of an app: the same words for `BailianApp` and for every adapter."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.request import AppId, WireOptions
+
+HistoryMode: TypeAlias = Literal["session", "messages"]
+
+
+def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
+    if value is not None:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query:
+            raise InvalidInputError(
+                info.field_name or "base_url",
+                "is a str that is no API address",
+                "Pass one like https://dashscope.aliyuncs.com/api/v1",
+            )
+    return value
+
+
+def _check_api_key(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    # A line break in a key would end up, with the key, in the HTTP library's error text.
+    if value is not None:
+        key = value.get_secret_value()
+        if not key.strip() or not key.isascii() or not key.isprintable() or key != key.strip():
+            raise InvalidInputError(
+                info.field_name or "api_key",
+                "is empty, or has blanks around it or characters that no key has",
+                "Pass the key as the console shows it, or set DASHSCOPE_API_KEY",
+            )
+    return value
+
+
+def _secret_from_env() -> SecretStr | None:
+    value = os.environ.get("DASHSCOPE_API_KEY", "").strip()
+    return SecretStr(value) if value else None
+
+
+class AppSettings(WireOptions):
+    """How to reach an app, and what every call of it says. Adapters inherit these fields.
+
+    Each may be overridden per call. An unknown name is refused.
+
+    Attributes:
+        app_id: The app's id; else `BAILIAN_APP_ID` in the environment.
+        api_key: The API key; else `DASHSCOPE_API_KEY` in the environment; else, at the first
+            call, the SDK's own rule (its key file). Never shown and never serialised.
+        workspace: The sub-workspace the app is in (`X-DashScope-WorkSpace`).
+        base_url: The API's address up to `/api/v1`; else `DASHSCOPE_HTTP_BASE_URL` in the
+            environment; else the SDK's own rule.
+        timeout: The longest silence in seconds: until the first frame, and between frames.
+            Connecting has at most 10 s of it.
+        max_retries: How often a call may be sent again when it certainly did not start.
+        idempotent: Whether running the app twice does no harm. Then a call whose fate is
+            unknown (a lost connection, a 500, a timeout) is sent again too.
+        history_mode: `"session"` continues the cloud's session and sends only what is new;
+            `"messages"` sends the whole conversation every time.
+        session_ttl_s: Seconds without a call after which the cloud forgets a session.
+        session_max_rounds: Rounds that the cloud remembers in one session.
+    """
+
+    app_id: AppId = Field(
+        default_factory=lambda: os.environ.get("BAILIAN_APP_ID", ""), validate_default=True
+    )
+    api_key: Annotated[SecretStr | None, AfterValidator(_check_api_key)] = Field(
+        default_factory=_secret_from_env, exclude=True, repr=False
+    )
+    workspace: str | None = None
+    base_url: Annotated[str | None, AfterValidator(_check_base_url)] = Field(
+        default_factory=lambda: os.environ.get("DASHSCOPE_HTTP_BASE_URL") or None,
+        validate_default=True,
+    )
+    timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    max_retries: int = Field(default=2, ge=0)
+    idempotent: bool = False
+    history_mode: HistoryMode = "session"
+    session_ttl_s: float = Field(default=3600.0, ge=0)
+    session_max_rounds: int = Field(default=50, ge=1)
+
+    def with_overrides(self, overrides: dict[str, Any]) -> AppSettings:
+        """These settings with some replaced, validated anew.
+
+        Args:
+            overrides: Settings by name.
+
+        Raises:
+            pydantic.ValidationError: An unknown name, or a value that is not valid.
+        """
+        if not overrides:
+            return self
+        current = {name: getattr(self, name) for name in AppSettings.model_fields}
+        return AppSettings.model_validate(current | overrides)

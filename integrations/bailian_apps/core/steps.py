@@ -1,0 +1,443 @@
+"""Reads what the remote app did, from a frame's `thoughts` and `workflow_message`, as steps.
+
+A frame relists every step so far, and carries only the newest piece of each. So this room keeps,
+per step, what it already read, parses only entries that changed, and appends each piece once. It
+knows nothing of the answer text, but for one thing: what an End node writes is offered to the
+decoder as answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, cast
+
+from bailian_apps.core.events import (
+    AppEvent,
+    ReasoningDelta,
+    StepDelta,
+    StepFinished,
+    StepStarted,
+    UnknownFrame,
+)
+from bailian_apps.core.result import EXECUTING, SUCCESS, Step, StepKind
+
+JsonObject: TypeAlias = dict[str, Any]
+Source: TypeAlias = Literal["thoughts", "message"]
+
+_AGENT_KEYS = ("action_type", "action", "thought")
+_AGENT_KINDS: dict[str, StepKind] = {
+    "reasoning": "reasoning",
+    "agentRag": "retrieval",
+    "response": "response",
+}
+_RESULT_KEYS = {"result", "reasoningContent"}
+
+
+class _Open:
+    """A step being read; `snapshot` is its frozen public form."""
+
+    __slots__ = (
+        "duration_ms", "error", "finished", "id", "input", "kind", "last", "name", "output",
+        "parent_id", "reasoning", "source", "status", "type",
+    )  # fmt: skip
+
+    def __init__(self, step_id: str, kind: StepKind, name: str, type_: str | None) -> None:
+        self.id = step_id
+        self.kind: StepKind = kind
+        self.name = name
+        self.type = type_
+        self.status = EXECUTING
+        self.input: Any = None
+        self.output: list[str] = []
+        self.reasoning: list[str] = []
+        self.error: str | None = None
+        self.duration_ms: float | None = None
+        self.parent_id: str | None = None
+        self.finished = False
+        self.source: Source | None = None  # which of the two channels this step's text comes from
+        self.last: tuple[str, str] = ("", "")  # the newest piece of output and of reasoning
+
+    def snapshot(self) -> Step:
+        return Step(
+            id=self.id,
+            kind=self.kind,
+            name=self.name,
+            type=self.type,
+            status=self.status,
+            input=self.input,
+            output="".join(self.output),
+            reasoning="".join(self.reasoning),
+            error=self.error,
+            duration_ms=self.duration_ms,
+            parent_id=self.parent_id,
+        )
+
+
+class _Entry:
+    """What stood at one position of `thoughts` in the frame before."""
+
+    __slots__ = ("raw", "repeats", "step")
+
+    def __init__(self, raw: object, step: _Open | None = None, repeats: bool = False) -> None:
+        self.raw = raw
+        self.step = step
+        self.repeats = repeats  # an equal entry in the next frame is a new, equal piece of text
+
+
+class StepReader:
+    """Turns the steps that frames relist into step events, each piece once.
+
+    Attributes:
+        saw_node: Whether any workflow node was seen: then the app is a workflow.
+        reasoning: Every reasoning delta so far, in the order of arrival.
+    """
+
+    def __init__(
+        self, answer: Callable[[str, list[AppEvent]], None], *, plain_messages: bool = False
+    ) -> None:
+        """Read for a decoder.
+
+        Args:
+            answer: Is offered every piece that an End node writes.
+            plain_messages: Whether the content of a `workflow_message` is known to be plain text
+                (`message_format`), so that JSON in it is the app's own words.
+        """
+        self.saw_node = False
+        self.reasoning: list[str] = []
+        self._answer = answer
+        self._plain_messages = plain_messages
+        self._entries: list[_Entry] = []
+        self._steps: list[_Open] = []
+        self._newest: dict[str, _Open] = {}
+        self._runs: dict[str, int] = {}
+
+    def steps(self) -> tuple[Step, ...]:
+        """All steps so far, in the order in which they began."""
+        return tuple(step.snapshot() for step in self._steps)
+
+    def finish_all(self, events: list[AppEvent]) -> None:
+        """End every step that is still open: the run is over, so they succeeded."""
+        for step in self._steps:
+            if not step.finished:
+                self._finish(step, SUCCESS, events)
+
+    # ---------------------------------------------------------------- thoughts
+
+    def read_thoughts(self, thoughts: list[object], events: list[AppEvent]) -> None:
+        """Read one frame's `thoughts`."""
+        entries = self._entries
+        known = len(entries)
+        for position, item in enumerate(thoughts):
+            before = entries[position] if position < known else None
+            raw: object = _response(item)
+            if before is not None and before.raw == raw:
+                # "哈" after "哈" is two pieces of text: an equal entry of a running node adds.
+                if before.repeats and before.step is not None:
+                    self._append(before.step, "thoughts", *before.step.last, events)
+                    continue
+                if before.step is None or before.step.kind == "node":
+                    continue
+            entry = self._read_entry(position, item, raw, before, events)
+            if before is None:
+                entries.append(entry)
+            else:
+                entries[position] = entry
+
+    def _read_entry(
+        self,
+        position: int,
+        item: object,
+        raw: object,
+        before: _Entry | None,
+        events: list[AppEvent],
+    ) -> _Entry:
+        if isinstance(item, dict):
+            entry = cast("JsonObject", item)
+            if any(entry.get(key) is not None for key in _AGENT_KEYS):
+                return _Entry(raw, self._read_action(position, entry, before, events))
+            node = _json_object(raw)
+            if node is not None and ("nodeId" in node or "nodeStatus" in node):
+                step = self._read_node(position, node, events)
+                return _Entry(raw, step, repeats=not step.finished and any(step.last))
+        events.append(UnknownFrame(item))
+        return _Entry(raw, before.step if before else None)
+
+    def _read_node(self, position: int, node: JsonObject, events: list[AppEvent]) -> _Open:
+        name = _text_or_none(node.get("nodeName"))
+        output, reasoning = _node_result(node.get("nodeResult"))
+        return self._update_node(
+            "thoughts",
+            node_id=_text_or_none(node.get("nodeId")) or name or f"node-{position}",
+            name=name,
+            type_=_text_or_none(node.get("nodeType")),
+            status=_text_or_none(node.get("nodeStatus")) or EXECUTING,
+            piece=(output, reasoning),
+            duration_ms=_milliseconds(node.get("nodeExecTime")),
+            error=_first_text(node, "nodeErrorMsg", "errorMessage", "errorMsg", "error"),
+            parent_id=_text_or_none(node.get("parentNodeId")),
+            events=events,
+        )
+
+    # -------------------------------------------------------- workflow_message
+
+    def read_message(self, message: JsonObject, events: list[AppEvent]) -> None:
+        """Read one frame's `workflow_message`."""
+        content = message.get("message")
+        text = _as_text(cast("JsonObject", content).get("content")) if type(content) is dict else ""
+        piece = (text, "")
+        if (
+            not self._plain_messages
+            and (inner := _json_object(text))
+            and inner.keys() <= _RESULT_KEYS
+        ):
+            piece = (_as_text(inner.get("result")), _as_text(inner.get("reasoningContent")))
+        name = _text_or_none(message.get("node_name"))
+        status = _text_or_none(message.get("node_status")) or EXECUTING
+        if status == EXECUTING and message.get("node_is_completed") is True:
+            status = SUCCESS
+        self._update_node(
+            "message",
+            node_id=_text_or_none(message.get("node_id")) or name or "node-0",
+            name=name,
+            type_=_text_or_none(message.get("node_type")),
+            status=status,
+            piece=piece,
+            duration_ms=_milliseconds(message.get("node_exec_time")),
+            error=_first_text(message, "node_error_msg", "error_message", "error"),
+            parent_id=_text_or_none(message.get("parent_node_id")),
+            events=events,
+        )
+
+    # ------------------------------------------------------------ nodes, both
+
+    def _update_node(
+        self,
+        source: Source,
+        *,
+        node_id: str,
+        name: str | None,
+        type_: str | None,
+        status: str,
+        piece: tuple[str, str],
+        duration_ms: float | None,
+        error: str | None,
+        parent_id: str | None,
+        events: list[AppEvent],
+    ) -> _Open:
+        self.saw_node = True
+        step = self._newest.get(node_id)
+        if step is None or (step.finished and _runs_again(step, source, status, piece)):
+            step = self._start(node_id, "node", name or node_id, type_, parent_id, events)
+        elif step.finished:
+            return step
+        step.name = name or step.name
+        step.type = type_ or step.type
+        if duration_ms is not None:
+            step.duration_ms = duration_ms
+        self._append(step, source, *piece, events)
+        if status != EXECUTING:
+            if status != SUCCESS:
+                step.error = error or "".join(step.output) or status
+            self._finish(step, status, events)
+        return step
+
+    # ------------------------------------------------------------------ agents
+
+    def _read_action(
+        self, position: int, entry: JsonObject, before: _Entry | None, events: list[AppEvent]
+    ) -> _Open:
+        """Read an agent's entry. It has no id: its position in the list is its identity."""
+        type_ = _text_or_none(entry.get("action_type")) or _text_or_none(entry.get("action"))
+        kind = _AGENT_KINDS.get(type_ or "reasoning", "tool")
+        name = _text_or_none(entry.get("action_name")) or _text_or_none(entry.get("action"))
+        step = before.step if before else None
+        if kind == "reasoning":
+            # `response` repeats `thought`; one of them may be missing.
+            piece = ("", _as_text(entry.get("thought") or entry.get("response")))
+        else:
+            piece = ("", _as_text(entry.get("reasoning_content") or entry.get("thought")))
+        changed_kind = step is not None and (step.kind != kind or (type_ and step.type != type_))
+        if step is None or changed_kind or (step.finished and any(piece)):
+            if step is not None and not step.finished:
+                self._finish(step, SUCCESS, events)
+            step = self._start(
+                f"thought-{position}", kind, name or type_ or kind, type_, None, events
+            )
+            self._finish_reasoning_before(step, events)
+        step.name = name or step.name
+        if kind == "reasoning":
+            self._append(step, "thoughts", *piece, events)
+        else:
+            self._read_call(step, entry, piece[1], events)
+        return step
+
+    def _read_call(
+        self, step: _Open, entry: JsonObject, thought: str, events: list[AppEvent]
+    ) -> None:
+        """Read a tool call, a retrieval or a response entry.
+
+        No stream of these was ever recorded, so every field is read as the whole or as a delta,
+        whichever it turns out to be.
+        """
+        grown = _grown("".join(step.reasoning), thought)
+        output = _as_text(entry.get("observation"))
+        if step.kind == "response" and not output:
+            output = _as_text(entry.get("response"))
+        piece = _grown("".join(step.output), output)
+        given = entry.get("action_input")
+        if given in (None, "", {}):
+            given = entry.get("arguments")
+        streamed = entry.get("action_input_stream")
+        if given not in (None, "", {}):
+            step.input = _parsed(given)
+        elif streamed:
+            known = step.input if isinstance(step.input, str) else ""
+            step.input = known + _grown(known, _as_text(streamed))
+        if step.finished:
+            step.output.append(piece)
+            return
+        had_output = bool(step.output)
+        self._append(step, "thoughts", piece, grown, events)
+        if had_output and not piece and step.kind != "response":
+            self._finish(step, SUCCESS, events)
+
+    def answer_began(self, events: list[AppEvent]) -> None:
+        """The answer streams: an agent's reasoning and answered tool calls are over."""
+        for step in self._steps:
+            if step.finished or step.kind in ("node", "response"):
+                continue
+            if step.output or (step.kind == "reasoning" and not any(step.last)):
+                self._finish(step, SUCCESS, events)
+
+    def _finish_reasoning_before(self, started: _Open, events: list[AppEvent]) -> None:
+        for step in self._steps:
+            if step is not started and not step.finished and step.kind == "reasoning":
+                self._finish(step, SUCCESS, events)
+
+    # ------------------------------------------------------------------ shared
+
+    def _start(
+        self,
+        base_id: str,
+        kind: StepKind,
+        name: str,
+        type_: str | None,
+        parent_id: str | None,
+        events: list[AppEvent],
+    ) -> _Open:
+        run = self._runs.get(base_id, 0) + 1
+        self._runs[base_id] = run
+        step = _Open(base_id if run == 1 else f"{base_id}#{run}", kind, name, type_)
+        step.parent_id = parent_id
+        self._newest[base_id] = step
+        self._steps.append(step)
+        events.append(StepStarted(step.snapshot()))
+        return step
+
+    def _append(
+        self, step: _Open, source: Source, output: str, reasoning: str, events: list[AppEvent]
+    ) -> None:
+        step.last = (output, reasoning)
+        if not output and not reasoning:
+            return
+        if step.source is None:
+            step.source = source
+        elif step.source != source:
+            return  # the other channel repeats what this step already said
+        if reasoning:
+            step.reasoning.append(reasoning)
+            self.reasoning.append(reasoning)
+            events.append(ReasoningDelta(reasoning, step.id))
+        if output:
+            step.output.append(output)
+            events.append(StepDelta(step.id, output))
+            if step.type == "End":
+                self._answer(output, events)
+
+    def _finish(self, step: _Open, status: str, events: list[AppEvent]) -> None:
+        step.status = status
+        step.finished = True
+        events.append(StepFinished(step.snapshot()))
+
+
+def _response(item: object) -> object:
+    return cast("JsonObject", item).get("response", item) if isinstance(item, dict) else item
+
+
+def _runs_again(step: _Open, source: Source, status: str, piece: tuple[str, str]) -> bool:
+    """Whether a finished node that is listed again is a new run of it (a loop).
+
+    From the frame after its end on, a finished node is listed with an empty result.
+    """
+    if step.source not in (None, source):
+        return False
+    return status == EXECUTING or (any(piece) and piece != step.last)
+
+
+def _node_result(value: object) -> tuple[str, str]:
+    """The output and reasoning in a `nodeResult`, a JSON string; an unreadable one stays raw."""
+    if value is None:
+        return "", ""
+    result = cast("JsonObject", value) if isinstance(value, dict) else _json_object(value)
+    if result is None:
+        return _as_text(cast("object", value)), ""
+    reasoning = _as_text(result.get("reasoningContent"))
+    if "result" in result:
+        return _as_text(result["result"]), reasoning
+    rest = {key: part for key, part in result.items() if key != "reasoningContent"}
+    return (_as_text(rest) if rest else ""), reasoning
+
+
+def _json_object(value: object) -> JsonObject | None:
+    if not isinstance(value, str) or not value.startswith("{"):
+        return None
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return cast("JsonObject", parsed) if isinstance(parsed, dict) else None
+
+
+def _parsed(value: object) -> Any:
+    """A JSON string as what it says; anything else as it is."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _text_or_none(value: object) -> str | None:
+    return _as_text(value) or None
+
+
+def _first_text(fields: JsonObject, *keys: str) -> str | None:
+    return next((text for key in keys if (text := _as_text(fields.get(key)))), None)
+
+
+def _grown(known: str, value: str) -> str:
+    """What `value` adds to `known`, whether it is the whole so far or a delta."""
+    return value[len(known) :] if value.startswith(known) else value
+
+
+def _milliseconds(value: object) -> float | None:
+    """`"1332ms"` as 1332.0."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    text = str(value).strip()
+    try:
+        if text.endswith("ms"):
+            return float(text[:-2])
+        return float(text[:-1]) * 1000 if text.endswith("s") else float(text)
+    except ValueError:
+        return None

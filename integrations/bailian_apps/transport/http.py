@@ -1,0 +1,469 @@
+"""The HTTP connections handed to the SDK: one POST each, and nothing behind the user's back.
+
+The SDK takes a session from outside and asks little of it, so a `SyncCall` or `AsyncCall` is both
+the session and the response of one request, over a connection pool that all calls share. Against
+the SDK's own sessions: no resend, no redirect, no cookie or `.netrc` that crosses keys, no limit on
+a line's length, connecting in bounded time, no linger after `close`, and a typed error for all that
+can go wrong. Proxies are taken from the environment, as everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+import threading
+import urllib.request
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+import requests.adapters
+import urllib3.exceptions
+from typing_extensions import Self
+
+from bailian_apps.core.errors import (
+    BailianError,
+    ConnectError,
+    ConnectionLostError,
+    ProtocolError,
+    RequestTimeoutError,
+    StreamInterruptedError,
+    api_error,
+    retry_after_s,
+)
+from bailian_apps.transport.sse import ErrorEvent, FrameLine, SSEReader
+
+Answer: TypeAlias = dict[str, Any]
+
+CONNECT_TIMEOUT_S: Final = 10.0
+_CHUNK: Final = 65536
+_POOLED_CONNECTIONS: Final = 100  # kept open for reuse; more may be open at a time
+# Once the run has finished, how long to wait for the stream's own end before the socket is dropped.
+_SETTLE_S: Final = 0.5
+
+
+# --------------------------------------------------------------- pure, shared
+
+
+def read_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """Read an answer that is not an event stream.
+
+    Args:
+        status_code: Its HTTP status.
+        headers: Its HTTP headers.
+        body: Its body; for an error, at least its beginning.
+
+    Returns:
+        The answer object of a call that succeeded.
+
+    Raises:
+        APIError: The cloud, or something before it, answered with an error.
+        ProtocolError: A redirect, or a body that is no answer object.
+    """
+    content_type = headers.get("Content-Type", "no content type")
+    if 300 <= status_code < 400:
+        raise ProtocolError(
+            "the server answered with a redirect, which is not followed because the key would go "
+            "along; base_url: pass the address it ends at",
+            status_code=status_code,
+        )
+    answer = _json_object(body)
+    if answer is not None and status_code == 200 and isinstance(answer.get("output"), dict):
+        # A whole HTTP body is a finished run, whatever its null fields say.
+        if answer["output"].get("finish_reason") in (None, "", "null"):
+            answer["output"]["finish_reason"] = "stop"
+        return answer
+    if answer is not None and (status_code != 200 or answer.get("code")):
+        raise _error_in(answer, None if status_code == 200 else status_code, headers)
+    if status_code == 200:
+        if not body:
+            raise _lost(after_headers=False)
+        raise ProtocolError(
+            f"the server answered 200 with {content_type}, which is no answer of this API; "
+            "base_url: check that it is the API's address",
+            status_code=status_code,
+        )
+    raise api_error(
+        None,
+        f"the server answered with {content_type} instead of JSON"
+        + ("" if body.strip() else ", and an empty body")
+        + "; it may come from a proxy before the API",
+        status_code=status_code,
+        retry_after_s=retry_after_s(headers),
+    )
+
+
+def _frame_lines(
+    events: list[FrameLine | ErrorEvent], headers: Mapping[str, str]
+) -> Iterator[FrameLine]:
+    for event in events:
+        if type(event) is FrameLine:
+            yield event
+        elif type(event) is ErrorEvent:
+            answer = _json_object(event.data)
+            if answer is None:
+                text = event.data.decode("utf-8", "replace")
+                raise api_error(None, text, status_code=event.status_code)
+            raise _error_in(answer, event.status_code, headers)
+
+
+def _error_in(answer: Answer, status_code: int | None, headers: Mapping[str, str]) -> BailianError:
+    code, message = answer.get("code"), answer.get("message") or answer.get("msg")
+    request_id = answer.get("request_id") or headers.get("X-Request-Id")
+    return api_error(
+        str(code) if code else None,
+        str(message) if message else None,
+        status_code=status_code,
+        request_id=str(request_id) if request_id else None,
+        retry_after_s=retry_after_s(headers),
+    )
+
+
+def _json_object(body: bytes) -> Answer | None:
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return cast("Answer", parsed) if isinstance(parsed, dict) else None
+
+
+def _is_stream(status_code: int, headers: Mapping[str, str]) -> bool:
+    return status_code == 200 and "text/event-stream" in headers.get("Content-Type", "")
+
+
+def _lost(after_headers: bool) -> BailianError:
+    if after_headers:
+        return StreamInterruptedError("the connection was lost before the run finished")
+    return ConnectionLostError(
+        "the connection was lost after the request was sent; the run may have happened"
+    )
+
+
+def _timed_out(timeout_s: float) -> BailianError:
+    return RequestTimeoutError(
+        f"nothing came for {timeout_s:g} s; timeout: raise it if the app needs longer"
+    )
+
+
+def _not_connected(url: str, error: BaseException) -> BailianError:
+    reason = _reason(error)
+    return ConnectError(f"could not connect to {urlsplit(url).netloc}: {reason}; nothing was sent")
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in few words. The library's own text would name objects in memory."""
+    seen = error
+    while True:
+        inner = (
+            getattr(seen, "reason", None) or seen.__cause__ or (seen.args[0] if seen.args else 0)
+        )
+        if not isinstance(inner, BaseException):
+            break
+        seen = inner
+    if isinstance(seen, OSError) and seen.errno:
+        return os.strerror(seen.errno) if seen.errno > 0 else str(seen.strerror)
+    return str(seen).rpartition(": ")[2] or type(seen).__name__
+
+
+# ----------------------------------------------------------------------- sync
+
+
+class _SyncSession(requests.Session):
+    def __init__(self) -> None:
+        super().__init__()
+        # Some authentication must be set, or requests replaces our Bearer key by a .netrc entry.
+        self.auth = _keep_headers
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        # A compressed stream is held back until a block is full.
+        self.headers["Accept-Encoding"] = "identity"
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_POOLED_CONNECTIONS))
+
+
+def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+_sync_session: _SyncSession | None = None
+_sync_lock = threading.Lock()
+
+
+def _shared_sync_session() -> _SyncSession:
+    global _sync_session
+    with _sync_lock:
+        if _sync_session is None:
+            _sync_session = _SyncSession()
+        return _sync_session
+
+
+def _forget_after_fork() -> None:
+    # Parent and child would read each other's answers from one socket.
+    global _sync_session, _sync_lock
+    _sync_session, _sync_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+class SyncCall:
+    """One POST, as the SDK sees a `requests.Session` and its response."""
+
+    def __init__(self, timeout_s: float) -> None:
+        """Prepare a call; `post` makes it.
+
+        Args:
+            timeout_s: The longest silence, in seconds.
+        """
+        self.headers: Mapping[str, str] = {}
+        self.status_code = 0
+        self._timeout_s = timeout_s
+        self._response: requests.Response | None = None
+        self._answer: Answer | None = None
+
+    def post(self, url: str, *, data: bytes, headers: dict[str, str], **_: object) -> SyncCall:
+        """Send the request and read the head of the answer.
+
+        Raises:
+            BailianError: No answer, or an answer that is an error.
+        """
+        try:
+            response = _shared_sync_session().post(
+                url,
+                data=data,
+                headers=headers,
+                stream=True,
+                allow_redirects=False,
+                timeout=(min(CONNECT_TIMEOUT_S, self._timeout_s), self._timeout_s),
+            )
+        except requests.exceptions.ReadTimeout:
+            raise _timed_out(self._timeout_s) from None
+        except (requests.exceptions.ConnectTimeout, requests.exceptions.SSLError) as error:
+            raise _not_connected(url, error) from None
+        except requests.exceptions.ProxyError as error:
+            raise _not_connected(url, error) from None
+        except requests.exceptions.ConnectionError as error:
+            reason = getattr(error.args[0] if error.args else None, "reason", None)
+            if isinstance(reason, urllib3.exceptions.NewConnectionError):
+                raise _not_connected(url, error) from None
+            raise _lost(after_headers=False) from None
+        except requests.exceptions.RequestException as error:
+            raise _not_connected(url, error) from None
+        self._response = response
+        self.status_code, self.headers = response.status_code, response.headers
+        if not _is_stream(self.status_code, self.headers):
+            self._answer = read_answer(self.status_code, self.headers, self._read_body())
+        return self
+
+    def iter_lines(self) -> Iterator[FrameLine]:
+        """The events of the stream, as lines."""
+        reader = SSEReader()
+        while chunk := self._read():
+            yield from _frame_lines(reader.feed(chunk), self.headers)
+        yield from _frame_lines(reader.close(), self.headers)
+
+    def json(self) -> Answer:
+        """The answer, when it was not a stream."""
+        return self._answer or {}
+
+    def settle(self) -> None:
+        """The run has finished: wait only a moment for the end of the stream."""
+        self._timeout_s = min(self._timeout_s, _SETTLE_S)
+        connection = getattr(self._response and self._response.raw, "connection", None)
+        if (sock := getattr(connection, "sock", None)) is not None:
+            sock.settimeout(self._timeout_s)
+
+    def close(self) -> None:
+        """Free the connection: back to the pool after the last byte, else closed at once."""
+        if self._response is not None:
+            self._response.close()
+
+    def _read(self) -> bytes:
+        raw = cast("requests.Response", self._response).raw
+        try:
+            return raw.read1(_CHUNK)
+        except urllib3.exceptions.ReadTimeoutError:
+            raise _timed_out(self._timeout_s) from None
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
+            # The last two are what a response says that another thread closed.
+            raise _lost(after_headers=True) from None
+
+    def _read_body(self) -> bytes:
+        parts: list[bytes] = []
+        try:
+            while chunk := self._read():
+                parts.append(chunk)
+        except BailianError:
+            if self.status_code == 200:
+                raise
+            # The status alone says what failed; what came of the body may say why.
+        return b"".join(parts)
+
+
+# ---------------------------------------------------------------------- async
+
+
+_loop_sessions: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[aiohttp.ClientSession]]
+] = weakref.WeakKeyDictionary()
+_ssl_context: ssl.SSLContext | None = None
+
+
+async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
+    """Open a session, and close it when the loop shuts down.
+
+    A loop closes the async generators that were begun in it (`asyncio.run` does), so the session
+    needs no closing by the user and leaves no socket behind.
+    """
+    global _ssl_context
+    if _ssl_context is None:
+        _ssl_context = ssl.create_default_context()  # 20 ms, once
+    session = aiohttp.ClientSession(
+        # No limit: one that queues silently would not be bounded by any timeout.
+        connector=aiohttp.TCPConnector(limit=0, ssl=_ssl_context),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity"},
+    )
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+async def _shared_async_session() -> aiohttp.ClientSession:
+    loop = asyncio.get_running_loop()
+    known = _loop_sessions.get(loop)
+    if known is None or known[0].closed:
+        keeper = _session_until_loop_ends()
+        known = _loop_sessions[loop] = (await anext(keeper), keeper)
+    return known[0]
+
+
+def _proxy_for(url: str) -> str | None:
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
+class AsyncCall:
+    """One POST, as the SDK sees an `aiohttp.ClientSession` and its response."""
+
+    # The SDK tells the two kinds of session apart by isinstance, and takes an unknown one for
+    # requests'. Inheriting from aiohttp's is discouraged by aiohttp.
+    __class__ = property(lambda _self: aiohttp.ClientSession)  # type: ignore[assignment]
+
+    def __init__(self, timeout_s: float) -> None:
+        """Prepare a call; `request` makes it.
+
+        Args:
+            timeout_s: The longest silence, in seconds.
+        """
+        self.headers: Mapping[str, str] = {}
+        self.status = 0
+        self._timeout_s = timeout_s
+        self._response: aiohttp.ClientResponse | None = None
+        self._answer: Answer | None = None
+
+    async def request(
+        self, method: str, *, url: str, data: bytes, headers: dict[str, str], **_: object
+    ) -> AsyncCall:
+        """Send the request and read the head of the answer.
+
+        Raises:
+            BailianError: No answer, or an answer that is an error.
+        """
+        session = await _shared_async_session()
+        connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
+        try:
+            response = await session.request(
+                method,
+                url,
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                proxy=_proxy_for(url),
+                timeout=aiohttp.ClientTimeout(
+                    connect=connect_s, sock_connect=connect_s, sock_read=self._timeout_s
+                ),
+                # The library would copy line by line; the reader here takes whatever is there.
+                read_bufsize=_CHUNK,
+            )
+        except aiohttp.SocketTimeoutError:
+            raise _timed_out(self._timeout_s) from None
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise _not_connected(url, error) from None
+        except (aiohttp.ClientProxyConnectionError, aiohttp.InvalidURL) as error:
+            raise _not_connected(url, error) from None
+        except (aiohttp.ClientError, OSError):
+            raise _lost(after_headers=False) from None
+        self._response = response
+        self.status, self.headers = response.status, response.headers
+        if not _is_stream(self.status, self.headers):
+            self._answer = read_answer(self.status, self.headers, await self._read_body())
+        return self
+
+    @property
+    def content_type(self) -> str:
+        """The answer's media type, without parameters."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    @property
+    def content(self) -> AsyncIterator[FrameLine]:
+        """The events of the stream, as lines."""
+        return self._lines()
+
+    async def json(self) -> Answer:
+        """The answer, when it was not a stream."""
+        return self._answer or {}
+
+    async def __aenter__(self) -> Self:
+        """Enter; the SDK uses a response as a context."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leave."""
+        self.close()
+
+    def settle(self) -> None:
+        """The run has finished: wait only a moment for the end of the stream."""
+        connection = self._response.connection if self._response is not None else None
+        if connection is not None and (protocol := connection.protocol) is not None:
+            protocol.read_timeout = min(self._timeout_s, _SETTLE_S)
+
+    def close(self) -> None:
+        """Free the connection: back to the pool after the last byte, else closed at once."""
+        if self._response is not None:
+            self._response.close()
+
+    async def _lines(self) -> AsyncGenerator[FrameLine]:
+        reader = SSEReader()
+        while chunk := await self._read():
+            for line in _frame_lines(reader.feed(chunk), self.headers):
+                yield line
+        for line in _frame_lines(reader.close(), self.headers):
+            yield line
+
+    async def _read(self) -> bytes:
+        try:
+            return await cast("aiohttp.ClientResponse", self._response).content.readany()
+        except aiohttp.SocketTimeoutError:
+            raise _timed_out(self._timeout_s) from None
+        except (aiohttp.ClientError, OSError):
+            raise _lost(after_headers=True) from None
+
+    async def _read_body(self) -> bytes:
+        parts: list[bytes] = []
+        try:
+            while chunk := await self._read():
+                parts.append(chunk)
+        except BailianError:
+            if self.status == 200:
+                raise
+        return b"".join(parts)

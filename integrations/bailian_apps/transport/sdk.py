@@ -1,0 +1,208 @@
+"""Builds and runs requests with the machinery of `dashscope.Application`, sync and async.
+
+The SDK has no async `Application`, and its public `call` loses error codes and turns every frame
+into an object that is thrown away again. So this room takes the two steps that `call` is made of
+(both names are private to the SDK; a contract test holds our frames against the public `call`'s on
+every supported version) and gives them a connection of our own.
+
+The SDK is imported at the first call, because that takes about a second.
+"""
+
+# pyright: reportPrivateUsage=false
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+
+from bailian_apps.core.errors import BailianError, InvalidInputError, ProtocolError
+from bailian_apps.core.request import AppRequest
+from bailian_apps.core.settings import AppSettings
+
+if TYPE_CHECKING:
+    from bailian_apps.transport.http import AsyncCall, SyncCall
+
+Frame: TypeAlias = Mapping[str, Any]
+
+_in_own_call: ContextVar[bool] = ContextVar("bailian_apps_own_call", default=False)
+
+
+class _SDK(NamedTuple):
+    """The parts of the SDK, and of our own HTTP room, that a call needs."""
+
+    application: Any
+    build_request: Callable[..., Any]
+    default_api_key: Callable[[], str]
+    input_error: type[Exception]
+    key_error: type[Exception]
+    sync_call: type[SyncCall]
+    async_call: type[AsyncCall]
+
+
+@cache
+def _sdk() -> _SDK:
+    from dashscope import Application
+    from dashscope.api_entities import api_request_factory
+    from dashscope.common.api_key import get_default_api_key
+    from dashscope.common.error import AuthenticationError, DashScopeException
+
+    from bailian_apps.transport.http import AsyncCall, SyncCall
+
+    logging.getLogger("dashscope").addFilter(_not_in_own_call)
+    return _SDK(
+        application=Application,
+        build_request=cast("Any", api_request_factory)._build_api_request,
+        default_api_key=get_default_api_key,
+        input_error=DashScopeException,
+        key_error=AuthenticationError,
+        sync_call=SyncCall,
+        async_call=AsyncCall,
+    )
+
+
+def _not_in_own_call(_record: logging.LogRecord) -> bool:
+    return not _in_own_call.get()
+
+
+@contextmanager
+def _own_call() -> Generator[None]:
+    """Run the SDK's code: its log is kept quiet, and whatever it raises is typed.
+
+    The SDK's log holds whole prompts, answers and user tokens.
+    """
+    token = _in_own_call.set(True)
+    try:
+        yield
+    except (BailianError, StopIteration, StopAsyncIteration):
+        raise
+    except Exception as error:
+        raise ProtocolError(
+            f"the SDK could not read the answer ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        _in_own_call.reset(token)
+
+
+def open_frames(request: AppRequest, settings: AppSettings) -> Generator[Frame]:
+    """Send `request` once and yield its frames as they come.
+
+    Args:
+        request: What to send.
+        settings: Whose key, address, workspace and timeout count.
+
+    Yields:
+        The frames, as the SDK parsed them.
+
+    Raises:
+        BailianError: The typed error of whatever failed. Closing the generator closes the socket.
+    """
+    call = _sdk().sync_call(settings.timeout)
+    settled = False
+    try:
+        frames = _build(request, settings, call).call()
+        while True:
+            try:
+                with _own_call():
+                    frame = next(frames, None)
+            except BailianError:
+                if settled:
+                    return  # the run had finished; only the end of its stream was lost
+                raise
+            if frame is None:
+                return
+            yield frame
+            if not settled and _ends_run(frame):
+                settled = True
+                call.settle()
+    finally:
+        call.close()
+
+
+async def aopen_frames(request: AppRequest, settings: AppSettings) -> AsyncGenerator[Frame]:
+    """As `open_frames`, natively async."""
+    if not _sdk.cache_info().currsize:
+        await asyncio.to_thread(_sdk)  # importing the SDK would hold up the loop for a second
+    call = _sdk().async_call(settings.timeout)
+    settled = False
+    try:
+        frames = await _build(request, settings, call).aio_call()
+        while True:
+            try:
+                with _own_call():
+                    frame = await anext(frames, None)
+            except BailianError:
+                if settled:
+                    return
+                raise
+            if frame is None:
+                return
+            yield frame
+            if not settled and _ends_run(frame):
+                settled = True
+                call.settle()
+    finally:
+        call.close()
+
+
+def _ends_run(frame: Frame) -> bool:
+    output = frame.get("output")
+    return isinstance(output, dict) and cast("Frame", output).get("finish_reason") == "stop"
+
+
+def _build(request: AppRequest, settings: AppSettings, call: SyncCall | AsyncCall) -> Any:
+    """The SDK's request object, ready to be called."""
+    sdk = _sdk()
+    fields = request.input()
+    # The SDK sends a header for the workspace only from here.
+    headers = {"X-DashScope-WorkSpace": settings.workspace} if settings.workspace else {}
+    with _own_call():
+        wire_input, parameters = sdk.application._build_input_parameters(
+            fields.pop("prompt", None),
+            None,
+            fields.pop("messages", None),
+            **fields,
+            **request.parameters(),
+        )
+        try:
+            return sdk.build_request(
+                model="",
+                input=wire_input,
+                task_group=sdk.application.task_group,
+                task=request.app_id,
+                function=sdk.application.function,
+                workspace=settings.workspace,
+                api_key=_api_key(settings, sdk),
+                is_service=False,
+                stream=True,
+                headers=headers,
+                request_timeout=settings.timeout,
+                base_address=settings.base_url,
+                user_agent=_user_agent(),
+                session=call,
+                sdk_module="app",
+                **parameters,
+            )
+        except sdk.input_error as error:
+            # The address of some regions holds the workspace: the SDK says so.
+            raise InvalidInputError("workspace", "is missing", str(error)) from None
+
+
+def _api_key(settings: AppSettings, sdk: _SDK) -> str:
+    if settings.api_key is not None:
+        return settings.api_key.get_secret_value()
+    try:
+        return sdk.default_api_key()
+    except (sdk.key_error, OSError):
+        raise InvalidInputError(
+            "api_key", "is missing", "Pass api_key=, or set DASHSCOPE_API_KEY in the environment"
+        ) from None
+
+
+@cache
+def _user_agent() -> str:
+    return f"bailian-apps/{version('bailian-apps')}"

@@ -1,0 +1,453 @@
+"""What frames mean: every recording, and every trap that the recordings show one of."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import recordings
+
+from bailian_apps import (
+    AppEvent,
+    AppResult,
+    ReasoningDelta,
+    References,
+    RunStarted,
+    StepDelta,
+    StepFinished,
+    StepStarted,
+    StreamInterruptedError,
+    TextDelta,
+    UnknownFrame,
+    UsageReported,
+)
+from bailian_apps.core.decoder import Decoder
+
+FINISHED = [
+    p.name for p in recordings.ALL if p.name not in recordings.UNFINISHED | recordings.ERRORS
+]
+
+
+def decode(
+    frames: list[dict[str, Any]], mode: str | None = None
+) -> tuple[list[AppEvent], AppResult]:
+    decoder = Decoder(flow_stream_mode=mode)
+    events = [event for frame in frames for event in decoder.feed(frame)]
+    return events, decoder.partial()
+
+
+def texts(events: list[AppEvent]) -> list[str]:
+    return [event.text for event in events if isinstance(event, TextDelta)]
+
+
+def node(
+    node_id: str | None = "LLM_1", result: Any = "", status: str = "executing", **more: Any
+) -> dict[str, Any]:
+    """One entry of a workflow's `thoughts`."""
+    fields = {"nodeId": node_id, "nodeType": "LLM", "nodeStatus": status} | more
+    if result is not None:
+        fields["nodeResult"] = json.dumps(
+            {"result": result}
+            | ({"reasoningContent": more["reasoning"]} if "reasoning" in more else {}),
+            ensure_ascii=False,
+        )
+    return {"response": json.dumps(fields, ensure_ascii=False)}
+
+
+def frame(*thoughts: Any, **output: Any) -> dict[str, Any]:
+    fields = {"session_id": "s", "finish_reason": "null", "thoughts": list(thoughts)} | output
+    return {"output": fields, "usage": {}, "request_id": "r"}
+
+
+def stop(*thoughts: Any, text: str = "", **output: Any) -> dict[str, Any]:
+    return frame(*thoughts, finish_reason="stop", text=text, **output)
+
+
+# ------------------------------------------------------------------ recordings
+
+
+@pytest.mark.parametrize("name", FINISHED)
+def test_the_stream_is_exactly_the_answer(name: str) -> None:
+    events, result = decode(recordings.frames(name), recordings.MODES.get(name))
+    assert "".join(texts(events)) == result.text == recordings.expected_text(name)
+    assert result.text
+    assert result.streamed_text is None
+    assert result.finish_reason == "stop"
+    assert not [event for event in events if isinstance(event, UnknownFrame)]
+
+
+@pytest.mark.parametrize("name", [path.name for path in recordings.ALL if "workflow" in path.name])
+def test_a_nodes_deltas_are_its_output(name: str) -> None:
+    events, result = decode(recordings.frames(name), recordings.MODES.get(name))
+    for step in result.steps:
+        deltas = [e.text for e in events if isinstance(e, StepDelta) and e.step_id == step.id]
+        assert "".join(deltas) == step.output
+    expected = recordings.node_texts(name)
+    assert {s.id: s.output for s in result.steps if s.id in expected} == expected
+
+
+@pytest.mark.parametrize("path", recordings.ALL, ids=lambda path: path.name)
+def test_steps_start_and_finish_once_and_in_order(path: Any) -> None:
+    events, result = decode(recordings.frames(path.name), recordings.MODES.get(path.name))
+    started = [e.step.id for e in events if isinstance(e, StepStarted)]
+    finished = [e.step.id for e in events if isinstance(e, StepFinished)]
+    assert started == [step.id for step in result.steps]
+    assert len(set(finished)) == len(finished)
+    if path.name in FINISHED:
+        assert sorted(finished) == sorted(started)
+        assert [e for e in events if isinstance(e, RunStarted)] == events[:1]
+
+
+@pytest.mark.parametrize("name", sorted(recordings.UNFINISHED))
+def test_a_stream_without_a_stop_is_an_error_with_all_that_came(name: str) -> None:
+    decoder = Decoder()
+    for each in recordings.frames(name):
+        decoder.feed(each)
+    with pytest.raises(StreamInterruptedError) as caught:
+        decoder.finish()
+    assert caught.value.partial == decoder.partial()
+    assert caught.value.partial.steps
+
+
+def test_the_travel_workflow_whole() -> None:
+    events, result = decode(recordings.frames("workflow-timed.jsonl"))
+    assert [(s.id, s.name, s.type, s.status, s.output, s.duration_ms) for s in result.steps] == [
+        ("Start_bYxoRU", "开始", "Start", "success", "", 0.0),
+        (
+            "LLM_j45e",
+            "大模型_1",
+            "LLM",
+            "success",
+            "西湖醋鱼,龙井虾仁,东坡肉,知味小笼,叫化鸡",
+            1315.0,
+        ),
+        ("LLM_2Km9", "大模型_2", "LLM", "success", "西湖,灵隐寺,宋城,西溪湿地,千岛湖", 1008.0),
+        ("End_DrQn7F", "结束", "End", "success", "亲,对我的介绍还满意吗", 0.0),
+    ]
+    assert [(m.model_id, m.input_tokens, m.output_tokens) for m in result.usage.models] == [
+        ("qwen-max", 25, 21),
+        ("qwen-max", 23, 16),
+    ]
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (48, 37)
+    assert result.usage.total_tokens == 85
+    assert result.session_id == "1a3f45d95e654534bb01bdbf59e9b732"
+    assert result.request_id == "520d48fd-d7e8-9632-87e2-1ff866da1151"
+    assert result.raw == recordings.frames("workflow-timed.jsonl")[-1]
+    reports = [e.usage for e in events if isinstance(e, UsageReported)]
+    assert reports[-1] == result.usage
+    assert len(reports) == len(set(reports))
+
+
+def test_reasoning_of_a_workflow_node_and_of_an_agent() -> None:
+    events, result = decode(recordings.frames("workflow-deep-thinking-streamed-end-head.jsonl"))
+    llm = next(step for step in result.steps if step.type == "LLM")
+    assert llm.reasoning.startswith(
+        "嗯，用户问了一个很基础的哲学问题“你是谁”，但结合上下文看，这应该是"
+    )
+    deltas = [e.text for e in events if isinstance(e, ReasoningDelta) and e.step_id == llm.id]
+    assert "".join(deltas) == llm.reasoning == result.reasoning
+    events, result = decode(recordings.frames("agent-deep-thinking-elided-head.sse"))
+    assert [e.text for e in events if isinstance(e, ReasoningDelta)] == ["嗯", "，", "用户"]
+    assert (result.steps[0].kind, result.steps[0].name) == ("reasoning", "思考过程")
+
+
+def test_references() -> None:
+    events, result = decode(recordings.frames("agent-rag-citations.json"))
+    (reference,) = result.references
+    assert [e.items for e in events if isinstance(e, References)] == [(reference,)]
+    assert (reference.index_id, reference.doc_id) == (
+        "1",
+        "file_7c0e9abee4f142f386e488c9baa9cf38_10317360",
+    )
+    assert reference.text.startswith("[Document Name]:Bailian Phone")
+    assert (reference.doc_url, reference.page_number) == (None, (0,))
+    assert reference.raw["biz_id"] is None
+
+
+def test_an_agents_tool_call() -> None:
+    _, result = decode(recordings.frames("agent-mcp-thoughts-third-party-abridged.json"))
+    reasoning, tool = result.steps
+    assert (reasoning.kind, reasoning.reasoning) == ("reasoning", "需要先检索")
+    assert (tool.kind, tool.type, tool.name) == ("tool", "mcp", "searchFile")
+    assert tool.input == {"keyWord": "操作系统主要功能", "maxCount": 5}
+    assert json.loads(tool.output)["content"][0]["type"] == "text"
+
+
+# ----------------------------------------------------------------- workflow traps
+
+
+def test_equal_deltas_in_a_row_are_two_pieces() -> None:
+    frames = [
+        frame(node(result="哈")),
+        frame(node(result="哈")),
+        frame(node(result="")),
+        frame(node(result="")),
+    ]
+    events, result = decode([*frames, stop(node(result="!", status="success"), text="x")])
+    assert result.steps[0].output == "哈哈!"
+    assert [e.text for e in events if isinstance(e, StepDelta)] == ["哈", "哈", "!"]
+
+
+def test_a_relisted_finished_node_adds_nothing() -> None:
+    done = node(result="甲", status="success", nodeExecTime="5ms")
+    blank = node(result="", status="success", nodeExecTime="5ms")
+    _, result = decode([frame(done), frame(done), frame(blank), frame(done), stop(blank, text="x")])
+    assert [(s.id, s.output) for s in result.steps] == [("LLM_1", "甲")]
+
+
+def test_a_node_that_runs_again_is_a_new_step() -> None:
+    frames = [
+        frame(node(result="一", status="success")),
+        frame(node(result="二")),
+        frame(node(result="", status="success")),
+        frame(node(result="三", status="success")),
+        stop(node(result="", status="success"), text="x"),
+    ]
+    events, result = decode(frames)
+    assert [(s.id, s.output) for s in result.steps] == [
+        ("LLM_1", "一"),
+        ("LLM_1#2", "二"),
+        ("LLM_1#3", "三"),
+    ]
+    assert sum(isinstance(e, StepFinished) for e in events) == 3
+
+
+def test_overlapping_nodes_and_a_nameless_one() -> None:
+    frames = [
+        frame(node("A", "a1"), node("B", "b1")),
+        frame(node("A", "a2", nodeName="first"), node("B", "b2")),
+        frame(node("A", "", "success", nodeName="first"), node("B", "b3", "success")),
+        stop(text="x"),
+    ]
+    _, result = decode(frames)
+    assert [(s.id, s.name, s.output) for s in result.steps] == [
+        ("A", "first", "a1a2"),
+        ("B", "B", "b1b2b3"),
+    ]
+
+
+def test_a_failed_node_keeps_its_word_and_its_error() -> None:
+    events, result = decode([frame(node(result="cut", status="fail", nodeErrorMsg="boom"))])
+    (step,) = result.steps
+    assert (step.status, step.failed, step.error, step.output) == ("fail", True, "boom", "cut")
+    assert isinstance(events[-1], StepFinished)
+
+
+def test_results_that_are_not_text_or_not_json() -> None:
+    _, result = decode(
+        [
+            frame(
+                node("A", {"k": [1]}, "success"),
+                {"response": '{"nodeId":"B","nodeStatus":"success","nodeResult":"{broken"}'},
+                {
+                    "response": '{"nodeId":"C","nodeStatus":"success","nodeResult":"{\\"subject\\":\\"x\\"}"}'
+                },
+                node("D", None, "success", nodeExecTime="1.5s"),
+            )
+        ]
+    )
+    assert [s.output for s in result.steps] == ['{"k": [1]}', "{broken", '{"subject": "x"}', ""]
+    assert result.steps[3].duration_ms == 1500.0
+
+
+def test_an_unreadable_entry_is_kept_once() -> None:
+    events, _ = decode([frame({"response": "{broken"}), frame({"response": "{broken"}), frame(17)])
+    assert [e.raw for e in events if isinstance(e, UnknownFrame)] == [{"response": "{broken"}, 17]
+
+
+def test_a_streamed_end_node_is_the_answer_and_is_not_doubled() -> None:
+    frames = [
+        frame(node("LLM", "你"), node("End", "你", nodeType="End")),
+        frame(node("LLM", "好", "success"), node("End", "好", nodeType="End")),
+        stop(node("LLM", "", "success"), node("End", "", "success", nodeType="End"), text="你好呀"),
+    ]
+    events, result = decode(frames)
+    assert texts(events) == ["你", "好", "呀"]
+    assert result.text == "你好呀"
+
+
+def test_when_the_stream_was_no_prefix_the_last_frame_is_the_truth(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, "bailian_apps"):
+        events, result = decode([frame(node("End", "甲", nodeType="End")), stop(text="乙")])
+    assert texts(events) == ["甲"]
+    assert (result.text, result.streamed_text) == ("乙", "甲")
+    assert "streamed_text" in caplog.text
+    assert "甲" not in caplog.text
+
+
+# --------------------------------------------------------------- other modes
+
+
+def message(
+    content: str, node_type: str = "End", done: bool = False, **more: Any
+) -> dict[str, Any]:
+    fields = {
+        "node_id": f"{node_type}_1",
+        "node_type": node_type,
+        "node_name": "n",
+        "node_is_completed": done,
+    }
+    fields["node_status"] = "success" if done else "executing"
+    return frame(thoughts=None, workflow_message=fields | {"message": {"content": content}} | more)
+
+
+def test_message_format_plus_parses_each_delta() -> None:
+    frames = [
+        message('{"result":"你","reasoningContent":"嗯"}', "LLM"),
+        message('{"result":"好","reasoningContent":""}', "LLM", done=True),
+        message("你好"),
+        message("", done=True),
+        stop(text="你好"),
+    ]
+    events, result = decode(frames, "message_format_plus")
+    assert [(s.output, s.reasoning) for s in result.steps] == [("你好", "嗯"), ("你好", "")]
+    assert texts(events) == ["你好"]
+
+
+def test_message_format_leaves_json_in_the_answer_alone() -> None:
+    words = '{"result":"x"}'
+    events, result = decode([message(words), stop(text=words)], "message_format")
+    assert texts(events) == [words]
+    assert result.steps[0].output == words
+
+
+def test_agent_format_streams_text_and_repeats_it_whole() -> None:
+    frames = [
+        frame(text="你"),
+        frame(node("End", "你好", nodeType="End"), text="好"),
+        stop(text="你好！"),
+    ]
+    events, result = decode(frames, "agent_format")
+    assert texts(events) == ["你", "好", "！"]
+    assert result.text == "你好！"
+
+
+def test_an_agents_last_frame_may_hold_its_last_delta() -> None:
+    events, result = decode([frame(text="哈"), frame(text="哈"), stop(text="哈哈")])
+    assert texts(events) == ["哈", "哈", "哈哈"]
+    assert result.text == "哈哈哈哈"
+
+
+# ------------------------------------------------------------------- agents
+
+
+def action(type_: str, **fields: Any) -> dict[str, Any]:
+    return {"action_type": type_, "action": type_} | fields
+
+
+def think(text: str) -> dict[str, Any]:
+    return action("reasoning", thought=text, response=text)
+
+
+def test_an_agent_thinks_searches_calls_and_answers() -> None:
+    search = action("agentRag", action_name="kb", action_input={"query": "q"})
+    found = search | {"observation": '[{"text":"t"}]'}
+    call = action("api", action_name="plugin", action_input_stream='{"a"')
+    called = call | {"action_input_stream": '{"a": 1}', "observation": "ok"}
+    frames = [
+        frame(think("嗯")),
+        frame(think("嗯")),
+        frame(think(""), search),
+        frame(think(""), found),
+        frame(think(""), found, call),
+        frame(think(""), found, called),
+        frame(think(""), found, called, think("好")),
+        frame(think(""), found, called, think(""), text="答"),
+        stop(think(""), found, called, think(""), text=""),
+    ]
+    events, result = decode(frames)
+    assert [
+        (s.id, s.kind, s.name, s.input, s.output, s.reasoning, s.status) for s in result.steps
+    ] == [
+        ("thought-0", "reasoning", "reasoning", None, "", "嗯嗯", "success"),
+        ("thought-1", "retrieval", "kb", {"query": "q"}, '[{"text":"t"}]', "", "success"),
+        ("thought-2", "tool", "plugin", '{"a": 1}', "ok", "", "success"),
+        ("thought-3", "reasoning", "reasoning", None, "", "好", "success"),
+    ]
+    order = [
+        (type(e).__name__, e.step.id) for e in events if isinstance(e, (StepStarted, StepFinished))
+    ]
+    assert order.index(("StepFinished", "thought-0")) < order.index(("StepFinished", "thought-1"))
+    assert len(order) == 8
+    assert result.text == "答"
+    assert result.reasoning == "嗯嗯好"
+
+
+def test_what_follows_at_the_same_position_is_another_step() -> None:
+    frames = [
+        frame(think("嗯")),
+        frame(action("mcp", action_name="t", observation="o")),
+        stop(text=""),
+    ]
+    _, result = decode(frames)
+    assert [(s.id, s.kind) for s in result.steps] == [
+        ("thought-0", "reasoning"),
+        ("thought-0#2", "tool"),
+    ]
+
+
+# -------------------------------------------------------------- nulls and noise
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"output": None},
+        {"output": "x"},
+        {"output": {"text": None, "thoughts": None, "finish_reason": None}, "usage": None},
+        {
+            "output": {"text": 5, "thoughts": "x", "workflow_message": [1], "doc_references": "x"},
+            "usage": 3,
+        },
+        {"output": {"thoughts": [None, 1, {}, {"response": None}]}, "usage": {"models": None}},
+        {"output": {"workflow_message": {"message": None}, "doc_references": [None, {}]}},
+        {"output": {}, "usage": {"models": [None, {"model_id": None, "input_tokens": "x"}]}},
+    ],
+)
+def test_nulls_and_wrong_types_are_not_fatal(broken: dict[str, Any]) -> None:
+    _, result = decode([broken, stop(text="答")])
+    assert result.text == "答"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["response", "action_type", "thought", "observation", "message", "content", "models",
+                         "node_id", "node_type", "action_input", "arguments", "x"]), inner, max_size=4),
+    max_leaves=8,
+)  # fmt: skip
+OUTPUT = st.dictionaries(
+    st.sampled_from(["text", "thoughts", "workflow_message", "doc_references", "session_id"]), JSON
+)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({"output": OUTPUT | JSON, "usage": JSON, "request_id": JSON}),
+        max_size=4,
+    )
+)
+def test_no_frame_crashes_the_decoder(frames: list[dict[str, Any]]) -> None:
+    events, result = decode([*frames, stop(text="答")])
+    assert result.finish_reason == "stop"
+    assert "".join(texts(events)) in (result.text, result.streamed_text)
+    started = [e.step.id for e in events if isinstance(e, StepStarted)]
+    assert sorted(started) == sorted(e.step.id for e in events if isinstance(e, StepFinished))
+    assert len(set(started)) == len(started)
+
+
+@given(st.sampled_from(FINISHED), st.data())
+def test_a_run_cut_anywhere_is_a_beginning_of_the_whole(name: str, data: st.DataObject) -> None:
+    frames = recordings.frames(name)
+    cut = data.draw(st.integers(0, len(frames) - 1))
+    events, result = decode(frames[:cut], recordings.MODES.get(name))
+    whole_events, whole = decode(frames, recordings.MODES.get(name))
+    assert events == whole_events[: len(events)]
+    assert whole.text.startswith(result.text)

@@ -1,0 +1,153 @@
+"""What one call sends, and what it refuses to send."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import pickle
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from bailian_apps import AppRequest, AppSettings, BailianApp, InvalidInputError
+
+
+def refused(**overrides: Any) -> InvalidInputError:
+    """Call with bad arguments; nothing listens at the address, so anything sent would show."""
+    app = BailianApp(app_id="app", api_key="sk-secret", base_url="http://127.0.0.1:9/api/v1")
+    prompt = overrides.pop("prompt", "hi")
+    with pytest.raises(InvalidInputError) as caught:
+        app.stream(prompt, **overrides)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "says"),
+    [
+        ({"prompt": ""}, "prompt", "prompt: is empty. Pass the user's words"),
+        ({"prompt": " \n"}, "prompt", "is empty"),
+        ({"prompt": None}, "prompt", "is empty"),
+        ({"prompt": 5}, "prompt", "is an int"),
+        ({"prompt": "\ud800"}, "prompt", "surrogate"),
+        ({"app_id": "a/b"}, "app_id", "letters, digits"),
+        ({"app_id": "a?b"}, "app_id", "has a character"),
+        ({"app_id": "a b"}, "app_id", "has a character"),
+        ({"app_id": ".."}, "app_id", "has a character"),
+        ({"app_id": ""}, "app_id", "BAILIAN_APP_ID"),
+        ({"app_id": 5}, "app_id", "is an int"),
+        ({"biz_params": {"a": {"when": datetime.datetime(2026, 1, 1)}}}, "biz_params.a.when",
+         "biz_params.a.when: is a datetime, which JSON cannot say. Pass .isoformat()"),
+        ({"biz_params": {"a": [1, decimal.Decimal(1)]}}, "biz_params.a[1]", "is a Decimal"),
+        ({"biz_params": {"a": float("nan")}}, "biz_params.a", "is nan"),
+        ({"biz_params": {1: 2}}, "biz_params", "key that is an int"),
+        ({"biz_params": {"a": {1, 2}}}, "biz_params.a", "Pass a list"),
+        ({"biz_params": {"a": SecretStr("x")}}, "biz_params.a", "get_secret_value"),
+        ({"biz_params": "x"}, "biz_params", "is a str"),
+        ({"biz_params": {"a": "\udfff"}}, "biz_params.a", "surrogate"),
+        ({"rag_options": [1]}, "rag_options", "is a list"),
+        ({"image_list": ["/tmp/x.png"]}, "image_list[0]", "http"),
+        ({"image_list": "http://x"}, "image_list", "is a str"),
+        ({"flow_stream_mode": "plus"}, "flow_stream_mode", "message_format_plus"),
+        ({"temperature": 2}, "temperature", "less than 2"),
+        ({"thouhgts": True}, "thouhgts", "is not a setting"),
+        ({"debug": True}, "debug", "is not a setting"),
+        ({"timeout": 0}, "timeout", "greater than 0"),
+        ({"base_url": "dashscope.aliyuncs.com"}, "base_url", "https://dashscope"),
+        ({"api_key": "sk-secret\nX"}, "api_key", "DASHSCOPE_API_KEY"),
+        ({"api_key": "  "}, "api_key", "is empty"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "prompt", "beside messages"),
+        ({"prompt": None, "messages": []}, "messages", "do not end with a user message"),
+        ({"prompt": None, "messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "assistant"),
+        ({"prompt": None, "session_id": "s", "messages": [{"role": "user", "content": "x"}]}, "session_id", "ignore it"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_sent_is_refused_at_once(
+    overrides: dict[str, Any], field: str, says: str
+) -> None:
+    error = refused(**overrides)
+    assert error.field == field
+    assert says in str(error)
+    assert "sk-secret" not in str(error) + repr(error) + repr(error.__context__)
+    assert isinstance(error, ValueError)
+
+
+def test_the_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(refused(prompt="")))
+    assert (error.field, str(error)) == ("prompt", "prompt: is empty. Pass the user's words")
+
+
+def test_input_and_parameters_are_the_wires() -> None:
+    request = AppRequest(
+        app_id="app",
+        prompt="hi",
+        session_id="s",
+        biz_params={"city": "杭州"},
+        memory_id="m",
+        image_list=("https://x/y.png",),
+        file_list=("oss://x",),
+        rag_options={"pipeline_ids": ["p"]},
+        flow_stream_mode="message_format",
+        enable_thinking=False,
+        temperature=0,
+        seed=0,
+    )
+    assert request.input() == {
+        "prompt": "hi",
+        "session_id": "s",
+        "biz_params": {"city": "杭州"},
+        "memory_id": "m",
+        "image_list": ["https://x/y.png"],
+        "file_list": ["oss://x"],
+    }
+    assert request.parameters() == {
+        "incremental_output": True,
+        "has_thoughts": True,
+        "flow_stream_mode": "message_format",
+        "rag_options": {"pipeline_ids": ["p"]},
+        "enable_thinking": False,
+        "temperature": 0,
+        "seed": 0,
+    }
+
+
+def test_secrets_are_in_no_repr_and_no_dump() -> None:
+    tokens = {"user_defined_tokens": {"tool": {"user_token": "tok-secret"}}}
+    settings = AppSettings(app_id="app", api_key=SecretStr("sk-secret"), biz_params=tokens)
+    app = BailianApp(settings)
+    for shown in (
+        repr(settings),
+        str(settings),
+        repr(app),
+        repr(AppRequest(app_id="a", prompt="p", biz_params=tokens)),
+    ):
+        assert "secret" not in shown
+    assert "api_key" not in settings.model_dump()
+    assert "sk-secret" not in settings.model_dump_json()
+    with pytest.raises(ValidationError) as caught:
+        AppSettings(app_id="app", api_key=["sk-secret"], biz_params=tokens)  # type: ignore[arg-type]
+    assert "secret" not in str(caught.value)
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", " sk-env\n")
+    monkeypatch.setenv("BAILIAN_APP_ID", "env-app")
+    monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", "https://example.com/api/v1")
+    settings = AppSettings()
+    assert settings.api_key == SecretStr("sk-env")
+    assert (settings.app_id, settings.base_url) == ("env-app", "https://example.com/api/v1")
+    assert AppSettings(app_id="mine").app_id == "mine"
+
+
+def test_an_app_without_an_id_says_where_it_comes_from() -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"app_id: is empty\. Pass app_id= or set BAILIAN_APP_ID"
+    ):
+        BailianApp()
+
+
+def test_overrides_replace_settings_for_one_call() -> None:
+    settings = AppSettings(app_id="app", top_p=0.5)
+    other = settings.with_overrides({"top_p": 0.9})
+    assert (settings.top_p, other.top_p, other.app_id) == (0.5, 0.9, "app")
+    assert settings.with_overrides({}) is settings

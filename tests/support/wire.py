@@ -1,0 +1,190 @@
+"""A byte-exact HTTP server on loopback: it says what the emulator never would.
+
+Each request takes the next answer: a list of bytes to send and things to do in between. The server
+counts every POST it got, which is how a test knows that nothing was sent twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, TypeAlias
+
+from typing_extensions import Self
+
+
+class Do(Enum):
+    """What a server may do besides sending."""
+
+    CLOSE = "close the connection properly"
+    RESET = "reset the connection"
+    STALL = "say nothing until the client goes away or the server is closed"
+
+
+Answer: TypeAlias = Sequence["bytes | Do"]
+
+SSE_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream;charset=UTF-8\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+END = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """`data` as one chunk of a chunked body."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def frame(
+    text: str | None = "",
+    finish: str = "null",
+    *,
+    session_id: str = "session-1",
+    request_id: str = "request-1",
+    **output: Any,
+) -> dict[str, Any]:
+    """An answer object of an agent app."""
+    fields = {"session_id": session_id, "finish_reason": finish, "text": text, **output}
+    return {"output": fields, "usage": {}, "request_id": request_id}
+
+
+def event(
+    payload: object, *, name: str = "result", status: int = 200, newline: str = "\n"
+) -> bytes:
+    """One event as the cloud writes it."""
+    data = payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False)
+    lines = ["id:1", f"event:{name}", f":HTTP_STATUS/{status}", f"data:{data}", "", ""]
+    return newline.join(lines).encode()
+
+
+def stream(*events: bytes) -> list[bytes | Do]:
+    """A whole, well-ended event stream, one chunk per event."""
+    return [SSE_HEAD, *(chunk(each) for each in events), END]
+
+
+def answer(
+    status: str, body: bytes, content_type: str = "application/json", *headers: str
+) -> list[bytes | Do]:
+    """A whole answer with a length."""
+    lines = [
+        f"HTTP/1.1 {status}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
+    return ["\r\n".join([*lines, "", ""]).encode() + body]
+
+
+class WireServer:
+    """Serves scripted answers; a context manager.
+
+    Attributes:
+        posts: The bodies of all requests, in the order of arrival.
+        heads: Their heads, undecoded.
+        asked: Set when the first request was read.
+        gone: Set when a client closed a connection that a `STALL` was holding open.
+    """
+
+    def __init__(self, *answers: Answer) -> None:
+        self._answers = list(answers)
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._connections: list[socket.socket] = []
+        self.posts: list[dict[str, Any]] = []
+        self.heads: list[bytes] = []
+        self.connections = 0
+        self.asked = threading.Event()
+        self.gone = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._spawn(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+            assert not thread.is_alive()
+
+    @property
+    def base_url(self) -> str:
+        """Where clients find it."""
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/api/v1"
+
+    def _spawn(self, target: Any, *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self._connections.append(connection)
+                self.connections += 1
+            self._spawn(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as reader:
+            try:
+                while self._read_request(reader) and self._send(connection, self._next()):
+                    pass
+            except OSError:
+                pass
+
+    def _read_request(self, reader: Any) -> bool:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = reader.readline()
+            if not line:
+                return False
+            head += line
+        length = next(
+            int(line.split(b":")[1])
+            for line in head.split(b"\r\n")
+            if line.lower().startswith(b"content-length:")
+        )
+        body = json.loads(reader.read(length))
+        with self._lock:
+            self.heads.append(head)
+            self.posts.append(body)
+        self.asked.set()
+        return True
+
+    def _next(self) -> Answer:
+        with self._lock:
+            return self._answers.pop(0) if self._answers else [Do.CLOSE]
+
+    def _send(self, connection: socket.socket, parts: Answer) -> bool:
+        for part in parts:
+            if isinstance(part, bytes):
+                connection.sendall(part)
+            elif part is Do.STALL:
+                if not connection.recv(1) and not self._closing.is_set():
+                    self.gone.set()
+                return False
+            else:
+                if part is Do.RESET:
+                    linger = struct.pack("ii", 1, 0)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                else:
+                    connection.shutdown(socket.SHUT_WR)
+                return False
+        return True

@@ -1,0 +1,100 @@
+"""Whoever stops listening frees the socket at once; the server sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from support.wire import SSE_HEAD, Do, WireServer, chunk, event, frame
+
+from bailian_apps import BailianApp, TextDelta
+
+HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
+
+
+def app_of(server: WireServer) -> BailianApp:
+    return BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+
+
+def test_break_closes_the_socket() -> None:
+    with WireServer(HELD_OPEN) as server:
+        events = app_of(server).stream("hi")
+        assert any(isinstance(each, TextDelta) for each in events)  # any() stops at the first
+        events.close()
+        assert server.gone.wait(5)
+
+
+def test_forgetting_the_stream_closes_the_socket() -> None:
+    with WireServer(HELD_OPEN) as server:
+        for _ in app_of(server).stream("hi"):
+            break
+        assert server.gone.wait(5)
+
+
+async def test_aclose_closes_the_socket() -> None:
+    with WireServer(HELD_OPEN) as server:
+        events = app_of(server).astream("hi")
+        async for _ in events:
+            break
+        await events.aclose()
+        assert await asyncio.to_thread(server.gone.wait, 5)
+
+
+async def test_cancelling_closes_the_socket() -> None:
+    with WireServer(HELD_OPEN) as server:
+        heard = asyncio.Event()
+
+        async def listen() -> None:
+            async for _ in app_of(server).astream("hi"):
+                heard.set()
+
+        task = asyncio.create_task(listen())
+        await heard.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(server.gone.wait, 5)
+
+
+async def test_cancelling_before_the_answer_closes_the_socket() -> None:
+    with WireServer([Do.STALL]) as server:
+        task = asyncio.create_task(app_of(server).ainvoke("hi"))
+        await asyncio.to_thread(server.asked.wait, 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(server.gone.wait, 5)
+
+
+def test_a_stream_that_nobody_reads_sends_nothing() -> None:
+    with WireServer() as server:
+        app_of(server).stream("hi").close()
+        assert not server.posts
+
+
+def test_every_event_loop_gets_and_ends_its_own_connections() -> None:
+    """`asyncio.run` again and again leaves no thread behind, and no socket (warnings are errors)."""
+    good = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
+    with WireServer(*[good] * 10) as server:
+        before = threading.active_count()
+        for _ in range(10):
+            assert asyncio.run(app_of(server).ainvoke("hi")).text == "你好"
+        assert server.connections == 10
+        assert threading.active_count() <= before + 10  # one thread of the server per connection
+
+
+def test_connections_are_used_again() -> None:
+    good = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
+    with WireServer(*[good] * 6) as server:
+        app = app_of(server)
+        for _ in range(3):
+            app.invoke("hi")
+        assert server.connections == 1
+
+        async def three() -> None:
+            for _ in range(3):
+                await app.ainvoke("hi")
+
+        asyncio.run(three())
+        assert server.connections == 2

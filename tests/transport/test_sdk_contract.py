@@ -1,0 +1,168 @@
+"""Holds our use of the SDK's private names against its public `Application.call`.
+
+`make test` runs this file on the newest SDK that is supported and on the oldest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+from support import recordings
+from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame, stream
+
+from bailian_apps import (
+    AppRequest,
+    AppSettings,
+    BailianApp,
+    BailianError,
+    InvalidInputError,
+    StreamInterruptedError,
+)
+from bailian_apps.transport.sdk import aopen_frames, open_frames
+
+NAMES = [path.name for path in recordings.ALL if path.name not in recordings.ERRORS]
+GOOD = stream(event(frame("你好", "stop")))
+
+
+def served(name: str) -> list[bytes | Do]:
+    return stream(*(event(each) for each in recordings.frames(name)))
+
+
+def call_sdk(server: WireServer, **arguments: Any) -> list[Any]:
+    from dashscope import Application
+
+    given = {"app_id": "app", "api_key": "sk-test", "prompt": "hi", "stream": True}
+    given |= {"base_address": server.base_url, "incremental_output": True, "has_thoughts": True}
+    return list(Application.call(**(given | arguments)))
+
+
+def ours(server: WireServer, **fields: Any) -> list[dict[str, Any]]:
+    settings = AppSettings(app_id="app", api_key="sk-test", base_url=server.base_url)  # type: ignore[arg-type]
+    request = AppRequest(app_id="app", prompt="hi", **fields)
+
+    async def collect() -> list[dict[str, Any]]:
+        return [dict(each) async for each in aopen_frames(request, settings)]
+
+    sync = [dict(each) for each in open_frames(request, settings)]
+    assert [{**each, "headers": 0} for each in asyncio.run(collect())] == [
+        {**each, "headers": 0} for each in sync
+    ]
+    return sync
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_our_frames_are_the_sdks(name: str) -> None:
+    with WireServer(*[served(name)] * 3) as server:
+        theirs = call_sdk(server)
+        frames = ours(server)
+    assert len(frames) == len(theirs) == len(recordings.frames(name))
+    for our, their, recorded in zip(frames, theirs, recordings.frames(name), strict=True):
+        assert our["status_code"] == their.status_code == 200
+        assert our["request_id"] == their.request_id == recorded.get("request_id", "")
+        assert our["output"] == recorded["output"]
+        # The SDK's object fills in its known fields, and drops what is null.
+        told = {k: v for k, v in their.output.items() if v is not None}
+        assert told.items() <= {**our["output"]}.items() or told["thoughts"]
+
+
+def test_our_request_is_the_sdks() -> None:
+    arguments = {
+        "session_id": "s",
+        "biz_params": {"city": "杭州"},
+        "memory_id": "m",
+        "image_list": ["https://x/y.png"],
+        "file_list": ["https://x/y.pdf"],
+        "rag_options": {"pipeline_ids": ["p"]},
+        "temperature": 0.5,
+        "flow_stream_mode": "message_format",
+        "enable_thinking": True,
+    }
+    with WireServer(*[GOOD] * 3) as server:
+        call_sdk(server, **arguments)
+        ours(server, **arguments)
+    theirs, sync, native = server.posts
+    assert theirs == sync == native
+    for head in server.heads:
+        assert b"POST /api/v1/apps/app/completion HTTP/1.1" in head
+        assert b"Authorization: Bearer sk-test" in head
+        assert b"X-DashScope-SSE: enable" in head
+
+
+@pytest.mark.parametrize("path", ["sync", "async"])
+def test_the_workspace_is_a_header_and_no_parameter(path: str) -> None:
+    with WireServer(GOOD) as server:
+        app = BailianApp(
+            app_id="app", api_key="sk-test", base_url=server.base_url + "/", workspace="ws-1"
+        )
+        assert (
+            app.invoke("hi") if path == "sync" else asyncio.run(app.ainvoke("hi"))
+        ).text == "你好"
+    assert b"X-DashScope-WorkSpace: ws-1" in server.heads[0]
+    assert server.posts[0]["parameters"] == {"incremental_output": True, "has_thoughts": True}
+
+
+def test_without_a_key_the_sdks_own_rule_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    import dashscope
+
+    key_file = tmp_path / "api_key"
+    key_file.write_text("sk-file\n")
+    monkeypatch.setattr(dashscope, "api_key", None)
+    monkeypatch.setattr(dashscope, "api_key_file_path", str(key_file))
+    with WireServer(GOOD) as server:
+        app = BailianApp(app_id="app", base_url=server.base_url)
+        assert app.invoke("hi").text == "你好"
+        assert b"Authorization: Bearer sk-file" in server.heads[0]
+        key_file.unlink()
+        with pytest.raises(InvalidInputError, match="api_key: is missing"):
+            app.invoke("hi")
+        assert len(server.posts) == 1
+
+
+def test_a_region_that_needs_a_workspace_says_so() -> None:
+    app = BailianApp(
+        app_id="app", api_key="sk-test", base_url="https://{workspace_id}.example.com/api/v1"
+    )
+    with pytest.raises(InvalidInputError, match="workspace: is missing"):
+        app.invoke("hi")
+
+
+@pytest.mark.parametrize("path", ["sync", "async"])
+def test_neither_key_nor_words_reach_a_log(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    tokens = {"user_defined_tokens": {"tool": {"user_token": "tok-secret"}}}
+    with (
+        caplog.at_level(logging.DEBUG),
+        WireServer(GOOD, [SSE_HEAD, chunk(b"x"), Do.RESET]) as server,
+    ):
+        app = BailianApp(
+            app_id="app", api_key="sk-secret", base_url=server.base_url, biz_params=tokens
+        )
+        app.invoke("my words") if path == "sync" else asyncio.run(app.ainvoke("my words"))
+        with pytest.raises(StreamInterruptedError) as caught:
+            app.invoke("my words") if path == "sync" else asyncio.run(app.ainvoke("my words"))
+        assert "secret" not in repr(caught.value)
+    logged = caplog.text + "".join(str(record.args) for record in caplog.records)
+    for hidden in ("sk-secret", "tok-secret", "my words", "你好"):
+        assert hidden not in logged
+    assert json.dumps(server.posts[0]["input"]["biz_params"]) == json.dumps(tokens)
+
+
+def test_the_sdks_own_log_still_works_for_others(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), WireServer(GOOD, GOOD) as server:
+        BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url).invoke("ours")
+        call_sdk(server, prompt="theirs")
+    assert "theirs" in caplog.text
+    assert "ours" not in caplog.text
+
+
+def test_an_sdk_that_cannot_read_an_answer_is_a_typed_error() -> None:
+    huge = answer("200 OK", b'{"output":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    with WireServer(huge) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        with pytest.raises(BailianError):
+            app.invoke("hi")

@@ -1,0 +1,91 @@
+"""The stream reader: the same events wherever the bytes are cut."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support import recordings
+
+from bailian_apps.transport.sse import ErrorEvent, FrameLine, SSEReader
+
+SSE_FILES = [path for path in recordings.ALL if path.suffix == ".sse"]
+
+
+def read(*chunks: bytes) -> list[str | tuple[str, int | None]]:
+    reader = SSEReader()
+    events = [event for chunk in chunks for event in reader.feed(chunk)] + reader.close()
+    return [
+        (event.data.decode(), event.status_code)
+        if isinstance(event, ErrorEvent)
+        else event.decode()
+        for event in events
+    ]
+
+
+def cut(body: bytes, borders: list[int]) -> list[bytes]:
+    edges = sorted({0, len(body), *(border % (len(body) + 1) for border in borders)})
+    return [body[start:end] for start, end in itertools.pairwise(edges)]
+
+
+@given(
+    st.sampled_from(SSE_FILES),
+    st.lists(st.integers(min_value=0), max_size=30),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+)
+def test_chunk_borders_do_not_matter(path, borders, newline) -> None:  # type: ignore[no-untyped-def]
+    body = path.read_text(encoding="utf-8").replace("\n", newline).encode()
+    events = read(*cut(body, borders))
+    data = [
+        line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("data:")
+    ]
+    if path.name in recordings.ERRORS:
+        assert events == [(data[0][5:], 400)]
+    else:
+        assert events == data
+
+
+FIELD = st.sampled_from(
+    [b"data:", b"data: ", b"data", b"event:", b"event: ", b"id:", b":", b"retry:", b"x"]
+)
+VALUE = st.sampled_from(
+    [
+        b"",
+        b"{}",
+        b'{"a":1}',
+        b"error",
+        b"result",
+        b"[DONE]",
+        b"1",
+        b"HTTP_STATUS/400",
+        b"\xff",
+        b" ",
+    ]
+)
+LINE = st.builds(
+    lambda *parts: b"".join(parts), FIELD, VALUE, st.sampled_from([b"\n", b"\r\n", b"\r", b"\n\n"])
+)
+
+
+@given(st.lists(LINE, max_size=12), st.lists(st.integers(min_value=0), max_size=8))
+def test_any_lines_read_the_same_in_any_pieces(lines, borders) -> None:  # type: ignore[no-untyped-def]
+    body = b"".join(lines)
+    reader = SSEReader()
+    whole = [e.raw if isinstance(e, FrameLine) else e for e in reader.feed(body) + reader.close()]
+    reader = SSEReader()
+    pieces = [e for chunk in cut(body, borders) for e in reader.feed(chunk)] + reader.close()
+    assert [e.raw if isinstance(e, FrameLine) else e for e in pieces] == whole
+
+
+def test_data_before_the_next_event_belongs_to_one_event() -> None:
+    assert read(b'data:{"a":\ndata: 1}\n\ndata:{}\n\n') == ['data:{"a":\n1}', "data:{}"]
+
+
+def test_an_error_and_its_status_do_not_leak_into_the_next_event() -> None:
+    body = b"event:error\n:HTTP_STATUS/429\ndata:{}\n\ndata:{}\n\n"
+    assert read(body) == [("{}", 429), "data:{}"]
+
+
+def test_what_is_no_object_is_marked_for_the_sdk_to_report() -> None:
+    assert read(b"data:[1]\n\ndata:\n\ndata: \n\ndata:[DONE]\n\n") == ["data:![1]"]
