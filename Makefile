@@ -1,32 +1,43 @@
 # The two commands a user needs are `make demo` and `make test`; `make check` is what CI adds.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+BIN := .venv/bin
+FLOOR := .venv-floor/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check format clean
 
-demo: $(STAMP)
+demo: .venv/.installed
 	@$(BIN)/bailian-apps demo
 
-test: $(STAMP)
+test: .venv/.installed .venv-floor/.installed
+	@echo "== tests, newest dashscope"
 	$(BIN)/python -m pytest
+	@echo "== core and transport, oldest dashscope (floor.txt)"
+	$(FLOOR)/python -m pytest tests/core tests/transport
 
-check: $(STAMP)
+check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-format: $(STAMP)
+format: .venv/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-floor
+	rm -rf .venv .venv-floor
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+.venv/.installed: pyproject.toml
+	@echo "== installing into .venv"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP_INSTALL) --upgrade "pip>=25.1"
+	$(BIN)/python $(PIP_INSTALL) --editable ".[all]" --group dev
+	@touch $@
+
+.venv-floor/.installed: pyproject.toml floor.txt
+	@echo "== installing into .venv-floor"
+	$(PYTHON) -m venv .venv-floor
+	$(FLOOR)/python $(PIP_INSTALL) --upgrade "pip>=25.1"
+	$(FLOOR)/python $(PIP_INSTALL) --editable . --group test --constraint floor.txt
 	@touch $@

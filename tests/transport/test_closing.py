@@ -50,7 +50,7 @@ async def test_cancelling_closes_the_socket() -> None:
                 heard.set()
 
         task = asyncio.create_task(listen())
-        await heard.wait()
+        await asyncio.wait_for(heard.wait(), 5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

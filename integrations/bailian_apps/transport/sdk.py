@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,10 +47,13 @@ class _SDK(NamedTuple):
 
 @cache
 def _sdk() -> _SDK:
-    from dashscope import Application
-    from dashscope.api_entities import api_request_factory
-    from dashscope.common.api_key import get_default_api_key
-    from dashscope.common.error import AuthenticationError, DashScopeException
+    with warnings.catch_warnings():
+        # Some versions deprecate, at import, parts of themselves that have no use here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from dashscope import Application
+        from dashscope.api_entities import api_request_factory
+        from dashscope.common.api_key import get_default_api_key
+        from dashscope.common.error import AuthenticationError, DashScopeException
 
     from bailian_apps.transport.http import AsyncCall, SyncCall
 
