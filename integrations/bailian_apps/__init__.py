@@ -41,7 +41,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
-from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.settings import AppSettings, Timeout
 
 __all__ = [
     "APIError",
@@ -78,6 +78,7 @@ __all__ = [
     "StepStarted",
     "StreamInterruptedError",
     "TextDelta",
+    "Timeout",
     "TransportError",
     "UnknownFrame",
     "Usage",

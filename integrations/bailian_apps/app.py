@@ -112,7 +112,7 @@ class BailianApp:
 
     def _drive(self, run: _Run) -> Generator[AppEvent]:
         while True:
-            frames = open_frames(run.request, run.settings)
+            frames = open_frames(run.request, run.settings, deadline=run.deadline)
             try:
                 for frame in frames:
                     yield from run.feed(frame)
@@ -126,7 +126,7 @@ class BailianApp:
 
     async def _adrive(self, run: _Run) -> AsyncGenerator[AppEvent]:
         while True:
-            frames = aopen_frames(run.request, run.settings)
+            frames = aopen_frames(run.request, run.settings, deadline=run.deadline)
             try:
                 async for frame in frames:
                     for event in run.feed(frame):
@@ -161,6 +161,15 @@ class _Run:
         self._attempt = 1
         self._received = False
         self._result: AppResult | None = None
+        self._until: float | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """When the call has to end. It counts from the first attempt."""
+        total_s = self.settings.limits.total_s
+        if self._until is None and total_s is not None:
+            self._until = time.monotonic() + total_s
+        return self._until
 
     @property
     def result(self) -> AppResult:
@@ -180,7 +189,7 @@ class _Run:
         wait_s = wait_before_retry(
             error, attempt=self._attempt, started=self._received, settings=self.settings
         )
-        if wait_s is None:
+        if wait_s is None or (self._until and time.monotonic() + wait_s >= self._until):
             error.attempts = self._attempt
             error.session_id = self._decoder.session_id or self.request.session_id
             if self._decoder.started:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+)
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.request import AppId, WireOptions
+from bailian_apps.core.request import AppId, WireOptions, raise_invalid_input
 
 HistoryMode: TypeAlias = Literal["session", "messages"]
 
@@ -44,6 +55,42 @@ def _secret_from_env() -> SecretStr | None:
     return SecretStr(value) if value else None
 
 
+class Timeout(BaseModel):
+    """How long a call may wait, by what it waits for. All in seconds.
+
+    Attributes:
+        connect_s: For a connection.
+        first_frame_s: From sending the request to the first frame.
+        between_frames_s: From one frame to the next.
+        total_s: For the whole call, its retries and the waiting between them included; None for
+            no limit.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    connect_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    first_frame_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    between_frames_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    total_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+def _check_timeout(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, Timeout):
+        return value
+    if isinstance(value, Mapping):
+        try:
+            return Timeout.model_validate(value)
+        except ValidationError as error:
+            raise_invalid_input(error)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InvalidInputError(
+            info.field_name or "timeout",
+            "is no number of seconds above 0",
+            "Pass seconds such as 60, or a Timeout",
+        )
+    return value
+
+
 class AppSettings(WireOptions):
     """How to reach an app, and what every call of it says. Adapters inherit these fields.
 
@@ -56,8 +103,8 @@ class AppSettings(WireOptions):
         workspace: The sub-workspace the app is in (`X-DashScope-WorkSpace`).
         base_url: The API's address up to `/api/v1`; else `DASHSCOPE_HTTP_BASE_URL` in the
             environment; else the SDK's own rule.
-        timeout: The longest silence in seconds: until the first frame, and between frames.
-            Connecting has at most 10 s of it.
+        timeout: The longest silence in seconds, until the first frame and between frames, of
+            which connecting may take 10; or a `Timeout` that sets each.
         max_retries: How often a call may be sent again when it certainly did not start.
         idempotent: Whether running the app twice does no harm. Then a call whose fate is
             unknown (a lost connection, a 500, a timeout) is sent again too.
@@ -78,12 +125,23 @@ class AppSettings(WireOptions):
         default_factory=lambda: os.environ.get("DASHSCOPE_HTTP_BASE_URL") or None,
         validate_default=True,
     )
-    timeout: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    timeout: Annotated[float | Timeout, BeforeValidator(_check_timeout)] = 300.0
     max_retries: int = Field(default=2, ge=0)
     idempotent: bool = False
     history_mode: HistoryMode = "session"
     session_ttl_s: float = Field(default=3600.0, ge=0)
     session_max_rounds: int = Field(default=50, ge=1)
+
+    @property
+    def limits(self) -> Timeout:
+        """The timeout, one by one."""
+        if isinstance(self.timeout, Timeout):
+            return self.timeout
+        return Timeout(
+            connect_s=min(10.0, self.timeout),
+            first_frame_s=self.timeout,
+            between_frames_s=self.timeout,
+        )
 
     def with_overrides(self, overrides: dict[str, Any]) -> AppSettings:
         """These settings with some replaced, validated anew.

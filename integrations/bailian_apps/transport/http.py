@@ -10,10 +10,13 @@ can go wrong. Proxies are taken from the environment, as everywhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import socket
 import ssl
 import threading
+import time
 import urllib.request
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -37,11 +40,11 @@ from bailian_apps.core.errors import (
     api_error,
     retry_after_s,
 )
+from bailian_apps.core.settings import Timeout
 from bailian_apps.transport.sse import ErrorEvent, FrameLine, SSEReader
 
 Answer: TypeAlias = dict[str, Any]
 
-CONNECT_TIMEOUT_S: Final = 10.0
 _CHUNK: Final = 65536
 _POOLED_CONNECTIONS: Final = 100  # kept open for reuse; more may be open at a time
 # Once the run has finished, how long to wait for the stream's own end before the socket is dropped.
@@ -145,10 +148,60 @@ def _lost(after_headers: bool) -> BailianError:
     )
 
 
-def _timed_out(timeout_s: float) -> BailianError:
-    return RequestTimeoutError(
-        f"nothing came for {timeout_s:g} s; timeout: raise it if the app needs longer"
-    )
+class Patience:
+    """What a call waits for, and until when. Times are those of `time.monotonic`."""
+
+    __slots__ = ("_deadline", "_limits", "_phase", "_until")
+
+    def __init__(self, limits: Timeout, deadline: float | None) -> None:
+        """Begin to wait for the first frame.
+
+        Args:
+            limits: How long each wait may be.
+            deadline: When the whole call has to end, or None.
+        """
+        self._limits = limits
+        self._deadline = deadline
+        self._wait("first_frame_s", limits.first_frame_s)
+
+    def frame_came(self) -> None:
+        """Begin to wait for the next frame."""
+        self._wait("between_frames_s", self._limits.between_frames_s)
+
+    def run_ended(self) -> None:
+        """Wait only a moment: the run has finished, its stream is still to end."""
+        self._wait("between_frames_s", _SETTLE_S)
+
+    def remaining_s(self) -> float:
+        """Seconds left to wait.
+
+        Raises:
+            RequestTimeoutError: There are none.
+        """
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise self.error()
+        return left
+
+    def connect_s(self) -> float:
+        """Seconds left to connect in."""
+        return min(self._limits.connect_s, self.remaining_s())
+
+    def error(self) -> RequestTimeoutError:
+        """The error for a wait that was too long."""
+        if self._until == self._deadline:
+            what = f"the call took longer than total_s={self._limits.total_s:g} s"
+        elif self._phase == "first_frame_s":
+            what = f"no frame came within first_frame_s={self._limits.first_frame_s:g} s"
+        else:
+            what = f"no further frame came for between_frames_s={self._limits.between_frames_s:g} s"
+        return RequestTimeoutError(f"{what}; timeout: raise it if the app needs longer")
+
+    def _wait(self, phase: str, limit_s: float) -> None:
+        self._phase = phase
+        self._until = time.monotonic() + limit_s
+        if self._deadline is not None and self._deadline < self._until:
+            self._until = self._deadline
 
 
 def _not_connected(url: str, error: BaseException) -> BailianError:
@@ -215,17 +268,15 @@ if hasattr(os, "register_at_fork"):
 class SyncCall:
     """One POST, as the SDK sees a `requests.Session` and its response."""
 
-    def __init__(self, timeout_s: float) -> None:
-        """Prepare a call; `post` makes it.
-
-        Args:
-            timeout_s: The longest silence, in seconds.
-        """
+    def __init__(self, patience: Patience) -> None:
+        """Prepare a call; `post` makes it."""
         self.headers: Mapping[str, str] = {}
         self.status_code = 0
-        self._timeout_s = timeout_s
+        self._patience = patience
         self._response: requests.Response | None = None
+        self._socket: socket.socket | None = None
         self._answer: Answer | None = None
+        self._closed = False
 
     def post(self, url: str, *, data: bytes, headers: dict[str, str], **_: object) -> SyncCall:
         """Send the request and read the head of the answer.
@@ -240,22 +291,16 @@ class SyncCall:
                 headers=headers,
                 stream=True,
                 allow_redirects=False,
-                timeout=(min(CONNECT_TIMEOUT_S, self._timeout_s), self._timeout_s),
+                timeout=(self._patience.connect_s(), self._patience.remaining_s()),
             )
         except requests.exceptions.ReadTimeout:
-            raise _timed_out(self._timeout_s) from None
-        except (requests.exceptions.ConnectTimeout, requests.exceptions.SSLError) as error:
-            raise _not_connected(url, error) from None
-        except requests.exceptions.ProxyError as error:
-            raise _not_connected(url, error) from None
-        except requests.exceptions.ConnectionError as error:
-            reason = getattr(error.args[0] if error.args else None, "reason", None)
-            if isinstance(reason, urllib3.exceptions.NewConnectionError):
+            raise self._patience.error() from None
+        except requests.exceptions.RequestException as error:
+            if _certainly_not_sent(error):
                 raise _not_connected(url, error) from None
             raise _lost(after_headers=False) from None
-        except requests.exceptions.RequestException as error:
-            raise _not_connected(url, error) from None
         self._response = response
+        self._socket = _socket_of(response)
         self.status_code, self.headers = response.status_code, response.headers
         if not _is_stream(self.status_code, self.headers):
             self._answer = read_answer(self.status_code, self.headers, self._read_body())
@@ -265,7 +310,9 @@ class SyncCall:
         """The events of the stream, as lines."""
         reader = SSEReader()
         while chunk := self._read():
-            yield from _frame_lines(reader.feed(chunk), self.headers)
+            if events := reader.feed(chunk):
+                self._patience.frame_came()
+                yield from _frame_lines(events, self.headers)
         yield from _frame_lines(reader.close(), self.headers)
 
     def json(self) -> Answer:
@@ -274,22 +321,29 @@ class SyncCall:
 
     def settle(self) -> None:
         """The run has finished: wait only a moment for the end of the stream."""
-        self._timeout_s = min(self._timeout_s, _SETTLE_S)
-        connection = getattr(self._response and self._response.raw, "connection", None)
-        if (sock := getattr(connection, "sock", None)) is not None:
-            sock.settimeout(self._timeout_s)
+        self._patience.run_ended()
 
     def close(self) -> None:
-        """Free the connection: back to the pool after the last byte, else closed at once."""
-        if self._response is not None:
-            self._response.close()
+        """Free the connection: back to the pool after the last byte, else closed at once.
+
+        Another thread may call this while one reads: the reader then finds the connection lost.
+        """
+        self._closed = True
+        if self._response is None:
+            return
+        if self._socket is not None and self._response.raw.connection is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        self._response.close()
 
     def _read(self) -> bytes:
         raw = cast("requests.Response", self._response).raw
+        if self._socket is not None:
+            self._socket.settimeout(self._patience.remaining_s())
         try:
             return raw.read1(_CHUNK)
         except urllib3.exceptions.ReadTimeoutError:
-            raise _timed_out(self._timeout_s) from None
+            raise self._patience.error() from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
             # The last two are what a response says that another thread closed.
             raise _lost(after_headers=True) from None
@@ -304,6 +358,34 @@ class SyncCall:
                 raise
             # The status alone says what failed; what came of the body may say why.
         return b"".join(parts)
+
+
+def _certainly_not_sent(error: requests.exceptions.RequestException) -> bool:
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    cause = getattr(reason, "args", (None,))[0]
+    return (
+        isinstance(
+            error,
+            (
+                requests.exceptions.ConnectTimeout,
+                requests.exceptions.ProxyError,  # urllib3 says so only before it reached the proxy
+                requests.exceptions.InvalidURL,
+                requests.exceptions.InvalidHeader,
+            ),
+        )
+        or isinstance(reason or cause, urllib3.exceptions.NewConnectionError)
+        or isinstance(cause, ssl.SSLCertVerificationError)
+    )
+
+
+def _socket_of(response: requests.Response) -> socket.socket | None:
+    """The socket a response is read from, through the private names that lead to it.
+
+    Where one of them has gone, the timeout given on sending still bounds every wait.
+    """
+    buffered = getattr(getattr(response.raw, "_fp", None), "fp", None)
+    found = getattr(getattr(buffered, "raw", None), "_sock", None)
+    return found if isinstance(found, socket.socket) else None
 
 
 # ---------------------------------------------------------------------- async
@@ -359,15 +441,13 @@ class AsyncCall:
     # requests'. Inheriting from aiohttp's is discouraged by aiohttp.
     __class__ = property(lambda _self: aiohttp.ClientSession)  # type: ignore[assignment]
 
-    def __init__(self, timeout_s: float) -> None:
-        """Prepare a call; `request` makes it.
-
-        Args:
-            timeout_s: The longest silence, in seconds.
-        """
+    def __init__(self, patience: Patience) -> None:
+        """Prepare a call; `request` makes it."""
         self.headers: Mapping[str, str] = {}
         self.status = 0
-        self._timeout_s = timeout_s
+        self._patience = patience
+        self._alarm: asyncio.TimerHandle | None = None
+        self._rang = False
         self._response: aiohttp.ClientResponse | None = None
         self._answer: Answer | None = None
 
@@ -380,7 +460,7 @@ class AsyncCall:
             BailianError: No answer, or an answer that is an error.
         """
         session = await _shared_async_session()
-        connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
+        connect_s = self._patience.connect_s()
         try:
             response = await session.request(
                 method,
@@ -390,21 +470,29 @@ class AsyncCall:
                 allow_redirects=False,
                 proxy=_proxy_for(url),
                 timeout=aiohttp.ClientTimeout(
-                    connect=connect_s, sock_connect=connect_s, sock_read=self._timeout_s
+                    connect=connect_s,
+                    sock_connect=connect_s,
+                    sock_read=self._patience.remaining_s(),
                 ),
-                # The library would copy line by line; the reader here takes whatever is there.
                 read_bufsize=_CHUNK,
             )
         except aiohttp.SocketTimeoutError:
-            raise _timed_out(self._timeout_s) from None
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise _not_connected(url, error) from None
-        except (aiohttp.ClientProxyConnectionError, aiohttp.InvalidURL) as error:
+            raise self._patience.error() from None
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.InvalidURL,
+        ) as error:
             raise _not_connected(url, error) from None
         except (aiohttp.ClientError, OSError):
             raise _lost(after_headers=False) from None
         self._response = response
         self.status, self.headers = response.status, response.headers
+        if (held := response.connection) is not None and held.protocol is not None:
+            # aiohttp's timeout is between reads; from here on the alarm rings, between frames.
+            held.protocol.read_timeout = None
+            held.protocol.start_timeout()
+        self._set_alarm()
         if not _is_stream(self.status, self.headers):
             self._answer = read_answer(self.status, self.headers, await self._read_body())
         return self
@@ -431,32 +519,58 @@ class AsyncCall:
         """Leave."""
         self.close()
 
-    def settle(self) -> None:
-        """The run has finished: wait only a moment for the end of the stream."""
-        connection = self._response.connection if self._response is not None else None
-        if connection is not None and (protocol := connection.protocol) is not None:
-            protocol.read_timeout = min(self._timeout_s, _SETTLE_S)
-
     def close(self) -> None:
         """Free the connection: back to the pool after the last byte, else closed at once."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         if self._response is not None:
             self._response.close()
 
+    def _set_alarm(self) -> None:
+        """Ring when patience has run out.
+
+        A frame only moves the moment; the alarm itself looks again, which costs nothing per frame.
+        """
+        if self._alarm is not None:
+            self._alarm.cancel()
+        try:
+            left_s = self._patience.remaining_s()
+        except RequestTimeoutError:
+            self._rang = True
+            self.close()
+        else:
+            self._alarm = asyncio.get_running_loop().call_later(left_s, self._set_alarm)
+
+    def settle(self) -> None:
+        """The run has finished: wait only a moment for the end of the stream."""
+        self._patience.run_ended()
+        self._set_alarm()
+
     async def _lines(self) -> AsyncGenerator[FrameLine]:
         reader = SSEReader()
+        begun = False
         while chunk := await self._read():
-            for line in _frame_lines(reader.feed(chunk), self.headers):
-                yield line
+            if events := reader.feed(chunk):
+                self._patience.frame_came()
+                if not begun:
+                    begun = True
+                    self._set_alarm()  # the wait between frames may be the shorter one
+                for line in _frame_lines(events, self.headers):
+                    yield line
         for line in _frame_lines(reader.close(), self.headers):
             yield line
 
     async def _read(self) -> bytes:
         try:
-            return await cast("aiohttp.ClientResponse", self._response).content.readany()
-        except aiohttp.SocketTimeoutError:
-            raise _timed_out(self._timeout_s) from None
+            chunk = await cast("aiohttp.ClientResponse", self._response).content.readany()
         except (aiohttp.ClientError, OSError):
+            if self._rang:
+                raise self._patience.error() from None
             raise _lost(after_headers=True) from None
+        if self._rang:
+            raise self._patience.error()
+        return chunk
 
     async def _read_body(self) -> bytes:
         parts: list[bytes] = []

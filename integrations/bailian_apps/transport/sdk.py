@@ -26,7 +26,7 @@ from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
 
 if TYPE_CHECKING:
-    from bailian_apps.transport.http import AsyncCall, SyncCall
+    from bailian_apps.transport.http import AsyncCall, Patience, SyncCall
 
 Frame: TypeAlias = Mapping[str, Any]
 
@@ -43,6 +43,7 @@ class _SDK(NamedTuple):
     key_error: type[Exception]
     sync_call: type[SyncCall]
     async_call: type[AsyncCall]
+    patience: type[Patience]
 
 
 @cache
@@ -55,7 +56,7 @@ def _sdk() -> _SDK:
         from dashscope.common.api_key import get_default_api_key
         from dashscope.common.error import AuthenticationError, DashScopeException
 
-    from bailian_apps.transport.http import AsyncCall, SyncCall
+    from bailian_apps.transport.http import AsyncCall, Patience, SyncCall
 
     logging.getLogger("dashscope").addFilter(_not_in_own_call)
     return _SDK(
@@ -66,6 +67,7 @@ def _sdk() -> _SDK:
         key_error=AuthenticationError,
         sync_call=SyncCall,
         async_call=AsyncCall,
+        patience=Patience,
     )
 
 
@@ -92,12 +94,15 @@ def _own_call() -> Generator[None]:
         _in_own_call.reset(token)
 
 
-def open_frames(request: AppRequest, settings: AppSettings) -> Generator[Frame]:
+def open_frames(
+    request: AppRequest, settings: AppSettings, *, deadline: float | None = None
+) -> Generator[Frame]:
     """Send `request` once and yield its frames as they come.
 
     Args:
         request: What to send.
         settings: Whose key, address, workspace and timeout count.
+        deadline: When the call has to end, by `time.monotonic`; None for no limit.
 
     Yields:
         The frames, as the SDK parsed them.
@@ -105,7 +110,7 @@ def open_frames(request: AppRequest, settings: AppSettings) -> Generator[Frame]:
     Raises:
         BailianError: The typed error of whatever failed. Closing the generator closes the socket.
     """
-    call = _sdk().sync_call(settings.timeout)
+    call = _sdk().sync_call(_sdk().patience(settings.limits, deadline))
     settled = False
     try:
         frames = _build(request, settings, call).call()
@@ -127,11 +132,13 @@ def open_frames(request: AppRequest, settings: AppSettings) -> Generator[Frame]:
         call.close()
 
 
-async def aopen_frames(request: AppRequest, settings: AppSettings) -> AsyncGenerator[Frame]:
+async def aopen_frames(
+    request: AppRequest, settings: AppSettings, *, deadline: float | None = None
+) -> AsyncGenerator[Frame]:
     """As `open_frames`, natively async."""
     if not _sdk.cache_info().currsize:
         await asyncio.to_thread(_sdk)  # importing the SDK would hold up the loop for a second
-    call = _sdk().async_call(settings.timeout)
+    call = _sdk().async_call(_sdk().patience(settings.limits, deadline))
     settled = False
     try:
         frames = await _build(request, settings, call).aio_call()
@@ -184,7 +191,6 @@ def _build(request: AppRequest, settings: AppSettings, call: SyncCall | AsyncCal
                 is_service=False,
                 stream=True,
                 headers=headers,
-                request_timeout=settings.timeout,
                 base_address=settings.base_url,
                 user_agent=_user_agent(),
                 session=call,

@@ -1,0 +1,80 @@
+"""Timeouts mean what they say: each wait has its own limit, and the error names it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from support.paths import PATHS
+from support.wire import END, SSE_HEAD, Do, WireServer, chunk, event, frame, stream
+
+from bailian_apps import AppSettings, BailianApp, RequestTimeoutError, Timeout
+
+HELLO, STOP = chunk(event(frame("你好"))), chunk(event(frame("", "stop")))
+PATIENT = {"connect_s": 30, "first_frame_s": 30, "between_frames_s": 30}
+
+
+def app_of(server: WireServer, **limits: Any) -> BailianApp:
+    timeout = Timeout(**(PATIENT | limits))
+    return BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url, timeout=timeout)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("limits", "answer", "says"),
+    [
+        ({"first_frame_s": 0.2}, [Do.STALL], "no frame came within first_frame_s=0.2 s"),
+        ({"first_frame_s": 0.2}, [SSE_HEAD, Do.STALL], "no frame came within first_frame_s=0.2 s"),
+        ({"first_frame_s": 0.2}, [SSE_HEAD, chunk(b": wait\n\n"), Do.STALL], "first_frame_s=0.2 s"),
+        ({"between_frames_s": 0.2}, [SSE_HEAD, HELLO, Do.STALL], "for between_frames_s=0.2 s"),
+        ({"between_frames_s": 0.2}, [SSE_HEAD, HELLO, HELLO[:40], Do.STALL], "between_frames_s=0.2 s"),
+        ({"total_s": 0.2}, [SSE_HEAD, HELLO, Do.STALL], "longer than total_s=0.2 s"),
+        ({"total_s": 0.2}, [Do.STALL], "longer than total_s=0.2 s"),
+    ],
+)  # fmt: skip
+def test_each_wait_has_its_limit(path: str, limits: dict[str, Any], answer: Any, says: str) -> None:
+    with WireServer(answer) as server:
+        error = PATHS[path](app_of(server, **limits), "hi").error
+        assert server.gone.wait(5)
+    assert isinstance(error, RequestTimeoutError)
+    assert isinstance(error, TimeoutError)
+    assert says in str(error)
+    assert (error.partial is not None) == (HELLO in answer)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_silence_before_the_first_frame_may_be_longer_than_one_between_frames(path: str) -> None:
+    """The first wait has its own limit: 0.2 s apply only after the first frame."""
+    asked = threading.Event()
+
+    class Late(WireServer):
+        def _next(self) -> Any:
+            asked.wait(
+                0.4
+            )  # nobody sets it: the answer is late, and the wait is the test's subject
+            return super()._next()
+
+    with Late(stream(event(frame("你好", "stop")))) as server:
+        assert PATHS[path](app_of(server, between_frames_s=0.2), "hi").text == "你好"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_second_attempt_that_cannot_end_in_time(path: str) -> None:
+    busy = b"HTTP/1.1 503 X\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
+    with WireServer([busy], [SSE_HEAD, STOP, END]) as server:
+        error = PATHS[path](app_of(server, total_s=2), "hi").error
+        assert len(server.posts) == 1
+    assert error is not None
+    assert (error.status_code, error.retry_after_s) == (503, 5.0)
+
+
+def test_one_number_sets_sensible_ones() -> None:
+    settings = AppSettings(app_id="app", timeout=20)
+    assert settings.limits == Timeout(
+        connect_s=10, first_frame_s=20, between_frames_s=20, total_s=None
+    )
+    assert AppSettings(app_id="app", timeout=2).limits.connect_s == 2
+    assert AppSettings(app_id="app").limits.first_frame_s == 300
+    given = AppSettings.model_validate({"app_id": "app", "timeout": {"total_s": 5}})
+    assert given.limits == Timeout(total_s=5)
