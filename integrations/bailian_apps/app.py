@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
+from typing_extensions import Self
 
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError
@@ -87,24 +90,25 @@ class BailianApp:
             pass
         return run.result
 
-    def stream(self, prompt: str | None = None, **overrides: Any) -> Generator[AppEvent]:
+    def stream(self, prompt: str | None = None, **overrides: Any) -> EventStream:
         """Run the app and yield what happens, as it happens.
 
-        Arguments are checked at once; the request is sent at the first `next`. Closing the
-        generator closes the connection.
+        Arguments are checked at once; the request is sent at the first `next`. Closing the stream
+        closes the connection.
 
         Args:
             prompt: As for `invoke`.
             **overrides: As for `invoke`.
 
-        Yields:
+        Returns:
             The events of the run; the last is `RunFinished`, with the whole result.
 
         Raises:
             InvalidInputError: An argument cannot be sent; nothing was.
             BailianError: The call failed; `partial` holds what had come.
         """
-        return self._drive(_Run(self.settings, prompt, overrides))
+        run = _Run(self.settings, prompt, overrides)
+        return EventStream(self._drive(run), run)
 
     def astream(self, prompt: str | None = None, **overrides: Any) -> AsyncGenerator[AppEvent]:
         """As `stream`, natively async."""
@@ -112,13 +116,16 @@ class BailianApp:
 
     def _drive(self, run: _Run) -> Generator[AppEvent]:
         while True:
-            frames = open_frames(run.request, run.settings, deadline=run.deadline)
+            frames = open_frames(
+                run.request, run.settings, deadline=run.deadline, attach=run.attach
+            )
             try:
                 for frame in frames:
                     yield from run.feed(frame)
                 yield run.finish()
             except BailianError as error:
-                time.sleep(run.wait_or_raise(error))
+                if run.closed.wait(run.wait_or_raise(error)):
+                    raise
             else:
                 return
             finally:
@@ -138,6 +145,39 @@ class BailianApp:
                 return
             finally:
                 await frames.aclose()
+
+
+class EventStream(Iterator[AppEvent]):
+    """The events of one run, as `BailianApp.stream` gives them.
+
+    An iterator, and a context manager that closes itself. It may be closed from another thread.
+    """
+
+    def __init__(self, events: Generator[AppEvent], run: _Run) -> None:
+        """Not for use; `BailianApp.stream` makes it."""
+        self._events = events
+        self._run = run
+
+    def __next__(self) -> AppEvent:
+        """The next event."""
+        return next(self._events)
+
+    def close(self) -> None:
+        """End the run here and free its connection.
+
+        A thread that is waiting for the next event then gets a `BailianError`.
+        """
+        self._run.close()
+        with contextlib.suppress(ValueError):  # that thread is inside the generator, and ends it
+            self._events.close()
+
+    def __enter__(self) -> Self:
+        """Enter."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
 
 
 class _Run:
@@ -162,6 +202,16 @@ class _Run:
         self._received = False
         self._result: AppResult | None = None
         self._until: float | None = None
+        self._hang_up: Callable[[], None] | None = None
+        self.closed = threading.Event()
+
+    def attach(self, hang_up: Callable[[], None]) -> None:
+        self._hang_up = hang_up
+
+    def close(self) -> None:
+        self.closed.set()
+        if self._hang_up is not None:
+            self._hang_up()
 
     @property
     def deadline(self) -> float | None:

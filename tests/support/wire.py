@@ -87,6 +87,7 @@ class WireServer:
         posts: The bodies of all requests, in the order of arrival.
         heads: Their heads, undecoded.
         asked: Set when the first request was read.
+        all_gone: Set while no connection is open.
         gone: Set when a client closed a connection that a `STALL` was holding open.
     """
 
@@ -99,6 +100,8 @@ class WireServer:
         self.posts: list[dict[str, Any]] = []
         self.heads: list[bytes] = []
         self.connections = 0
+        self._open = 0
+        self.all_gone = threading.Event()
         self.asked = threading.Event()
         self.gone = threading.Event()
 
@@ -139,15 +142,18 @@ class WireServer:
             with self._lock:
                 self._connections.append(connection)
                 self.connections += 1
+                self._open += 1
+                self.all_gone.clear()
             self._spawn(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as reader:
-            try:
-                while self._read_request(reader) and self._send(connection, self._next()):
-                    pass
-            except OSError:
+        with connection, connection.makefile("rb") as reader, contextlib.suppress(OSError):
+            while self._read_request(reader) and self._send(connection, self._next()):
                 pass
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                self.all_gone.set()
 
     def _read_request(self, reader: Any) -> bool:
         head = b""

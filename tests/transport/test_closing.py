@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 
 import pytest
 from support.wire import SSE_HEAD, Do, WireServer, chunk, event, frame
 
-from bailian_apps import BailianApp, TextDelta
+from bailian_apps import BailianApp, BailianError, StreamInterruptedError, TextDelta
 
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
 
@@ -30,6 +31,75 @@ def test_forgetting_the_stream_closes_the_socket() -> None:
         for _ in app_of(server).stream("hi"):
             break
         assert server.gone.wait(5)
+
+
+def test_another_thread_closes_the_socket() -> None:
+    with WireServer(HELD_OPEN) as server:
+        events = app_of(server).stream("hi")
+        heard = threading.Event()
+        seen: list[BaseException] = []
+
+        def listen() -> None:
+            try:
+                for each in events:
+                    if isinstance(each, TextDelta):
+                        heard.set()
+            except BailianError as error:
+                seen.append(error)
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        assert heard.wait(5)
+        events.close()
+        assert server.gone.wait(5)
+        thread.join(5)
+        assert not thread.is_alive()
+    (error,) = seen
+    assert isinstance(error, StreamInterruptedError)
+    assert error.partial is not None
+    assert error.partial.text == "你好"
+
+
+def test_two_hundred_abandoned_streams_leave_nothing_open() -> None:
+    with WireServer(*[HELD_OPEN] * 201) as server:
+        app = app_of(server)
+
+        def abandon() -> None:
+            with app.stream("hi") as events:
+                next(events)
+
+        abandon()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(100):
+            abandon()
+
+        async def abandon_async() -> None:
+            events = app.astream("hi")
+            await anext(events)
+            await events.aclose()
+
+        async def all_of_them() -> None:
+            for _ in range(100):
+                await abandon_async()
+
+        asyncio.run(all_of_them())
+        # The server, in this process, closes its ends as it notices.
+        assert server.all_gone.wait(10)
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_after_fork_the_child_has_its_own_connection() -> None:
+    good = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
+    with WireServer(good, good) as server:
+        app = app_of(server)
+        assert app.invoke("hi").text == "你好"
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if app.invoke("hi").text == "你好" else 1)
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+        assert server.connections == 2
 
 
 async def test_aclose_closes_the_socket() -> None:

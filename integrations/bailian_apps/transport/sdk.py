@@ -95,7 +95,11 @@ def _own_call() -> Generator[None]:
 
 
 def open_frames(
-    request: AppRequest, settings: AppSettings, *, deadline: float | None = None
+    request: AppRequest,
+    settings: AppSettings,
+    *,
+    deadline: float | None = None,
+    attach: Callable[[Callable[[], None]], None] | None = None,
 ) -> Generator[Frame]:
     """Send `request` once and yield its frames as they come.
 
@@ -103,6 +107,7 @@ def open_frames(
         request: What to send.
         settings: Whose key, address, workspace and timeout count.
         deadline: When the call has to end, by `time.monotonic`; None for no limit.
+        attach: Is given the function with which another thread may end the call.
 
     Yields:
         The frames, as the SDK parsed them.
@@ -111,6 +116,8 @@ def open_frames(
         BailianError: The typed error of whatever failed. Closing the generator closes the socket.
     """
     call = _sdk().sync_call(_sdk().patience(settings.limits, deadline))
+    if attach is not None:
+        attach(call.close)
     settled = False
     try:
         frames = _build(request, settings, call).call()
