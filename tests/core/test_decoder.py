@@ -379,6 +379,26 @@ def test_an_agent_thinks_searches_calls_and_answers() -> None:
     assert result.reasoning == "嗯嗯好"
 
 
+def test_a_relisted_call_adds_nothing_and_starts_with_its_input() -> None:
+    """As older apps list it: with the thought that led to it, whole in every frame."""
+    call = action("api", action_name="t", thought="so", action_input={"a": 1})
+    called = call | {"observation": "ok"}
+    events, result = decode(
+        [
+            frame(call),
+            frame(call),
+            frame(called),
+            frame(called),
+            frame(called),
+            stop(called, text="答"),
+        ]
+    )
+    (step,) = result.steps
+    assert (step.output, step.reasoning, step.input) == ("ok", "so", {"a": 1})
+    assert [e.step.input for e in events if isinstance(e, StepStarted)] == [{"a": 1}]
+    assert sum(isinstance(e, StepFinished) for e in events) == 1
+
+
 def test_what_follows_at_the_same_position_is_another_step() -> None:
     frames = [
         frame(think("嗯")),

@@ -97,8 +97,10 @@ def test_system_messages_are_joined_and_come_first() -> None:
 
 def test_messages_mode_never_names_a_session() -> None:
     settings = AppSettings(app_id="app", history_mode="messages")
-    sent = plan(user("1"), marked(), user("2"), settings=settings, session_id="s9")
+    sent = plan(user("1"), marked(), user("2"), settings=settings)
     assert (len(sent.messages or ()), sent.session_id) == (3, None)
+    with pytest.raises(InvalidInputError, match="session_id: was given with history_mode"):
+        plan(user("1"), settings=settings, session_id="s9")
 
 
 def test_a_session_named_by_the_caller_goes_first() -> None:

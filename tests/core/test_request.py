@@ -126,7 +126,8 @@ def test_secrets_are_in_no_repr_and_no_dump() -> None:
     ):
         assert "secret" not in shown
     assert "api_key" not in settings.model_dump()
-    assert "sk-secret" not in settings.model_dump_json()
+    assert "secret" not in settings.model_dump_json() + str(settings.model_dump())
+    assert settings.with_overrides({"top_k": 1}).biz_params == tokens
     with pytest.raises(ValidationError) as caught:
         AppSettings(app_id="app", api_key=["sk-secret"], biz_params=tokens)  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from support.wire import SSE_HEAD, Do, WireServer, chunk, event, frame
@@ -69,7 +70,7 @@ def test_two_hundred_abandoned_streams_leave_nothing_open() -> None:
                 next(events)
 
         abandon()
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(100):
             abandon()
 
@@ -85,7 +86,7 @@ def test_two_hundred_abandoned_streams_leave_nothing_open() -> None:
         asyncio.run(all_of_them())
         # The server, in this process, closes its ends as it notices.
         assert server.all_gone.wait(10)
-        assert len(os.listdir("/proc/self/fd")) <= before + 1
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -170,7 +170,8 @@ def plan_request(
         The plan.
 
     Raises:
-        InvalidInputError: The conversation is empty or does not end with the user's words.
+        InvalidInputError: The conversation is empty, does not end with the user's words, or holds
+            what the named session cannot be told.
     """
     if not turns:
         raise InvalidInputError("messages", "are empty", "Pass at least one user message")
@@ -183,6 +184,12 @@ def plan_request(
     own = _last_index(turns, lambda turn: _is_own(turn, settings.app_id))
     marker = turns[own].marker if own >= 0 else None
     last_answer = _last_index(turns, lambda turn: turn.role == "assistant")
+    if session_id and settings.history_mode == "messages":
+        raise InvalidInputError(
+            "session_id",
+            "was given with history_mode='messages', where the cloud would ignore it",
+            "Leave out one of the two",
+        )
     if settings.history_mode == "session":
         if session_id:
             return _in_named_session(settings, turns, session_id, marker, own, last_answer)

@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    field_serializer,
     model_validator,
 )
 from typing_extensions import Self
@@ -130,6 +131,11 @@ Text: TypeAlias = Annotated[str, AfterValidator(_check_text)]
 Urls: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_check_urls)]
 
 
+def without_tokens(biz_params: Mapping[str, Any]) -> dict[str, Any]:
+    """`biz_params` as they may be shown or stored: without the users' tokens."""
+    return {name: value for name, value in biz_params.items() if name != "user_defined_tokens"}
+
+
 class WireOptions(BaseModel):
     """What both a call and the settings may say to the cloud.
 
@@ -166,6 +172,10 @@ class WireOptions(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0)
     seed: int | None = Field(default=None, ge=0)
+
+    @field_serializer("biz_params", when_used="unless-none")
+    def _without_secrets(self, value: dict[str, Any]) -> dict[str, Any]:
+        return without_tokens(value)
 
 
 class Message(BaseModel):

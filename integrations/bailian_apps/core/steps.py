@@ -111,6 +111,7 @@ class StepReader:
         self._steps: list[_Open] = []
         self._newest: dict[str, _Open] = {}
         self._runs: dict[str, int] = {}
+        self._running: dict[str, _Open] = {}  # an agent's steps that have not ended
 
     def steps(self) -> tuple[Step, ...]:
         """All steps so far, in the order in which they began."""
@@ -155,7 +156,7 @@ class StepReader:
         if isinstance(item, dict):
             entry = cast("JsonObject", item)
             if any(entry.get(key) is not None for key in _AGENT_KEYS):
-                return _Entry(raw, self._read_action(position, entry, before, events))
+                return _Entry(entry, self._read_action(position, entry, before, events))
             node = _json_object(raw)
             if node is not None and ("nodeId" in node or "nodeStatus" in node):
                 step = self._read_node(position, node, events)
@@ -228,7 +229,7 @@ class StepReader:
         self.saw_node = True
         step = self._newest.get(node_id)
         if step is None or (step.finished and _runs_again(step, source, status, piece)):
-            step = self._start(node_id, "node", name or node_id, type_, parent_id, events)
+            step = self._start(node_id, "node", name or node_id, type_, events, parent_id=parent_id)
         elif step.finished:
             return step
         step.name = name or step.name
@@ -251,68 +252,55 @@ class StepReader:
         type_ = _text_or_none(entry.get("action_type")) or _text_or_none(entry.get("action"))
         kind = _AGENT_KINDS.get(type_ or "reasoning", "tool")
         name = _text_or_none(entry.get("action_name")) or _text_or_none(entry.get("action"))
+        # `response` repeats `thought`; one of them may be missing.
+        thought = _as_text(entry.get("thought") or entry.get("response"))
         step = before.step if before else None
-        if kind == "reasoning":
-            # `response` repeats `thought`; one of them may be missing.
-            piece = ("", _as_text(entry.get("thought") or entry.get("response")))
-        else:
-            piece = ("", _as_text(entry.get("reasoning_content") or entry.get("thought")))
-        changed_kind = step is not None and (step.kind != kind or (type_ and step.type != type_))
-        if step is None or changed_kind or (step.finished and any(piece)):
-            if step is not None and not step.finished:
+        if step is not None and (step.kind != kind or (type_ and step.type != type_)):
+            if not step.finished:
                 self._finish(step, SUCCESS, events)
+            step = None
+        if step is None or (kind == "reasoning" and step.finished and thought):
             step = self._start(
-                f"thought-{position}", kind, name or type_ or kind, type_, None, events
+                f"thought-{position}",
+                kind,
+                name or type_ or kind,
+                type_,
+                events,
+                input_=None if kind == "reasoning" else _call_input(entry, None),
             )
-            self._finish_reasoning_before(step, events)
+            self._running[step.id] = step
         step.name = name or step.name
         if kind == "reasoning":
-            self._append(step, "thoughts", *piece, events)
-        else:
-            self._read_call(step, entry, piece[1], events)
+            self._append(step, "thoughts", "", thought, events)
+        elif before is None or before.raw != entry:
+            self._read_call(step, entry, events)
+        elif not step.finished and step.output and kind != "response":
+            self._finish(step, SUCCESS, events)  # it was answered, and nothing more came
         return step
 
-    def _read_call(
-        self, step: _Open, entry: JsonObject, thought: str, events: list[AppEvent]
-    ) -> None:
+    def _read_call(self, step: _Open, entry: JsonObject, events: list[AppEvent]) -> None:
         """Read a tool call, a retrieval or a response entry.
 
         No stream of these was ever recorded, so every field is read as the whole or as a delta,
         whichever it turns out to be.
         """
-        grown = _grown("".join(step.reasoning), thought)
+        thought = _as_text(entry.get("reasoning_content") or entry.get("thought"))
         output = _as_text(entry.get("observation"))
         if step.kind == "response" and not output:
             output = _as_text(entry.get("response"))
-        piece = _grown("".join(step.output), output)
-        given = entry.get("action_input")
-        if given in (None, "", {}):
-            given = entry.get("arguments")
-        streamed = entry.get("action_input_stream")
-        if given not in (None, "", {}):
-            step.input = _parsed(given)
-        elif streamed:
-            known = step.input if isinstance(step.input, str) else ""
-            step.input = known + _grown(known, _as_text(streamed))
+        step.input = _call_input(entry, step.input)
+        new_output = _grown("".join(step.output), output)
+        new_thought = _grown("".join(step.reasoning), thought)
         if step.finished:
-            step.output.append(piece)
-            return
-        had_output = bool(step.output)
-        self._append(step, "thoughts", piece, grown, events)
-        if had_output and not piece and step.kind != "response":
-            self._finish(step, SUCCESS, events)
+            step.output.append(new_output)
+        else:
+            self._append(step, "thoughts", new_output, new_thought, events)
 
     def answer_began(self, events: list[AppEvent]) -> None:
         """The answer streams: an agent's reasoning and answered tool calls are over."""
-        for step in self._steps:
-            if step.finished or step.kind in ("node", "response"):
-                continue
-            if step.output or (step.kind == "reasoning" and not any(step.last)):
-                self._finish(step, SUCCESS, events)
-
-    def _finish_reasoning_before(self, started: _Open, events: list[AppEvent]) -> None:
-        for step in self._steps:
-            if step is not started and not step.finished and step.kind == "reasoning":
+        for step in list(self._running.values()):
+            thought = step.kind == "reasoning" and not any(step.last)
+            if thought or (step.output and step.kind != "response"):
                 self._finish(step, SUCCESS, events)
 
     # ------------------------------------------------------------------ shared
@@ -323,13 +311,18 @@ class StepReader:
         kind: StepKind,
         name: str,
         type_: str | None,
-        parent_id: str | None,
         events: list[AppEvent],
+        *,
+        parent_id: str | None = None,
+        input_: Any = None,
     ) -> _Open:
+        for running in list(self._running.values()):
+            if running.kind == "reasoning":  # thinking is over when something is done
+                self._finish(running, SUCCESS, events)
         run = self._runs.get(base_id, 0) + 1
         self._runs[base_id] = run
         step = _Open(base_id if run == 1 else f"{base_id}#{run}", kind, name, type_)
-        step.parent_id = parent_id
+        step.parent_id, step.input = parent_id, input_
         self._newest[base_id] = step
         self._steps.append(step)
         events.append(StepStarted(step.snapshot()))
@@ -358,6 +351,7 @@ class StepReader:
     def _finish(self, step: _Open, status: str, events: list[AppEvent]) -> None:
         step.status = status
         step.finished = True
+        self._running.pop(step.id, None)
         events.append(StepFinished(step.snapshot()))
 
 
@@ -387,6 +381,17 @@ def _node_result(value: object) -> tuple[str, str]:
         return _as_text(result["result"]), reasoning
     rest = {key: part for key, part in result.items() if key != "reasoningContent"}
     return (_as_text(rest) if rest else ""), reasoning
+
+
+def _call_input(entry: JsonObject, known: Any) -> Any:
+    """The input of a tool call: whole, or streamed as text. What is `known` stays where it ends."""
+    for key in ("action_input", "arguments"):
+        given = entry.get(key)
+        if given not in (None, "", {}):
+            return _parsed(given)
+    text = known if isinstance(known, str) else ""
+    streamed = _grown(text, _as_text(entry.get("action_input_stream")))
+    return text + streamed if streamed else known
 
 
 def _json_object(value: object) -> JsonObject | None:

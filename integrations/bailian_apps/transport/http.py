@@ -301,6 +301,9 @@ class SyncCall:
             raise _lost(after_headers=False) from None
         self._response = response
         self._socket = _socket_of(response)
+        if self._closed:  # by another thread, meanwhile
+            self.close()
+            raise _lost(after_headers=False)
         self.status_code, self.headers = response.status_code, response.headers
         if not _is_stream(self.status_code, self.headers):
             self._answer = read_answer(self.status_code, self.headers, self._read_body())
@@ -338,9 +341,10 @@ class SyncCall:
 
     def _read(self) -> bytes:
         raw = cast("requests.Response", self._response).raw
-        if self._socket is not None:
-            self._socket.settimeout(self._patience.remaining_s())
+        left_s = self._patience.remaining_s()
         try:
+            if self._socket is not None:
+                self._socket.settimeout(left_s)
             return raw.read1(_CHUNK)
         except urllib3.exceptions.ReadTimeoutError:
             raise self._patience.error() from None

@@ -97,6 +97,8 @@ class SSEReader:
             line = line.removeprefix(_BOM)
         if line.startswith(b"data:"):
             self._data.append(line)
+        elif line == b"data":  # a field without a colon is an empty one
+            self._data.append(b"data:")
         elif not line:
             self._dispatch(events)
         elif line.startswith(_STATUS):
