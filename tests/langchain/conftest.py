@@ -1,0 +1,228 @@
+"""An app in the emulator, asked through LangChain on each of its four paths."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.tracers.base import BaseTracer
+from langchain_core.tracers.schemas import Run
+
+from bailian_apps.emulator import Emulator
+from bailian_apps.langchain import ChatBailianApp
+
+KEY = "sk-secret-key"
+PATHS = ("invoke", "ainvoke", "stream", "astream")
+
+StartCloud: TypeAlias = Callable[..., Emulator]
+MakeModel: TypeAlias = Callable[..., ChatBailianApp]
+Ask: TypeAlias = Callable[..., AIMessage]
+
+
+@pytest.fixture
+def start_cloud() -> Iterator[StartCloud]:
+    """Starts an emulator with the given apps; it ends with the test."""
+    with ExitStack() as stack:
+        yield lambda **apps: stack.enter_context(Emulator(apps=apps))
+
+
+@pytest.fixture
+def make_model(start_cloud: StartCloud) -> MakeModel:
+    """Makes a model of an app; with a source (recording or function), of one in a new emulator."""
+
+    def make(source: Any, **fields: Any) -> ChatBailianApp:
+        cloud = source if isinstance(source, Emulator) else start_cloud(app=source)
+        given = {"app_id": "app", "api_key": KEY, "base_url": cloud.base_url, **fields}
+        return ChatBailianApp(**given)
+
+    return make
+
+
+def asked(path: str, model: Any, messages: Any = "hi", config: Any = None, /, **kwargs: Any) -> Any:
+    """The answer on one of the four paths, the chunks of a stream added up."""
+
+    def added(chunks: list[AIMessageChunk]) -> AIMessageChunk:
+        assert chunks[-1].chunk_position == "last"
+        assert [c.chunk_position for c in chunks].count("last") == 1
+        return chunks[0] + chunks[1:]
+
+    async def astream() -> AIMessageChunk:
+        return added([chunk async for chunk in model.astream(messages, config, **kwargs)])
+
+    if path == "invoke":
+        return model.invoke(messages, config, **kwargs)
+    if path == "ainvoke":
+        return asyncio.run(model.ainvoke(messages, config, **kwargs))
+    if path == "stream":
+        return added(list(model.stream(messages, config, **kwargs)))
+    return asyncio.run(astream())
+
+
+@pytest.fixture(params=PATHS)
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Asks on one of the four paths."""
+
+    def ask(model: Any, messages: Any = "hi", config: Any = None, /, **kwargs: Any) -> Any:
+        return asked(request.param, model, messages, config, **kwargs)
+
+    return ask
+
+
+@pytest.fixture
+def ask_on() -> Callable[..., Any]:
+    """Asks on the path named first."""
+    return asked
+
+
+class Log(BaseCallbackHandler):
+    """Notes every callback: what, of which run, below which run."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.custom: list[tuple[str, Any, Any]] = []
+        self.names: dict[Any, str] = {}
+        self.parents: dict[Any, Any] = {}
+        self.seen: list[Any] = []
+        self.errors: dict[str, BaseException] = {}
+        self.told: Callable[[], object] = list  # called on every custom event
+
+    def _start(self, serialized: Any, said: Any, kwargs: dict[str, Any]) -> None:
+        name = kwargs.get("name") or (serialized or {}).get("name") or "?"
+        self.names[kwargs["run_id"]] = name
+        self.parents[kwargs["run_id"]] = kwargs.get("parent_run_id")
+        self.events.append(("start", name))
+        self.seen.append((serialized, said, kwargs))
+
+    def _end(self, event: str, said: Any, kwargs: dict[str, Any]) -> None:
+        self.events.append((event, self.names[kwargs["run_id"]]))
+        self.seen.append((said, kwargs))
+        if event == "error":
+            self.errors[self.names[kwargs["run_id"]]] = said
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+        self._start(serialized, messages, kwargs | {"name": "model"})
+
+    def on_chain_start(self, serialized: Any, inputs: Any, **kwargs: Any) -> None:
+        self._start(serialized, inputs, kwargs)
+
+    def on_tool_start(self, serialized: Any, input_str: str, **kwargs: Any) -> None:
+        self._start(serialized, input_str, kwargs)
+
+    def on_retriever_start(self, serialized: Any, query: str, **kwargs: Any) -> None:
+        self._start(serialized, query, kwargs)
+
+    def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+        self._end("end", response, kwargs)
+
+    def on_chain_end(self, outputs: Any, **kwargs: Any) -> None:
+        self._end("end", outputs, kwargs)
+
+    def on_tool_end(self, output: Any, **kwargs: Any) -> None:
+        self._end("end", output, kwargs)
+
+    def on_retriever_end(self, documents: Any, **kwargs: Any) -> None:
+        self._end("end", documents, kwargs)
+
+    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        self._end("error", error, kwargs)
+
+    def on_chain_error(self, error: BaseException, **kwargs: Any) -> None:
+        self._end("error", error, kwargs)
+
+    def on_tool_error(self, error: BaseException, **kwargs: Any) -> None:
+        self._end("error", error, kwargs)
+
+    def on_retriever_error(self, error: BaseException, **kwargs: Any) -> None:
+        self._end("error", error, kwargs)
+
+    def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        self.seen.append((token, kwargs))
+
+    def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
+        self.custom.append((name, data, kwargs["run_id"]))
+        self.seen.append((data, kwargs))
+        self.told()
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@dataclass
+class Traces(BaseTracer):
+    """Keeps whole run trees, as LangSmith would get them."""
+
+    roots: list[Run] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def _persist_run(self, run: Run) -> None:
+        self.roots.append(run)
+
+
+@pytest.fixture
+def traces() -> Traces:
+    return Traces()
+
+
+def shape(run: Run) -> tuple[Any, ...]:
+    """A run tree without ids and times."""
+    below = [shape(child) for child in run.child_runs]
+    return (run.run_type, run.name, run.inputs, run.outputs, run.error, below)
+
+
+@pytest.fixture
+def tree_of() -> Callable[[Run], Any]:
+    """Makes a comparable tree of the runs below a run."""
+    return lambda run: [shape(child) for child in run.child_runs]
+
+
+def agent_frames() -> list[dict[str, Any]]:
+    """A made-up agent run: it thinks, calls a tool, looks something up, and answers.
+
+    No recording shows one as it streams.
+    """
+    thinking = {"action_type": "reasoning", "action_name": "思考", "thought": "先查"}
+    call = {
+        "action_type": "mcp",
+        "action_name": "weather",
+        "action_input": '{"city": "杭州"}',
+    }
+    told = {**call, "observation": '{"sky": "clear"}'}
+    asked_ = {"action_type": "agentRag", "action_name": "知识检索", "action_input": {"query": "茶"}}
+    found = {**asked_, "observation": '[{"text": "龙井", "title": "茶"}]'}
+    over = {**thinking, "thought": ""}  # as recorded: an entry that is over stays, empty
+    lists = [[thinking], [over, call], [over, told], [over, told, asked_], [over, told, found]]
+    frames: list[dict[str, Any]] = [
+        {"output": {"text": "", "finish_reason": "null", "thoughts": thoughts}}
+        for thoughts in lists
+    ]
+    quiet = {"thoughts": lists[-1]}
+    document = {
+        "index_id": "1",
+        "title": "茶",
+        "doc_url": "https://example.com/tea",
+        "text": "龙井",
+    }
+    frames += [
+        {"output": {"text": text, "finish_reason": "null", **quiet}} for text in ("晴", "，")
+    ]
+    last = {"text": "喝茶<ref>[1]</ref>", "finish_reason": "stop", **quiet}
+    models = [{"model_id": "qwen-max", "input_tokens": 7, "output_tokens": 3}]
+    frames.append({"output": {**last, "doc_references": [document]}, "usage": {"models": models}})
+    return frames
+
+
+@pytest.fixture
+def agent() -> list[dict[str, Any]]:
+    return agent_frames()

@@ -1,0 +1,361 @@
+"""The app's steps are runs below the model's run, on every path and however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import langsmith
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tracers.context import collect_runs, tracing_v2_enabled
+from support import recordings
+
+from bailian_apps import AppFailedError, ServerError
+from bailian_apps.emulator import Call, Failure
+from bailian_apps.langchain import ChatBailianApp
+
+PATHS = ("invoke", "ainvoke", "stream", "astream")
+WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
+
+
+def node(name: str, status: str = "executing", result: str = "", **more: Any) -> dict[str, Any]:
+    fields = {"nodeId": name, "nodeName": name, "nodeType": "LLM", "nodeStatus": status, **more}
+    fields["nodeResult"] = json.dumps({"result": result})
+    return {"response": json.dumps(fields)}
+
+
+def frame(text: str = "", finish: str = "null", thoughts: Any = None) -> dict[str, Any]:
+    return {"output": {"text": text, "finish_reason": finish, "thoughts": thoughts}}
+
+
+def thinking(_: Call) -> list[dict[str, Any]]:
+    """The recorded start of a reasoning workflow, brought to an end."""
+    frames = recordings.frames("workflow-deep-thinking-streamed-end-head.jsonl")
+    return [*frames, frame(finish="stop")]
+
+
+@pytest.mark.parametrize("source", ["workflow", "agent", "thinking"])
+def test_the_tree_is_the_same_on_all_paths(
+    source: str, agent: Any, make_model: Any, ask_on: Any, traces: Any, tree_of: Any
+) -> None:
+    sources = {"workflow": WORKFLOW, "agent": lambda _: agent, "thinking": thinking}
+    model = make_model(sources[source])
+    for path in PATHS:
+        ask_on(path, model, "hi", {"callbacks": [traces]})
+    trees = [tree_of(root) for root in traces.roots]
+    assert len(trees) == 4
+    assert trees[0]
+    assert trees[1:] == [trees[0]] * 3
+
+
+def test_nodes_are_chain_runs(make_model: Any, ask: Any, traces: Any) -> None:
+    ask(make_model(WORKFLOW), "hi", {"callbacks": [traces]})
+    (root,) = traces.roots
+    assert root.run_type == "llm"
+    assert [(run.run_type, run.name) for run in root.child_runs] == [
+        ("chain", "开始"),
+        ("chain", "LLM_j45e"),
+        ("chain", "LLM_2Km9"),
+        ("chain", "结束"),
+    ]
+    expected = recordings.node_texts(WORKFLOW.name)
+    for run in root.child_runs:
+        step_id = run.extra["metadata"]["bailian_step_id"]
+        assert run.outputs == {"output": expected[step_id]}
+        assert root.start_time <= run.start_time <= run.end_time <= root.end_time
+
+
+def test_tool_calls_and_retrievals_have_runs_of_their_kind_with_their_inputs(
+    agent: Any, make_model: Any, ask: Any, traces: Any
+) -> None:
+    answer = ask(make_model(lambda _: agent), "hi", {"callbacks": [traces]})
+    tool, retrieval = traces.roots[0].child_runs
+    assert (tool.run_type, tool.name) == ("tool", "weather")
+    assert tool.inputs in ({"city": "杭州"}, {"input": '{"city": "杭州"}'})  # the latter before 1.1
+    assert tool.outputs == {"output": '{"sky": "clear"}'}
+    assert (retrieval.run_type, retrieval.name) == ("retriever", "知识检索")
+    assert retrieval.inputs == {"query": "茶"}
+    (document,) = retrieval.outputs["documents"]
+    assert (document.page_content, document.metadata) == ("龙井", {"title": "茶"})
+    assert answer.additional_kwargs["reasoning_content"] == "先查"
+    assert traces.roots[0].outputs["generations"][0][0]["text"] == "晴，喝茶<ref>[1]</ref>"
+
+
+def test_each_run_ends_once_and_before_the_model_does(make_model: Any, ask: Any, log: Any) -> None:
+    ask(make_model(WORKFLOW), "hi", {"callbacks": [log]})
+    assert log.events[0] == ("start", "model")
+    assert log.events[-1] == ("end", "model")
+    names = ["model", "开始", "LLM_j45e", "LLM_2Km9", "结束"]
+    assert sorted(log.events) == sorted(
+        [(kind, name) for kind in ("start", "end") for name in names]
+    )
+
+
+def test_custom_events_tell_of_every_step(agent: Any, make_model: Any, ask: Any, log: Any) -> None:
+    ask(make_model(lambda _: agent), "hi", {"callbacks": [log]})
+    assert {name for name, _, _ in log.custom} == {"bailian_step"}
+    assert {log.names[run_id] for _, _, run_id in log.custom} == {"model"}
+    told = [(data["event"], data["step"]["kind"]) for _, data, _ in log.custom]
+    kinds = ["reasoning", "tool", "retrieval"]
+    assert sorted(told) == sorted([(event, kind) for event in ("start", "end") for kind in kinds])
+    assert told.index(("start", "tool")) < told.index(("end", "tool"))
+
+
+def test_a_failed_step_is_a_failed_run(make_model: Any, ask: Any, log: Any) -> None:
+    def app(_: Call) -> list[Any]:
+        started = frame(thoughts=[node("search")])
+        failed = frame(thoughts=[node("search", "fail", nodeErrorMsg="no index")])
+        return [started, failed, frame("sorry", "stop")]
+
+    ask(make_model(app), "hi", {"callbacks": [log]})
+    assert isinstance(log.errors["search"], AppFailedError)
+    assert log.errors["search"].message == "no index"
+    assert log.events[-2:] == [("error", "search"), ("end", "model")]
+
+
+def test_an_error_ends_open_steps_last_in_first_out(make_model: Any, ask: Any, log: Any) -> None:
+    def app(_: Call) -> list[Any]:
+        both = [node("a", result="x"), node("b")]
+        return [
+            frame(thoughts=both[:1]),
+            frame(thoughts=both),
+            Failure(status=500, code="SystemError"),
+        ]
+
+    with pytest.raises(ServerError) as caught:
+        ask(make_model(lambda call: iter(app(call))), "hi", {"callbacks": [log]})
+    assert log.events[-3:] == [("error", "b"), ("error", "a"), ("error", "model")]
+    assert caught.value.partial is not None
+    assert caught.value.is_retryable is False
+    assert [data["event"] for _, data, _ in log.custom] == ["start", "start", "error", "error"]
+
+
+class Held:
+    """An app that says a first piece, with a step open, and then waits until nobody listens."""
+
+    def __init__(self) -> None:
+        self.gone = threading.Event()
+
+    def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
+        yield frame("one", thoughts=[{"action_type": "api", "action_name": "mail"}])
+        if call.gone.wait(10):
+            self.gone.set()
+        yield frame("two", "stop")
+
+
+CLOSED = [("start", "model"), ("start", "mail"), ("error", "mail"), ("error", "model")]
+
+
+def test_leaving_a_stream_ends_everything_at_once(make_model: Any, log: Any) -> None:
+    app = Held()
+    stream = make_model(app).stream("hi", {"callbacks": [log]})
+    assert next(chunk.text for chunk in stream if chunk.text) == "one"
+    stream.close()
+    assert log.events == CLOSED
+    assert isinstance(log.errors["model"], GeneratorExit)
+    assert app.gone.wait(10)
+
+
+async def test_closing_an_async_stream_ends_everything_at_once(make_model: Any, log: Any) -> None:
+    app = Held()
+    stream = make_model(app).astream("hi", {"callbacks": [log]})
+    async for chunk in stream:
+        if chunk.text:
+            break
+    await stream.aclose()
+    assert log.events == CLOSED
+    assert await asyncio.to_thread(app.gone.wait, 10)
+
+
+@pytest.mark.parametrize("path", ["ainvoke", "astream"])
+async def test_cancelling_ends_everything_at_once(path: str, make_model: Any, log: Any) -> None:
+    app = Held()
+    model = make_model(app)
+
+    async def run() -> None:
+        if path == "ainvoke":
+            await model.ainvoke("hi", {"callbacks": [log]})
+        async for _ in model.astream("hi", {"callbacks": [log]}):
+            pass
+
+    begun = asyncio.Event()
+    log.told = begun.set
+    task = asyncio.create_task(run())
+    await asyncio.wait_for(begun.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log.events == CLOSED
+    assert isinstance(log.errors["model"], asyncio.CancelledError)
+    assert await asyncio.to_thread(app.gone.wait, 10)
+
+
+def test_inside_a_chain_the_model_and_its_steps_are_below_the_chain(
+    make_model: Any, ask_on: Any, traces: Any
+) -> None:
+    model = make_model(WORKFLOW)
+    chain = ChatPromptTemplate([("human", "{said}")]) | model | RunnableLambda(lambda m: m)
+    for path in PATHS:
+        ask_on(path, chain, {"said": "hi"}, {"callbacks": [traces]})
+    assert len(traces.roots) == 4
+    for root in traces.roots:
+        (below,) = [run for run in root.child_runs if run.run_type == "llm"]
+        assert [run.name for run in below.child_runs] == ["开始", "LLM_j45e", "LLM_2Km9", "结束"]
+
+
+def test_a_chain_streams_text(make_model: Any) -> None:
+    chain = ChatPromptTemplate([("human", "{said}")]) | make_model(WORKFLOW) | StrOutputParser()
+    pieces = list(chain.stream({"said": "hi"}))
+    assert "".join(pieces) == recordings.expected_text(WORKFLOW.name)
+
+    async def astream() -> list[str]:
+        return [piece async for piece in chain.astream({"said": "hi"})]
+
+    assert asyncio.run(astream()) == pieces
+
+
+def test_callbacks_of_the_model_itself_see_the_steps_too(
+    make_model: Any, ask: Any, log: Any
+) -> None:
+    ask(make_model(WORKFLOW, callbacks=[log]))
+    assert len(log.events) == 10
+
+
+def test_collected_runs_hold_the_steps(make_model: Any, ask: Any) -> None:
+    model = make_model(WORKFLOW)
+    with collect_runs() as collected:
+        ask(model)
+    (root,) = collected.traced_runs
+    assert len(root.child_runs) == 4
+
+
+def test_the_config_reaches_the_steps(make_model: Any, ask: Any, traces: Any) -> None:
+    config = {"callbacks": [traces], "tags": ["t"], "metadata": {"user": "u"}, "run_name": "mine"}
+    ask(make_model(WORKFLOW, tags=["own"]), "hi", config)
+    (root,) = traces.roots
+    assert root.name == "mine"
+    assert set(root.tags) == {"t", "own"}
+    for run in root.child_runs:
+        assert run.tags == ["t"]
+        assert run.extra["metadata"]["user"] == "u"
+        assert not any(key.startswith("ls_") for key in run.extra["metadata"])
+
+
+def test_the_run_id_of_the_config_is_the_models(make_model: Any, ask: Any, traces: Any) -> None:
+    run_id = uuid.uuid4()
+    answer = ask(make_model(WORKFLOW), "hi", {"callbacks": [traces], "run_id": run_id})
+    assert traces.roots[0].id == run_id
+    assert answer.id.startswith(f"lc_run--{run_id}")
+    assert {run.parent_run_id for run in traces.roots[0].child_runs} == {run_id}
+
+
+async def events_of(runnable: Any, said: Any) -> list[Any]:
+    return [event async for event in runnable.astream_events(said, version="v2")]
+
+
+@pytest.mark.parametrize("implicit", [True, False], ids=["ainvoke", "astream"])
+async def test_astream_events_shows_tokens_and_steps(implicit: bool, make_model: Any) -> None:
+    model = make_model(WORKFLOW)
+
+    async def ask(said: str) -> AIMessage:
+        return await model.ainvoke(said)
+
+    events = await events_of(RunnableLambda(ask) if implicit else model, "hi")
+    pieces = [e["data"]["chunk"].text for e in events if e["event"] == "on_chat_model_stream"]
+    assert "".join(pieces) == recordings.expected_text(WORKFLOW.name)
+    assert len(pieces) > 1
+    nodes = [e for e in events if "bailian_step_id" in e["metadata"]]
+    assert [e["event"] for e in nodes] == ["on_chain_start", "on_chain_end"] * 4
+    assert [e["name"] for e in events if e["event"] == "on_custom_event"] == ["bailian_step"] * 8
+    (end,) = [e for e in events if e["event"] == "on_chat_model_end"]
+    assert end["data"]["output"].text == recordings.expected_text(WORKFLOW.name)
+
+
+@pytest.mark.parametrize("streaming", [True, None])
+def test_invoke_reports_tokens_only_when_asked_to(
+    streaming: bool | None, make_model: Any, ask_on: Any, log: Any
+) -> None:
+    model = make_model(recordings.FOLDER / "agent-plain-stream.sse", streaming=streaming)
+    for path in ("invoke", "ainvoke"):
+        ask_on(path, model, "hi", {"callbacks": [log]})
+    tokens = [said[0] for said in log.seen if isinstance(said[0], str)]
+    text = recordings.expected_text("agent-plain-stream.sse")
+    assert "".join(tokens) == (text * 2 if streaming else "")
+
+
+@pytest.mark.skipif(
+    not hasattr(BaseChatModel, "_streaming_disabled"), reason="an older langchain-core streams"
+)
+def test_streaming_false_makes_one_chunk(make_model: Any, log: Any) -> None:
+    model = make_model(WORKFLOW, streaming=False)
+    (chunk,) = list(model.stream("hi", {"callbacks": [log]}))
+    assert chunk.text == recordings.expected_text(WORKFLOW.name)
+    assert len(log.events) == 10
+
+
+def test_in_langgraph_the_tokens_and_the_steps_come_through(make_model: Any, traces: Any) -> None:
+    graph = pytest.importorskip("langgraph.graph")
+    model: ChatBailianApp = make_model(WORKFLOW)
+    builder = graph.StateGraph(graph.MessagesState)
+    # Named as a node of the workflow: LangGraph must not take the one for the other.
+    builder.add_node("结束", lambda state: {"messages": [model.invoke(state["messages"])]})
+    builder.add_edge(graph.START, "结束")
+    compiled = builder.compile()
+    said = {"messages": [("human", "hi")]}
+    parts = list(compiled.stream(said, {"callbacks": [traces]}, stream_mode="messages"))
+    assert "".join(part.text for part, _ in parts) == recordings.expected_text(WORKFLOW.name)
+
+    def models(run: Any) -> Iterator[Any]:
+        for child in run.child_runs:
+            yield from [child] if child.run_type == "llm" else models(child)
+
+    (run,) = models(traces.roots[0])
+    assert [child.name for child in run.child_runs][-1] == "结束 (app)"
+
+
+def test_a_handler_that_raises_ends_the_run_and_not_the_process(
+    make_model: Any, ask: Any, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no steps please")
+
+    log.raise_error = True
+    monkeypatch.setattr(log, "on_chain_start", refuse)
+    call: Callable[..., Any] = ask
+    with pytest.raises(RuntimeError, match="no steps please"):
+        call(make_model(WORKFLOW), "hi", {"callbacks": [log]})
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_langsmith_gets_one_trace_without_secrets(path: str, make_model: Any, ask_on: Any) -> None:
+    class Client(langsmith.Client):
+        """Keeps what would be sent."""
+
+        def __init__(self) -> None:
+            self.created: list[dict[str, Any]] = []
+            self.updated: list[dict[str, Any]] = []
+
+        def create_run(self, *args: Any, **kwargs: Any) -> None:
+            self.created.append(kwargs)
+
+        def update_run(self, *args: Any, **kwargs: Any) -> None:
+            self.updated.append(kwargs)
+
+    client = Client()
+    model = make_model(WORKFLOW, biz_params={"user_defined_tokens": {"t": "tok-very-secret"}})
+    with tracing_v2_enabled(client=client):
+        ask_on(path, model, "hi", api_key="sk-other-key")
+    assert len(client.created) == len(client.updated) == 5
+    assert len({run["trace_id"] for run in client.created}) == 1
+    root = client.created[0]
+    assert {run["parent_run_id"] for run in client.created[1:]} == {root["id"]}
+    assert not any(key in str([client.created, client.updated]) for key in ("tok-very", "sk-"))

@@ -1,0 +1,230 @@
+"""What a `ChatBailianApp` is: its fields, its defaults, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.globals import set_llm_cache
+from langchain_core.load import dumpd
+from langchain_core.runnables import ConfigurableField
+
+from bailian_apps import AppSettings, BailianApp, InvalidInputError, Timeout
+from bailian_apps.emulator import Call
+from bailian_apps.langchain import ChatBailianApp
+
+
+def make(**fields: Any) -> ChatBailianApp:
+    return ChatBailianApp(**{"app_id": "app", "api_key": "k", **fields})
+
+
+def test_every_setting_is_a_field() -> None:
+    assert AppSettings.model_fields.keys() <= ChatBailianApp.model_fields.keys()
+    assert BailianApp(make(timeout=7)).settings.timeout == 7
+
+
+def test_a_timeout_in_parts_is_dumped_traced_and_sent(
+    start_cloud: Any, make_model: Any, ask: Any, log: Any
+) -> None:
+    parts = Timeout(total_s=60)
+    model = make_model(start_cloud(app=lambda _: "hi"), timeout=parts)
+    kwargs = dumpd(model)["kwargs"]
+    assert kwargs["timeout"] == parts.model_dump()
+    assert make(timeout=kwargs["timeout"]).timeout == parts
+    answer = ask(model, "x", {"callbacks": [log]}, timeout=Timeout(total_s=50))
+    assert answer.content == "hi"
+    (params,) = [
+        said[2]["invocation_params"] for said in log.seen if "invocation_params" in said[-1]
+    ]
+    assert params["timeout"]["total_s"] == 50
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAILIAN_APP_ID", "from-env")
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-env")
+    model = ChatBailianApp()
+    assert model.app_id == "from-env"
+    assert model.api_key is not None
+    assert model.api_key.get_secret_value() == "sk-env"
+
+
+def test_model_is_another_name_for_app_id() -> None:
+    model = ChatBailianApp(model="app", api_key="k")
+    assert model.app_id == model.model == "app"
+    assert model._get_ls_params()["ls_model_name"] == "app"
+    with pytest.raises(InvalidInputError, match="model: differs from app_id"):
+        ChatBailianApp(model="a", app_id="b")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"app_idd": "x"}, "app_idd: is not a setting. Check its spelling"),
+        ({"max_retry": 3}, "max_retry: is not a setting"),
+        ({"app_id": ""}, "app_id: is empty. Pass app_id= or set BAILIAN_APP_ID"),
+        ({"app_id": "a/b"}, "app_id: has a character that an app id cannot have"),
+        ({"temperature": 2}, "temperature"),
+        ({"streaming": "perhaps"}, "streaming: is a str"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        make(**fields)
+    assert str(caught.value).startswith(message)
+
+
+def test_max_tokens_is_taken_and_said_to_have_no_effect(
+    start_cloud: Any, make_model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud = start_cloud(app=lambda _: "hi")
+    with caplog.at_level(logging.WARNING, "bailian_apps"):
+        model = make_model(cloud, max_tokens=5)
+    assert "max_tokens=5 is not sent" in caplog.text
+    model.invoke("hi")
+    assert "max_tokens" not in str(cloud.requests[0].body)
+
+
+def test_tools_and_schemas_are_refused_with_advice() -> None:
+    with pytest.raises(NotImplementedError, match="in its console"):
+        make().bind_tools([])
+    with pytest.raises(NotImplementedError, match="JsonOutputParser"):
+        make().with_structured_output({})
+
+
+def test_the_profile_says_what_an_app_cannot() -> None:
+    profile = getattr(make(), "profile", None)
+    if profile is None:
+        pytest.skip("this langchain-core has no model profiles")
+    assert profile["tool_calling"] is False
+    assert profile["reasoning_output"] is True
+
+
+def test_a_global_cache_is_not_used_unasked(start_cloud: Any, make_model: Any) -> None:
+    cloud = start_cloud(app=lambda _: "hi")
+    model = make_model(cloud)
+    set_llm_cache(InMemoryCache())
+    try:
+        model.invoke("hi")
+        model.invoke("hi")
+    finally:
+        set_llm_cache(None)
+    assert len(cloud.requests) == 2
+
+
+def test_a_copy_with_all_fields_set_still_streams(start_cloud: Any, make_model: Any) -> None:
+    cloud = start_cloud(app=lambda _: "a longer answer", other=lambda _: "another, longer answer")
+    model = make_model(cloud).configurable_fields(app_id=ConfigurableField(id="app"))
+    chunks = list(model.stream("hi", {"configurable": {"app": "other"}}))
+    assert "".join(chunk.text for chunk in chunks) == "another, longer answer"
+    assert len(chunks) > 2
+
+
+def test_one_model_serves_many_calls_at_once(start_cloud: Any, make_model: Any) -> None:
+    model = make_model(start_cloud(app=lambda call: call.prompt * 3))
+    prompts = [f"<{number}>" for number in range(8)]
+    answers = model.batch(prompts)
+    assert [answer.content for answer in answers] == [prompt * 3 for prompt in prompts]
+    assert len({answer.response_metadata["session_id"] for answer in answers}) == 8
+
+
+async def test_abatch(start_cloud: Any, make_model: Any) -> None:
+    model = make_model(start_cloud(app=lambda call: call.prompt * 3))
+    answers = await model.abatch(["a", "b"])
+    assert [answer.content for answer in answers] == ["aaa", "bbb"]
+
+
+def test_the_model_can_be_pickled_and_copied(start_cloud: Any, make_model: Any) -> None:
+    model = make_model(start_cloud(app=lambda _: "hi"))
+    assert pickle.loads(pickle.dumps(model)).invoke("x").content == "hi"
+    assert model.model_copy(update={"temperature": 0.5}).temperature == 0.5
+
+
+def streamed_otherwise(_: Call) -> list[dict[str, Any]]:
+    """A workflow whose last frame says another text than its End node wrote."""
+    thought = (
+        '{"nodeId":"End_1","nodeType":"End","nodeStatus":"executing",'
+        '"nodeResult":"{\\"result\\":\\"draft\\"}"}'
+    )
+    return [
+        {"output": {"finish_reason": "null", "thoughts": [{"response": thought}]}},
+        {"output": {"finish_reason": "stop", "text": "the final text"}},
+    ]
+
+
+@pytest.mark.parametrize("output_version", ["v0", "v1"])
+def test_when_the_final_text_is_another_invoke_gives_it_and_stream_says_so(
+    output_version: str, make_model: Any, ask_on: Any
+) -> None:
+    model = make_model(streamed_otherwise, output_version=output_version)
+    for path in ("invoke", "ainvoke"):
+        assert ask_on(path, model).text == "the final text"
+    for path in ("stream", "astream"):
+        answer = ask_on(path, model)
+        assert answer.text == "draft"
+        assert answer.response_metadata["final_text"] == "the final text"
+    assert ask_on("invoke", model, stop=["text"]).text == "the final "
+
+
+def test_blocks_of_reasoning_tools_and_citations(agent: Any, make_model: Any, ask: Any) -> None:
+    model, v1 = (make_model(lambda _: agent, output_version=v) for v in ("v0", "v1"))
+
+    def standard(message: Any) -> list[Any]:
+        return [
+            {k: v for k, v in block.items() if k != "index"} for block in message.content_blocks
+        ]
+
+    blocks = standard(ask(model))
+    assert blocks == [
+        {"type": "reasoning", "reasoning": "先查"},
+        {
+            "type": "server_tool_call",
+            "id": "thought-1",
+            "name": "weather",
+            "args": {"city": "杭州"},
+        },
+        {
+            "type": "server_tool_result",
+            "tool_call_id": "thought-1",
+            "status": "success",
+            "output": '{"sky": "clear"}',
+        },
+        {
+            "type": "server_tool_call",
+            "id": "thought-2",
+            "name": "知识检索",
+            "args": {"query": "茶"},
+        },
+        {
+            "type": "server_tool_result",
+            "tool_call_id": "thought-2",
+            "status": "success",
+            "output": '[{"text": "龙井", "title": "茶"}]',
+        },
+        {
+            "type": "text",
+            "text": "晴，喝茶<ref>[1]</ref>",
+            "annotations": [
+                {
+                    "type": "citation",
+                    "title": "茶",
+                    "url": "https://example.com/tea",
+                    "cited_text": "龙井",
+                    "extras": {"index_id": "1"},
+                }
+            ],
+        },
+    ]
+    assert standard(ask(v1)) == blocks
+
+
+def test_usage_is_counted_once(agent: Any, make_model: Any, ask: Any) -> None:
+    answer = ask(make_model(lambda _: agent))
+    assert answer.usage_metadata == {"input_tokens": 7, "output_tokens": 3, "total_tokens": 10}
+    assert answer.response_metadata["model_usage"] == [
+        {"model_id": "qwen-max", "input_tokens": 7, "output_tokens": 3}
+    ]
+    assert answer.response_metadata["model_name"] == "app"
+    assert answer.response_metadata["model_provider"] == "bailian"

@@ -1,0 +1,128 @@
+"""LangChain messages as turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from bailian_apps import InvalidInputError
+from bailian_apps.core.history import SessionMarker, Turn
+from bailian_apps.langchain.messages import to_turns
+
+URL = "https://example.com/a.png"
+MARKER = SessionMarker(app_id="a", session_id="s", round=1, used_at=5.0)
+
+
+@pytest.mark.parametrize(
+    ("message", "turn"),
+    [
+        (SystemMessage("be brief"), Turn(role="system", text="be brief")),
+        (ChatMessage("x", role="system"), Turn(role="system", text="x")),
+        (ChatMessage("x", role="user"), Turn(role="user", text="x")),
+        (ChatMessage("x", role="assistant"), Turn(role="assistant", text="x")),
+        (HumanMessage("hi", name="joe"), Turn(role="user", text="hi")),
+        (
+            HumanMessage(["a", {"type": "text", "text": "b"}, {"type": "text-plain", "text": "c"}]),
+            Turn(role="user", text="a\nb\nc"),
+        ),
+        (
+            HumanMessage(
+                [
+                    {"type": "text", "text": "look"},
+                    {"type": "image", "url": URL},
+                    {"type": "image_url", "image_url": {"url": URL, "detail": "low"}},
+                    {"type": "image_url", "image_url": URL},
+                    {"type": "image", "source_type": "url", "url": URL},
+                    {"type": "file", "url": "https://example.com/a.pdf"},
+                ]
+            ),
+            Turn(role="user", text="look", images=(URL,) * 4, files=("https://example.com/a.pdf",)),
+        ),
+        (AIMessage("yes"), Turn(role="assistant", text="yes")),
+        (
+            AIMessage("yes", response_metadata={"bailian": MARKER.to_dict()}),
+            Turn(role="assistant", text="yes", marker=MARKER),
+        ),
+        (
+            AIMessage("yes", response_metadata={"bailian": {"session_id": 3}}),
+            Turn(role="assistant", text="yes"),
+        ),
+        (
+            AIMessage(
+                [
+                    {"type": "reasoning", "reasoning": "hm"},
+                    {"type": "thinking", "thinking": "hm"},
+                    {"type": "text", "text": "a"},
+                    {"type": "server_tool_call", "id": "1", "name": "n", "args": {}},
+                    {"type": "non_standard", "value": {"type": "bailian_step"}},
+                    {"type": "text", "text": "b"},
+                ]
+            ),
+            Turn(role="assistant", text="ab"),
+        ),
+    ],
+)
+def test_a_message_becomes_a_turn(message: BaseMessage, turn: Turn) -> None:
+    assert to_turns([message]) == [turn]
+
+
+TOOL_CALL = {"id": "1", "name": "n", "args": {}}
+
+
+@pytest.mark.parametrize(
+    ("message", "where", "what"),
+    [
+        (ToolMessage("x", tool_call_id="1"), "messages[1]", "is a ToolMessage"),
+        (FunctionMessage("x", name="f"), "messages[1]", "is a FunctionMessage"),
+        (RemoveMessage("x"), "messages[1]", "is a RemoveMessage"),
+        (ChatMessage("x", role="critic"), "messages[1]", "ChatMessage of role 'critic'"),
+        (AIMessage("", tool_calls=[TOOL_CALL]), "messages[1]", "is an AIMessage with tool_calls"),
+        (AIMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'image'"),
+        (
+            HumanMessage(["hi", {"type": "image", "base64": "aGk=", "mime_type": "image/png"}]),
+            "messages[1].content[1]",
+            "block of type 'image' that holds the data",
+        ),
+        (
+            HumanMessage(
+                [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]
+            ),
+            "messages[1].content[0]",
+            "block of type 'image_url' that holds the data",
+        ),
+        (
+            HumanMessage([{"type": "file", "file_id": "1"}]),
+            "messages[1].content[0]",
+            "block of type 'file' that holds the data",
+        ),
+        (
+            HumanMessage([{"type": "audio", "url": "https://example.com/a.mp3"}]),
+            "messages[1].content[0]",
+            "block of type 'audio'",
+        ),
+        (SystemMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'image'"),
+    ],
+)
+def test_what_cannot_be_sent_is_named(message: BaseMessage, where: str, what: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        to_turns([HumanMessage("first"), message])
+    assert caught.value.field == where
+    assert what in str(caught.value)
+
+
+def test_it_is_refused_on_every_path(start_cloud: Any, make_model: Any, ask: Any) -> None:
+    cloud = start_cloud(app=lambda _: "hi")
+    with pytest.raises(InvalidInputError, match=r"messages\[0\]: is a ToolMessage"):
+        ask(make_model(cloud), [ToolMessage("x", tool_call_id="1")])
+    assert cloud.requests == []

@@ -1,0 +1,116 @@
+"""`stop`: an app knows no stop sequences, so the answer is cut off on this side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bailian_apps.emulator import Call
+from bailian_apps.langchain.answer import StopFilter
+
+
+def cut(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
+    stop_filter = StopFilter(stops)
+    text = ""
+    for piece in pieces:
+        text += stop_filter.feed(piece)
+        if stop_filter.found:
+            return text, True
+    return text + stop_filter.flush(), False
+
+
+def expected(text: str, stops: list[str]) -> tuple[str, bool]:
+    """The first moment at which the text so far holds a stop sequence decides."""
+    for end in range(len(text) + 1):
+        found = [at for stop in stops if (at := text[:end].find(stop)) >= 0]
+        if found:
+            return text[: min(found)], True
+    return text, False
+
+
+@given(st.text("ab.", max_size=12), st.lists(st.text("ab.", min_size=1, max_size=4), max_size=3))
+def test_letter_by_letter_it_stops_at_the_first_stop_sequence(text: str, stops: list[str]) -> None:
+    assert cut(list(text), stops) == expected(text, stops)
+
+
+@given(st.lists(st.text("ab.", max_size=4)), st.text("ab.", min_size=1, max_size=4))
+def test_the_pieces_do_not_matter(pieces: list[str], stop: str) -> None:
+    text = "".join(pieces)
+    assert cut(pieces, [stop]) == (text.partition(stop)[0], stop in text)
+
+
+@given(st.lists(st.text("ab.", max_size=4)), st.lists(st.text("ab.", min_size=1, max_size=4)))
+def test_nothing_is_given_that_begins_a_stop_sequence(pieces: list[str], stops: list[str]) -> None:
+    stop_filter = StopFilter(stops)
+    given_ = ""
+    for piece in pieces:
+        given_ += stop_filter.feed(piece)
+        assert not any(stop in given_ for stop in stops)
+        if stop_filter.found:
+            return
+
+
+class Talker:
+    """Says one piece after the other, and then waits until nobody listens."""
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = pieces
+        self.left = threading.Event()
+
+    def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
+        for piece in self.pieces:
+            yield {"output": {"text": piece, "finish_reason": "null"}}
+        if call.gone.wait(10):
+            self.left.set()
+        yield {"output": {"text": "", "finish_reason": "stop"}}
+
+
+@pytest.mark.parametrize("where", ["call", "field"])
+def test_the_answer_ends_there_and_the_connection_is_closed(
+    where: str, make_model: Any, ask: Any
+) -> None:
+    app = Talker("one, E", "N", "D, two")
+    model = make_model(app, **({"stop": ["END"]} if where == "field" else {}))
+    answer = ask(model, **({"stop": ["END"]} if where == "call" else {}))
+    assert answer.content == "one, "
+    assert answer.response_metadata["finish_reason"] == "stop"
+    assert app.left.wait(10)
+
+
+def test_the_call_goes_before_the_field(make_model: Any, ask: Any) -> None:
+    model = make_model(lambda _: "a b c", stop=["a"])
+    assert ask(model, stop=["c"]).content == "a b "
+
+
+def test_an_answer_without_the_sequence_is_whole(make_model: Any, ask: Any) -> None:
+    answer = ask(make_model(lambda _: "almost EN"), stop=["END"])
+    assert answer.content == "almost EN"
+    assert answer.response_metadata["bailian"]["round"] == 1
+
+
+def test_after_an_answer_that_was_cut_off_the_whole_conversation_is_sent(
+    start_cloud: Any, make_model: Any, ask: Any
+) -> None:
+    cloud = start_cloud(app=lambda _: "one, two")
+    model = make_model(cloud)
+    answer = ask(model, "hi", stop=[", "])
+    assert "bailian" not in answer.response_metadata
+    ask(model, [("human", "hi"), answer, ("human", "and?")])
+    assert [message["content"] for message in cloud.requests[1].messages] == ["hi", "one", "and?"]
+
+
+def test_steps_that_are_cut_off_end_well(make_model: Any, ask: Any, log: Any) -> None:
+    def app(_: Call) -> list[dict[str, Any]]:
+        call = {"action_type": "api", "action_name": "mail"}
+        return [
+            {"output": {"text": text, "finish_reason": finish, "thoughts": [call]}}
+            for text, finish in [("one", "null"), ("END", "null"), ("", "stop")]
+        ]
+
+    ask(make_model(app), "hi", {"callbacks": [log]}, stop=["END"])
+    assert log.events == [("start", "model"), ("start", "mail"), ("end", "mail"), ("end", "model")]
