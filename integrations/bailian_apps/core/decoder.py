@@ -22,6 +22,7 @@ from bailian_apps.core.events import (
     AppEvent,
     References,
     RunStarted,
+    StepFinished,
     TextDelta,
     UnknownFrame,
     UsageReported,
@@ -58,8 +59,8 @@ class Decoder:
         self._streamed_text: str | None = None
         self._references: list[DocReference] = []
         self._references_raw: object = None
-        self._usage = Usage()
         self._usage_raw: object = None
+        self._told_usage = Usage()
         self._session_id: str | None = None
         self._request_id: str | None = None
         self._finish_reason: str | None = None
@@ -118,9 +119,11 @@ class Decoder:
         if (references := fields.get("doc_references")) and references != self._references_raw:
             self._references_raw = references
             self._read_references(references, events)
-        if (usage := frame.get("usage")) and usage != self._usage_raw:
+        if usage := frame.get("usage"):
             self._usage_raw = usage
-            self._read_usage(usage, events)
+            # Counts change with every frame. They are told when a step ends, and at the end.
+            if self.finished or any(type(event) is StepFinished for event in events):
+                self._tell_usage(events)
         return events
 
     def finish(self) -> AppResult:
@@ -150,7 +153,7 @@ class Decoder:
             reasoning="".join(self._steps.reasoning),
             steps=self._steps.steps(),
             references=tuple(self._references),
-            usage=self._usage,
+            usage=_usage(self._usage_raw) or Usage(),
             session_id=self._session_id,
             request_id=self._request_id,
             finish_reason=self._finish_reason,
@@ -229,24 +232,34 @@ class Decoder:
         if new:
             events.append(References(tuple(new)))
 
-    def _read_usage(self, value: object, events: list[AppEvent]) -> None:
-        models = cast("dict[str, Any]", value).get("models") if isinstance(value, dict) else None
-        if not isinstance(models, list):
-            events.append(UnknownFrame({"usage": value}))
-            return
-        self._usage = Usage(
-            models=tuple(
+    def _tell_usage(self, events: list[AppEvent]) -> None:
+        usage = _usage(self._usage_raw)
+        if usage is None:
+            events.append(UnknownFrame({"usage": self._usage_raw}))
+        elif usage != self._told_usage:
+            self._told_usage = usage
+            events.append(UsageReported(usage))
+
+
+def _usage(value: object) -> Usage | None:
+    """The `usage` object; `{}` and null are no tokens, and what cannot be read is None."""
+    if not value:
+        return Usage()
+    models = cast("dict[str, Any]", value).get("models") if isinstance(value, dict) else None
+    if not isinstance(models, list):
+        return None
+    read: list[ModelUsage] = []
+    for item in cast("list[object]", models):
+        if isinstance(item, dict):
+            model = cast("dict[str, Any]", item)
+            read.append(
                 ModelUsage(
                     model_id=str(model.get("model_id") or ""),
                     input_tokens=_count(model.get("input_tokens")),
                     output_tokens=_count(model.get("output_tokens")),
                 )
-                for model in cast("list[Any]", models)
-                if isinstance(model, dict)
-                for model in [cast("dict[str, Any]", model)]
             )
-        )
-        events.append(UsageReported(self._usage))
+    return Usage(models=tuple(read))
 
 
 def _reference(fields: dict[str, Any]) -> DocReference:

@@ -74,7 +74,10 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class UsageReported:
-    """The tokens used so far. Counts are cumulative: the newest event replaces the older."""
+    """The tokens used so far, told when a step has ended and at the end of the run.
+
+    Counts are cumulative: the newest event replaces the older.
+    """
 
     usage: Usage
     kind: ClassVar[Literal["usage_reported"]] = "usage_reported"

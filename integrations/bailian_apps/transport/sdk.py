@@ -76,22 +76,22 @@ def _not_in_own_call(_record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def _own_call() -> Generator[None]:
-    """Run the SDK's code: its log is kept quiet, and whatever it raises is typed.
-
-    The SDK's log holds whole prompts, answers and user tokens.
-    """
+def _quiet() -> Generator[None]:
+    """Keep the SDK's log out of our calls: it holds whole prompts, answers and user tokens."""
     token = _in_own_call.set(True)
     try:
         yield
-    except (BailianError, StopIteration, StopAsyncIteration):
-        raise
-    except Exception as error:
-        raise ProtocolError(
-            f"the SDK could not read the answer ({type(error).__name__}: {error})"
-        ) from error
     finally:
         _in_own_call.reset(token)
+
+
+def _typed(error: Exception) -> BailianError:
+    """The error for whatever the SDK raised."""
+    if isinstance(error, BailianError):
+        return error
+    typed = ProtocolError(f"the SDK could not read the answer ({type(error).__name__}: {error})")
+    typed.__cause__ = error
+    return typed
 
 
 def open_frames(
@@ -122,13 +122,15 @@ def open_frames(
     try:
         frames = _build(request, settings, call).call()
         while True:
+            token = _in_own_call.set(True)  # by hand: a context manager would cost a third more
             try:
-                with _own_call():
-                    frame = next(frames, None)
-            except BailianError:
+                frame = next(frames, None)
+            except Exception as error:
                 if settled:
                     return  # the run had finished; only the end of its stream was lost
-                raise
+                raise _typed(error) from error.__cause__
+            finally:
+                _in_own_call.reset(token)
             if frame is None:
                 return
             yield frame
@@ -150,13 +152,15 @@ async def aopen_frames(
     try:
         frames = await _build(request, settings, call).aio_call()
         while True:
+            token = _in_own_call.set(True)  # by hand: a context manager would cost a third more
             try:
-                with _own_call():
-                    frame = await anext(frames, None)
-            except BailianError:
+                frame = await anext(frames, None)
+            except Exception as error:
                 if settled:
                     return
-                raise
+                raise _typed(error) from error.__cause__
+            finally:
+                _in_own_call.reset(token)
             if frame is None:
                 return
             yield frame
@@ -178,7 +182,7 @@ def _build(request: AppRequest, settings: AppSettings, call: SyncCall | AsyncCal
     fields = request.input()
     # The SDK sends a header for the workspace only from here.
     headers = {"X-DashScope-WorkSpace": settings.workspace} if settings.workspace else {}
-    with _own_call():
+    with _quiet():
         wire_input, parameters = sdk.application._build_input_parameters(
             fields.pop("prompt", None),
             None,

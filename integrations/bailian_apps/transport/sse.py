@@ -74,9 +74,18 @@ class SSEReader:
             self._pending.clear()
         if tail := lines.pop():
             self._pending.append(tail)
+        if self._first:
+            self._first = False
+            lines[0] = lines[0].removeprefix(_BOM)
         events: list[FrameLine | ErrorEvent] = []
         for line in lines:
-            self._read_line(line, events)
+            # `id:`, `event:result` and the status come with every frame and mean nothing.
+            if line.startswith(b"data:"):
+                self._data.append(line)
+            elif not line:
+                self._dispatch(events)
+            else:
+                self._read_field(line)
         return events
 
     def close(self) -> list[FrameLine | ErrorEvent]:
@@ -85,27 +94,16 @@ class SSEReader:
         The standard would discard it. A frame without its blank line is still an answer; if it was
         cut, it is no JSON, and whoever reads it will say so.
         """
-        events: list[FrameLine | ErrorEvent] = []
-        self._read_line(b"".join(self._pending), events)
-        self._pending.clear()
-        self._dispatch(events)
-        return events
+        return self.feed(b"\n\n") if self._pending or self._data else []
 
-    def _read_line(self, line: bytes, events: list[FrameLine | ErrorEvent]) -> None:
-        if self._first and line:
-            self._first = False
-            line = line.removeprefix(_BOM)
-        if line.startswith(b"data:"):
-            self._data.append(line)
-        elif line == b"data":  # a field without a colon is an empty one
-            self._data.append(b"data:")
-        elif not line:
-            self._dispatch(events)
-        elif line.startswith(_STATUS):
+    def _read_field(self, line: bytes) -> None:
+        if line.startswith(_STATUS):
             status = line[len(_STATUS) :].strip()
             self._status = int(status) if status.isdigit() else None
         elif line.startswith(b"event:"):
             self._is_error = line[6:].strip() == b"error"
+        elif line == b"data":  # a field without a colon is an empty one
+            self._data.append(b"data:")
 
     def _dispatch(self, events: list[FrameLine | ErrorEvent]) -> None:
         if self._data:
