@@ -1,0 +1,147 @@
+"""Drives one run of an app on behalf of one LLM method, sync and async.
+
+The two drivers differ in `for` against `async for`; what decides anything is in `Call`.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from bailian_apps.app import BailianApp
+from bailian_apps.core.events import AppEvent, RunFinished
+from bailian_apps.core.history import Plan
+from bailian_apps.core.request import without_tokens
+from bailian_apps.core.result import AppResult
+from bailian_apps.llamaindex.replies import Reply
+from bailian_apps.llamaindex.spans import RunSpans
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One call, checked and planned; nothing was sent.
+
+    Attributes:
+        app: The app, with the settings of this call.
+        plan: What of the conversation is sent.
+        request: The arguments for `BailianApp.stream`.
+        reply: What makes responses of the run's events.
+    """
+
+    app: BailianApp
+    plan: Plan
+    request: dict[str, Any]
+    reply: Reply[T]
+
+    def open_spans(self) -> RunSpans:
+        """Enter the run's span."""
+        settings = self.app.settings
+        known = {"app_id": settings.app_id, "biz_params": without_tokens(settings.biz_params or {})}
+        inputs = known | self.request
+        return RunSpans({name: value for name, value in inputs.items() if value})
+
+    def read(self, event: AppEvent, spans: RunSpans, *, streaming: bool) -> T | None:
+        """Note an event in the spans and make its chunk, if it has one.
+
+        Args:
+            event: What happened.
+            spans: The run's.
+            streaming: Whether chunks are wanted; else only the whole response is made.
+        """
+        spans.read(event)
+        if isinstance(event, RunFinished):
+            self._warn_if_context_was_lost(event.result)
+            spans.finish(event.result.text)
+            return self.reply.whole(event.result, delta="" if streaming else None)
+        return self.reply.chunk(event) if streaming else None
+
+    def _warn_if_context_was_lost(self, result: AppResult) -> None:
+        if self.plan.context_lost(result):
+            logger.warning(
+                "app %s answered in a new session: it did not know the conversation so far "
+                "(session %s is gone; request_id %s). The next call sends the whole history",
+                self.plan.app_id,
+                self.plan.session_id,
+                result.request_id,
+            )
+
+
+def stream(call: Call[T]) -> Generator[T]:
+    """Run the app and yield the chunks of its reply; the last is the whole response.
+
+    The run's span is entered at once, the request is sent at the first `next`.
+
+    Args:
+        call: What to ask, and how to reply.
+
+    Returns:
+        The chunks. Closing the generator closes the connection and ends all spans.
+
+    Raises:
+        InvalidInputError: An argument cannot be sent; nothing was.
+        BailianError: The call failed; `partial` holds what had come.
+    """
+    return _stream(call, streaming=True)
+
+
+def astream(call: Call[T]) -> AsyncGenerator[T]:
+    """As `stream`, natively async."""
+    return _astream(call, streaming=True)
+
+
+def invoke(call: Call[T]) -> T:
+    """Run the app and return the whole response: the fold of `stream`."""
+    [response] = _stream(call, streaming=False)
+    return response
+
+
+async def ainvoke(call: Call[T]) -> T:
+    """As `invoke`, natively async."""
+    [response] = [response async for response in _astream(call, streaming=False)]
+    return response
+
+
+def _stream(call: Call[T], *, streaming: bool) -> Generator[T]:
+    events = call.app.stream(**call.request)
+    spans = call.open_spans()
+
+    def chunks() -> Generator[T]:
+        with spans, closing(events):
+            for event in events:
+                chunk = call.read(event, spans, streaming=streaming)
+                if chunk is not None:
+                    yield chunk
+
+    return _watched(chunks(), spans)
+
+
+def _astream(call: Call[T], *, streaming: bool) -> AsyncGenerator[T]:
+    events = call.app.astream(**call.request)
+    spans = call.open_spans()
+
+    async def chunks() -> AsyncGenerator[T]:
+        with spans:
+            async with aclosing(events):
+                async for event in events:
+                    chunk = call.read(event, spans, streaming=streaming)
+                    if chunk is not None:
+                        yield chunk
+
+    return _watched(chunks(), spans)
+
+
+GeneratorT = TypeVar("GeneratorT", Generator[Any], AsyncGenerator[Any])
+
+
+def _watched(chunks: GeneratorT, spans: RunSpans) -> GeneratorT:
+    """End the spans also when nobody ever reads the generator: its `finally` then never runs."""
+    weakref.finalize(chunks, spans.abandon).atexit = False
+    return chunks

@@ -1,0 +1,240 @@
+"""`BailianAppLLM`: a Bailian app as a LlamaIndex LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+)
+from llama_index.core.llms.callbacks import (  # LlamaIndex leaves them untyped
+    llm_chat_callback,  # pyright: ignore[reportUnknownVariableType]
+    llm_completion_callback,  # pyright: ignore[reportUnknownVariableType]
+)
+from llama_index.core.llms.llm import LLM
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from bailian_apps.app import BailianApp
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.history import Turn, plan_request
+from bailian_apps.core.request import raise_invalid_input, without_tokens
+from bailian_apps.core.settings import AppSettings
+from bailian_apps.llamaindex.calls import Call, ainvoke, astream, invoke, stream
+from bailian_apps.llamaindex.messages import to_turns
+from bailian_apps.llamaindex.replies import ChatReply, CompletionReply
+from bailian_apps.llamaindex.secrecy import observed, reveal
+
+_chat_callback = cast("Any", llm_chat_callback())
+_completion_callback = cast("Any", llm_completion_callback())
+
+_LISTS = ("image_list", "file_list")
+
+
+class BailianAppLLM(AppSettings, LLM):
+    """An agent, workflow or orchestration app on Bailian (Model Studio), as an LLM.
+
+    Its fields are the app's settings, see `AppSettings`; an unknown one is refused. Every call
+    may replace any of them, and may say `session_id`, `image_list` and `file_list`.
+
+    It holds no conversation. The answer's message remembers the cloud's session in
+    `additional_kwargs["bailian"]`, so a chat goes on wherever its messages go: a list, a chat
+    engine, a `Memory` on a database. A completion is always a conversation of its own.
+
+    What the app does is shown as spans below the LLM's: the run, and in it each step.
+
+    Attributes:
+        context_window: How many tokens LlamaIndex may pack into one call. The app's model decides
+            what it can really read; the cloud does not say.
+        num_output: How many of them LlamaIndex keeps free for the answer.
+
+    Example:
+        ```python
+        llm = BailianAppLLM(app_id="…")  # the key is read from DASHSCOPE_API_KEY
+        history = [ChatMessage(content="Plan a day in Hangzhou")]
+        history.append(llm.chat(history).message)
+        history.append(ChatMessage(content="And a second day?"))
+        for chunk in llm.stream_chat(history):
+            print(chunk.delta, end="")
+        ```
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+        arbitrary_types_allowed=True,
+    )
+
+    context_window: int = Field(default=131_072, gt=0)
+    num_output: int = Field(default=2_048, gt=0)
+
+    if not TYPE_CHECKING:  # type checkers know the fields better than `**fields`
+
+        def __init__(self, **fields: Any) -> None:
+            """Make an LLM of an app.
+
+            Args:
+                **fields: See the class.
+
+            Raises:
+                InvalidInputError: A field is unknown or not valid. It names the field and the mend.
+            """
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise_invalid_input(error)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_class_name(cls, data: Any) -> Any:
+        # LlamaIndex writes it into every serialised form.
+        if isinstance(data, dict):
+            fields = cast("dict[str, Any]", data)
+            return {name: value for name, value in fields.items() if name != "class_name"}
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without secrets; the key is read from the environment again."""
+        state = super().__getstate__()
+        fields: dict[str, Any] = {**state["__dict__"]}
+        fields.pop("api_key", None)
+        if self.biz_params is not None:
+            fields["biz_params"] = without_tokens(self.biz_params)
+        return {**state, "__dict__": fields}
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name in serialised forms."""
+        return "BailianAppLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """A chat model without local tools; the app's own tools run in the cloud."""
+        return LLMMetadata(
+            context_window=self.context_window,
+            num_output=self.num_output,
+            is_chat_model=True,
+            is_function_calling_model=False,
+            model_name=self.app_id,
+        )
+
+    @observed(_chat_callback)
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Ask the app and wait for the whole answer.
+
+        Args:
+            messages: The conversation, ending with the user's words.
+            **kwargs: Settings to replace in this call, and `session_id` (a session to continue;
+                it goes before the messages' own), `image_list` and `file_list` (addresses).
+
+        Returns:
+            The answer. `raw` has `usage`, `references`, `steps`, `session_id` and `request_id`.
+
+        Raises:
+            InvalidInputError: A message or an argument cannot be sent; nothing was.
+            BailianError: The call failed; `partial` holds what had come.
+        """
+        return invoke(self._plan_chat(messages, kwargs))
+
+    @observed(_chat_callback)
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """As `chat`, chunk by chunk.
+
+        Every chunk's message holds everything so far. The last has no `delta`, but the session,
+        the citations and `raw`. Reasoning comes in `additional_kwargs["thinking_delta"]`.
+        """
+        return stream(self._plan_chat(messages, kwargs))
+
+    @observed(_chat_callback)
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """As `chat`, natively async."""
+        return await ainvoke(self._plan_chat(messages, kwargs))
+
+    @observed(_chat_callback)
+    async def astream_chat(
+        self, messages: Sequence[ChatMessage], **kwargs: Any
+    ) -> ChatResponseAsyncGen:
+        """As `stream_chat`, natively async."""
+        return astream(self._plan_chat(messages, kwargs))
+
+    @observed(_completion_callback)
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Ask the app one thing, outside of any conversation.
+
+        Args:
+            prompt: The words.
+            formatted: Said by LlamaIndex of a prompt that is ready; an app takes it as it is.
+            **kwargs: Settings to replace in this call, and `image_list` and `file_list`.
+
+        Returns:
+            The answer. `raw` is as for `chat`, and holds the `reasoning` too.
+
+        Raises:
+            InvalidInputError: An argument cannot be sent; nothing was.
+            BailianError: The call failed; `partial` holds what had come.
+        """
+        return invoke(self._plan_completion(prompt, kwargs))
+
+    @observed(_completion_callback)
+    def stream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseGen:
+        """As `complete`, chunk by chunk; the last has no `delta`, but `raw`."""
+        return stream(self._plan_completion(prompt, kwargs))
+
+    @observed(_completion_callback)
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        """As `complete`, natively async."""
+        return await ainvoke(self._plan_completion(prompt, kwargs))
+
+    @observed(_completion_callback)
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseAsyncGen:
+        """As `stream_complete`, natively async."""
+        return astream(self._plan_completion(prompt, kwargs))
+
+    def _plan_chat(
+        self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
+    ) -> Call[ChatResponse]:
+        app, said = self._split(kwargs)
+        session_id = said.pop("session_id", None)
+        plan = plan_request(to_turns(messages), app.settings, session_id=session_id)
+        return Call(app, plan, _joined(plan.call(), said), ChatReply(plan))
+
+    def _plan_completion(self, prompt: str, kwargs: dict[str, Any]) -> Call[CompletionResponse]:
+        app, said = self._split(kwargs)
+        if said.get("session_id"):
+            raise InvalidInputError(
+                "session_id", "was given to a completion, which joins no conversation", "Use chat"
+            )
+        plan = plan_request([Turn(role="user", text=prompt)], app.settings)
+        return Call(app, plan, _joined(plan.call(), said), CompletionReply())
+
+    def _split(self, kwargs: dict[str, Any]) -> tuple[BailianApp, dict[str, Any]]:
+        """The app with this call's settings, and what else the call says."""
+        given = reveal(kwargs)
+        for name in given.keys() & {"prompt", "messages"}:
+            raise InvalidInputError(name, "was given twice", "The method's own argument has it")
+        settings = {name: given[name] for name in given.keys() & AppSettings.model_fields.keys()}
+        said = {name: value for name, value in given.items() if name not in settings}
+        return BailianApp(self, **settings), said
+
+
+def _joined(planned: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """What the messages say and what the call says; addresses add up."""
+    request = planned | said
+    for name in _LISTS:
+        if isinstance(said.get(name), (list, tuple)):
+            request[name] = (*planned.get(name, ()), *said[name])
+    return request

@@ -1,0 +1,236 @@
+"""LlamaIndex messages to the core's turns, and the core's results to messages. Pure conversions.
+
+What goes out, by `to_turns`:
+
+=============================================  ====================================================
+ChatMessage                                    Turn
+=============================================  ====================================================
+role `system`, `developer`                     `system`
+role `user`                                    `user`
+role `assistant`, `chatbot`, `model`           `assistant`
+role `tool`, `function`                        refused
+`additional_kwargs["bailian"]` of an answer    `marker`; anything that is no marker is passed over
+`additional_kwargs["tool_calls"]`              refused
+TextBlock                                      `text`; several are joined by a line break
+ImageBlock with an address, of a user          `images`
+DocumentBlock with an address, of a user       `files`
+Image- or DocumentBlock with data or a path    refused: the cloud fetches addresses only
+Image- or DocumentBlock of another role        refused: the API has no place for it
+ThinkingBlock, CitationBlock                   left out: the app's own notes on an answer
+CachePoint                                     left out: a hint that holds no content
+any other block (tool calls, audio, video …)   refused
+=============================================  ====================================================
+
+What comes back, by `answer_message` and `raw_response`:
+
+=============================================  ====================================================
+AppResult                                      ChatMessage of role `assistant`, and ChatResponse
+=============================================  ====================================================
+`reasoning`                                    one ThinkingBlock, first; none when there is none
+`text`                                         one TextBlock, always
+`references`                                   one CitationBlock each, after the text
+the session's marker                           `additional_kwargs["bailian"]`
+`usage`, ids, `steps`, `references` …          `ChatResponse.raw`, a plain dict
+=============================================  ====================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from llama_index.core.base.llms.types import (
+    BaseContentBlock,
+    CachePoint,
+    ChatMessage,
+    CitationBlock,
+    DocumentBlock,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+)
+
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.history import Plan, Role, SessionMarker, Turn
+from bailian_apps.core.result import AppResult, DocReference, Usage
+
+MARKER_KEY = "bailian"
+
+_ROLES: dict[MessageRole, Role] = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+}
+_FETCHED = ("http://", "https://", "oss://")
+_LEFT_OUT = (ThinkingBlock, CitationBlock, CachePoint)
+
+
+def to_turns(messages: Sequence[ChatMessage]) -> list[Turn]:
+    """Convert a conversation; the module's docstring lists the whole mapping.
+
+    Args:
+        messages: The conversation, oldest first.
+
+    Returns:
+        One turn for each message.
+
+    Raises:
+        InvalidInputError: A message holds what an app cannot be sent. It names the message's
+            index and the type of what is in the way.
+    """
+    return [_to_turn(index, message) for index, message in enumerate(messages)]
+
+
+def _to_turn(index: int, message: ChatMessage) -> Turn:
+    role = _ROLES.get(message.role)
+    if role is None:
+        _refuse(index, f"has the role {message.role.value!r}")
+    if message.additional_kwargs.get("tool_calls"):
+        _refuse(index, "holds tool calls")
+    texts: list[str] = []
+    images: list[str] = []
+    files: list[str] = []
+    for block in message.blocks:
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif isinstance(block, ImageBlock):
+            images.append(_address(index, role, block))
+        elif isinstance(block, DocumentBlock):
+            files.append(_address(index, role, block))
+        elif not isinstance(block, _LEFT_OUT):
+            _refuse(index, f"holds {_a(block)}")
+    marker = message.additional_kwargs.get(MARKER_KEY) if role == "assistant" else None
+    return Turn(
+        role=role,
+        text="\n".join(texts),
+        marker=SessionMarker.from_dict(marker),
+        images=tuple(images),
+        files=tuple(files),
+    )
+
+
+def _address(index: int, role: Role, block: ImageBlock | DocumentBlock) -> str:
+    if role != "user":
+        _refuse(index, f"holds {_a(block)} in the role {role!r}", "Put it into a user message")
+    address = str(block.url or "")
+    if not address.startswith(_FETCHED):
+        _refuse(
+            index,
+            f"holds {_a(block)} without an http(s) address",
+            f"Upload it, and pass {type(block).__name__}(url=…): the cloud fetches addresses only",
+        )
+    return address
+
+
+def _a(block: BaseContentBlock) -> str:
+    name = type(block).__name__
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
+def _refuse(index: int, problem: str, mend: str = "Leave it out") -> NoReturn:
+    raise InvalidInputError(f"messages[{index}]", f"{problem}, which an app cannot be sent", mend)
+
+
+def answer_message(
+    text: str,
+    thinking: ThinkingBlock | None = None,
+    citations: Sequence[CitationBlock] = (),
+    additional_kwargs: dict[str, Any] | None = None,
+) -> ChatMessage:
+    """The message of an answer, or of as much of it as has come.
+
+    Args:
+        text: The text so far. It is one block: `ChatMessage.content` would put line breaks
+            between several.
+        thinking: The reasoning so far.
+        citations: The documents cited so far.
+        additional_kwargs: What the message remembers.
+    """
+    head = [] if thinking is None else [thinking]
+    return ChatMessage(
+        role=MessageRole.ASSISTANT,
+        blocks=[*head, TextBlock(text=text), *citations],
+        additional_kwargs=additional_kwargs or {},
+    )
+
+
+def thinking_block(reasoning: str) -> ThinkingBlock | None:
+    """The block for some reasoning; None when there is none."""
+    return ThinkingBlock(content=reasoning) if reasoning else None
+
+
+def citation_block(reference: DocReference) -> CitationBlock:
+    """The block for a cited document.
+
+    `additional_location_info` has room for numbers only: `index_id`, what `<ref>[1]</ref>` in the
+    text points at, and the first `page_number`. The whole reference is in `ChatResponse.raw`.
+    """
+    location: dict[str, int] = {}
+    if reference.index_id and reference.index_id.isdecimal():
+        location["index_id"] = int(reference.index_id)
+    if reference.page_number:
+        location["page_number"] = reference.page_number[0]
+    return CitationBlock(
+        cited_content=TextBlock(text=reference.text),
+        source=reference.doc_url or reference.doc_name or reference.doc_id or "",
+        title=reference.title or reference.doc_name or "",
+        additional_location_info=location,
+    )
+
+
+def remembered(plan: Plan, result: AppResult) -> dict[str, Any]:
+    """What the answer's message remembers, for its `additional_kwargs`.
+
+    It is small, because LlamaIndex's memory counts tokens over it.
+
+    Args:
+        plan: What the call sent.
+        result: What came back.
+    """
+    marker = plan.marker(result)
+    if marker is None:
+        return {}
+    lost = {"context_lost": True} if plan.context_lost(result) else {}
+    return {MARKER_KEY: marker.to_dict() | lost}
+
+
+def raw_response(result: AppResult) -> dict[str, Any]:
+    """A result as plain values, for `ChatResponse.raw`. The text is the message's.
+
+    `usage` has the names that LlamaIndex's token counter and tracers read.
+    """
+    raw: dict[str, Any] = {
+        "request_id": result.request_id,
+        "session_id": result.session_id,
+        "finish_reason": result.finish_reason,
+        "attempts": result.attempts,
+        "reasoning": result.reasoning,
+        "steps": [asdict(step) for step in result.steps],
+        "references": [_plain_reference(reference) for reference in result.references],
+        "usage": _plain_usage(result.usage),
+    }
+    if result.streamed_text is not None:
+        raw["streamed_text"] = result.streamed_text
+    return raw
+
+
+def _plain_reference(reference: DocReference) -> dict[str, Any]:
+    plain = asdict(reference)
+    del plain["raw"]
+    return plain
+
+
+def _plain_usage(usage: Usage) -> dict[str, Any]:
+    if not usage.models:
+        return {}  # the cloud reported none, which is not zero
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        "models": [asdict(model) for model in usage.models],
+    }

@@ -1,0 +1,90 @@
+"""Keeps secrets out of what LlamaIndex publishes about a call and stores of a component.
+
+LlamaIndex puts the keyword arguments of every LLM call into its spans, its events and its legacy
+callbacks. Two of ours can hold a secret: `api_key`, and the `user_defined_tokens` in `biz_params`.
+They are wrapped before the first span sees them, and unwrapped when the request is made.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
+from pydantic import SecretStr
+
+from bailian_apps.core.request import without_tokens
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+class _Concealed(dict[str, Any]):
+    """`biz_params` that look as they may be shown, and remember what they are."""
+
+    __slots__ = ("_secret",)
+
+    def __init__(self, biz_params: Mapping[str, Any]) -> None:
+        super().__init__(without_tokens(biz_params))
+        self._secret = biz_params
+
+    def reveal(self) -> Mapping[str, Any]:
+        return self._secret
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)
+
+
+def conceal(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call as they may be published; `reveal` gives them back whole."""
+    key, biz_params = kwargs.get("api_key"), kwargs.get("biz_params")
+    if isinstance(key, str):
+        kwargs = kwargs | {"api_key": SecretStr(key)}
+    if isinstance(biz_params, Mapping):
+        kwargs = kwargs | {"biz_params": _Concealed(cast("Mapping[str, Any]", biz_params))}
+    return kwargs
+
+
+def reveal(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call as they were given."""
+    biz_params = kwargs.get("biz_params")
+    if isinstance(biz_params, _Concealed):
+        return kwargs | {"biz_params": biz_params.reveal()}
+    return kwargs
+
+
+def observed(callback: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
+    """Decorate an LLM method with LlamaIndex's callback and span, and hide secrets from both.
+
+    LlamaIndex itself would put the span around everything else, and the secrets into it.
+
+    Args:
+        callback: `llm_chat_callback()` or `llm_completion_callback()`.
+
+    Returns:
+        A decorator that leaves the method's signature as it is.
+    """
+
+    def decorate(method: MethodT) -> MethodT:
+        signature = inspect.signature(method)
+        traced: Any = get_dispatcher(method.__module__).span(callback(method))
+        if inspect.iscoroutinefunction(method):
+
+            async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+                return await traced.__get__(self, type(self))(*args, **conceal(kwargs))
+
+            outer: Any = call_async
+        else:
+
+            def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+                return traced.__get__(self, type(self))(*args, **conceal(kwargs))
+
+            outer = call
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            setattr(outer, name, getattr(method, name))
+        outer.__signature__ = signature
+        setattr(outer, DISPATCHER_SPAN_DECORATED_ATTR, True)  # no second span around this one
+        return cast("MethodT", outer)
+
+    return decorate

@@ -1,0 +1,261 @@
+"""What the tests of the LlamaIndex room share: the eight ways to ask, and a recorder of spans."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from llama_index.core.base.llms.types import ChatMessage, CitationBlock, ThinkingBlock
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
+from pydantic import PrivateAttr
+
+from bailian_apps.llamaindex import BailianAppLLM
+
+CHAT_METHODS = ("chat", "stream_chat", "achat", "astream_chat")
+COMPLETION_METHODS = ("complete", "stream_complete", "acomplete", "astream_complete")
+
+
+@dataclass
+class Seen:
+    """What a caller saw of one call."""
+
+    responses: list[Any] = field(default_factory=list)
+    error: Exception | None = None
+
+    @property
+    def last(self) -> Any:
+        return self.responses[-1]
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        return self.last.raw
+
+    @property
+    def text(self) -> str:
+        message = getattr(self.last, "message", None)
+        return self.last.text if message is None else message.content
+
+    @property
+    def streamed_text(self) -> str:
+        return "".join(response.delta for response in self.responses)
+
+    @property
+    def streamed_thinking(self) -> str:
+        kwargs = [response.additional_kwargs for response in self.responses]
+        return "".join(each.get("thinking_delta", "") for each in kwargs)
+
+    @property
+    def thinking(self) -> str:
+        blocks = self.last.message.blocks
+        return "".join(block.content for block in blocks if isinstance(block, ThinkingBlock))
+
+    @property
+    def citations(self) -> list[str]:
+        blocks = self.last.message.blocks
+        return [block.cited_content.text for block in blocks if isinstance(block, CitationBlock)]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of the eight LLM methods, to be called like any other."""
+
+    method: str
+
+    @property
+    def streams(self) -> bool:
+        return "stream" in self.method
+
+    @property
+    def chats(self) -> bool:
+        return self.method in CHAT_METHODS
+
+    def __call__(self, llm: BailianAppLLM, asked: Any = "你好", **kwargs: Any) -> Seen:
+        if self.chats and isinstance(asked, str):
+            asked = [ChatMessage(content=asked)]
+        seen = Seen()
+        try:
+            if self.method.startswith("a"):
+                asyncio.run(self._ask_async(seen, llm, asked, kwargs))
+            else:
+                self._ask(seen, llm, asked, kwargs)
+        except Exception as error:
+            seen.error = error
+        return seen
+
+    def _ask(self, seen: Seen, llm: BailianAppLLM, asked: Any, kwargs: dict[str, Any]) -> None:
+        answer = getattr(llm, self.method)(asked, **kwargs)
+        for response in answer if self.streams else [answer]:
+            seen.responses.append(response)
+
+    async def _ask_async(
+        self, seen: Seen, llm: BailianAppLLM, asked: Any, kwargs: dict[str, Any]
+    ) -> None:
+        answer = await getattr(llm, self.method)(asked, **kwargs)
+        if not self.streams:
+            seen.responses.append(answer)
+            return
+        async for response in answer:
+            seen.responses.append(response)
+
+
+@pytest.fixture(params=CHAT_METHODS + COMPLETION_METHODS)
+def ask(request: pytest.FixtureRequest) -> Way:
+    """All eight methods, one after the other."""
+    return Way(request.param)
+
+
+@pytest.fixture(params=CHAT_METHODS)
+def chat(request: pytest.FixtureRequest) -> Way:
+    """The four chat methods, one after the other."""
+    return Way(request.param)
+
+
+@pytest.fixture(params=COMPLETION_METHODS)
+def complete(request: pytest.FixtureRequest) -> Way:
+    """The four completion methods, one after the other."""
+    return Way(request.param)
+
+
+@pytest.fixture
+def way() -> Callable[[str], Way]:
+    """One method by its name."""
+    return Way
+
+
+@pytest.fixture
+def llm_of() -> Callable[..., BailianAppLLM]:
+    """An LLM for an app of an emulator."""
+
+    def llm_of(cloud: Any, app_id: str = "app", **settings: Any) -> BailianAppLLM:
+        fields = {"api_key": "sk-test", "base_url": cloud.base_url, "max_retries": 0, **settings}
+        return BailianAppLLM(app_id=app_id, **fields)
+
+    return llm_of
+
+
+@dataclass
+class Note:
+    """One span as it was reported."""
+
+    id: str
+    parent_id: str | None
+    inputs: dict[str, Any]
+    instance: Any
+    outcome: str = "open"
+    result: Any = None
+    error: BaseException | None = None
+
+    @property
+    def name(self) -> str:
+        return self.id.partition("-")[0]
+
+
+class SpanRecorder(SimpleSpanHandler):
+    """Keeps every span with its inputs, its result or error, and in the order of entering."""
+
+    _notes: dict[str, Note] = PrivateAttr(default_factory=dict)
+    _order: list[str] = PrivateAttr(default_factory=list)
+    _awaited: dict[str, Callable[[], None]] = PrivateAttr(default_factory=dict)
+
+    def when_entered(self, name: str, call: Callable[[], None]) -> None:
+        self._awaited[name] = call
+
+    def new_span(self, id_: str, bound_args: Any, *args: Any, **kwargs: Any) -> Any:
+        parent_id, instance = kwargs.get("parent_span_id"), kwargs.get("instance")
+        self._notes[id_] = Note(id_, parent_id, dict(bound_args.arguments), instance)
+        self._order.append(f"enter {self._notes[id_].name}")
+        self._awaited.pop(self._notes[id_].name, lambda: None)()
+        return super().new_span(id_, bound_args, *args, **kwargs)
+
+    def prepare_to_exit_span(self, id_: str, *args: Any, **kwargs: Any) -> Any:
+        self._end(id_, "exit", result=kwargs.get("result"))
+        return super().prepare_to_exit_span(id_, *args, **kwargs)
+
+    def prepare_to_drop_span(self, id_: str, *args: Any, **kwargs: Any) -> Any:
+        self._end(id_, "drop", error=kwargs.get("err"))
+        return super().prepare_to_drop_span(id_, *args, **kwargs)
+
+    def _end(self, id_: str, outcome: str, **what: Any) -> None:
+        note = self._notes[id_]
+        assert note.outcome == "open", f"{note.name} ended twice"
+        note.outcome = outcome
+        result = what.get("result")
+        note.result = None if inspect.isgenerator(result) or inspect.isasyncgen(result) else result
+        note.error = what.get("error")
+        self._order.append(f"{outcome} {note.name}")
+
+    @property
+    def notes(self) -> list[Note]:
+        return list(self._notes.values())
+
+    @property
+    def order(self) -> list[str]:
+        return self._order
+
+    def named(self, name: str) -> Note:
+        [note] = [note for note in self.notes if note.name == name]
+        return note
+
+    def tree(self, parent_id: str | None = None) -> list[tuple[Any, ...]]:
+        """The spans below a parent: name, outcome, result and children of each."""
+        return [
+            (
+                "LLM" if parent_id is None else note.name,
+                note.outcome,
+                None if parent_id is None else note.result,
+                self.tree(note.id),
+            )
+            for note in self.notes
+            if note.parent_id == parent_id
+        ]
+
+    def clear(self) -> None:
+        self._notes.clear()
+        self._order.clear()
+        self.completed_spans.clear()
+        self.dropped_spans.clear()
+
+
+@pytest.fixture
+def spans() -> Iterator[SpanRecorder]:
+    """Records every LlamaIndex span of the test; none may be left open."""
+    recorder, root = SpanRecorder(), get_dispatcher()
+    root.add_span_handler(recorder)
+    yield recorder
+    root.span_handlers.remove(recorder)
+    assert not recorder.open_spans
+
+
+class EventRecorder(BaseEventHandler):
+    """Keeps every event."""
+
+    _events: list[Any] = PrivateAttr(default_factory=list)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "EventRecorder"
+
+    def handle(self, event: Any, **kwargs: Any) -> None:
+        self._events.append(event)
+
+    @property
+    def events(self) -> list[Any]:
+        return self._events
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self._events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def events() -> Iterator[EventRecorder]:
+    """Records every LlamaIndex event of the test."""
+    recorder, root = EventRecorder(), get_dispatcher()
+    root.add_event_handler(recorder)
+    yield recorder
+    root.event_handlers.remove(recorder)

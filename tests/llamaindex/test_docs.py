@@ -1,0 +1,53 @@
+"""What the page and the example promise; that all of them run is tested with the others."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from bailian_apps.emulator import Emulator
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "llamaindex.md"
+EXAMPLE = ROOT / "examples" / "llamaindex_query.py"
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+        timeout=120,
+    )
+
+
+def test_the_pages_code_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) > 5
+    recording = ROOT / "tests" / "recordings" / "agent-rag-citations.json"
+    with Emulator(apps={"app": recording}) as cloud:
+        done = run_python(
+            "\n".join(blocks),
+            DASHSCOPE_API_KEY="sk-test",
+            BAILIAN_APP_ID="app",
+            DASHSCOPE_HTTP_BASE_URL=cloud.base_url,
+        )
+        asked = [request.input.get("prompt") for request in cloud.requests]
+    assert done.returncode == 0, done.stderr
+    assert "Bailian Phone Product Introduction" in done.stdout
+    assert asked.count("And a second day?") == 2
+    sessions = [request.session_id for request in cloud.requests]
+    assert all(sessions[index] for index, words in enumerate(asked) if words == "And a second day?")
+
+
+def test_the_example_says_what_it_should() -> None:
+    code = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert "Query engine: " in done.stdout
+    assert "Chat, round 2 of session" in done.stdout
+    assert re.search(r"  step \S+ \(LLM\): success in \d+ ms", done.stdout)

@@ -1,0 +1,135 @@
+"""Messages to turns: what is sent, what is left out, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from llama_index.core.base.llms.types import (
+    AudioBlock,
+    CacheControl,
+    CachePoint,
+    ChatMessage,
+    CitableBlock,
+    CitationBlock,
+    DocumentBlock,
+    ImageBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+    VideoBlock,
+)
+
+from bailian_apps import InvalidInputError
+from bailian_apps.core.history import SessionMarker, Turn
+from bailian_apps.llamaindex.messages import to_turns
+
+MARKER = {"app_id": "app", "session_id": "s", "round": 2, "used_at": 1.5, "system": ""}
+
+
+@pytest.mark.parametrize(
+    ("role", "turn_role"),
+    [
+        ("system", "system"),
+        ("developer", "system"),
+        ("user", "user"),
+        ("assistant", "assistant"),
+        ("chatbot", "assistant"),
+        ("model", "assistant"),
+    ],
+)
+def test_roles(role: str, turn_role: Any) -> None:
+    assert to_turns([ChatMessage(role=role, content="甲")]) == [Turn(role=turn_role, text="甲")]
+
+
+def test_texts_are_joined_as_llama_index_joins_them() -> None:
+    message = ChatMessage(blocks=[TextBlock(text="甲"), TextBlock(text="乙")])
+    assert to_turns([message])[0].text == message.content == "甲\n乙"
+
+
+def test_an_empty_message_is_an_empty_turn() -> None:
+    assert to_turns([ChatMessage(role="assistant")]) == [Turn(role="assistant", text="")]
+
+
+def test_addresses_become_images_and_files() -> None:
+    message = ChatMessage(
+        blocks=[
+            TextBlock(text="看"),
+            ImageBlock(url="https://example.com/a.png"),
+            DocumentBlock(url="https://example.com/b.pdf"),
+            ImageBlock(url="oss://bucket/c.png"),
+        ]
+    )
+    [turn] = to_turns([message])
+    assert turn.images == ("https://example.com/a.png", "oss://bucket/c.png")
+    assert turn.files == ("https://example.com/b.pdf",)
+
+
+def test_notes_on_an_answer_are_left_out() -> None:
+    citation = CitationBlock(
+        cited_content="原文", source="s", title="t", additional_location_info={}
+    )
+    blocks = [
+        ThinkingBlock(content="想"),
+        TextBlock(text="答"),
+        citation,
+        CachePoint(cache_control=CacheControl(type="ephemeral")),
+    ]
+    [turn] = to_turns([ChatMessage(role="assistant", blocks=blocks)])
+    assert turn == Turn(role="assistant", text="答")
+
+
+def test_the_marker_of_an_answer_is_read() -> None:
+    stored = {"bailian": {**MARKER, "context_lost": True}, "other": 1}
+    [turn] = to_turns([ChatMessage(role="assistant", content="答", additional_kwargs=stored)])
+    assert turn.marker == SessionMarker(app_id="app", session_id="s", round=2, used_at=1.5)
+
+
+@pytest.mark.parametrize("stored", ["text", {"session_id": 1}, None, [], {**MARKER, "round": "2"}])
+def test_what_is_no_marker_is_passed_over(stored: Any) -> None:
+    message = ChatMessage(role="assistant", content="答", additional_kwargs={"bailian": stored})
+    assert to_turns([message])[0].marker is None
+
+
+def test_only_an_answer_has_a_marker() -> None:
+    message = ChatMessage(role="user", content="问", additional_kwargs={"bailian": MARKER})
+    assert to_turns([message])[0].marker is None
+
+
+REFUSED = {
+    "tool role": (ChatMessage(role="tool", content="42"), "role 'tool'"),
+    "function role": (ChatMessage(role="function", content="42"), "role 'function'"),
+    "tool calls": (
+        ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [{"id": "1"}]}),
+        "tool calls",
+    ),
+    "tool call": (
+        ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="f", tool_kwargs={})]),
+        "a ToolCallBlock",
+    ),
+    "audio": (ChatMessage(blocks=[AudioBlock(url="https://a/b.mp3")]), "an AudioBlock"),
+    "video": (ChatMessage(blocks=[VideoBlock(url="https://a/b.mp4")]), "a VideoBlock"),
+    "citable": (
+        ChatMessage(blocks=[CitableBlock(title="t", source="s", content="c")]),
+        "a CitableBlock",
+    ),
+    "image data": (ChatMessage(blocks=[ImageBlock(image=b"\x89PNG")]), "an ImageBlock without"),
+    "image in the address": (
+        ChatMessage(blocks=[ImageBlock(url="data:image/png;base64,AAAA")]),
+        "an ImageBlock without",
+    ),
+    "file data": (ChatMessage(blocks=[DocumentBlock(data=b"%PDF")]), "a DocumentBlock without"),
+    "image of an answer": (
+        ChatMessage(role="assistant", blocks=[ImageBlock(url="https://a/b.png")]),
+        "role 'assistant'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_sent_is_refused(case: str) -> None:
+    message, named = REFUSED[case]
+    with pytest.raises(InvalidInputError, match=r"messages\[1\]") as caught:
+        to_turns([ChatMessage(content="问"), message])
+    assert named in str(caught.value)
+    assert caught.value.field == "messages[1]"

@@ -1,0 +1,150 @@
+"""Events to responses: what a chunk holds, and what the whole response does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from llama_index.core.base.llms.types import TextBlock
+
+from bailian_apps import (
+    AppResult,
+    DocReference,
+    ModelUsage,
+    ReasoningDelta,
+    References,
+    Step,
+    StepDelta,
+    TextDelta,
+    UnknownFrame,
+    Usage,
+    UsageReported,
+)
+from bailian_apps.core.history import Plan
+from bailian_apps.llamaindex.messages import citation_block, raw_response
+from bailian_apps.llamaindex.replies import ChatReply, CompletionReply
+
+REFERENCE = DocReference(
+    index_id="3",
+    title="手机",
+    doc_id="file_1",
+    doc_name="phones.pdf",
+    doc_url="https://a/phones.pdf",
+    text="价格 999",
+    page_number=(4, 5),
+    raw={"unknown": "field"},
+)
+
+
+def test_a_chunk_holds_everything_so_far() -> None:
+    reply = ChatReply(Plan(app_id="app"))
+    events = [
+        ReasoningDelta("想", "t"),
+        ReasoningDelta("想", "t"),
+        TextDelta("答"),
+        References((REFERENCE,)),
+        TextDelta("案"),
+    ]
+    chunks = [chunk for event in events if (chunk := reply.chunk(event))]
+    kinds = [[block.block_type for block in chunk.message.blocks] for chunk in chunks]
+    assert kinds == [["thinking", "text"]] * 3 + [["thinking", "text", "citation"]]
+    assert [chunk.message.content for chunk in chunks] == ["", "", "答", "答案"]
+    assert [chunk.delta for chunk in chunks] == ["", "", "答", "案"]
+    thinking: list[Any] = [chunk.message.blocks[0] for chunk in chunks]
+    assert [block.content for block in thinking] == ["想", "想想", "想想", "想想"]
+    assert [chunk.additional_kwargs for chunk in chunks] == [{"thinking_delta": "想"}] * 2 + [
+        {}
+    ] * 2
+    assert len({id(chunk.message) for chunk in chunks}) == len(chunks)
+    assert len({id(chunk.message.blocks) for chunk in chunks}) == len(chunks)
+
+
+@pytest.mark.parametrize("event", [StepDelta("s", "x"), UsageReported(Usage()), UnknownFrame({})])
+def test_what_is_not_the_answer_is_no_chunk(event: Any) -> None:
+    assert ChatReply(Plan(app_id="app")).chunk(event) is None
+    assert CompletionReply().chunk(event) is None
+
+
+def test_a_completions_chunk() -> None:
+    reply = CompletionReply()
+    thought, first, second = (
+        reply.chunk(each) for each in (ReasoningDelta("想", "t"), TextDelta("答"), TextDelta("案"))
+    )
+    assert thought is not None
+    assert thought.additional_kwargs == {"thinking_delta": "想"}
+    assert (first and first.text, second and second.text) == ("答", "答案")
+    assert (first and first.delta, second and second.delta) == ("答", "案")
+
+
+def test_the_whole_response_is_the_results() -> None:
+    result = AppResult(text="定稿", reasoning="想", references=(REFERENCE,), session_id="s")
+    reply = ChatReply(Plan(app_id="app", round=3))
+    reply.chunk(TextDelta("草稿"))
+    whole = reply.whole(result, "")
+    assert [block.block_type for block in whole.message.blocks] == ["thinking", "text", "citation"]
+    assert whole.message.content == "定稿"
+    assert whole.message.additional_kwargs["bailian"]["round"] == 3
+
+
+def test_an_answer_without_a_session_remembers_nothing() -> None:
+    whole = ChatReply(Plan(app_id="app")).whole(AppResult(text="答"), None)
+    assert whole.message.additional_kwargs == {}
+    assert whole.message.blocks == [TextBlock(text="答")]
+
+
+def test_a_citation() -> None:
+    block = citation_block(REFERENCE)
+    assert block.cited_content == TextBlock(text="价格 999")
+    assert (block.source, block.title) == ("https://a/phones.pdf", "手机")
+    assert block.additional_location_info == {"index_id": 3, "page_number": 4}
+
+
+@pytest.mark.parametrize(
+    ("reference", "source", "title", "location"),
+    [
+        (DocReference(), "", "", {}),
+        (DocReference(doc_id="file_1", index_id="a"), "file_1", "", {}),
+        (DocReference(doc_id="file_1", doc_name="x.pdf"), "x.pdf", "x.pdf", {}),
+    ],
+)
+def test_a_citation_of_what_little_is_known(
+    reference: DocReference, source: str, title: str, location: dict[str, int]
+) -> None:
+    block = citation_block(reference)
+    assert (block.source, block.title) == (source, title)
+    assert block.additional_location_info == location
+
+
+def test_raw_is_plain() -> None:
+    usage = Usage(
+        models=(
+            ModelUsage(model_id="qwen", input_tokens=3, output_tokens=2),
+            ModelUsage(model_id="qwen", input_tokens=10, output_tokens=5),
+        )
+    )
+    step = Step(id="LLM_1", kind="node", name="大模型", output="乙", input={"a": [1]})
+    result = AppResult(
+        text="答", usage=usage, steps=(step,), references=(REFERENCE,), request_id="r"
+    )
+    raw = raw_response(result)
+    assert raw["usage"] == {
+        "prompt_tokens": 13,
+        "completion_tokens": 7,
+        "total_tokens": 20,
+        "models": [
+            {"model_id": "qwen", "input_tokens": 3, "output_tokens": 2},
+            {"model_id": "qwen", "input_tokens": 10, "output_tokens": 5},
+        ],
+    }
+    assert raw["request_id"] == "r"
+    assert (raw["steps"][0]["name"], raw["steps"][0]["input"]) == ("大模型", {"a": [1]})
+    assert raw["references"][0]["page_number"] == (4, 5)
+    assert "raw" not in raw["references"][0]
+    assert "streamed_text" not in raw
+    assert json.loads(json.dumps(raw))["usage"] == raw["usage"]
+
+
+def test_no_reported_usage_is_not_zero() -> None:
+    """Tracers would show zero tokens, where nobody said how many."""
+    assert raw_response(AppResult(text="答"))["usage"] == {}

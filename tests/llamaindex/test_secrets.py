@@ -1,0 +1,150 @@
+"""The key and the users' tokens reach the cloud, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from typing import Any
+
+import pytest
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.callbacks.base_handler import BaseCallbackHandler
+
+from bailian_apps.emulator import Call, Emulator
+from bailian_apps.llamaindex import BailianAppLLM
+
+KEY = "sk-KEYSECRET"
+TOKEN = "TOKENSECRET"
+SECRETS = ("KEYSECRET", "TOKENSECRET")
+PARAMS = {
+    "city": "杭州",
+    "user_defined_params": {"tool": {"size": 3}},
+    "user_defined_tokens": {"tool": {"user_token": TOKEN}},
+}
+
+
+class Published(BaseCallbackHandler):
+    """Keeps what the legacy callbacks are told."""
+
+    def __init__(self) -> None:
+        super().__init__([], [])
+        self.told: list[Any] = []
+
+    def start_trace(self, trace_id: str | None = None) -> None: ...
+
+    def end_trace(self, trace_id: str | None = None, trace_map: Any = None) -> None: ...
+
+    def on_event_start(
+        self, event_type: Any, payload: Any = None, event_id: str = "", **kwargs: Any
+    ) -> str:
+        self.told.append(payload)
+        return event_id
+
+    def on_event_end(
+        self, event_type: Any, payload: Any = None, event_id: str = "", **kwargs: Any
+    ) -> None:
+        self.told.append(payload)
+
+
+def expect_no_secret(*shown: Any) -> None:
+    for text in map(str, shown):
+        assert not any(secret in text for secret in SECRETS), text
+
+
+@pytest.mark.parametrize("where", ["settings", "call"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_secret_is_published(
+    ask: Any,
+    spans: Any,
+    events: Any,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+    fails: bool,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    got: list[Any] = []
+
+    def app(call: Call) -> Any:
+        got.append(call.biz_params)
+        return {"output": {"text": "半", "finish_reason": "null"}} if fails else "好"
+
+    legacy = Published()
+    secrets = {"api_key": KEY, "biz_params": PARAMS}
+    with Emulator(apps={"app": app}, api_key=KEY) as cloud:
+        llm = BailianAppLLM(
+            app_id="app",
+            base_url=cloud.base_url,
+            callback_manager=CallbackManager([legacy]),
+            **(secrets if where == "settings" else {"api_key": "sk-other"}),
+        )
+        seen = ask(llm, "你好", **(secrets if where == "call" else {}))
+    assert got == [PARAMS]  # the emulator lets in no other key
+    assert bool(seen.error) is fails
+
+    assert events.events
+    for event in events.events:
+        expect_no_secret(repr(event), event.model_dump())
+    assert len(spans.notes) == 2
+    for note in spans.notes:
+        expect_no_secret(note.inputs, note.result, note.error)
+        expect_no_secret(getattr(note.inputs.get("kwargs"), "items", dict)())
+    assert len(legacy.told) >= 2
+    expect_no_secret(legacy.told, repr(llm), repr(seen.error), vars(seen.error or Published()))
+    expect_no_secret(caplog.text, *(record.__dict__ for record in caplog.records))
+    if not fails:
+        expect_no_secret(repr(seen.last), seen.last.model_dump())
+    inputs = spans.named("BailianApp.run").inputs
+    assert inputs["biz_params"] == {"city": "杭州", "user_defined_params": {"tool": {"size": 3}}}
+
+
+def test_no_serialised_form_has_a_secret() -> None:
+    llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params=PARAMS)
+    forms = [
+        repr(llm), str(llm), llm.to_dict(), llm.to_json(), llm.model_dump(), llm.model_dump_json(),
+        llm.model_dump(mode="json"), llm.to_payload(), pickle.dumps(llm), llm.dict(), llm.json(),
+    ]  # fmt: skip
+    expect_no_secret(*forms)
+    assert llm.to_dict()["biz_params"] == {
+        "city": "杭州",
+        "user_defined_params": {"tool": {"size": 3}},
+    }
+    assert llm.biz_params == PARAMS
+
+
+def test_what_was_serialised_reads_the_key_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params={"city": "杭州"}, temperature=0.5)
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-from-environment")
+    for other in (
+        BailianAppLLM.from_dict(llm.to_dict()),
+        BailianAppLLM.from_json(llm.to_json()),
+        BailianAppLLM.model_validate(llm.model_dump()),
+        pickle.loads(pickle.dumps(llm)),
+    ):
+        assert other.api_key.get_secret_value() == "sk-from-environment"
+        assert other.model_dump() == llm.model_dump()
+        assert (other.temperature, other.biz_params) == (0.5, {"city": "杭州"})
+
+
+def test_a_copy_is_whole() -> None:
+    llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params=PARAMS)
+    for other in (copy.copy(llm), copy.deepcopy(llm), llm.model_copy(update={"seed": 1})):
+        assert other.api_key.get_secret_value() == KEY
+        assert other.biz_params == PARAMS
+
+
+def test_pickling_leaves_the_llm_as_it_was() -> None:
+    llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params=PARAMS)
+    pickle.dumps(llm)
+    assert llm.api_key is not None
+    assert llm.api_key.get_secret_value() == KEY
+    assert llm.biz_params == PARAMS
+
+
+@pytest.mark.parametrize(
+    "fields", [{"api_key": KEY + "\n"}, {"api_key": KEY, "biz_params": [TOKEN]}]
+)
+def test_a_refusal_shows_no_secret(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"api_key|biz_params") as caught:
+        BailianAppLLM(app_id="app", **fields)
+    expect_no_secret(caught.value, repr(caught.value), caught.getrepr(style="short"))

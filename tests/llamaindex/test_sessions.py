@@ -1,0 +1,202 @@
+"""A conversation is in its messages: what the next call sends, and in which session."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from llama_index.core.base.llms.types import ChatMessage, DocumentBlock, ImageBlock, TextBlock
+
+from bailian_apps import InvalidInputError
+from bailian_apps.emulator import Call, Emulator
+
+
+def app(call: Call) -> str:
+    return f"第{len(call.turns) + 1}轮"
+
+
+def user(text: str) -> ChatMessage:
+    return ChatMessage(content=text)
+
+
+def stored(message: ChatMessage) -> ChatMessage:
+    """The message as a chat store gives it back."""
+    return ChatMessage.model_validate_json(message.model_dump_json())
+
+
+def test_two_turns_on_one_list(chat: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm, history = llm_of(cloud), [user("一")]
+        history.append(stored(chat(llm, history).last.message))
+        history.append(user("二"))
+        second = chat(llm, history)
+        assert [request.input.get("prompt") for request in cloud.requests] == ["一", "二"]
+        first_session = history[1].additional_kwargs["bailian"]["session_id"]
+        assert [request.session_id for request in cloud.requests] == [None, first_session]
+        assert not cloud.requests[1].messages
+    assert second.text == "第2轮"
+    marker = second.last.message.additional_kwargs["bailian"]
+    assert (marker["session_id"], marker["round"], marker["app_id"]) == (first_session, 2, "app")
+
+
+def test_the_marker_is_small(chat: Any, llm_of: Any) -> None:
+    """LlamaIndex's memory counts tokens over it."""
+    with Emulator(apps={"app": app}) as cloud:
+        message = chat(llm_of(cloud), [user("一")]).last.message
+    assert message.additional_kwargs.keys() == {"bailian"}
+    assert len(json.dumps(message.additional_kwargs)) < 200
+
+
+def test_only_the_last_chunk_remembers(way: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        seen = way("stream_chat")(llm_of(cloud), [user("一")])
+    *chunks, last = seen.responses
+    assert chunks
+    assert all(chunk.message.additional_kwargs == {} and chunk.raw is None for chunk in chunks)
+    assert last.message.additional_kwargs["bailian"]
+    assert last.message is not chunks[-1].message
+
+
+def test_the_answer_of_another_app_in_between(chat: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": app, "other": lambda call: "外人"}) as cloud:
+        llm, other, history = llm_of(cloud), llm_of(cloud, "other"), [user("一")]
+        history.append(chat(llm, history).last.message)
+        history.append(user("二"))
+        history.append(chat(other, history).last.message)
+        history.append(user("三"))
+        chat(llm, history)
+        asked = cloud.requests[2]
+        assert asked.session_id is None
+        assert [message["content"] for message in asked.messages] == [
+            "一", "第1轮", "二", "外人", "三",
+        ]  # fmt: skip
+
+
+def test_lost_context_is_said_and_mended(
+    chat: Any, llm_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm, history = llm_of(cloud), [user("一")]
+        history.append(chat(llm, history).last.message)
+        assert "context_lost" not in history[1].additional_kwargs["bailian"]
+        cloud.forget()
+        history.append(user("二"))
+        with caplog.at_level(logging.WARNING, "bailian_apps.llamaindex"):
+            history.append(chat(llm, history).last.message)
+        assert history[3].additional_kwargs["bailian"]["context_lost"] is True
+        [record] = caplog.records
+        assert "did not know the conversation" in record.getMessage()
+        history.append(user("三"))
+        chat(llm, history)
+        assert [message["content"] for message in cloud.requests[2].messages] == [
+            "一", "第1轮", "二", "第1轮", "三",
+        ]  # fmt: skip
+
+
+def test_a_session_that_the_caller_names(chat: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = llm_of(cloud)
+        first = chat(llm, [user("一")]).raw["session_id"]
+        assert chat(llm, [user("二")], session_id=first).text == "第2轮"
+        assert cloud.requests[1].session_id == first
+
+
+def test_settings_of_one_call_decide(chat: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": app, "other": app}) as cloud:
+        llm, history = llm_of(cloud), [user("一")]
+        history.append(chat(llm, history).last.message)
+        history.append(user("二"))
+        chat(llm, history, history_mode="messages")
+        assert [message["content"] for message in cloud.requests[1].messages] == [
+            "一", "第1轮", "二",
+        ]  # fmt: skip
+        chat(llm, history, app_id="other", temperature=0.5)
+        assert cloud.requests[2].app_id == "other"
+        assert cloud.requests[2].session_id is None
+        assert cloud.requests[2].parameters["temperature"] == 0.5
+
+
+def test_a_completion_joins_no_conversation(complete: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = llm_of(cloud)
+        for _ in range(2):
+            assert complete(llm, "一", formatted=True).text == "第1轮"
+        assert [request.input for request in cloud.requests] == [{"prompt": "一"}] * 2
+        refused = complete(llm, "一", session_id="s")
+        assert isinstance(refused.error, InvalidInputError)
+        assert len(cloud.requests) == 2
+
+
+def test_addresses_of_messages_and_of_the_call_add_up(chat: Any, llm_of: Any) -> None:
+    message = ChatMessage(
+        blocks=[
+            TextBlock(text="看"),
+            ImageBlock(url="https://a/1.png"),
+            DocumentBlock(url="https://a/1.pdf"),
+        ]
+    )
+    with Emulator(apps={"app": app}) as cloud:
+        chat(llm_of(cloud), [message], image_list=["https://a/2.png"], file_list=[])
+        assert cloud.requests[0].input["image_list"] == ["https://a/1.png", "https://a/2.png"]
+        assert cloud.requests[0].input["file_list"] == ["https://a/1.pdf"]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"temprature": 1}, "temprature"),
+        ({"max_tokens": 100}, "max_tokens"),
+        ({"tools": []}, "tools"),
+        ({"image_list": "https://a/b.png"}, "image_list"),
+        ({"image_list": ["b.png"]}, "image_list[0]"),
+        ({"temperature": "hot"}, "temperature"),
+    ],
+)
+def test_arguments_that_cannot_be_sent(
+    ask: Any, llm_of: Any, kwargs: dict[str, Any], named: str
+) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        error = ask(llm_of(cloud), "一", **kwargs).error
+        assert not cloud.requests
+    assert isinstance(error, InvalidInputError)
+    assert error.field == named
+
+
+@pytest.mark.parametrize(("method", "name"), [("chat", "prompt"), ("complete", "messages")])
+def test_what_is_asked_is_said_once(way: Any, llm_of: Any, method: str, name: str) -> None:
+    """Else the second would replace the first without a word."""
+    with Emulator(apps={"app": app}) as cloud:
+        if method == "chat":
+            with pytest.raises(InvalidInputError, match=name):
+                llm_of(cloud).chat([user("一")], prompt="二")
+        else:
+            with pytest.raises(InvalidInputError, match=name):
+                llm_of(cloud).complete("一", messages=[{"role": "user", "content": "二"}])
+        assert not cloud.requests
+
+
+@pytest.mark.parametrize(
+    "messages", [[], [ChatMessage(role="assistant", content="答")], [ChatMessage(content="")]]
+)
+def test_a_conversation_without_a_question(chat: Any, llm_of: Any, messages: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        assert isinstance(chat(llm_of(cloud), messages).error, InvalidInputError)
+        assert not cloud.requests
+
+
+def test_the_last_frame_is_the_truth(chat: Any, llm_of: Any) -> None:
+    """What streamed from the End node was no beginning of the final text."""
+    node = {"nodeId": "End_1", "nodeName": "结束", "nodeType": "End", "nodeStatus": "executing"}
+    said = {"response": json.dumps({**node, "nodeResult": json.dumps({"result": "草稿"})})}
+    frames = [
+        {"output": {"thoughts": [said], "finish_reason": "null"}},
+        {"output": {"thoughts": [said], "text": "定稿", "finish_reason": "stop"}},
+    ]
+    with Emulator(apps={"app": lambda call: frames}) as cloud:
+        seen = chat(llm_of(cloud))
+    assert seen.text == "定稿"
+    assert seen.raw["streamed_text"].startswith("草稿")
+    if chat.streams:
+        assert seen.streamed_text == seen.raw["streamed_text"]
