@@ -1,0 +1,12 @@
+"""The command line, `bailian-apps`."""
+
+try:
+    from bailian_apps.cli.main import main
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in {"rich", "typer"}:
+        raise
+    raise ImportError(
+        'the command line needs rich and typer; install them with: pip install "bailian-apps[cli]"'
+    ) from error
+
+__all__ = ["main"]

@@ -1,0 +1,77 @@
+"""The demo as a user runs it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bailian_apps.emulator import RECORDINGS, Emulator, Failure
+
+COMMAND = [str(Path(sys.executable).with_name("bailian-apps")), "demo", "--pace", "0"]
+ANSWER = "亲,对我的介绍还满意吗"
+
+
+def run(**environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+    return subprocess.run(
+        COMMAND,
+        env=inherited | {"PYTHONUTF8": "1", "COLUMNS": "100"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_the_demo_needs_no_key_and_shows_all_three_ways() -> None:
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no key is needed" in done.stdout
+    parts = done.stdout.split("───")
+    assert done.stdout.count(f"answer: {ANSWER}\n") == 4  # three streamed, and the agent's own
+    assert done.stdout.count("✓ 大模型_1 1315 ms  西湖醋鱼,龙井虾仁,东坡肉,知味小笼,叫化鸡") == 3
+    assert (
+        done.stdout.index("… LLM_j45e LLM")
+        < done.stdout.index("✓ 大模型_1")
+        < done.stdout.index("answer:")
+    )
+    assert "answered from 2 retrieved notes" in done.stdout
+    assert "total: 85 tokens" in parts[-1]
+    assert "\x1b[" not in done.stdout
+
+
+def test_a_terminal_gets_colour() -> None:
+    assert "\x1b[32m✓" in run(FORCE_COLOR="1").stdout
+
+
+def test_with_key_and_app_it_calls_the_cloud() -> None:
+    with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:
+        done = run(
+            DASHSCOPE_API_KEY="sk-mine",
+            BAILIAN_APP_ID="mine",
+            DASHSCOPE_HTTP_BASE_URL=cloud.base_url,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(cloud.requests) == 3
+        assert "notes" not in cloud.requests[0].prompt
+        assert "Dongpo pork" in (cloud.requests[1].prompt or str(cloud.requests[1].messages))
+    assert "App mine on the cloud." in done.stdout
+    assert "sk-mine" not in done.stdout
+
+
+def test_a_failure_is_one_line_and_an_exit_code() -> None:
+    with Emulator(apps={"mine": lambda _: Failure(status=400, code="FlowNotPublished")}) as cloud:
+        done = run(
+            DASHSCOPE_API_KEY="sk-x", BAILIAN_APP_ID="mine", DASHSCOPE_HTTP_BASE_URL=cloud.base_url
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("BadRequestError: [FlowNotPublished]")
+    assert "Traceback" not in done.stderr
+
+
+def test_only_one_of_the_two_variables_is_said() -> None:
+    assert "only DASHSCOPE_API_KEY is set" in run(DASHSCOPE_API_KEY="sk-x").stdout.replace(
+        "\n", " "
+    )
