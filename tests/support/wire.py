@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Sequence
@@ -91,8 +92,9 @@ class WireServer:
         gone: Set when a client closed a connection that a `STALL` was holding open.
     """
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
         self._answers = list(answers)
+        self._tls = tls
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -125,7 +127,8 @@ class WireServer:
     @property
     def base_url(self) -> str:
         """Where clients find it."""
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/api/v1"
+        scheme = "https" if self._tls else "http"
+        return f"{scheme}://127.0.0.1:{self._socket.getsockname()[1]}/api/v1"
 
     def _spawn(self, target: Any, *args: Any) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
@@ -147,6 +150,14 @@ class WireServer:
             self._spawn(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
+        if self._tls is not None:
+            try:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            except OSError:  # the client does not trust us
+                connection.close()
+                return
+            with self._lock:
+                self._connections.append(connection)
         with connection, connection.makefile("rb") as reader, contextlib.suppress(OSError):
             while self._read_request(reader) and self._send(connection, self._next()):
                 pass

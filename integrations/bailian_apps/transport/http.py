@@ -21,11 +21,13 @@ import time
 import urllib.request
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from functools import cache
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import aiohttp
+import certifi
 import requests
 import requests.adapters
 import urllib3.exceptions
@@ -206,8 +208,10 @@ class Patience:
 
 
 def _not_connected(url: str, error: BaseException) -> BailianError:
-    reason = _reason(error)
-    return ConnectError(f"could not connect to {urlsplit(url).netloc}: {reason}; nothing was sent")
+    proxied = " through the proxy in the environment" if _proxy_for(url) else ""
+    return ConnectError(
+        f"could not connect to {urlsplit(url).netloc}{proxied}: {_reason(error)}; nothing was sent"
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -220,6 +224,8 @@ def _reason(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         seen = inner
+    if isinstance(seen, ssl.SSLCertVerificationError):
+        return f"certificate verify failed, {seen.verify_message}"
     if isinstance(seen, OSError) and seen.errno:
         return os.strerror(seen.errno) if seen.errno > 0 else str(seen.strerror)
     return str(seen).rpartition(": ")[2] or type(seen).__name__
@@ -414,7 +420,6 @@ def _source_of(
 _loop_sessions: weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[aiohttp.ClientSession]]
 ] = weakref.WeakKeyDictionary()
-_ssl_context: ssl.SSLContext | None = None
 
 
 async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
@@ -423,12 +428,11 @@ async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
     A loop closes the async generators that were begun in it (`asyncio.run` does), so the session
     needs no closing by the user and leaves no socket behind.
     """
-    global _ssl_context
-    if _ssl_context is None:
-        _ssl_context = ssl.create_default_context()  # 20 ms, once
+    # The certificates that requests trusts, so that sync and async reach the same servers.
+    trusted = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     session = aiohttp.ClientSession(
         # No limit: one that queues silently would not be bounded by any timeout.
-        connector=aiohttp.TCPConnector(limit=0, ssl=_ssl_context),
+        connector=aiohttp.TCPConnector(limit=0, ssl=_ssl_context(trusted or certifi.where())),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity"},
     )
@@ -436,6 +440,11 @@ async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
         yield session
     finally:
         await session.close()
+
+
+@cache
+def _ssl_context(cafile: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=cafile)  # 20 ms
 
 
 async def _shared_async_session() -> aiohttp.ClientSession:

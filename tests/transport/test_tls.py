@@ -1,0 +1,100 @@
+"""Over TLS, with a certificate authority of the test's own: sync and async trust the same."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+from support.paths import PATHS
+from support.wire import SSE_HEAD, Do, WireServer, chunk, event, frame, stream
+
+from bailian_apps import BailianApp, ConnectError, StreamInterruptedError
+
+GOOD = stream(event(frame("你好")), event(frame("", "stop")))
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def _trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+
+
+def app_of(server: WireServer) -> BailianApp:
+    return BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url, max_retries=0)
+
+
+@pytest.mark.usefixtures("_trusted")
+@pytest.mark.parametrize("path", PATHS)
+def test_a_trusted_server_answers(path: str, tls: ssl.SSLContext) -> None:
+    with WireServer(GOOD, tls=tls) as server:
+        assert PATHS[path](app_of(server), "hi").text == "你好"
+
+
+@pytest.mark.usefixtures("_trusted")
+@pytest.mark.parametrize("path", PATHS)
+def test_a_connection_that_is_lost_is_an_interrupted_stream(path: str, tls: ssl.SSLContext) -> None:
+    with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.RESET], tls=tls) as server:
+        error = PATHS[path](app_of(server), "hi").error
+    assert isinstance(error, StreamInterruptedError)
+    assert error.partial is not None
+    assert error.partial.text == "你好"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_server_that_nobody_vouches_for_gets_nothing(path: str, tls: ssl.SSLContext) -> None:
+    with WireServer(GOOD, tls=tls) as server:
+        error = PATHS[path](app_of(server), "hi").error
+        assert not server.posts
+    assert type(error) is ConnectError
+    assert "certificate verify failed" in str(error)
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_break_closes_a_tls_connection(tls: ssl.SSLContext) -> None:
+    with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.STALL], tls=tls) as server:
+        with app_of(server).stream("hi") as events:
+            next(events)
+        assert server.gone.wait(5)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_proxy_that_is_not_there_is_said(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    app = BailianApp(
+        app_id="app", api_key="sk-test", base_url="http://example.invalid/api/v1", max_retries=0
+    )
+    error = PATHS[path](app, "hi").error
+    assert type(error) is ConnectError
+    assert "Connection refused" in str(error)
+    assert "proxy" in str(error)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_proxy_from_the_environment_is_used(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WireServer(GOOD) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/api/v1"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        app = BailianApp(app_id="app", api_key="sk-test", base_url="http://example.invalid/api/v1")
+        assert PATHS[path](app, "hi").text == "你好"
+        assert proxy.heads[0].startswith(b"POST http://example.invalid/api/v1/apps/app/completion ")
