@@ -207,6 +207,8 @@ class _Run:
 
     def attach(self, hang_up: Callable[[], None]) -> None:
         self._hang_up = hang_up
+        if self.closed.is_set():
+            hang_up()
 
     def close(self) -> None:
         self.closed.set()

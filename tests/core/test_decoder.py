@@ -379,6 +379,29 @@ def test_an_agent_thinks_searches_calls_and_answers() -> None:
     assert result.reasoning == "嗯嗯好"
 
 
+def test_a_thought_that_is_relisted_whole_is_not_doubled() -> None:
+    thought, call = think("先检索"), action("mcp", action_name="t", arguments="{}")
+    called = call | {"observation": "part1"}
+    more = call | {"observation": "part1 part2"}
+    frames = [frame(thought), frame(thought, call), frame(thought, called), frame(thought, called)]
+    events, result = decode([*frames, frame(thought, more), stop(thought, more, text="答")])
+    assert [(s.id, s.reasoning, s.output) for s in result.steps] == [
+        ("thought-0", "先检索", ""),
+        ("thought-1", "", "part1"),
+        ("thought-1#2", "", " part2"),
+    ]
+    for step in result.steps:
+        assert (
+            "".join(e.text for e in events if isinstance(e, StepDelta) and e.step_id == step.id)
+            == step.output
+        )
+
+
+def test_an_agent_that_was_asked_with_a_workflows_mode_is_still_an_agent() -> None:
+    _, result = decode([frame(text="甲"), stop(text="乙")], "message_format")
+    assert (result.text, result.streamed_text) == ("甲乙", None)
+
+
 def test_a_relisted_call_adds_nothing_and_starts_with_its_input() -> None:
     """As older apps list it: with the thought that led to it, whole in every frame."""
     call = action("api", action_name="t", thought="so", action_input={"a": 1})

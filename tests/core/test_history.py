@@ -108,6 +108,8 @@ def test_a_session_named_by_the_caller_goes_first() -> None:
         "prompt": "2",
         "session_id": "mine",
     }
+    between = plan(user("1"), marked(), user("2"), foreign("b"), user("3"), session_id="s")
+    assert len(between.messages or ()) == 5
     kept = plan(user("1"), marked(round=4), user("2"), session_id="s")
     assert (kept.prompt, kept.round) == ("2", 5)
     with pytest.raises(InvalidInputError, match="session_id: was given with a system message"):
@@ -123,7 +125,8 @@ def test_images_and_files_of_the_new_turns_go_along() -> None:
         "image_list": ("http://x/2",),
         "file_list": ("http://x/f",),
     }
-    assert plan(old, foreign("a"), new).images == ("http://x/2",)
+    # What goes as messages is all new to the cloud.
+    assert plan(old, foreign("a"), new, new).images == ("http://x/1", "http://x/2")
 
 
 @pytest.mark.parametrize("turns", [[], [user("1"), foreign("a")], [SYSTEM]])

@@ -55,9 +55,11 @@ def refused(**overrides: Any) -> InvalidInputError:
         ({"timeout": 0}, "timeout", "above 0"),
         ({"timeout": float("inf")}, "timeout", "above 0"),
         ({"timeout": "soon"}, "timeout", "number of seconds"),
-        ({"timeout": {"total_s": -1}}, "total_s", "greater than 0"),
+        ({"timeout": {"total_s": -1}}, "timeout.total_s", "greater than 0"),
         ({"base_url": "dashscope.aliyuncs.com"}, "base_url", "https://dashscope"),
         ({"api_key": "sk-secret\nX"}, "api_key", "DASHSCOPE_API_KEY"),
+        ({"workspace": "ws\nX-Evil: 1"}, "workspace", "has a character"),
+        ({"base_url": "https://me:secret@host/api/v1"}, "base_url", "password"),
         ({"api_key": "  "}, "api_key", "is empty"),
         ({"messages": [{"role": "user", "content": "x"}]}, "prompt", "beside messages"),
         ({"prompt": None, "messages": []}, "messages", "do not end with a user message"),
@@ -131,6 +133,20 @@ def test_secrets_are_in_no_repr_and_no_dump() -> None:
     with pytest.raises(ValidationError) as caught:
         AppSettings(app_id="app", api_key=["sk-secret"], biz_params=tokens)  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
+
+
+def test_a_pickle_holds_no_secret_and_reads_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens = {"city": "x", "user_defined_tokens": {"tool": {"user_token": "tok-secret"}}}
+    pickled = pickle.dumps(
+        AppSettings(app_id="app", api_key=SecretStr("sk-secret"), biz_params=tokens)
+    )
+    assert b"secret" not in pickled
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-env")
+    settings = pickle.loads(pickled)
+    assert settings.api_key == SecretStr("sk-env")
+    assert (settings.app_id, settings.biz_params) == ("app", {"city": "x"})
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

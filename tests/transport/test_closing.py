@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
-from support.wire import SSE_HEAD, Do, WireServer, chunk, event, frame
+from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame
 
 from bailian_apps import BailianApp, BailianError, StreamInterruptedError, TextDelta
 
@@ -153,6 +155,41 @@ def test_every_event_loop_gets_and_ends_its_own_connections() -> None:
             assert asyncio.run(app_of(server).ainvoke("hi")).text == "你好"
         assert server.connections == 10
         assert threading.active_count() <= before + 10  # one thread of the server per connection
+
+
+def test_a_loop_that_ended_is_forgotten() -> None:
+    good = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
+    with WireServer(*[good] * 3) as server:
+        loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+        async def call() -> None:
+            loops.append(weakref.ref(asyncio.get_running_loop()))
+            await app_of(server).ainvoke("hi")
+
+        for _ in range(3):
+            asyncio.run(call())
+        gc.collect()
+        assert [loop() for loop in loops] == [None] * 3
+
+
+def test_closing_before_the_first_event_sends_nothing() -> None:
+    with WireServer() as server:
+        events = app_of(server).stream("hi")
+        events._run.close()  # as another thread would, while this one is about to begin
+        with pytest.raises(BailianError):
+            next(events)
+        assert not server.posts
+
+
+def test_an_answer_of_known_length_leaves_a_clean_connection() -> None:
+    """Its last byte is not the end of the response object, which must not meet the next request."""
+    body = b'{"output":{"text":"one","finish_reason":"stop"}}'
+    json_answer = answer("200 OK", body)
+    with WireServer(json_answer, json_answer) as server:
+        first = app_of(server).stream("hi")
+        next(first)
+        assert app_of(server).invoke("hi").text == "one"
+        assert [each.kind for each in first][-1] == "run_finished"
 
 
 def test_connections_are_used_again() -> None:

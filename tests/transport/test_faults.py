@@ -5,6 +5,7 @@ For each: the exact error, what had been delivered, and how often the server was
 
 from __future__ import annotations
 
+import gzip
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,12 @@ def error_event(
     return broken(chunk(HELLO), chunk(lines.encode()), END)
 
 
+def gzipped(body: bytes) -> Answer:
+    head = SSE_HEAD[:-2] + b"Content-Encoding: gzip\r\n\r\n"
+    packed = gzip.compress(body)
+    return [head, chunk(packed[:10]), chunk(packed[10:40]), chunk(packed[40:]), END]
+
+
 @dataclass(frozen=True)
 class Fault:
     """One row: what the server does, and what the caller must see."""
@@ -117,7 +124,7 @@ FAULTS = [
     fails("closed inside a chunk", broken(chunk(HELLO), chunk(BYE)[:60], Do.CLOSE), error=StreamInterruptedError, text="你好", request_id="request-1"),
     fails("stall after headers", broken(Do.STALL), error=RequestTimeoutError),
     fails("stall between frames", broken(chunk(HELLO), Do.STALL), error=RequestTimeoutError, text="你好", request_id="request-1"),
-    fails("no frame at all", stream(), error=StreamInterruptedError, says="no frame"),
+    fails("no frame at all", stream(), error=StreamInterruptedError, says="no readable frame"),
     fails("only comments", stream(b": hello\n\n", b":\n\n"), error=StreamInterruptedError),
     fails("no stop frame", stream(HELLO, BYE), error=StreamInterruptedError, text="你好。", request_id="request-1"),
     works("lost after the stop frame", broken(chunk(HELLO), chunk(BYE), chunk(STOP), Do.RESET)),
@@ -156,7 +163,17 @@ FAULTS = [
     fails("error event without code and status", error_event('{"message":"no"}', status=":x"), error=APIError, text="你好", request_id="request-1"),
     fails("error event that is no JSON", error_event("kaputt", status=":HTTP_STATUS/500"), error=ServerError, text="你好", request_id="request-1", status=500, says="kaputt"),
     fails("429 as the first event", stream(event({"code": "Throttling", "message": "no"}, name="error", status=429)), error=RateLimitError, code="Throttling", status=429, settings=GIVE_UP),
-    works("429 as the first event, then well", stream(event({"code": "Throttling"}, name="error", status=429)), GOOD, posts=2),
+    fails("429 as the first event: a node may have run", stream(event({"code": "Throttling"}, name="error", status=429)), GOOD, error=RateLimitError, code="Throttling", status=429),
+    works("429 as the first event, an idempotent app", stream(event({"code": "Throttling"}, name="error", status=429)), GOOD, posts=2, settings={"idempotent": True}),
+    fails("500 with a code of 503", answer("500 X", failure("ModelUnavailable")), GOOD, error=ServiceUnavailableError, code="ModelUnavailable", status=500, request_id="r-1"),
+    fails("error in a result event", stream(HELLO, event({"code": "AppProcessFailed", "message": "node X", "request_id": "r-1"})), error=AppFailedError, text="你好", code="AppProcessFailed", request_id="r-1", says="node X"),
+    fails("200 with a JSON error and an output", answer("200 OK", b'{"code":"InvalidApiKey","message":"no","output":{}}'), error=AuthenticationError, code="InvalidApiKey"),
+    fails("200 JSON, cut", [b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{", Do.CLOSE], error=StreamInterruptedError),
+    works("ended by another word, then lost", broken(chunk(HELLO), chunk(BYE), chunk(event(frame("", "length"))), Do.RESET)),
+    works("frames after the stop frame", stream(HELLO, BYE, STOP, event(frame("late"))), unknown_frames=1),
+    works("media type in capitals", [SSE_HEAD.replace(b"text/event-stream", b"Text/Event-Stream"), chunk(HELLO), chunk(BYE), chunk(STOP), END]),
+    works("compressed all the same", gzipped(HELLO + BYE + STOP)),
+    fails("redirect to nonsense", answer("302 Found", b"", "text/html", "Location: http://[:"), error=ProtocolError, status=302),
     # ------------------------------------------------------------ odd streams that are still answers
     works("event:done", broken(chunk(HELLO), chunk(BYE), chunk(event(frame("", "stop"), name="done")), END)),
     works("[DONE]", stream(HELLO, BYE, STOP, b"data:[DONE]\n\n")),

@@ -64,9 +64,10 @@ def test_our_frames_are_the_sdks(name: str) -> None:
         assert our["status_code"] == their.status_code == 200
         assert our["request_id"] == their.request_id == recorded.get("request_id", "")
         assert our["output"] == recorded["output"]
-        # The SDK's object fills in its known fields, and drops what is null.
-        told = {k: v for k, v in their.output.items() if v is not None}
-        assert told.items() <= {**our["output"]}.items() or told["thoughts"]
+        for name in ("text", "finish_reason", "session_id"):
+            assert our["output"].get(name) == getattr(their.output, name)
+        listed = [each.get("response") for each in our["output"].get("thoughts") or []]
+        assert listed == [each.response for each in their.output.thoughts or []]
 
 
 def test_our_request_is_the_sdks() -> None:
@@ -118,6 +119,10 @@ def test_without_a_key_the_sdks_own_rule_counts(
         app = BailianApp(app_id="app", base_url=server.base_url)
         assert app.invoke("hi").text == "你好"
         assert b"Authorization: Bearer sk-file" in server.heads[0]
+        key_file.write_text("sk-one\nsk-two")
+        with pytest.raises(InvalidInputError, match="api_key: is empty, or has") as caught:
+            app.invoke("hi")
+        assert "sk-" not in str(caught.value)
         key_file.unlink()
         with pytest.raises(InvalidInputError, match="api_key: is missing"):
             app.invoke("hi")

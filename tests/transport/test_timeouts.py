@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from support.paths import PATHS
 from support.wire import END, SSE_HEAD, Do, WireServer, chunk, event, frame, stream
 
-from bailian_apps import AppSettings, BailianApp, RequestTimeoutError, Timeout
+from bailian_apps import AppSettings, BailianApp, RequestTimeoutError, TextDelta, Timeout
 
 HELLO, STOP = chunk(event(frame("你好"))), chunk(event(frame("", "stop")))
 PATIENT = {"connect_s": 30, "first_frame_s": 30, "between_frames_s": 30}
@@ -57,6 +58,35 @@ def test_a_silence_before_the_first_frame_may_be_longer_than_one_between_frames(
 
     with Late(stream(event(frame("你好", "stop")))) as server:
         assert PATHS[path](app_of(server, between_frames_s=0.2), "hi").text == "你好"
+
+
+@pytest.mark.parametrize("path", ["sync", "async"])
+def test_a_slow_consumer_is_not_a_silent_server(path: str) -> None:
+    """Only the server's silence counts: the consumer may take as long as it likes."""
+    whole = stream(event(frame("你")), event(frame("好")), event(frame("", "stop")))
+
+    def busy() -> None:
+        threading.Event().wait(0.3)  # longer than the server may be silent
+
+    async def read(app: BailianApp) -> str:
+        text = ""
+        async for each in app.astream("hi"):
+            if isinstance(each, TextDelta):
+                await asyncio.to_thread(busy)
+                text += each.text
+        return text
+
+    with WireServer(whole) as server:
+        app = app_of(server, between_frames_s=0.2)
+        if path == "async":
+            assert asyncio.run(read(app)) == "你好"
+        else:
+            text = ""
+            for each in app.stream("hi"):
+                if isinstance(each, TextDelta):
+                    busy()
+                    text += each.text
+            assert text == "你好"
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -11,7 +11,7 @@ import trustme
 from support.paths import PATHS
 from support.wire import SSE_HEAD, Do, WireServer, chunk, event, frame, stream
 
-from bailian_apps import BailianApp, ConnectError, StreamInterruptedError
+from bailian_apps import BailianApp, ConnectError, ConnectionLostError, StreamInterruptedError
 
 GOOD = stream(event(frame("你好")), event(frame("", "stop")))
 
@@ -87,6 +87,56 @@ def test_a_proxy_that_is_not_there_is_said(path: str, monkeypatch: pytest.Monkey
     assert type(error) is ConnectError
     assert "Connection refused" in str(error)
     assert "proxy" in str(error)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("ending", [Do.RESET, Do.CLOSE])
+def test_lost_behind_a_proxy_is_not_sent_again(
+    path: str, ending: Do, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """urllib3 takes it for an error in reaching the proxy."""
+    with WireServer([ending], GOOD) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/api/v1"))
+        app = BailianApp(app_id="app", api_key="sk-test", base_url="http://example.invalid/api/v1")
+        error = PATHS[path](app, "hi").error
+        assert len(proxy.posts) == 1
+    assert type(error) is ConnectionLostError
+    assert error.attempts == 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_handshake_that_fails_sent_nothing(path: str) -> None:
+    with WireServer(GOOD) as server:  # speaks no TLS
+        app = BailianApp(
+            app_id="app",
+            api_key="sk-test",
+            base_url=server.base_url.replace("http:", "https:"),
+            max_retries=0,
+            timeout=0.3,
+        )
+        error = PATHS[path](app, "hi").error
+    assert type(error) is ConnectError
+    assert "connect_s=0.3" in str(error)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_certificates_that_are_not_there(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    app = BailianApp(
+        app_id="app", api_key="sk-test", base_url="https://127.0.0.1:9/api/v1", max_retries=0
+    )
+    assert type(PATHS[path](app, "hi").error) is ConnectError
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_socks_proxy_is_refused_before_anything_is_sent(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    app = BailianApp(
+        app_id="app", api_key="sk-test", base_url="http://example.invalid/api/v1", max_retries=0
+    )
+    assert type(PATHS[path](app, "hi").error) is ConnectError
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -50,7 +50,8 @@ class Decoder:
         self._steps = StepReader(
             self._end_node_wrote, plain_messages=flow_stream_mode == "message_format"
         )
-        self._is_workflow = flow_stream_mode is not None
+        # In the other modes only a workflow's own frames tell; an agent app ignores them.
+        self._is_workflow = flow_stream_mode == "agent_format"
         # Where the streamed answer comes from; the first channel that speaks is the only one heard.
         self._channel: Literal["text", "node"] | None = (
             "text" if flow_stream_mode == "agent_format" else None
@@ -94,7 +95,7 @@ class Decoder:
         """
         events: list[AppEvent] = []
         output: object = frame.get("output")
-        if not isinstance(output, dict):
+        if not isinstance(output, dict) or self.finished:
             return [UnknownFrame(dict(frame))]
         fields = cast("dict[str, Any]", output)
         self._raw = frame
@@ -140,7 +141,7 @@ class Decoder:
             return result
         error = StreamInterruptedError(
             "the stream ended before the run finished; "
-            + ("its partial result is in .partial" if self._started else "no frame came"),
+            + ("its partial result is in .partial" if self._started else "no readable frame came"),
             request_id=self._request_id,
         )
         error.session_id, error.partial = self._session_id, result if self._started else None
@@ -179,15 +180,13 @@ class Decoder:
         if value is not None and not isinstance(value, str):
             events.append(UnknownFrame({"text": value}))
         text = value if isinstance(value, str) else ""
-        reason = fields.get("finish_reason")
-        if reason in (None, "", "null") or self.finished:
-            if text and not self.finished:
-                self._steps.answer_began(events)
-                self._say("text", text, events)
-            return
-        self._finish_reason = str(reason)
-        self._read_last_text(text, events)
-        self._steps.finish_all(events)
+        self._finish_reason = finish_reason(fields)
+        if self.finished:
+            self._read_last_text(text, events)
+            self._steps.finish_all(events)
+        elif text:
+            self._steps.answer_began(events)
+            self._say("text", text, events)
 
     def _read_last_text(self, text: str, events: list[AppEvent]) -> None:
         """Emit what the frame that ends the run adds to what was streamed."""
@@ -239,6 +238,12 @@ class Decoder:
         elif usage != self._told_usage:
             self._told_usage = usage
             events.append(UsageReported(usage))
+
+
+def finish_reason(output: Mapping[str, Any]) -> str | None:
+    """Why the run ended, as an `output` says; None when it has not. The API writes `"null"`."""
+    reason = output.get("finish_reason")
+    return None if reason in (None, "", "null") else str(reason)
 
 
 def _usage(value: object) -> Usage | None:

@@ -11,8 +11,8 @@
     │   ├── PermissionDeniedError    403
     │   ├── NotFoundError            404
     │   ├── BillingError             overdue, not purchased, free quota used up
-    │   ├── RateLimitError           429; the run did not start
-    │   ├── ServiceUnavailableError  503; the run did not start
+    │   ├── RateLimitError           429 Throttling
+    │   ├── ServiceUnavailableError  503
     │   ├── AppFailedError           the app's own node, plugin or retrieval failed
     │   └── ServerError              500 and the like; the run may have happened
     └── TransportError               no readable answer came
@@ -29,7 +29,7 @@ missing. An unknown code is classed by its status.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from bailian_apps.core.result import AppResult
@@ -53,7 +53,7 @@ class BailianError(Exception):
             did not run) or `"may_have_run"` (only for an app declared idempotent).
     """
 
-    resend: ClassVar[Resend] = "never"
+    resend: Resend = "never"
 
     def __init__(
         self,
@@ -134,15 +134,15 @@ class BillingError(APIError):
 
 
 class RateLimitError(APIError):
-    """HTTP 429: too many requests. The run did not start."""
+    """HTTP 429: too many requests. The run did not start, if that was the HTTP answer."""
 
-    resend = "not_started"
+    resend: Resend = "not_started"
 
 
 class ServiceUnavailableError(APIError):
-    """HTTP 503: the service cannot take the request now. The run did not start."""
+    """HTTP 503: the service cannot take the request now. As for 429."""
 
-    resend = "not_started"
+    resend: Resend = "not_started"
 
 
 class AppFailedError(APIError):
@@ -152,7 +152,7 @@ class AppFailedError(APIError):
 class ServerError(APIError):
     """HTTP 5xx: the service failed. The run may have happened."""
 
-    resend = "may_have_run"
+    resend: Resend = "may_have_run"
 
 
 class TransportError(BailianError):
@@ -162,19 +162,19 @@ class TransportError(BailianError):
 class ConnectError(TransportError):
     """The connection was not made. Nothing was sent."""
 
-    resend = "not_started"
+    resend: Resend = "not_started"
 
 
 class ConnectionLostError(TransportError):
     """Lost after sending and before the first frame. The run may have happened."""
 
-    resend = "may_have_run"
+    resend: Resend = "may_have_run"
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
     """The answer, or its next part, did not come in time. The run may have happened."""
 
-    resend = "may_have_run"
+    resend: Resend = "may_have_run"
 
 
 class ProtocolError(TransportError):
@@ -263,13 +263,16 @@ def api_error(
             "app_id: copy it from the app's card in the console; base_url: check that it is the "
             "app's region"
         )
-    return kind(
+    error = kind(
         f"{text} | {mend}" if mend else text,
         code=code or None,
         status_code=status_code,
         request_id=request_id or None,
         retry_after_s=retry_after_s,
     )
+    if error.resend == "not_started" and status_code not in (429, 503):
+        error.resend = "may_have_run"  # the code alone does not say when it was that it happened
+    return error
 
 
 def _class_of(code: str | None, status_code: int | None) -> type[APIError]:

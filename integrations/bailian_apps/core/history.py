@@ -191,17 +191,19 @@ def plan_request(
             "Leave out one of the two",
         )
     if settings.history_mode == "session":
-        if session_id:
-            return _in_named_session(settings, turns, session_id, marker, own, last_answer)
+        if session_id and (marker is None or marker.session_id != session_id):
+            return _in_named_session(settings, turns, session_id, last_answer)
         new = turns[own + 1 :]
         if all(turn.role == "user" for turn in new):
             if marker is None:
                 return _in_session(settings, new, None, 1)
-            if _continues(marker, settings, turns, time.time() if now is None else now):
+            if session_id or _continues(
+                marker, settings, turns, time.time() if now is None else now
+            ):
                 return _in_session(
                     settings, new, marker.session_id, marker.round + 1, marker.system
                 )
-    return _as_messages(settings, turns, turns[last_answer + 1 :])
+    return _as_messages(settings, turns)
 
 
 def system_digest(turns: Sequence[Turn]) -> str:
@@ -221,26 +223,16 @@ def _continues(
 
 
 def _in_named_session(
-    settings: AppSettings,
-    turns: Sequence[Turn],
-    session_id: str,
-    marker: SessionMarker | None,
-    own: int,
-    last_answer: int,
+    settings: AppSettings, turns: Sequence[Turn], session_id: str, last_answer: int
 ) -> Plan:
     """The caller vouches that the session holds the conversation up to the last answer."""
-    digest = system_digest(turns)
-    if marker is not None and marker.session_id == session_id and marker.system == digest:
-        new, round_ = turns[own + 1 :], marker.round + 1
-    elif digest:
+    if system_digest(turns):
         raise InvalidInputError(
             "session_id",
             "was given with a system message, which cannot be told to a session",
             "Leave out one of the two, or pass history_mode='messages'",
         )
-    else:
-        new, round_ = turns[last_answer + 1 :], 1
-    return _in_session(settings, new, session_id, round_, digest)
+    return _in_session(settings, turns[last_answer + 1 :], session_id, 1)
 
 
 def _in_session(
@@ -262,7 +254,7 @@ def _in_session(
     )
 
 
-def _as_messages(settings: AppSettings, turns: Sequence[Turn], new: Sequence[Turn]) -> Plan:
+def _as_messages(settings: AppSettings, turns: Sequence[Turn]) -> Plan:
     # The API takes one system message, first.
     system = "\n\n".join(turn.text for turn in turns if turn.role == "system" and turn.text)
     told = [{"role": "system", "content": system}] if system else []
@@ -271,8 +263,9 @@ def _as_messages(settings: AppSettings, turns: Sequence[Turn], new: Sequence[Tur
         app_id=settings.app_id,
         messages=tuple(told),
         system=system_digest(turns),
-        images=_join(turn.images for turn in new),
-        files=_join(turn.files for turn in new),
+        # The cloud has seen none of this, so what earlier turns showed it goes along again.
+        images=_join(turn.images for turn in turns),
+        files=_join(turn.files for turn in turns),
     )
 
 
@@ -285,4 +278,4 @@ def _last_index(turns: Sequence[Turn], wanted: Callable[[Turn], bool]) -> int:
 
 
 def _join(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(item for part in parts for item in part)
+    return tuple(dict.fromkeys(item for part in parts for item in part))

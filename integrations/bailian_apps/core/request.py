@@ -156,9 +156,7 @@ class WireOptions(BaseModel):
         seed: Makes sampling repeatable.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", hide_input_in_errors=True, protected_namespaces=(), strict=False
-    )
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
 
     app_id: AppId
     biz_params: JsonObject | None = Field(default=None, repr=False)
@@ -264,14 +262,19 @@ class AppRequest(WireOptions):
         return {name: value for name, value in given.items() if value is not None}
 
 
-def raise_invalid_input(error: ValidationError) -> NoReturn:
+def raise_invalid_input(error: ValidationError, *, within: str = "") -> NoReturn:
     """Raise pydantic's first complaint as an `InvalidInputError`, which never shows the value.
+
+    Args:
+        error: What pydantic raised.
+        within: The field that holds the model that was validated, if any.
 
     Raises:
         InvalidInputError: Always; it names the field and the mend.
     """
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "arguments"
+    path = (within, *first["loc"]) if within else first["loc"]
+    field = ".".join(str(part) for part in path) or "arguments"
     cause = (first.get("ctx") or {}).get("error")
     if isinstance(cause, InvalidInputError):
         raise cause from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -20,7 +21,14 @@ from pydantic import (
 )
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.request import AppId, WireOptions, raise_invalid_input
+from bailian_apps.core.request import (
+    AppId,
+    WireOptions,
+    raise_invalid_input,
+    without_tokens,
+)
+
+_WORKSPACE = re.compile(r"[A-Za-z0-9_-]+")
 
 HistoryMode: TypeAlias = Literal["session", "messages"]
 
@@ -34,19 +42,44 @@ def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
                 "is a str that is no API address",
                 "Pass one like https://dashscope.aliyuncs.com/api/v1",
             )
+        if parts.username or parts.password:
+            raise InvalidInputError(
+                info.field_name or "base_url",
+                "has a user name or password in it",
+                "Leave them out: the key is what identifies you",
+            )
     return value
 
 
-def _check_api_key(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-    # A line break in a key would end up, with the key, in the HTTP library's error text.
+def check_api_key(key: str) -> str:
+    """Return the key if it can stand in a header.
+
+    Raises:
+        InvalidInputError: It cannot. With a line break in it, it would end up, whole, in the text
+            of the HTTP library's error.
+    """
+    if not key.strip() or not key.isascii() or not key.isprintable() or key != key.strip():
+        raise InvalidInputError(
+            "api_key",
+            "is empty, or has blanks around it or characters that no key has",
+            "Pass the key as the console shows it, or set DASHSCOPE_API_KEY",
+        )
+    return key
+
+
+def _check_secret(value: SecretStr | None) -> SecretStr | None:
     if value is not None:
-        key = value.get_secret_value()
-        if not key.strip() or not key.isascii() or not key.isprintable() or key != key.strip():
-            raise InvalidInputError(
-                info.field_name or "api_key",
-                "is empty, or has blanks around it or characters that no key has",
-                "Pass the key as the console shows it, or set DASHSCOPE_API_KEY",
-            )
+        check_api_key(value.get_secret_value())
+    return value
+
+
+def _check_workspace(value: str | None, info: ValidationInfo) -> str | None:
+    if value is not None and not _WORKSPACE.fullmatch(value):
+        raise InvalidInputError(
+            info.field_name or "workspace",
+            "has a character that no workspace id has",
+            "Pass the id as the console shows it",
+        )
     return value
 
 
@@ -81,7 +114,7 @@ def _check_timeout(value: object, info: ValidationInfo) -> object:
         try:
             return Timeout.model_validate(value)
         except ValidationError as error:
-            raise_invalid_input(error)
+            raise_invalid_input(error, within="timeout")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise InvalidInputError(
             info.field_name or "timeout",
@@ -117,10 +150,10 @@ class AppSettings(WireOptions):
     app_id: AppId = Field(
         default_factory=lambda: os.environ.get("BAILIAN_APP_ID", ""), validate_default=True
     )
-    api_key: Annotated[SecretStr | None, AfterValidator(_check_api_key)] = Field(
+    api_key: Annotated[SecretStr | None, AfterValidator(_check_secret)] = Field(
         default_factory=_secret_from_env, exclude=True, repr=False
     )
-    workspace: str | None = None
+    workspace: Annotated[str | None, AfterValidator(_check_workspace)] = None
     base_url: Annotated[str | None, AfterValidator(_check_base_url)] = Field(
         default_factory=lambda: os.environ.get("DASHSCOPE_HTTP_BASE_URL") or None,
         validate_default=True,
@@ -141,6 +174,20 @@ class AppSettings(WireOptions):
             connect_s=min(10.0, self.timeout),
             first_frame_s=self.timeout,
             between_frames_s=self.timeout,
+        )
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Pickle without secrets; the key is read from the environment again."""
+        state = super().__getstate__()
+        fields: dict[str, Any] = state["__dict__"] | {"api_key": None}
+        if fields.get("biz_params"):
+            fields["biz_params"] = without_tokens(fields["biz_params"])
+        return state | {"__dict__": fields}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Unpickle, with the key of the environment."""
+        super().__setstate__(
+            state | {"__dict__": state["__dict__"] | {"api_key": _secret_from_env()}}
         )
 
     def with_overrides(self, overrides: dict[str, Any]) -> AppSettings:

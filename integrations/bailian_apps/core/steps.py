@@ -8,7 +8,6 @@ decoder as answer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, cast
 
@@ -21,8 +20,17 @@ from bailian_apps.core.events import (
     UnknownFrame,
 )
 from bailian_apps.core.result import EXECUTING, SUCCESS, Step, StepKind
+from bailian_apps.core.values import (
+    JsonObject,
+    as_text,
+    first_text,
+    grown,
+    json_object,
+    milliseconds,
+    parsed_json,
+    text_or_none,
+)
 
-JsonObject: TypeAlias = dict[str, Any]
 Source: TypeAlias = Literal["thoughts", "message"]
 
 _AGENT_KEYS = ("action_type", "action", "thought")
@@ -139,7 +147,8 @@ class StepReader:
                     continue
                 if before.step is None or before.step.kind == "node":
                     continue
-            entry = self._read_entry(position, item, raw, before, events)
+            relisted = position + 1 < len(thoughts)
+            entry = self._read_entry(position, item, raw, before, events, relisted=relisted)
             if before is None:
                 entries.append(entry)
             else:
@@ -152,12 +161,15 @@ class StepReader:
         raw: object,
         before: _Entry | None,
         events: list[AppEvent],
+        *,
+        relisted: bool,
     ) -> _Entry:
         if isinstance(item, dict):
             entry = cast("JsonObject", item)
-            if any(entry.get(key) is not None for key in _AGENT_KEYS):
-                return _Entry(entry, self._read_action(position, entry, before, events))
-            node = _json_object(raw)
+            if any(entry.get(key) for key in _AGENT_KEYS):
+                step = self._read_action(position, entry, before, events, relisted=relisted)
+                return _Entry(entry, step)
+            node = json_object(raw)
             if node is not None and ("nodeId" in node or "nodeStatus" in node):
                 step = self._read_node(position, node, events)
                 return _Entry(raw, step, repeats=not step.finished and any(step.last))
@@ -165,18 +177,18 @@ class StepReader:
         return _Entry(raw, before.step if before else None)
 
     def _read_node(self, position: int, node: JsonObject, events: list[AppEvent]) -> _Open:
-        name = _text_or_none(node.get("nodeName"))
+        name = text_or_none(node.get("nodeName"))
         output, reasoning = _node_result(node.get("nodeResult"))
         return self._update_node(
             "thoughts",
-            node_id=_text_or_none(node.get("nodeId")) or name or f"node-{position}",
+            node_id=text_or_none(node.get("nodeId")) or name or f"node-{position}",
             name=name,
-            type_=_text_or_none(node.get("nodeType")),
-            status=_text_or_none(node.get("nodeStatus")) or EXECUTING,
+            type_=text_or_none(node.get("nodeType")),
+            status=text_or_none(node.get("nodeStatus")) or EXECUTING,
             piece=(output, reasoning),
-            duration_ms=_milliseconds(node.get("nodeExecTime")),
-            error=_first_text(node, "nodeErrorMsg", "errorMessage", "errorMsg", "error"),
-            parent_id=_text_or_none(node.get("parentNodeId")),
+            duration_ms=milliseconds(node.get("nodeExecTime")),
+            error=first_text(node, "nodeErrorMsg", "errorMessage", "errorMsg", "error"),
+            parent_id=text_or_none(node.get("parentNodeId")),
             events=events,
         )
 
@@ -185,28 +197,28 @@ class StepReader:
     def read_message(self, message: JsonObject, events: list[AppEvent]) -> None:
         """Read one frame's `workflow_message`."""
         content = message.get("message")
-        text = _as_text(cast("JsonObject", content).get("content")) if type(content) is dict else ""
+        text = as_text(cast("JsonObject", content).get("content")) if type(content) is dict else ""
         piece = (text, "")
         if (
             not self._plain_messages
-            and (inner := _json_object(text))
+            and (inner := json_object(text))
             and inner.keys() <= _RESULT_KEYS
         ):
-            piece = (_as_text(inner.get("result")), _as_text(inner.get("reasoningContent")))
-        name = _text_or_none(message.get("node_name"))
-        status = _text_or_none(message.get("node_status")) or EXECUTING
+            piece = (as_text(inner.get("result")), as_text(inner.get("reasoningContent")))
+        name = text_or_none(message.get("node_name"))
+        status = text_or_none(message.get("node_status")) or EXECUTING
         if status == EXECUTING and message.get("node_is_completed") is True:
             status = SUCCESS
         self._update_node(
             "message",
-            node_id=_text_or_none(message.get("node_id")) or name or "node-0",
+            node_id=text_or_none(message.get("node_id")) or name or "node-0",
             name=name,
-            type_=_text_or_none(message.get("node_type")),
+            type_=text_or_none(message.get("node_type")),
             status=status,
             piece=piece,
-            duration_ms=_milliseconds(message.get("node_exec_time")),
-            error=_first_text(message, "node_error_msg", "error_message", "error"),
-            parent_id=_text_or_none(message.get("parent_node_id")),
+            duration_ms=milliseconds(message.get("node_exec_time")),
+            error=first_text(message, "node_error_msg", "error_message", "error"),
+            parent_id=text_or_none(message.get("parent_node_id")),
             events=events,
         )
 
@@ -246,55 +258,56 @@ class StepReader:
     # ------------------------------------------------------------------ agents
 
     def _read_action(
-        self, position: int, entry: JsonObject, before: _Entry | None, events: list[AppEvent]
+        self,
+        position: int,
+        entry: JsonObject,
+        before: _Entry | None,
+        events: list[AppEvent],
+        *,
+        relisted: bool,
     ) -> _Open:
-        """Read an agent's entry. It has no id: its position in the list is its identity."""
-        type_ = _text_or_none(entry.get("action_type")) or _text_or_none(entry.get("action"))
+        """Read an agent's entry. It has no id: its position in the list is its identity.
+
+        Args:
+            position: Where it stands.
+            entry: The entry.
+            before: What stood there in the frame before.
+            events: Takes what is new.
+            relisted: Whether entries follow. Then one that has not changed says nothing new; the
+                last one may be a second, equal piece of text.
+        """
+        type_ = text_or_none(entry.get("action_type")) or text_or_none(entry.get("action"))
         kind = _AGENT_KINDS.get(type_ or "reasoning", "tool")
-        name = _text_or_none(entry.get("action_name")) or _text_or_none(entry.get("action"))
-        # `response` repeats `thought`; one of them may be missing.
-        thought = _as_text(entry.get("thought") or entry.get("response"))
+        name = text_or_none(entry.get("action_name")) or text_or_none(entry.get("action"))
+        unchanged = before is not None and before.raw == entry
         step = before.step if before else None
         if step is not None and (step.kind != kind or (type_ and step.type != type_)):
             if not step.finished:
                 self._finish(step, SUCCESS, events)
             step = None
-        if step is None or (kind == "reasoning" and step.finished and thought):
+        if step is not None and unchanged and (relisted or kind != "reasoning"):
+            if not step.finished and step.output and kind != "response":
+                self._finish(step, SUCCESS, events)  # it was answered, and nothing more came
+            return step
+        # `response` repeats `thought`; one of them may be missing.
+        thought = as_text(entry.get("thought") or entry.get("response"))
+        if kind != "reasoning":
+            thought = as_text(entry.get("reasoning_content") or entry.get("thought"))
+        output = as_text(entry.get("observation"))
+        if kind == "response":
+            output = output or as_text(entry.get("response"))
+        if step is not None and kind != "reasoning":
+            # No stream of calls was ever recorded: a field may be the whole so far, or a delta.
+            output, thought = grown(step.output, output), grown(step.reasoning, thought)
+        input_ = None if kind == "reasoning" else _call_input(entry, step.input if step else None)
+        if step is None or (step.finished and (output or thought)):
             step = self._start(
-                f"thought-{position}",
-                kind,
-                name or type_ or kind,
-                type_,
-                events,
-                input_=None if kind == "reasoning" else _call_input(entry, None),
+                f"thought-{position}", kind, name or type_ or kind, type_, events, input_=input_
             )
             self._running[step.id] = step
-        step.name = name or step.name
-        if kind == "reasoning":
-            self._append(step, "thoughts", "", thought, events)
-        elif before is None or before.raw != entry:
-            self._read_call(step, entry, events)
-        elif not step.finished and step.output and kind != "response":
-            self._finish(step, SUCCESS, events)  # it was answered, and nothing more came
+        step.name, step.input = name or step.name, input_
+        self._append(step, "thoughts", output if kind != "reasoning" else "", thought, events)
         return step
-
-    def _read_call(self, step: _Open, entry: JsonObject, events: list[AppEvent]) -> None:
-        """Read a tool call, a retrieval or a response entry.
-
-        No stream of these was ever recorded, so every field is read as the whole or as a delta,
-        whichever it turns out to be.
-        """
-        thought = _as_text(entry.get("reasoning_content") or entry.get("thought"))
-        output = _as_text(entry.get("observation"))
-        if step.kind == "response" and not output:
-            output = _as_text(entry.get("response"))
-        step.input = _call_input(entry, step.input)
-        new_output = _grown("".join(step.output), output)
-        new_thought = _grown("".join(step.reasoning), thought)
-        if step.finished:
-            step.output.append(new_output)
-        else:
-            self._append(step, "thoughts", new_output, new_thought, events)
 
     def answer_began(self, events: list[AppEvent]) -> None:
         """The answer streams: an agent's reasoning and answered tool calls are over."""
@@ -373,14 +386,14 @@ def _node_result(value: object) -> tuple[str, str]:
     """The output and reasoning in a `nodeResult`, a JSON string; an unreadable one stays raw."""
     if value is None:
         return "", ""
-    result = cast("JsonObject", value) if isinstance(value, dict) else _json_object(value)
+    result = cast("JsonObject", value) if isinstance(value, dict) else json_object(value)
     if result is None:
-        return _as_text(cast("object", value)), ""
-    reasoning = _as_text(result.get("reasoningContent"))
+        return as_text(cast("object", value)), ""
+    reasoning = as_text(result.get("reasoningContent"))
     if "result" in result:
-        return _as_text(result["result"]), reasoning
+        return as_text(result["result"]), reasoning
     rest = {key: part for key, part in result.items() if key != "reasoningContent"}
-    return (_as_text(rest) if rest else ""), reasoning
+    return (as_text(rest) if rest else ""), reasoning
 
 
 def _call_input(entry: JsonObject, known: Any) -> Any:
@@ -388,61 +401,7 @@ def _call_input(entry: JsonObject, known: Any) -> Any:
     for key in ("action_input", "arguments"):
         given = entry.get(key)
         if given not in (None, "", {}):
-            return _parsed(given)
+            return parsed_json(given)
     text = known if isinstance(known, str) else ""
-    streamed = _grown(text, _as_text(entry.get("action_input_stream")))
+    streamed = grown([text], as_text(entry.get("action_input_stream")))
     return text + streamed if streamed else known
-
-
-def _json_object(value: object) -> JsonObject | None:
-    if not isinstance(value, str) or not value.startswith("{"):
-        return None
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-    return cast("JsonObject", parsed) if isinstance(parsed, dict) else None
-
-
-def _parsed(value: object) -> Any:
-    """A JSON string as what it says; anything else as it is."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _text_or_none(value: object) -> str | None:
-    return _as_text(value) or None
-
-
-def _first_text(fields: JsonObject, *keys: str) -> str | None:
-    return next((text for key in keys if (text := _as_text(fields.get(key)))), None)
-
-
-def _grown(known: str, value: str) -> str:
-    """What `value` adds to `known`, whether it is the whole so far or a delta."""
-    return value[len(known) :] if value.startswith(known) else value
-
-
-def _milliseconds(value: object) -> float | None:
-    """`"1332ms"` as 1332.0."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None
-    text = str(value).strip()
-    try:
-        if text.endswith("ms"):
-            return float(text[:-2])
-        return float(text[:-1]) * 1000 if text.endswith("s") else float(text)
-    except ValueError:
-        return None

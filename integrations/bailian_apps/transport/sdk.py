@@ -21,12 +21,15 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
+from bailian_apps.core.decoder import finish_reason
 from bailian_apps.core.errors import BailianError, InvalidInputError, ProtocolError
 from bailian_apps.core.request import AppRequest
-from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.settings import AppSettings, check_api_key
 
 if TYPE_CHECKING:
-    from bailian_apps.transport.http import AsyncCall, Patience, SyncCall
+    from bailian_apps.transport.answer import Patience
+    from bailian_apps.transport.async_http import AsyncCall
+    from bailian_apps.transport.http import SyncCall
 
 Frame: TypeAlias = Mapping[str, Any]
 
@@ -56,7 +59,9 @@ def _sdk() -> _SDK:
         from dashscope.common.api_key import get_default_api_key
         from dashscope.common.error import AuthenticationError, DashScopeException
 
-    from bailian_apps.transport.http import AsyncCall, Patience, SyncCall
+    from bailian_apps.transport.answer import Patience
+    from bailian_apps.transport.async_http import AsyncCall
+    from bailian_apps.transport.http import SyncCall
 
     logging.getLogger("dashscope").addFilter(_not_in_own_call)
     return _SDK(
@@ -173,7 +178,7 @@ async def aopen_frames(
 
 def _ends_run(frame: Frame) -> bool:
     output = frame.get("output")
-    return isinstance(output, dict) and cast("Frame", output).get("finish_reason") == "stop"
+    return isinstance(output, dict) and finish_reason(cast("Frame", output)) is not None
 
 
 def _build(request: AppRequest, settings: AppSettings, call: SyncCall | AsyncCall) -> Any:
@@ -217,7 +222,7 @@ def _api_key(settings: AppSettings, sdk: _SDK) -> str:
     if settings.api_key is not None:
         return settings.api_key.get_secret_value()
     try:
-        return sdk.default_api_key()
+        return check_api_key(sdk.default_api_key())
     except (sdk.key_error, OSError):
         raise InvalidInputError(
             "api_key", "is missing", "Pass api_key=, or set DASHSCOPE_API_KEY in the environment"

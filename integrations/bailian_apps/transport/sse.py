@@ -3,7 +3,8 @@
 Splits only on CR LF, LF and CR (the standard's line ends; JSON may hold U+2028), joins several
 `data:` lines, drops a byte order mark, comments and `[DONE]`, and looks at every byte once. The SDK
 then gets one line per event. Errors do not go through the SDK, which loses their code and status:
-they come out as `ErrorEvent`.
+they come out as `ErrorEvent`, and so does a
+frame that holds a code and no output.
 """
 
 from __future__ import annotations
@@ -113,7 +114,12 @@ class SSEReader:
             if self._is_error:
                 events.append(ErrorEvent(line[5:].strip(), self._status))
             elif (data := line[5:6].strip() or line[5:].lstrip()[:1]) == b"{":
-                events.append(FrameLine(line))
+                if b'"output"' not in line and b'"code"' in line:
+                    # An error that is not called one; the SDK would keep nothing of it.
+                    status = None if self._status == 200 else self._status
+                    events.append(ErrorEvent(line[5:].strip(), status))
+                else:
+                    events.append(FrameLine(line))
             elif data and line[5:].strip() != b"[DONE]":
                 # Not an object: the SDK would lose it. "!" makes it no JSON at all, and the SDK
                 # hands on the text of what it cannot read.

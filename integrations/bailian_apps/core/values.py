@@ -1,0 +1,67 @@
+"""Values of the wire, read without trust: any of them may be null, missing or of another type."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeAlias, cast
+
+JsonObject: TypeAlias = dict[str, Any]
+
+
+def json_object(value: object) -> JsonObject | None:
+    """An object in a JSON string; None for anything else."""
+    if not isinstance(value, str) or not value.startswith("{"):
+        return None
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return cast("JsonObject", parsed) if isinstance(parsed, dict) else None
+
+
+def parsed_json(value: object) -> Any:
+    """A JSON string as what it says; anything else as it is."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def as_text(value: object) -> str:
+    """Text as it is, null as `""`, anything else as JSON text."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def text_or_none(value: object) -> str | None:
+    """As `as_text`, with None for `""`."""
+    return as_text(value) or None
+
+
+def first_text(fields: JsonObject, *keys: str) -> str | None:
+    """The first of some fields that holds anything, as text."""
+    return next((text for key in keys if (text := as_text(fields.get(key)))), None)
+
+
+def grown(known: list[str], value: str) -> str:
+    """What `value` adds to the pieces `known`, whether it is the whole so far or a delta."""
+    size = sum(map(len, known))
+    return value[size:] if len(value) >= size and value.startswith("".join(known)) else value
+
+
+def milliseconds(value: object) -> float | None:
+    """`"1332ms"` as 1332.0."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    text = str(value).strip()
+    try:
+        if text.endswith("ms"):
+            return float(text[:-2])
+        return float(text[:-1]) * 1000 if text.endswith("s") else float(text)
+    except ValueError:
+        return None
