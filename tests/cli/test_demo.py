@@ -71,6 +71,19 @@ def test_a_failure_is_one_line_and_an_exit_code() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_without_a_framework_it_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['langchain_core'] = None; sys.argv = ['bailian-apps', 'demo'];"
+        "from bailian_apps.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert 'pip install "bailian-apps[all]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_only_one_of_the_two_variables_is_said() -> None:
     assert "only DASHSCOPE_API_KEY is set" in run(DASHSCOPE_API_KEY="sk-x").stdout.replace(
         "\n", " "

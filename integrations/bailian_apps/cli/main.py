@@ -38,7 +38,10 @@ def demo(
     try:
         from bailian_apps.cli.demo import run_demo
     except ImportError as error:
-        raise SystemExit(f"the demo shows everything at once, and {error}") from None
+        raise SystemExit(
+            'the demo shows everything at once; install it with: pip install "bailian-apps[all]" '
+            f"({error})"
+        ) from None
     run_demo(Console(), pace=pace)
 
 
