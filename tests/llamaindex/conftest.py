@@ -215,6 +215,11 @@ class SpanRecorder(SimpleSpanHandler):
             if note.parent_id == parent_id
         ]
 
+    def forget_results(self) -> None:
+        """Let go of what methods returned: it would be kept alive."""
+        for note in self.notes:
+            note.result = None
+
     def clear(self) -> None:
         self._notes.clear()
         self._order.clear()

@@ -57,6 +57,17 @@ def test_query_engine(llm_of: Any, index: VectorStoreIndex, spans: Any) -> None:
     assert names.index("BailianAppLLM.chat") + 1 == names.index("BailianApp.run")
 
 
+def test_index_as_chat_engine(llm_of: Any, index: VectorStoreIndex) -> None:
+    with Emulator(apps={"app": lambda call: "在杭州"}) as cloud:
+        memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+        engine = index.as_chat_engine(chat_mode="context", llm=llm_of(cloud), memory=memory)
+        assert str(engine.chat("西湖在哪里？")) == "在杭州"
+        assert "".join(engine.stream_chat("外滩呢？").response_gen) == "在杭州"
+        assert "西湖在杭州。" in str(cloud.requests[0].body)
+        said = [message["content"] for message in cloud.requests[1].messages]
+        assert said[-3:] == ["西湖在哪里？", "在杭州", "外滩呢？"]
+
+
 async def test_query_engine_async(llm_of: Any, index: VectorStoreIndex) -> None:
     with Emulator(apps={"app": lambda call: "在杭州"}) as cloud:
         response = await index.as_query_engine(llm=llm_of(cloud)).aquery("西湖在哪里？")
@@ -151,6 +162,20 @@ def test_structured_output(llm_of: Any) -> None:
         assert llm.structured_predict(City, PromptTemplate("哪里？")) == City(name="杭州")
         chosen = llm.as_structured_llm(City).chat([ChatMessage(content="哪里？")])
         assert chosen.raw == City(name="杭州")
+
+
+async def test_structured_output_async(llm_of: Any) -> None:
+    with Emulator(apps={"app": lambda call: '{"name": "杭州"}'}) as cloud:
+        llm = llm_of(cloud)
+        assert await llm.astructured_predict(City, PromptTemplate("哪里？")) == City(name="杭州")
+        response = await llm.as_structured_llm(City).acomplete("哪里？")
+        assert response.raw == City(name="杭州")
+
+
+def test_structured_query_engine(llm_of: Any, index: VectorStoreIndex) -> None:
+    with Emulator(apps={"app": lambda call: '{"name": "杭州"}'}) as cloud:
+        engine = index.as_query_engine(llm=llm_of(cloud).as_structured_llm(City))
+        assert engine.query("西湖在哪里？").response == City(name="杭州")
 
 
 def test_predict(llm_of: Any) -> None:

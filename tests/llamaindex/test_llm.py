@@ -27,7 +27,15 @@ def test_class() -> None:
 
 
 def test_public_names() -> None:
-    assert bailian_apps.llamaindex.__all__ == ["BailianAppLLM"]
+    assert bailian_apps.llamaindex.__all__ == [
+        "BailianAppChatEngine",
+        "BailianAppLLM",
+        "BailianAppQueryEngine",
+        "BailianAppRetriever",
+        "BailianAppStepEvent",
+        "BailianAppStepStream",
+        "bailian_app_tool",
+    ]
 
 
 def test_metadata() -> None:
@@ -122,6 +130,17 @@ def test_import_loads_neither_the_sdk_nor_the_other_framework() -> None:
         "    assert name not in sys.modules, name\n"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_import_with_an_old_llama_index_says_so_too() -> None:
+    done = run_python(
+        "import llama_index.core.base.llms.types as types; del types.ThinkingBlock\n"
+        "try:\n    import bailian_apps.llamaindex\n"
+        "except ImportError as error:\n    print(error, '|', error.__cause__)\n"
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'pip install "bailian-apps[llamaindex]" |' in done.stdout
+    assert "ThinkingBlock" in done.stdout
 
 
 @pytest.mark.parametrize("missing", ["llama_index", "llama_index.core"])

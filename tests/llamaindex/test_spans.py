@@ -15,6 +15,7 @@ from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.instrumentation.events.agent import AgentToolCallEvent
+from llama_index.core.instrumentation.events.exception import ExceptionEvent
 from llama_index.core.instrumentation.events.retrieval import (
     RetrievalEndEvent,
     RetrievalStartEvent,
@@ -30,6 +31,9 @@ from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.llamaindex import calls
 
 HELLO = [ChatMessage(content="你好")]
+METHODS = [
+    f"{a}{s}{kind}" for a in ("", "a") for s in ("", "stream_") for kind in ("chat", "complete")
+]
 
 
 def node(id_: str, status: str, result: str = "", kind: str = "LLM", **more: Any) -> dict[str, str]:
@@ -60,31 +64,25 @@ def held(call: Call) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     "name", ["workflow-two-llm-fixed-end.sse", "workflow-timed.jsonl", "workflow-two-llm.sse"]
 )
-def test_all_chat_paths_have_the_same_tree(way: Any, llm_of: Any, spans: Any, name: str) -> None:
+def test_all_eight_methods_have_the_same_tree(
+    way: Any, llm_of: Any, spans: Any, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     trees: list[Any] = []
     with Emulator(apps={"app": recordings.FOLDER / name}) as cloud:
         result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("你好")
-        for method in ("chat", "stream_chat", "achat", "astream_chat"):
+        for method in METHODS:
             spans.clear()
             assert way(method)(llm_of(cloud)).error is None
+            assert not spans.open_spans
             trees.append(spans.tree())
-    assert trees[1:] == trees[:1] * 3
+    assert trees[1:] == trees[:1] * 7
+    assert not caplog.records
     [(_, outcome, _, [(run, run_outcome, answer, steps)])] = trees[0]
     assert (outcome, run, run_outcome, answer) == ("exit", "BailianApp.run", "exit", result.text)
     assert [(outcome, told["name"], told.get("output", "")) for _, outcome, told, _ in steps] == [
         ("exit", step.name, step.output) for step in result.steps
     ]
     assert all(name.startswith("node ") and not children for name, _, _, children in steps)
-
-
-def test_completions_have_it_too(way: Any, llm_of: Any, spans: Any) -> None:
-    trees: list[Any] = []
-    with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud:
-        for method in ("chat", "complete", "stream_complete", "acomplete", "astream_complete"):
-            spans.clear()
-            assert way(method)(llm_of(cloud)).error is None
-            trees.append(spans.tree())
-    assert trees[1:] == trees[:1] * 4
 
 
 def test_overlapping_steps_are_siblings(chat: Any, llm_of: Any, spans: Any) -> None:
@@ -244,9 +242,38 @@ async def test_closing_early_async(llm_of: Any, spans: Any, how: str) -> None:
             await chunks.aclose()
         else:
             del chunks
-        # LlamaIndex's wrapper does not close ours: the event loop does, in one of its next rounds.
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+            # Nobody closed it: the event loop does, in one of its next rounds.
+            assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
         expect_all_dropped(spans, "the stream was closed before its end")
+        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+
+
+@pytest.mark.parametrize("method", ["stream_chat", "stream_complete"])
+def test_closing_is_closing_whoever_keeps_the_exception(
+    llm_of: Any, spans: Any, events: Any, method: str
+) -> None:
+    """LlamaIndex publishes the exception, and in its traceback hangs the generator."""
+    with Emulator(apps={"app": held}) as cloud:
+        asked: Any = HELLO if "chat" in method else "你好"
+        chunks = getattr(llm_of(cloud), method)(asked)
+        next(chunks)
+        chunks.close()
+        assert any(isinstance(event, ExceptionEvent) for event in events.events)
+        expect_all_dropped(spans, "the stream was closed before its end")
+        assert cloud.requests[0].gone.wait(5)
+
+
+@pytest.mark.parametrize("method", ["astream_chat", "astream_complete"])
+async def test_closing_is_closing_whoever_keeps_the_exception_async(
+    llm_of: Any, spans: Any, events: Any, method: str
+) -> None:
+    with Emulator(apps={"app": held}) as cloud:
+        asked: Any = HELLO if "chat" in method else "你好"
+        chunks = await getattr(llm_of(cloud), method)(asked)
+        await anext(chunks)
+        await chunks.aclose()
+        expect_all_dropped(spans, "the stream was closed before its end")
+        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
 
 
 def test_closing_ours_closes_the_apps(llm_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:

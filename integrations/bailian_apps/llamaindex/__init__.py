@@ -1,13 +1,26 @@
-"""A Bailian app in LlamaIndex: as an LLM, under every engine and agent that takes one."""
+"""A Bailian app in LlamaIndex: as an LLM, a query engine, a chat engine, a retriever, a tool."""
 
 try:
+    from bailian_apps.llamaindex.chat_engine import BailianAppChatEngine
     from bailian_apps.llamaindex.llm import BailianAppLLM
-except ModuleNotFoundError as error:
+    from bailian_apps.llamaindex.query_engine import BailianAppQueryEngine
+    from bailian_apps.llamaindex.retriever import BailianAppRetriever
+    from bailian_apps.llamaindex.steps import BailianAppStepEvent, BailianAppStepStream
+    from bailian_apps.llamaindex.tool import bailian_app_tool
+except ImportError as error:  # not installed, or too old to have what is imported
     if not (error.name or "").startswith("llama_index"):
         raise
     raise ImportError(
-        "bailian_apps.llamaindex needs llama-index-core; install it with: "
+        "bailian_apps.llamaindex needs a recent llama-index-core; install it with: "
         'pip install "bailian-apps[llamaindex]"'
     ) from error
 
-__all__ = ["BailianAppLLM"]
+__all__ = [
+    "BailianAppChatEngine",
+    "BailianAppLLM",
+    "BailianAppQueryEngine",
+    "BailianAppRetriever",
+    "BailianAppStepEvent",
+    "BailianAppStepStream",
+    "bailian_app_tool",
+]

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from llama_index.core.callbacks import CallbackManager
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.events import AppEvent, RunFinished
@@ -34,19 +36,29 @@ class Call(Generic[T]):
         plan: What of the conversation is sent.
         request: The arguments for `BailianApp.stream`.
         reply: What makes responses of the run's events.
+        manager: Who tells the legacy callbacks.
+        step_events: Whether spans send an event of ours for each step.
+        listener: Who hears every event of the run as it comes.
     """
 
     app: BailianApp
     plan: Plan
     request: dict[str, Any]
     reply: Reply[T]
+    manager: CallbackManager
+    step_events: bool = False
+    listener: Callable[[AppEvent], None] | None = None
 
     def open_spans(self) -> RunSpans:
         """Enter the run's span."""
         settings = self.app.settings
         known = {"app_id": settings.app_id, "biz_params": without_tokens(settings.biz_params or {})}
         inputs = known | self.request
-        return RunSpans({name: value for name, value in inputs.items() if value})
+        return RunSpans(
+            {name: value for name, value in inputs.items() if value},
+            self.manager,
+            step_events=self.step_events,
+        )
 
     def read(self, event: AppEvent, spans: RunSpans, *, streaming: bool) -> T | None:
         """Note an event in the spans and make its chunk, if it has one.
@@ -57,6 +69,8 @@ class Call(Generic[T]):
             streaming: Whether chunks are wanted; else only the whole response is made.
         """
         spans.read(event)
+        if self.listener is not None:
+            self.listener(event)
         if isinstance(event, RunFinished):
             self._warn_if_context_was_lost(event.result)
             spans.finish(event.result.text)

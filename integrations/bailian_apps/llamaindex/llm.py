@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -15,25 +15,30 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
 )
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms.callbacks import (  # LlamaIndex leaves them untyped
     llm_chat_callback,  # pyright: ignore[reportUnknownVariableType]
     llm_completion_callback,  # pyright: ignore[reportUnknownVariableType]
 )
 from llama_index.core.llms.llm import LLM
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.history import Turn, plan_request
+from bailian_apps.core.events import AppEvent
+from bailian_apps.core.history import Plan, Turn, plan_request
 from bailian_apps.core.request import raise_invalid_input, without_tokens
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.llamaindex.calls import Call, ainvoke, astream, invoke, stream
 from bailian_apps.llamaindex.messages import to_turns
-from bailian_apps.llamaindex.replies import ChatReply, CompletionReply
-from bailian_apps.llamaindex.secrecy import observed, reveal
+from bailian_apps.llamaindex.observed import observed
+from bailian_apps.llamaindex.replies import ChatReply, CompletionReply, Reply
+from bailian_apps.llamaindex.secrecy import reveal
 
 _chat_callback = cast("Any", llm_chat_callback())
 _completion_callback = cast("Any", llm_completion_callback())
+
+T = TypeVar("T")
 
 _LISTS = ("image_list", "file_list")
 
@@ -54,6 +59,8 @@ class BailianAppLLM(AppSettings, LLM):
         context_window: How many tokens LlamaIndex may pack into one call. The app's model decides
             what it can really read; the cloud does not say.
         num_output: How many of them LlamaIndex keeps free for the answer.
+        step_events: Whether to send a `BailianAppStepEvent` for the beginning and the end of each
+            step. OpenInference does not know it, and warns of each.
 
     Example:
         ```python
@@ -75,6 +82,9 @@ class BailianAppLLM(AppSettings, LLM):
 
     context_window: int = Field(default=131_072, gt=0)
     num_output: int = Field(default=2_048, gt=0)
+    step_events: bool = False
+
+    _listener: Callable[[AppEvent], None] | None = PrivateAttr(default=None)
 
     if not TYPE_CHECKING:  # type checkers know the fields better than `**fields`
 
@@ -109,6 +119,49 @@ class BailianAppLLM(AppSettings, LLM):
         if self.biz_params is not None:
             fields["biz_params"] = without_tokens(self.biz_params)
         return {**state, "__dict__": fields}
+
+    @classmethod
+    def of(
+        cls,
+        app: BailianApp | None = None,
+        llm: BailianAppLLM | None = None,
+        callback_manager: CallbackManager | None = None,
+        **settings: Any,
+    ) -> BailianAppLLM:
+        """The LLM that an engine, a retriever or a tool asks: what all their makers accept.
+
+        Args:
+            app: An app to make an LLM of.
+            llm: An LLM to take as it is.
+            callback_manager: For an LLM that is made here.
+            **settings: The fields of an LLM to make, when neither is given.
+
+        Raises:
+            InvalidInputError: More than one of `app`, `llm` and settings is given, or a field is
+                not valid.
+        """
+        if (app is not None) + (llm is not None) + bool(settings) > 1:
+            raise InvalidInputError(
+                "app", "was given beside llm or settings", "Pass one of app=, llm= and settings"
+            )
+        if llm is not None:
+            return llm
+        if app is not None:
+            known = AppSettings.model_fields
+            settings = {name: getattr(app.settings, name) for name in known}
+        if callback_manager is not None:
+            settings["callback_manager"] = callback_manager
+        return cls(**settings)
+
+    def heard_by(self, listener: Callable[[AppEvent], None]) -> BailianAppLLM:
+        """This LLM, with somebody who hears every event of its runs as it comes.
+
+        Args:
+            listener: Is called in the thread or task that reads the run.
+        """
+        copy = self.model_copy()
+        copy._listener = listener
+        return copy
 
     @classmethod
     def class_name(cls) -> str:
@@ -210,7 +263,7 @@ class BailianAppLLM(AppSettings, LLM):
         app, said = self._split(kwargs)
         session_id = said.pop("session_id", None)
         plan = plan_request(to_turns(messages), app.settings, session_id=session_id)
-        return Call(app, plan, _joined(plan.call(), said), ChatReply(plan))
+        return self._call(app, plan, _joined(plan.call(), said), ChatReply(plan))
 
     def _plan_completion(self, prompt: str, kwargs: dict[str, Any]) -> Call[CompletionResponse]:
         app, said = self._split(kwargs)
@@ -219,7 +272,13 @@ class BailianAppLLM(AppSettings, LLM):
                 "session_id", "was given to a completion, which joins no conversation", "Use chat"
             )
         plan = plan_request([Turn(role="user", text=prompt)], app.settings)
-        return Call(app, plan, _joined(plan.call(), said), CompletionReply())
+        return self._call(app, plan, _joined(plan.call(), said), CompletionReply())
+
+    def _call(
+        self, app: BailianApp, plan: Plan, request: dict[str, Any], reply: Reply[T]
+    ) -> Call[T]:
+        manager = self.callback_manager
+        return Call(app, plan, request, reply, manager, self.step_events, self._listener)
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[BailianApp, dict[str, Any]]:
         """The app with this call's settings, and what else the call says."""

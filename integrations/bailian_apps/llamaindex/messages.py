@@ -41,7 +41,6 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from llama_index.core.base.llms.types import (
-    BaseContentBlock,
     CachePoint,
     ChatMessage,
     CitationBlock,
@@ -127,7 +126,7 @@ def _address(index: int, role: Role, block: ImageBlock | DocumentBlock) -> str:
     return address
 
 
-def _a(block: BaseContentBlock) -> str:
+def _a(block: object) -> str:
     name = type(block).__name__
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 

@@ -7,17 +7,12 @@ They are wrapped before the first span sees them, and unwrapped when the request
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
-from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 from pydantic import SecretStr
 
 from bailian_apps.core.request import without_tokens
-
-MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 
 class _Concealed(dict[str, Any]):
@@ -41,7 +36,7 @@ def conceal(kwargs: dict[str, Any]) -> dict[str, Any]:
     key, biz_params = kwargs.get("api_key"), kwargs.get("biz_params")
     if isinstance(key, str):
         kwargs = kwargs | {"api_key": SecretStr(key)}
-    if isinstance(biz_params, Mapping):
+    if isinstance(biz_params, Mapping) and not isinstance(biz_params, _Concealed):
         kwargs = kwargs | {"biz_params": _Concealed(cast("Mapping[str, Any]", biz_params))}
     return kwargs
 
@@ -52,39 +47,3 @@ def reveal(kwargs: dict[str, Any]) -> dict[str, Any]:
     if isinstance(biz_params, _Concealed):
         return kwargs | {"biz_params": biz_params.reveal()}
     return kwargs
-
-
-def observed(callback: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
-    """Decorate an LLM method with LlamaIndex's callback and span, and hide secrets from both.
-
-    LlamaIndex itself would put the span around everything else, and the secrets into it.
-
-    Args:
-        callback: `llm_chat_callback()` or `llm_completion_callback()`.
-
-    Returns:
-        A decorator that leaves the method's signature as it is.
-    """
-
-    def decorate(method: MethodT) -> MethodT:
-        signature = inspect.signature(method)
-        traced: Any = get_dispatcher(method.__module__).span(callback(method))
-        if inspect.iscoroutinefunction(method):
-
-            async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-                return await traced.__get__(self, type(self))(*args, **conceal(kwargs))
-
-            outer: Any = call_async
-        else:
-
-            def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-                return traced.__get__(self, type(self))(*args, **conceal(kwargs))
-
-            outer = call
-        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-            setattr(outer, name, getattr(method, name))
-        outer.__signature__ = signature
-        setattr(outer, DISPATCHER_SPAN_DECORATED_ATTR, True)  # no second span around this one
-        return cast("MethodT", outer)
-
-    return decorate

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from collections import OrderedDict
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
+from llama_index.core.callbacks import CallbackManager, CBEventType
 from llama_index.core.instrumentation.events.agent import AgentToolCallEvent
 from llama_index.core.instrumentation.events.retrieval import (
     RetrievalEndEvent,
     RetrievalStartEvent,
 )
-from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import ToolMetadata
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
@@ -35,11 +34,28 @@ from typing_extensions import Self
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import AppEvent, StepFinished, StepStarted
 from bailian_apps.core.result import Step
+from bailian_apps.llamaindex.legacy import (
+    LegacyEvent,
+    failed,
+    run_begins,
+    run_ended,
+    step_begins,
+    step_ended,
+)
+from bailian_apps.llamaindex.steps import (
+    BailianAppStepEvent,
+    as_text,
+    found_nodes,
+    is_retrieval,
+    step_inputs,
+    step_name,
+    step_news,
+    step_result,
+)
 
 dispatcher = get_dispatcher(__name__)
 
 RUN_NAME = "BailianApp.run"
-_RETRIEVAL_NODE = "Retrieval"
 _NEVER_READ = "the stream was never read"
 _UNSAID: dict[type[BaseException], str] = {
     GeneratorExit: "the stream was closed before its end",
@@ -50,13 +66,19 @@ _UNSAID: dict[type[BaseException], str] = {
 class RunSpans:
     """The spans of one run. Created open; every way out of the run goes through `close`."""
 
-    def __init__(self, inputs: dict[str, Any]) -> None:
+    def __init__(
+        self, inputs: dict[str, Any], manager: CallbackManager, *, step_events: bool = False
+    ) -> None:
         """Enter the run's span, inside whichever span is the current one.
 
         Args:
             inputs: What the run is asked, without secrets.
+            manager: Who tells the legacy callbacks.
+            step_events: Whether to send `BailianAppStepEvent`s.
         """
-        self._run = _Span(RUN_NAME, inputs)
+        self._manager = manager
+        self._step_events = step_events
+        self._run = _Span(RUN_NAME, inputs, manager, *run_begins(inputs))
         self._steps: dict[str, _Span] = {}
         self._begun = False
         self._closed = False
@@ -80,21 +102,30 @@ class RunSpans:
         if isinstance(event, StepStarted):
             step = event.step
             parent = self._steps.get(step.parent_id or "", self._run)
-            self._steps[step.id] = _Span(_step_name(step), _step_inputs(step), parent)
+            span = _Span(
+                step_name(step), step_inputs(step), self._manager, *step_begins(step), parent
+            )
+            self._steps[step.id] = span
+            self._tell(span, event)
         elif isinstance(event, StepFinished):
             span = self._steps.pop(event.step.id, None)
             if span is not None:
+                self._tell(span, event)
                 _end_step(span, event.step)
 
-    def finish(self, result: Any) -> None:
+    def _tell(self, span: _Span, event: AppEvent) -> None:
+        if self._step_events and (news := step_news(event)):
+            span.event(BailianAppStepEvent, phase=news[0], step=news[1])
+
+    def finish(self, text: str) -> None:
         """Leave the run's span: it went well.
 
         Args:
-            result: What the run gave.
+            text: What the app answered.
         """
         if not self._closed:
             self._closed = True
-            self._run.exit(result)
+            self._run.exit(text, run_ended(text))
 
     def abandon(self) -> None:
         """Drop what is still open, because nobody can read the run any more."""
@@ -119,13 +150,25 @@ class RunSpans:
 class _Span:
     """One span, entered on creation, in a context of its own."""
 
-    __slots__ = ("_arguments", "_context", "_id")
+    __slots__ = ("_arguments", "_context", "_id", "_legacy")
 
-    def __init__(self, name: str, inputs: dict[str, Any], parent: _Span | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        manager: CallbackManager,
+        kind: CBEventType,
+        payload: dict[str, Any],
+        parent: _Span | None = None,
+    ) -> None:
         # Tracers take the name up to the first hyphen.
         self._id = f"{name.replace('-', '_')}-{uuid4()}"
         self._arguments = _bound(inputs)
         self._context: Context = copy_context() if parent is None else parent._context.copy()
+        # First of all: a callback may raise (a token budget), and then no span is left open.
+        self._legacy = (
+            self._context.run(LegacyEvent, manager, kind, payload) if manager.handlers else None
+        )
         self._context.run(self._enter)
 
     def _enter(self) -> None:
@@ -141,14 +184,20 @@ class _Span:
     def event(self, kind: type[BaseEvent], **fields: Any) -> None:
         self._context.run(dispatcher.event, kind(span_id=self._id, **fields))
 
-    def exit(self, result: Any) -> None:
+    def exit(self, result: Any, payload: dict[str, Any]) -> None:
         self._context.run(
             dispatcher.span_exit, id_=self._id, bound_args=self._arguments, result=result
         )
+        self._end_legacy(payload)
 
     def drop(self, error: BaseException) -> None:
         self.event(SpanDropEvent, err_str=str(error) or type(error).__name__)
         self._context.run(dispatcher.span_drop, id_=self._id, bound_args=self._arguments, err=error)
+        self._end_legacy(failed(error))
+
+    def _end_legacy(self, payload: dict[str, Any]) -> None:
+        if self._legacy is not None:
+            self._context.run(self._legacy.end, payload)
 
 
 def _bound(inputs: dict[str, Any]) -> inspect.BoundArguments:
@@ -157,38 +206,15 @@ def _bound(inputs: dict[str, Any]) -> inspect.BoundArguments:
     return inspect.BoundArguments(inspect.Signature(parameters), OrderedDict(inputs))
 
 
-def _step_name(step: Step) -> str:
-    return step.kind if step.name == step.kind else f"{step.kind} {step.name}"
-
-
-def _step_inputs(step: Step) -> dict[str, Any]:
-    known = {"id": step.id, "type": step.type, "input": step.input}
-    return {name: value for name, value in known.items() if value is not None}
-
-
 def _end_step(span: _Span, step: Step) -> None:
     if step.kind == "tool":
         metadata = ToolMetadata(name=step.name, description=step.type or "")
-        span.event(AgentToolCallEvent, arguments=_as_text(step.input), tool=metadata)
-    elif step.kind == "retrieval" or step.type == _RETRIEVAL_NODE:
-        query = _as_text(step.input)
-        found = [NodeWithScore(node=TextNode(text=step.output))] if step.output else []
+        span.event(AgentToolCallEvent, arguments=as_text(step.input), tool=metadata)
+    elif is_retrieval(step):
+        query = as_text(step.input)
         span.event(RetrievalStartEvent, str_or_query_bundle=query)
-        span.event(RetrievalEndEvent, str_or_query_bundle=query, nodes=found)
+        span.event(RetrievalEndEvent, str_or_query_bundle=query, nodes=found_nodes(step))
     if step.failed:
         span.drop(AppFailedError(step.error or step.status))
     else:
-        span.exit(_step_result(step))
-
-
-def _step_result(step: Step) -> dict[str, Any]:
-    # An input that came late, and a name that changed, are known only now.
-    told = ("name", "status", "duration_ms", "input", "output", "reasoning")
-    values = ((name, getattr(step, name)) for name in told)
-    return {name: value for name, value in values if value not in (None, "")}
-
-
-def _as_text(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False, default=str)
+        span.exit(step_result(step), step_ended(step))

@@ -1,0 +1,275 @@
+"""`BailianAppChatEngine`: a Bailian app as a LlamaIndex chat engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing, closing
+from typing import Any, cast
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
+from llama_index.core.callbacks import (
+    CallbackManager,
+    trace_method,  # pyright: ignore[reportUnknownVariableType]
+)
+from llama_index.core.chat_engine.types import (
+    AgentChatResponse,
+    BaseChatEngine,
+    StreamingAgentChatResponse,
+)
+from llama_index.core.memory import BaseMemory, Memory
+from llama_index.core.schema import NodeWithScore
+from llama_index.core.tools import ToolOutput
+
+from bailian_apps.app import BailianApp
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.llamaindex.llm import BailianAppLLM
+from bailian_apps.llamaindex.nodes import run_metadata, source_nodes, tool_outputs
+from bailian_apps.llamaindex.observed import observed
+
+_traced = observed(cast("Any", trace_method("chat")))
+
+
+class BailianAppChatEngine(BaseChatEngine):
+    """A conversation with a Bailian app, kept in any LlamaIndex memory.
+
+    Answers go into the memory as the app gave them: with reasoning, citations, and the marker of
+    the cloud's session, in which the next turn goes on. A turn goes into the memory when it is
+    whole, the question with its answer; one that failed or was broken off leaves no trace there.
+
+    A response has the cited documents in `source_nodes` and the app's tool calls in `sources`;
+    while it streams, both are filled before its last piece.
+
+    Example:
+        ```python
+        engine = BailianAppChatEngine.from_defaults(app_id="…")
+        print(engine.chat("Plan a day in Hangzhou"))
+        for piece in engine.stream_chat("And a second day?").response_gen:
+            print(piece, end="")
+        ```
+    """
+
+    def __init__(
+        self,
+        app: BailianApp | None = None,
+        llm: BailianAppLLM | None = None,
+        *,
+        memory: BaseMemory | None = None,
+        prefix_messages: Sequence[ChatMessage] = (),
+        callback_manager: CallbackManager | None = None,
+    ) -> None:
+        """Make an engine of an app, or of an LLM.
+
+        Args:
+            app: The app to talk with.
+            llm: The LLM to talk with; in place of `app`.
+            memory: Where the conversation is kept; a new `Memory`, if not given.
+            prefix_messages: What goes before the conversation in every call.
+            callback_manager: Who tells the legacy callbacks; the LLM's, if not given.
+
+        Raises:
+            InvalidInputError: Both `app` and `llm` are given.
+        """
+        self._llm = BailianAppLLM.of(app, llm, callback_manager)
+        self._memory = memory or cast("Any", Memory).from_defaults(
+            token_limit=self._llm.context_window - self._llm.num_output
+        )
+        self._prefix_messages = list(prefix_messages)
+        self.callback_manager = callback_manager or self._llm.callback_manager
+
+    @classmethod
+    def from_defaults(
+        cls,
+        app: BailianApp | None = None,
+        llm: BailianAppLLM | None = None,
+        *,
+        memory: BaseMemory | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        system_prompt: str | None = None,
+        prefix_messages: Sequence[ChatMessage] | None = None,
+        callback_manager: CallbackManager | None = None,
+        **settings: Any,
+    ) -> BailianAppChatEngine:
+        """Make an engine of an app's settings.
+
+        Args:
+            app: The app to talk with, in place of settings.
+            llm: The LLM to talk with, in place of settings.
+            memory: As for the constructor.
+            chat_history: What was said already; it replaces what the memory holds.
+            system_prompt: A system message that goes before the conversation. The whole
+                conversation is then sent in every call: a session has no place for it.
+            prefix_messages: As for the constructor; in place of `system_prompt`.
+            callback_manager: As for the constructor.
+            **settings: The fields of `BailianAppLLM`.
+
+        Raises:
+            InvalidInputError: A field is unknown or not valid, or both `system_prompt` and
+                `prefix_messages` are given.
+        """
+        if system_prompt is not None:
+            if prefix_messages is not None:
+                raise InvalidInputError(
+                    "system_prompt", "was given beside prefix_messages", "Pass one of the two"
+                )
+            prefix_messages = [ChatMessage(role=MessageRole.SYSTEM, content=system_prompt)]
+        engine = cls(
+            llm=BailianAppLLM.of(app, llm, callback_manager, **settings),
+            memory=memory,
+            prefix_messages=prefix_messages or (),
+            callback_manager=callback_manager,
+        )
+        if chat_history is not None:
+            engine._memory.set(chat_history)
+        return engine
+
+    @_traced
+    def chat(
+        self,
+        message: str | ChatMessage,
+        chat_history: list[ChatMessage] | None = None,
+        **overrides: Any,
+    ) -> AgentChatResponse:
+        """Say something and wait for the whole answer.
+
+        Args:
+            message: The user's words, or a message with images and files too.
+            chat_history: What was said before; it replaces what the memory holds.
+            **overrides: Settings to replace in this turn, and `session_id`, as for
+                `BailianAppLLM.chat`.
+
+        Raises:
+            InvalidInputError: A message or an argument cannot be sent; nothing was.
+            BailianError: The call failed; `partial` holds what had come.
+        """
+        turn = _Turn(message)
+        if chat_history is not None:
+            self._memory.set(chat_history)
+        history = self._memory.get(**self._asked_of_memory(turn))
+        response = self._llm.chat([*self._prefix_messages, *history, turn.question], **overrides)
+        self._memory.put_messages(turn.end(response))
+        return turn.whole()
+
+    @_traced
+    async def achat(
+        self,
+        message: str | ChatMessage,
+        chat_history: list[ChatMessage] | None = None,
+        **overrides: Any,
+    ) -> AgentChatResponse:
+        """As `chat`, natively async."""
+        turn = _Turn(message)
+        if chat_history is not None:
+            await self._memory.aset(chat_history)
+        history = await self._memory.aget(**self._asked_of_memory(turn))
+        response = await self._llm.achat(
+            [*self._prefix_messages, *history, turn.question], **overrides
+        )
+        await self._memory.aput_messages(turn.end(response))
+        return turn.whole()
+
+    @_traced
+    def stream_chat(
+        self,
+        message: str | ChatMessage,
+        chat_history: list[ChatMessage] | None = None,
+        **overrides: Any,
+    ) -> StreamingAgentChatResponse:
+        """As `chat`, piece by piece: read `response_gen`, or the chunks of `chat_stream`.
+
+        The app runs while it is read, in the reader's thread. Closing the generator ends the run.
+        """
+        turn = _Turn(message)
+        if chat_history is not None:
+            self._memory.set(chat_history)
+        history = self._memory.get(**self._asked_of_memory(turn))
+        chunks = self._llm.stream_chat(
+            [*self._prefix_messages, *history, turn.question], **overrides
+        )
+
+        def stream() -> Generator[ChatResponse]:
+            with closing(chunks):
+                for chunk in chunks:
+                    if chunk.raw is not None:
+                        self._memory.put_messages(turn.end(chunk))
+                    yield chunk
+
+        return turn.streaming(chat_stream=stream())
+
+    @_traced
+    async def astream_chat(
+        self,
+        message: str | ChatMessage,
+        chat_history: list[ChatMessage] | None = None,
+        **overrides: Any,
+    ) -> StreamingAgentChatResponse:
+        """As `stream_chat`, natively async: read `async_response_gen()`, or `achat_stream`."""
+        turn = _Turn(message)
+        if chat_history is not None:
+            await self._memory.aset(chat_history)
+        history = await self._memory.aget(**self._asked_of_memory(turn))
+        messages = [*self._prefix_messages, *history, turn.question]
+        chunks: Any = await self._llm.astream_chat(messages, **overrides)
+
+        async def stream() -> AsyncGenerator[ChatResponse]:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if chunk.raw is not None:
+                        await self._memory.aput_messages(turn.end(chunk))
+                    yield chunk
+
+        return turn.streaming(achat_stream=stream())
+
+    def reset(self) -> None:
+        """Forget the conversation; the next turn begins a new session."""
+        self._memory.reset()
+
+    @property
+    def chat_history(self) -> list[ChatMessage]:
+        """All that was said."""
+        return self._memory.get_all()
+
+    def _asked_of_memory(self, turn: _Turn) -> dict[str, Any]:
+        """What a memory is asked for: room must be left for what it does not hold."""
+        asked: dict[str, Any] = {"input": turn.question.content or ""}
+        count: Callable[[str], list[Any]] | None = getattr(self._memory, "tokenizer_fn", None)
+        if count is not None:
+            outside = [*self._prefix_messages, turn.question]
+            words = " ".join(message.content or "" for message in outside)
+            tokens = len(count(words))
+            # A question that is too long is the app's to refuse: the memory would in its place.
+            asked["initial_token_count"] = min(tokens, getattr(self._memory, "token_limit", tokens))
+        return asked
+
+
+class _Turn:
+    """One question, and what is known of its answer at the end."""
+
+    def __init__(self, message: str | ChatMessage) -> None:
+        if isinstance(message, str):
+            message = ChatMessage(role=MessageRole.USER, content=message)
+        self.question = message
+        self._sources: list[ToolOutput] = []
+        self._nodes: list[NodeWithScore] = []
+        self._response: ChatResponse | None = None
+
+    def end(self, response: ChatResponse) -> list[ChatMessage]:
+        """Keep the answer; returns what the memory has to keep."""
+        self._response = response
+        self._sources += tool_outputs(response.raw)
+        self._nodes += source_nodes(response.raw)
+        return [self.question, response.message]
+
+    def whole(self) -> AgentChatResponse:
+        response = self._response
+        return AgentChatResponse(
+            response="" if response is None else response.message.content or "",
+            sources=self._sources,
+            source_nodes=self._nodes,
+            metadata=None if response is None else run_metadata(response.raw),
+        )
+
+    def streaming(self, **stream: Any) -> StreamingAgentChatResponse:
+        """A response that reads the stream itself: no thread, no queue."""
+        return StreamingAgentChatResponse(
+            sources=self._sources, source_nodes=self._nodes, is_writing_to_memory=False, **stream
+        )

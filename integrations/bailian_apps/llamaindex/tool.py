@@ -1,0 +1,206 @@
+"""`bailian_app_tool`: a Bailian app as a tool of LlamaIndex agents and workflows."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, cast
+
+from llama_index.core.async_utils import (
+    asyncio_run,  # pyright: ignore[reportUnknownVariableType]
+)
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock
+from llama_index.core.base.response.schema import Response
+from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
+from llama_index.core.workflow import Context
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from bailian_apps.app import BailianApp
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.events import AppEvent
+from bailian_apps.core.request import raise_invalid_input
+from bailian_apps.llamaindex.llm import BailianAppLLM
+from bailian_apps.llamaindex.nodes import run_metadata, source_nodes
+from bailian_apps.llamaindex.steps import BailianAppStepStream, step_news
+
+_PROMPT = "prompt"
+_CONTEXT = "ctx"
+
+
+def bailian_app_tool(
+    app: BailianApp | None = None,
+    llm: BailianAppLLM | None = None,
+    *,
+    name: str,
+    description: str,
+    params: type[BaseModel] | None = None,
+    return_direct: bool = False,
+    keep_session: bool = True,
+    **settings: Any,
+) -> FunctionTool:
+    """Make a tool that asks a Bailian app, for `FunctionAgent`, `ReActAgent` and `AgentWorkflow`.
+
+    The calls of one agent are one conversation with the app: what was said is kept in the
+    workflow's `Context`, under the tool's name, and goes where the context goes. Steps of the app
+    are written to the workflow's stream as `BailianAppStepStream`. Called outside of a workflow,
+    each call is a conversation of its own.
+
+    The output's `raw_output` is a `Response` with the cited documents in `source_nodes`, and
+    steps and usage in `metadata`.
+
+    Args:
+        app: The app to ask, in place of settings.
+        llm: The LLM to ask, in place of settings.
+        name: The tool's name.
+        description: What the app can do: by this, an agent chooses the tool.
+        params: A model of the app's `biz_params`, shown to the agent as the tool's arguments.
+            What it gives is added to the `biz_params` of the settings. Its field `prompt` is the
+            words to the app; one is added if it has none.
+        return_direct: Whether the app's answer is the agent's.
+        keep_session: Whether the calls of one agent are one conversation.
+        **settings: The fields of `BailianAppLLM`.
+
+    Raises:
+        InvalidInputError: A field is unknown or not valid.
+
+    Example:
+        ```python
+        class Trip(BaseModel):
+            city: str = Field(description="Where to")
+
+        tool = bailian_app_tool(
+            app_id="…", name="plan_trip", description="Plans a day in a city", params=Trip
+        )
+        agent = FunctionAgent(tools=[tool], llm=OpenAI())
+        ```
+    """
+    if params is not None and _CONTEXT in params.model_fields:
+        raise InvalidInputError(
+            f"params.{_CONTEXT}", "is where LlamaIndex puts the workflow's context", "Rename it"
+        )
+    metadata = ToolMetadata(
+        name=name,
+        description=description,
+        fn_schema=_with_prompt(params),
+        return_direct=return_direct,
+    )
+    return _AppTool(BailianAppLLM.of(app, llm, **settings), metadata, keep_session=keep_session)
+
+
+def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
+    prompt: Any = (str, Field(description="What to ask the app, in words that need no context"))
+    if params is None:
+        return create_model("BailianAppInput", prompt=prompt)
+    if _PROMPT in params.model_fields:
+        return params
+    return create_model(params.__name__, __base__=params, __doc__=params.__doc__, prompt=prompt)
+
+
+class _AppTool(FunctionTool):
+    """A `FunctionTool`, because agents give the workflow's context to no other."""
+
+    def __init__(self, llm: BailianAppLLM, metadata: ToolMetadata, *, keep_session: bool) -> None:
+        super().__init__(fn=self._text, async_fn=self._atext, metadata=metadata)
+        self.requires_context = True
+        self.ctx_param_name = _CONTEXT
+        self._llm = llm
+        self._keep_session = keep_session
+
+    def _text(self, *args: Any, **kwargs: Any) -> str:
+        return self.call(*args, **kwargs).content
+
+    async def _atext(self, *args: Any, **kwargs: Any) -> str:
+        return (await self.acall(*args, **kwargs)).content
+
+    def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
+        """Ask the app; with a context, as `acall`, because a context is async."""
+        if kwargs.get(_CONTEXT) is not None:
+            return asyncio_run(self.acall(*args, **kwargs))
+        kwargs.pop(_CONTEXT, None)
+        question, biz_params = self._read(args, kwargs)
+        response = self._llm.chat([question], **biz_params)
+        return self._output(response, args, kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> ToolOutput:
+        """Ask the app; with a context, in its conversation."""
+        ctx: Context | None = kwargs.pop(_CONTEXT, None)
+        question, biz_params = self._read(args, kwargs)
+        if ctx is None:
+            return self._output(await self._llm.achat([question], **biz_params), args, kwargs)
+        llm = self._llm.heard_by(partial(self._tell, ctx))
+        history = await self._recall(ctx)
+        response = await llm.achat([*history, question], **biz_params)
+        await self._remember(ctx, len(history), question, response)
+        return self._output(response, args, kwargs)
+
+    def _read(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[ChatMessage, dict[str, Any]]:
+        """What the agent said, checked: the question, and the arguments of the call."""
+        schema = self.metadata.fn_schema
+        assert schema is not None  # noqa: S101
+        try:
+            said = schema.model_validate(kwargs | ({_PROMPT: args[0]} if args else {}))
+        except ValidationError as error:
+            raise_invalid_input(error)
+        given = said.model_dump(mode="json", by_alias=True, exclude_none=True)
+        question = ChatMessage(role=MessageRole.USER, content=given.pop(_PROMPT, ""))
+        biz_params = {**(self._llm.biz_params or {}), **given}
+        return question, ({"biz_params": biz_params} if given else {})
+
+    def _tell(self, ctx: Context, event: AppEvent) -> None:
+        if news := step_news(event):
+            name = self.metadata.get_name()
+            ctx.write_event_to_stream(
+                BailianAppStepStream(tool_name=name, phase=news[0], step=news[1])
+            )
+
+    async def _recall(self, ctx: Context) -> list[ChatMessage]:
+        if not self._keep_session:
+            return []
+        state: Any = await ctx.store.get_state()
+        return [ChatMessage.model_validate(each) for each in _kept(state, self._key)]
+
+    async def _remember(
+        self, ctx: Context, known: int, question: ChatMessage, response: ChatResponse
+    ) -> None:
+        if not self._keep_session:
+            return
+        message = response.message
+        marker = message.additional_kwargs
+        async with ctx.store.edit_state() as state:
+            kept = _kept(state, self._key)
+            if len(kept) != known:
+                # The agent asked twice at once. No session holds both answers, so none is named,
+                # and the next call sends the whole history.
+                marker = {}
+            answer = ChatMessage(
+                role=MessageRole.ASSISTANT, content=message.content, additional_kwargs=marker
+            )
+            turn = [each.model_dump(mode="json") for each in (question, answer)]
+            cast("Any", state)[self._key] = [*kept, *turn]
+
+    @property
+    def _key(self) -> str:
+        return f"bailian_app_tool/{self.metadata.get_name()}"
+
+    def _output(
+        self, response: ChatResponse, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ToolOutput:
+        text = response.message.content or ""
+        metadata = {"app_id": self._llm.app_id, **run_metadata(response.raw)}
+        return ToolOutput(
+            tool_name=self.metadata.get_name(),
+            blocks=[TextBlock(text=text)],
+            raw_input={"args": args, "kwargs": kwargs},
+            raw_output=Response(text, source_nodes(response.raw), metadata),
+        )
+
+
+def _kept(state: Any, key: str) -> list[dict[str, Any]]:
+    if not hasattr(state, "__setitem__"):
+        raise InvalidInputError(
+            _CONTEXT,
+            "has a state of its own type, with no room for the conversation",
+            "Pass keep_session=False, or use a workflow with an untyped state",
+        )
+    return list(state.get(key, ()))

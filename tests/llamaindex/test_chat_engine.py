@@ -1,0 +1,377 @@
+"""`BailianAppChatEngine`: what it keeps, where it goes on, and every way out of a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    CitationBlock,
+    ImageBlock,
+    TextBlock,
+    ThinkingBlock,
+)
+from llama_index.core.memory import ChatMemoryBuffer, Memory
+from sqlalchemy.ext.asyncio import create_async_engine
+from support import recordings
+
+from bailian_apps import BailianApp, InvalidInputError, RateLimitError
+from bailian_apps.emulator import Call, Emulator, Failure
+from bailian_apps.llamaindex import BailianAppChatEngine
+
+WAYS = ("chat", "stream_chat", "achat", "astream_chat")
+
+
+def app(call: Call) -> str:
+    return f"第{len(call.turns) + 1}轮好"
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """LlamaIndex's synchronous `Memory` takes the thread's loop, and leaves open what it makes."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop
+    asyncio.set_event_loop(None)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+@pytest.fixture
+def engine_of(loop: asyncio.AbstractEventLoop) -> Callable[..., BailianAppChatEngine]:
+    def engine_of(cloud: Emulator, app_id: str = "app", **more: Any) -> BailianAppChatEngine:
+        fields = {"api_key": "sk-test", "base_url": cloud.base_url, "max_retries": 0, **more}
+        fields.setdefault("memory", ChatMemoryBuffer.from_defaults(token_limit=3000))
+        return BailianAppChatEngine.from_defaults(app_id=app_id, **fields)
+
+    return engine_of
+
+
+@pytest.fixture(params=WAYS)
+def say(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
+    """Say something in one of the four ways and read the answer to its end."""
+    method = request.param
+
+    async def say_async(engine: Any, *args: Any, **kwargs: Any) -> Any:
+        response = await getattr(engine, method)(*args, **kwargs)
+        if "stream" in method:
+            pieces = [piece async for piece in response.async_response_gen()]
+            assert response.response == "".join(pieces)
+        return response
+
+    def say(engine: Any, *args: Any, **kwargs: Any) -> Any:
+        if method.startswith("a"):
+            return loop.run_until_complete(say_async(engine, *args, **kwargs))
+        response = getattr(engine, method)(*args, **kwargs)
+        if "stream" in method:
+            pieces = list(response.response_gen)
+            assert response.response == "".join(pieces)
+        return response
+
+    say.method = method  # type: ignore[attr-defined]
+    return say
+
+
+def expect_one_session(cloud: Emulator, history: list[ChatMessage], asked: list[str]) -> None:
+    assert [request.prompt for request in cloud.requests] == asked
+    answers = [message for message in history if message.role == "assistant"]
+    [session] = {message.additional_kwargs["bailian"]["session_id"] for message in answers}
+    assert [r.session_id for r in cloud.requests] == [None] + [session] * (len(asked) - 1)
+    assert [message.additional_kwargs["bailian"]["round"] for message in answers] == [
+        *range(1, len(asked) + 1)
+    ]
+
+
+def test_a_conversation_is_one_session(say: Any, engine_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        engine = engine_of(cloud)
+        answers = [str(say(engine, words)) for words in ("一", "二", "三")]
+        assert answers == ["第1轮好", "第2轮好", "第3轮好"]
+        expect_one_session(cloud, engine.chat_history, ["一", "二", "三"])
+    said = [(message.role.value, message.content) for message in engine.chat_history]
+    assert said[:3] == [("user", "一"), ("assistant", "第1轮好"), ("user", "二")]
+
+
+def test_the_default_memory(say: Any, engine_of: Any, loop: asyncio.AbstractEventLoop) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        engine = engine_of(cloud, memory=None)
+        say(engine, "一")
+        say(engine, "二")
+        expect_one_session(cloud, engine.chat_history, ["一", "二"])
+    # LlamaIndex leaves its database open; the garbage collector would warn, in another test.
+    loop.run_until_complete(engine._memory.sql_store._async_engine.dispose())
+
+
+async def test_a_database_keeps_the_conversation(llm_of: Any, tmp_path: Path) -> None:
+    """Each turn has an engine and a memory of its own, as in two processes."""
+    with Emulator(apps={"app": app}) as cloud:
+        for turn, words in enumerate(["一", "二"], 1):
+            database = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/chat.db")
+            memory = Memory.from_defaults("user-1", async_engine=database)
+            engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
+            response = await engine.astream_chat(words)
+            pieces = [piece async for piece in response.async_response_gen()]
+            assert "".join(pieces) == f"第{turn}轮好"
+            history = await memory.aget_all()
+            await database.dispose()
+        expect_one_session(cloud, history, ["一", "二"])
+
+
+def test_what_core_drops_is_kept(say: Any, engine_of: Any) -> None:
+    """Reasoning, citations and tool calls, in the message and in the response."""
+    call = {"action_type": "api", "action_name": "weather", "arguments": '{"city": "杭州"}'}
+    reference = {"doc_id": "d", "index_id": "1", "title": "天气", "text": "晴"}
+    frames = [
+        {"output": {"thoughts": [{"action_type": "reasoning", "thought": "想"}], "text": ""}},
+        {"output": {"thoughts": [{**call, "observation": "晴"}], "text": "晴"}},
+        {"output": {"text": "天", "finish_reason": "stop", "doc_references": [reference]}},
+    ]
+    with Emulator(apps={"app": lambda call: frames}) as cloud:
+        engine = engine_of(cloud)
+        result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
+        response = say(engine, "天气？")
+    assert str(response) == result.text == "晴天"
+    kept = engine.chat_history[-1]
+    assert [type(block) for block in kept.blocks] == [
+        *([ThinkingBlock] if result.reasoning else []),
+        TextBlock,
+        CitationBlock,
+    ]
+    assert kept.additional_kwargs["bailian"]["session_id"]
+    [source] = response.sources
+    assert (source.tool_name, source.content) == ("weather", "晴")
+    assert source.raw_input["kwargs"] == {"city": "杭州"}
+    [node] = response.source_nodes
+    assert (node.node.node_id, node.node.metadata["title"]) == ("d", "天气")
+    if "stream" not in say.method:
+        assert response.metadata["request_id"]
+
+
+def test_reasoning_is_kept(say: Any, engine_of: Any) -> None:
+    stop = {"output": {"text": "", "finish_reason": "stop"}}
+    frames = [*recordings.frames("agent-deep-thinking-elided-head.sse"), stop]
+    with Emulator(apps={"app": lambda call: frames}) as cloud:
+        engine = engine_of(cloud)
+        say(engine, "?")
+        say(engine, "?")
+        assert cloud.requests[1].session_id, "reasoning is no obstacle to going on"
+    assert isinstance(engine.chat_history[1].blocks[0], ThinkingBlock)
+
+
+def test_resetting_begins_a_new_session(say: Any, engine_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        engine = engine_of(cloud)
+        say(engine, "一")
+        engine.reset()
+        assert engine.chat_history == []
+        assert str(say(engine, "二")) == "第1轮好"
+        assert cloud.requests[1].session_id is None
+
+
+def test_a_given_history_replaces_the_memory(say: Any, engine_of: Any) -> None:
+    given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
+    with Emulator(apps={"app": app}) as cloud:
+        engine = engine_of(cloud)
+        say(engine, "一")
+        say(engine, "二", given)
+        assert [message["content"] for message in cloud.requests[1].messages] == ["甲", "乙", "二"]
+        assert [message.content for message in engine.chat_history][:3] == ["甲", "乙", "二"]
+
+
+def test_a_history_from_the_start(say: Any, engine_of: Any) -> None:
+    given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
+    with Emulator(apps={"app": app}) as cloud:
+        say(engine_of(cloud, chat_history=given), "二")
+        assert [message["content"] for message in cloud.requests[0].messages] == ["甲", "乙", "二"]
+
+
+def test_a_system_prompt_goes_before_every_turn(say: Any, engine_of: Any) -> None:
+    with Emulator(apps={"app": lambda call: "好"}) as cloud:
+        engine = engine_of(cloud, system_prompt="用中文")
+        say(engine, "一")
+        say(engine, "二")
+        sent = [[message["content"] for message in r.messages] for r in cloud.requests]
+        assert sent == [["用中文", "一"], ["用中文", "一", "好", "二"]]
+        assert "用中文" not in [message.content for message in engine.chat_history]
+        with pytest.raises(InvalidInputError, match="prefix_messages"):
+            engine_of(cloud, system_prompt="用中文", prefix_messages=[])
+
+
+def test_a_message_with_an_image(say: Any, engine_of: Any) -> None:
+    blocks = [TextBlock(text="这是什么？"), ImageBlock(url="https://a/b.png")]
+    with Emulator(apps={"app": app}) as cloud:
+        say(engine_of(cloud), ChatMessage(blocks=blocks))
+        assert cloud.requests[0].input["image_list"] == ["https://a/b.png"]
+
+
+def test_one_turn_may_say_something_else(say: Any, engine_of: Any, spans: Any, events: Any) -> None:
+    params = {"city": "杭州", "user_defined_tokens": {"t": {"user_token": "TOKENSECRET"}}}
+    with Emulator(apps={"app": app}) as cloud:
+        engine = engine_of(cloud)
+        say(engine, "一", biz_params=params, api_key="sk-KEYSECRET")
+        say(engine, "二", session_id="elsewhere")
+        with pytest.raises(InvalidInputError, match="colour"):
+            say(engine, "三", colour="red")
+        first, second = cloud.requests
+    assert first.biz_params == params
+    assert (second.biz_params, second.session_id) == ({}, "elsewhere")
+    shown = str([note.inputs for note in spans.notes]) + str(events.events)
+    assert "杭州" in shown
+    assert "SECRET" not in shown
+
+
+def test_a_memory_that_is_full_leaves_room_for_the_question(say: Any, engine_of: Any) -> None:
+    """What is said now is not in the memory yet; its tokens must be counted all the same."""
+    memory = ChatMemoryBuffer.from_defaults(token_limit=12, tokenizer_fn=list)
+    with Emulator(apps={"app": lambda call: "好"}) as cloud:
+        engine = engine_of(cloud, memory=memory, history_mode="messages")
+        say(engine, "一二三")
+        say(engine, "四五六七八九十一二三")
+        sent = [message["content"] for message in cloud.requests[1].messages]
+        assert sent[-1] == "四五六七八九十一二三"
+        assert "一二三" not in sent
+        say(engine, "这些话比记忆能装下的还要多得多")
+        assert cloud.requests[2].messages[-1]["content"] == "这些话比记忆能装下的还要多得多"
+
+
+# ---------------------------------------------------------------------------- the ways out
+
+
+def test_a_turn_that_failed_leaves_no_trace(say: Any, engine_of: Any, spans: Any) -> None:
+    answers: list[Any] = ["第一", Failure(status=429, code="Throttling"), "第二"]
+    with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
+        engine = engine_of(cloud)
+        say(engine, "一")
+        with pytest.raises(RateLimitError):
+            say(engine, "二")
+        assert [message.content for message in engine.chat_history] == ["一", "第一"]
+        say(engine, "三")
+        assert cloud.requests[2].prompt == "三"
+
+
+def held(call: Call) -> Iterator[dict[str, Any]]:
+    yield {"output": {"text": "西", "finish_reason": "null"}}
+    call.gone.wait(10)
+
+
+def test_breaking_off(engine_of: Any, spans: Any) -> None:
+    with Emulator(apps={"app": held}) as cloud:
+        engine = engine_of(cloud)
+        response = engine.stream_chat("?")
+        assert next(response.chat_stream).delta == "西"
+        response.chat_stream.close()
+        assert not spans.open_spans
+        assert cloud.requests[0].gone.wait(5)
+        assert engine.chat_history == []
+
+
+async def test_breaking_off_async(llm_of: Any, spans: Any) -> None:
+    memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+    with Emulator(apps={"app": held}) as cloud:
+        engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
+        response = await engine.astream_chat("?")
+        assert (await anext(response.achat_stream)).delta == "西"
+        await response.achat_stream.aclose()
+        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert not spans.open_spans
+        assert engine.chat_history == []
+
+
+async def test_cancelling(llm_of: Any, spans: Any) -> None:
+    heard = asyncio.Event()
+    memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+
+    async def listen(engine: BailianAppChatEngine) -> None:
+        response = await engine.astream_chat("?")
+        async for _ in response.async_response_gen():
+            heard.set()
+
+    with Emulator(apps={"app": held}) as cloud:
+        engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
+        task = asyncio.create_task(listen(engine))
+        await asyncio.wait_for(heard.wait(), 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert not spans.open_spans
+        assert str(spans.named("BailianApp.run").error) == "the task was cancelled"
+        assert engine.chat_history == []
+
+
+def test_a_stream_that_nobody_reads_asks_nothing(engine_of: Any, spans: Any) -> None:
+    with Emulator(apps={"app": held}) as cloud:
+        engine = engine_of(cloud)
+        response = engine.stream_chat("?")
+        spans.forget_results()
+        del response
+        gc.collect()
+        assert not spans.open_spans
+        assert not cloud.requests
+        assert engine.chat_history == []
+
+
+def test_no_thread_is_started(engine_of: Any) -> None:
+    readers: set[str] = set()
+    with Emulator(apps={"app": lambda call: "西湖在杭州市西边"}) as cloud:
+        engine = engine_of(cloud)
+        before = threading.active_count()
+        response = engine.stream_chat("?")
+        for chunk in response.chat_stream:
+            readers.add(chunk.delta or "")
+            new = {thread.name for thread in threading.enumerate() if "write" in thread.name}
+            assert not new
+        assert getattr(response, "write_response_to_history_thread", None) is None
+        assert threading.active_count() == before
+    assert readers == {"西湖在杭", "州市西边", ""}
+
+
+def test_a_turn_is_in_memory_with_its_last_chunk(engine_of: Any) -> None:
+    """A consumer that takes what it wants and stops there did not break anything off."""
+    with Emulator(apps={"app": app}) as cloud:
+        engine = engine_of(cloud)
+        response = engine.stream_chat("一")
+        for chunk in response.chat_stream:
+            if chunk.raw is not None:
+                break
+        assert len(engine.chat_history) == 2
+
+
+async def test_conversations_do_not_mix(llm_of: Any) -> None:
+    """One LLM under many engines at once: a session is a value, not a state."""
+
+    async def talk(engine: BailianAppChatEngine) -> AsyncIterator[str]:
+        for words in ("一", "二", "三"):
+            response = await engine.astream_chat(words)
+            yield "".join([piece async for piece in response.async_response_gen()])
+
+    async def collect(engine: BailianAppChatEngine) -> list[str]:
+        return [answer async for answer in talk(engine)]
+
+    with Emulator(apps={"app": app}) as cloud:
+        llm = llm_of(cloud)
+        engines = [
+            BailianAppChatEngine(llm=llm, memory=ChatMemoryBuffer.from_defaults(token_limit=3000))
+            for _ in range(8)
+        ]
+        heard = await asyncio.gather(*map(collect, engines))
+        assert heard == [["第1轮好", "第2轮好", "第3轮好"]] * 8
+        assert len(cloud.sessions) == 8
+
+
+def test_a_turns_spans(say: Any, engine_of: Any, spans: Any) -> None:
+    with Emulator(apps={"app": recordings.FOLDER / "workflow-two-llm-fixed-end.sse"}) as cloud:
+        say(engine_of(cloud), "?")
+    chat = spans.named(f"BailianAppChatEngine.{say.method}")
+    llm = spans.named(f"BailianAppLLM.{say.method}")
+    run = spans.named("BailianApp.run")
+    assert (llm.parent_id, run.parent_id) == (chat.id, llm.id)
+    steps = [note for note in spans.notes if note.parent_id == run.id]
+    assert len(steps) > 1
+    assert {note.outcome for note in spans.notes} == {"exit"}

@@ -1,0 +1,337 @@
+"""`BailianAppQueryEngine` and `BailianAppRetriever`, alone and inside LlamaIndex's own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.instrumentation.events.query import QueryEndEvent
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
+from llama_index.core.llms.mock import MockLLM
+from llama_index.core.query_engine import (
+    RetrieverQueryEngine,
+    RouterQueryEngine,
+    SubQuestionQueryEngine,
+)
+from llama_index.core.question_gen import LLMQuestionGenerator
+from llama_index.core.response_synthesizers import get_response_synthesizer
+from llama_index.core.schema import MetadataMode, QueryBundle
+from llama_index.core.selectors import LLMSingleSelector
+from llama_index.core.tools import QueryEngineTool
+from support import recordings
+
+from bailian_apps import BailianApp, InvalidInputError, RateLimitError
+from bailian_apps.emulator import Call, Emulator, Failure
+from bailian_apps.llamaindex import BailianAppQueryEngine, BailianAppRetriever
+
+CITING = recordings.FOLDER / "agent-rag-citations.json"
+
+
+def citing(*references: dict[str, Any], text: str = "答") -> Any:
+    output = {"text": text, "finish_reason": "stop", "doc_references": list(references)}
+    return lambda call: {"output": output}
+
+
+def settings(cloud: Emulator, **more: Any) -> dict[str, Any]:
+    return {
+        "app_id": "app",
+        "api_key": "sk-test",
+        "base_url": cloud.base_url,
+        "max_retries": 0,
+        **more,
+    }
+
+
+WAYS = ("query", "query streaming", "aquery", "aquery streaming")
+
+
+def ask(way: str, cloud: Emulator, question: Any = "西湖在哪里？", **more: Any) -> Any:
+    """Ask in one of the four ways; a streamed response is read to its end."""
+    fields = settings(cloud, **more)
+    engine = BailianAppQueryEngine.from_defaults(streaming="streaming" in way, **fields)
+
+    async def ask_async() -> Any:
+        response: Any = await engine.aquery(question)
+        if "streaming" not in way:
+            return response
+        assert isinstance(response, AsyncStreamingResponse)
+        assert not response.source_nodes
+        response.pieces = [piece async for piece in response.async_response_gen()]
+        return response
+
+    if way.startswith("a"):
+        return asyncio.run(ask_async())
+    response: Any = engine.query(question)
+    if "streaming" in way:
+        assert isinstance(response, StreamingResponse)
+        assert not response.source_nodes
+        response.pieces = list(response.response_gen)
+    return response
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_every_way_says_the_same(way: str) -> None:
+    with Emulator(apps={"app": CITING}) as cloud:
+        fields = settings(cloud)
+        result = BailianApp(**fields).invoke("西湖在哪里？")
+        response = ask(way, cloud)
+    text = "".join(response.pieces) if "streaming" in way else response.response
+    assert text == result.text
+    assert [node.node.get_content(MetadataMode.NONE) for node in response.source_nodes] == [
+        reference.text for reference in result.references
+    ]
+    [node], [reference] = response.source_nodes, result.references
+    assert node.score is None
+    assert node.node.node_id == node.node.metadata["doc_id"] == reference.doc_id
+    assert node.node.metadata["title"] == reference.title
+    assert node.node.metadata["doc_name"] == reference.doc_name
+    assert response.metadata["app_id"] == "app"
+    assert [step["id"] for step in response.metadata["steps"]] == [s.id for s in result.steps]
+    assert response.metadata["request_id"]
+
+
+def test_usage_and_steps_are_told(way: str) -> None:
+    name = "workflow-two-llm-fixed-end.sse"
+    with Emulator(apps={"app": recordings.FOLDER / name}) as cloud:
+        result = BailianApp(**settings(cloud)).invoke("?")
+        metadata = ask(way, cloud).metadata
+    assert metadata["usage"]["prompt_tokens"] == result.usage.input_tokens > 0
+    assert [step["id"] for step in metadata["steps"]] == [step.id for step in result.steps] != []
+
+
+def test_a_stream_is_a_stream(way: str) -> None:
+    with Emulator(apps={"app": lambda call: "西湖在杭州市西边"}) as cloud:
+        response = ask(way, cloud)
+    if "streaming" in way:
+        assert response.pieces == ["西湖在杭", "州市西边"]
+    else:
+        assert response.response == "西湖在杭州市西边"
+
+
+def test_a_query_is_no_turn_of_a_conversation(way: str) -> None:
+    with Emulator(apps={"app": lambda call: "好"}) as cloud:
+        ask(way, cloud)
+        ask(way, cloud)
+        assert [request.session_id for request in cloud.requests] == [None, None]
+
+
+def test_an_error_is_raised(way: str) -> None:
+    app = {"app": lambda call: Failure(status=429, code="Throttling")}
+    with Emulator(apps=app) as cloud, pytest.raises(RateLimitError):
+        ask(way, cloud)
+
+
+def test_what_an_app_cannot_see_is_refused(way: str) -> None:
+    bundle = QueryBundle("这是什么？", image_path="/tmp/picture.png")
+    with Emulator(apps={"app": lambda call: "好"}) as cloud:
+        with pytest.raises(InvalidInputError, match="image_path"):
+            ask(way, cloud, bundle)
+        assert not cloud.requests
+
+
+@pytest.mark.parametrize("engine", [BailianAppQueryEngine, BailianAppRetriever])
+def test_made_of_an_app_or_of_an_llm(engine: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": CITING}) as cloud:
+        app = BailianApp(**settings(cloud, biz_params={"city": "杭州"}))
+        llm = llm_of(cloud, biz_params={"city": "杭州"})
+        for made in (engine(app), engine(llm=llm), engine.from_defaults(llm=llm)):
+            made.query("?") if engine is BailianAppQueryEngine else made.retrieve("?")
+        assert [request.biz_params for request in cloud.requests] == [{"city": "杭州"}] * 3
+        with pytest.raises(InvalidInputError, match="one of app=, llm= and settings"):
+            engine(app, llm)
+        with pytest.raises(InvalidInputError, match="one of app=, llm= and settings"):
+            engine.from_defaults(llm=llm, app_id="app")
+        with pytest.raises(InvalidInputError, match="is not a setting"):
+            engine.from_defaults(**settings(cloud, colour="red"))
+
+
+def test_a_queries_spans_and_events(way: str, spans: Any, events: Any) -> None:
+    name = "workflow-two-llm-fixed-end.sse"
+    with Emulator(apps={"app": recordings.FOLDER / name}) as cloud:
+        response = ask(way, cloud)
+    names = [note.name.partition(".")[2] or note.name for note in spans.notes]
+    llm = {
+        "query": "complete",
+        "query streaming": "stream_complete",
+        "aquery": "acomplete",
+        "aquery streaming": "astream_complete",
+    }[way]
+    method = way.partition(" ")[0]
+    assert names[:4] == [method, f"_{method}", llm, "run"]
+    assert len(names) == 4 + len(response.metadata["steps"])
+    assert [note.parent_id for note in spans.notes[1:4]] == [note.id for note in spans.notes[:3]]
+    run = spans.named("BailianApp.run")
+    assert {note.parent_id for note in spans.notes[4:]} == {run.id}
+    assert {note.outcome for note in spans.notes} == {"exit"}
+    assert len(events.of(QueryEndEvent)) == 1
+
+
+def test_legacy_callbacks_know_the_query(way: str) -> None:
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    with Emulator(apps={"app": CITING}) as cloud:
+        ask(way, cloud, callback_manager=CallbackManager([debug]))
+    [(query, end)] = debug.get_event_pairs(CBEventType.QUERY)
+    [(llm, _)] = debug.get_event_pairs(CBEventType.LLM)
+    [(run, _)] = debug.get_event_pairs(CBEventType.AGENT_STEP)
+    assert query.payload is not None
+    assert end.payload is not None
+    assert query.payload["query_str"] == "西湖在哪里？"
+    assert end.payload["response"].source_nodes
+    assert llm.id_
+    assert run.id_
+
+
+def held(call: Call) -> Iterator[dict[str, Any]]:
+    yield {"output": {"text": "西", "finish_reason": "null"}}
+    call.gone.wait(10)
+
+
+def test_a_stream_that_is_closed_ends_the_run(spans: Any) -> None:
+    with Emulator(apps={"app": held}) as cloud:
+        engine = BailianAppQueryEngine.from_defaults(streaming=True, **settings(cloud))
+        pieces: Any = engine.query("?").response_gen
+        assert next(pieces) == "西"
+        pieces.close()
+        assert not spans.open_spans
+        assert cloud.requests[0].gone.wait(5)
+
+
+async def test_a_stream_that_is_closed_ends_the_run_async(spans: Any) -> None:
+    with Emulator(apps={"app": held}) as cloud:
+        engine = BailianAppQueryEngine.from_defaults(streaming=True, **settings(cloud))
+        response: Any = await engine.aquery("?")
+        assert await anext(response.response_gen) == "西"
+        await response.response_gen.aclose()
+        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert not spans.open_spans
+
+
+def test_a_stream_that_nobody_reads_asks_nothing(spans: Any) -> None:
+    with Emulator(apps={"app": held}) as cloud:
+        engine = BailianAppQueryEngine.from_defaults(streaming=True, **settings(cloud))
+        response = engine.query("?")
+        spans.forget_results()
+        del response
+        gc.collect()
+        assert not spans.open_spans
+        assert not cloud.requests
+
+
+# --------------------------------------------------------------------- inside LlamaIndex's own
+
+
+def tool_of(cloud: Emulator, *, streaming: bool = False) -> QueryEngineTool:
+    engine = BailianAppQueryEngine.from_defaults(streaming=streaming, **settings(cloud))
+    return QueryEngineTool.from_defaults(engine, name="app", description="knows phones")
+
+
+def test_in_a_tool() -> None:
+    with Emulator(apps={"app": CITING}) as cloud:
+        output = tool_of(cloud).call("哪款手机？")
+    assert "Bailian Zephyr Z9" in output.content
+    assert output.raw_output.source_nodes
+
+
+async def test_in_a_tool_async() -> None:
+    with Emulator(apps={"app": CITING}) as cloud:
+        output = await tool_of(cloud).acall("哪款手机？")
+    assert "Bailian Zephyr Z9" in output.content
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_in_a_router(llm_of: Any, streaming: bool) -> None:
+    chosen = '[{"choice": 1, "reason": "phones"}]'
+    with Emulator(apps={"app": CITING, "chooser": lambda call: chosen}) as cloud:
+        chooser = llm_of(cloud, "chooser")
+        router = RouterQueryEngine(
+            LLMSingleSelector.from_defaults(llm=chooser),
+            [tool_of(cloud, streaming=streaming)],
+            llm=chooser,
+        )
+        response: Any = router.query("哪款手机？")
+        assert "Bailian Zephyr Z9" in str(response)
+    assert response.source_nodes
+    assert response.metadata["selector_result"].ind == 0
+    assert response.metadata["request_id"], "filled late, in the router's dict"
+
+
+async def test_under_sub_questions(llm_of: Any) -> None:
+    asked = '```json\n[{"sub_question": "哪款手机？", "tool_name": "app"}]\n```'
+    with Emulator(apps={"app": CITING, "asker": lambda call: asked}) as cloud:
+        engine = SubQuestionQueryEngine.from_defaults(
+            [tool_of(cloud)],
+            llm=MockLLM(),
+            question_gen=LLMQuestionGenerator.from_defaults(llm=llm_of(cloud, "asker")),
+            response_synthesizer=get_response_synthesizer(llm=MockLLM(), use_async=True),
+            verbose=False,
+        )
+        response = await engine.aquery("买哪款？")
+    assert "Bailian Zephyr Z9" in response.source_nodes[0].node.get_content()
+    assert len(response.source_nodes) == 2, "the sub-answer, and the document that it cites"
+
+
+# ------------------------------------------------------------------------------ the retriever
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_retrieving(asynchronous: bool, spans: Any, events: Any) -> None:
+    with Emulator(apps={"app": CITING}) as cloud:
+        retriever = BailianAppRetriever.from_defaults(**settings(cloud))
+        if asynchronous:
+            nodes = asyncio.run(retriever.aretrieve("哪款手机？"))
+        else:
+            nodes = retriever.retrieve("哪款手机？")
+        assert cloud.requests[0].prompt == "哪款手机？"
+    assert [node.score for node in nodes] == [None]
+    assert nodes[0].node.metadata["doc_name"] == "Bailian Phone Product Introduction"
+    method = "acomplete" if asynchronous else "complete"
+    assert spans.named("BailianApp.run").parent_id == spans.named(f"BailianAppLLM.{method}").id
+    assert events.of(RetrievalEndEvent)[-1].nodes == nodes
+
+
+def test_several_passages_of_one_document_are_all_kept() -> None:
+    """LlamaIndex takes nodes of one id for one, and drops all but the first."""
+    references = [
+        {"doc_id": "d", "index_id": "1", "text": "甲"},
+        {"doc_id": "d", "index_id": "2", "text": "乙"},
+        {"doc_name": "n", "index_id": "3", "text": "丙"},
+        {"doc_name": "n", "index_id": "4", "text": "丁"},
+    ]
+    with Emulator(apps={"app": citing(*references)}) as cloud:
+        nodes = BailianAppRetriever.from_defaults(**settings(cloud)).retrieve("?")
+    assert [node.node.get_content() for node in nodes][:2] == ["甲", "乙"]
+    assert [node.node.node_id for node in nodes[:2]] == ["d", "d#2"]
+    assert len({node.node.node_id for node in nodes}) == 4
+
+
+def test_an_app_that_cites_nothing_gives_nothing() -> None:
+    with Emulator(apps={"app": lambda call: "好"}) as cloud:
+        assert BailianAppRetriever.from_defaults(**settings(cloud)).retrieve("?") == []
+
+
+def test_a_model_reads_what_is_said_and_no_ids() -> None:
+    reference = {"doc_id": "d", "title": "价目", "doc_url": "https://a/b", "text": "999元"}
+    with Emulator(apps={"app": citing(reference)}) as cloud:
+        [node] = BailianAppRetriever.from_defaults(**settings(cloud)).retrieve("?")
+    shown = node.node.get_content(MetadataMode.LLM)
+    assert "价目" in shown
+    assert "999元" in shown
+    assert "https" not in shown
+    assert node.node.metadata["doc_url"] == "https://a/b"
+
+
+def test_under_a_retriever_query_engine() -> None:
+    with Emulator(apps={"app": CITING}) as cloud:
+        retriever = BailianAppRetriever.from_defaults(**settings(cloud))
+        response = RetrieverQueryEngine.from_args(retriever, llm=MockLLM()).query("哪款？")
+    assert "Bailian Phone Product Introduction" in str(response)
+    assert len(response.source_nodes) == 1

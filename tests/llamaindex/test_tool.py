@@ -1,0 +1,384 @@
+"""`bailian_app_tool` under LlamaIndex's agents, and the app as a step of a workflow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent, ToolCallResult
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
+from llama_index.core.instrumentation.events.agent import AgentToolCallEvent
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.llms.mock import MockLLM
+from llama_index.core.tools import FunctionTool
+from llama_index.core.workflow import Context, StartEvent, StopEvent, Workflow, step
+from pydantic import BaseModel, Field, PrivateAttr
+from support import recordings
+
+from bailian_apps import BailianApp, InvalidInputError
+from bailian_apps.emulator import Call, Emulator, Failure
+from bailian_apps.llamaindex import BailianAppStepStream, bailian_app_tool
+
+# LlamaIndex's agents use deprecated parts of pydantic and of LlamaIndex's own workflows.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+TOKENS = {"user_defined_tokens": {"tool": {"user_token": "TOKENSECRET"}}}
+WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
+
+
+class Trip(BaseModel):
+    """What a trip needs."""
+
+    city: str = Field(description="Where to")
+    days: int = 1
+    hotel: str | None = None
+
+
+def app(call: Call) -> str:
+    return f"第{len(call.turns) + 1}轮"
+
+
+def tool_of(cloud: Emulator, **more: Any) -> FunctionTool:
+    fields = {
+        "app_id": "app",
+        "api_key": "sk-test",
+        "base_url": cloud.base_url,
+        "max_retries": 0,
+        "name": "plan_trip",
+        "description": "Plans a trip",
+        **more,
+    }
+    return bailian_app_tool(**fields)
+
+
+class Scripted(MockLLM, FunctionCallingLLM):
+    """A function-calling LLM that says what it was told to: rounds of calls, then an answer."""
+
+    _rounds: list[list[dict[str, Any]]] = PrivateAttr(default_factory=list)
+    _heard: list[Any] = PrivateAttr(default_factory=list)
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        return LLMMetadata(is_function_calling_model=True, is_chat_model=True)
+
+    @property
+    def heard(self) -> list[Any]:
+        return self._heard
+
+    def _prepare_chat_with_tools(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {}
+
+    def _next(self, messages: Any) -> ChatResponse:
+        self._heard.append(messages)
+        calls = self._rounds.pop(0) if self._rounds else []
+        return ChatResponse(
+            message=ChatMessage(role="assistant", content="" if calls else "完了"),
+            raw={"calls": calls},
+        )
+
+    async def achat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponse:
+        return self._next(kwargs["chat_history"])
+
+    async def astream_chat_with_tools(self, *args: Any, **kwargs: Any) -> Any:
+        async def chunks() -> Any:
+            yield self._next(kwargs["chat_history"])
+
+        return chunks()
+
+    def get_tool_calls_from_response(self, response: Any, **kwargs: Any) -> list[ToolSelection]:
+        return [
+            ToolSelection(tool_id=f"call-{index}", tool_name="plan_trip", tool_kwargs=call)
+            for index, call in enumerate(response.raw["calls"])
+        ]
+
+
+def scripted(*rounds: list[dict[str, Any]]) -> Scripted:
+    llm = Scripted()
+    llm._rounds.extend(rounds)
+    return llm
+
+
+async def run(agent: Any, words: str, ctx: Context | None = None) -> tuple[str, list[Any]]:
+    """Run an agent; returns its answer, and what was written to its stream."""
+    handler = agent.run(words, ctx=ctx)
+    streamed = [event async for event in handler.stream_events()]
+    return str(await handler), streamed
+
+
+# --------------------------------------------------------------------------------- the schema
+
+
+def test_without_a_model_it_asks_for_a_prompt() -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        tool = tool_of(cloud)
+        shown = tool.metadata.to_openai_tool()["function"]
+        assert (shown["name"], shown["description"]) == ("plan_trip", "Plans a trip")
+        assert list(shown["parameters"]["properties"]) == ["prompt"]
+        assert shown["parameters"]["required"] == ["prompt"]
+        assert tool.call(prompt="去杭州").content == "第1轮"
+        assert tool("去杭州").content == "第1轮"
+        assert [request.prompt for request in cloud.requests] == ["去杭州", "去杭州"]
+        assert [request.biz_params for request in cloud.requests] == [{}, {}]
+
+
+def test_a_models_fields_become_biz_params() -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        tool = tool_of(cloud, params=Trip, biz_params={"lang": "zh", "days": 9})
+        parameters = tool.metadata.get_parameters_dict()
+        assert list(parameters["properties"]) == ["city", "days", "hotel", "prompt"]
+        assert parameters["required"] == ["city", "prompt"]
+        assert parameters["properties"]["city"]["description"] == "Where to"
+        tool.call(city="杭州", prompt="去")
+        assert cloud.requests[0].prompt == "去"
+        assert cloud.requests[0].biz_params == {"lang": "zh", "days": 1, "city": "杭州"}
+
+
+def test_a_models_own_prompt_is_the_prompt() -> None:
+    class Question(BaseModel):
+        prompt: str
+        city: str = "杭州"
+
+    with Emulator(apps={"app": app}) as cloud:
+        tool = tool_of(cloud, params=Question)
+        assert tool.metadata.fn_schema is Question
+        tool.call("去哪里？")
+        assert cloud.requests[0].prompt == "去哪里？"
+        assert cloud.requests[0].biz_params == {"city": "杭州"}
+
+
+def test_arguments_that_are_wrong_are_refused_by_name() -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        with pytest.raises(InvalidInputError, match="city: is missing"):
+            tool_of(cloud, params=Trip).call(prompt="去")
+        assert not cloud.requests
+
+
+def test_a_model_cannot_name_the_context() -> None:
+    class Bad(BaseModel):
+        ctx: str
+
+    with pytest.raises(InvalidInputError, match=r"params\.ctx"):
+        bailian_app_tool(app_id="app", name="n", description="d", params=Bad)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_output_holds_documents_and_steps(asynchronous: bool) -> None:
+    with Emulator(apps={"app": recordings.FOLDER / "agent-rag-citations.json"}) as cloud:
+        tool = tool_of(cloud)
+        result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
+        output = asyncio.run(tool.acall(prompt="?")) if asynchronous else tool.call(prompt="?")
+    assert output.content == result.text
+    assert output.raw_input == {"args": (), "kwargs": {"prompt": "?"}}
+    assert len(output.raw_output.source_nodes) == len(result.references) == 1
+    assert output.raw_output.metadata["request_id"]
+    assert not output.is_error
+
+
+def test_of_an_app_or_of_an_llm(llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        made = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
+        for tool in (
+            bailian_app_tool(made, name="n", description="d"),
+            bailian_app_tool(llm=llm_of(cloud), name="n", description="d", return_direct=True),
+        ):
+            assert tool.call(prompt="?").content == "第1轮"
+        assert tool.metadata.return_direct
+
+
+def test_no_token_is_shown(spans: Any, events: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        output = tool_of(cloud, params=Trip, biz_params=TOKENS).call(city="杭州", prompt="去")
+        assert cloud.requests[0].biz_params == {"city": "杭州", "days": 1, **TOKENS}
+    shown = [note.inputs for note in spans.notes], [repr(event) for event in events.events]
+    assert "TOKENSECRET" not in str((shown, output, output.raw_output))
+
+
+# --------------------------------------------------------------------------------- the agents
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_function_agent(streaming: bool, spans: Any) -> None:
+    with Emulator(apps={"app": WORKFLOW}) as cloud:
+        result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
+        llm = scripted([{"city": "杭州", "prompt": "去杭州"}])
+        agent = FunctionAgent(tools=[tool_of(cloud, params=Trip)], llm=llm, streaming=streaming)
+        answer, streamed = await run(agent, "我想旅行")
+        assert cloud.requests[1].biz_params == {"city": "杭州", "days": 1}
+    assert answer == "完了"
+    [called] = [event for event in streamed if isinstance(event, ToolCallResult)]
+    assert called.tool_output.content == result.text
+    assert called.tool_kwargs == {"city": "杭州", "prompt": "去杭州"}
+    assert llm.heard[1][-1].content == result.text
+    told = [event for event in streamed if isinstance(event, BailianAppStepStream)]
+    assert {event.tool_name for event in told} == {"plan_trip"}
+    began = [event.step["id"] for event in told if event.phase == "started"]
+    ended = {e.step["id"]: e.step["output"] for e in told if e.phase == "finished"}
+    assert began == [step.id for step in result.steps]
+    assert ended == {step.id: step.output for step in result.steps}
+    assert streamed.index(told[-1]) < streamed.index(called), "live, not afterwards"
+    llm_span = spans.named("BailianAppLLM.achat")
+    assert spans.named("BailianApp.run").parent_id == llm_span.id
+    assert llm_span.parent_id == spans.named("_AppTool.acall").id
+
+
+async def test_an_agents_calls_are_one_session() -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = scripted([{"prompt": "一"}], [{"prompt": "二"}], [], [{"prompt": "三"}])
+        agent = FunctionAgent(tools=[tool_of(cloud)], llm=llm)
+        ctx = Context(agent)
+        await run(agent, "甲", ctx)
+        await ctx.store.set("memory", None)  # LlamaIndex cannot serialise its own
+        ctx = Context.from_dict(agent, json.loads(json.dumps(ctx.to_dict())))
+        await run(agent, "乙", ctx)
+        assert [request.prompt for request in cloud.requests] == ["一", "二", "三"]
+        [session] = cloud.sessions
+        assert [request.session_id for request in cloud.requests] == [None, session, session]
+
+
+async def test_two_agents_runs_do_not_share_a_session() -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        tool = tool_of(cloud)
+        agents = [FunctionAgent(tools=[tool], llm=scripted([{"prompt": "一"}])) for _ in "ab"]
+        await asyncio.gather(*(run(agent, "甲") for agent in agents))
+        assert [request.session_id for request in cloud.requests] == [None, None]
+        assert len(cloud.sessions) == 2
+
+
+async def test_without_a_session() -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = scripted([{"prompt": "一"}], [{"prompt": "二"}])
+        await run(FunctionAgent(tools=[tool_of(cloud, keep_session=False)], llm=llm), "甲")
+        assert [request.session_id for request in cloud.requests] == [None, None]
+
+
+async def test_asking_twice_at_once_loses_nothing() -> None:
+    """No session holds both answers, so what was said is sent whole afterwards."""
+    with Emulator(apps={"app": app}) as cloud:
+        llm = scripted([{"prompt": "一"}, {"prompt": "二"}], [{"prompt": "三"}])
+        await run(FunctionAgent(tools=[tool_of(cloud)], llm=llm), "甲")
+        last = cloud.requests[2]
+        assert last.session_id is None
+        said = [message["content"] for message in last.messages]
+        assert sorted(said[:4]) == sorted(["一", "第1轮", "二", "第1轮"])
+        assert said[4] == "三"
+
+
+async def test_a_failure_is_told_to_the_agent() -> None:
+    failing = {"app": lambda call: Failure(status=429, code="Throttling", message="慢一点")}
+    with Emulator(apps=failing) as cloud:
+        agent = FunctionAgent(tools=[tool_of(cloud)], llm=scripted([{"prompt": "一"}]))
+        _, streamed = await run(agent, "甲")
+    [called] = [event for event in streamed if isinstance(event, ToolCallResult)]
+    assert called.tool_output.is_error
+    assert "[Throttling] 慢一点" in called.tool_output.content
+
+
+async def test_return_direct() -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        tool = tool_of(cloud, return_direct=True)
+        agent = FunctionAgent(tools=[tool], llm=scripted([{"prompt": "一"}]))
+        assert (await run(agent, "甲"))[0] == "第1轮"
+
+
+async def test_react_agent(llm_of: Any) -> None:
+    """One app thinks, the other one is its tool."""
+
+    def thinker(call: Call) -> str:
+        asked = str(call.messages or call.prompt)
+        if "Observation: 第1轮" in asked:
+            return "Thought: I know. \nAnswer: 好了"
+        assert '"city"' in asked
+        return (
+            "Thought: I need it. \nAction: plan_trip\n"
+            'Action Input: {"city": "杭州", "prompt": "去杭州"}'
+        )
+
+    with Emulator(apps={"app": app, "thinker": thinker}) as cloud:
+        agent = ReActAgent(tools=[tool_of(cloud, params=Trip)], llm=llm_of(cloud, "thinker"))
+        answer, _ = await run(agent, "我想旅行")
+        [asked] = [request for request in cloud.requests if request.app_id == "app"]
+    assert answer == "好了"
+    assert asked.biz_params == {"city": "杭州", "days": 1}
+
+
+async def test_agent_workflow() -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = scripted([{"prompt": "一"}], [{"prompt": "二"}])
+        agent = FunctionAgent(name="guide", tools=[tool_of(cloud)], llm=llm)
+        workflow = AgentWorkflow(agents=[agent], root_agent="guide")
+        answer, _ = await run(workflow, "甲")
+        assert [request.session_id for request in cloud.requests] == [None, *cloud.sessions]
+    assert answer == "完了"
+
+
+def held(call: Call) -> Iterator[dict[str, Any]]:
+    node = {"nodeId": "n", "nodeName": "n", "nodeType": "LLM", "nodeStatus": "executing"}
+    thoughts = [{"response": json.dumps(node)}]
+    yield {"output": {"thoughts": thoughts, "text": "", "finish_reason": "null"}}
+    call.gone.wait(10)
+
+
+async def test_cancelling_an_agent_hangs_up(spans: Any) -> None:
+    with Emulator(apps={"app": held}) as cloud:
+        agent = FunctionAgent(tools=[tool_of(cloud)], llm=scripted([{"prompt": "一"}]))
+        handler = agent.run("甲")
+        async for event in handler.stream_events():
+            if isinstance(event, BailianAppStepStream):
+                break
+        await handler.cancel_run()
+        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+
+
+async def test_the_app_as_a_step_of_a_workflow(llm_of: Any, spans: Any) -> None:
+    class Travel(Workflow):
+        @step
+        async def plan(self, ctx: Context, ev: StartEvent) -> StopEvent:
+            output = await tool.acall(ctx=ctx, city=ev.city, prompt="去")
+            answer = await llm_of(cloud, "other").acomplete(f"翻译：{output.content}")
+            return StopEvent(result=answer.text)
+
+    with Emulator(apps={"app": WORKFLOW, "other": lambda call: "Trip"}) as cloud:
+        tool = tool_of(cloud, params=Trip)
+        handler = Travel().run(city="杭州")
+        told = [e async for e in handler.stream_events() if isinstance(e, BailianAppStepStream)]
+        assert await handler == "Trip"
+        assert [request.app_id for request in cloud.requests] == ["app", "other"]
+    assert told[0].phase == "started"
+    runs = [note for note in spans.notes if note.name == "BailianApp.run"]
+    parents = {note.id: note.name for note in spans.notes}
+    assert [parents[note.parent_id or ""] for note in runs] == [
+        "BailianAppLLM.achat",
+        "BailianAppLLM.acomplete",
+    ]
+
+
+async def test_a_state_without_room_is_refused() -> None:
+    class State(BaseModel):
+        count: int = 0
+
+    class Typed(Workflow):
+        @step
+        async def plan(self, ctx: Context[State], ev: StartEvent) -> StopEvent:
+            return StopEvent(result=(await tool.acall(ctx=ctx, prompt="去")).content)
+
+    with Emulator(apps={"app": app}) as cloud:
+        tool = tool_of(cloud)
+        with pytest.raises(InvalidInputError, match="keep_session=False"):
+            await Typed().run()
+        assert not cloud.requests
+        tool = tool_of(cloud, keep_session=False)
+        assert await Typed().run() == "第1轮"
+
+
+def test_agent_tool_events_are_core_s(events: Any) -> None:
+    """The app's own tool calls, below a tool of ours, are core's events too."""
+    call = {"action_type": "api", "action_name": "weather", "observation": "晴"}
+    frames = [{"output": {"thoughts": [call], "text": "晴", "finish_reason": "stop"}}]
+    with Emulator(apps={"app": lambda call: frames}) as cloud:
+        tool_of(cloud).call(prompt="?")
+    [event] = events.of(AgentToolCallEvent)
+    assert event.tool.name == "weather"
