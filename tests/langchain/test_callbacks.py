@@ -57,6 +57,16 @@ def test_the_tree_is_the_same_on_all_paths(
     assert trees[1:] == [trees[0]] * 3
 
 
+def node_times() -> dict[str, float]:
+    """Milliseconds per node, read from the raw recording."""
+    nodes = [
+        json.loads(thought["response"])
+        for each in recordings.frames(WORKFLOW.name)
+        for thought in each.get("output", {}).get("thoughts") or []
+    ]
+    return {n["nodeId"]: float(n["nodeExecTime"][:-2]) for n in nodes if "nodeExecTime" in n}
+
+
 def test_nodes_are_chain_runs(make_model: Any, ask: Any, traces: Any) -> None:
     ask(make_model(WORKFLOW), "hi", {"callbacks": [traces]})
     (root,) = traces.roots
@@ -70,7 +80,8 @@ def test_nodes_are_chain_runs(make_model: Any, ask: Any, traces: Any) -> None:
     expected = recordings.node_texts(WORKFLOW.name)
     for run in root.child_runs:
         step_id = run.extra["metadata"]["bailian_step_id"]
-        assert run.outputs == {"output": expected[step_id]}
+        took = node_times()[step_id]
+        assert run.outputs == {"output": expected[step_id], "duration_ms": took}
         assert root.start_time <= run.start_time <= run.end_time <= root.end_time
 
 

@@ -84,7 +84,7 @@ def to_blocks(
     if reasoning := extra.get("reasoning_content"):
         blocks.append({"type": "reasoning", "reasoning": reasoning, "index": "lc_reasoning"})
     for entry in extra.get("steps", ()):
-        blocks += _step_blocks(entry)
+        blocks += step_blocks(entry)
     references = extra.get("references")
     if isinstance(content, str):
         if content or references:
@@ -117,7 +117,8 @@ def citation(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in standard.items() if value}
 
 
-def _step_blocks(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+def step_blocks(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The blocks for an entry that `step_entry` made, with an `index`: one, or call and result."""
     index = f"lc_step_{entry['id']}"
     if entry["kind"] == "node":
         value = {**entry, "type": STEP_TYPE, "node_type": entry.get("type")}

@@ -1,36 +1,54 @@
-"""One call of an app on behalf of LangChain: messages in, chunks out, its steps reported.
+"""One call of a chat model: messages in, its answer out, piece by piece.
 
-`chunks` and `achunks` are the only drivers: all that LangChain offers (`invoke`, `stream`, and
-their async forms) stands on them.
+`pieces` and `apieces` stand under all that LangChain offers: `invoke`, `stream`, and their async
+forms.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any, Generic, Protocol, TypeVar
 
-from langchain_core.messages import AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk
-from pydantic import ValidationError
+from langchain_core.messages import BaseMessage
 
-from bailian_apps.app import BailianApp
-from bailian_apps.core.errors import BailianError, InvalidInputError
-from bailian_apps.core.history import plan_request
-from bailian_apps.core.request import raise_invalid_input
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.events import AppEvent
+from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.settings import AppSettings
-from bailian_apps.langchain.answer import Answer
-from bailian_apps.langchain.callbacks import STEP_EVENTS, LLMRunManager, StepRuns, adrive, drive
-from bailian_apps.langchain.errors import as_langchain_error
+from bailian_apps.langchain.callbacks import AnyRunManager, StepRuns, adrive, drive
+from bailian_apps.langchain.fields import with_app_id
 from bailian_apps.langchain.messages import to_turns
+from bailian_apps.langchain.runs import aevents, events, typed_errors, with_settings
 
 _LISTS = ("image_list", "file_list")
 
 
-class Call:
-    """One call. It is checked and sent when its chunks are asked for."""
+_T_co = TypeVar("_T_co", covariant=True)
+_WriterT = TypeVar("_WriterT", bound="Writer[Any]")
 
-    answer: Answer
+
+class Writer(Protocol[_T_co]):
+    """What makes the pieces of an answer: message chunks, or LangChain's protocol events."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the last piece was made: no more events are wanted."""
+        ...
+
+    def feed(self, event: AppEvent) -> _T_co | None:
+        """Take an event; give the piece that it makes, if any."""
+        ...
+
+
+class Call(Generic[_WriterT]):
+    """One call. It is checked and sent when its pieces are asked for.
+
+    Attributes:
+        writer: What makes the pieces, from the first one on.
+    """
+
+    writer: _WriterT
 
     def __init__(
         self,
@@ -38,9 +56,8 @@ class Call:
         messages: Sequence[BaseMessage],
         arguments: Mapping[str, Any],
         *,
-        stops: Sequence[str] = (),
-        v1: bool = False,
-        manager: LLMRunManager | None = None,
+        writer: Callable[[Plan], _WriterT],
+        manager: AnyRunManager | None = None,
     ) -> None:
         """Keep what is asked for.
 
@@ -48,92 +65,60 @@ class Call:
             settings: The app's settings.
             messages: The conversation.
             arguments: What the caller said for this call: settings to override, `session_id`, ….
-            stops: Sequences at which the answer ends.
-            v1: Whether the content is standard blocks.
+            writer: Makes what makes the pieces, knowing what is sent.
             manager: The run that the app's steps belong to, if anyone watches it.
         """
         self._settings = settings
         self._messages = messages
         self._arguments = arguments
-        self._stops = stops
-        self._v1 = v1
-        watched = manager is not None and manager.handlers
-        self._manager = manager if watched else None
-        self._steps: StepRuns | None = None
+        self._make_writer = writer
+        self._manager = manager
 
-    def chunks(self) -> Generator[ChatGenerationChunk]:
-        """Run the app and yield the answer. Closing it ends the steps and the connection.
+    def pieces(self) -> Generator[Any]:
+        """Run the app and yield the answer. Closing it ends the connection and the steps.
 
         Yields:
-            Chunks; the last has `chunk_position="last"`.
+            What the writer makes.
 
         Raises:
             BailianError: The call failed.
         """
-        with self._typed_errors():
-            app, said = self._open()
-            answer, steps = self.answer, self._steps
-            try:
-                with closing(app.stream(**said)) as events:
-                    for event in events:
-                        if steps is not None and isinstance(event, STEP_EVENTS):
-                            drive(steps.on(event))
-                        chunk = answer.feed(event)
-                        if chunk is None:
-                            continue
-                        if answer.done:
-                            break
-                        yield ChatGenerationChunk(message=chunk)
-                    else:
-                        return
-                if steps is not None:
-                    drive(steps.close(None))
-                yield ChatGenerationChunk(message=chunk)
-            except BaseException as error:
-                if steps is not None:
-                    drive(steps.close(error))
-                raise
+        with typed_errors(self._settings, self._arguments):
+            settings, said, steps = self._open()
+            with closing(events(settings, said, steps)) as run:
+                for event in run:
+                    piece = self.writer.feed(event)
+                    if piece is None:
+                        continue
+                    if self.writer.done:
+                        # A stop sequence may have ended it, which is no failure of a step.
+                        if steps is not None:
+                            drive(steps.close(None))
+                        run.close()
+                    yield piece
 
-    async def achunks(self) -> AsyncGenerator[ChatGenerationChunk]:
-        """As `chunks`, natively async."""
-        with self._typed_errors():
-            app, said = self._open()
-            answer, steps = self.answer, self._steps
-            try:
-                async with aclosing(app.astream(**said)) as events:
-                    async for event in events:
-                        if steps is not None and isinstance(event, STEP_EVENTS):
-                            await adrive(steps.on(event))
-                        chunk = answer.feed(event)
-                        if chunk is None:
-                            continue
-                        if answer.done:
-                            break
-                        yield ChatGenerationChunk(message=chunk)
-                    else:
-                        return
-                if steps is not None:
-                    await adrive(steps.close(None))
-                yield ChatGenerationChunk(message=chunk)
-            except BaseException as error:
-                if steps is not None:
-                    await adrive(steps.close(error))
-                raise
+    async def apieces(self) -> AsyncGenerator[Any]:
+        """As `pieces`, natively async."""
+        with typed_errors(self._settings, self._arguments):
+            settings, said, steps = self._open()
+            async with aclosing(aevents(settings, said, steps)) as run:
+                async for event in run:
+                    piece = self.writer.feed(event)
+                    if piece is None:
+                        continue
+                    if self.writer.done:
+                        if steps is not None:
+                            await adrive(steps.close(None))
+                        await run.aclose()
+                    yield piece
 
-    def _open(self) -> tuple[BailianApp, dict[str, Any]]:
-        """The app with this call's settings, and the arguments for its `stream`."""
-        overrides: dict[str, Any] = {}
-        said: dict[str, Any] = {}
-        for name, value in with_app_id(self._arguments).items():
-            (overrides if name in AppSettings.model_fields else said)[name] = value
+    def _open(self) -> tuple[AppSettings, dict[str, Any], StepRuns | None]:
+        """The settings of this call, the arguments for `BailianApp.stream`, and its steps."""
+        settings, said = with_settings(self._settings, with_app_id(self._arguments))
         if "prompt" in said:
             raise InvalidInputError(
                 "prompt", "was given beside the messages", "Pass the words as a message"
             )
-        try:
-            settings = self._settings.with_overrides(overrides)
-        except ValidationError as error:
-            raise_invalid_input(error)
         plan = plan_request(
             to_turns(self._messages), settings, session_id=said.pop("session_id", None)
         )
@@ -141,35 +126,5 @@ class Call:
         for name in _LISTS:
             if given := said.pop(name, None):
                 planned[name] = (*planned.get(name, ()), *given)
-        self.answer = Answer(plan, stops=self._stops, v1=self._v1)
-        if self._manager is not None:
-            self._steps = StepRuns(self._manager, plan.app_id)
-        return BailianApp(settings), {**planned, **said}
-
-    @contextmanager
-    def _typed_errors(self) -> Generator[None]:
-        try:
-            yield
-        except BailianError as error:
-            idempotent = self._arguments.get("idempotent", self._settings.idempotent)
-            raise as_langchain_error(error, idempotent=idempotent is True) from error.__cause__
-
-
-def with_app_id(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, with `model` under its own name.
-
-    Raises:
-        InvalidInputError: Both names were given, and differ.
-    """
-    given = dict(fields)
-    if (model := given.pop("model", None)) is not None:
-        if given.get("app_id", model) != model:
-            raise InvalidInputError("model", "differs from app_id", "Pass one of the two")
-        given["app_id"] = model
-    return given
-
-
-def as_message_chunk(chunk: ChatGenerationChunk) -> AIMessageChunk:
-    """The message of a chunk that `Call` made."""
-    assert isinstance(chunk.message, AIMessageChunk)  # noqa: S101
-    return chunk.message
+        self.writer = self._make_writer(plan)
+        return settings, {**planned, **said}, StepRuns.of(self._manager, plan.app_id)

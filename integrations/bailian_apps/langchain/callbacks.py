@@ -1,7 +1,7 @@
-"""What the remote app did, as runs below the model's run.
+"""What the remote app did, as runs below the run of the call: a model's, a tool's, a chain's.
 
-Each step is a child of the model's run for LangChain's callbacks, and so for LangSmith and every
-other tracer: a tool call is a tool run, a retrieval a retriever run, a workflow node a chain run.
+Each step is a child of that run for LangChain's callbacks, and so for LangSmith and every other
+tracer: a tool call is a tool run, a retrieval a retriever run, a workflow node a chain run.
 Reasoning has none, it streams. Besides, the custom event `bailian_step` says of every step when it
 starts and when it ends, for a UI.
 
@@ -19,9 +19,9 @@ from uuid import UUID
 
 from langchain_core.callbacks import (
     AsyncCallbackManager,
-    AsyncCallbackManagerForLLMRun,
+    AsyncRunManager,
     CallbackManager,
-    CallbackManagerForLLMRun,
+    RunManager,
 )
 from langchain_core.documents import Document
 
@@ -30,7 +30,7 @@ from bailian_apps.core.events import StepFinished, StepStarted
 from bailian_apps.core.result import Step
 from bailian_apps.langchain.blocks import STEP_TYPE, as_arguments, as_text, step_entry
 
-LLMRunManager: TypeAlias = CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun
+AnyRunManager: TypeAlias = RunManager | AsyncRunManager
 Calls: TypeAlias = Generator[Any, Any, None]
 """Calls of a callback manager: each is yielded as it was made, and its result is sent back."""
 
@@ -66,21 +66,19 @@ class _Open:
 
 
 class StepRuns:
-    """The runs of one call's steps. Each ends exactly once, and before the model's run does."""
+    """The runs of one call's steps. Each ends exactly once, before the run of the call."""
 
-    def __init__(self, manager: LLMRunManager, app_id: str) -> None:
+    def __init__(self, manager: AnyRunManager, app_id: str) -> None:
         """Report below the run of `manager`.
 
         Args:
-            manager: The run of the model. Whoever watches it sees its steps.
+            manager: The run of the call. Whoever watches it sees its steps.
             app_id: The app that takes the steps.
         """
-        self._model_run = manager
+        self._run = manager
         self._app_id = app_id
         self._kind: Any = (
-            AsyncCallbackManager
-            if isinstance(manager, AsyncCallbackManagerForLLMRun)
-            else CallbackManager
+            AsyncCallbackManager if isinstance(manager, AsyncRunManager) else CallbackManager
         )
         # `ls_…` describes the model; on a step it would be counted as a call of the model.
         self._metadata = {
@@ -89,6 +87,11 @@ class StepRuns:
             if not key.startswith("ls_")
         }
         self._open: dict[str, _Open] = {}
+
+    @classmethod
+    def of(cls, manager: AnyRunManager | None, app_id: str) -> StepRuns | None:
+        """The runs of a call's steps, if anyone watches the call."""
+        return cls(manager, app_id) if manager is not None and manager.handlers else None
 
     def on(self, event: StepStarted | StepFinished) -> Calls:
         """Report the start or the end of a step."""
@@ -152,26 +155,26 @@ class StepRuns:
         said = {"event": event, "app_id": self._app_id, "step": step_entry(step)}
         if error is not None:
             said["error"] = step.error or repr(error)
-        manager = self._manager(self._model_run.run_id)
-        return manager.on_custom_event(STEP_TYPE, said, run_id=self._model_run.run_id)
+        manager = self._manager(self._run.run_id)
+        return manager.on_custom_event(STEP_TYPE, said, run_id=self._run.run_id)
 
     def _manager_for(self, step: Step) -> Any:
         parent = self._open.get(step.parent_id or "")
-        parent_id = parent.run.run_id if parent and parent.run else self._model_run.run_id
+        parent_id = parent.run.run_id if parent and parent.run else self._run.run_id
         about = {"bailian_step_id": step.id, "bailian_step_type": step.type}
         return self._manager(parent_id, {key: value for key, value in about.items() if value})
 
     def _manager(self, parent_run_id: UUID, metadata: Mapping[str, Any] | None = None) -> Any:
-        # All handlers of the model's run, also those that it does not pass on (its own
+        # All handlers of that run, also those that it does not pass on (a model's own
         # `callbacks=`, `collect_runs`): a step is a part of that run, not another Runnable's.
-        handlers = self._model_run.handlers
+        handlers = self._run.handlers
         described = self._metadata | dict(metadata or {})
         return self._kind(
             handlers=handlers,
             inheritable_handlers=handlers,
             parent_run_id=parent_run_id,
-            tags=self._model_run.inheritable_tags,
-            inheritable_tags=self._model_run.inheritable_tags,
+            tags=self._run.inheritable_tags,
+            inheritable_tags=self._run.inheritable_tags,
             metadata=described,
             inheritable_metadata=described,
         )
@@ -187,8 +190,13 @@ def _failure(step: Step) -> AppFailedError | None:
 
 
 def _outputs(step: Step) -> dict[str, Any]:
-    outputs = {"output": step.output}
-    return outputs | {"reasoning": step.reasoning} if step.reasoning else outputs
+    outputs: dict[str, Any] = {"output": step.output}
+    if step.reasoning:
+        outputs["reasoning"] = step.reasoning
+    if step.duration_ms is not None:
+        # The run's own times are when the frames came, which is not when the cloud worked.
+        outputs["duration_ms"] = step.duration_ms
+    return outputs
 
 
 def _query(value: object) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from langchain_core.caches import BaseCache
@@ -20,15 +21,18 @@ from langchain_core.messages import LC_ID_PREFIX, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field
 from typing_extensions import override
 
-from bailian_apps.core.request import raise_invalid_input, without_tokens
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.langchain.answer import Answer
 from bailian_apps.langchain.blocks import PROVIDER
-from bailian_apps.langchain.call import Call, as_message_chunk, with_app_id
-from bailian_apps.langchain.callbacks import LLMRunManager
-from bailian_apps.langchain.secrecy import as_json, shown, tokens_digest
+from bailian_apps.langchain.call import Call
+from bailian_apps.langchain.callbacks import AnyRunManager
+from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields
+from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEvents
+from bailian_apps.langchain.runs import is_being_cancelled
+from bailian_apps.langchain.secrecy import shown, tokens_digest
 from bailian_apps.langchain.stream_run import StreamRun, arguments_of, stream_run_of
 
 if TYPE_CHECKING:
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ChatBailianApp(AppSettings, BaseChatModel):
+class ChatBailianApp(AppFields, BaseChatModel):
     """A Bailian (Model Studio) app as a chat model.
 
     The fields are the settings of the app (see `AppSettings`), and every one may be overridden per
@@ -63,6 +67,8 @@ class ChatBailianApp(AppSettings, BaseChatModel):
         ```
 
     Attributes:
+        session_id: A session of the cloud that you keep yourself, for every call; meant for
+            `configurable_fields`, so that each request names its own. None lets the messages tell.
         stop: Sequences at which an answer ends. An app knows none, so the answer is cut off here
             and the connection is closed.
         max_tokens: Accepted, because other chat models have it, and not sent: an app's limit is
@@ -72,13 +78,9 @@ class ChatBailianApp(AppSettings, BaseChatModel):
             old session, and an app may do things.
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        hide_input_in_errors=True,
-        protected_namespaces=(),
-        arbitrary_types_allowed=True,
-    )
+    model_config = MODEL_CONFIG
 
+    session_id: str | None = None
     stop: list[str] | None = None
     max_tokens: int | None = None
     # None and not False: a False that was set, as a copy of all fields does, disables streaming.
@@ -95,21 +97,13 @@ class ChatBailianApp(AppSettings, BaseChatModel):
         Raises:
             InvalidInputError: A field is unknown or not valid. It names the field and the mend.
         """
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            raise_invalid_input(error)
+        super().__init__(**fields)
         if self.max_tokens is not None:
             logger.warning(
                 "max_tokens=%d is not sent: set the limit of app %s in its console",
                 self.max_tokens,
                 self.app_id,
             )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _model_is_app_id(cls, fields: Any) -> Any:
-        return with_app_id(cast("dict[str, Any]", fields)) if isinstance(fields, dict) else fields
 
     # ------------------------------------------------------------- what it is
 
@@ -172,25 +166,6 @@ class ChatBailianApp(AppSettings, BaseChatModel):
             "structured_output": False,
         }
 
-    @classmethod
-    @override
-    def is_lc_serializable(cls) -> bool:
-        """It can be dumped; the key becomes a reference to `DASHSCOPE_API_KEY`."""
-        return True
-
-    @property
-    @override
-    def lc_secrets(self) -> dict[str, str]:
-        """The key is never dumped, only where it is read from."""
-        return {"api_key": "DASHSCOPE_API_KEY"}
-
-    @property
-    @override
-    def lc_attributes(self) -> dict[str, Any]:
-        """What is dumped otherwise than it is: `biz_params` without the users' tokens."""
-        shapes: dict[str, Any] = {"timeout": as_json(self.timeout)}
-        return shapes | ({"biz_params": without_tokens(self.biz_params)} if self.biz_params else {})
-
     @override
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
         """Not possible: an app calls its own tools.
@@ -212,7 +187,7 @@ class ChatBailianApp(AppSettings, BaseChatModel):
         """
         raise NotImplementedError(
             "an app cannot be given a schema: ask for JSON in the app's own prompt, and put a "
-            "parser behind it, such as model | JsonOutputParser()"
+            "parser behind it, such as model | PydanticOutputParser(pydantic_object=…)"
         )
 
     # ------------------------------------------------------------ what it does
@@ -287,14 +262,14 @@ class ChatBailianApp(AppSettings, BaseChatModel):
 
     @override
     def _should_stream(
-        self, *, async_api: bool, run_manager: LLMRunManager | None = None, **kwargs: Any
+        self, *, async_api: bool, run_manager: AnyRunManager | None = None, **kwargs: Any
     ) -> bool:
         # LangChain would drive `_stream` without the run that the steps belong to; `_generate` has
         # it, and streams itself.
         return run_manager is None and self._streams(async_api, None, kwargs)
 
     def _streams(
-        self, async_api: bool, run_manager: LLMRunManager | None, kwargs: dict[str, Any]
+        self, async_api: bool, run_manager: AnyRunManager | None, kwargs: dict[str, Any]
     ) -> bool:
         """Whether LangChain would stream this call."""
         return super()._should_stream(
@@ -312,14 +287,13 @@ class ChatBailianApp(AppSettings, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         run = stream_run_of(kwargs)
-        call = self._call(messages, stop, run_manager or (run and run.manager), kwargs)
-        chunks = call.chunks()
+        pieces = self._call(messages, stop, run_manager or (run and run.manager), kwargs).pieces()
         if run is not None:
-            run.chunks = chunks
-        return chunks
+            run.chunks = pieces
+        return (ChatGenerationChunk(message=chunk) for chunk in pieces)
 
     @override
-    def _astream(
+    async def _astream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
@@ -327,11 +301,38 @@ class ChatBailianApp(AppSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         run = stream_run_of(kwargs)
-        call = self._call(messages, stop, run_manager or (run and run.manager), kwargs)
-        chunks = call.achunks()
+        pieces = self._call(messages, stop, run_manager or (run and run.manager), kwargs).apieces()
         if run is not None:
-            run.chunks = chunks
-        return chunks
+            run.chunks = pieces
+        async with aclosing(pieces):
+            async for chunk in pieces:
+                yield ChatGenerationChunk(message=chunk)
+
+    def _stream_chat_model_events(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ProtocolEvent]:
+        """What LangChain streams `stream_events(version="v3")` from."""
+        call = self._event_call(messages, stop, run_manager, kwargs)
+        with closing(call.pieces()) as pieces:
+            for events in pieces:
+                yield from events
+
+    async def _astream_chat_model_events(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ProtocolEvent]:
+        call = self._event_call(messages, stop, run_manager, kwargs)
+        async with aclosing(call.apieces()) as pieces:
+            async for events in pieces:
+                for event in events:
+                    yield event
 
     @override
     def _generate(
@@ -343,14 +344,15 @@ class ChatBailianApp(AppSettings, BaseChatModel):
     ) -> ChatResult:
         call = self._call(messages, stop, run_manager, kwargs)
         token_run = run_manager if self._streams(False, run_manager, kwargs) else None
-        parts: list[AIMessageChunk] = []
-        with closing(call.chunks()) as chunks:
-            for chunk in chunks:
-                parts.append(as_message_chunk(chunk))
+        chunks: list[AIMessageChunk] = []
+        with closing(call.pieces()) as pieces:
+            for chunk in pieces:
+                chunks.append(chunk)
                 if token_run is not None:
-                    parts[-1].id = f"{LC_ID_PREFIX}-{token_run.run_id}"
-                    token_run.on_llm_new_token(cast("str", chunk.message.content), chunk=chunk)
-        return ChatResult(generations=[ChatGeneration(message=call.answer.whole(parts))])
+                    chunk.id = f"{LC_ID_PREFIX}-{token_run.run_id}"
+                    generation = ChatGenerationChunk(message=chunk)
+                    token_run.on_llm_new_token(chunk.content, chunk=generation)
+        return ChatResult(generations=[ChatGeneration(message=call.writer.whole(chunks))])
 
     @override
     async def _agenerate(
@@ -362,40 +364,46 @@ class ChatBailianApp(AppSettings, BaseChatModel):
     ) -> ChatResult:
         call = self._call(messages, stop, run_manager, kwargs)
         token_run = run_manager if self._streams(True, run_manager, kwargs) else None
-        parts: list[AIMessageChunk] = []
+        chunks: list[AIMessageChunk] = []
         try:
-            async with aclosing(call.achunks()) as chunks:
-                async for chunk in chunks:
-                    parts.append(as_message_chunk(chunk))
+            async with aclosing(call.apieces()) as pieces:
+                async for chunk in pieces:
+                    chunks.append(chunk)
                     if token_run is not None:
-                        parts[-1].id = f"{LC_ID_PREFIX}-{token_run.run_id}"
-                        content = cast("str", chunk.message.content)
-                        await token_run.on_llm_new_token(content, chunk=chunk)
+                        chunk.id = f"{LC_ID_PREFIX}-{token_run.run_id}"
+                        generation = ChatGenerationChunk(message=chunk)
+                        await token_run.on_llm_new_token(chunk.content, chunk=generation)
         except asyncio.CancelledError as error:
-            # LangChain never ends the run of a call that is cancelled from outside.
-            if run_manager is not None and _is_being_cancelled():
+            if run_manager is not None and is_being_cancelled():
                 await run_manager.on_llm_error(error, response=LLMResult(generations=[]))
             raise
-        return ChatResult(generations=[ChatGeneration(message=call.answer.whole(parts))])
+        return ChatResult(generations=[ChatGeneration(message=call.writer.whole(chunks))])
 
     def _call(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
-        run_manager: LLMRunManager | None,
+        run_manager: AnyRunManager | None,
         kwargs: dict[str, Any],
-    ) -> Call:
-        return Call(
-            self,
-            messages,
-            arguments_of(kwargs),
-            stops=stop or self.stop or (),
-            v1=self.output_version == "v1",
-            manager=run_manager,
-        )
+    ) -> Call[Answer]:
+        v1 = self.output_version == "v1"
+        writer = partial(Answer, stops=stop or self.stop or (), v1=v1)
+        return Call(self, messages, self._arguments(kwargs), writer=writer, manager=run_manager)
 
+    def _event_call(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: AnyRunManager | None,
+        kwargs: dict[str, Any],
+    ) -> Call[ProtocolEvents]:
+        message_id = f"{LC_ID_PREFIX}-{run_manager.run_id}" if run_manager else ""
+        writer = partial(ProtocolEvents, stops=stop or self.stop or (), message_id=message_id)
+        return Call(self, messages, self._arguments(kwargs), writer=writer, manager=run_manager)
 
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    cancelling = getattr(task, "cancelling", None)  # Python 3.11
-    return cancelling is None or cancelling() > 0
+    def _arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a call says: its own session goes before the one that is set."""
+        arguments = arguments_of(kwargs)
+        if self.session_id is not None:
+            arguments.setdefault("session_id", self.session_id)
+        return arguments

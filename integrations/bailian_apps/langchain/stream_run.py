@@ -19,7 +19,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.runnables import RunnableConfig
 
-from bailian_apps.langchain.callbacks import LLMRunManager
+from bailian_apps.langchain.callbacks import AnyRunManager
 from bailian_apps.langchain.secrecy import concealed, shown
 
 try:
@@ -58,7 +58,7 @@ class StreamRun:
             if isinstance(configured, AsyncCallbackManager)
             else CallbackManagerForLLMRun
         )
-        self.manager: LLMRunManager = kind(
+        self.manager: AnyRunManager = kind(
             run_id=run_id,
             handlers=configured.handlers,
             inheritable_handlers=configured.inheritable_handlers,

@@ -1,0 +1,160 @@
+"""Real agents and graphs: `create_agent` with a scripted model, LangGraph, message histories."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, get_args
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.chat_history import InMemoryChatMessageHistory
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolCall, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.history import RunnableWithMessageHistory
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import StreamMode
+from support import recordings
+
+from bailian_apps import ConnectError
+from bailian_apps.emulator import Call, Failure
+from bailian_apps.langchain import BailianAppTool, ChatBailianApp
+
+WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
+TEXT = recordings.expected_text(WORKFLOW.name)
+NODES = ["开始", "LLM_j45e", "LLM_2Km9", "结束"]
+
+
+class Scripted(GenericFakeChatModel):
+    """A model that calls the tool, then answers."""
+
+    def bind_tools(self, tools: Any, **_: Any) -> Any:
+        return self
+
+
+def script(*prompts: str) -> Scripted:
+    said: list[AIMessage] = []
+    for number, prompt in enumerate(prompts):
+        call = ToolCall(type="tool_call", id=str(number), name="travel", args={"prompt": prompt})
+        said += [AIMessage("", tool_calls=[call]), AIMessage("done")]
+    return Scripted(messages=iter(said))
+
+
+def agent_of(fields: dict[str, Any], *prompts: str, **more: Any) -> Any:
+    tool = BailianAppTool(name="travel", description="Plans trips.", remember=True, **fields)
+    return create_agent(script(*prompts), [tool], **more)
+
+
+def asked(agent: Any, is_async: bool, config: Any = None) -> list[Any]:
+    said = {"messages": [("human", "plan")]}
+    if is_async:
+        return asyncio.run(agent.ainvoke(said, config))["messages"]
+    return agent.invoke(said, config)["messages"]
+
+
+both = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+@both
+def test_an_agent_calls_the_app_as_its_tool(
+    is_async: bool, fields_of: Any, traces: Any, steps_of: Any
+) -> None:
+    agent = agent_of(fields_of(WORKFLOW), "a day in Hangzhou")
+    messages = asked(agent, is_async, {"callbacks": [traces]})
+    assert [type(m) for m in messages] == [HumanMessage, AIMessage, ToolMessage, AIMessage]
+    assert messages[2].content == TEXT
+    assert messages[2].artifact["prompt"] == "a day in Hangzhou"
+    assert [step[1] for step in steps_of(traces.roots[0])] == NODES
+
+
+@both
+def test_the_apps_conversation_is_the_agents_thread(
+    is_async: bool, start_cloud: Any, fields_of: Any
+) -> None:
+    cloud = start_cloud(app=WORKFLOW)
+    saver = InMemorySaver()
+    agent = agent_of(fields_of(cloud), "one", "two", "three", checkpointer=saver)
+    for thread in ("a", "a", "b"):
+        asked(agent, is_async, {"configurable": {"thread_id": thread}})
+    first, second, third = (request.body["input"] for request in cloud.requests)
+    assert "session_id" not in first
+    assert second["session_id"]
+    assert second["prompt"] == "two"
+    assert "session_id" not in third
+
+
+@both
+def test_the_model_hears_of_what_the_app_reports_and_not_of_the_network(
+    is_async: bool, fields_of: Any
+) -> None:
+    def app(_: Call) -> Any:
+        return Failure(status=400, code="InvokePluginFailed", message="no such city")
+
+    told = asked(agent_of(fields_of(app), "one"), is_async)[2]
+    assert told.status == "error"
+    assert "no such city" in told.content
+    gone = {"app_id": "a", "api_key": "k", "base_url": "http://127.0.0.1:9/api/v1"}
+    with pytest.raises(ConnectError):
+        asked(agent_of({**gone, "max_retries": 0}, "one"), is_async)
+
+
+def graph_of(model: ChatBailianApp, **compiled: Any) -> Any:
+    async def ask(state: MessagesState, config: RunnableConfig) -> Any:
+        return {"messages": [await model.ainvoke(state["messages"], config)]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    return builder.compile(**compiled)
+
+
+async def test_a_graph_streams_tokens_steps_and_tool_events(agent: Any, make_model: Any) -> None:
+    graph = graph_of(make_model(lambda _: agent))
+    said = {"messages": [("human", "hi")]}
+    parts = [part async for part in graph.astream(said, stream_mode=["messages", "tools"])]
+    messages = [part[0] for mode, part in parts if mode == "messages"]
+    texts = [m.text for m in messages if isinstance(m, AIMessageChunk) and m.text]
+    assert texts == ["晴", "，", "喝茶<ref>[1]</ref>"]
+    steps = [m.additional_kwargs["steps"] for m in messages if "steps" in m.additional_kwargs]
+    assert [step["name"] for (step,) in steps] == ["weather", "知识检索"]
+    if "tools" in get_args(StreamMode):  # an older langgraph has no such mode
+        tools = [part for mode, part in parts if mode == "tools"]
+        assert [tool["event"] for tool in tools] == ["tool-started", "tool-finished"]
+        assert tools[0]["tool_name"] == "weather"
+
+
+async def test_a_graph_keeps_the_conversation_in_its_checkpointer(
+    start_cloud: Any, make_model: Any
+) -> None:
+    cloud = start_cloud(app=WORKFLOW)
+    graph = graph_of(make_model(cloud), checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    for words in ("one", "two"):
+        state = await graph.ainvoke({"messages": [("human", words)]}, config)
+    assert cloud.requests[1].body["input"]["prompt"] == "two"
+    session_id = state["messages"][1].response_metadata["session_id"]
+    assert cloud.requests[1].body["input"]["session_id"] == session_id
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*deprecated:Warning")
+@both
+def test_a_runnable_with_message_history_continues_the_session(
+    is_async: bool, start_cloud: Any, make_model: Any
+) -> None:
+    cloud = start_cloud(app=WORKFLOW)
+    histories: dict[str, InMemoryChatMessageHistory] = {}
+    model = RunnableWithMessageHistory(
+        make_model(cloud),
+        lambda session_id: histories.setdefault(session_id, InMemoryChatMessageHistory()),
+    )
+    config: Any = {"configurable": {"session_id": "local"}}
+    for words in ("one", "two"):
+        if is_async:
+            asyncio.run(model.ainvoke(words, config))
+        else:
+            model.invoke(words, config)
+    first, second = (request.body["input"] for request in cloud.requests)
+    assert first == {"prompt": "one"}
+    kept = histories["local"].messages[1].response_metadata["session_id"]
+    assert second == {"prompt": "two", "session_id": kept}

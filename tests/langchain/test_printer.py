@@ -1,0 +1,149 @@
+"""What `StepPrinter` shows, in a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import sys
+from typing import Any
+
+import pytest
+from support import recordings
+
+from bailian_apps import AppFailedError
+from bailian_apps.emulator import Call
+from bailian_apps.langchain import (
+    BailianAppRetriever,
+    BailianAppRunnable,
+    BailianAppTool,
+    ChatBailianApp,
+    StepPrinter,
+)
+
+WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
+USED = recordings.frames(WORKFLOW.name)[-1]["usage"]["models"]
+TOKENS = "{} tokens in, {} out".format(
+    sum(model["input_tokens"] for model in USED), sum(model["output_tokens"] for model in USED)
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def plain(text: str) -> str:
+    """What was written to a terminal, without what moves the cursor and sets colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def call(request: pytest.FixtureRequest) -> Any:
+    def call(runnable: Any, said: Any, printer: StepPrinter) -> Any:
+        config = {"callbacks": [printer]}
+        if request.param:
+            return asyncio.run(runnable.ainvoke(said, config))
+        return runnable.invoke(said, config)
+
+    return call
+
+
+def kinds(fields: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    tool = BailianAppTool(name="t", description="d", **fields)
+    said = {"type": "tool_call", "id": "1", "name": "t", "args": {"prompt": "hi"}}
+    return {
+        "model": (ChatBailianApp(**fields), "hi"),
+        "runnable": (BailianAppRunnable(**fields), "hi"),
+        "tool": (tool, said),
+        "retriever": (BailianAppRetriever(**fields), "hi"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["model", "runnable", "tool", "retriever"])
+def test_lines_where_there_is_no_terminal(kind: str, call: Any, fields_of: Any) -> None:
+    out = io.StringIO()
+    call(*kinds(fields_of(WORKFLOW))[kind], StepPrinter(out))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 9
+    assert lines[:2] == ["app: 开始 (Start) started", "app: 开始 (Start) done, 0 ms"]
+    assert re.fullmatch(r"app: 大模型_1 \(LLM\) done, \d+ ms", lines[3])
+    # A retriever's run gives documents, which tell no tokens.
+    assert lines[-1] == ("app: done" if kind == "retriever" else f"app: done, {TOKENS}")
+
+
+def test_a_tree_in_a_terminal(call: Any, fields_of: Any) -> None:
+    out = Terminal()
+    call(*kinds(fields_of(WORKFLOW))["model"], StepPrinter(out))
+    shown = plain(out.getvalue())
+    assert "… LLM_j45e (LLM)" in shown  # while it ran
+    last = [line.rstrip() for line in shown.splitlines()][-5:]
+    assert last[0] == f"app  done, {TOKENS}"
+    assert last[1] == "├── ✓ 开始 (Start)  0 ms"
+    assert re.fullmatch(r"├── ✓ 大模型_1 \(LLM\)  \d+ ms", last[2])
+    assert re.fullmatch(r"└── ✓ 结束 \(End\)  \d+ ms", last[4])
+
+
+def failing(_: Call) -> list[Any]:
+    node = '{"nodeId": "a", "nodeName": "search", "nodeType": "Retrieval", "nodeStatus": "%s"%s}'
+    started = {"response": node % ("executing", "")}
+    failed = {"response": node % ("fail", ', "nodeErrorMsg": "no\\nindex"')}
+    frames = [{"output": {"text": "", "finish_reason": "null", "thoughts": [started]}}]
+    frames.append({"output": {"text": "", "finish_reason": "null", "thoughts": [failed]}})
+    return [*frames, {"output": {"text": "sorry", "finish_reason": "stop"}}]
+
+
+def test_a_failed_step_says_why(call: Any, fields_of: Any) -> None:
+    lines, tree = io.StringIO(), Terminal()
+    for out in (lines, tree):
+        call(*kinds(fields_of(failing))["model"], StepPrinter(out))
+    assert "app: search (Retrieval) failed, no index\n" in lines.getvalue()
+    assert "✗ search (Retrieval)  no index" in plain(tree.getvalue())
+
+
+def test_a_run_that_is_left_early_says_so(held: Any, fields_of: Any) -> None:
+    for out in (io.StringIO(), Terminal()):
+        stream = ChatBailianApp(**fields_of(held)).stream("hi", {"callbacks": [StepPrinter(out)]})
+        for chunk in stream:
+            if chunk.text:
+                break
+        stream.close()
+        shown = plain(out.getvalue())
+        assert "mail" in shown
+        assert "left early" in shown
+
+
+def test_a_failed_run_says_so(call: Any, fields_of: Any) -> None:
+    def app(_: Call) -> Any:
+        from bailian_apps.emulator import Failure
+
+        yield {
+            "output": {
+                "finish_reason": "null",
+                "thoughts": [{"action_type": "api", "action_name": "m"}],
+            }
+        }
+        yield Failure(status=500, code="AppProcessFailed", message="broken")
+
+    for out in (io.StringIO(), Terminal()):
+        with pytest.raises(AppFailedError):
+            call(*kinds(fields_of(app))["model"], StepPrinter(out))
+        assert "failed: AppFailedError: [AppProcessFailed] broken" in plain(out.getvalue())
+
+
+def test_one_printer_shows_runs_that_are_open_at_once(fields_of: Any) -> None:
+    for out in (io.StringIO(), Terminal()):
+        model = ChatBailianApp(**fields_of(WORKFLOW))
+        model.batch(["a", "b", "c"], {"callbacks": [StepPrinter(out)]})
+        assert plain(out.getvalue()).count(TOKENS) == 3
+
+
+def test_only_a_terminal_needs_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    StepPrinter(io.StringIO())
+    StepPrinter(Terminal(), live=False)
+    with pytest.raises(ImportError, match=re.escape('pip install "bailian-apps[cli]"')):
+        StepPrinter(Terminal())

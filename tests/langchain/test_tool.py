@@ -1,0 +1,244 @@
+"""An app as a tool: what it is told, what it answers, and what becomes of its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolCall, ToolMessage
+from langchain_core.tools import ToolException
+from pydantic import BaseModel, Field, ValidationError
+from support import recordings
+
+from bailian_apps import AppSettings, BailianError, InvalidInputError, ServerError
+from bailian_apps.emulator import Call, Failure
+from bailian_apps.langchain import BailianAppTool
+
+WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
+
+
+class Trip(BaseModel):
+    city: str = Field(description="Where to.")
+    day: datetime.date | None = Field(default=None, alias="日期")
+
+
+def make_tool(fields: dict[str, Any], **more: Any) -> BailianAppTool:
+    return BailianAppTool(name="travel", description="Plans trips.", **{**fields, **more})
+
+
+def said(**arguments: Any) -> ToolCall:
+    return ToolCall(type="tool_call", id="1", name="travel", args={"prompt": "hi", **arguments})
+
+
+@pytest.fixture(params=["invoke", "ainvoke"])
+def use(request: pytest.FixtureRequest) -> Any:
+    def use(tool: BailianAppTool, *given: Any) -> Any:
+        if request.param == "invoke":
+            return tool.invoke(*given)
+        return asyncio.run(tool.ainvoke(*given))
+
+    return use
+
+
+def test_the_answer_is_the_content_and_the_rest_the_artifact(use: Any, fields_of: Any) -> None:
+    message = use(make_tool(fields_of(WORKFLOW)), said())
+    assert message.content == recordings.expected_text(WORKFLOW.name)
+    assert (message.name, message.status) == ("travel", "success")
+    artifact = message.artifact
+    assert artifact["prompt"] == "hi"
+    assert [step["name"] for step in artifact["steps"]] == ["开始", "大模型_1", "大模型_2", "结束"]
+    used = recordings.frames(WORKFLOW.name)[-1]["usage"]["models"]
+    total = sum(model["input_tokens"] + model["output_tokens"] for model in used)
+    assert artifact["usage"]["total_tokens"] == total
+    assert len(artifact["usage"]["models"]) == len(used)
+    assert artifact["session_id"]
+    assert artifact["session_id"] == artifact["bailian"]["session_id"]
+    assert artifact["request_id"]
+
+
+def test_references_are_in_the_artifact(use: Any, agent: Any, fields_of: Any) -> None:
+    (reference,) = use(make_tool(fields_of(lambda _: agent)), said()).artifact["references"]
+    assert reference["index_id"] == "1"
+    assert reference["text"] == "龙井"
+
+
+def test_words_alone_will_do(use: Any, fields_of: Any) -> None:
+    tool = make_tool(fields_of(WORKFLOW), biz_params_schema=None)
+    assert use(tool, "hi") == recordings.expected_text(WORKFLOW.name)
+
+
+def test_start_variables_are_arguments_and_go_over_those_that_are_set(
+    use: Any, start_cloud: Any, fields_of: Any
+) -> None:
+    cloud = start_cloud(app=WORKFLOW)
+    tokens = {"plugin": {"user_token": "secret"}}
+    fixed = {"city": "-", "lang": "zh", "user_defined_tokens": tokens}
+    tool = make_tool(fields_of(cloud), biz_params=fixed, biz_params_schema=Trip)
+    use(tool, said(city="杭州", day="2024-05-01"))
+    use(tool, said(city="杭州"))
+    first, second = (request.body["input"] for request in cloud.requests)
+    sent = {"city": "杭州", "lang": "zh", "user_defined_tokens": tokens}
+    assert first["biz_params"] == {**sent, "日期": "2024-05-01"}
+    assert second["biz_params"] == sent
+    assert first["prompt"] == "hi"
+
+
+def test_the_model_is_told_of_the_prompt_and_the_start_variables_alone(fields_of: Any) -> None:
+    tool = make_tool(fields_of(WORKFLOW), biz_params_schema=Trip, remember=True)
+    schema = tool.tool_call_schema.model_json_schema()
+    assert list(schema["properties"]) == ["prompt", "city", "day"]
+    assert schema["required"] == ["prompt", "city"]
+    assert schema["properties"]["city"]["description"] == "Where to."
+
+
+def test_arguments_of_ones_own(use: Any, start_cloud: Any, fields_of: Any) -> None:
+    class Arguments(BaseModel):
+        prompt: str
+        who: str
+
+    cloud = start_cloud(app=WORKFLOW)
+    schema = {"type": "object", "properties": {"prompt": {}, "who": {}}}
+    for given in (Arguments, schema):
+        use(make_tool(fields_of(cloud), args_schema=given), said(who="me"))
+    assert [r.body["input"]["biz_params"] for r in cloud.requests] == [{"who": "me"}] * 2
+
+
+class NoPrompt(BaseModel):
+    question: str
+
+
+class Clash(BaseModel):
+    runtime: str
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"args_schema": NoPrompt}, "args_schema: has no field 'prompt'"),
+        ({"args_schema": {"properties": {}}}, "args_schema: has no field 'prompt'"),
+        ({"args_schema": {"properties": {"prompt": {}}}, "remember": True}, "is a JSON schema"),
+        ({"biz_params_schema": Clash}, "has a field 'runtime'"),
+        ({"app_idd": "x"}, "app_idd: is not a setting"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        make_tool({"app_id": "app"}, **fields)
+
+
+def failing(error: Failure) -> Any:
+    def app(_: Call) -> Any:
+        yield {"output": {"text": "", "finish_reason": "null"}}
+        yield error
+
+    return app
+
+
+@pytest.mark.parametrize("code", ["AppProcessFailed", "InvokePluginFailed", "DataInspectionFailed"])
+def test_what_the_app_reports_is_told_to_the_model(code: str, use: Any, fields_of: Any) -> None:
+    fields = fields_of(failing(Failure(status=400, code=code, message="no such city")))
+    message = use(make_tool(fields), said())
+    assert (message.status, message.artifact) == ("error", None)
+    assert "no such city" in message.content
+    with pytest.raises(ToolException, match="no such city") as caught:
+        use(make_tool(fields, handle_tool_error=False), said())
+    assert isinstance(caught.value.__cause__, BailianError)
+
+
+def test_other_failures_are_raised(use: Any, fields_of: Any) -> None:
+    tool = make_tool(fields_of(failing(Failure(status=500, code="SystemError"))))
+    with pytest.raises(ServerError) as caught:
+        use(tool, said())
+    assert caught.value.is_retryable is False
+    with pytest.raises(ValidationError):
+        use(tool, {"prompt": ""})
+
+
+async def test_cancelling_ends_the_tool_and_its_steps(held: Any, fields_of: Any, log: Any) -> None:
+    tool = make_tool(fields_of(held))
+    begun = asyncio.Event()
+    log.told = begun.set
+    task = asyncio.create_task(tool.ainvoke("hi", {"callbacks": [log]}))
+    await asyncio.wait_for(begun.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    names = [("start", "travel"), ("start", "mail"), ("error", "mail"), ("error", "travel")]
+    assert log.events == names
+    assert await asyncio.to_thread(held.gone.wait, 10)
+
+
+def test_no_secret_is_in_a_trace_or_a_repr(use: Any, fields_of: Any, traces: Any) -> None:
+    secret = {"user_defined_tokens": {"t": "tok-very-secret"}}
+    tool = make_tool(fields_of(WORKFLOW), biz_params=secret)
+    use(tool, said(), {"callbacks": [traces]})
+    seen = repr(tool) + repr([run.model_dump() for run in traces.roots])
+    assert "tok-very" not in seen
+    assert "sk-secret" not in seen
+
+
+# ------------------------------------------------------------------ remembering
+
+
+def exchange(tool: BailianAppTool, messages: list[Any], words: str) -> ToolMessage:
+    """One turn of an agent that calls the tool, as LangGraph's ToolNode does it."""
+    graph = pytest.importorskip("langgraph.graph")
+    prebuilt = pytest.importorskip("langgraph.prebuilt")
+    call = said()
+    call["args"]["prompt"] = words
+    messages += [HumanMessage(words), AIMessage("", tool_calls=[call])]
+    builder = graph.StateGraph(graph.MessagesState)
+    builder.add_node("tools", prebuilt.ToolNode([tool]))
+    builder.add_edge(graph.START, "tools")
+    messages[:] = builder.compile().invoke({"messages": messages})["messages"]
+    return messages[-1]
+
+
+def test_a_tool_that_remembers_continues_its_session(start_cloud: Any, fields_of: Any) -> None:
+    cloud = start_cloud(app=WORKFLOW)
+    tool = make_tool(fields_of(cloud), remember=True)
+    mine: list[Any] = []
+    first, second = exchange(tool, mine, "one"), exchange(tool, mine, "two")
+    other = exchange(tool, [], "else")
+    sent = [request.body["input"].get("session_id") for request in cloud.requests]
+    assert sent == [None, first.artifact["session_id"], None]
+    assert second.artifact["bailian"]["round"] == 2
+    assert other.artifact["session_id"] != first.artifact["session_id"]
+
+
+def test_another_tools_conversation_is_another(start_cloud: Any, fields_of: Any) -> None:
+    cloud = start_cloud(app=WORKFLOW)
+    messages: list[Any] = []
+    exchange(make_tool(fields_of(cloud), remember=True), messages, "one")
+    for message in messages:
+        if isinstance(message, ToolMessage):
+            message.name = "hotels"
+    exchange(make_tool(fields_of(cloud), remember=True), messages, "two")
+    assert cloud.requests[1].body["input"] == {"prompt": "two"}
+
+
+def test_a_session_that_is_over_is_told_everything(start_cloud: Any, fields_of: Any) -> None:
+    cloud = start_cloud(app=WORKFLOW)
+    tool = make_tool(fields_of(cloud), remember=True, session_max_rounds=1)
+    messages: list[Any] = []
+    text = exchange(tool, messages, "one").text
+    exchange(tool, messages, "two")
+    assert cloud.requests[-1].body["input"]["messages"] == [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": text},
+        {"role": "user", "content": "two"},
+    ]
+
+
+def test_a_tool_that_does_not_remember_begins_anew(start_cloud: Any, fields_of: Any) -> None:
+    cloud = start_cloud(app=WORKFLOW)
+    messages: list[Any] = []
+    for words in ("one", "two"):
+        exchange(make_tool(fields_of(cloud)), messages, words)
+    assert all("session_id" not in request.body["input"] for request in cloud.requests)
+
+
+def test_the_fields_are_the_settings() -> None:
+    assert set(AppSettings.model_fields) <= set(BailianAppTool.model_fields)
