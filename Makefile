@@ -4,7 +4,7 @@ BIN := .venv/bin
 FLOOR := .venv-floor/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check format clean
+.PHONY: demo test bench check format clean
 
 demo: .venv/.installed
 	@$(BIN)/bailian-apps demo
@@ -12,8 +12,13 @@ demo: .venv/.installed
 test: .venv/.installed .venv-floor/.installed
 	@echo "== tests, newest dashscope"
 	$(BIN)/python -m pytest
-	@echo "== core and transport, oldest dashscope (floor.txt)"
-	$(FLOOR)/python -m pytest tests/core tests/transport
+	@echo "== tests, oldest dashscope, langchain-core and llama-index-core (floor.txt)"
+	$(FLOOR)/python -m pytest tests/core tests/transport tests/langchain tests/llamaindex \
+		-o filterwarnings=default
+
+bench: .venv/.installed
+	@$(BIN)/python benchmarks/run.py
+	@for each in benchmarks/*_chunks.py; do $(BIN)/python $$each; done
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
@@ -39,5 +44,5 @@ clean:
 	@echo "== installing into .venv-floor"
 	$(PYTHON) -m venv .venv-floor
 	$(FLOOR)/python $(PIP_INSTALL) --upgrade "pip>=25.1"
-	$(FLOOR)/python $(PIP_INSTALL) --editable . --group test --constraint floor.txt
+	$(FLOOR)/python $(PIP_INSTALL) --editable ".[all]" --group test --constraint floor.txt
 	@touch $@

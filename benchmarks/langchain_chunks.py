@@ -1,0 +1,105 @@
+"""What ChatBailianApp adds per chunk to LangChain's own cost, with no handler and no network.
+
+The floor is a BaseChatModel whose `_stream` yields ready chunks. Both read from memory: the app's
+side is fed ready events through `BailianApp.stream`, replaced, so that transport is not measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncGenerator, Generator
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+from bailian_apps.app import BailianApp
+from bailian_apps.core.events import RunFinished, RunStarted, TextDelta
+from bailian_apps.core.result import AppResult
+from bailian_apps.langchain import BailianAppRunnable, ChatBailianApp
+
+CHUNKS, ROUNDS = 2000, 15
+EVENTS = [
+    RunStarted("s", "r"),
+    *[TextDelta("word") for _ in range(CHUNKS)],
+    RunFinished(AppResult(text="word" * CHUNKS, session_id="s", finish_reason="stop")),
+]
+
+
+class Floor(BaseChatModel):
+    """The least that a chat model can do."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "floor"
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        raise NotImplementedError
+
+    def _stream(self, *_: Any, **__: Any) -> Any:
+        for _ in range(CHUNKS):
+            yield ChatGenerationChunk(message=AIMessageChunk(content="word"))
+
+    async def _astream(self, *_: Any, **__: Any) -> Any:
+        for _ in range(CHUNKS):
+            yield ChatGenerationChunk(message=AIMessageChunk(content="word"))
+
+
+class Ready:
+    """Stands in for BailianApp's streams."""
+
+    def stream(self, *_: Any, **__: Any) -> Generator[Any]:
+        yield from EVENTS
+
+    async def astream(self, *_: Any, **__: Any) -> AsyncGenerator[Any]:
+        for event in EVENTS:
+            yield event
+
+
+def best(*runs: Any) -> list[float]:
+    """Microseconds of CPU per chunk for each, the least of some rounds, taken in turns."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(ROUNDS):
+        for run, taken in zip(runs, times, strict=True):
+            gc.collect()
+            begin = time.process_time()
+            run()
+            taken.append(time.process_time() - begin)
+    return [min(taken) / CHUNKS * 1e6 for taken in times]
+
+
+def sync(model: Any) -> Any:
+    def run() -> None:
+        for _ in model.stream("hi"):
+            pass
+
+    return run
+
+
+def nonsync(model: Any) -> Any:
+    async def run() -> None:
+        async for _ in model.astream("hi"):
+            pass
+
+    return lambda: asyncio.run(run())
+
+
+def main() -> None:
+    """Print the numbers."""
+    BailianApp.stream = Ready.stream  # type: ignore[method-assign]
+    BailianApp.astream = Ready.astream  # type: ignore[method-assign]
+    model = ChatBailianApp(app_id="a", api_key="k")
+    runnable = BailianAppRunnable(app_id="a", api_key="k")
+    gc.disable()
+    for name, kind in (("stream", sync), ("astream", nonsync)):
+        floor, ours, results = best(kind(Floor()), kind(model), kind(runnable))
+        print(
+            f"{name:8} floor {floor:4.1f} us, model {ours:4.1f} us, over the floor "
+            f"{ours - floor:4.1f} us; runnable {results:4.1f} us"
+        )
+
+
+main()
