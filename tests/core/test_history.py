@@ -50,7 +50,7 @@ def test_a_second_turn_names_the_session_and_sends_only_what_is_new() -> None:
 def test_the_newest_marker_of_the_same_app_counts() -> None:
     turns = [
         user("1"),
-        marked(session_id="old"),
+        marked(session_id="new"),
         user("2"),
         marked(session_id="new", round=2),
         user("3"),
@@ -64,6 +64,13 @@ WHOLE_HISTORY = {
     "too long": [user("1"), marked(round=50), user("2")],
     "not certain": [user("1"), marked(round=0), user("2")],
     "another system text": [SYSTEM, user("1"), marked(), user("2")],
+    "two sessions": [
+        user("1"),
+        user("2"),
+        marked(session_id="a"),
+        marked(session_id="b"),
+        user("3"),
+    ],
     "no marker": [user("1"), foreign("a"), user("2")],
     "another app's marker": [user("1"), marked(app_id="other"), user("2")],
     "another app answered in between": [user("1"), marked(), user("2"), foreign("b"), user("3")],

@@ -26,13 +26,12 @@ StartCloud: TypeAlias = Callable[..., Emulator]
 MakeModel: TypeAlias = Callable[..., ChatBailianApp]
 Ask: TypeAlias = Callable[..., AIMessage]
 
-# LangGraph, the agents and the standard suites need a newer langchain-core than the oldest that is
-# supported, so they are not there when the tests run on it.
-collect_ignore = [
+# LangGraph, the agents and the standard suites of the time of the oldest langchain-core cannot be
+# installed beside today's aiohttp and langgraph-prebuilt, so on it these tests are left out.
+collect_ignore_glob = [
     *([] if find_spec("langgraph") else ["test_agents.py", "test_trees.py"]),
-    *([] if find_spec("langchain_tests") else
-      ["test_standard.py", "test_standard_tool.py", "test_standard_retriever.py"]),
-]  # fmt: skip
+    *([] if find_spec("langchain_tests") else ["test_standard*.py"]),
+]
 
 
 @pytest.fixture

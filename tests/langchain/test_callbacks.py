@@ -11,6 +11,7 @@ from typing import Any
 
 import langsmith
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -370,3 +371,26 @@ def test_langsmith_gets_one_trace_without_secrets(path: str, make_model: Any, as
     root = client.created[0]
     assert {run["parent_run_id"] for run in client.created[1:]} == {root["id"]}
     assert not any(key in str([client.created, client.updated]) for key in ("tok-very", "sk-"))
+
+
+def test_a_step_begins_once_even_if_a_handler_raises(make_model: Any) -> None:
+    starts: list[str] = []
+
+    class Good(BaseCallbackHandler):
+        run_inline = True
+
+        def on_chain_start(self, serialized: Any, inputs: Any, **kwargs: Any) -> None:
+            starts.append(kwargs["name"])
+
+    class Broken(BaseCallbackHandler):
+        run_inline = True
+        raise_error = True
+
+        def on_chain_start(self, serialized: Any, inputs: Any, **kwargs: Any) -> None:
+            if kwargs["name"] == "LLM_j45e":
+                raise RuntimeError("broken handler")
+
+    model = make_model(recordings.FOLDER / "workflow-timed.jsonl")
+    with pytest.raises(RuntimeError, match="broken handler"):
+        model.invoke("hi", config={"callbacks": [Good(), Broken()]})
+    assert starts.count("LLM_j45e") == 1

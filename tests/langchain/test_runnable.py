@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate
@@ -268,3 +269,46 @@ def test_no_secret_is_traced_or_dumped(run: Any, make: Any, traces: Any) -> None
     assert "sk-" not in seen
     assert "DASHSCOPE_API_KEY" in dumps(app)
     assert given["biz_params"] is tokens
+
+
+def test_a_token_at_the_top_of_the_input_is_sent_and_not_traced(
+    run: Any, make: Any, cloud: Any
+) -> None:
+    class Inputs(BaseCallbackHandler):
+        run_inline = True
+        seen: list[Any] = []  # noqa: RUF012
+
+        def on_chain_start(self, serialized: Any, inputs: Any, **kwargs: Any) -> None:
+            self.seen.append(inputs)
+
+    handler = Inputs()
+    tokens = {"tool": {"user_token": "tok-secret"}}
+    run(make(), {"prompt": "x", "user_defined_tokens": tokens}, config={"callbacks": [handler]})
+    assert cloud.requests[0].biz_params == {"user_defined_tokens": tokens}
+    assert handler.seen
+    assert "tok-secret" not in str(handler.seen)
+
+
+def test_the_inputs_biz_params_go_over_those_that_are_set(run: Any, make: Any, cloud: Any) -> None:
+    runnable = make(biz_params={"lang": "zh", "city": "x"})
+    run(runnable, {"prompt": "x", "biz_params": {"city": "H"}, "z": 1})
+    assert cloud.requests[0].biz_params == {"lang": "zh", "city": "H", "z": 1}
+    run(runnable, {"prompt": "x", "z": 1}, biz_params={"only": 1})
+    assert cloud.requests[1].biz_params == {"only": 1}
+
+
+def test_a_prompt_beside_the_input_is_refused(run: Any, make: Any, cloud: Any) -> None:
+    with pytest.raises(InvalidInputError, match="prompt: was given beside the input"):
+        run(make(), "asked", prompt="other")
+    assert not cloud.requests
+
+
+def test_a_running_steps_output_grows(make: Any) -> None:
+    outputs = [
+        step.output
+        for result in make().stream("x")
+        for step in result.steps
+        if step.status == "executing" and step.output
+    ]
+    assert outputs[0] == "西湖醋鱼,龙"
+    assert "西湖醋鱼,龙井虾仁,东坡肉," in outputs

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolCall, ToolMessage
 from langchain_core.tools import ToolException
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from support import recordings
 
 from bailian_apps import AppSettings, BailianError, InvalidInputError, ServerError
@@ -242,3 +242,32 @@ def test_a_tool_that_does_not_remember_begins_anew(start_cloud: Any, fields_of: 
 
 def test_the_fields_are_the_settings() -> None:
     assert set(AppSettings.model_fields) <= set(BailianAppTool.model_fields)
+
+
+def test_two_calls_at_once_are_both_told_to_the_next(start_cloud: Any, fields_of: Any) -> None:
+    """Each opened a session of its own, so neither session holds both."""
+    cloud = start_cloud(app=lambda call: f"heard {call.prompt}")
+    tool = make_tool(fields_of(cloud), remember=True)
+    messages: list[Any] = []
+    for words in ("my name is Bo", "I like tea"):
+        exchange(tool, alone := [], words)
+        messages += alone
+    exchange(tool, messages, "who am I")
+    told = [each["content"] for each in cloud.requests[-1].messages]
+    assert told == [
+        "my name is Bo",
+        "heard my name is Bo",
+        "I like tea",
+        "heard I like tea",
+        "who am I",
+    ]
+
+
+def test_a_secret_argument_is_sent_as_it_is(use: Any, fields_of: Any) -> None:
+    class Login(BaseModel):
+        pin: SecretStr
+
+    seen: list[Call] = []
+    fields = fields_of(lambda call: seen.append(call) or "ok")
+    use(make_tool(fields, biz_params_schema=Login), {"prompt": "x", "pin": "1234"})
+    assert seen[0].biz_params == {"pin": "1234"}

@@ -56,7 +56,7 @@ def test_a_trusted_server_answers(path: str, tls: ssl.SSLContext) -> None:
 @pytest.mark.usefixtures("_trusted")
 @pytest.mark.parametrize("path", PATHS)
 def test_a_connection_that_is_lost_is_an_interrupted_stream(path: str, tls: ssl.SSLContext) -> None:
-    with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.RESET], tls=tls) as server:
+    with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.CLOSE], tls=tls) as server:
         error = PATHS[path](app_of(server), "hi").error
     assert isinstance(error, StreamInterruptedError)
     assert error.partial is not None

@@ -215,8 +215,13 @@ def system_digest(turns: Sequence[Turn]) -> str:
 def _continues(
     marker: SessionMarker, settings: AppSettings, turns: Sequence[Turn], now: float
 ) -> bool:
+    sessions = {
+        turn.marker.session_id for turn in turns if _is_own(turn, settings.app_id) and turn.marker
+    }
     return (
-        0 < marker.round < settings.session_max_rounds
+        # Two sessions in one history (two calls at once): neither was told what the other was.
+        len(sessions) == 1
+        and 0 < marker.round < settings.session_max_rounds
         and now - marker.used_at < settings.session_ttl_s
         and marker.system == system_digest(turns)
     )

@@ -12,12 +12,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from langchain_core.messages import BaseMessage
 
-from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.callbacks import AnyRunManager, StepRuns, adrive, drive
-from bailian_apps.langchain.fields import with_app_id
+from bailian_apps.langchain.fields import call_arguments
 from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.runs import aevents, events, typed_errors, with_settings
 
@@ -114,11 +113,7 @@ class Call(Generic[_WriterT]):
 
     def _open(self) -> tuple[AppSettings, dict[str, Any], StepRuns | None]:
         """The settings of this call, the arguments for `BailianApp.stream`, and its steps."""
-        settings, said = with_settings(self._settings, with_app_id(self._arguments))
-        if "prompt" in said:
-            raise InvalidInputError(
-                "prompt", "was given beside the messages", "Pass the words as a message"
-            )
+        settings, said = with_settings(self._settings, call_arguments(self._arguments))
         plan = plan_request(
             to_turns(self._messages), settings, session_id=said.pop("session_id", None)
         )

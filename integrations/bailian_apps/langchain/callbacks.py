@@ -63,6 +63,7 @@ class _Open:
 
     step: Step
     run: Any = None
+    begun: bool = False
 
 
 class StepRuns:
@@ -117,6 +118,7 @@ class StepRuns:
             yield from self._end(opened, error)
 
     def _begin(self, opened: _Open) -> Calls:
+        opened.begun = True  # even if a handler raises: a run begins once
         step = opened.step
         manager = self._manager_for(step)
         name = self._name_of(step)
@@ -136,7 +138,7 @@ class StepRuns:
 
     def _end(self, opened: _Open, error: BaseException | None) -> Calls:
         step = opened.step
-        if opened.run is None:
+        if not opened.begun:
             yield from self._begin(opened)
         del self._open[step.id]
         if (run := opened.run) is None:

@@ -26,6 +26,20 @@ def with_app_id(fields: Any) -> dict[str, Any]:
     return given
 
 
+def call_arguments(arguments: Any) -> dict[str, Any]:
+    """What was said for one call, with `model` under its own name.
+
+    Raises:
+        InvalidInputError: A `prompt` is among it: the words are the input.
+    """
+    given = with_app_id(arguments)
+    if "prompt" in given:
+        raise InvalidInputError(
+            "prompt", "was given beside the input", "Put the words into the input"
+        )
+    return given
+
+
 MODEL_CONFIG = ConfigDict(
     extra="forbid",
     hide_input_in_errors=True,

@@ -10,6 +10,7 @@ from bailian_apps.core.events import (
     References,
     RunFinished,
     RunStarted,
+    StepDelta,
     StepFinished,
     StepStarted,
     TextDelta,
@@ -34,6 +35,12 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
         return replace(partial, reasoning=partial.reasoning + event.text)
     if isinstance(event, StepStarted):
         return replace(partial, steps=(*partial.steps, event.step))
+    if isinstance(event, StepDelta):
+        running = (
+            replace(step, output=step.output + event.text) if step.id == event.step_id else step
+            for step in partial.steps
+        )
+        return replace(partial, steps=tuple(running))
     if isinstance(event, StepFinished):
         steps = (event.step if s.id == event.step.id else s for s in partial.steps)
         return replace(partial, steps=tuple(steps))

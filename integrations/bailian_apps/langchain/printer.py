@@ -230,6 +230,8 @@ def _how_it_ended(output: Any) -> str:
         return "left early"
     if isinstance(output, BaseException):
         return f"failed: {type(output).__name__}: {_one_line(str(output))}"
+    if isinstance(output, ToolMessage) and output.status == "error":
+        return f"failed: {_one_line(output.text)}"
     used = _tokens(output)
     return f"done, {used[0]} tokens in, {used[1]} out" if used else "done"
 

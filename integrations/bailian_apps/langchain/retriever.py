@@ -18,7 +18,7 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.result import AppResult, DocReference
 from bailian_apps.langchain.blocks import reference_entry
 from bailian_apps.langchain.callbacks import StepRuns
-from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields, with_app_id
+from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields, call_arguments
 from bailian_apps.langchain.runs import (
     aresult_of,
     is_being_cancelled,
@@ -81,7 +81,7 @@ class BailianAppRetriever(AppFields, BaseRetriever):
         return _documents(result)[:k]
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-        arguments = with_app_id(kwargs)
+        arguments = call_arguments(kwargs)
         k = arguments.pop("k", self.k)
         if k is not None and (not isinstance(k, int) or k < 0):
             raise InvalidInputError("k", "is no number of documents", "Pass 0 or more, or None")

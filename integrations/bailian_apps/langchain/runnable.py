@@ -23,11 +23,11 @@ from typing_extensions import override
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.history import plan_request
-from bailian_apps.core.request import raise_invalid_input
+from bailian_apps.core.request import raise_invalid_input, without_tokens
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.callbacks import AnyRunManager, StepRuns
-from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields, with_app_id
+from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields, call_arguments
 from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.partial import fold
 from bailian_apps.langchain.runs import (
@@ -203,10 +203,11 @@ class _Call:
     ) -> None:
         self._runnable = runnable
         self._input = input_
-        self._arguments = with_app_id(arguments)
+        self._arguments = call_arguments(arguments)
         self.traced = input_
         if isinstance(input_, Mapping):
-            self.traced = shown(cast("Mapping[str, Any]", input_))
+            # Any key may be a start variable, so the tokens may stand at the top too.
+            self.traced = without_tokens(shown(cast("Mapping[str, Any]", input_)))
 
     def invoke(self, _: Any, run_manager: CallbackManagerForChainRun) -> AppResult:
         with typed_errors(self._runnable, self._arguments):
@@ -237,9 +238,10 @@ class _Call:
     def _open(self, manager: AnyRunManager) -> tuple[AppSettings, dict[str, Any], StepRuns | None]:
         messages, said, variables = _read(self._input, self._runnable.biz_params_schema)
         arguments = {**said, **self._arguments}
-        biz_params = arguments.get("biz_params", self._runnable.biz_params)
-        if variables:
-            arguments["biz_params"] = {**(biz_params or {}), **variables}
+        # What the input says goes over what is set; a keyword of the call replaces both.
+        if "biz_params" not in self._arguments and ("biz_params" in said or variables):
+            given = (self._runnable.biz_params, said.get("biz_params"), variables)
+            arguments["biz_params"] = {k: v for each in given for k, v in (each or {}).items()}
         settings, said = with_settings(self._runnable, arguments)
         session_id = said.pop("session_id", None)
         plan = plan_request(to_turns(messages), settings, session_id=session_id)

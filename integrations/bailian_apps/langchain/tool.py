@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackMan
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from langchain_core.version import VERSION
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 from typing_extensions import override
@@ -35,6 +36,9 @@ from bailian_apps.langchain.runs import (
 
 _CORE_ENDS_CANCELLED = tuple(int(part) for part in VERSION.split(".")[:2]) >= (1, 8)
 """Whether LangChain ends the run of a tool that is cancelled; it does so from 1.8 on."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class AppToolArtifact(TypedDict):
@@ -107,7 +111,8 @@ class BailianAppTool(AppFields, BaseTool):
 
     biz_params_schema: type[BaseModel] | None = None
     remember: bool = False
-    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    # Without the artifact a tool could not remember, and LangChain would tell it to the model.
+    response_format: Literal["content_and_artifact"] = "content_and_artifact"  # pyright: ignore[reportIncompatibleVariableOverride]
     handle_tool_error: Any = True
 
     def __init__(self, **fields: Any) -> None:
@@ -188,6 +193,8 @@ class BailianAppTool(AppFields, BaseTool):
             field = fields.get(name)
             alias = field and (field.serialization_alias or field.alias)
             if value is not None:
+                if isinstance(value, SecretStr):  # it would be sent as asterisks
+                    value = value.get_secret_value()
                 said[alias or name] = to_jsonable_python(value)
         return said
 
@@ -246,6 +253,12 @@ def _earlier_turns(runtime: Any, name: str) -> list[Turn]:
         state = cast("Mapping[str, Any]", state).get("messages")
     elif not isinstance(state, list):
         state = getattr(state, "messages", None)
+    if state is None:
+        logger.warning(
+            "tool %s is to remember, but there is no list of messages in the agent's state: it "
+            "begins a new conversation with each call",
+            name,
+        )
     turns: list[Turn] = []
     for message in cast("list[object]", state or []):
         if not isinstance(message, ToolMessage) or message.name != name:
