@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import threading
@@ -167,10 +166,8 @@ def growth(port: int) -> None:
 
 def concurrency(port: int, streams: int = 500, frames: int = 200) -> None:
     """Many streams at once, each side in a process of its own, on one core."""
-    say(
-        "\n| 500 streams × 200 frames, one core | CPU s | wall s | first frame p50 ms | KB a stream |"
-    )
-    say("|---|---:|---:|---:|---:|")
+    say("\n| 500 streams × 200 frames, one core | CPU s | wall s | first frame p50 ms |")
+    say("|---|---:|---:|---:|")
     rows: dict[str, dict[str, float]] = {}
     for side in ("threads + bare SDK", "BailianApp.astream"):
         done = subprocess.run(
@@ -180,7 +177,7 @@ def concurrency(port: int, streams: int = 500, frames: int = 200) -> None:
             check=True,
         )
         row = rows[side] = json.loads(done.stdout)
-        cells = (f"{row[key]:,.2f}" for key in ("cpu_s", "wall_s", "first_ms", "kb"))
+        cells = (f"{row[key]:,.2f}" for key in ("cpu_s", "wall_s", "first_ms"))
         say(f"| {side} | {' | '.join(cells)} |")
     ours, theirs = rows["BailianApp.astream"], rows["threads + bare SDK"]
     say(
@@ -193,7 +190,7 @@ def one_side(side: str, port: int, streams: int, frames: int) -> None:
     os.sched_setaffinity(0, {0})
     base, app_id = f"http://127.0.0.1:{port}/api/v1", f"small-{frames}"
     firsts: list[float] = []
-    start = before = cpu = 0.0
+    start = cpu = 0.0
     if side == "BailianApp.astream":
         from bailian_apps import BailianApp
 
@@ -207,9 +204,9 @@ def one_side(side: str, port: int, streams: int, frames: int) -> None:
                 pass
 
         async def all_of_them() -> None:
-            nonlocal start, before, cpu
+            nonlocal start, cpu
             await app.ainvoke("x")
-            before, cpu, start = rss_kb(), time.process_time(), time.perf_counter()
+            cpu, start = time.process_time(), time.perf_counter()
             await asyncio.gather(*(read() for _ in range(streams)))
 
         asyncio.run(all_of_them())
@@ -233,20 +230,12 @@ def one_side(side: str, port: int, streams: int, frames: int) -> None:
 
         list(call())
         threading.stack_size(512 * 1024)
-        before, cpu, start = rss_kb(), time.process_time(), time.perf_counter()
+        cpu, start = time.process_time(), time.perf_counter()
         with ThreadPoolExecutor(streams) as pool:
             list(pool.map(read_sync, range(streams)))
     took = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - start}
-    took |= {
-        "first_ms": sorted(firsts)[len(firsts) // 2] * 1e3,
-        "kb": (rss_kb() - before) / streams,
-    }
+    took["first_ms"] = sorted(firsts)[len(firsts) // 2] * 1e3
     sys.stdout.write(json.dumps(took))
-
-
-def rss_kb() -> float:
-    """The most memory this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def first_frame(port: int, calls: int = 300) -> None:
