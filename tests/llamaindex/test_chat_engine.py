@@ -18,6 +18,7 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 from llama_index.core.memory import ChatMemoryBuffer, Memory
+from llama_index.core.memory.memory import InsertMethod
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import recordings
 
@@ -375,3 +376,114 @@ def test_a_turns_spans(say: Any, engine_of: Any, spans: Any) -> None:
     steps = [note for note in spans.notes if note.parent_id == run.id]
     assert len(steps) > 1
     assert {note.outcome for note in spans.notes} == {"exit"}
+
+
+# ----------------------------------------------------------------- no context is lost silently
+
+
+def session_of(message: ChatMessage) -> Any:
+    return message.additional_kwargs.get("bailian", {}).get("session_id")
+
+
+async def test_two_turns_at_once_lose_nothing(llm_of: Any) -> None:
+    memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+    with Emulator(apps={"app": app}) as cloud:
+        engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
+        await asyncio.gather(engine.achat("一"), engine.achat("二"))
+        answers = [message for message in engine.chat_history if message.role == "assistant"]
+        assert session_of(answers[0])
+        assert session_of(answers[1]) is None
+        await engine.achat("三")
+        last = cloud.requests[2]
+        assert last.session_id is None
+        assert {"一", "二", "三"} <= {message["content"] for message in last.messages}
+
+
+def test_interleaved_streams_of_two_engines_lose_nothing(engine_of: Any) -> None:
+    memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+    with Emulator(apps={"app": app}) as cloud:
+        first, second = (engine_of(cloud, memory=memory) for _ in "ab")
+        responses = [first.stream_chat("一"), second.stream_chat("二")]
+        for response in responses:
+            list(response.response_gen)
+        assert [bool(session_of(message)) for message in memory.get_all()] == [
+            *(False, True),
+            *(False, False),
+        ]
+
+
+def second_is_held(call: Call) -> Any:
+    return held(call) if call.prompt == "二" else app(call)
+
+
+def expect_whole_history(cloud: Emulator) -> None:
+    last = cloud.requests[-1]
+    assert last.session_id is None
+    assert [message["content"] for message in last.messages] == ["一", "第1轮好", "二半"]
+
+
+def test_after_breaking_off_the_whole_history_is_sent(engine_of: Any) -> None:
+    with Emulator(apps={"app": second_is_held}) as cloud:
+        engine = engine_of(cloud)
+        engine.chat("一")
+        stream = engine.stream_chat("二").chat_stream
+        next(stream)
+        stream.close()
+        assert [message.content for message in engine.chat_history] == ["一", "第1轮好"]
+        engine.chat("二半")
+        expect_whole_history(cloud)
+
+
+async def test_after_breaking_off_the_whole_history_is_sent_async(llm_of: Any) -> None:
+    memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+    with Emulator(apps={"app": second_is_held}) as cloud:
+        engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
+        await engine.achat("一")
+        stream: Any = (await engine.astream_chat("二")).achat_stream
+        await anext(stream)
+        await stream.aclose()
+        await engine.achat("二半")
+        expect_whole_history(cloud)
+
+
+def test_a_memory_that_left_the_answer_out_goes_on_in_the_session(say: Any, engine_of: Any) -> None:
+    class Forgetful(ChatMemoryBuffer):
+        def get(self, *args: Any, **kwargs: Any) -> list[ChatMessage]:
+            return []
+
+    memory = Forgetful.from_defaults(token_limit=3000)
+    with Emulator(apps={"app": app}) as cloud:
+        engine = engine_of(cloud, memory=memory)
+        say(engine, "一")
+        say(engine, "二")
+        expect_one_session(cloud, engine.chat_history, ["一", "二"])
+
+
+def test_a_question_over_the_limit_goes_on_in_the_session(say: Any, engine_of: Any) -> None:
+    memory = ChatMemoryBuffer.from_defaults(token_limit=8, tokenizer_fn=list)
+    with Emulator(apps={"app": app}) as cloud:
+        engine = engine_of(cloud, memory=memory)
+        say(engine, "一")
+        say(engine, "这些话比记忆能装下的还要多得多")
+        assert cloud.requests[1].session_id == session_of(engine.chat_history[1])
+
+
+def test_a_failed_turn_gives_the_replaced_history_back(say: Any, engine_of: Any) -> None:
+    answers: list[Any] = ["第一", Failure(status=429, code="Throttling"), "第二"]
+    with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
+        engine = engine_of(cloud)
+        say(engine, "一")
+        with pytest.raises(RateLimitError):
+            say(engine, "二", [])
+        with pytest.raises(InvalidInputError):
+            say(engine, "二", [], colour="red")
+        assert [message.content for message in engine.chat_history] == ["一", "第一"]
+        say(engine, "三")
+        assert cloud.requests[2].session_id == session_of(engine.chat_history[1])
+
+
+def test_a_memory_that_writes_into_user_messages_is_refused(llm_of: Any) -> None:
+    memory = Memory(token_limit=99, insert_method=InsertMethod.USER, session_id="s")
+    with pytest.raises(InvalidInputError) as caught, Emulator(apps={"app": app}) as cloud:
+        BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
+    assert caught.value.field == "memory"

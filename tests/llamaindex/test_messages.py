@@ -47,6 +47,27 @@ def test_texts_are_joined_as_llama_index_joins_them() -> None:
     assert to_turns([message])[0].text == message.content == "甲\n乙"
 
 
+def test_tool_turns_of_another_llm() -> None:
+    call = ToolCallBlock(tool_name="f", tool_kwargs={})
+    calls = {"tool_calls": [{"id": "1"}]}
+    messages = [
+        ChatMessage(content="问"),
+        ChatMessage(role="assistant", blocks=[call]),
+        ChatMessage(role="assistant", content="", additional_kwargs=calls),
+        ChatMessage(role="assistant", blocks=[TextBlock(text="查"), call]),
+        ChatMessage(role="tool", content="晴"),
+        ChatMessage(role="function", content="雨"),
+        ChatMessage(content="再问"),
+    ]
+    assert to_turns(messages) == [
+        Turn(role="user", text="问"),
+        Turn(role="assistant", text="查"),
+        Turn(role="user", text="Tool result: 晴"),
+        Turn(role="user", text="Tool result: 雨"),
+        Turn(role="user", text="再问"),
+    ]
+
+
 def test_an_empty_message_is_an_empty_turn() -> None:
     assert to_turns([ChatMessage(role="assistant")]) == [Turn(role="assistant", text="")]
 

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
-from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
+from llama_index.core.callbacks import (
+    CallbackManager,
+    CBEventType,
+    LlamaDebugHandler,
+    TokenCountingHandler,
+)
 from llama_index.core.instrumentation.events.query import QueryEndEvent
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.llms.mock import MockLLM
@@ -27,7 +32,7 @@ from support import recordings
 
 from bailian_apps import BailianApp, InvalidInputError, RateLimitError
 from bailian_apps.emulator import Call, Emulator, Failure
-from bailian_apps.llamaindex import BailianAppQueryEngine, BailianAppRetriever
+from bailian_apps.llamaindex import BailianAppLLM, BailianAppQueryEngine, BailianAppRetriever
 
 CITING = recordings.FOLDER / "agent-rag-citations.json"
 
@@ -335,3 +340,25 @@ def test_under_a_retriever_query_engine() -> None:
         response = RetrieverQueryEngine.from_args(retriever, llm=MockLLM()).query("哪款？")
     assert "Bailian Phone Product Introduction" in str(response)
     assert len(response.source_nodes) == 1
+
+
+def test_a_retriever_refuses_a_path() -> None:
+    bundle = QueryBundle("这是什么？", image_path="/tmp/picture.png")
+    with Emulator(apps={"app": lambda call: "好"}) as cloud:
+        retriever = BailianAppRetriever.from_defaults(**settings(cloud))
+        with pytest.raises(InvalidInputError, match="image_path"):
+            retriever.retrieve(bundle)
+        with pytest.raises(InvalidInputError, match="image_path"):
+            asyncio.run(retriever.aretrieve(bundle))
+        assert not cloud.requests
+
+
+def test_callbacks_beside_an_llm() -> None:
+    counter = TokenCountingHandler(tokenizer=list)
+    manager = CallbackManager([counter])
+    with Emulator(apps={"app": lambda call: "好"}) as cloud:
+        llm = BailianAppLLM(**settings(cloud))
+        engine = BailianAppQueryEngine(llm=llm, callback_manager=manager)
+        engine.query("?")
+        assert len(counter.llm_token_counts) == 1
+        assert llm.callback_manager is not manager

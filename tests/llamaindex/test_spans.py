@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.instrumentation.events.agent import AgentToolCallEvent
@@ -27,8 +28,11 @@ from pydantic import PrivateAttr
 from support import recordings
 
 from bailian_apps import AppFailedError, BailianApp, RateLimitError, ServerError
+from bailian_apps.core.events import StepStarted
+from bailian_apps.core.result import Step
 from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.llamaindex import calls
+from bailian_apps.llamaindex.spans import RunSpans
 
 HELLO = [ChatMessage(content="你好")]
 METHODS = [
@@ -459,3 +463,10 @@ def test_a_stream_may_be_read_in_another_thread(llm_of: Any, tracer: Any) -> Non
         reader.start()
         reader.join()
     expect_parents(tracer, "stream_chat")
+
+
+def test_a_step_that_was_left_open_is_dropped(spans: Any) -> None:
+    run = RunSpans({}, CallbackManager([]))
+    run.read(StepStarted(Step(id="a", kind="node", name="a")))
+    run.finish("答")
+    assert [spans.named(name).outcome for name in ("node a", "BailianApp.run")] == ["drop", "exit"]

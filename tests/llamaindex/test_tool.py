@@ -382,3 +382,15 @@ def test_agent_tool_events_are_core_s(events: Any) -> None:
         tool_of(cloud).call(prompt="?")
     [event] = events.of(AgentToolCallEvent)
     assert event.tool.name == "weather"
+
+
+async def test_two_apps_of_one_tool_name_share_nothing() -> None:
+    with Emulator(apps={"app": app, "other": app}) as cloud:
+        agent = FunctionAgent(tools=[tool_of(cloud)], llm=scripted([{"prompt": "一"}]))
+        ctx = Context(agent)
+        await run(agent, "甲", ctx)
+        state: Any = await ctx.store.get_state()
+        assert [key for key in state if "plan_trip" in key] == ["bailian_app_tool/plan_trip/app"]
+        other = tool_of(cloud, app_id="other")
+        await other.acall(ctx=ctx, prompt="二")
+        assert (cloud.requests[1].prompt, cloud.requests[1].messages) == ("二", [])

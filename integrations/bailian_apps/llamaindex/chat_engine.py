@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
+from threading import Lock
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
 from llama_index.core.callbacks import (
@@ -17,12 +20,15 @@ from llama_index.core.chat_engine.types import (
     StreamingAgentChatResponse,
 )
 from llama_index.core.memory import BaseMemory, Memory
+from llama_index.core.memory.memory import InsertMethod
 from llama_index.core.schema import NodeWithScore
 from llama_index.core.tools import ToolOutput
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.events import AppEvent
 from bailian_apps.llamaindex.llm import BailianAppLLM
+from bailian_apps.llamaindex.messages import MARKER_KEY
 from bailian_apps.llamaindex.nodes import run_metadata, source_nodes, tool_outputs
 from bailian_apps.llamaindex.observed import observed
 
@@ -34,7 +40,8 @@ class BailianAppChatEngine(BaseChatEngine):
 
     Answers go into the memory as the app gave them: with reasoning, citations, and the marker of
     the cloud's session, in which the next turn goes on. A turn goes into the memory when it is
-    whole, the question with its answer; one that failed or was broken off leaves no trace there.
+    whole, the question with its answer; of one that failed or was broken off nothing is there. If
+    the app had begun it, or two turns ran at once, the next turn sends the whole history.
 
     A response has the cited documents in `source_nodes` and the app's tool calls in `sources`;
     while it streams, both are filled before its last piece.
@@ -67,13 +74,24 @@ class BailianAppChatEngine(BaseChatEngine):
             callback_manager: Who tells the legacy callbacks; the LLM's, if not given.
 
         Raises:
-            InvalidInputError: Both `app` and `llm` are given.
+            InvalidInputError: Both `app` and `llm` are given, or the memory inserts what it knows
+                into user messages (`InsertMethod.USER`).
         """
+        if getattr(memory, "insert_method", None) == InsertMethod.USER:
+            raise InvalidInputError(
+                "memory",
+                "inserts into an earlier user message, which the app is not sent again",
+                "Pass Memory(insert_method=InsertMethod.SYSTEM)",
+            )
         self._llm = BailianAppLLM.of(app, llm, callback_manager)
         self._memory = memory or cast("Any", Memory).from_defaults(
             token_limit=self._llm.context_window - self._llm.num_output
         )
         self._prefix_messages = list(prefix_messages)
+        self._putting = Lock()
+        self._aputting: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
         self.callback_manager = callback_manager or self._llm.callback_manager
 
     @classmethod
@@ -142,11 +160,13 @@ class BailianAppChatEngine(BaseChatEngine):
             BailianError: The call failed; `partial` holds what had come.
         """
         turn = _Turn(message)
-        if chat_history is not None:
-            self._memory.set(chat_history)
-        history = self._memory.get(**self._asked_of_memory(turn))
-        response = self._llm.chat([*self._prefix_messages, *history, turn.question], **overrides)
-        self._memory.put_messages(turn.end(response))
+        try:
+            messages = self._recall(turn, chat_history)
+            response = self._llm.heard_by(turn.hear).chat(messages, **overrides)
+            self._keep(turn, response)
+        except BaseException:
+            self._undo(turn)
+            raise
         return turn.whole()
 
     @_traced
@@ -158,13 +178,13 @@ class BailianAppChatEngine(BaseChatEngine):
     ) -> AgentChatResponse:
         """As `chat`, natively async."""
         turn = _Turn(message)
-        if chat_history is not None:
-            await self._memory.aset(chat_history)
-        history = await self._memory.aget(**self._asked_of_memory(turn))
-        response = await self._llm.achat(
-            [*self._prefix_messages, *history, turn.question], **overrides
-        )
-        await self._memory.aput_messages(turn.end(response))
+        try:
+            messages = await self._arecall(turn, chat_history)
+            response = await self._llm.heard_by(turn.hear).achat(messages, **overrides)
+            await self._akeep(turn, response)
+        except BaseException:
+            await self._aundo(turn)
+            raise
         return turn.whole()
 
     @_traced
@@ -179,19 +199,23 @@ class BailianAppChatEngine(BaseChatEngine):
         The app runs while it is read, in the reader's thread. Closing the generator ends the run.
         """
         turn = _Turn(message)
-        if chat_history is not None:
-            self._memory.set(chat_history)
-        history = self._memory.get(**self._asked_of_memory(turn))
-        chunks = self._llm.stream_chat(
-            [*self._prefix_messages, *history, turn.question], **overrides
-        )
+        try:
+            messages = self._recall(turn, chat_history)
+            chunks = self._llm.heard_by(turn.hear).stream_chat(messages, **overrides)
+        except BaseException:
+            self._undo(turn)
+            raise
 
         def stream() -> Generator[ChatResponse]:
-            with closing(chunks):
-                for chunk in chunks:
-                    if chunk.raw is not None:
-                        self._memory.put_messages(turn.end(chunk))
-                    yield chunk
+            try:
+                with closing(chunks):
+                    for chunk in chunks:
+                        if chunk.raw is not None:
+                            self._keep(turn, chunk)
+                        yield chunk
+            except BaseException:
+                self._undo(turn)
+                raise
 
         return turn.streaming(chat_stream=stream())
 
@@ -204,18 +228,23 @@ class BailianAppChatEngine(BaseChatEngine):
     ) -> StreamingAgentChatResponse:
         """As `stream_chat`, natively async: read `async_response_gen()`, or `achat_stream`."""
         turn = _Turn(message)
-        if chat_history is not None:
-            await self._memory.aset(chat_history)
-        history = await self._memory.aget(**self._asked_of_memory(turn))
-        messages = [*self._prefix_messages, *history, turn.question]
-        chunks: Any = await self._llm.astream_chat(messages, **overrides)
+        try:
+            messages = await self._arecall(turn, chat_history)
+            chunks: Any = await self._llm.heard_by(turn.hear).astream_chat(messages, **overrides)
+        except BaseException:
+            await self._aundo(turn)
+            raise
 
         async def stream() -> AsyncGenerator[ChatResponse]:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    if chunk.raw is not None:
-                        await self._memory.aput_messages(turn.end(chunk))
-                    yield chunk
+            try:
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        if chunk.raw is not None:
+                            await self._akeep(turn, chunk)
+                        yield chunk
+            except BaseException:
+                await self._aundo(turn)
+                raise
 
         return turn.streaming(achat_stream=stream())
 
@@ -227,6 +256,44 @@ class BailianAppChatEngine(BaseChatEngine):
     def chat_history(self) -> list[ChatMessage]:
         """All that was said."""
         return self._memory.get_all()
+
+    def _recall(self, turn: _Turn, given: list[ChatMessage] | None) -> list[ChatMessage]:
+        """What a turn sends, from the memory, or from a history that takes its place."""
+        if given is not None:
+            turn.replaced = list(self._memory.get_all())
+            self._memory.set(given)
+        turn.newest = _newest_marked(self._memory.get_all())
+        history = self._memory.get(**self._asked_of_memory(turn))
+        return [*self._prefix_messages, *turn.with_session(history), turn.question]
+
+    async def _arecall(self, turn: _Turn, given: list[ChatMessage] | None) -> list[ChatMessage]:
+        if given is not None:
+            turn.replaced = list(await self._memory.aget_all())
+            await self._memory.aset(given)
+        turn.newest = _newest_marked(await self._memory.aget_all())
+        history = await self._memory.aget(**self._asked_of_memory(turn))
+        return [*self._prefix_messages, *turn.with_session(history), turn.question]
+
+    def _keep(self, turn: _Turn, response: ChatResponse) -> None:
+        """Put a whole turn into the memory; one at a time, because it is looked at before."""
+        with self._putting:
+            self._memory.put_messages(turn.end(response, self._memory.get_all()))
+
+    async def _akeep(self, turn: _Turn, response: ChatResponse) -> None:
+        loop = asyncio.get_running_loop()
+        async with self._aputting.setdefault(loop, asyncio.Lock()):
+            await self._memory.aput_messages(turn.end(response, await self._memory.aget_all()))
+
+    def _undo(self, turn: _Turn) -> None:
+        """Let the memory be as before a turn that failed or was broken off."""
+        if turn.leaves_something and (kept := turn.undone(self._memory.get_all())) is not None:
+            self._memory.set(kept)
+
+    async def _aundo(self, turn: _Turn) -> None:
+        if turn.leaves_something:
+            kept = turn.undone(await self._memory.aget_all())
+            if kept is not None:
+                await self._memory.aset(kept)
 
     def _asked_of_memory(self, turn: _Turn) -> dict[str, Any]:
         """What a memory is asked for: room must be left for what it does not hold."""
@@ -251,13 +318,47 @@ class _Turn:
         self._sources: list[ToolOutput] = []
         self._nodes: list[NodeWithScore] = []
         self._response: ChatResponse | None = None
+        self._begun = False
+        self.newest: ChatMessage | None = None
+        """The newest answer with a marker, when the turn was planned."""
+        self.replaced: list[ChatMessage] | None = None
+        """What the memory held before a history took its place."""
 
-    def end(self, response: ChatResponse) -> list[ChatMessage]:
-        """Keep the answer; returns what the memory has to keep."""
+    def hear(self, event: AppEvent) -> None:
+        """The app has begun: the cloud's session may hold this turn from now on."""
+        self._begun = True
+
+    def with_session(self, history: list[ChatMessage]) -> list[ChatMessage]:
+        """A history that goes on in the session, also where the memory left its answer out."""
+        if self.newest is None or _newest_marked(history) is not None:
+            return history
+        return [self.newest, *history]
+
+    def end(self, response: ChatResponse, known: list[ChatMessage]) -> list[ChatMessage]:
+        """Keep the answer; returns what the memory, which holds `known`, has to keep."""
         self._response = response
         self._sources += tool_outputs(response.raw)
         self._nodes += source_nodes(response.raw)
-        return [self.question, response.message]
+        answer = response.message
+        if _marker(_newest_marked(known)) != _marker(self.newest):
+            # Another turn came in between. No session holds both answers, so none is named,
+            # and the next turn sends the whole history.
+            answer = _without_marker(answer)
+        return [self.question, answer]
+
+    @property
+    def leaves_something(self) -> bool:
+        """Whether a turn that ends now, not whole, has to be undone."""
+        return self._response is None and (self._begun or self.replaced is not None)
+
+    def undone(self, known: list[ChatMessage]) -> list[ChatMessage] | None:
+        """What a memory that holds `known` has to hold instead; None for the same."""
+        kept = known if self.replaced is None else self.replaced
+        newest = _newest_marked(kept)
+        if not self._begun or newest is None:
+            return self.replaced
+        # The session may hold the turn, which the memory does not: it is not gone on in.
+        return [_without_marker(each) if each is newest else each for each in kept]
 
     def whole(self) -> AgentChatResponse:
         response = self._response
@@ -273,3 +374,16 @@ class _Turn:
         return StreamingAgentChatResponse(
             sources=self._sources, source_nodes=self._nodes, is_writing_to_memory=False, **stream
         )
+
+
+def _marker(message: ChatMessage | None) -> Any:
+    return None if message is None else message.additional_kwargs.get(MARKER_KEY)
+
+
+def _newest_marked(messages: Sequence[ChatMessage]) -> ChatMessage | None:
+    return next((each for each in reversed(messages) if _marker(each)), None)
+
+
+def _without_marker(message: ChatMessage) -> ChatMessage:
+    kwargs = {name: it for name, it in message.additional_kwargs.items() if name != MARKER_KEY}
+    return message.model_copy(update={"additional_kwargs": kwargs})

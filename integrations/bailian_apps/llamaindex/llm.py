@@ -132,8 +132,8 @@ class BailianAppLLM(AppSettings, LLM):
 
         Args:
             app: An app to make an LLM of.
-            llm: An LLM to take as it is.
-            callback_manager: For an LLM that is made here.
+            llm: An LLM to take.
+            callback_manager: Who tells the LLM's legacy callbacks; one that was given is copied.
             **settings: The fields of an LLM to make, when neither is given.
 
         Raises:
@@ -145,7 +145,9 @@ class BailianAppLLM(AppSettings, LLM):
                 "app", "was given beside llm or settings", "Pass one of app=, llm= and settings"
             )
         if llm is not None:
-            return llm
+            if callback_manager is None:
+                return llm
+            return llm.model_copy(update={"callback_manager": callback_manager})
         if app is not None:
             known = AppSettings.model_fields
             settings = {name: getattr(app.settings, name) for name in known}

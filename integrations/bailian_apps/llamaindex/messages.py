@@ -8,9 +8,10 @@ ChatMessage                                    Turn
 role `system`, `developer`                     `system`
 role `user`                                    `user`
 role `assistant`, `chatbot`, `model`           `assistant`
-role `tool`, `function`                        refused
+role `tool`, `function`                        `user`, "Tool result: …"; refused if it is the last
 `additional_kwargs["bailian"]` of an answer    `marker`; anything that is no marker is passed over
-`additional_kwargs["tool_calls"]`              refused
+tool calls of an answer (`ToolCallBlock`,      left out, and the message if it holds no more;
+`additional_kwargs["tool_calls"]`)             refused in another role or in the last message
 TextBlock                                      `text`; several are joined by a line break
 ImageBlock with an address, of a user          `images`
 DocumentBlock with an address, of a user       `files`
@@ -18,7 +19,7 @@ Image- or DocumentBlock with data or a path    refused: the cloud fetches addres
 Image- or DocumentBlock of another role        refused: the API has no place for it
 ThinkingBlock, CitationBlock                   left out: the app's own notes on an answer
 CachePoint                                     left out: a hint that holds no content
-any other block (tool calls, audio, video …)   refused
+any other block (audio, video …)               refused
 =============================================  ====================================================
 
 What comes back, by `answer_message` and `raw_response`:
@@ -49,6 +50,7 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
     ThinkingBlock,
+    ToolCallBlock,
 )
 
 from bailian_apps.core.errors import InvalidInputError
@@ -65,6 +67,7 @@ _ROLES: dict[MessageRole, Role] = {
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
 }
+_TOOL_ROLES = (MessageRole.TOOL, MessageRole.FUNCTION)
 _FETCHED = ("http://", "https://", "oss://")
 _LEFT_OUT = (ThinkingBlock, CitationBlock, CachePoint)
 
@@ -76,20 +79,40 @@ def to_turns(messages: Sequence[ChatMessage]) -> list[Turn]:
         messages: The conversation, oldest first.
 
     Returns:
-        One turn for each message.
+        One turn for each message, but for those that hold only tool calls.
 
     Raises:
         InvalidInputError: A message holds what an app cannot be sent. It names the message's
             index and the type of what is in the way.
     """
-    return [_to_turn(index, message) for index, message in enumerate(messages)]
+    last = len(messages) - 1
+    return [
+        _to_turn(index, message, last=index == last)
+        for index, message in enumerate(messages)
+        if index == last or not _only_calls(message)
+    ]
 
 
-def _to_turn(index: int, message: ChatMessage) -> Turn:
+def _only_calls(message: ChatMessage) -> bool:
+    """Whether an answer says nothing but which tools to call."""
+    calls = any(isinstance(block, ToolCallBlock) for block in message.blocks)
+    said = [b for b in message.blocks if not isinstance(b, (ToolCallBlock, *_LEFT_OUT))]
+    return (
+        _ROLES.get(message.role) == "assistant"
+        and (calls or bool(message.additional_kwargs.get("tool_calls")))
+        and all(isinstance(block, TextBlock) and not block.text for block in said)
+    )
+
+
+def _to_turn(index: int, message: ChatMessage, *, last: bool) -> Turn:
     role = _ROLES.get(message.role)
+    told = not last and message.role in _TOOL_ROLES
+    if told:
+        role = "user"
     if role is None:
         _refuse(index, f"has the role {message.role.value!r}")
-    if message.additional_kwargs.get("tool_calls"):
+    called = not last and role == "assistant"
+    if message.additional_kwargs.get("tool_calls") and not called:
         _refuse(index, "holds tool calls")
     texts: list[str] = []
     images: list[str] = []
@@ -101,12 +124,12 @@ def _to_turn(index: int, message: ChatMessage) -> Turn:
             images.append(_address(index, role, block))
         elif isinstance(block, DocumentBlock):
             files.append(_address(index, role, block))
-        elif not isinstance(block, _LEFT_OUT):
+        elif not (isinstance(block, _LEFT_OUT) or (called and isinstance(block, ToolCallBlock))):
             _refuse(index, f"holds {_a(block)}")
     marker = message.additional_kwargs.get(MARKER_KEY) if role == "assistant" else None
     return Turn(
         role=role,
-        text="\n".join(texts),
+        text=("Tool result: " if told else "") + "\n".join(texts),
         marker=SessionMarker.from_dict(marker),
         images=tuple(images),
         files=tuple(files),

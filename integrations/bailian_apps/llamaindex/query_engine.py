@@ -92,7 +92,7 @@ class BailianAppQueryEngine(BaseQueryEngine):
         return {}  # the prompts are the app's own, in the console
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        query = _words(query_bundle)
+        query = words_of(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
             response = self._stream(query) if self._streaming else self._ask(query)
@@ -100,7 +100,7 @@ class BailianAppQueryEngine(BaseQueryEngine):
         return response
 
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        query = _words(query_bundle)
+        query = words_of(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
             response = await (self._astream(query) if self._streaming else self._aask(query))
@@ -159,7 +159,8 @@ class _Late:
         return answer.delta or ""
 
 
-def _words(query_bundle: QueryBundle) -> str:
+def words_of(query_bundle: QueryBundle) -> str:
+    """The words of a query; an image's path is refused."""
     if query_bundle.image_path:
         raise InvalidInputError(
             "query_bundle.image_path",

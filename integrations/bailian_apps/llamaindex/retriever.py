@@ -11,6 +11,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from bailian_apps.app import BailianApp
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.nodes import source_nodes
+from bailian_apps.llamaindex.query_engine import words_of
 
 
 class BailianAppRetriever(BaseRetriever):
@@ -73,7 +74,7 @@ class BailianAppRetriever(BaseRetriever):
         return cls(llm=llm, callback_manager=callback_manager)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return source_nodes(self._llm.complete(query_bundle.query_str).raw)
+        return source_nodes(self._llm.complete(words_of(query_bundle)).raw)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return source_nodes((await self._llm.acomplete(query_bundle.query_str)).raw)
+        return source_nodes((await self._llm.acomplete(words_of(query_bundle))).raw)

@@ -125,6 +125,9 @@ class RunSpans:
         """
         if not self._closed:
             self._closed = True
+            for span in reversed(self._steps.values()):  # the core ends every step; a guard
+                span.drop(AppFailedError("the run ended before the step"))
+            self._steps.clear()
             self._run.exit(text, run_ended(text))
 
     def abandon(self) -> None:

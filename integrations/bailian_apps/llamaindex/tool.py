@@ -40,9 +40,9 @@ def bailian_app_tool(
     """Make a tool that asks a Bailian app, for `FunctionAgent`, `ReActAgent` and `AgentWorkflow`.
 
     The calls of one agent are one conversation with the app: what was said is kept in the
-    workflow's `Context`, under the tool's name, and goes where the context goes. Steps of the app
-    are written to the workflow's stream as `BailianAppStepStream`. Called outside of a workflow,
-    each call is a conversation of its own.
+    workflow's `Context`, under the tool's name and the app's id, and goes where the context goes.
+    Steps of the app are written to the workflow's stream as `BailianAppStepStream`. Called outside
+    of a workflow, each call is a conversation of its own.
 
     The output's `raw_output` is a `Response` with the cited documents in `source_nodes`, and
     steps and usage in `metadata`.
@@ -53,8 +53,8 @@ def bailian_app_tool(
         name: The tool's name.
         description: What the app can do: by this, an agent chooses the tool.
         params: A model of the app's `biz_params`, shown to the agent as the tool's arguments.
-            What it gives is added to the `biz_params` of the settings. Its field `prompt` is the
-            words to the app; one is added if it has none.
+            What it gives replaces the `biz_params` of the settings, field by field. Its field
+            `prompt` is the words to the app; one is added if it has none.
         return_direct: Whether the app's answer is the agent's.
         keep_session: Whether the calls of one agent are one conversation.
         **settings: The fields of `BailianAppLLM`.
@@ -181,7 +181,7 @@ class _AppTool(FunctionTool):
 
     @property
     def _key(self) -> str:
-        return f"bailian_app_tool/{self.metadata.get_name()}"
+        return f"bailian_app_tool/{self.metadata.get_name()}/{self._llm.app_id}"
 
     def _output(
         self, response: ChatResponse, args: tuple[Any, ...], kwargs: dict[str, Any]
