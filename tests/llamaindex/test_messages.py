@@ -118,8 +118,6 @@ def test_only_an_answer_has_a_marker() -> None:
 
 
 REFUSED = {
-    "tool role": (ChatMessage(role="tool", content="42"), "role 'tool'"),
-    "function role": (ChatMessage(role="function", content="42"), "role 'function'"),
     "tool calls": (
         ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [{"id": "1"}]}),
         "tool calls",
@@ -145,6 +143,13 @@ REFUSED = {
         "role 'assistant'",
     ),
 }
+
+
+@pytest.mark.parametrize("role", ["tool", "function"])
+def test_a_tools_result_may_come_last(role: str) -> None:
+    """As in a hand-off of AgentWorkflow: it is what the next agent is asked with."""
+    *_, last = to_turns([ChatMessage(content="问"), ChatMessage(role=role, content="42")])
+    assert (last.role, last.text) == ("user", "Tool result: 42")
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -21,7 +21,7 @@ from support import recordings
 
 from bailian_apps import BailianApp, InvalidInputError
 from bailian_apps.emulator import Call, Emulator, Failure
-from bailian_apps.llamaindex import BailianAppStepStream, bailian_app_tool
+from bailian_apps.llamaindex import BailianAppLLM, BailianAppStepStream, bailian_app_tool
 
 # LlamaIndex's agents use deprecated parts of pydantic and of LlamaIndex's own workflows.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -91,8 +91,11 @@ class Scripted(MockLLM, FunctionCallingLLM):
 
     def get_tool_calls_from_response(self, response: Any, **kwargs: Any) -> list[ToolSelection]:
         return [
-            ToolSelection(tool_id=f"call-{index}", tool_name="plan_trip", tool_kwargs=call)
-            for index, call in enumerate(response.raw["calls"])
+            ToolSelection(
+                tool_id=f"call-{i}", tool_name=call.get("tool", "plan_trip"), tool_kwargs=args
+            )
+            for i, call in enumerate(response.raw["calls"])
+            for args in [{key: value for key, value in call.items() if key != "tool"}]
         ]
 
 
@@ -394,3 +397,25 @@ async def test_two_apps_of_one_tool_name_share_nothing() -> None:
         other = tool_of(cloud, app_id="other")
         await other.acall(ctx=ctx, prompt="二")
         assert (cloud.requests[1].prompt, cloud.requests[1].messages) == ("二", [])
+
+
+async def test_an_agent_hands_off_to_one_that_an_app_thinks_for() -> None:
+    """The last message is then the result of core's own hand-off tool."""
+    thought = "Thought: I can answer without using any more tools.\nAnswer: done"
+    with Emulator(apps={"app": lambda _: thought}) as cloud:
+        root = FunctionAgent(
+            name="root",
+            description="The first to be asked.",
+            llm=scripted([{"tool": "handoff", "to_agent": "expert", "reason": "knows more"}]),
+            can_handoff_to=["expert"],
+            tools=[],
+        )
+        expert = ReActAgent(
+            name="expert",
+            description="Thinks with an app.",
+            llm=BailianAppLLM(app_id="app", api_key="sk-test", base_url=cloud.base_url),
+            tools=[FunctionTool.from_defaults(fn=lambda x: x, name="noop", description="Nothing.")],
+        )
+        answer, _ = await run(AgentWorkflow(agents=[root, expert], root_agent="root"), "hello")
+        assert answer == "done"
+        assert "Tool result: " in str(cloud.requests[0].messages[-1]["content"])

@@ -8,7 +8,7 @@ ChatMessage                                    Turn
 role `system`, `developer`                     `system`
 role `user`                                    `user`
 role `assistant`, `chatbot`, `model`           `assistant`
-role `tool`, `function`                        `user`, "Tool result: …"; refused if it is the last
+role `tool`, `function`                        `user`, "Tool result: …"
 `additional_kwargs["bailian"]` of an answer    `marker`; anything that is no marker is passed over
 tool calls of an answer (`ToolCallBlock`,      left out, and the message if it holds no more;
 `additional_kwargs["tool_calls"]`)             refused in another role or in the last message
@@ -106,7 +106,7 @@ def _only_calls(message: ChatMessage) -> bool:
 
 def _to_turn(index: int, message: ChatMessage, *, last: bool) -> Turn:
     role = _ROLES.get(message.role)
-    told = not last and message.role in _TOOL_ROLES
+    told = message.role in _TOOL_ROLES
     if told:
         role = "user"
     if role is None:
