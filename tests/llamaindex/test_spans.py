@@ -208,7 +208,7 @@ def test_an_error_before_the_first_frame(chat: Any, llm_of: Any, spans: Any, eve
 
 def test_what_cannot_be_sent_opens_no_run(chat: Any, llm_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
-        seen = chat(llm_of(cloud), [ChatMessage(role="tool", content="42")])
+        seen = chat(llm_of(cloud), [ChatMessage(role="assistant", content="42")])
         assert not cloud.requests
     assert isinstance(seen.error, ValueError)
     assert [(note.name, note.outcome) for note in spans.notes] == [
