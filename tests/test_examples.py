@@ -37,7 +37,9 @@ def test_an_example_needs_no_key(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in EXAMPLES if path.stem != "emulator_test"], ids=lambda path: path.stem
+    "path",
+    [path for path in EXAMPLES if not path.stem.endswith("_test")],
+    ids=lambda path: path.stem,
 )
 def test_an_example_runs_on_the_cloud_with_two_variables(path: Path) -> None:
     with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:

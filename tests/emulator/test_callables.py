@@ -298,3 +298,30 @@ def test_a_generator_without_a_frame_is_an_empty_stream(post: Callable[..., Any]
 def test_what_is_no_app_is_refused() -> None:
     with pytest.raises(TypeError, match="7 is no app; give the path of a recording"):
         Emulator(apps={"app": 7})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"status": 99}, "status=99 is no status of an answer; give 200 to 599"),
+        ({"status": 600}, "status=600 is no status of an answer; give 200 to 599"),
+        ({"headers": {"Retry-After": 1}}, "headers['Retry-After'] is 1; give a text of one line"),
+        ({"headers": {"X": "1\r\nY: 2"}}, "give a text of one line"),
+    ],
+)
+def test_what_http_cannot_say_is_no_failure(
+    post: Callable[..., Any], arguments: dict[str, Any], says: str
+) -> None:
+    def app(call: Call) -> Failure:
+        return Failure(**{"status": 429, "code": "Throttling", **arguments})
+
+    with Emulator(apps={"app": app}) as cloud:
+        answer = post(cloud)
+    assert (answer.status, answer.body["code"]) == (500, "InternalError")
+    assert says in answer.body["message"]
+
+
+def test_what_json_cannot_say_is_an_internal_error(post: Callable[..., Any]) -> None:
+    with Emulator(apps={"app": lambda call: {"text": float("nan")}}) as cloud:
+        answer = post(cloud)
+    assert (answer.status, answer.body["code"]) == (500, "InternalError")

@@ -12,13 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bailian_apps.emulator import RECORDINGS, Call, Emulator
+from bailian_apps.emulator import RECORDINGS, Agent, Call, Emulator, Paced
+from bailian_apps.emulator.serving import RunningServer, transport_of
 
 TRAVEL = RECORDINGS / "travel-workflow.jsonl"
 PATH = "/api/v1/apps/app/completion"
@@ -98,9 +100,31 @@ def test_the_pace_is_real_time(post: Callable[..., Any]) -> None:
     assert elapsed >= 3.081 / 20
 
 
-def test_a_negative_pace_is_refused() -> None:
-    with pytest.raises(ValueError, match="pace=-1 is negative"):
-        Emulator(apps={}, pace=-1)
+def test_no_part_of_an_answer_waits_for_the_one_before() -> None:
+    options: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        connection = transport_of(scope).get_extra_info("socket")
+        options.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = RunningServer(app, host="127.0.0.1", port=0)
+    try:
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as client:
+            client.request("GET", "/")
+            assert client.getresponse().status == 204
+    finally:
+        server.stop()
+    assert options == [1]
+
+
+@pytest.mark.parametrize("pace", [-1, float("nan"), float("inf")])
+def test_a_pace_at_which_no_time_passes_is_refused(pace: float) -> None:
+    with pytest.raises(ValueError, match=f"pace={pace} must be 0, which"):
+        Emulator(apps={}, pace=pace)
+    with pytest.raises(ValueError, match=f"pace={pace} must be 0, which"):
+        Paced(Agent(text="x"), pace)
 
 
 @pytest.mark.parametrize("app", [endless, endless_async])
@@ -192,7 +216,7 @@ def test_an_app_that_still_blocks_is_named(
         yield FIRST
         released.wait(10)
 
-    monkeypatch.setattr("bailian_apps.emulator.emulator._PATIENCE_S", 0.01)
+    monkeypatch.setattr("bailian_apps.emulator.emulator.PATIENCE_S", 0.01)
     cloud = Emulator(apps={"app": stubborn})
     cloud.start()
     before = {thread for thread in threading.enumerate() if "emulator-app" not in thread.name}
@@ -262,7 +286,7 @@ def test_it_touches_neither_signals_nor_logging(
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
-@pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn", "yaml"])
 def test_a_missing_extra_says_how_to_install_it(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; import bailian_apps.emulator"
     done = subprocess.run(
@@ -270,7 +294,7 @@ def test_a_missing_extra_says_how_to_install_it(missing: str) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.rstrip().endswith('pip install "bailian-apps[emulator]"')
-    assert "ImportError: the emulator needs starlette and uvicorn" in done.stderr
+    assert "ImportError: the emulator needs starlette, uvicorn and pyyaml" in done.stderr
 
 
 def _env() -> dict[str, str]:

@@ -241,6 +241,15 @@ def test_a_node_that_runs_again_begins_anew(post: Callable[..., Any]) -> None:
     assert done == [False, True, False, True]
 
 
+def test_a_node_that_says_the_same_again_is_told_again(post: Callable[..., Any]) -> None:
+    run = [node("executing", ""), node("success", "一"), node("success", "")]
+    with Emulator(apps={"app": lambda call: [*run, *run]}) as cloud:
+        mode = {**DELTAS, "flow_stream_mode": "message_format_plus"}
+        messages = post(cloud, stream=True, parameters=mode).outputs
+    contents = [output["workflow_message"]["message"]["content"] for output in messages]
+    assert [json.loads(content)["result"] for content in contents] == ["一", "一"]
+
+
 @pytest.mark.parametrize("parameters", [{}, {"has_thoughts": False}])
 @pytest.mark.parametrize("stream", [True, False])
 def test_thoughts_come_only_when_asked_for(

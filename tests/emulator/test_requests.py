@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bailian_apps.emulator import Emulator, ReceivedRequest
+from bailian_apps.emulator import Emulator, ReceivedRequest, server
 
 
 def hello(call: object) -> str:
@@ -70,6 +70,8 @@ def test_an_unknown_app_is_an_http_error_without_a_stream(post: Callable[..., An
         ({"content": b"{"}, "must be a JSON object"),
         ({"content": b"\xff"}, "must be a JSON object"),
         ({"content": b"[]"}, "must be a JSON object"),
+        ({"content": b'{"input":{"prompt":"hi"},"parameters":{"seed":NaN}}'}, "a JSON object"),
+        ({"content": b"[" * 100_000}, "must be a JSON object"),
         ({"content": b'{"input":"hi"}'}, "prompt or messages"),
         (
             {"prompt": None, "messages": [{"role": "assistant", "content": "hi"}]},
@@ -121,6 +123,18 @@ def test_requests_are_kept_with_their_key_masked(post: Callable[..., Any]) -> No
     assert (second.prompt, second.session_id, second.stream) == ("二", None, True)
     assert second.parameters == {"has_thoughts": True}
     assert not first.gone.is_set()
+
+
+def test_a_long_run_keeps_its_newest_requests(
+    post: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.KEPT_REQUESTS == 10_000
+    monkeypatch.setattr(server, "KEPT_REQUESTS", 3)
+    with Emulator(apps={"app": hello}) as cloud:
+        kept = cloud.requests
+        for prompt in "一二三四五":
+            post(cloud, prompt=prompt)
+        assert [request.prompt for request in kept] == ["三", "四", "五"]
 
 
 def test_a_prompt_beside_messages_is_the_last_message() -> None:

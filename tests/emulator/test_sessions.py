@@ -141,3 +141,72 @@ def test_a_refused_request_leaves_no_session(post: Callable[..., Any]) -> None:
 def test_an_app_may_name_another_session(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": lambda call: {"text": "好", "session_id": "other"}}) as cloud:
         assert post(cloud).output["session_id"] == "other"
+
+
+def test_a_session_unused_for_an_hour_is_forgotten(post: Callable[..., Any]) -> None:
+    with Emulator(apps={"app": parrot}) as cloud:
+        first = post(cloud, prompt="一").output["session_id"]
+        cloud.advance(3000)
+        assert post(cloud, prompt="二", session_id=first).output["text"] == "一|二"
+        cloud.advance(3000)  # an hour without a request, not an hour of life
+        assert post(cloud, prompt="三", session_id=first).output["text"] == "一二|三"
+        cloud.advance(3600)
+        assert cloud.sessions == {}
+        fresh = post(cloud, prompt="四", session_id=first).output
+    assert fresh["session_id"] != first
+    assert fresh["text"] == "|四"
+
+
+def test_a_session_takes_so_many_rounds(post: Callable[..., Any]) -> None:
+    with Emulator(apps={"app": parrot}, session_max_rounds=2) as cloud:
+        first = post(cloud, prompt="一").output["session_id"]
+        assert post(cloud, prompt="二", session_id=first).output["session_id"] == first
+        third = post(cloud, prompt="三", session_id=first).output
+        assert third["session_id"] != first
+        assert third["text"] == "|三"
+        assert [len(session.turns) for session in cloud.sessions.values()] == [2, 1]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("how", ["invented", "expired", "full", "another app's"])
+def test_an_unknown_session_may_be_an_error(
+    post: Callable[..., Any], how: str, stream: bool
+) -> None:
+    apps = {"app": parrot, "other": parrot}
+    with Emulator(
+        apps=apps, unknown_session="error", session_max_rounds=1 if how == "full" else 50
+    ) as cloud:
+        asked = post(cloud).output["session_id"]
+        if how == "expired":
+            cloud.advance(3601)
+        asked = "invented" if how == "invented" else asked
+        app_id = "other" if how == "another app's" else "app"
+        answer = post(cloud, app_id, session_id=asked, stream=stream)
+    assert answer.status == 400
+    assert answer.body["code"] == "InvalidParameter"
+    assert f"there is no session {asked}, it has expired" in answer.body["message"]
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_the_clock_only_runs_forward(seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"seconds={seconds} must be 0 or more"):
+        Emulator(apps={}).advance(seconds)
+
+
+@pytest.mark.parametrize(
+    "rules", [{"session_ttl_s": 0}, {"session_max_rounds": 0}, {"unknown_session": "no"}]
+)
+def test_rules_that_no_session_can_meet_are_refused(rules: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(rules))}="):
+        Emulator(apps={}, **rules)
+
+
+def test_after_a_reset_everything_begins_anew(agent: Path, post: Callable[..., Any]) -> None:
+    with Emulator(apps={"app": agent}) as cloud:
+        first = post(cloud).content
+        requests = cloud.requests
+        cloud.fail("throttled")
+        cloud.advance(10)
+        cloud.reset()
+        assert (cloud.requests, cloud.sessions, len(requests)) == ([], {}, 1)
+        assert post(cloud).content == first  # the recorded ids are free again

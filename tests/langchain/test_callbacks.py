@@ -363,7 +363,9 @@ def test_langsmith_gets_one_trace_without_secrets(path: str, make_model: Any, as
             self.updated.append(kwargs)
 
     client = Client()
-    model = make_model(WORKFLOW, biz_params={"user_defined_tokens": {"t": "tok-very-secret"}})
+    model = make_model(
+        WORKFLOW, biz_params={"user_defined_tokens": {"t": {"user_token": "tok-very-secret"}}}
+    )
     with tracing_v2_enabled(client=client):
         ask_on(path, model, "hi", api_key="sk-other-key")
     assert len(client.created) == len(client.updated) == 5

@@ -98,7 +98,7 @@ def test_the_profile_says_what_an_app_can_do() -> None:
 
 
 def test_a_dump_holds_no_secret_and_can_be_read_again(make_model: Any) -> None:
-    tokens = {"city": "x", "user_defined_tokens": {"t": "tok-very-secret"}}
+    tokens = {"city": "x", "user_defined_tokens": {"t": {"user_token": "tok-very-secret"}}}
     model = make_model(WORKFLOW, biz_params=tokens, timeout={"total_s": 60})
     text = dumps(model)
     assert "tok-very" not in text

@@ -92,8 +92,9 @@ def test_another_users_tokens_get_no_cached_answer(start_cloud: Any, make_model:
     model = make_model(cloud, cache=InMemoryCache())
     mine = model.invoke("hi", biz_params=BIZ)
     again = model.invoke("hi", biz_params=BIZ)
-    other = model.invoke("hi", biz_params={**BIZ, "user_defined_tokens": {"tool": "other"}})
+    tokens = {"tool": {"user_token": "other"}}
+    other = model.invoke("hi", biz_params={**BIZ, "user_defined_tokens": tokens})
     assert again.content == mine.content != other.content
     assert len(cloud.requests) == 2
-    model.biz_params = {**BIZ, "user_defined_tokens": {"tool": "third"}}
+    model.biz_params = {**BIZ, "user_defined_tokens": {"tool": {"user_token": "third"}}}
     assert "third" in model.invoke("hi").content

@@ -1,40 +1,66 @@
 """A local stand-in for the Bailian application API.
 
 It answers `POST /api/v1/apps/{app_id}/completion` on the loopback interface with recorded answers,
-or with those of a function, so that the official SDK cannot tell it from the cloud. It shares no
-code with the library that it is there to test.
+described ones or those of a function, so that the official SDK cannot tell it from the cloud. It
+shares no code with the library that it is there to test.
 """
 
 from bailian_apps.emulator.calls import Answer, AppFunction, Call, Failure, ReceivedRequest
+from bailian_apps.emulator.choices import Paced, Rule, Rules, When
 from bailian_apps.emulator.recordings import (
     RECORDINGS,
     Recording,
     RecordingError,
     load_recording,
 )
+from bailian_apps.emulator.scenarios import (
+    Agent,
+    ErrorAnswer,
+    Node,
+    Reference,
+    Thought,
+    TokenUsage,
+    Workflow,
+)
 from bailian_apps.emulator.sessions import Session, Turn
 
 try:
+    from bailian_apps.emulator.app_files import ScenarioError, load_apps
     from bailian_apps.emulator.emulator import Emulator
+    from bailian_apps.emulator.recorder import Recorder
 except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn"}:
+    if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn", "yaml"}:
         raise
     raise ImportError(
-        "the emulator needs starlette and uvicorn; install them with: "
+        "the emulator needs starlette, uvicorn and pyyaml; install them with: "
         'pip install "bailian-apps[emulator]"'
     ) from error
 
 __all__ = [
     "RECORDINGS",
+    "Agent",
     "Answer",
     "AppFunction",
     "Call",
     "Emulator",
+    "ErrorAnswer",
     "Failure",
+    "Node",
+    "Paced",
     "ReceivedRequest",
+    "Recorder",
     "Recording",
     "RecordingError",
+    "Reference",
+    "Rule",
+    "Rules",
+    "ScenarioError",
     "Session",
+    "Thought",
+    "TokenUsage",
     "Turn",
+    "When",
+    "Workflow",
+    "load_apps",
     "load_recording",
 ]

@@ -1,11 +1,12 @@
-"""What stands behind an app id: a recording, or a function.
+"""What stands behind an app id: a recording, a description, or a function.
 
 An app knows nothing of HTTP and of how an answer is told. It yields the frames of its answer as
 deltas, a workflow in the `full_thoughts` mode if it can; `rendering` makes of them what the request
-asked for. Whoever adds another kind of app adds a class with the three members of `App`.
+asked for. Whoever adds another kind of app adds a class with the members of `App`.
 """
 
 import inspect
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, suppress
@@ -13,16 +14,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
+from bailian_apps.emulator.agent import agent_frames
+from bailian_apps.emulator.app_files import DescribedApp, load_app
 from bailian_apps.emulator.calls import AppFunction, Call, Failure
-from bailian_apps.emulator.recordings import Recording, as_payload, load_recording
+from bailian_apps.emulator.choices import Paced, Rules
+from bailian_apps.emulator.recordings import Recording, as_payload
+from bailian_apps.emulator.scenarios import Agent, Workflow
 from bailian_apps.emulator.wire import Frame, as_object, error_frame
 from bailian_apps.emulator.workers import Workers
+from bailian_apps.emulator.workflow import workflow_frames
 
-AppSource: TypeAlias = str | os.PathLike[str] | Recording | AppFunction
+AppSource: TypeAlias = str | os.PathLike[str] | DescribedApp | AppFunction
 """What an emulator can be given as an app."""
 
 _DELTA_CHARS = 4
 _END = object()
+
+logger = logging.getLogger(__name__)
 
 
 class App(Protocol):
@@ -38,54 +46,75 @@ class App(Protocol):
         """The id that its first answer should have."""
         ...
 
+    @property
+    def pace(self) -> float | None:
+        """Its own pace; None is the emulator's."""
+        ...
+
     def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
         """Yield the frames of one answer."""
         ...
 
 
-def as_app(source: AppSource, workers: Workers) -> App:
+def as_app(source: AppSource, workers: Workers) -> "FramedApp | CallableApp":
     """Make an app of what the emulator was given.
 
     Raises:
         RecordingError: It is a path, and no recording can be read there.
-        TypeError: It is neither a path, nor a recording, nor callable.
+        ScenarioError: It is the path of a YAML file that does not describe one app.
+        TypeError: It is neither a path, nor a recording, nor a description, nor callable.
     """
-    if isinstance(source, Recording):
-        return RecordedApp(source)
+    if isinstance(source, Paced):
+        return replace(as_app(source.source, workers), pace=source.pace)
+    if isinstance(source, Recording | Workflow | Agent | Rules):
+        return FramedApp(source)
     if callable(source):
         return CallableApp(source, workers)
     try:
         path = Path(source)
     except TypeError as error:
         raise TypeError(
-            f"{source!r} is no app; give the path of a recording, or a function of one Call"
+            f"{source!r} is no app; give the path of a recording or of a YAML file, a Workflow, "
+            "an Agent, Rules, or a function of one Call"
         ) from error
-    return RecordedApp(load_recording(path))
+    return as_app(load_app(path), workers)
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedApp:
-    """Gives the same recorded answer to every call, under the ids of the call."""
+class FramedApp:
+    """Gives what was recorded or described, under the ids of the call."""
 
-    recording: Recording
+    source: Recording | Workflow | Agent | Rules
+    pace: float | None = None
 
     @property
     def session_id(self) -> str | None:
         """The session it was recorded in."""
-        return self.recording.session_id
+        return self.source.session_id if isinstance(self.source, Recording) else None
 
     @property
     def request_id(self) -> str | None:
         """The request it answered."""
-        return self.recording.request_id
+        return self.source.request_id if isinstance(self.source, Recording) else None
 
     async def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Yield the recorded frames."""
-        for frame in self.recording.frames:
-            payload = {**frame.payload, "request_id": call.request_id}
-            if frame.output:
-                payload["output"] = {**frame.output, "session_id": call.session_id}
-            yield replace(frame, payload=payload)
+        """Yield the frames of one answer.
+
+        Raises:
+            Failure: The description says so, or needs something that the call does not have.
+        """
+        source = self.source
+        chosen = source.choose(call) if isinstance(source, Rules) else source
+        if isinstance(chosen, Recording):
+            if lack := chosen.lacks(call.request.parameters):
+                logger.warning("%s: %s", chosen.path.name, lack)
+            told = chosen.under(session_id=call.session_id, request_id=call.request_id)
+        elif isinstance(chosen, Workflow):
+            told = workflow_frames(chosen, call)
+        else:
+            told = agent_frames(chosen, call)
+        for frame in told:
+            yield frame
 
 
 class UnknownApp:
@@ -93,6 +122,7 @@ class UnknownApp:
 
     session_id = None
     request_id = None
+    pace = None
 
     async def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
         """Yield the error; in a stream it is an event, and the HTTP status stays 200."""
@@ -117,6 +147,7 @@ class CallableApp:
     workers: Workers
     session_id: None = None
     request_id: None = None
+    pace: float | None = None
 
     async def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
         """Yield the frames of what the function answers.

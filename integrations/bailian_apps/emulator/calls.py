@@ -15,12 +15,13 @@ from bailian_apps.emulator.wire import Frame, JsonObject, as_list, as_object, er
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedRequest:
-    """One request as the emulator received it.
+    """One request as the emulator received it. Its `repr` shows neither the key nor user tokens.
 
     Attributes:
         app_id: The app that was asked for, whether the emulator has it or not.
         body: The JSON body; empty when it was not a JSON object.
         headers: The headers under their lower-case names, with the key masked.
+        fault: The name of the fault that was staged for it, if one was.
         gone: Set when the client has hung up before the answer was whole, or the emulator has
             stopped. A callable app that waits for it holds its stream open until then.
     """
@@ -28,7 +29,23 @@ class ReceivedRequest:
     app_id: str
     body: JsonObject
     headers: dict[str, str]
+    fault: str | None = None
     gone: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        """Show what was asked."""
+        return (
+            f"{type(self).__name__}(app_id={self.app_id!r}, body={self.shown_body!r}, "
+            f"headers={self.headers!r}, fault={self.fault!r})"
+        )
+
+    @property
+    def shown_body(self) -> JsonObject:
+        """The body as it may be shown: without what is in `user_defined_tokens`."""
+        if "user_defined_tokens" not in self.biz_params:
+            return self.body
+        biz_params = {**self.biz_params, "user_defined_tokens": "***"}
+        return {**self.body, "input": {**self.input, "biz_params": biz_params}}
 
     @property
     def input(self) -> JsonObject:
@@ -43,7 +60,8 @@ class ReceivedRequest:
     @property
     def session_id(self) -> str | None:
         """The session the client named."""
-        return self.input.get("session_id") or None
+        named = self.input.get("session_id")
+        return named if named and isinstance(named, str) else None
 
     @property
     def biz_params(self) -> JsonObject:
@@ -68,7 +86,7 @@ class ReceivedRequest:
     @property
     def stream(self) -> bool:
         """Whether the client asked for server-sent events."""
-        return self.headers.get("x-dashscope-sse", "").lower() == "enable"
+        return asks_for_stream(self.headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +148,15 @@ class Failure(Exception):
             code: The cloud's code, such as `Throttling`.
             message: What the cloud says about it.
             headers: Further headers of a JSON answer, such as `Retry-After`.
+
+        Raises:
+            ValueError: HTTP has no such status, or cannot carry such a header.
         """
+        if not 200 <= status <= 599:
+            raise ValueError(f"status={status} is no status of an answer; give 200 to 599")
+        for name, value in (headers or {}).items():
+            if not isinstance(value, str) or set(value) & set("\r\n\0"):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ValueError(f"headers[{name!r}] is {value!r}; give a text of one line")
         super().__init__(f"{status} {code}: {message}")
         self.status = status
         self.code = code
@@ -142,6 +168,19 @@ class Failure(Exception):
         return error_frame(
             status=self.status, code=self.code, message=self.message, request_id=request_id
         )
+
+
+class CutOff(Exception):
+    """Ends an answer as a lost connection does; what was sent of it stays sent."""
+
+    def __init__(self, offset_ms: float) -> None:
+        """Cut it.
+
+        Args:
+            offset_ms: When it is due after the request, at the recorded pace.
+        """
+        super().__init__(offset_ms)
+        self.offset_ms = offset_ms
 
 
 Answer: TypeAlias = (
@@ -156,6 +195,11 @@ Answer: TypeAlias = (
 
 AppFunction: TypeAlias = Callable[[Call], Answer | Awaitable[Answer]]
 """A callable app; a plain one runs in a thread of its own, so it may block."""
+
+
+def asks_for_stream(headers: Mapping[str, str]) -> bool:
+    """Whether a request with these headers asks for server-sent events."""
+    return headers.get("x-dashscope-sse", "").lower() == "enable"
 
 
 def _text_of(content: Any) -> str:

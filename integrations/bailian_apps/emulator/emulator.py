@@ -1,27 +1,22 @@
-"""Runs the cloud's stand-in in this process: a port, a thread, and an orderly end."""
+"""The cloud's stand-in as its users see it."""
 
 import asyncio
-import socket
-import threading
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from typing import TYPE_CHECKING
 
 from bailian_apps.emulator.apps import AppSource, as_app
 from bailian_apps.emulator.calls import ReceivedRequest
+from bailian_apps.emulator.choices import check_pace
+from bailian_apps.emulator.fault_table import FAULTS
 from bailian_apps.emulator.server import BASE_PATH, Cloud, asgi_app
-from bailian_apps.emulator.sessions import Session
+from bailian_apps.emulator.serving import LOOPBACK, PATIENCE_S, RunningServer, logged
+from bailian_apps.emulator.sessions import Session, SessionRules, UnknownSession
 from bailian_apps.emulator.workers import Workers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_HOST = "127.0.0.1"
-_PATIENCE_S = 5.0
 
 
 class Emulator:
@@ -46,34 +41,60 @@ class Emulator:
         *,
         api_key: str | None = None,
         pace: float = 0.0,
+        host: str = LOOPBACK,
         port: int = 0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        session_ttl_s: float = 3600.0,
+        session_max_rounds: int = 50,
+        unknown_session: UnknownSession = "fresh",
+        strict: bool = True,
     ) -> None:
         """Read the recordings; nothing listens before `start`, or before the `with` block.
 
         Args:
             apps: What stands behind each app id: the path of a recording (`.sse`, `.json`,
-                `.jsonl`), or a function that gets a `Call` and returns a text, a payload, a list of
-                payloads, or a generator of payloads; it may be async. It fails by returning or
-                raising `Failure`.
+                `.jsonl`) or of a YAML file that describes an app, a `Workflow`, an `Agent` or
+                `Rules`, one of these as `Paced`, or a function that gets a `Call` and returns a
+                text, a payload, a list of payloads, or a generator of payloads; it may be async.
+                It fails by returning or raising `Failure`.
             api_key: The only key that is let in. By default every key is, but no empty one.
             pace: How many times faster than recorded to answer: 1 is the recorded pace, 2 is twice
                 as fast, 0 does not wait at all.
+            host: The address to listen on; `0.0.0.0` lets every machine call it that can reach
+                this one.
             port: The port to listen on; 0 takes a free one.
             sleep: How to wait for the next frame, in seconds; a test may give its own clock.
+            session_ttl_s: After how many seconds without a request a session is forgotten;
+                `advance` lets them pass.
+            session_max_rounds: How many rounds a session takes; the next request gets what an
+                unknown session gets.
+            unknown_session: What a request gets that names no living session of its app: `fresh`
+                opens one under another id, `error` answers with `InvalidParameter`.
+            strict: Whether to refuse parameters that the API does not document, and values of the
+                wrong type or range. Without it, only what cannot be answered is refused.
 
         Raises:
             RecordingError: A recording cannot be read.
-            ValueError: The pace is negative.
+            ValueError: The pace is negative or no number, or a session would never live.
             TypeError: An app is neither a path nor a function.
         """
-        if pace < 0:
-            raise ValueError(f"pace={pace} is negative; 0 answers at once, 1 at the recorded pace")
+        check_pace(pace)
         self._workers = Workers()
         ready_apps = {app_id: as_app(source, self._workers) for app_id, source in apps.items()}
-        self._cloud = Cloud(ready_apps, api_key=api_key, pace=pace, sleep=sleep)
+        rules = SessionRules(
+            ttl_s=session_ttl_s, max_rounds=session_max_rounds, unknown=unknown_session
+        )
+        self._cloud = Cloud(
+            ready_apps,
+            api_key=api_key,
+            pace=pace,
+            sleep=sleep,
+            session_rules=rules,
+            strict=strict,
+        )
+        self._host = host
         self._port = port
-        self._running: _Running | None = None
+        self._running: RunningServer | None = None
 
     @property
     def base_url(self) -> str:
@@ -86,11 +107,14 @@ class Emulator:
             raise RuntimeError(
                 "the emulator is not running; use it as `with Emulator(…) as cloud:`"
             )
-        return f"http://{_HOST}:{self._running.port}{BASE_PATH}"
+        return self._running.origin + BASE_PATH
 
     @property
     def requests(self) -> list[ReceivedRequest]:
-        """All requests to any app so far, the refused ones too, in the order of their arrival."""
+        """The requests to any app, the refused ones too, in the order of their arrival.
+
+        Only the newest 10,000 are kept.
+        """
         return self._cloud.requests
 
     @property
@@ -106,16 +130,96 @@ class Emulator:
         """
         self._cloud.sessions.forget(session_id)
 
+    def add_app(self, app_id: str, source: AppSource) -> None:
+        """Put an app behind an id, in place of the one that may be there; `reset` takes it away.
+
+        Args:
+            app_id: The id.
+            source: The app, as in the constructor.
+
+        Raises:
+            RecordingError: A recording cannot be read.
+            ScenarioError: A YAML file does not describe one app.
+            TypeError: It is no app.
+        """
+        self._cloud.apps[app_id] = as_app(source, self._workers)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """The names of all faults that `fail` can stage, and what a client meets."""
+        return {name: fault.about for name, fault in FAULTS.items()}
+
+    def fail(
+        self,
+        fault: str,
+        *,
+        nth: int = 1,
+        times: int | None = None,
+        share: float | None = None,
+        seed: int | None = None,
+        app_id: str | None = None,
+        after_frames: int | None = None,
+    ) -> None:
+        """Stage a fault for the next call, or for others; it is then named in `requests`.
+
+        `http_…` and what else is an answer of its own comes in place of the app's, which is not
+        asked. All other faults spoil the app's answer, while it is on its way. What only a stream
+        can meet waits for a call that streams. Of several faults the one staged first goes first.
+
+        Args:
+            fault: Its name; `faults` has them all.
+            nth: Which call to hit, counted from now on; 1 is the next.
+            times: How many calls to hit; one, or with `share` all of it.
+            share: How much of all calls to hit, chosen at random: 0.1 is every tenth.
+            seed: Makes that choice repeatable.
+            app_id: Hit only calls of this app, and count only these.
+            after_frames: How many frames come first, where a fault happens between or inside
+                frames; 1 if not given. In a shorter answer it happens at the end.
+
+        Raises:
+            ValueError: There is no such fault, or an argument cannot mean anything.
+        """
+        self._cloud.faults.add(
+            fault,
+            nth=nth,
+            times=times,
+            share=share,
+            seed=seed,
+            app_id=app_id,
+            after_frames=after_frames,
+        )
+
+    def heal(self) -> None:
+        """Stage nothing any more."""
+        self._cloud.faults.clear()
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass at once for the sessions; nothing waits.
+
+        Raises:
+            ValueError: They are negative, or not finite.
+        """
+        self._cloud.clock.advance(seconds)
+
+    def reset(self) -> None:
+        """Begin anew: without requests, sessions, faults and added apps, the clock set back.
+
+        Answers that are under way go on, and leave nothing behind.
+        """
+        self._cloud.reset()
+
     def start(self) -> None:
         """Begin to listen; `base_url` is good when this returns.
 
         Raises:
             RuntimeError: The emulator is already running.
-            OSError: The port is taken.
+            OSError: The port is taken, or the address is none of this machine's.
         """
         if self._running is not None:
             raise RuntimeError(f"the emulator is already running at {self.base_url}")
-        self._running = _Running(asgi_app(self._cloud), self._port)
+        self._running = RunningServer(
+            logged(asgi_app(self._cloud)), host=self._host, port=self._port
+        )
 
     def stop(self) -> None:
         """Cut all open streams and end the server's thread; does nothing when it does not run.
@@ -128,10 +232,10 @@ class Emulator:
             return
         self._running.stop()
         self._running = None
-        left = self._workers.join(_PATIENCE_S)
+        left = self._workers.join(PATIENCE_S)
         if left:
             warnings.warn(
-                f"{len(left)} app function(s) of the emulator still run {_PATIENCE_S:g} s after "
+                f"{len(left)} app function(s) of the emulator still run {PATIENCE_S:g} s after "
                 f"its end: {', '.join(left)}; let them wait for `call.gone`, or release them first",
                 ResourceWarning,
                 stacklevel=2,
@@ -150,89 +254,3 @@ class Emulator:
     ) -> None:
         """Stop."""
         self.stop()
-
-
-class _Running:
-    """A server in its thread, from its first breath to its last."""
-
-    def __init__(self, app: Any, port: int) -> None:
-        # Bound and listening here, so that the port is known and no client comes too early.
-        self._socket = socket.create_server((_HOST, port), backlog=2048)
-        self.port: int = self._socket.getsockname()[1]
-        self._ready = threading.Event()
-        self._error: BaseException | None = None
-        self._server = _Server(app, self._ready)
-        name = f"bailian-emulator-{self.port}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-        self._ready.wait()
-        if self._error is not None:
-            self._thread.join()
-            raise RuntimeError("the emulator could not start") from self._error
-
-    def stop(self) -> None:
-        self._server.stop()
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._server.serve(sockets=[self._socket]))
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._socket.close()
-            self._ready.set()
-
-
-class _QuietProtocol(H11Protocol):
-    """HTTP without an access log; uvicorn's own switch for it acts on the whole process."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.access_log = False
-
-
-class _Server(uvicorn.Server):
-    """A server that is told when to stop; uvicorn's own looks ten times a second, and naps twice.
-
-    Not being in the main thread, it installs no signal handlers.
-    """
-
-    def __init__(self, app: Any, ready: threading.Event) -> None:
-        config = uvicorn.Config(
-            app,
-            http=_QuietProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=75,
-        )
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so to the thread that waits for it."""
-        await super().startup(sockets)
-        self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
-        self._ready.set()
-
-    async def main_loop(self) -> None:
-        """Serve until `stop`."""
-        await self._stopping.wait()
-
-    def stop(self) -> None:
-        """End the server; called from another thread."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close all connections at once; every open answer then ends as if its client had left."""
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        await asyncio.sleep(0)  # a connection that was aborted is lost in the loop's next round
-        if self.server_state.tasks:
-            await asyncio.wait(self.server_state.tasks, timeout=_PATIENCE_S)

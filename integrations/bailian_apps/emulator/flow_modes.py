@@ -51,11 +51,12 @@ class MessageFormat:
         content = self._content(node)
         if completed:
             self._done.add(node_id)
-        elif content:
-            self._done.discard(node_id)  # in a loop, a node that was done runs again
         else:
-            return None
+            self._done.discard(node_id)  # in a loop, a node that was done runs again
+            if not content:
+                return None
         self._sequence[node_id] = self._sequence.get(node_id, 0) + 1
+        error = node.get("nodeErrorMsg")
         return {
             "node_status": node.get("nodeStatus"),
             "node_type": node.get("nodeType"),
@@ -64,6 +65,7 @@ class MessageFormat:
             "message": {"content": content, "role": "assistant"},
             "node_is_completed": completed,
             "node_id": node_id,
+            **({"node_error_msg": error} if error else {}),
         }
 
     def _content(self, node: JsonObject) -> str:

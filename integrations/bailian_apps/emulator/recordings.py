@@ -7,15 +7,20 @@ refused with its file and line.
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from bailian_apps.emulator.calls import CutOff, Failure, ReceivedRequest
+from bailian_apps.emulator.deltas import as_deltas
 from bailian_apps.emulator.wire import Frame, JsonObject, as_object
 
 RECORDINGS = Path(__file__).parent / "recordings"
 """The folder of the recordings that come with the package."""
+
+SUFFIXES = (".sse", ".json", ".jsonl")
+"""How the names of recordings end."""
 
 _PAYLOAD_KEYS = {"output", "usage", "request_id", "code", "message"}
 _CLOCK = "%Y-%m-%d %H:%M:%S:%f"
@@ -31,11 +36,27 @@ class Recording:
 
     Attributes:
         path: Where it was read from.
-        frames: Its frames; a JSON answer has one.
+        frames: Its frames, with deltas; a JSON answer has one.
+        head: What the recorder noted of the request and of the answer's head; else empty.
+        cut_ms: When after the request the connection was lost; None when the answer is whole.
     """
 
     path: Path
     frames: tuple[Frame, ...]
+    head: JsonObject = field(default_factory=JsonObject)
+    cut_ms: float | None = None
+
+    @property
+    def request(self) -> ReceivedRequest | None:
+        """What was asked, without secrets; only the recorder notes it."""
+        asked = as_object(self.head.get("request"))
+        if asked is None:
+            return None
+        return ReceivedRequest(
+            app_id=str(asked.get("app_id")),
+            body=as_object(asked.get("body")) or {},
+            headers=as_object(asked.get("headers")) or {},
+        )
 
     @property
     def session_id(self) -> str | None:
@@ -48,6 +69,77 @@ class Recording:
         return next(
             (id_ for frame in self.frames if (id_ := frame.payload.get("request_id"))), None
         )
+
+    def paced(self, every_ms: float) -> "Recording":
+        """Return the same answer at a steady pace: a frame each `every_ms` milliseconds."""
+        frames = enumerate(self.frames)
+        return replace(
+            self, frames=tuple(replace(f, offset_ms=place * every_ms) for place, f in frames)
+        )
+
+    def under(self, *, session_id: str, request_id: str) -> Iterator[Frame]:
+        """Yield the frames under the ids of a call.
+
+        Raises:
+            Failure: The answer was none of a run, but an HTTP error.
+            CutOff: After the last frame, where the connection was lost.
+        """
+        if self.head and not self._streamed and self.cut_ms is None:
+            (frame,) = self.frames
+            if frame.status != 200 or frame.raw is not None:
+                raise _RecordedFailure(frame, self._answer_headers)
+        for frame in self.frames:
+            payload = {**frame.payload, "request_id": request_id}
+            if frame.output:
+                payload["output"] = {**frame.output, "session_id": session_id}
+            whole = None if frame.whole is None else {**frame.whole, "session_id": session_id}
+            yield replace(frame, payload=payload, whole=whole)
+        if self.cut_ms is not None:
+            raise CutOff(self.cut_ms)
+
+    @property
+    def cumulative(self) -> bool:
+        """Whether it was asked for without `incremental_output`: each frame has all so far."""
+        asked = self.request
+        return bool(asked and self._streamed and not asked.parameters.get("incremental_output"))
+
+    def lacks(self, parameters: JsonObject) -> str | None:
+        """Return what a call asks for and the recording does not have, if there is such a thing."""
+        if self.request is None or not self._streamed:
+            return None
+        recorded = self.request.parameters
+        mode, asked_mode = (
+            each.get("flow_stream_mode") or "full_thoughts" for each in (recorded, parameters)
+        )
+        if mode not in ("full_thoughts", asked_mode):
+            return f"it was recorded with flow_stream_mode={mode} and is told so"
+        if parameters.get("has_thoughts") is True and recorded.get("has_thoughts") is not True:
+            return "it was recorded without has_thoughts, so it has no steps"
+        return None
+
+    @property
+    def _answer_headers(self) -> dict[str, str]:
+        response = as_object(self.head.get("response")) or {}
+        return as_object(response.get("headers")) or {}
+
+    @property
+    def _streamed(self) -> bool:
+        return self._answer_headers.get("content-type", "").startswith("text/event-stream")
+
+
+class _RecordedFailure(Failure):
+    def __init__(self, frame: Frame, headers: dict[str, str]) -> None:
+        about = frame.payload
+        super().__init__(
+            status=frame.status,
+            code=str(about.get("code")),
+            message=str(about.get("message")),
+            headers=headers,
+        )
+        self._frame = frame
+
+    def as_frame(self, request_id: str) -> Frame:
+        return replace(self._frame, payload={**self._frame.payload, "request_id": request_id})
 
 
 def load_recording(path: str | os.PathLike[str]) -> Recording:
@@ -70,11 +162,30 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
         raise RecordingError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     try:
         frames = tuple(reader(text))
-        if not frames:
+        head, cut_ms = _head_and_cut(text) if path.suffix == ".jsonl" else ({}, None)
+        if not frames and not head:
             raise _LineError(1, "the recording is empty; it needs at least one frame")
     except _LineError as error:
         raise RecordingError(f"{path}:{error.line}: {error}") from error
-    return Recording(path, frames)
+    recording = Recording(path, frames, head, cut_ms)
+    return replace(recording, frames=as_deltas(frames)) if recording.cumulative else recording
+
+
+def read_event(content: bytes) -> JsonObject | None:
+    """Read one event of a stream, as a line of a `.jsonl` recording has it.
+
+    Returns:
+        `data`, and where they say something `id`, `event` and `status`; None when it is no frame
+        of the cloud's kind.
+    """
+    try:
+        (frame,) = _read_sse(content.decode())
+    except ValueError:
+        return None
+    told: JsonObject = {} if frame.id is None else {"id": frame.id}
+    if frame.event == "error":
+        told |= {"event": "error", "status": frame.status}
+    return {**told, "data": frame.payload}
 
 
 def as_payload(value: JsonObject) -> JsonObject:
@@ -99,6 +210,10 @@ def _read_jsonl(text: str) -> Iterator[Frame]:
         if not content.strip():
             continue
         record = _parse(content, line)
+        if "request" in record or "cut" in record:
+            continue
+        if "raw" in record:
+            record = {"data": JsonObject(), **record}
         if "data" not in record:
             yield _frame(record)
             continue
@@ -115,7 +230,25 @@ def _read_jsonl(text: str) -> Iterator[Frame]:
         if offset_ms < latest_ms:
             raise _LineError(line, "this frame is earlier than the one before it; sort the lines")
         latest_ms = float(offset_ms)
-        yield replace(_frame(data), offset_ms=latest_ms)
+        yield replace(_frame(data), offset_ms=latest_ms, **_told_with(record, line))
+
+
+def _head_and_cut(text: str) -> tuple[JsonObject, float | None]:
+    """Read what the recorder noted before the frames, and after them."""
+    records = [_parse(line, 1) for line in text.split("\n") if line.strip()]
+    head = records[0] if records and "request" in records[0] else {}
+    return head, next((each.get("offset_ms", 0.0) for each in records if "cut" in each), None)
+
+
+def _told_with(record: JsonObject, line: int) -> dict[str, Any]:
+    """Read what the recorder noted beside the data of a frame."""
+    told = {name: record[name] for name in ("id", "event", "status") if name in record}
+    kinds = {"id": int, "event": str, "status": int}
+    if wrong := [name for name in told if not isinstance(told[name], kinds[name])]:
+        raise _LineError(line, f"`{wrong[0]}` is a {type(told[wrong[0]]).__name__}; record it anew")
+    if isinstance(record.get("raw"), str):
+        told["raw"] = record["raw"].encode(errors="surrogateescape")
+    return told
 
 
 def _read_sse(text: str) -> Iterator[Frame]:

@@ -83,6 +83,8 @@ class Accumulator:
         output = dict(frame.output)
         if not output:
             return frame
+        if frame.whole is not None:
+            return frame.with_output(frame.whole)
         self._text = join_text(self._text, frame)
         if isinstance(output.get("text"), str):
             output["text"] = self._text

@@ -5,7 +5,9 @@ written from recorded answers, not from the client it is there to test.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from http.client import responses
 from typing import Any, Literal, TypeAlias, cast
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -25,6 +27,8 @@ class Frame:
         status: The number in the comment line `:HTTP_STATUS/n`.
         id: The number after `id:`; None counts on from the frame before.
         offset_ms: When the frame is due after the request, at the recorded pace.
+        raw: The bytes themselves, where they were none of the cloud's.
+        whole: The output as a recording without deltas has it.
     """
 
     payload: JsonObject
@@ -32,6 +36,8 @@ class Frame:
     status: int = 200
     id: int | None = None
     offset_ms: float = 0.0
+    raw: bytes | None = None
+    whole: JsonObject | None = None
 
     @property
     def output(self) -> JsonObject:
@@ -45,10 +51,17 @@ class Frame:
 
     def with_output(self, output: JsonObject) -> "Frame":
         """Return the same frame with another output; frames are shared and never changed."""
-        return replace(self, payload={**self.payload, "output": output})
+        return replace(self, payload={**self.payload, "output": output}, whole=None)
+
+    @property
+    def body(self) -> bytes:
+        """The frame as a whole answer."""
+        return encode_json(self.payload) if self.raw is None else self.raw
 
     def encode(self, number: int) -> bytes:
         """Write the frame the way the cloud does, as frame `number` of its stream."""
+        if self.raw is not None:
+            return self.raw
         return (
             f"id:{number}\nevent:{self.event}\n:HTTP_STATUS/{self.status}\ndata:"
         ).encode() + encode_json(self.payload, end="\n\n")
@@ -63,9 +76,20 @@ def error_frame(*, status: int, code: str, message: str, request_id: str) -> Fra
     )
 
 
+def http_head(status: int, headers: Mapping[str, str]) -> bytes:
+    """Write the head of an HTTP answer."""
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([f"HTTP/1.1 {status} {responses.get(status, '')}", *lines, "", ""]).encode()
+
+
 def to_json(value: object, *, ascii_only: bool = False) -> str:
-    """Write JSON without spaces and with its characters as they are, as the cloud does."""
-    return json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":"))
+    """Write JSON without spaces and with its characters as they are, as the cloud does.
+
+    Raises:
+        TypeError: JSON has no such value.
+        ValueError: JSON has no such number.
+    """
+    return json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False)
 
 
 def encode_json(value: object, *, end: str = "") -> bytes:

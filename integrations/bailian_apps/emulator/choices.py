@@ -1,0 +1,211 @@
+"""Chooses what answers a call, and reads what a file says of one app.
+
+A rule is an answer and the calls that get it; an app of a file is an answer, or rules.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from bailian_apps.emulator.calls import Call, Failure
+from bailian_apps.emulator.recordings import Recording, load_recording
+from bailian_apps.emulator.scenarios import (
+    Agent,
+    AgentText,
+    Description,
+    ErrorAnswer,
+    Milliseconds,
+    Workflow,
+    check_one_of,
+)
+from bailian_apps.emulator.wire import as_object
+
+
+class When(Description):
+    """Which calls a rule is for; everything that is given must hold.
+
+    Attributes:
+        prompt: The prompt has this in it.
+        matches: This regular expression is found in the prompt.
+        biz_params: These of the `biz_params` have these values.
+        round: It is this round of its session; the first is 1.
+    """
+
+    prompt: str | None = None
+    matches: str | None = None
+    biz_params: dict[str, Any] = Field(default_factory=dict)
+    round: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("matches")
+    @classmethod
+    def _check_pattern(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from error
+        return value
+
+    def holds(self, call: Call) -> bool:
+        """Return whether a call is meant."""
+        if self.prompt is not None and self.prompt not in call.prompt:
+            return False
+        if self.matches is not None and not re.search(self.matches, call.prompt):
+            return False
+        if self.round not in (None, len(call.turns) + 1):
+            return False
+        missing = object()
+        params = call.biz_params
+        return all(params.get(key, missing) == item for key, item in self.biz_params.items())
+
+
+def _load(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, str | Path):
+        return load_recording(Path((as_object(info.context) or {}).get("folder", ".")) / value)
+    return value
+
+
+class Choice(Description):
+    """One way to answer: exactly one of its kinds.
+
+    Attributes:
+        text: An agent's plain answer.
+        agent: An agent.
+        workflow: A workflow.
+        recording: The path of a recording; in a file, from that file's folder.
+        error: An error.
+        every_ms: The pace of a recording: a frame each so many milliseconds, not as recorded.
+    """
+
+    text: AgentText | None = None
+    agent: Agent | None = None
+    workflow: Workflow | None = None
+    recording: Annotated[InstanceOf[Recording], BeforeValidator(_load)] | None = None
+    error: ErrorAnswer | None = None
+    every_ms: Milliseconds | None = None
+
+    @model_validator(mode="after")
+    def _check_answer(self) -> "Choice":
+        check_one_of(self, self._kinds())
+        if self.every_ms is not None and self.recording is None:
+            raise ValueError("every_ms is for a `recording`; leave it out")
+        return self
+
+    def _kinds(self) -> list[str]:
+        return ["text", "agent", "workflow", "recording", "error"]
+
+    @property
+    def source(self) -> "Workflow | Agent | Recording | ErrorAnswer":
+        """The one thing that it answers with."""
+        if self.recording is not None and self.every_ms is not None:
+            return self.recording.paced(self.every_ms)
+        agent = None if self.text is None else Agent(text=self.text)
+        source = agent or self.agent or self.workflow or self.recording or self.error
+        assert source is not None  # noqa: S101  # one of them is there, see _check_answer
+        return source
+
+
+class Rule(Choice):
+    """An answer, and the calls that get it.
+
+    Attributes:
+        when: The calls; without it every call.
+    """
+
+    when: When | None = None
+
+
+class Rules(Description):
+    """An app whose answer depends on the call: the first rule that holds answers.
+
+    Attributes:
+        rules: The rules. When none holds, the answer is an error.
+    """
+
+    rules: Annotated[list[Rule], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_reachable(self) -> "Rules":
+        for place, rule in enumerate(self.rules[:-1]):
+            if rule.when is None:
+                raise ValueError(f"no call reaches a rule after rules[{place}]; give it a `when`")
+        return self
+
+    def choose(self, call: Call) -> "Workflow | Agent | Recording":
+        """Return what answers a call.
+
+        Raises:
+            Failure: An error does, or nothing.
+        """
+        for rule in self.rules:
+            if rule.when is None or rule.when.holds(call):
+                source = rule.source
+                if isinstance(source, ErrorAnswer):
+                    raise source.as_failure()
+                return source
+        message = f"None of the {len(self.rules)} rules of this app holds for this call."
+        raise Failure(status=400, code="InvalidParameter", message=message)
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """An app with a pace of its own.
+
+    Attributes:
+        source: The app, or the path of its file.
+        pace: As an emulator's: 1 is as recorded or described, 2 twice as fast, 0 does not wait.
+    """
+
+    source: "Workflow | Agent | Rules | Recording | str | os.PathLike[str]"
+    pace: float
+
+    def __post_init__(self) -> None:
+        """Check the pace."""
+        check_pace(self.pace)
+
+
+def check_pace(pace: float) -> None:
+    """Refuse a pace at which no time can pass.
+
+    Raises:
+        ValueError: It is negative, or not finite.
+    """
+    if not 0 <= pace < float("inf"):
+        raise ValueError(f"pace={pace} must be 0, which answers at once, or more; 1 is as recorded")
+
+
+class AppDescription(Choice):
+    """One app of a file.
+
+    Attributes:
+        rules: Answers that depend on the call.
+        pace: Its own pace, see `Paced`.
+    """
+
+    rules: Annotated[list[Rule], Field(min_length=1)] | None = None
+    pace: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    def _kinds(self) -> list[str]:
+        return [*super()._kinds(), "rules"]
+
+    @property
+    def app(self) -> "Workflow | Agent | Rules | Recording | Paced":
+        """The app that is described."""
+        if self.rules is not None:
+            source = Rules(rules=self.rules)
+        elif self.error is not None:
+            source = Rules(rules=[Rule(error=self.error)])
+        else:
+            source = self.source
+            assert not isinstance(source, ErrorAnswer)  # noqa: S101
+        return source if self.pace is None else Paced(source, self.pace)

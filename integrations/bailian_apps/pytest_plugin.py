@@ -1,0 +1,48 @@
+"""The pytest plugin: a test that asks for `bailian_cloud` runs against a local cloud.
+
+pytest loads this at its start, with or without the emulator's extra. So the emulator is imported by
+the fixture, and the plugin does not live in the emulator's room, which would load it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from bailian_apps.emulator import Emulator
+
+_KEY = "sk-emulator"
+
+
+@pytest.fixture(scope="session")
+def _bailian_server() -> Iterator[Emulator]:  # pyright: ignore[reportUnusedFunction]
+    try:
+        from bailian_apps.emulator import Emulator
+    except ImportError as error:
+        pytest.fail(f"the fixture bailian_cloud: {error}", pytrace=False)
+    with Emulator(apps={}) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def bailian_cloud(_bailian_server: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """A local cloud without an app: `bailian_cloud.add_app(app_id, source)` gives it one.
+
+    One server runs for all tests; its apps, requests, sessions, faults and clock are the test's
+    own. During the test `DASHSCOPE_API_KEY` and `DASHSCOPE_HTTP_BASE_URL` name it, and so does a
+    `dashscope` that was imported before, which reads them only then.
+    """
+    monkeypatch.setenv("DASHSCOPE_API_KEY", _KEY)
+    monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", _bailian_server.base_url)
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy cannot reach this machine's loopback
+        monkeypatch.setenv(name, "127.0.0.1", prepend=",")
+    sdk = sys.modules.get("dashscope")
+    if sdk is not None:
+        monkeypatch.setattr(sdk, "api_key", _KEY)
+        monkeypatch.setattr(sdk, "base_http_api_url", _bailian_server.base_url)
+    yield _bailian_server
+    _bailian_server.reset()

@@ -1,0 +1,366 @@
+"""Every fault that has a name is met by a client as its name says, and hits the calls it should."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.paths import PATHS, STREAMING
+
+from bailian_apps import (
+    APIError,
+    AppFailedError,
+    AuthenticationError,
+    BadRequestError,
+    BailianApp,
+    BailianError,
+    BillingError,
+    ConnectionLostError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProtocolError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    ServiceUnavailableError,
+    StreamInterruptedError,
+    UnknownFrame,
+)
+from bailian_apps.emulator import Call, Emulator
+from bailian_apps.emulator.fault_table import FAULTS
+from bailian_apps.emulator.faults import FaultPlan
+
+PAGE = Path(__file__).parents[2] / "docs" / "emulator-faults.md"
+TEXT = "你好。"
+HALF = "你好"
+
+
+def agent(call: Call) -> list[dict[str, Any]]:
+    texts = [(HALF, "null"), ("。", "null"), ("", "stop")]
+    return [{"output": {"text": text, "finish_reason": why}} for text, why in texts]
+
+
+@dataclass(frozen=True)
+class Met:
+    """What the caller of `BailianApp` meets."""
+
+    error: type[BailianError] | None = None
+    text: str = ""
+    status: int | None = None
+    unknown: int = 0
+
+
+LOST = Met(ConnectionLostError)
+INTERRUPTED = Met(StreamInterruptedError)
+HALVED = Met(StreamInterruptedError, HALF)
+FINE = Met(text=TEXT)
+
+EXPECTED = {
+    "reset_before_headers": LOST,
+    "close_before_headers": LOST,
+    "stall_before_headers": Met(RequestTimeoutError),
+    "close_inside_headers": LOST,
+    "garbage": LOST,
+    "reset_after_headers": INTERRUPTED,
+    "close_after_headers": INTERRUPTED,
+    "stall_after_headers": Met(RequestTimeoutError),
+    "reset_between_frames": HALVED,
+    "close_between_frames": HALVED,
+    "stall_between_frames": Met(RequestTimeoutError, HALF),
+    "reset_inside_frame": HALVED,
+    "close_inside_frame": HALVED,
+    "stall_inside_frame": Met(RequestTimeoutError, HALF),
+    "close_inside_chunk": HALVED,
+    "reset_after_stop": FINE,
+    "close_after_stop": FINE,
+    "stall_after_stop": FINE,
+    "empty_stream": INTERRUPTED,
+    "only_comments": INTERRUPTED,
+    "no_stop_frame": Met(StreamInterruptedError, TEXT),
+    "http_400": Met(BadRequestError, status=400),
+    "http_401": Met(AuthenticationError, status=401),
+    "http_403": Met(PermissionDeniedError, status=403),
+    "free_quota_used_up": Met(BillingError, status=403),
+    "http_404": Met(NotFoundError, status=404),
+    "throttled": Met(RateLimitError, status=429),
+    "throttled_retry_now": Met(RateLimitError, status=429),
+    "throttled_for_an_hour": Met(RateLimitError, status=429),
+    "bill_overdue": Met(BillingError, status=429),
+    "http_500": Met(ServerError, status=500),
+    "app_failed": Met(AppFailedError, status=500),
+    "http_500_model_unavailable": Met(ServiceUnavailableError, status=500),
+    "http_503": Met(ServiceUnavailableError, status=503),
+    "http_503_retry_now": Met(ServiceUnavailableError, status=503),
+    "http_500_gbk": Met(ServerError, status=500),
+    "http_500_cut": Met(ServerError, status=500),
+    "http_502_html": Met(ServerError, status=502),
+    "http_503_empty": Met(ServiceUnavailableError, status=503),
+    "redirect": Met(ProtocolError, status=302),
+    "redirect_to_nonsense": Met(ProtocolError, status=302),
+    "http_200_html": Met(ProtocolError, status=200),
+    "http_200_json_error": Met(RateLimitError),
+    "http_200_json_error_and_output": Met(AuthenticationError),
+    "http_200_output_null": Met(ProtocolError, status=200),
+    "json_instead_of_stream": FINE,
+    "json_instead_of_stream_cut": INTERRUPTED,
+    "error_event": Met(BadRequestError, HALF, 400),
+    "error_event_spaced": Met(BadRequestError, HALF, 400),
+    "error_event_without_code": Met(ServiceUnavailableError, HALF, 503),
+    "error_event_without_code_and_status": Met(APIError, HALF),
+    "error_event_not_json": Met(ServerError, HALF, 500),
+    "throttled_event": Met(RateLimitError, status=429),
+    "error_in_result_event": Met(AppFailedError, HALF),
+    "done_event": FINE,
+    "done_marker": FINE,
+    "frame_after_stop": Met(text=TEXT, unknown=1),
+    "ended_by_length": FINE,
+    "malformed_frame": Met(text=TEXT, unknown=1),
+    "list_frame": Met(text=TEXT, unknown=1),
+    "output_null": Met(text=TEXT, unknown=1),
+    "byte_order_mark": FINE,
+    "crlf": FINE,
+    "cr": FINE,
+    "multi_line_data": FINE,
+    "no_blank_line_at_end": FINE,
+    "no_line_end_at_end": FINE,
+    "close_delimited": FINE,
+    "gzip": FINE,
+    "capital_media_type": FINE,
+    "invalid_utf8": Met(text="\ufffd好。"),
+    "line_separators": FINE,
+    "large_frame": FINE,
+}
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Emulator]:
+    with Emulator(apps={"app": agent, "other": agent}) as cloud:
+        yield cloud
+
+
+@pytest.fixture(autouse=True)
+def anew(cloud: Emulator) -> None:
+    cloud.reset()
+
+
+def app_of(cloud: Emulator, **settings: Any) -> BailianApp:
+    own = {"app_id": "app", "timeout": 0.25, "max_retries": 0}
+    return BailianApp(api_key="sk-test", base_url=cloud.base_url, **(own | settings))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_fault_is_met_and_the_next_call_is_well(cloud: Emulator, name: str, path: str) -> None:
+    expected, app = EXPECTED[name], app_of(cloud)
+    cloud.fail(name)
+    outcome = PATHS[path](app, "hi")
+    assert type(outcome.error) is (expected.error or type(None))
+    if outcome.error is None:
+        assert outcome.result.text == expected.text
+    else:
+        assert outcome.error.status_code == expected.status
+        assert (outcome.error.partial.text if outcome.error.partial else "") == expected.text
+    if path in STREAMING:
+        unknown = [event for event in outcome.events if isinstance(event, UnknownFrame)]
+        assert len(unknown) == expected.unknown
+    assert [request.fault for request in cloud.requests] == [name]
+    assert PATHS[path](app, "hi").text == TEXT
+    assert [request.fault for request in cloud.requests] == [name, None]
+
+
+def test_every_fault_is_tested_and_in_the_table_of_its_page(cloud: Emulator) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.M)
+    assert dict(rows) == cloud.faults
+    assert EXPECTED.keys() == cloud.faults.keys()
+
+
+def test_a_json_answer_is_cut_too(cloud: Emulator, post: Callable[..., Any]) -> None:
+    whole = post(cloud).content
+    cloud.fail("reset_before_headers")
+    with pytest.raises(ConnectionError):
+        post(cloud)
+    for name in ("close_after_headers", "close_between_frames", "close_inside_frame"):
+        cloud.fail(name)
+        with pytest.raises(http.client.IncompleteRead) as caught:
+            post(cloud)
+        half = 0 if name == "close_after_headers" else len(whole) // 2
+        assert len(caught.value.partial) == half
+        assert caught.value.expected == len(whole) - half
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 9])
+def test_a_fault_comes_after_as_many_frames_as_told(
+    cloud: Emulator, post: Callable[..., Any], after: int
+) -> None:
+    cloud.fail("error_event", after_frames=after)
+    answer = post(cloud, stream=True)
+    assert answer.events == ["result"] * min(after, 3) + ["error"]
+    ids = [line for line in answer.content.decode().split("\n") if line.startswith("id:")]
+    assert ids == [f"id:{number + 1}" for number in range(len(ids))]
+    assert answer.frames[-1]["request_id"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_reset_takes_no_frame_with_it(cloud: Emulator, path: str) -> None:
+    large = "好" * 400_000
+    frames = [{"output": {"text": large, "finish_reason": "null"}} for _ in range(3)]
+    stop = {"output": {"text": "", "finish_reason": "stop"}}
+    cloud.add_app("large", lambda call: [*frames, stop])
+    app = app_of(cloud, app_id="large", timeout=10)
+    for _ in range(3):
+        cloud.fail("reset_between_frames", after_frames=3)
+        outcome = PATHS[path](app, "hi")
+        assert type(outcome.error) is StreamInterruptedError
+        assert len(outcome.error.partial.text) == 3 * len(large)
+        cloud.fail("reset_after_stop")
+        assert len(PATHS[path](app, "hi").result.text) == 3 * len(large)
+
+
+def test_a_refusal_does_not_ask_the_app(cloud: Emulator, post: Callable[..., Any]) -> None:
+    cloud.fail("http_503_retry_now")
+    answer = post(cloud)
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "0"
+    assert re.fullmatch("[0-9a-f-]{36}", answer.body["request_id"])
+    assert cloud.sessions == {}
+
+
+def test_what_only_a_stream_can_meet_waits_for_one(
+    cloud: Emulator, post: Callable[..., Any]
+) -> None:
+    cloud.fail("malformed_frame")
+    post(cloud)
+    with pytest.raises(ValueError, match="Expecting value"):
+        _ = post(cloud, stream=True).frames
+    assert [request.fault for request in cloud.requests] == [None, "malformed_frame"]
+
+
+def hits(cloud: Emulator, post: Callable[..., Any], calls: int, app_id: str = "app") -> str:
+    """One letter for each call: `.` when it went well, else its fault's first."""
+    for _ in range(calls):
+        post(cloud, app_id)
+    return "".join((request.fault or ".")[0] for request in cloud.requests)
+
+
+def test_the_nth_call_is_hit(cloud: Emulator, post: Callable[..., Any]) -> None:
+    cloud.fail("throttled", nth=3)
+    assert hits(cloud, post, 5) == "..t.."
+
+
+def test_some_calls_in_a_row_are_hit(cloud: Emulator, post: Callable[..., Any]) -> None:
+    cloud.fail("throttled", nth=2, times=2)
+    assert hits(cloud, post, 5) == ".tt.."
+
+
+def test_faults_wait_for_each_other(cloud: Emulator, post: Callable[..., Any]) -> None:
+    cloud.fail("throttled")
+    cloud.fail("http_500")
+    cloud.fail("app_failed", nth=2)
+    assert hits(cloud, post, 4) == "tha."
+
+
+def test_a_share_is_hit_the_same_way_each_time(cloud: Emulator, post: Callable[..., Any]) -> None:
+    seen: list[str] = []
+    for seed in (1, 1, 2):
+        cloud.reset()
+        cloud.fail("http_503", share=0.25, seed=seed, app_id="app")
+        post(cloud, "other")  # is not counted
+        seen.append(hits(cloud, post, 40)[1:])
+    assert seen[0] == seen[1] != seen[2]
+    cloud.heal()
+    assert hits(cloud, post, 20)[41:] == "." * 20
+
+
+@pytest.mark.parametrize("share", [0.02, 0.25, 0.9])
+def test_as_many_are_hit_as_the_share_says(share: float) -> None:
+    plan, calls = FaultPlan(FAULTS), 10_000
+    plan.add("http_503", share=share, seed=1)
+    hit = [plan.take("app", stream=False) is not None for _ in range(calls)]
+    deviation = (calls * share * (1 - share)) ** 0.5
+    assert abs(sum(hit) - calls * share) < 4 * deviation
+    halves = sum(hit[: calls // 2]), sum(hit[calls // 2 :])
+    assert abs(halves[0] - halves[1]) < 6 * deviation  # all along, not in a row
+
+
+def test_a_share_may_end(cloud: Emulator, post: Callable[..., Any]) -> None:
+    cloud.fail("http_503", share=1, times=2)
+    assert hits(cloud, post, 4) == "hh.."
+
+
+def test_an_app_is_chosen(cloud: Emulator, post: Callable[..., Any]) -> None:
+    cloud.fail("throttled", app_id="other", nth=2)
+    assert hits(cloud, post, 2) == ".."
+    assert hits(cloud, post, 3, "other") == "...t."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"fault": "trottled"}, "no fault 'trottled'; did you mean throttled? There are: reset_"),
+        ({"fault": "xyz"}, "no fault 'xyz'. There are: reset_before_headers, close_"),
+        ({"nth": 0}, "nth=0"),
+        ({"times": 0}, "times=0"),
+        ({"share": 0.0}, "share=0.0 must be above 0"),
+        ({"share": 1.5}, "share=1.5"),
+        ({"share": 0.5, "nth": 2}, "without nth"),
+        ({"seed": 1}, "give share= too"),
+        ({"after_frames": 1}, "'throttled' happen between frames"),
+        ({"fault": "error_event", "after_frames": -1}, "after_frames=-1 must be 0 or more"),
+    ],
+)
+def test_what_cannot_be_staged_is_refused(
+    cloud: Emulator, arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        cloud.fail(**({"fault": "throttled"} | arguments))
+
+
+@pytest.mark.parametrize(
+    "name", ["stall_before_headers", "stall_after_headers", "stall_between_frames"]
+)
+def test_a_stall_ends_when_the_client_hangs_up(
+    cloud: Emulator, open_stream: Callable[..., Any], name: str
+) -> None:
+    if name == "stall_before_headers":
+        cloud.fail(name)
+        assert type(PATHS["stream"](app_of(cloud), "hi").error) is RequestTimeoutError
+    else:
+        cloud.fail(name)
+        with open_stream(cloud) as response:
+            assert response.status == 200
+            assert not cloud.requests[0].gone.is_set()
+    assert cloud.requests[0].gone.wait(10)
+
+
+def test_a_stall_ends_with_the_emulator(open_stream: Callable[..., Any]) -> None:
+    with Emulator(apps={"app": agent}) as cloud:
+        cloud.fail("stall_after_headers")
+        opened = open_stream(cloud)
+        response = opened.__enter__()
+    assert cloud.requests[0].gone.is_set()
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        response.read()
+    opened.__exit__(None, None, None)
+
+
+def test_a_cut_answer_closes_its_app(cloud: Emulator, open_stream: Callable[..., Any]) -> None:
+    closed = threading.Event()
+
+    def app(call: Call) -> Iterator[dict[str, Any]]:
+        try:
+            yield {"output": {"text": "甲", "finish_reason": "null"}}
+            call.gone.wait(10)
+        finally:
+            closed.set()
+
+    cloud.add_app("endless", app)
+    cloud.fail("reset_between_frames", after_frames=0)
+    with open_stream(cloud, "endless") as response, pytest.raises(ConnectionError):
+        response.read()
+    assert closed.wait(10)

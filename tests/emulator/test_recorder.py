@@ -1,0 +1,819 @@
+"""A recorder changes nothing that passes through it, and writes down all of it but the secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dashscope
+import pytest
+import trustme
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame, stream
+
+from bailian_apps import BailianApp, BailianError, StreamInterruptedError
+from bailian_apps.emulator import Emulator, Recorder, load_apps, load_recording
+from bailian_apps.emulator.scrubbing import Scrubber
+
+KEY = "sk-0123456789abcdef0123456789abcdef"
+TOKEN = 'tok/en "7"\\ü'
+TRAVEL = Path(__file__).parents[1] / "recordings" / "workflow-timed.jsonl"
+
+
+def body_of(prompt: str = "你好", **fields: Any) -> bytes:
+    parameters = {"incremental_output": True, "has_thoughts": True}
+    body = {"model": "", "input": {"prompt": prompt, **fields}, "parameters": parameters}
+    return json.dumps(body).encode()
+
+
+@contextmanager
+def exchange(
+    base_url: str, body: bytes, *, sse: bool = True, app_id: str = "app", key: str = KEY
+) -> Iterator[socket.socket]:
+    """Send a request with a bare socket, which then has the answer's bytes."""
+    url = urlsplit(base_url)
+    lines = [
+        f"POST {url.path}/apps/{app_id}/completion HTTP/1.1",
+        f"Host: {url.netloc}",
+        f"Authorization: Bearer {key}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Cookie: session=cookie-secret",
+        "Connection: close",
+        *(["X-DashScope-SSE: enable"] if sse else []),
+    ]
+    with socket.create_connection((str(url.hostname), int(url.port or 0)), timeout=10) as client:
+        client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        yield client
+
+
+def read_all(client: socket.socket) -> bytes:
+    parts = bytearray()
+    with contextlib.suppress(ConnectionResetError):
+        while part := client.recv(65536):
+            parts += part
+    return bytes(parts)
+
+
+def told(raw: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes, bool]:
+    """The status, the headers of the whole way, the content, and whether that was all of it.
+
+    How a body is cut into chunks is each connection's own affair.
+    """
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    status_line, *lines = head.split(b"\r\n")
+    headers = [
+        (name.lower(), value.strip()) for name, _, value in (i.partition(b":") for i in lines)
+    ]
+    ours = {b"transfer-encoding", b"connection"}
+    kept = sorted(header for header in headers if header[0] not in ours)
+    content, whole = rest, True
+    if (b"transfer-encoding", b"chunked") in headers:
+        content, whole = b"", False
+        while size := rest.partition(b"\r\n")[0]:
+            length = int(size, 16)
+            rest = rest.partition(b"\r\n")[2]
+            if length == 0:
+                whole = True
+                break
+            content += rest[:length]
+            rest = rest[length + 2 :]
+    elif b"content-length" in dict(headers):
+        whole = len(content) == int(dict(headers)[b"content-length"])
+    return int(status_line.split()[1]), kept, content, whole
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+HTML = "<html>Bad Gateway 网关</html>".encode("gbk")
+ANSWERS: dict[str, list[bytes | Do]] = {
+    "stream": stream(event(frame("你")), event(frame("好", "stop"))),
+    "error event": stream(event(frame("你")), event({"code": "Oops"}, name="error", status=500)),
+    "json": answer("200 OK", json.dumps(frame("你好", "stop")).encode()),
+    "throttled": answer(
+        "429 Too Many Requests",
+        b'{"code":"Throttling","message":"m"}',
+        "application/json",
+        "Retry-After: 7",
+    ),
+    "html": answer("502 Bad Gateway", HTML, "text/html; charset=gbk", "X-Trace: a", "X-Trace: b"),
+    "empty 503": answer("503 Service Unavailable", b""),
+    "redirect": answer("302 Found", b"", "text/plain", "Location: http://127.0.0.1:1/"),
+    "cookies": answer(
+        "200 OK", json.dumps(frame("a", "stop")).encode(), "application/json", "Set-Cookie: a=b"
+    ),
+    "odd lines": stream(
+        b"\xef\xbb\xbf: hi\n\n", b"data: [DONE]\n\n", b"event:done\r\ndata:\xff\r\n\r\n"
+    ),
+    "cut between frames": [SSE_HEAD, chunk(event(frame("你"))), Do.CLOSE],
+    "cut inside a frame": [
+        SSE_HEAD,
+        chunk(event(frame("你"))),
+        chunk(event(frame("好"))[:30]),
+        Do.CLOSE,
+    ],
+    "cut inside json": [
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+        Do.CLOSE,
+    ],
+    "no end": [
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+        event(frame("a", "stop")),
+        Do.CLOSE,
+    ],
+    "dropped": [Do.CLOSE],
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_client_gets_the_bytes_that_it_would_have_got(name: str, tmp_path: Path) -> None:
+    with WireServer(*[[*ANSWERS[name], Do.CLOSE]] * 2) as server:
+        with exchange(server.base_url, body_of()) as client:
+            directly = read_all(client)
+        with (
+            Recorder(tmp_path, upstream=server.base_url) as proxy,
+            exchange(proxy.base_url, body_of()) as client,
+        ):
+            through = read_all(client)
+        assert server.posts[0] == server.posts[1]
+    if directly:
+        assert told(through) == told(directly)
+    else:
+        assert not through
+    (path,) = proxy.recordings
+    with Emulator(apps={"app": path}) as cloud, exchange(cloud.base_url, body_of()) as client:
+        replayed = read_all(client)
+    if not directly:
+        assert not replayed
+        return
+    status, _, content, whole = told(directly)
+    assert (told(replayed)[0], told(replayed)[3]) == (status, whole)
+    payloads = [line for line in content.split(b"\n") if line.startswith(b"data:{")]
+    if name.startswith("cut inside json"):
+        assert told(replayed)[2] in (b"", content)
+    elif payloads:
+        ids = ("request_id", "session_id")
+        assert [
+            _without(ids, line)
+            for line in told(replayed)[2].split(b"\n")
+            if line.startswith(b"data:{")
+        ] == [_without(ids, line) for line in payloads]
+    elif not content.startswith(b"{"):
+        assert told(replayed)[2] == content
+
+
+def _without(names: tuple[str, ...], line: bytes) -> Any:
+    try:
+        payload = json.loads(line[5:])
+    except ValueError:
+        return line
+    for fields in (payload, payload.get("output", {})):
+        for name in names:
+            fields.pop(name, None)
+    return payload
+
+
+def test_the_upstream_sees_the_request_of_the_client(tmp_path: Path) -> None:
+    with WireServer([*ANSWERS["json"], Do.CLOSE], [*ANSWERS["json"], Do.CLOSE]) as server:
+        with exchange(server.base_url, body_of()) as client:
+            read_all(client)
+        with Recorder(tmp_path, upstream=server.base_url) as proxy:
+            with exchange(proxy.base_url, body_of()) as client:
+                read_all(client)
+            host = urlsplit(proxy.base_url).netloc.encode()
+        direct, through = (
+            {
+                line.partition(b":")[0].lower(): line.partition(b":")[2].strip()
+                for line in head.split(b"\r\n")[1:]
+                if line
+            }
+            for head in server.heads
+        )
+        lines = [head.split(b"\r\n")[0] for head in server.heads]
+    assert lines[0] == lines[1]
+    assert through.pop(b"accept-encoding") == b"identity"
+    assert host not in through.values()
+    for headers in (direct, through):
+        headers.pop(b"connection", None)
+    assert through == direct
+
+
+def test_a_frame_is_at_the_client_as_soon_as_it_came(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def app(call: Any) -> Iterator[dict[str, Any]]:
+        yield frame("one")
+        assert go_on.wait(10)
+        yield frame("two", "stop")
+
+    with (
+        Emulator(apps={"app": app}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+        exchange(proxy.base_url, body_of()) as client,
+    ):
+        seen = b""
+        while b'"one"' not in seen:
+            seen += client.recv(65536)
+        assert proxy.recordings == []
+        assert list(tmp_path.iterdir()) == []  # nothing is there in part
+        go_on.set()
+        assert b'"two"' in read_all(client)
+        (path,) = proxy.recordings  # it is written when the client sees the end
+    offsets = [each["offset_ms"] for each in records(path)[1:]]
+    assert offsets == sorted(offsets)
+    assert len(offsets) == 2
+
+
+def test_a_client_that_hangs_up_ends_the_call_upstream(tmp_path: Path) -> None:
+    with (
+        WireServer([SSE_HEAD, chunk(event(frame("你"))), Do.STALL]) as server,
+        Recorder(tmp_path, upstream=server.base_url) as proxy,
+    ):
+        with exchange(proxy.base_url, body_of()) as client:
+            while b"data:" not in client.recv(65536):
+                pass
+        assert server.gone.wait(5)
+    (path,) = proxy.recordings
+    assert records(path)[-1]["cut"] == "client"
+    with Emulator(apps={"app": path}) as cloud:
+        app = BailianApp(app_id="app", api_key="any-key", base_url=cloud.base_url)
+        with pytest.raises(StreamInterruptedError) as caught:
+            app.invoke("hi")
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "你"
+
+
+def test_a_client_that_leaves_after_the_last_frame_cuts_nothing(tmp_path: Path) -> None:
+    with (
+        WireServer([SSE_HEAD, chunk(event(frame("你", "stop"))), Do.STALL]) as server,
+        Recorder(tmp_path, upstream=server.base_url) as proxy,
+    ):
+        with exchange(proxy.base_url, body_of()) as client:
+            while b"data:" not in client.recv(65536):
+                pass
+        assert server.gone.wait(5)
+    assert [each.get("cut") for each in records(proxy.recordings[0])] == [None, None]
+
+
+def test_stopping_cuts_what_is_open_and_writes_it_down(tmp_path: Path) -> None:
+    with WireServer([SSE_HEAD, chunk(event(frame("你"))), Do.STALL]) as server:
+        proxy = Recorder(tmp_path, upstream=server.base_url)
+        proxy.start()
+        with exchange(proxy.base_url, body_of()) as client:
+            while b"data:" not in client.recv(65536):
+                pass
+            proxy.stop()
+            proxy.stop()
+            assert not told(SSE_HEAD + read_all(client))[3]
+    assert records(proxy.recordings[0])[-1]["cut"] == "recorder"
+
+
+def test_the_sdk_gets_the_same_frames(tmp_path: Path) -> None:
+    def frames_at(base_url: str) -> list[Any]:
+        answers = dashscope.Application.call(
+            app_id="travel",
+            prompt="杭州",
+            api_key=KEY,
+            stream=True,
+            incremental_output=True,
+            has_thoughts=True,
+            base_address=base_url,
+        )
+        return [(each.status_code, each.request_id, each.output, each.usage) for each in answers]
+
+    with Emulator(apps={"travel": TRAVEL}) as first:
+        directly = frames_at(first.base_url)
+    with (
+        Emulator(apps={"travel": TRAVEL}) as second,
+        Recorder(tmp_path, upstream=second.base_url) as proxy,
+    ):
+        assert frames_at(proxy.base_url) == directly
+    with Emulator(apps={"travel": proxy.recordings[0]}) as third:
+        assert frames_at(third.base_url) == directly
+
+
+def test_a_recording_keeps_the_pace(tmp_path: Path) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    with (
+        Emulator(apps={"travel": TRAVEL}, pace=20) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+    ):
+        BailianApp(app_id="travel", api_key=KEY, base_url=proxy.base_url).invoke("hi")
+    recording = load_recording(proxy.recordings[0])
+    recorded = [each.offset_ms for each in recording.frames]
+    meant = [each.offset_ms / 20 for each in load_recording(TRAVEL).frames]
+    assert all(late >= due for late, due in zip(recorded, meant, strict=True))
+    assert recording.request is not None
+    assert (recording.request.app_id, recording.request.prompt) == ("travel", "hi")
+    with Emulator(apps={"travel": recording}, pace=1, sleep=sleep) as cloud:
+        BailianApp(app_id="travel", api_key=KEY, base_url=cloud.base_url).invoke("hi")
+    assert sum(waits) * 1000 == pytest.approx(recorded[-1])
+
+
+def test_files_are_private_numbered_and_named(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "er"
+    out.mkdir(parents=True)
+    (out / "0041-other-json.jsonl").write_text("kept")
+    with (
+        WireServer(
+            [*ANSWERS["stream"], Do.CLOSE], [*ANSWERS["throttled"], Do.CLOSE], [Do.CLOSE]
+        ) as server,
+        Recorder(out, upstream=server.base_url) as proxy,
+    ):
+        for app_id in ("app", "a%2F..%2Fb", "app"):
+            with exchange(proxy.base_url, body_of(), app_id=app_id) as client:
+                read_all(client)
+    names = [path.name for path in proxy.recordings]
+    assert names == ["0042-app-stream.jsonl", "0043-a_b-429.jsonl", "0044-app-lost.jsonl"]
+    assert {path.stat().st_mode & 0o777 for path in proxy.recordings} == {0o600}
+    assert sorted(each.name for each in out.iterdir()) == ["0041-other-json.jsonl", *names]
+    assert (out / "0041-other-json.jsonl").read_text() == "kept"
+
+
+def test_other_requests_pass_and_are_not_recorded(tmp_path: Path) -> None:
+    with (
+        Emulator(apps={}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+        exchange(proxy.base_url, body_of(), app_id="a/b") as client,
+    ):
+        assert told(read_all(client))[0] == 404
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upstream_that_is_not_there_is_said_and_may_be_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with (
+        Recorder(tmp_path, upstream=f"http://127.0.0.1:{port}/api/v1") as proxy,
+        exchange(proxy.base_url, body_of()) as client,
+    ):
+        status, _, content, _ = told(read_all(client))
+    assert status == 503
+    assert json.loads(content)["code"] == "RecorderNotConnected"
+    assert f"cannot connect to http://127.0.0.1:{port}" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_gone_does_not_hurt_the_client(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        WireServer([*ANSWERS["json"], Do.CLOSE]) as server,
+        Recorder(tmp_path / "out", upstream=server.base_url) as proxy,
+    ):
+        (tmp_path / "out").rmdir()
+        with exchange(proxy.base_url, body_of()) as client:
+            assert told(read_all(client))[3]
+    assert proxy.recordings == []
+    assert "is not recorded" in caplog.text
+
+
+def test_an_answer_compressed_unasked_passes_and_its_body_is_left_out(tmp_path: Path) -> None:
+    packed = answer("200 OK", b"\x1f\x8bpacked", "application/json", "Content-Encoding: gzip")
+    with (
+        WireServer([*packed, Do.CLOSE]) as server,
+        Recorder(tmp_path, upstream=server.base_url) as proxy,
+        exchange(proxy.base_url, body_of()) as client,
+    ):
+        assert told(read_all(client))[2] == b"\x1f\x8bpacked"
+    assert records(proxy.recordings[0])[1]["raw"] == ""
+
+
+@pytest.mark.parametrize(
+    ("upstream", "problem"),
+    [
+        ("dashscope.aliyuncs.com", "is no API address"),
+        ("https://u:p@host/api/v1", "user name or password"),
+        ("https://host/api/v1?a=b", "is no API address"),
+    ],
+)
+def test_an_upstream_that_cannot_be_is_refused(upstream: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Recorder("out", upstream=upstream)
+
+
+LOOP = [
+    *[("LLM", "n", status, text) for status, text in (("executing", "一"), ("executing", "一"))],
+    ("LLM", "n", "success", "二"),
+    ("LLM", "n", "success", ""),
+    ("LLM", "n", "executing", "三"),
+    ("LLM", "n", "success", ""),
+    ("End", "e", "executing", "一一"),
+    ("End", "e", "success", "二三"),
+]
+
+
+def looping(_: Any) -> list[dict[str, Any]]:
+    """A node that runs twice and says a word twice, and an answer that streams."""
+
+    def thought(type_: str, id_: str, status: str, text: str) -> Any:
+        result = json.dumps({"result": text})
+        node = {"nodeId": id_, "nodeType": type_, "nodeStatus": status, "nodeResult": result}
+        return {"response": json.dumps(node)}
+
+    frames = [{"thoughts": [thought(*each)], "finish_reason": "null"} for each in LOOP]
+    return [{"output": each} for each in [*frames, {"text": "一一二三", "finish_reason": "stop"}]]
+
+
+def thinking(_: Any) -> list[dict[str, Any]]:
+    """An agent that thinks, and says a word twice."""
+    told = [("嗯", ""), ("嗯", ""), ("", "哈"), ("", "哈"), ("", "")]
+    return [
+        frame(
+            text,
+            "stop" if place == 4 else "null",
+            thoughts=[{"action_type": "reasoning", "thought": mind, "response": mind}],
+        )
+        for place, (mind, text) in enumerate(told)
+    ]
+
+
+@pytest.mark.parametrize("mode", [None, "message_format", "message_format_plus", "agent_format"])
+@pytest.mark.parametrize("app", [looping, thinking, lambda call: "哈哈", TRAVEL])
+def test_a_stream_recorded_without_deltas_is_told_with_and_without(
+    app: Any, mode: str | None, tmp_path: Path
+) -> None:
+    asked = {"has_thoughts": True} | ({"flow_stream_mode": mode} if mode else {})
+    whole = json.dumps({"input": {"prompt": "hi"}, "parameters": asked}).encode()
+
+    def result_at(base_url: str) -> Any:
+        mine = BailianApp(app_id="app", api_key=KEY, base_url=base_url, flow_stream_mode=mode)
+        result = mine.invoke("hi")
+        return result.text, result.reasoning, result.steps, result.streamed_text, result.usage
+
+    def outputs(answer: bytes) -> list[Any]:
+        lines = told(answer)[2].split(b"\n")
+        return [_without(("session_id", "request_id"), i) for i in lines if i[:5] == b"data:"]
+
+    def fold_at(base_url: str) -> Any:
+        with exchange(base_url, body_of(), sse=False) as client:
+            answer = json.loads(told(read_all(client))[2])["output"]
+        return answer["text"], answer["finish_reason"]
+
+    with (
+        Emulator(apps={"app": app}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+    ):
+        with exchange(proxy.base_url, whole) as client:
+            recorded = outputs(read_all(client))
+        directly, folded = result_at(cloud.base_url), fold_at(cloud.base_url)
+    with Emulator(apps={"app": proxy.recordings[0]}) as cloud:
+        with exchange(cloud.base_url, whole) as client:
+            assert outputs(read_all(client)) == recorded
+        assert result_at(cloud.base_url) == directly
+        assert fold_at(cloud.base_url) == folded
+
+
+def test_what_a_recording_does_not_have_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        Emulator(apps={"app": TRAVEL}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+    ):
+        app = BailianApp(app_id="app", api_key=KEY, base_url=proxy.base_url)
+        text = app.invoke("hi", thoughts=False).text
+        app.invoke("hi", flow_stream_mode="agent_format")
+        app.invoke("hi")
+    for path, asked, lack in zip(
+        proxy.recordings,
+        [{}, {"flow_stream_mode": "message_format"}, {"flow_stream_mode": "message_format"}],
+        [
+            ": it was recorded without has_thoughts, so it has no steps",
+            ": it was recorded with flow_stream_mode=agent_format and is told so",
+            None,
+        ],
+        strict=True,
+    ):
+        caplog.clear()
+        with Emulator(apps={"app": path}) as cloud:
+            app = BailianApp(app_id="app", api_key=KEY, base_url=cloud.base_url)
+            assert app.invoke("hi", **asked).text == text
+        assert caplog.messages == ([path.name + lack] if lack else [])
+
+
+@pytest.mark.parametrize("sse", [True, False])
+def test_a_cut_recording_is_cut_at_its_moment(tmp_path: Path, sse: bool) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    path = tmp_path / "cut.jsonl"
+    data = {"output": {"text": "a", "finish_reason": "null"}}
+    head = {"request": {"app_id": "app"}, "response": None}
+    lines = [head, {"offset_ms": 40, "data": data}, {"offset_ms": 700, "cut": "upstream"}]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    with (
+        Emulator(apps={"app": path}, pace=1, sleep=sleep) as cloud,
+        exchange(cloud.base_url, body_of(), sse=sse) as client,
+    ):
+        assert (b'"a"' in read_all(client)) is sse
+    assert sum(waits) == pytest.approx(0.7)
+
+
+# ---------------------------------------------------------------------------- TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def test_an_upstream_with_tls_is_recorded(
+    authority: trustme.CA, tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with (
+        WireServer([*ANSWERS["stream"], Do.CLOSE], tls=tls) as server,
+        Recorder(tmp_path / "out", upstream=server.base_url) as proxy,
+        exchange(proxy.base_url, body_of()) as client,
+    ):
+        assert server.base_url.startswith("https://")
+        assert told(read_all(client))[3]
+    assert [each.output["text"] for each in load_recording(proxy.recordings[0]).frames] == [
+        "你", "好"
+    ]  # fmt: skip
+
+
+def test_an_upstream_that_nobody_vouches_for_gets_nothing(
+    tls: ssl.SSLContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        WireServer([*ANSWERS["stream"], Do.CLOSE], tls=tls) as server,
+        Recorder(tmp_path, upstream=server.base_url) as proxy,
+        exchange(proxy.base_url, body_of()) as client,
+    ):
+        status, _, content, _ = told(read_all(client))
+        assert not server.posts
+    assert status == 503
+    assert "certificate" in json.loads(content)["message"]
+    assert "certificate verify failed" in caplog.text
+    assert "SSL_CERT_FILE" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_runs_once_at_a_time(tmp_path: Path) -> None:
+    with Recorder(tmp_path) as proxy, pytest.raises(RuntimeError, match="already running"):
+        proxy.start()
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = proxy.base_url
+
+
+def test_a_folder_answers_each_call_with_what_it_recorded_of_it(tmp_path: Path) -> None:
+    def app(call: Any) -> str:
+        return f"{call.prompt} in {call.biz_params.get('city', 'no city')}"
+
+    asked: list[dict[str, Any]] = [
+        {"prompt": "Eat"},
+        {"prompt": "Eat", "biz_params": {"city": "杭州"}},
+        {"prompt": "See (it)"},
+    ]
+    with (
+        Emulator(apps={"app": app, "other": lambda call: "other"}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+    ):
+        mine = BailianApp(app_id="app", api_key=KEY, base_url=proxy.base_url)
+        told = [mine.invoke(**each).text for each in asked]
+        mine.invoke("any", app_id="other")
+    with Emulator(apps=load_apps(tmp_path)) as cloud:
+        mine = BailianApp(app_id="app", api_key=KEY, base_url=cloud.base_url)
+        assert [mine.invoke(**each).text for each in asked] == told
+        assert mine.invoke("whatever", app_id="other").text == "other"
+        with pytest.raises(BailianError):
+            mine.invoke("What was never recorded")
+
+
+# ------------------------------------------------------------------------ secrets
+
+
+def test_no_secret_reaches_the_disk(tmp_path: Path) -> None:
+    tokens = {"tool": {"user_token": TOKEN, "pin": 918273}}
+    nested = json.dumps({"nodeId": "n", "nodeResult": json.dumps({"result": f"{TOKEN} {KEY}"})})
+
+    def app(call: Any) -> Iterator[dict[str, Any]]:
+        assert call.biz_params["user_defined_tokens"] == tokens
+        echoed = {
+            "thoughts": [{"response": nested}],
+            "user_defined_tokens": {"other": "never-seen"},
+        }
+        yield frame(f"key {KEY[:9]}", **echoed, n=918273)
+        yield frame(KEY[9:] + TOKEN[:4], **{KEY: 1})
+        yield frame(TOKEN[4:], inner=json.dumps({"user_defined_tokens": "never-seen"}))
+        yield frame("end", "stop")
+
+    with (
+        Emulator(apps={"app": app}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+    ):
+        body = body_of(f"my key is {KEY}", biz_params={"user_defined_tokens": tokens, "a": 1})
+        with exchange(proxy.base_url, body) as client:
+            seen = read_all(client).decode()
+    assert KEY[9:] in seen  # the client gets everything
+    assert "never-seen" in seen
+    text = proxy.recordings[0].read_text(encoding="utf-8")
+    for secret in (KEY, TOKEN, json.dumps(TOKEN)[1:-1], "918273", "never-seen", "cookie-secret"):
+        assert secret not in text
+    head, *frames = records(proxy.recordings[0])
+    assert head["request"]["body"]["input"] == {
+        "prompt": "my key is ***",
+        "biz_params": {
+            "user_defined_tokens": {"tool": {"user_token": "***", "pin": "***"}},
+            "a": 1,
+        },
+    }
+    outputs = [each["data"]["output"] for each in frames]
+    assert "".join(output["text"] for output in outputs) == "key ******end"
+    result = json.loads(json.loads(outputs[0]["thoughts"][0]["response"])["nodeResult"])
+    assert result == {"result": "*** ***"}
+
+
+def test_a_refused_request_that_is_no_json_is_not_kept(tmp_path: Path) -> None:
+    with (
+        Emulator(apps={}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+        exchange(proxy.base_url, b'{"user_defined_tokens": "abc' + KEY.encode(), sse=False) as c,
+    ):
+        assert told(read_all(c))[0] == 400
+    assert records(proxy.recordings[0])[0]["request"]["body"] is None
+
+
+@pytest.mark.parametrize(
+    "header", [KEY, f"Bearer {KEY}", f"Bearer other-key\r\nAuthorization: {KEY}"]
+)
+def test_a_key_is_known_however_it_is_sent(header: str, tmp_path: Path) -> None:
+    with (
+        WireServer([*ANSWERS["json"], Do.CLOSE]) as server,
+        Recorder(tmp_path, upstream=server.base_url) as proxy,
+    ):
+        url = urlsplit(proxy.base_url)
+        body = body_of(f"my key is {KEY}")
+        head = (
+            f"POST {url.path}/apps/app/completion HTTP/1.1\r\nHost: {url.netloc}\r\n"
+            f"Authorization: {header}\r\nContent-Length: {len(body)}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        with socket.create_connection((str(url.hostname), int(url.port or 0))) as client:
+            client.sendall(head.encode() + body)
+            assert told(read_all(client))[3]
+    assert records(proxy.recordings[0])[0]["request"]["body"]["input"] == {
+        "prompt": "my key is ***"
+    }
+
+
+def test_a_token_of_an_earlier_request_stays_secret(tmp_path: Path) -> None:
+    with (
+        Emulator(apps={"app": lambda call: f"hello {TOKEN}"}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+    ):
+        for fields in ({"biz_params": {"user_defined_tokens": {"t": TOKEN}}}, {}):
+            with exchange(proxy.base_url, body_of(**fields), sse=False) as client:
+                read_all(client)
+    assert records(proxy.recordings[1])[1]["data"]["output"]["text"] == "hello ***"
+
+
+def test_a_secret_half_told_when_the_stream_was_cut_is_masked() -> None:
+    scrubber = Scrubber()
+    scrubber.learn(KEY)
+    payloads: list[Any] = [{"text": f"it is {KEY[:12]}"}, {"text": KEY[12:25]}]
+    scrubber.deltas(payloads)
+    assert payloads == [{"text": "it is ***"}, {"text": ""}]
+
+
+def test_nodes_that_take_turns_do_not_hide_a_secret() -> None:
+    def node(name: str, text: str) -> Any:
+        return {"workflow_message": {"node_id": name, "message": {"content": text}}}
+
+    scrubber = Scrubber()
+    scrubber.learn(KEY)
+    payloads: list[Any] = [node("a", KEY[:20]), node("b", "other"), node("a", KEY[20:])]
+    scrubber.deltas(payloads)
+    assert KEY[20:] not in json.dumps(payloads)
+
+
+SECRETS = st.text(
+    st.characters(codec="utf-8", exclude_characters="\r\n*"), min_size=6, max_size=24
+).filter(lambda secret: secret.strip() == secret and len(set(secret)) > 3)
+PLACES = (
+    "text",
+    "name",
+    "nested",
+    "twice nested",
+    "error message",
+    "split",
+    "split nested",
+    "list",
+)
+
+
+def place(secret: str, where: str, cut: int) -> list[Any]:
+    cut = cut % len(secret)
+    left, right = "«" + secret[:cut], secret[cut:] + "»"
+    whole = left + right
+    node = [
+        {"response": json.dumps({"nodeId": "n", "nodeResult": json.dumps({"result": t})})}
+        for t in (left, right)
+    ]
+    return {
+        "text": [{"output": {"text": whole}}],
+        "name": [{"output": {whole: 1}}],
+        "nested": [{"output": {"a": json.dumps({"b": whole})}}],
+        "twice nested": [{"a": json.dumps([json.dumps({"b": whole}, ensure_ascii=False)])}],
+        "error message": [{"code": "x", "message": whole}],
+        "split": [{"output": {"text": left}}, {"output": {"text": right}}],
+        "split nested": [{"output": {"thoughts": [node[0]]}}, {"output": {"thoughts": [node[1]]}}],
+        "list": [{"output": {"a": [[whole], {"b": [whole]}]}}],
+    }[where]
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text of a value, JSON inside of texts opened."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield name
+            yield from strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, str):
+        yield value
+        with contextlib.suppress(ValueError):
+            inner = json.loads(value)
+            if isinstance(inner, dict | list):
+                yield from strings(inner)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(secret=SECRETS, where=st.sampled_from(PLACES), cut=st.integers(0, 99))
+@example(secret='a"b/c\\d', where="twice nested", cut=3)
+@example(secret="x😀\\\\nyü", where="split nested", cut=2)
+def test_a_secret_is_masked_wherever_it_stands(secret: str, where: str, cut: int) -> None:
+    scrubber = Scrubber()
+    scrubber.learn(secret)
+    payloads = scrubber.value(place(secret, where, cut))
+    scrubber.deltas(payloads)
+    found = list(strings(payloads))
+    assert not [text for text in found if secret in text]
+    told_in_order = "".join(found)
+    assert secret not in told_in_order
+    assert "***" in told_in_order
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    token=SECRETS,
+    where=st.sampled_from(PLACES),
+    cut=st.integers(0, 99),
+    in_prompt=st.booleans(),
+    key=st.text(st.sampled_from("abcdefXYZ0123456789-_."), min_size=8, max_size=40),
+)
+def test_neither_key_nor_token_reaches_the_disk(
+    token: str,
+    where: str,
+    cut: int,
+    in_prompt: bool,
+    key: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    key = "sk-" + key
+    frames = [*place(token, where, cut), *place(key, where, cut), frame("end", "stop")]
+    for each in frames:
+        each.setdefault("output", {})
+    out = tmp_path_factory.mktemp("out")
+    with (
+        Emulator(apps={"app": lambda call: frames}) as cloud,
+        Recorder(out, upstream=cloud.base_url) as proxy,
+    ):
+        prompt = f"{key} and {token}" if in_prompt else "hi"
+        body = body_of(prompt, biz_params={"user_defined_tokens": {"t": {"user_token": token}}})
+        with exchange(proxy.base_url, body, key=key) as client:
+            read_all(client)
+    (path,) = proxy.recordings
+    found = list(strings(records(path)))
+    assert not [text for text in found if token in text or key in text]
+    assert load_recording(path).frames[-1].finished

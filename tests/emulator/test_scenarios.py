@@ -1,0 +1,543 @@
+"""A described app answers in every stream mode, and what describes none says what to mend."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bailian_apps import AppFailedError, AppResult, BailianApp
+from bailian_apps.core.decoder import Decoder
+from bailian_apps.emulator import (
+    Agent,
+    Emulator,
+    ErrorAnswer,
+    Node,
+    Paced,
+    Reference,
+    Rule,
+    Rules,
+    ScenarioError,
+    Thought,
+    TokenUsage,
+    When,
+    Workflow,
+    load_apps,
+)
+
+DELTAS = {"incremental_output": True, "has_thoughts": True}
+MODES = ["full_thoughts", "message_format_plus", "message_format", "agent_format", None]
+
+WORKFLOWS = """
+apps:
+  plain:
+    workflow:
+      nodes:
+        - {name: writer, output: "西湖,灵隐寺,西溪湿地"}
+  branches:
+    workflow:
+      nodes:
+        - {name: dishes, after: [], latency_ms: 300, chunk_ms: 20, reasoning: "先想菜，再想价钱",
+           output: "西湖醋鱼,龙井虾仁", usage: {model_id: qwen-max, input_tokens: 25, output_tokens: 12}}
+        - {name: sights, after: [], latency_ms: 290, chunk_ms: 35, output: [西湖, "哈", "哈"],
+           usage: {model_id: qwen-max, input_tokens: 9, output_tokens: 3}}
+        - {name: library, type: Retrieval, after: [], latency_ms: 310, output: {chunks: [{text: 苏堤}]}}
+        - {name: join, type: Script, after: [dishes, sights, library],
+           output: "{nodes.dishes}/{nodes.sights}"}
+        - {name: 结束, type: End, output: "菜与景：{nodes.join}"}
+  mirrored:
+    workflow:
+      nodes:
+        - {name: search, type: API, output: '[1,2]'}
+        - {name: thinker, reasoning: [嗯, "，", 好], output: [告诉我, 你是谁, "？"]}
+        - {name: 结束, type: End, mirrors: thinker}
+  streamed-end:
+    workflow:
+      nodes:
+        - {name: start, type: Start}
+        - {name: route, type: Condition, output: a}
+        - {name: writer, output: not this}
+        - {name: 结束, type: End, output: [one, " two", " two"]}
+"""
+TEXTS = {
+    "plain": "西湖,灵隐寺,西溪湿地",
+    "branches": "菜与景：西湖醋鱼,龙井虾仁/西湖哈哈",
+    "mirrored": "告诉我你是谁？",
+    "streamed-end": "one two two",
+}
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[Emulator]:
+    with Emulator(apps={}) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def yaml_apps(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+    def read(text: str) -> dict[str, Any]:
+        path = tmp_path / "apps.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_apps(path)
+
+    return read
+
+
+def ask(cloud: Emulator, mode: str | None, app_id: str = "app", prompt: str = "你好") -> AppResult:
+    app = BailianApp(app_id=app_id, api_key="k", base_url=cloud.base_url, max_retries=0)
+    return app.invoke(prompt, thoughts=mode is not None, flow_stream_mode=mode)
+
+
+def steps_of(result: AppResult) -> list[tuple[Any, ...]]:
+    return [(s.id, s.name, s.type, s.status, s.output, s.reasoning) for s in result.steps]
+
+
+def check_modes(cloud: Emulator, post: Callable[..., Any], app_id: str) -> AppResult:
+    """The same answer in every mode, and of the steps all that the mode tells."""
+    full, plus, message, agent, plain = (ask(cloud, mode, app_id) for mode in MODES)
+    assert {r.text for r in (plus, message, agent, plain)} == {full.text}
+    assert {r.streamed_text for r in (full, plus, message, agent, plain)} == {None}
+    assert [r.usage for r in (plus, message, agent, plain)] == [full.usage] * 4
+    # Here a node begins with its first word, there with its start: so branches may change places.
+    assert sorted(steps_of(plus)) == sorted(steps_of(full))
+    assert steps_of(message) == [step for step in steps_of(full) if step[2] == "End"]
+    assert agent.steps == plain.steps == ()
+    decoder = Decoder()
+    decoder.feed(post(cloud, app_id, parameters=DELTAS).body)
+    folded = decoder.finish()
+    assert (folded.text, steps_of(folded), folded.usage) == (full.text, steps_of(full), full.usage)
+    for mode in ["full_thoughts", "message_format_plus", "message_format", "agent_format"]:
+        check_cumulative(cloud, post, app_id, mode)
+    return full
+
+
+def check_cumulative(cloud: Emulator, post: Callable[..., Any], app_id: str, mode: str) -> None:
+    """Without `incremental_output` every piece is all so far."""
+    asked = {"has_thoughts": True, "flow_stream_mode": mode}
+    grown = post(cloud, app_id, stream=True, parameters=asked).outputs
+    deltas = post(cloud, app_id, stream=True, parameters={**asked, **DELTAS}).outputs
+    said: dict[str, str] = {}
+    for whole, delta in zip(grown, deltas, strict=True):
+        texts = zip(node_texts(whole), node_texts(delta), strict=True)
+        for (node_id, so_far), (same_id, piece) in texts:
+            assert node_id == same_id
+            said[node_id] = said.get(node_id, "") + piece
+            assert so_far == said[node_id]
+
+
+def node_texts(output: dict[str, Any]) -> list[tuple[str, str]]:
+    told = [json.loads(thought["response"]) for thought in output.get("thoughts", [])]
+    texts = [
+        (node["nodeId"], json.loads(node.get("nodeResult", "{}")).get("result", ""))
+        for node in told
+    ]
+    message = output.get("workflow_message")
+    if message:
+        content = message["message"]["content"]
+        plus = message["node_type"] == "LLM" and content
+        texts.append((message["node_id"], json.loads(content)["result"] if plus else content))
+    return texts
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_yaml_workflow_is_the_same_in_every_mode(
+    cloud: Emulator, post: Callable[..., Any], yaml_apps: Callable[..., Any], name: str
+) -> None:
+    for app_id, app in yaml_apps(WORKFLOWS).items():
+        cloud.add_app(app_id, app)
+    assert check_modes(cloud, post, name).text == TEXTS[name]
+
+
+def test_the_steps_are_those_described(cloud: Emulator, yaml_apps: Callable[..., Any]) -> None:
+    cloud.add_app("app", yaml_apps(WORKFLOWS)["branches"])
+    result = ask(cloud, "full_thoughts")
+    assert [(s.name, s.type, s.output, s.reasoning, s.duration_ms) for s in result.steps] == [
+        ("开始", "Start", "", "", 0),
+        ("dishes", "LLM", "西湖醋鱼,龙井虾仁", "先想菜，再想价钱", 300 + 4 * 20),
+        ("sights", "LLM", "西湖哈哈", "", 290 + 2 * 35),
+        ("library", "Retrieval", '{"chunks":[{"text":"苏堤"}]}', "", 310),
+        ("join", "Script", "西湖醋鱼,龙井虾仁/西湖哈哈", "", 0),
+        ("结束", "End", TEXTS["branches"], "", 0),
+    ]
+    models = [(m.model_id, m.input_tokens, m.output_tokens) for m in result.usage.models]
+    assert sorted(models) == [("qwen-max", 9, 3), ("qwen-max", 25, 12)]
+
+
+NODE_TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="{}"), max_size=12)
+OUTPUTS = NODE_TEXTS | st.lists(NODE_TEXTS, max_size=4)
+
+
+@st.composite
+def workflows(draw: st.DrawFn) -> Workflow:
+    names = draw(
+        st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=4, unique=True)
+    )
+    nodes: list[Node] = []
+    for place, name in enumerate(names):
+        type_ = draw(st.sampled_from(["LLM", "LLM", "Retrieval", "Script"]))
+        after = draw(
+            st.none() | st.lists(st.sampled_from(names[:place]), unique=True)
+            if place
+            else st.none()
+        )
+        nodes.append(
+            Node(
+                name=name,
+                type=type_,
+                after=after,
+                latency_ms=draw(st.integers(0, 3)),
+                chunk_ms=draw(st.integers(0, 3)),
+                output=draw(OUTPUTS),
+                reasoning=draw(OUTPUTS) if type_ == "LLM" else "",
+                usage=draw(
+                    st.none()
+                    | st.builds(TokenUsage, model_id=st.just("m"), output_tokens=st.integers(0, 9))
+                ),
+            )
+        )
+    end = draw(st.sampled_from(["added", "mirrors", "own"]))
+    if end == "mirrors":
+        nodes.append(Node(name="end", type="End", mirrors=draw(st.sampled_from(names))))
+    elif end == "own":
+        nodes.append(Node(name="end", type="End", output=draw(OUTPUTS)))
+    return Workflow(nodes=nodes)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(workflow=workflows())
+def test_any_workflow_is_the_same_in_every_mode(
+    cloud: Emulator, post: Callable[..., Any], workflow: Workflow
+) -> None:
+    cloud.add_app("any", workflow)
+    result = check_modes(cloud, post, "any")
+    said = {step.name: (step.output, step.reasoning) for step in result.steps}
+    for node in workflow.nodes:
+        if node.output is not None:
+            assert isinstance(node.output, str | list)
+            assert said[node.name] == ("".join(node.output), "".join(node.reasoning))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_failing_node_ends_the_run(cloud: Emulator, mode: str | None) -> None:
+    nodes = [
+        Node(name="writer", output="written"),
+        Node(name="api", type="API", fails=ErrorAnswer(code="InvokePluginFailed", message="坏了")),
+        Node(name="never", output="never"),
+    ]
+    cloud.add_app("app", Workflow(nodes=nodes))
+    with pytest.raises(AppFailedError, match="坏了") as caught:
+        ask(cloud, mode)
+    assert caught.value.code == "InvokePluginFailed"
+    partial = caught.value.partial
+    assert partial is not None
+    if mode in ("full_thoughts", "message_format_plus"):
+        told = [(s.name, s.status, s.output, s.error) for s in partial.steps[1:]]
+        assert told == [("writer", "success", "written", None), ("api", "failed", "", "坏了")]
+    else:
+        assert partial.steps == ()
+
+
+def test_a_branch_that_fails_cuts_the_others(cloud: Emulator, post: Callable[..., Any]) -> None:
+    slow = Node(name="slow", after=[], latency_ms=100, output="late")
+    failing = Node(name="failing", after=[], latency_ms=50, output="half", fails=ErrorAnswer())
+    cloud.add_app("app", Workflow(nodes=[slow, failing]))
+    answer = post(cloud, "app", stream=True, parameters=DELTAS)
+    assert answer.events[-1] == "error"
+    assert answer.frames[-1]["code"] == "AppProcessFailed"
+    assert ":HTTP_STATUS/500" in answer.content.decode()
+    assert "late" not in answer.content.decode()
+    whole = post(cloud, "app", parameters=DELTAS)
+    assert (whole.status, whole.body["code"]) == (500, "AppProcessFailed")
+
+
+AGENT = Agent(
+    thoughts=[
+        Thought(reasoning="先查天气，再查手册。"),
+        Thought(tool="weather", arguments={"city": "{biz_params.city}"}, observation={"temp": 20}),
+        Thought(tool="files", type="mcp", arguments={"key": "a"}, observation="found"),
+        Thought(reasoning=["好", "好"]),
+        Thought(retrieval="手册", arguments={"query": "{prompt}"}),
+    ],
+    references=[Reference(title="手册", text="杭州多雨"), Reference(index_id="x", doc_id="d")],
+    text="杭州晴<ref>[1]</ref>。",
+    usage=TokenUsage(model_id="qwen-max", input_tokens=31, output_tokens=20),
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_agent_thinks_calls_cites_and_answers(
+    cloud: Emulator, post: Callable[..., Any], mode: str | None
+) -> None:
+    cloud.add_app("app", AGENT)
+    app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
+    asked = {"biz_params": {"city": "杭州"}, "thoughts": mode is not None}
+    streamed = app.invoke("天气", flow_stream_mode=mode, **asked)
+    decoder = Decoder()
+    parameters = {"has_thoughts": mode is not None}
+    body = post(
+        cloud, "app", prompt="天气", biz_params={"city": "杭州"}, parameters=parameters
+    ).body
+    decoder.feed(body)
+    for result in (streamed, decoder.finish()):
+        assert result.text == "杭州晴<ref>[1]</ref>。"
+        assert [reference.index_id for reference in result.references] == ["1", "x"]
+        (usage,) = result.usage.models
+        assert (usage.model_id, usage.input_tokens, usage.output_tokens) == ("qwen-max", 31, 20)
+        told = [(s.kind, s.name, s.input, s.output, s.reasoning) for s in result.steps]
+        documents = '[{"index_id":"1","title":"手册","text":"杭州多雨"},{"index_id":"x","doc_id":"d","text":""}]'
+        expected = [
+            ("reasoning", "思考过程", None, "", "先查天气，再查手册。"),
+            ("tool", "weather", {"city": "杭州"}, '{"temp":20}', ""),
+            ("tool", "files", {"key": "a"}, "found", ""),
+            ("reasoning", "思考过程", None, "", "好好"),
+            ("retrieval", "手册", {"query": "天气"}, documents, ""),
+        ]
+        assert told == (expected if mode is not None else [])
+
+
+def test_usage_grows_with_the_text(cloud: Emulator, post: Callable[..., Any]) -> None:
+    usage = TokenUsage(model_id="m", input_tokens=5, output_tokens=6)
+    cloud.add_app("app", Agent(text=["a", "b", "c"], usage=usage))
+    frames = post(cloud, "app", stream=True, parameters=DELTAS).frames
+    assert [frame["usage"]["models"][0]["output_tokens"] for frame in frames] == [2, 4, 6, 6]
+
+
+def test_an_answer_knows_prompt_parameters_and_turns(
+    cloud: Emulator, post: Callable[..., Any]
+) -> None:
+    text = 'you: {prompt}, {biz_params.user.name}, {biz_params.n}, {{prompt}}, {"a": {"b": 1}}'
+    cloud.add_app("app", Agent(text=text))
+    cloud.add_app("next", Rules(rules=[
+        Rule(when=When(round=1), text="first: {prompt}"),
+        Rule(text="{turns[-1].prompt} -> {turns[-1].answer} ({turns[0].prompt})"),
+    ]))  # fmt: skip
+    answer = post(cloud, "app", prompt="{prompt}", biz_params={"user": {"name": "林"}, "n": 3})
+    assert answer.output["text"] == 'you: {prompt}, 林, 3, {prompt}, {"a": {"b": 1}}'
+    session_id = post(cloud, "next", prompt="一").output["session_id"]
+    answer = post(cloud, "next", prompt="二", session_id=session_id)
+    assert answer.output["text"] == "一 -> first: 一 (一)"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{biz_params.city}", "needs biz_params.city, but biz_params has town."),
+        ("{biz_params.town.name}", "needs biz_params.town.name, but biz_params.town has no items"),
+        ("{turns[-1].answer}", "needs turns[-1].answer, but turns has no items"),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", ["agent", "workflow"])
+def test_what_a_call_lacks_is_an_error_of_the_cloud(
+    cloud: Emulator, post: Callable[..., Any], text: str, problem: str, stream: bool, kind: str
+) -> None:
+    app = Agent(text=text) if kind == "agent" else Workflow(nodes=[Node(name="a", output=text)])
+    cloud.add_app("app", app)
+    answer = post(cloud, "app", stream=stream, biz_params={"town": "x"})
+    assert (answer.status, answer.body["code"]) == (400, "InvalidParameter")
+    assert problem in answer.body["message"]
+
+
+RULES = """
+rules:
+  - {when: {prompt: 天气, biz_params: {city: 杭州}}, text: 杭州晴}
+  - {when: {matches: "^\\\\d+$"}, workflow: {nodes: [{name: count, output: "{prompt}!"}]}}
+  - {when: {prompt: busy}, error: {code: Throttling, status: 429, message: 慢一点}}
+  - {when: {round: 2}, text: again}
+"""
+
+
+def test_the_first_rule_that_holds_answers(
+    cloud: Emulator, post: Callable[..., Any], yaml_apps: Callable[..., Any]
+) -> None:
+    cloud.add_app("app", yaml_apps(RULES)["apps"])
+    assert (
+        post(cloud, "app", prompt="天气?", biz_params={"city": "杭州"}).output["text"] == "杭州晴"
+    )
+    assert post(cloud, "app", prompt="12").output["text"] == "12!"
+    busy = post(cloud, "app", prompt="busy")
+    assert (busy.status, busy.body["code"], busy.body["message"]) == (429, "Throttling", "慢一点")
+    session_id = post(cloud, "app", prompt="3").output["session_id"]
+    assert post(cloud, "app", prompt="x", session_id=session_id).output["text"] == "again"
+    none = post(cloud, "app", prompt="天气", biz_params={"city": "上海"})
+    assert (none.status, none.body["code"]) == (400, "InvalidParameter")
+    assert "None of the 4 rules" in none.body["message"]
+
+
+def test_latency_is_told_at_the_pace(
+    yaml_apps: Callable[..., Any], post: Callable[..., Any]
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    described = yaml_apps(
+        """
+apps:
+  slow: {workflow: {nodes: [{name: a, latency_ms: 200, chunk_ms: 40, output: [x, y]}]}}
+  own: {pace: 2, agent: {text: [x, y], latency_ms: 200, chunk_ms: 40}}
+  never: {pace: 0, agent: {text: [x, y], latency_ms: 200}}
+"""
+    )
+    assert isinstance(described["own"], Paced)
+    with Emulator(apps=described, pace=1, sleep=sleep) as cloud:
+        told: dict[str, list[float]] = {}
+        for app_id in described:
+            post(cloud, app_id, stream=True, parameters=DELTAS)
+            told[app_id] = [round(seconds, 6) for seconds in waits]
+            waits.clear()
+        post(cloud, "slow")
+    assert told == {"slow": [0.2, 0.04], "own": [0.1, 0.02], "never": []}
+    assert waits == [0.24]
+
+
+def test_a_file_may_have_a_pace_too(tmp_path: Path, post: Callable[..., Any]) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    path = tmp_path / "slow.yaml"
+    path.write_text("pace: 1\nagent: {text: [x, y], chunk_ms: 40}")
+    with Emulator(apps={"slow": path, "twice": Paced(path, 2)}, sleep=sleep) as cloud:
+        for app_id in ("slow", "twice"):
+            post(cloud, app_id, stream=True)
+    assert waits == [0.04, 0.02]
+
+
+def test_a_folder_is_one_app_a_file(
+    tmp_path: Path, recordings: Path, post: Callable[..., Any]
+) -> None:
+    name = "workflow-two-llm.sse"
+    (tmp_path / "recorded").mkdir()
+    for path in (tmp_path / "recorded" / name, tmp_path / "bare.sse"):
+        path.write_bytes((recordings / name).read_bytes())
+    (tmp_path / "one.yml").write_text("text: hi")
+    (tmp_path / "README.md").write_text("no app")
+    (tmp_path / "more.yaml").write_text(
+        f"apps:\n  steady: {{recording: recorded/{name}, every_ms: 50, pace: 1}}\n"
+        f"  same: {{recording: recorded/{name}}}"
+    )
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    apps = load_apps(tmp_path)
+    assert sorted(apps) == ["bare", "one", "same", "steady"]
+    with Emulator(apps=apps, sleep=sleep) as cloud:
+        assert post(cloud, "one").output["text"] == "hi"
+        for app_id in ("steady", "bare", "same"):
+            cloud.reset()  # so that each may use the recorded ids
+            content = post(cloud, app_id, stream=True, parameters=DELTAS).content
+            assert content == (recordings / name).read_bytes()
+    assert waits == [0.05] * 11
+
+
+def test_the_page_shows_a_file_that_can_be_read(
+    tmp_path: Path, recordings: Path, post: Callable[..., Any]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "scenarios.md"
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings" / "old.sse").write_bytes(
+        (recordings / "workflow-two-llm.sse").read_bytes()
+    )
+    (tmp_path / "apps.yaml").write_text(block, encoding="utf-8")
+    with Emulator(apps=load_apps(tmp_path / "apps.yaml")) as cloud:
+        trip = post(cloud, "trip", prompt="two")
+        guide = post(cloud, "guide", biz_params={"city": "杭州"}, parameters=DELTAS)
+        desk = post(cloud, "desk", prompt="hi")
+        assert post(cloud, "desk", prompt="a refund").status == 429
+    assert trip.output["text"] == "Eat: Vinegar fish for two"
+    assert guide.output["doc_references"][0]["title"] == "Almanac"
+    assert desk.output["text"] == "Hello. You said: hi"
+
+
+def test_an_app_is_given_as_the_path_of_its_file(tmp_path: Path, post: Callable[..., Any]) -> None:
+    path = tmp_path / "app.yaml"
+    path.write_text("text: hi")
+    with Emulator(apps={"app": path, "other": str(path)}) as cloud:
+        assert post(cloud, "app").output["text"] == post(cloud, "other").output["text"] == "hi"
+    path.write_text("apps: {a: {text: x}, b: {text: y}}")
+    with pytest.raises(ScenarioError, match=r"app\.yaml: has 2 apps, a, b; give them all"):
+        Emulator(apps={"app": path})
+
+
+NODES = "apps: {a: {workflow: {nodes: [%s]}}}"
+W = "apps.a.workflow"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", ": describes no app; it needs `apps:`"),
+        ("- a", ": describes no app"),
+        ("a: [", ":1: not YAML: expected the node content"),
+        ("apps: {}\n", ": apps: must be a mapping of app ids"),
+        ("apps: {1: {text: x}}", ": apps.1: an app id is a text; write it in quotes"),
+        ("apps: {a: {text: x}}\nnodes: 1", ": nodes: unknown beside `apps`; put it into an app"),
+        ("text: a\ntext: b", ":2: not YAML: 'text' stands twice"),
+        ("apps: {a: {}}", ": apps.a: give exactly one of text, agent, workflow, recording, error, rules; there is none"),
+        ("apps: {a: x}", ": apps.a: Input should be"),
+        ("text: a\nagent: {text: b}", ": give exactly one of text, agent, workflow, recording, error, rules; there is text and agent"),
+        ("text: a\nevery_ms: 5", ": every_ms is for a `recording`"),
+        ("text: a\npace: -1", ": pace: Input should be greater than or equal to 0 (it is int '-1')"),
+        ("text: 5", ": text: must be a text, in quotes if it looks like a number, or a list of its pieces (it is int '5')"),
+        ("text: '{promt}'", ": text: {promt} names nothing; a place begins with prompt, biz_params"),
+        ("text: '{nodes.a}'", ": text: {nodes.a} names no node that has run by then; these have: none"),
+        ("recording: no.sse", ": recording: "),
+        ("agent: {text: a, references: [{title: '{titel}'}]}", ": agent.references[0]: {titel} names nothing"),
+        ("agent: {thoughts: []}", ": agent.text: Field required"),
+        ("agent: {text: a, thoughts: [{tol: x}]}", ": agent.thoughts[0]: 'tol' is unknown here; did you mean 'tool'?"),
+        ("agent: {text: a, thoughts: [{tool: x, retrieval: y}]}", ": agent.thoughts[0]: give exactly one of reasoning, tool, retrieval; there is tool and retrieval"),
+        ("agent: {text: a, thoughts: [{reasoning: x, type: mcp}]}", ": agent.thoughts[0]: type: not of a reasoning"),
+        ("rules: []", ": rules: List should have at least 1 item"),
+        ("rules: [{text: a}, {text: b}]", ": no call reaches a rule after rules[0]"),
+        ("rules: [{text: a, when: {matches: '('}}]", ": rules[0].when.matches: is no regular expression"),
+        (NODES % "{name: x, latncy_ms: 5}", f": {W}.nodes[0]: 'latncy_ms' is unknown here; did you mean 'latency_ms'?"),
+        (NODES % "{name: x, latency_ms: '5'}", f": {W}.nodes[0].latency_ms: Input should be a valid number (it is str '5')"),
+        (NODES % "{name: x, latency_ms: -5}", f": {W}.nodes[0].latency_ms: Input should be greater than or equal to 0"),
+        (NODES % "{output: x}", f": {W}.nodes[0].name: Field required"),
+        (NODES % "{name: x, after: y}", f": {W}: node 'x': no node 'y' stands before it; these do: 开始"),
+        (NODES % "{name: x}, {name: x}", f": {W}: node 'x': there are two of this name"),
+        (NODES % "{name: x, id: i}, {name: y, id: i}", f": {W}: node 'y': there are two with the id 'i'"),
+        (NODES % "{name: x}, {name: s, type: Start}", f": {W}: node 's': the Start node is the first one"),
+        (NODES % "{name: e, type: End}, {name: x}", f": {W}: node 'e': the End node is the last one"),
+        (NODES % "{name: x, mirrors: y}", f": {W}.nodes[0]: `mirrors` is for an End node"),
+        (NODES % "{name: x, type: API, reasoning: y}", f": {W}.nodes[0]: `reasoning` is for an LLM node; this is one of type API"),
+        (NODES % "{name: x}, {name: y, after: []}, {name: e, type: End, mirrors: x, after: y}", f": {W}: node 'e': it must also wait for 'x'"),
+        (NODES % "{name: x}, {name: y, after: [], output: '{nodes.x}'}", f": {W}: node 'y': {{nodes.x}} names no node that has run by then; these have: 开始"),
+    ],
+)  # fmt: skip
+def test_a_file_that_describes_no_app_says_where_and_how_to_mend_it(
+    tmp_path: Path, yaml_apps: Callable[..., Any], text: str, problem: str
+) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        yaml_apps(text)
+    assert str(caught.value).startswith(f"{tmp_path / 'apps.yaml'}{problem}")
+
+
+def test_every_problem_of_an_app_is_named(yaml_apps: Callable[..., Any]) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        yaml_apps(NODES % "{name: x, chunk_ms: a}, {name: ''}")
+    assert [line.partition(": ")[2].split(":")[0] for line in str(caught.value).splitlines()] == [
+        f"{W}.nodes[0].chunk_ms",
+        f"{W}.nodes[1].name",
+    ]
+
+
+def test_a_folder_with_one_id_twice_or_without_an_app_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="no app in this folder; it needs files that end in"):
+        load_apps(tmp_path)
+    (tmp_path / "a.yaml").write_text("text: x")
+    (tmp_path / "b.yaml").write_text("apps: {a: {text: y}}")
+    with pytest.raises(ScenarioError, match=r"b\.yaml: .*a\.yaml has an app 'a' too"):
+        load_apps(tmp_path)
+    with pytest.raises(ScenarioError, match=r"gone\.yaml: cannot be read"):
+        load_apps(tmp_path / "gone.yaml")

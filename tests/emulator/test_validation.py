@@ -1,0 +1,102 @@
+"""Requests are held against what the API documents, and refused in the cloud's own words."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bailian_apps.emulator import Emulator
+
+
+def hello(call: object) -> str:
+    return "你好"
+
+
+USER = {"role": "user", "content": "hi"}
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"promt": "x"}, "Unknown parameter(input.promt); did you mean prompt?"),
+    ({"parameters": {"temprature": 1}}, "Unknown parameter(parameters.temprature); did you mean t"),
+    ({"parameters": {"timeout": 3}}, "Unknown parameter(parameters.timeout)"),
+    ({"parameters": {"rag_options": {"file_id": []}}}, "(parameters.rag_options.file_id); did you"),
+    ({"prompt": 5}, "parameter(input.prompt) missing or invalid: Input should be a valid string"),
+    ({"session_id": 5}, "(input.session_id)"),
+    ({"biz_params": "x"}, "(input.biz_params)"),
+    ({"biz_params": {"user_defined_params": 1}}, "(input.biz_params.user_defined_params)"),
+    ({"biz_params": {"user_defined_tokens": {"t": "secret"}}}, "user_defined_tokens.t)"),
+    ({"image_list": "http://x"}, "(input.image_list)"),
+    ({"file_list": [1]}, "(input.file_list.0)"),
+    ({"doc_reference_type": "both"}, "'simple' or 'indexed'"),
+    ({"parameters": {"incremental_output": "true"}}, "(parameters.incremental_output)"),
+    ({"parameters": {"has_thoughts": 1}}, "valid boolean"),
+    ({"parameters": {"enable_thinking": "yes"}}, "valid boolean"),
+    ({"parameters": {"temperature": 2}}, "less than 2"),
+    ({"parameters": {"temperature": True}}, "valid number"),
+    ({"parameters": {"top_p": 0}}, "greater than 0"),
+    ({"parameters": {"top_p": 1.1}}, "less than or equal to 1"),
+    ({"parameters": {"top_k": -1}}, "greater than or equal to 0"),
+    ({"parameters": {"seed": 1.5}}, "valid integer"),
+    ({"parameters": {"rag_options": {"file_ids": ["f"] * 101}}}, "at most 100 items"),
+    ({"prompt": None, "messages": [{**USER, "role": "bot"}, USER]}, "(input.messages.0.role)"),
+    ({"prompt": None, "messages": [{"role": "user", "content": 5}, USER]}, "a string or a list"),
+    ({"prompt": None, "messages": [USER, {**USER, "role": "system"}, USER]}, "must be the first"),
+]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("request_", "says"), REFUSED, ids=lambda value: str(value)[:50])
+def test_a_request_that_is_wrong_is_refused(
+    post: Callable[..., Any], request_: dict[str, Any], says: str, stream: bool
+) -> None:
+    with Emulator(apps={"app": hello}) as cloud:
+        answer = post(cloud, stream=stream, **request_)
+        assert cloud.sessions == {}
+    assert (answer.status, answer.body["code"]) == (400, "InvalidParameter")
+    assert says in answer.body["message"]
+    assert "secret" not in answer.body["message"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [r for r, _ in REFUSED[:4]] + [{"image_list": "x"}, {"session_id": {}}, {"session_id": [1]}],
+    ids=str,
+)
+def test_what_can_be_answered_is_when_it_is_not_strict(
+    post: Callable[..., Any], request_: dict[str, Any]
+) -> None:
+    with Emulator(apps={"app": hello}, strict=False, unknown_session="error") as cloud:
+        assert post(cloud, **request_).output["text"] == "你好"
+
+
+def test_everything_documented_is_let_in(post: Callable[..., Any]) -> None:
+    parameters = {
+        "incremental_output": True,
+        "has_thoughts": None,
+        "flow_stream_mode": "message_format_plus",
+        "enable_thinking": False,
+        "model_id": "qwen-max",
+        "temperature": 1,
+        "top_p": 1,
+        "top_k": 0,
+        "seed": 2**31,
+        "rag_options": {
+            "pipeline_ids": ["p"] * 6,
+            "file_ids": ["f"] * 100,
+            "session_file_ids": ["s"],
+            "tags": ["t"],
+            "metadata_filter": {"a": "b"},
+            "structured_filter": {"a": 1},
+        },
+    }
+    fields = {
+        "session_id": "s",
+        "memory_id": "m",
+        "biz_params": {"any": 1, "user_defined_tokens": {"t": {"user_token": "x"}}},
+        "image_list": ["https://example.com/a.png"],
+        "file_list": [],
+        "doc_tag_codes": ["t"],
+        "doc_reference_type": "simple",
+    }
+    parts = [{"role": "system", "content": "s"}, {"role": "user", "content": [{"text": "hi"}]}]
+    with Emulator(apps={"app": hello}) as cloud:
+        assert post(cloud, parameters=parameters, **fields).status == 200
+        assert post(cloud, prompt=None, messages=parts).status == 200
