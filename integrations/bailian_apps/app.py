@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import threading
@@ -15,12 +14,14 @@ from pydantic import ValidationError
 from typing_extensions import Self
 
 from bailian_apps.core.decoder import Decoder
-from bailian_apps.core.errors import BailianError
-from bailian_apps.core.events import AppEvent, RunFinished
+from bailian_apps.core.errors import AuthenticationError, BailianError, InvalidInputError
+from bailian_apps.core.events import AppEvent, RunFinished, joined
+from bailian_apps.core.history import Plan
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import wait_before_retry
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.sessions import CLAIMS, SessionKey
 from bailian_apps.transport.sdk import Frame, aopen_frames, open_frames
 
 logger = logging.getLogger(__name__)
@@ -63,11 +64,12 @@ class BailianApp:
         """The app's id; settings may hold secrets."""
         return f"BailianApp(app_id={self.settings.app_id!r})"
 
-    def invoke(self, prompt: str | None = None, **overrides: Any) -> AppResult:
+    def invoke(self, prompt: str | Plan | None = None, **overrides: Any) -> AppResult:
         """Run the app and wait for the whole answer.
 
         Args:
-            prompt: The user's words; None when `messages` are passed.
+            prompt: The user's words; None when `messages` are passed; or the `Plan` of a
+                conversation, which adapters make.
             **overrides: What only a call can say (`messages`, `session_id`, `image_list`,
                 `file_list`, …, see `AppRequest`), and any field of `AppSettings` to replace.
 
@@ -83,15 +85,19 @@ class BailianApp:
             pass
         return run.result
 
-    async def ainvoke(self, prompt: str | None = None, **overrides: Any) -> AppResult:
+    async def ainvoke(self, prompt: str | Plan | None = None, **overrides: Any) -> AppResult:
         """As `invoke`, natively async."""
         run = _Run(self.settings, prompt, overrides)
         async for _ in self._adrive(run):
             pass
         return run.result
 
-    def stream(self, prompt: str | None = None, **overrides: Any) -> EventStream:
+    def stream(self, prompt: str | Plan | None = None, **overrides: Any) -> EventStream:
         """Run the app and yield what happens, as it happens.
+
+        What arrives together is told together: deltas of one step (or of the answer) that one read
+        of the connection brought are one event. Whoever reads more slowly than the network gets
+        fewer and longer pieces; joined, they are the same. Nothing waits for more to arrive.
 
         Arguments are checked at once; the request is sent at the first `next`. Closing the stream
         closes the connection.
@@ -110,41 +116,53 @@ class BailianApp:
         run = _Run(self.settings, prompt, overrides)
         return EventStream(self._drive(run), run)
 
-    def astream(self, prompt: str | None = None, **overrides: Any) -> AsyncGenerator[AppEvent]:
+    def astream(
+        self, prompt: str | Plan | None = None, **overrides: Any
+    ) -> AsyncGenerator[AppEvent]:
         """As `stream`, natively async."""
         return self._adrive(_Run(self.settings, prompt, overrides))
 
     def _drive(self, run: _Run) -> Generator[AppEvent]:
-        while True:
-            frames = open_frames(
-                run.request, run.settings, deadline=run.deadline, attach=run.attach
-            )
-            try:
-                for frame in frames:
-                    yield from run.feed(frame)
-                yield run.finish()
-            except BailianError as error:
-                if run.closed.wait(run.wait_or_raise(error)):
-                    raise
-            else:
-                return
-            finally:
-                frames.close()
+        with run.place(attach=run.attach):
+            run.begin()
+            while True:
+                frames = open_frames(
+                    run.request, run.settings, deadline=run.deadline, attach=run.attach
+                )
+                try:
+                    for arrived in frames:
+                        yield from run.feed(arrived)
+                    yield run.finish()
+                except BailianError as error:
+                    if run.closed.wait(run.wait_or_raise(error)):
+                        raise
+                else:
+                    return
+                finally:
+                    frames.close()
 
     async def _adrive(self, run: _Run) -> AsyncGenerator[AppEvent]:
-        while True:
-            frames = aopen_frames(run.request, run.settings, deadline=run.deadline)
-            try:
-                async for frame in frames:
-                    for event in run.feed(frame):
-                        yield event
-                yield run.finish()
-            except BailianError as error:
-                await asyncio.sleep(run.wait_or_raise(error))
-            else:
-                return
-            finally:
-                await frames.aclose()
+        async with run.place():
+            run.begin()
+            while True:
+                frames = aopen_frames(run.request, run.settings, deadline=run.deadline)
+                try:
+                    async for arrived in frames:
+                        for event in run.feed(arrived):
+                            yield event
+                    yield run.finish()
+                except BailianError as error:
+                    await _sleep(run.wait_or_raise(error))
+                else:
+                    return
+                finally:
+                    await frames.aclose()
+
+
+async def _sleep(seconds: float) -> None:
+    import asyncio  # costs 40 ms, which a program without a loop need not wait for
+
+    await asyncio.sleep(seconds)
 
 
 class EventStream(Iterator[AppEvent]):
@@ -180,32 +198,84 @@ class EventStream(Iterator[AppEvent]):
         self.close()
 
 
+class _SessionForgottenError(BailianError):
+    """The first frame names another session than was asked for; asked again, it is no failure."""
+
+
 class _Run:
     """One call: everything about it that is the same for sync and async."""
 
     def __init__(
-        self, settings: AppSettings, prompt: str | None, overrides: dict[str, Any]
+        self, settings: AppSettings, prompt: str | Plan | None, overrides: dict[str, Any]
     ) -> None:
         try:
             self.settings = settings.with_overrides(
                 {k: v for k, v in overrides.items() if k in AppSettings.model_fields}
             )
             said = {k: v for k, v in overrides.items() if k not in AppSettings.model_fields}
-            if prompt is not None:
-                said["prompt"] = prompt
+            if isinstance(prompt, Plan):
+                self._plan = prompt
+            else:
+                self._plan = Plan(app_id=self.settings.app_id)
+                said |= {} if prompt is None else {"prompt": prompt}
             said |= {name: getattr(self.settings, name) for name in WireOptions.model_fields}
-            self.request = AppRequest.model_validate(said)
         except ValidationError as error:
             raise_invalid_input(error)
-        self._decoder = Decoder(flow_stream_mode=self.request.flow_stream_mode)
+        self._said = said
+        self._otherwise = self._plan.otherwise
+        self._claimed: SessionKey | None = None
+        self._certainly_not_started = True
+        self._loss_was_told = False
+        self._ask(self._plan)
         self._attempt = 1
-        self._received = False
         self._result: AppResult | None = None
         self._until: float | None = None
-        self._hang_up: Callable[[], None] | None = None
+        self._hang_up: Callable[[], object] | None = None
         self.closed = threading.Event()
 
-    def attach(self, hang_up: Callable[[], None]) -> None:
+    def _ask(self, plan: Plan) -> None:
+        try:
+            self.request = AppRequest.model_validate(plan.call(self._said))
+        except ValidationError as error:
+            raise_invalid_input(error)
+        self._decoder = Decoder(
+            flow_stream_mode=self.request.flow_stream_mode,
+            asked_session=self.request.session_id,
+            whole_history=self.request.messages is not None,
+        )
+        self._received = False
+
+    def begin(self) -> None:
+        """Claim the session; where another call has gone on in it, send the whole history.
+
+        Who names a session is not refused it, but those who come after know of the call.
+        """
+        plan = self._plan
+        if plan.session_id is None:
+            return
+        key = (self.settings.base_url, plan.app_id, plan.session_id)
+        if CLAIMS.claim(key, plan.round):
+            self._claimed = key
+            return
+        if self._otherwise is None:
+            return
+        logger.info(
+            "app %s is told the whole conversation: another call has gone on in session %s",
+            plan.app_id,
+            plan.session_id,
+        )
+        self._ask(self._otherwise)
+
+    def place(self, attach: Callable[[Callable[[], object]], None] | None = None) -> Any:
+        """A context in which the call has a place; entering may have to wait for it."""
+        limit = self.settings.max_concurrency
+        if limit is None:
+            return contextlib.nullcontext()
+        from bailian_apps.transport.places import Place
+
+        return Place(self.settings, limit, deadline=self.deadline, attach=attach)
+
+    def attach(self, hang_up: Callable[[], object]) -> None:
         self._hang_up = hang_up
         if self.closed.is_set():
             hang_up()
@@ -228,20 +298,58 @@ class _Run:
         assert self._result is not None, "the run has not finished"  # noqa: S101
         return self._result
 
-    def feed(self, frame: Frame) -> list[AppEvent]:
-        self._received = True
-        return self._decoder.feed(frame)
+    def feed(self, frames: list[Frame]) -> list[AppEvent]:
+        """Read frames that arrived together; what they say in pieces is told at once."""
+        if len(frames) > 1:
+            return joined(event for frame in frames for event in self._decoder.feed(frame))
+        events = self._decoder.feed(frames[0])
+        if not self._received:  # the first frame always comes alone
+            self._received = True
+            self._notice_loss(may_ask_again=True)
+        return events
 
     def finish(self) -> RunFinished:
         self._result = replace(self._decoder.finish(), attempts=self._attempt)
+        self._notice_loss()
         return RunFinished(self._result)
+
+    def _notice_loss(self, *, may_ask_again: bool = False) -> None:
+        if not self._decoder.context_lost or self._loss_was_told:
+            return
+        self._loss_was_told = True
+        ask_again = may_ask_again and self.settings.idempotent and self._otherwise is not None
+        logger.warning(
+            "app %s has forgotten the conversation: it answered in session %s, not in %s as asked"
+            "%s; request_id %s",
+            self.settings.app_id,
+            self._decoder.session_id,
+            self.request.session_id,
+            "; asking again, with the whole history" if ask_again else "",
+            self._decoder.partial().request_id,
+        )
+        if ask_again:
+            raise _SessionForgottenError("the cloud has forgotten the session")
 
     def wait_or_raise(self, error: BailianError) -> float:
         """The seconds to wait before the request may be sent again, or the error, made whole."""
+        self._certainly_not_started &= not self._received and (
+            error.resend == "not_started"
+            or isinstance(error, (AuthenticationError, InvalidInputError))
+        )
+        if isinstance(error, _SessionForgottenError) and self._otherwise is not None:
+            self._ask(self._otherwise)
+            self._attempt += 1
+            return 0.0
         wait_s = wait_before_retry(
             error, attempt=self._attempt, started=self._received, settings=self.settings
         )
-        if wait_s is None or (self._until and time.monotonic() + wait_s >= self._until):
+        if (
+            wait_s is None
+            or self.closed.is_set()
+            or (self._until and time.monotonic() + wait_s >= self._until)
+        ):
+            if self._claimed and self._certainly_not_started:
+                CLAIMS.release(self._claimed, self._plan.round)
             error.attempts = self._attempt
             error.session_id = self._decoder.session_id or self.request.session_id
             if self._decoder.started:

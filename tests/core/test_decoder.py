@@ -310,6 +310,20 @@ def test_message_format_plus_parses_each_delta() -> None:
     assert texts(events) == ["你好"]
 
 
+def test_message_format_plus_leaves_the_json_of_other_nodes_alone() -> None:
+    words = '{"result":5}'
+    frames = [message(words, "Script", done=True), message(words, done=True), stop(text=words)]
+    events, result = decode(frames, "message_format_plus")
+    assert [step.output for step in result.steps] == [words, words]
+    assert texts(events) == [words]
+
+
+@pytest.mark.parametrize("completed", [True, "true"])
+def test_a_completed_node_is_over(completed: Any) -> None:
+    events, _ = decode([message("x", "LLM", node_is_completed=completed)])
+    assert isinstance(events[-1], StepFinished)
+
+
 def test_message_format_leaves_json_in_the_answer_alone() -> None:
     words = '{"result":"x"}'
     events, result = decode([message(words), stop(text=words)], "message_format")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,9 +19,12 @@ def user(text: str, **more: Any) -> Turn:
     return Turn(role="user", text=text, **more)
 
 
-def marked(text: str = "a", **fields: Any) -> Turn:
-    given = {"app_id": "app", "session_id": "s", "round": 1, "used_at": NOW - 1} | fields
-    return Turn(role="assistant", text=text, marker=SessionMarker(**given))
+def marked(text: str = "a", *, of: str | Turn = "1", **fields: Any) -> Turn:
+    """An answer of the app to `of`, by default in the first round of the session `s`."""
+    question = user(of) if isinstance(of, str) else of
+    marker = plan_request([question], APP).marker(AppResult(text=text, session_id="s"), now=NOW - 1)
+    assert marker is not None
+    return Turn(role="assistant", text=text, marker=replace(marker, **fields))
 
 
 def foreign(text: str) -> Turn:
@@ -40,8 +44,8 @@ def test_a_first_turn_opens_a_session() -> None:
 
 
 def test_a_second_turn_names_the_session_and_sends_only_what_is_new() -> None:
-    assert plan(user("hi"), marked(), user("more")).call() == {"prompt": "more", "session_id": "s"}
-    assert plan(user("hi"), marked(), user("more"), user("and")).call() == {
+    assert plan(user("1"), marked(), user("more")).call() == {"prompt": "more", "session_id": "s"}
+    assert plan(user("1"), marked(), user("more"), user("and")).call() == {
         "prompt": "more\n\nand",
         "session_id": "s",
     }
@@ -52,7 +56,7 @@ def test_the_newest_marker_of_the_same_app_counts() -> None:
         user("1"),
         marked(session_id="new"),
         user("2"),
-        marked(session_id="new", round=2),
+        marked(of="2", session_id="new", round=2),
         user("3"),
     ]
     third = plan(*turns)
@@ -65,12 +69,45 @@ WHOLE_HISTORY = {
     "not certain": [user("1"), marked(round=0), user("2")],
     "another system text": [SYSTEM, user("1"), marked(), user("2")],
     "two sessions": [
-        user("1"),
-        user("2"),
-        marked(session_id="a"),
-        marked(session_id="b"),
+        *(user("1"), marked(session_id="a")),
+        *(user("2"), marked(of="2", session_id="b", round=2)),
         user("3"),
     ],
+    "two calls at once": [
+        *(user("1"), marked(), user("2"), marked(of="2", round=2)),
+        *(user("2b"), marked(of="2b", round=2)),
+        user("3"),
+    ],
+    "an edited question": [user("1!"), marked(), user("2")],
+    "an edited answer": [user("1"), replace(marked(), text="b"), user("2")],
+    "an earlier edited question": [
+        *(user("1!"), marked(), user("2"), marked(of="2", round=2)),
+        user("3"),
+    ],
+    "another picture": [user("1", images=("http://x/1",)), marked(), user("2")],
+    "a question taken out": [
+        *(user("1"), marked(), marked(of="2", round=2)),
+        user("3"),
+    ],
+    "an answer taken out": [
+        *(user("1"), user("2"), marked(of="2", round=2)),
+        user("3"),
+    ],
+    "a round taken out": [
+        *(user("1"), marked(), user("3"), marked(of="3", round=3)),
+        user("4"),
+    ],
+    "a summary put in": [
+        user("summary of 1"),
+        *(user("2"), marked(of="2", round=2)),
+        user("3"),
+    ],
+    "an answer put in": [
+        foreign("summary of 1"),
+        *(user("2"), marked(of="2", round=2)),
+        user("3"),
+    ],
+    "a marker of no known words": [user("1"), marked(told=""), user("2")],
     "no marker": [user("1"), foreign("a"), user("2")],
     "another app's marker": [user("1"), marked(app_id="other"), user("2")],
     "another app answered in between": [user("1"), marked(), user("2"), foreign("b"), user("3")],
@@ -84,6 +121,62 @@ def test_else_the_whole_history_is_sent(turns: list[Turn]) -> None:
         (t.role, t.text) for t in turns
     ]
     assert (sent.prompt, sent.session_id, sent.round) == (None, None, 0)
+
+
+def test_the_reason_for_sending_everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    for name, turns in WHOLE_HISTORY.items():
+        with caplog.at_level("INFO", "bailian_apps"):
+            caplog.clear()
+            plan(*turns)
+        [record] = caplog.records
+        assert record.getMessage().startswith("app app is told the whole conversation: "), name
+
+
+@pytest.mark.parametrize("kept", range(1, 7))
+def test_a_trimmed_history_goes_on_in_the_session(kept: int) -> None:
+    """It remembers what is not shown any more; what is shown is as it was told."""
+    turns = [
+        *(user("1"), marked(), user("2"), marked(of="2", round=2)),
+        *(user("3"), marked(of="3", round=3), user("4")),
+    ][-kept:]
+    sent = plan(*turns)
+    assert sent.call() == {"prompt": "4"} | ({"session_id": "s"} if kept > 1 else {})
+
+
+def test_an_answer_that_a_store_stripped_is_as_it_was_told() -> None:
+    stripped = replace(marked(" a\n\n"), text="a")
+    assert plan(user("1"), stripped, user("2")).session_id == "s"
+
+
+def test_what_goes_on_in_a_session_has_the_whole_history_at_hand() -> None:
+    turns = [user("1", images=("http://x/1",)), user("2")]
+    turns[1:1] = [marked(of=turns[0])]
+    sent = plan(*turns)
+    assert sent.otherwise is not None
+    assert sent.session_id == "s"
+    assert sent.otherwise.call({"image_list": ["http://x/2"]}) == {
+        "messages": (
+            {"role": "user", "content": "1"},
+            {"role": "assistant", "content": "a"},
+            {"role": "user", "content": "2"},
+        ),
+        "image_list": ("http://x/1", "http://x/2"),
+    }
+    assert plan(user("1")).otherwise is None
+    # The caller vouches for a session that he names.
+    assert plan(*turns, session_id="s").otherwise is None
+    assert plan(*turns, session_id="mine").otherwise is None
+
+
+def test_what_the_caller_says_goes_with_what_the_turns_say() -> None:
+    sent = plan(user("1", files=("http://x/1",)))
+    assert sent.call({"biz_params": {"city": "x"}, "file_list": ("http://x/2",)}) == {
+        "prompt": "1",
+        "biz_params": {"city": "x"},
+        "file_list": ("http://x/1", "http://x/2"),
+    }
+    assert sent.call({"file_list": None})["file_list"] == ("http://x/1",)
+    assert sent.call({"file_list": "http://x/2"})["file_list"] == "http://x/2"  # refused later
 
 
 def test_a_conversation_sent_as_messages_stays_so() -> None:
@@ -119,14 +212,16 @@ def test_a_session_named_by_the_caller_goes_first() -> None:
     assert len(between.messages or ()) == 5
     kept = plan(user("1"), marked(round=4), user("2"), session_id="s")
     assert (kept.prompt, kept.round) == ("2", 5)
-    with pytest.raises(InvalidInputError, match="session_id: was given with a system message"):
-        plan(SYSTEM, user("1"), session_id="mine")
+    for turns in ([user("1")], [user("1"), marked(), user("2")]):
+        for named in ("mine", "s"):
+            with pytest.raises(InvalidInputError, match="session_id: was given with a system mess"):
+                plan(SYSTEM, *turns, session_id=named)
 
 
 def test_images_and_files_of_the_new_turns_go_along() -> None:
     old = user("1", images=("http://x/1",))
     new = user("2", images=("http://x/2",), files=("http://x/f",))
-    assert plan(old, marked(), new).call() == {
+    assert plan(old, marked(of=old), new).call() == {
         "prompt": "2",
         "session_id": "s",
         "image_list": ("http://x/2",),
@@ -142,24 +237,24 @@ def test_a_conversation_ends_with_the_user(turns: list[Turn]) -> None:
         plan(*turns)
 
 
-def test_another_session_in_the_answer_is_lost_context() -> None:
+def test_only_an_answer_in_its_own_session_is_certain() -> None:
     second = plan(user("1"), marked(), user("2"))
-    kept, lost = AppResult(session_id="s"), AppResult(session_id="t")
-    assert not second.context_lost(kept)
-    assert second.context_lost(lost)
-    assert second.marker(kept, now=NOW) == SessionMarker(
-        app_id="app", session_id="s", round=2, used_at=NOW
-    )
-    marker = second.marker(lost, now=NOW)
-    assert marker is not None
-    assert marker.round == 0
-    assert not plan(user("1")).context_lost(lost)
+    kept = second.marker(AppResult(text="b", session_id="s"), now=NOW)
+    assert kept == replace(marked("b", of="2").marker, round=2, used_at=NOW)  # type: ignore[type-var]
+    for uncertain in ({"context_lost": True}, {"whole_history": True}):
+        marker = second.marker(AppResult(text="b", session_id="t", **uncertain), now=NOW)
+        assert marker == SessionMarker(app_id="app", session_id="t", round=0, used_at=NOW)
     assert second.marker(AppResult()) is None
 
 
 def test_a_marker_survives_json_and_nonsense_is_no_marker() -> None:
     marker = SessionMarker(
-        app_id="a", session_id="s", round=3, used_at=12.5, system=system_digest([SYSTEM])
+        app_id="a",
+        session_id="s",
+        round=3,
+        used_at=12.5,
+        system=system_digest([SYSTEM]),
+        told="0123456789abcdef",
     )
     assert SessionMarker.from_dict(json.loads(json.dumps(marker.to_dict()))) == marker
     for nonsense in (

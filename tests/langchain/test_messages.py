@@ -80,11 +80,33 @@ def test_a_message_becomes_a_turn(message: BaseMessage, turn: Turn) -> None:
 TOOL_CALL = {"id": "1", "name": "n", "args": {}}
 
 
+def test_of_local_tools_an_app_is_told_the_results() -> None:
+    """As an agent that hands off to an app leaves them in the history."""
+    messages = [
+        HumanMessage("sky?"),
+        AIMessage("", tool_calls=[TOOL_CALL]),
+        ToolMessage([{"type": "text", "text": "clear"}], tool_call_id="1"),
+        AIMessage("wait", tool_calls=[TOOL_CALL]),
+        FunctionMessage("22", name="f"),
+        ChatMessage("dry", role="tool"),
+    ]
+    assert to_turns(messages) == [
+        Turn(role="user", text="sky?"),
+        Turn(role="user", text="Tool result: clear"),
+        Turn(role="assistant", text="wait"),
+        Turn(role="user", text="Tool result: 22"),
+        Turn(role="user", text="Tool result: dry"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("message", "where", "what"),
     [
-        (ToolMessage("x", tool_call_id="1"), "messages[1]", "is a ToolMessage"),
-        (FunctionMessage("x", name="f"), "messages[1]", "is a FunctionMessage"),
+        (
+            ToolMessage([{"type": "image", "base64": "aGk="}], tool_call_id="1"),
+            "messages[1].content[0]",
+            "block of type 'image' that holds the data",
+        ),
         (RemoveMessage("x"), "messages[1]", "is a RemoveMessage"),
         (ChatMessage("x", role="critic"), "messages[1]", "ChatMessage of role 'critic'"),
         (AIMessage("", tool_calls=[TOOL_CALL]), "messages[1]", "is an AIMessage with tool_calls"),
@@ -123,6 +145,6 @@ def test_what_cannot_be_sent_is_named(message: BaseMessage, where: str, what: st
 
 def test_it_is_refused_on_every_path(start_cloud: Any, make_model: Any, ask: Any) -> None:
     cloud = start_cloud(app=lambda _: "hi")
-    with pytest.raises(InvalidInputError, match=r"messages\[0\]: is a ToolMessage"):
-        ask(make_model(cloud), [ToolMessage("x", tool_call_id="1")])
+    with pytest.raises(InvalidInputError, match=r"messages\[0\]: is a RemoveMessage"):
+        ask(make_model(cloud), [RemoveMessage("x")])
     assert cloud.requests == []

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,8 +21,9 @@ from langchain_core.messages import (
 )
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 
-from bailian_apps import InvalidInputError
-from bailian_apps.emulator import Call
+from bailian_apps import BailianError, InvalidInputError, ServerError
+from bailian_apps.emulator import Call, Failure
+from bailian_apps.langchain import BailianAppRunnable
 
 
 def recall(call: Call) -> str:
@@ -60,6 +64,30 @@ def test_the_marker_survives_dumping_and_trimming(
     assert ask(model, messages).content == "known: one | two"
 
 
+@pytest.mark.parametrize("output_version", ["v0", "v1"])
+def test_no_store_changes_what_was_said(
+    output_version: str, start_cloud: Any, make_model: Any, ask: Any
+) -> None:
+    """Else every call would send the whole history, and nobody would notice."""
+
+    def app(call: Call) -> Iterator[dict[str, Any]]:
+        thought = {"action_type": "reasoning", "thought": "嗯"}
+        yield {"output": {"thoughts": [thought], "finish_reason": "null"}}
+        for text in (" e", "\u0301 <b>\t", "😀", "\n\n"):
+            yield {"output": {"text": text, "finish_reason": "null"}}
+        yield {"output": {"text": "", "finish_reason": "stop"}}
+
+    cloud = start_cloud(app=app)
+    model = make_model(cloud, output_version=output_version)
+    messages: list[Any] = []
+    for said in (" one\n", [{"type": "text", "text": "two "}, "and"], "three"):
+        messages.append(HumanMessage(said))
+        messages.append(ask(model, messages))
+        messages = messages_from_dict(json.loads(json.dumps(messages_to_dict(messages))))
+    [session] = cloud.sessions
+    assert [request.session_id for request in cloud.requests] == [None, session, session]
+
+
 def test_what_another_app_answered_in_between_is_told(start_cloud: Any, make_model: Any) -> None:
     cloud = start_cloud(app=recall, other=lambda _: "blue")
     one, other = make_model(cloud), make_model(cloud, app_id="other")
@@ -91,12 +119,220 @@ def test_a_session_that_the_cloud_forgot_is_noticed_and_then_told_anew(
     assert "context_lost" not in answer.response_metadata
 
 
+def told(call: Any) -> list[str]:
+    """The contents of the messages that a request told."""
+    return [message["content"] for message in call.messages]
+
+
+def begin(model: Any, words: str = "one") -> list[Any]:
+    """A conversation with one round."""
+    messages: list[Any] = [HumanMessage(words)]
+    return [*messages, model.invoke(messages)]
+
+
+def forgetful(call: Call) -> Iterator[dict[str, Any]]:
+    """As `recall`; in a session that was forgotten it goes on only when nobody listens any more."""
+    if call.request.session_id and not call.turns:
+        yield {"output": {"text": "who are you?", "finish_reason": "null"}}
+        call.gone.wait(10)
+    yield {"output": {"text": recall(call), "finish_reason": "stop"}}
+
+
+def test_an_idempotent_app_that_forgot_is_asked_again_at_once(
+    start_cloud: Any, make_model: Any, ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud = start_cloud(app=forgetful)
+    model = make_model(cloud, idempotent=True, max_retries=0)
+    messages = [*begin(model), HumanMessage("two")]
+    cloud.forget()
+    answer = ask(model, messages)
+    assert answer.content == "told: user=one | assistant=known: one | user=two"
+    assert "context_lost" not in answer.response_metadata
+    assert answer.response_metadata["whole_history"] is True
+    _, forgot, again = cloud.requests
+    assert forgot.gone.is_set()
+    assert forgot.session_id == messages[1].response_metadata["session_id"]
+    assert again.session_id is None
+    [record] = caplog.records
+    assert "asking again, with the whole history" in record.getMessage()
+    messages += [answer, HumanMessage("three")]
+    ask(model, messages)
+    assert told(cloud.requests[3]) == [message.text for message in messages]
+
+
+def test_it_is_asked_again_once(start_cloud: Any, make_model: Any, ask: Any) -> None:
+    calls: list[Call] = []
+
+    def app(call: Call) -> Any:
+        calls.append(call)
+        return Failure(status=500, code="InternalError") if len(calls) == 3 else forgetful(call)
+
+    cloud = start_cloud(app=app)
+    model = make_model(cloud, idempotent=True, max_retries=0)
+    messages = [*begin(model), HumanMessage("two")]
+    cloud.forget()
+    with pytest.raises(ServerError) as caught:
+        ask(model, messages)
+    assert caught.value.attempts == 2
+    assert len(calls) == 3
+
+
+def test_a_branch_is_told_the_whole_history(start_cloud: Any, make_model: Any, ask: Any) -> None:
+    cloud = start_cloud(app=recall)
+    model = make_model(cloud)
+    trunk = begin(model)
+    one, other = [*trunk, HumanMessage("left")], [*trunk, HumanMessage("right")]
+    one.append(ask(model, one))
+    other.append(ask(model, other))
+    assert one[-1].content == "known: one | left"
+    assert other[-1].content == "told: user=one | assistant=known: one | user=right"
+    assert other[-1].response_metadata["whole_history"] is True
+    assert ask(model, [*one, HumanMessage("on")]).content == "known: one | left | on"
+    assert ask(model, [*other, HumanMessage("on")]).content.startswith("told: user=one | ")
+
+
+def test_an_answer_made_anew_does_not_know_the_first(
+    start_cloud: Any, make_model: Any, ask: Any
+) -> None:
+    model = make_model(start_cloud(app=recall))
+    messages = [*begin(model), HumanMessage("two")]
+    ask(model, messages)
+    assert ask(model, messages).content == "told: user=one | assistant=known: one | user=two"
+
+
+def test_of_two_calls_at_once_one_has_the_session(
+    start_cloud: Any, make_model: Any, ask: Any
+) -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def app(call: Call) -> str:
+        if call.prompt != "one":
+            both.wait()
+        return recall(call)
+
+    cloud = start_cloud(app=app)
+    model = make_model(cloud)
+    trunk = begin(model)
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda w: ask(model, [*trunk, HumanMessage(w)]), ("a", "b")))
+    assert sorted(answer.content.split(":")[0] for answer in answers) == ["known", "told"]
+    assert sorted(bool(request.session_id) for request in cloud.requests[1:]) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("failure", "in_session"),
+    [
+        (Failure(status=429, code="Throttling"), True),
+        (Failure(status=401, code="InvalidApiKey"), True),
+        (Failure(status=500, code="InternalError"), False),
+        (Failure(status=400, code="DataInspectionFailed"), False),
+    ],
+)
+def test_only_a_call_that_certainly_did_not_start_gives_the_session_back(
+    failure: Failure, in_session: bool, start_cloud: Any, make_model: Any, ask: Any
+) -> None:
+    answers: list[Any] = ["one", failure, "two"]
+    cloud = start_cloud(app=lambda _: answers.pop(0))
+    model = make_model(cloud, max_retries=0)
+    messages = [*begin(model), HumanMessage("two")]
+    with pytest.raises(BailianError):
+        ask(model, messages)
+    ask(model, messages)
+    assert bool(cloud.requests[2].session_id) is in_session
+    assert told(cloud.requests[2]) == ([] if in_session else ["one", "one", "two"])
+
+
+def test_a_stream_that_was_broken_off_keeps_the_session(start_cloud: Any, make_model: Any) -> None:
+    cloud = start_cloud(app=recall)
+    model = make_model(cloud)
+    messages = [*begin(model), HumanMessage("two")]
+    never_read = model.stream(messages)
+    stream = model.stream(messages)
+    next(stream)
+    stream.close()
+    never_read.close()
+    assert model.invoke(messages).content.startswith("told: user=one | ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "system", "edited"),
+    [
+        ({"session_ttl_s": 0}, [], "one"),
+        ({"session_max_rounds": 1}, [], "one"),
+        ({}, [SystemMessage("be brief")], "one"),
+        ({}, [], "won"),
+    ],
+    ids=["too old", "too long", "another system text", "edited"],
+)
+def test_from_then_on_the_whole_history_is_sent(
+    settings: Any, system: Any, edited: str, start_cloud: Any, make_model: Any, ask: Any
+) -> None:
+    cloud = start_cloud(app=recall)
+    image = {"type": "image", "url": "https://example.com/a.png"}
+    first = HumanMessage([{"type": "text", "text": "one"}, image])
+    messages: list[Any] = [first, make_model(cloud).invoke([first])]
+    first.content[0]["text"] = edited  # type: ignore[index]
+    model = make_model(cloud, **settings)
+    for words in ("two", "three"):
+        messages.append(HumanMessage(words))
+        answer = ask(model, [*system, *messages])
+        assert answer.response_metadata["whole_history"] is True
+        assert cloud.requests[-1].session_id is None
+        assert told(cloud.requests[-1]) == [each.text for each in (*system, *messages)]
+        assert cloud.requests[-1].input["image_list"] == ["https://example.com/a.png"]
+        messages.append(answer)
+
+
+def test_the_clouds_long_term_memory(start_cloud: Any, make_model: Any, ask: Any) -> None:
+    cloud = start_cloud(app=recall)
+    model = make_model(cloud, memory_id="mine")
+    ask(model)
+    ask(model, memory_id="yours")
+    ask(model, history_mode="messages")
+    ask(make_model(cloud))
+    sent = [request.input.get("memory_id") for request in cloud.requests]
+    assert sent == ["mine", "yours", "mine", None]
+
+
+def test_a_runnable_says_that_the_context_was_lost(
+    start_cloud: Any, fields_of: Any, make_model: Any, ask_on: Any
+) -> None:
+    cloud = start_cloud(app=recall)
+    messages = [*begin(make_model(cloud)), HumanMessage("two")]
+    cloud.forget()
+    assert BailianAppRunnable(**fields_of(cloud)).invoke(messages).context_lost
+    assert BailianAppRunnable(**fields_of(cloud)).invoke(messages).whole_history
+
+
+def test_an_answer_that_was_cut_off_says_it_too(
+    start_cloud: Any, make_model: Any, ask: Any
+) -> None:
+    cloud = start_cloud(app=recall)
+    model = make_model(cloud)
+    messages = [*begin(model), HumanMessage("two")]
+    cloud.forget()
+    lost = ask(model, messages, stop=["two"])
+    assert (lost.content, lost.response_metadata["context_lost"]) == ("known: ", True)
+    whole = ask(model, messages, stop=["user=one"])
+    assert (whole.content, whole.response_metadata["whole_history"]) == ("told: ", True)
+
+
 def test_a_session_can_be_named(start_cloud: Any, make_model: Any, ask: Any) -> None:
     cloud = start_cloud(app=recall)
     model = make_model(cloud)
     session_id = ask(model, "one").response_metadata["session_id"]
     assert ask(model, "two", session_id=session_id).content == "known: one | two"
     assert ask(model.bind(session_id=session_id), "three").content == "known: one | two | three"
+
+
+def test_who_names_a_session_vouches_for_it(start_cloud: Any, make_model: Any, ask: Any) -> None:
+    cloud = start_cloud(app=recall)
+    model = make_model(cloud)
+    messages = [*begin(model), HumanMessage("two")]
+    session_id = messages[1].response_metadata["session_id"]
+    for _ in range(2):
+        ask(model, messages, session_id=session_id)
+    assert [request.session_id for request in cloud.requests[1:]] == [session_id] * 2
 
 
 def test_history_mode_messages_sends_everything_every_time(

@@ -171,7 +171,7 @@ async def test_cancelling_ends_the_tool_and_its_steps(held: Any, fields_of: Any,
 
 
 def test_no_secret_is_in_a_trace_or_a_repr(use: Any, fields_of: Any, traces: Any) -> None:
-    secret = {"user_defined_tokens": {"t": "tok-very-secret"}}
+    secret = {"user_defined_tokens": {"t": {"user_token": "tok-very-secret"}}}
     tool = make_tool(fields_of(WORKFLOW), biz_params=secret)
     use(tool, said(), {"callbacks": [traces]})
     seen = repr(tool) + repr([run.model_dump() for run in traces.roots])
@@ -182,13 +182,12 @@ def test_no_secret_is_in_a_trace_or_a_repr(use: Any, fields_of: Any, traces: Any
 # ------------------------------------------------------------------ remembering
 
 
-def exchange(tool: BailianAppTool, messages: list[Any], words: str) -> ToolMessage:
+def exchange(tool: BailianAppTool, messages: list[Any], *words: str) -> ToolMessage:
     """One turn of an agent that calls the tool, as LangGraph's ToolNode does it."""
     graph = pytest.importorskip("langgraph.graph")
     prebuilt = pytest.importorskip("langgraph.prebuilt")
-    call = said()
-    call["args"]["prompt"] = words
-    messages += [HumanMessage(words), AIMessage("", tool_calls=[call])]
+    calls = [said(prompt=each) | {"id": each} for each in words]
+    messages += [HumanMessage("?"), AIMessage("", tool_calls=calls)]
     builder = graph.StateGraph(graph.MessagesState)
     builder.add_node("tools", prebuilt.ToolNode([tool]))
     builder.add_edge(graph.START, "tools")
@@ -206,6 +205,29 @@ def test_a_tool_that_remembers_continues_its_session(start_cloud: Any, fields_of
     assert sent == [None, first.artifact["session_id"], None]
     assert second.artifact["bailian"]["round"] == 2
     assert other.artifact["session_id"] != first.artifact["session_id"]
+
+
+def test_an_agent_that_asks_twice_at_once_loses_nothing(start_cloud: Any, fields_of: Any) -> None:
+    cloud = start_cloud(app=lambda call: "ok")
+    tool = make_tool(fields_of(cloud), remember=True)
+    messages: list[Any] = []
+    exchange(tool, messages, "one")
+    exchange(tool, messages, "two", "three")
+    assert sorted(bool(request.session_id) for request in cloud.requests[1:]) == [False, True]
+    exchange(tool, messages, "four")
+    told = [message["content"] for message in cloud.requests[3].messages]
+    assert told == ["one", "ok", "two", "ok", "three", "ok", "four"]
+
+
+def test_a_tool_says_that_the_app_has_forgotten(start_cloud: Any, fields_of: Any) -> None:
+    cloud = start_cloud(app=lambda call: "ok")
+    tool = make_tool(fields_of(cloud), remember=True)
+    messages: list[Any] = []
+    assert exchange(tool, messages, "one").artifact["context_lost"] is False
+    cloud.forget()
+    assert exchange(tool, messages, "two").artifact["context_lost"] is True
+    assert exchange(tool, messages, "three").artifact["context_lost"] is False
+    assert len(cloud.requests[2].messages) == 5
 
 
 def test_another_tools_conversation_is_another(start_cloud: Any, fields_of: Any) -> None:

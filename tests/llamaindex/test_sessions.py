@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, DocumentBlock, ImageBlock, TextBlock
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.memory import ChatMemoryBuffer
 
-from bailian_apps import InvalidInputError
-from bailian_apps.emulator import Call, Emulator
+from bailian_apps import BailianError, InvalidInputError
+from bailian_apps.emulator import Call, Emulator, Failure
 
 
 def app(call: Call) -> str:
@@ -83,16 +88,168 @@ def test_lost_context_is_said_and_mended(
         assert "context_lost" not in history[1].additional_kwargs["bailian"]
         cloud.forget()
         history.append(user("二"))
-        with caplog.at_level(logging.WARNING, "bailian_apps.llamaindex"):
+        with caplog.at_level(logging.WARNING, "bailian_apps"):
             history.append(chat(llm, history).last.message)
         assert history[3].additional_kwargs["bailian"]["context_lost"] is True
         [record] = caplog.records
-        assert "did not know the conversation" in record.getMessage()
+        assert "has forgotten the conversation" in record.getMessage()
         history.append(user("三"))
         chat(llm, history)
         assert [message["content"] for message in cloud.requests[2].messages] == [
             "一", "第1轮", "二", "第1轮", "三",
         ]  # fmt: skip
+
+
+def told(request: Any) -> list[str]:
+    """The contents of the messages that a request told."""
+    return [message["content"] for message in request.messages]
+
+
+def begin(llm: Any) -> list[ChatMessage]:
+    """A conversation with one round."""
+    return [user("一"), stored(llm.chat([user("一")]).message)]
+
+
+def forgetful(call: Call) -> Iterator[dict[str, Any]]:
+    """In a session that was forgotten it goes on only when nobody listens any more."""
+    if call.request.session_id and not call.turns:
+        yield {"output": {"text": "谁？", "finish_reason": "null"}}
+        call.gone.wait(10)
+    yield {"output": {"text": "好", "finish_reason": "stop"}}
+
+
+def test_an_idempotent_app_that_forgot_is_asked_again_at_once(
+    chat: Any, llm_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Emulator(apps={"app": forgetful}) as cloud:
+        llm = llm_of(cloud, idempotent=True)
+        history = [*begin(llm), user("二")]
+        cloud.forget()
+        seen = chat(llm, history)
+        assert seen.text == "好"
+        assert not chat.streams or seen.streamed_text == "好"
+        assert (seen.raw["attempts"], seen.raw["context_lost"]) == (2, False)
+        assert seen.raw["whole_history"] is True
+        assert "context_lost" not in seen.last.message.additional_kwargs["bailian"]
+        _, forgot, again = cloud.requests
+        assert forgot.gone.is_set()
+        assert forgot.session_id == history[1].additional_kwargs["bailian"]["session_id"]
+        assert told(again) == ["一", "好", "二"]
+        [record] = caplog.records
+        assert "asking again, with the whole history" in record.getMessage()
+        chat(llm, [*history, seen.last.message, user("三")])
+        assert told(cloud.requests[3]) == ["一", "好", "二", "好", "三"]
+
+
+def test_a_branch_is_told_the_whole_history(chat: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = llm_of(cloud)
+        trunk = begin(llm)
+        for words in ("左", "右", "右"):
+            chat(llm, [*trunk, user(words)])
+        assert [bool(request.session_id) for request in cloud.requests[1:]] == [True, False, False]
+        assert told(cloud.requests[2]) == told(cloud.requests[3]) == ["一", "第1轮", "右"]
+
+
+def test_of_two_calls_at_once_one_has_the_session(chat: Any, llm_of: Any) -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    def app(call: Call) -> str:
+        if call.prompt != "一":
+            both.wait()
+        return "好"
+
+    with Emulator(apps={"app": app}) as cloud, ThreadPoolExecutor() as pool:
+        llm = llm_of(cloud)
+        trunk = begin(llm)
+        seen = list(pool.map(lambda words: chat(llm, [*trunk, user(words)]), ("甲", "乙")))
+        assert sorted(each.raw["whole_history"] for each in seen) == [False, True]
+        assert sorted(bool(request.session_id) for request in cloud.requests[1:]) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("failure", "in_session"),
+    [
+        (Failure(status=429, code="Throttling"), True),
+        (Failure(status=500, code="InternalError"), False),
+    ],
+)
+def test_only_a_call_that_certainly_did_not_start_gives_the_session_back(
+    failure: Failure, in_session: bool, chat: Any, llm_of: Any
+) -> None:
+    answers: list[Any] = ["好", failure, "好"]
+    with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
+        llm = llm_of(cloud)
+        history = [*begin(llm), user("二")]
+        assert isinstance(chat(llm, history).error, BailianError)
+        chat(llm, history)
+        assert bool(cloud.requests[2].session_id) is in_session
+        assert told(cloud.requests[2]) == ([] if in_session else ["一", "好", "二"])
+
+
+def test_a_stream_that_nobody_reads_claims_nothing(way: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = llm_of(cloud)
+        history = [*begin(llm), user("二")]
+        llm.stream_chat(history).close()
+        assert way("chat")(llm, history).text == "第2轮"
+
+
+@pytest.mark.parametrize(
+    ("settings", "system", "edited"),
+    [
+        ({"session_ttl_s": 0}, [], "一"),
+        ({"session_max_rounds": 1}, [], "一"),
+        ({}, [ChatMessage(role="system", content="短")], "一"),
+        ({}, [], "壹"),
+    ],
+    ids=["too old", "too long", "another system text", "edited"],
+)
+def test_from_then_on_the_whole_history_is_sent(
+    settings: Any, system: Any, edited: str, chat: Any, llm_of: Any
+) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        image = ImageBlock(url="https://example.com/a.png")
+        first = ChatMessage(blocks=[TextBlock(text="一"), image])
+        history = [first, stored(llm_of(cloud).chat([first]).message)]
+        history[0] = ChatMessage(blocks=[TextBlock(text=edited), image])
+        llm = llm_of(cloud, **settings)
+        for words in ("二", "三"):
+            history.append(user(words))
+            response = chat(llm, [*system, *history])
+            assert response.raw["whole_history"] is True
+            assert cloud.requests[-1].session_id is None
+            assert told(cloud.requests[-1]) == [each.content for each in (*system, *history)]
+            assert cloud.requests[-1].input["image_list"] == ["https://example.com/a.png"]
+            history.append(stored(response.last.message))
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_chat_engine_that_strips_the_answer_goes_on_in_the_session(
+    streams: bool, llm_of: Any
+) -> None:
+    """LlamaIndex's own strip what they streamed, and keep that with the marker."""
+    with Emulator(apps={"app": lambda call: "  好\n\n"}) as cloud:
+        memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+        engine = SimpleChatEngine.from_defaults(llm=llm_of(cloud), memory=memory)
+        for words in ("一", "二", "三"):
+            if streams:
+                list(engine.stream_chat(words).response_gen)  # ends when the answer is kept
+            else:
+                engine.chat(words)
+        [session] = cloud.sessions
+        assert [request.session_id for request in cloud.requests] == [None, session, session]
+
+
+def test_the_clouds_long_term_memory(chat: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = llm_of(cloud, memory_id="mine")
+        chat(llm)
+        chat(llm, memory_id="yours")
+        chat(llm, history_mode="messages")
+        chat(llm_of(cloud))
+        sent = [request.input.get("memory_id") for request in cloud.requests]
+    assert sent == ["mine", "yours", "mine", None]
 
 
 def test_a_session_that_the_caller_names(chat: Any, llm_of: Any) -> None:

@@ -24,6 +24,7 @@ class Do(Enum):
 
     CLOSE = "close the connection properly"
     RESET = "reset the connection"
+    PAUSE = "wait 20 ms"
     STALL = "say nothing until the client goes away or the server is closed"
 
 
@@ -130,6 +131,14 @@ class WireServer:
         scheme = "https" if self._tls else "http"
         return f"{scheme}://127.0.0.1:{self._socket.getsockname()[1]}/api/v1"
 
+    def join_finished(self) -> None:
+        """Wait for the threads of connections that are gone, once `all_gone` says so."""
+        acceptor, *serving = self._threads
+        for thread in serving:
+            thread.join(5)
+            assert not thread.is_alive()
+        self._threads = [acceptor]
+
     def _spawn(self, target: Any, *args: Any) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
         self._threads.append(thread)
@@ -193,6 +202,8 @@ class WireServer:
         for part in parts:
             if isinstance(part, bytes):
                 connection.sendall(part)
+            elif part is Do.PAUSE:
+                self._closing.wait(0.02)
             elif part is Do.STALL:
                 if not connection.recv(1) and not self._closing.is_set():
                     self.gone.set()

@@ -5,14 +5,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
+import ssl
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
+import urllib3.util.connection
 from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame
 
-from bailian_apps import BailianApp, BailianError, StreamInterruptedError, TextDelta
+from bailian_apps import (
+    BailianApp,
+    BailianError,
+    ConnectError,
+    ConnectionLostError,
+    StreamInterruptedError,
+    TextDelta,
+    Timeout,
+)
 
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
 
@@ -63,32 +76,124 @@ def test_another_thread_closes_the_socket() -> None:
     assert error.partial.text == "你好"
 
 
-def test_two_hundred_abandoned_streams_leave_nothing_open() -> None:
-    with WireServer(*[HELD_OPEN] * 201) as server:
+def trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder / "ca.pem"))
+    return context
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("part", ["no head", "half a head"])
+def test_another_thread_closes_the_socket_before_the_answer_begins(
+    part: str, tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = [Do.STALL] if part == "no head" else [SSE_HEAD[:20], Do.STALL]
+    with WireServer(answer, tls=trusted(tmp_path, monkeypatch) if tls else None) as server:
+        events = app_of(server).stream("hi")
+        seen: list[BaseException] = []
+
+        def listen() -> None:
+            try:
+                next(events)
+            except BailianError as error:
+                seen.append(error)
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        assert server.asked.wait(5)
+        events.close()
+        assert server.gone.wait(5)
+        thread.join(5)
+        assert not thread.is_alive()
+        assert len(server.posts) == 1
+    (error,) = seen
+    assert isinstance(error, ConnectionLostError)
+    assert error.partial is None
+
+
+def test_a_call_that_is_closed_while_it_connects_sends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with WireServer(HELD_OPEN) as server:
+        events = app_of(server).stream("hi")
+        connect = urllib3.util.connection.create_connection
+
+        def closed_meanwhile(*args: Any, **kwargs: Any) -> socket.socket:
+            connected = connect(*args, **kwargs)
+            closer = threading.Thread(target=events.close)
+            closer.start()
+            closer.join()
+            return connected
+
+        monkeypatch.setattr(urllib3.util.connection, "create_connection", closed_meanwhile)
+        with pytest.raises(ConnectError):
+            next(events)
+        assert server.all_gone.wait(5)
+        assert server.posts == []
+
+
+def open_things() -> tuple[int, int]:
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+
+def test_a_thousand_cancelled_streams_leave_no_file_task_or_thread() -> None:
+    """However they end: left, closed, cancelled, timed out or forgotten, with and without a head."""
+    with WireServer(*[HELD_OPEN] * 1005) as server:
         app = app_of(server)
 
-        def abandon() -> None:
+        def left() -> None:
             with app.stream("hi") as events:
                 next(events)
 
-        abandon()
-        before = len(list(Path("/proc/self/fd").iterdir()))
-        for _ in range(100):
-            abandon()
+        def forgotten() -> None:
+            for _ in app.stream("hi"):
+                break
 
-        async def abandon_async() -> None:
+        async def closed() -> None:
             events = app.astream("hi")
             await anext(events)
             await events.aclose()
 
-        async def all_of_them() -> None:
-            for _ in range(100):
-                await abandon_async()
+        async def cancelled() -> None:
+            heard = asyncio.Event()
 
-        asyncio.run(all_of_them())
-        # The server, in this process, closes its ends as it notices.
-        assert server.all_gone.wait(10)
-        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+            async def listen() -> None:
+                async for _ in app.astream("hi"):
+                    heard.set()
+
+            task = asyncio.create_task(listen())
+            await heard.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        async def timed_out() -> None:
+            with pytest.raises(BailianError):
+                await app.ainvoke("hi", timeout=Timeout(between_frames_s=0.001))
+
+        async def several(times: int) -> None:
+            for _ in range(times):
+                await closed()
+                await cancelled()
+                await timed_out()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        def all_of_them(times: int) -> None:
+            for _ in range(times):
+                left()
+                forgotten()
+            asyncio.run(several(times))
+            # The server, in this process, closes its ends and ends their threads as it notices.
+            assert server.all_gone.wait(10)
+            server.join_finished()
+
+        all_of_them(1)
+        before = open_things()
+        all_of_them(200)
+        assert open_things() == before
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -149,12 +254,19 @@ def test_a_stream_that_nobody_reads_sends_nothing() -> None:
 def test_every_event_loop_gets_and_ends_its_own_connections() -> None:
     """`asyncio.run` again and again leaves no thread behind, and no socket (warnings are errors)."""
     good = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
-    with WireServer(*[good] * 10) as server:
-        before = threading.active_count()
-        for _ in range(10):
+    with WireServer(*[good] * 101) as server:
+
+        def call() -> None:
             assert asyncio.run(app_of(server).ainvoke("hi")).text == "你好"
-        assert server.connections == 10
-        assert threading.active_count() <= before + 10  # one thread of the server per connection
+            assert server.all_gone.wait(10)
+            server.join_finished()
+
+        call()
+        before = open_things()
+        for _ in range(100):
+            call()
+        assert server.connections == 101
+        assert open_things() == before
 
 
 def test_a_loop_that_ended_is_forgotten() -> None:

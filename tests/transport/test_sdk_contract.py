@@ -45,9 +45,9 @@ def ours(server: WireServer, **fields: Any) -> list[dict[str, Any]]:
     request = AppRequest(app_id="app", prompt="hi", **fields)
 
     async def collect() -> list[dict[str, Any]]:
-        return [dict(each) async for each in aopen_frames(request, settings)]
+        return [dict(each) async for some in aopen_frames(request, settings) for each in some]
 
-    sync = [dict(each) for each in open_frames(request, settings)]
+    sync = [dict(each) for some in open_frames(request, settings) for each in some]
     assert [{**each, "headers": 0} for each in asyncio.run(collect())] == [
         {**each, "headers": 0} for each in sync
     ]

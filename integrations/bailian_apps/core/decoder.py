@@ -40,13 +40,23 @@ class Decoder:
     Any of its fields may be null or missing; what cannot be read becomes an `UnknownFrame`.
     """
 
-    def __init__(self, *, flow_stream_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        flow_stream_mode: str | None = None,
+        asked_session: str | None = None,
+        whole_history: bool = False,
+    ) -> None:
         """Start a run.
 
         Args:
             flow_stream_mode: The mode that was asked for, if any. It settles what the frames
                 leave open: only a workflow app has one.
+            asked_session: The session that the run was to go on in.
+            whole_history: Whether the whole conversation was sent.
         """
+        self._asked_session = asked_session
+        self._whole_history = whole_history
         self._steps = StepReader(
             self._end_node_wrote, plain_messages=flow_stream_mode == "message_format"
         )
@@ -59,6 +69,7 @@ class Decoder:
         self._text: list[str] = []
         self._streamed_text: str | None = None
         self._references: list[DocReference] = []
+        self._known_references: dict[tuple[str | None, str], list[DocReference]] = {}
         self._references_raw: object = None
         self._usage_raw: object = None
         self._told_usage = Usage()
@@ -83,6 +94,13 @@ class Decoder:
         """The session that the frames name."""
         return self._session_id
 
+    @property
+    def context_lost(self) -> bool:
+        """Whether the frames name another session than was asked for."""
+        return None not in (self._asked_session, self._session_id) and (
+            self._asked_session != self._session_id
+        )
+
     def feed(self, frame: Mapping[str, Any]) -> list[AppEvent]:
         """Read one frame.
 
@@ -105,7 +123,11 @@ class Decoder:
             self._request_id = str(request_id)
         if not self._started:
             self._started = True
-            events.append(RunStarted(self._session_id, self._request_id))
+            events.append(
+                RunStarted(
+                    self._session_id, self._request_id, self.context_lost, self._whole_history
+                )
+            )
         if thoughts := fields.get("thoughts"):
             if isinstance(thoughts, list):
                 self._steps.read_thoughts(cast("list[object]", thoughts), events)
@@ -123,7 +145,7 @@ class Decoder:
         if usage := frame.get("usage"):
             self._usage_raw = usage
             # Counts change with every frame. They are told when a step ends, and at the end.
-            if self.finished or any(type(event) is StepFinished for event in events):
+            if self.finished or StepFinished in map(type, events):
                 self._tell_usage(events)
         return events
 
@@ -159,6 +181,8 @@ class Decoder:
             request_id=self._request_id,
             finish_reason=self._finish_reason,
             streamed_text=self._streamed_text,
+            context_lost=self.context_lost,
+            whole_history=self._whole_history,
             # The SDK's frames also carry the HTTP headers, which are nobody's answer.
             raw={key: value for key, value in self._raw.items() if key != "headers"},
         )
@@ -225,7 +249,10 @@ class Decoder:
                 events.append(UnknownFrame(item))
                 continue
             reference = _reference(cast("dict[str, Any]", item))
-            if reference not in self._references:
+            # A frame may list hundreds: each is compared only with those that it resembles.
+            alike = self._known_references.setdefault((reference.index_id, reference.text), [])
+            if reference not in alike:
+                alike.append(reference)
                 self._references.append(reference)
                 new.append(reference)
         if new:

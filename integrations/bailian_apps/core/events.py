@@ -7,7 +7,8 @@ class or on `kind`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from bailian_apps.core.result import AppResult, DocReference, Step, Usage
@@ -15,10 +16,12 @@ from bailian_apps.core.result import AppResult, DocReference, Step, Usage
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The first frame came."""
+    """The first frame came; `context_lost` and `whole_history` are as in `AppResult`."""
 
     session_id: str | None
     request_id: str | None
+    context_lost: bool = False
+    whole_history: bool = False
     kind: ClassVar[Literal["run_started"]] = "run_started"
 
 
@@ -111,3 +114,44 @@ AppEvent: TypeAlias = (
     | RunFinished
     | UnknownFrame
 )
+
+
+def joined(events: Iterable[AppEvent]) -> list[AppEvent]:
+    """The same events, with the deltas of one kind and one step that need no order made into one.
+
+    Text and reasoning keep their order among each other, and nothing crosses an event that is no
+    delta. A step's output goes to where its first piece stood: an End node's stands between the
+    pieces of the answer.
+    """
+    told: list[list[AppEvent]] = []  # what becomes one event each
+    outputs: dict[str, list[AppEvent]] = {}  # of this row of deltas, by step
+    for event in events:
+        if type(event) is StepDelta:
+            alike = outputs.get(event.step_id)
+        elif isinstance(event, _DELTAS):
+            alike = told[-1] if told and _continues(event, told[-1][0]) else None
+        else:
+            alike = None
+            outputs.clear()
+        if alike is None:
+            told.append(alike := [])
+            if type(event) is StepDelta:
+                outputs[event.step_id] = alike
+        alike.append(event)
+    return [_one(alike) for alike in told]
+
+
+_DELTAS = (TextDelta, ReasoningDelta, StepDelta)
+
+
+def _continues(event: TextDelta | ReasoningDelta | StepDelta, before: AppEvent) -> bool:
+    return type(event) is type(before) and (
+        getattr(event, "step_id", None) == getattr(before, "step_id", None)
+    )
+
+
+def _one(alike: list[AppEvent]) -> AppEvent:
+    first = alike[0]
+    if len(alike) == 1 or not isinstance(first, _DELTAS):
+        return first
+    return replace(first, text="".join([each.text for each in alike if isinstance(each, _DELTAS)]))

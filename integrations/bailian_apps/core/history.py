@@ -8,14 +8,20 @@ The rule that everything here serves: context is never lost silently. Unless it 
 session holds all that came before, the whole history is sent as `messages`. The cloud ignores a
 session named beside `messages`, and whether the session of such an answer holds them is unknown, so
 a conversation that was sent so once stays so (its marker has round 0).
+
+A history alone does not tell whether another call has gone on from the same answer (a branch, or
+two calls at once). So a plan that goes on in a session also has what to send `otherwise`; which of
+the two it is, is decided where the process's calls are known (`bailian_apps.sessions`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast
 
 from bailian_apps.core.errors import InvalidInputError
@@ -23,6 +29,11 @@ from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
+
+logger = logging.getLogger(__name__)
+
+_LISTS = {"image_list", "file_list"}
+_DIGEST_CHARS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +47,8 @@ class SessionMarker:
             that it holds the conversation.
         used_at: When it was used last, in Unix seconds.
         system: A digest of the system text the session was begun with; `""` for none.
+        told: Two digests: of what the user said in this round, and of the answer. By them a
+            history is noticed that is not the one that the session was told. `""` in round 0.
     """
 
     app_id: str
@@ -43,6 +56,7 @@ class SessionMarker:
     round: int
     used_at: float
     system: str = ""
+    told: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, to be stored in a message."""
@@ -52,6 +66,7 @@ class SessionMarker:
             "round": self.round,
             "used_at": round(self.used_at, 3),
             "system": self.system,
+            "told": self.told,
         }
 
     @classmethod
@@ -72,6 +87,7 @@ class SessionMarker:
             round=round_,
             used_at=used_at,
             system=str(fields.get("system") or ""),
+            told=str(fields.get("told") or ""),
         )
 
 
@@ -105,8 +121,11 @@ class Plan:
         session_id: The session to continue.
         round: The round that this call is in its session; 0 when sent as messages.
         system: The digest of the conversation's system text.
+        told: The digest of the new words, when they go into a session.
         images: Addresses of images in the new turns.
         files: Addresses of files in the new turns.
+        otherwise: What to send when another call has gone on in the session, or the cloud has
+            forgotten it: the whole history. None where no marker named the session.
     """
 
     app_id: str
@@ -115,11 +134,18 @@ class Plan:
     session_id: str | None = None
     round: int = 0
     system: str = ""
+    told: str = ""
     images: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    otherwise: Plan | None = None
 
-    def call(self) -> dict[str, Any]:
-        """The arguments for `BailianApp.stream` and its kin."""
+    def call(self, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The call in the words of `AppRequest`.
+
+        Args:
+            said: What else the caller says for this call. Its `image_list` and `file_list` come
+                after those of the turns; all else replaces.
+        """
         given = {
             "prompt": self.prompt,
             "messages": self.messages,
@@ -127,11 +153,13 @@ class Plan:
             "image_list": self.images,
             "file_list": self.files,
         }
-        return {name: value for name, value in given.items() if value}
-
-    def context_lost(self, result: AppResult) -> bool:
-        """Whether the cloud answered in another session than the one it was asked to continue."""
-        return bool(self.session_id and result.session_id and result.session_id != self.session_id)
+        planned: dict[str, Any] = {name: value for name, value in given.items() if value}
+        arguments = {**planned, **(said or {})}
+        for name in _LISTS & arguments.keys():
+            more: Any = (said or {}).get(name) or ()
+            if isinstance(more, (list, tuple)):
+                arguments[name] = (*planned.get(name, ()), *cast("Sequence[Any]", more))
+        return arguments
 
     def marker(self, result: AppResult, *, now: float | None = None) -> SessionMarker | None:
         """The marker for the answer's message; None when the cloud named no session.
@@ -142,12 +170,14 @@ class Plan:
         """
         if not result.session_id:
             return None
+        certain = not (result.context_lost or result.whole_history)
         return SessionMarker(
             app_id=self.app_id,
             session_id=result.session_id,
-            round=0 if self.context_lost(result) else self.round,
+            round=self.round if certain else 0,
             used_at=time.time() if now is None else now,
             system=self.system,
+            told=self.told + _digest(result.text) if certain and self.told else "",
         )
 
 
@@ -181,28 +211,38 @@ def plan_request(
             f"end with a message of role {turns[-1].role!r}",
             "Put the user's words last",
         )
-    own = _last_index(turns, lambda turn: _is_own(turn, settings.app_id))
-    marker = turns[own].marker if own >= 0 else None
-    last_answer = _last_index(turns, lambda turn: turn.role == "assistant")
-    if session_id and settings.history_mode == "messages":
+    if settings.history_mode == "messages":
+        if session_id:
+            raise InvalidInputError(
+                "session_id",
+                "was given with history_mode='messages', where the cloud would ignore it",
+                "Leave out one of the two",
+            )
+        return _as_messages(settings, turns)
+    if session_id and system_digest(turns):
         raise InvalidInputError(
             "session_id",
-            "was given with history_mode='messages', where the cloud would ignore it",
-            "Leave out one of the two",
+            "was given with a system message, which cannot be told to a session",
+            "Leave out one of the two, or pass history_mode='messages'",
         )
-    if settings.history_mode == "session":
-        if session_id and (marker is None or marker.session_id != session_id):
-            return _in_named_session(settings, turns, session_id, last_answer)
-        new = turns[own + 1 :]
-        if all(turn.role == "user" for turn in new):
-            if marker is None:
-                return _in_session(settings, new, None, 1)
-            if session_id or _continues(
-                marker, settings, turns, time.time() if now is None else now
-            ):
-                return _in_session(
-                    settings, new, marker.session_id, marker.round + 1, marker.system
-                )
+    own = _last_index(turns, lambda turn: _is_own(turn, settings.app_id))
+    marker = turns[own].marker if own >= 0 else None
+    if session_id and (marker is None or marker.session_id != session_id):
+        return _in_named_session(settings, turns, session_id)
+    new = turns[own + 1 :]
+    if any(turn.role != "user" for turn in new):
+        why = "no session was told all of it"
+    elif marker is None:
+        return _in_session(settings, new, None, 1)
+    elif session_id:
+        return _in_session(settings, new, session_id, marker.round + 1, marker.system)
+    else:
+        now = time.time() if now is None else now
+        why = _what_speaks_against(marker, settings, turns, own, now)
+        if why is None:
+            plan = _in_session(settings, new, marker.session_id, marker.round + 1, marker.system)
+            return replace(plan, otherwise=_as_messages(settings, turns))
+    logger.info("app %s is told the whole conversation: %s", settings.app_id, why)
     return _as_messages(settings, turns)
 
 
@@ -212,31 +252,51 @@ def system_digest(turns: Sequence[Turn]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12] if text else ""
 
 
-def _continues(
-    marker: SessionMarker, settings: AppSettings, turns: Sequence[Turn], now: float
-) -> bool:
-    sessions = {
-        turn.marker.session_id for turn in turns if _is_own(turn, settings.app_id) and turn.marker
-    }
-    return (
-        # Two sessions in one history (two calls at once): neither was told what the other was.
-        len(sessions) == 1
-        and 0 < marker.round < settings.session_max_rounds
-        and now - marker.used_at < settings.session_ttl_s
-        and marker.system == system_digest(turns)
-    )
+def _what_speaks_against(
+    marker: SessionMarker, settings: AppSettings, turns: Sequence[Turn], own: int, now: float
+) -> str | None:
+    """Why a session may not hold the conversation up to the answer `turns[own]`, or None."""
+    if marker.round < 1:
+        return "it was before, or its session had been forgotten"
+    if marker.round >= settings.session_max_rounds:
+        return f"session_max_rounds={settings.session_max_rounds} have been held in its session"
+    if now - marker.used_at >= settings.session_ttl_s:
+        return f"its session was not used for session_ttl_s={settings.session_ttl_s:g} seconds"
+    if marker.system != system_digest(turns):
+        return "there is another system text than when its session was begun"
+    if not _is_as_told(turns[: own + 1], settings.app_id):
+        return "it is not what its session was told"
+    return None
 
 
-def _in_named_session(
-    settings: AppSettings, turns: Sequence[Turn], session_id: str, last_answer: int
-) -> Plan:
+def _is_as_told(turns: Sequence[Turn], app_id: str) -> bool:
+    """Whether turns are a session's own rounds, one after the other, word for word.
+
+    The first rounds may be missing, and of the first that is there the question: a history that
+    was trimmed is still remembered. What was changed, put in or taken out is not as it was told.
+    """
+    last: SessionMarker | None = None
+    words: list[Turn] = []
+    for turn in turns:
+        if turn.role == "system":
+            continue
+        if not _is_own(turn, app_id) or turn.marker is None:
+            words.append(turn)
+            continue
+        marker = turn.marker
+        question = marker.told[:_DIGEST_CHARS] if last is None and not words else _told(words)
+        if marker.told != question + _digest(turn.text):
+            return False
+        # A round that is there twice was two calls at once; neither was told what the other was.
+        if last and (marker.session_id, marker.round) != (last.session_id, last.round + 1):
+            return False
+        last, words = marker, []
+    return True
+
+
+def _in_named_session(settings: AppSettings, turns: Sequence[Turn], session_id: str) -> Plan:
     """The caller vouches that the session holds the conversation up to the last answer."""
-    if system_digest(turns):
-        raise InvalidInputError(
-            "session_id",
-            "was given with a system message, which cannot be told to a session",
-            "Leave out one of the two, or pass history_mode='messages'",
-        )
+    last_answer = _last_index(turns, lambda turn: turn.role == "assistant")
     return _in_session(settings, turns[last_answer + 1 :], session_id, 1)
 
 
@@ -254,6 +314,7 @@ def _in_session(
         session_id=session_id,
         round=round_,
         system=system,
+        told=_told(said),
         images=_join(turn.images for turn in said),
         files=_join(turn.files for turn in said),
     )
@@ -272,6 +333,16 @@ def _as_messages(settings: AppSettings, turns: Sequence[Turn]) -> Plan:
         images=_join(turn.images for turn in turns),
         files=_join(turn.files for turn in turns),
     )
+
+
+def _told(turns: Sequence[Turn]) -> str:
+    said = [[t.text, t.images, t.files] if t.role == "user" else t.role for t in turns]
+    return _digest(json.dumps(said))
+
+
+def _digest(text: str) -> str:
+    # LlamaIndex's chat engines strip what they streamed before they keep it: that is no edit.
+    return hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
 
 
 def _is_own(turn: Turn, app_id: str) -> bool:

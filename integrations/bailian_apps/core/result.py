@@ -129,6 +129,9 @@ class AppResult:
         streamed_text: None, or what had been streamed when the last frame said another text:
             then `text` is the last frame's, and a warning was logged.
         attempts: How many times the request was sent, the successful one included.
+        context_lost: Whether the cloud answered in another session than the one it was asked to go
+            on in: the app did not know what was said before. A warning was logged.
+        whole_history: Whether the app was told the whole conversation, as `messages`.
         raw: The last frame as it came.
     """
 
@@ -142,4 +145,6 @@ class AppResult:
     finish_reason: str | None = None
     streamed_text: str | None = None
     attempts: int = 1
+    context_lost: bool = False
+    whole_history: bool = False
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)

@@ -141,6 +141,9 @@ class AppSettings(WireOptions):
         max_retries: How often a call may be sent again when it certainly did not start.
         idempotent: Whether running the app twice does no harm. Then a call whose fate is
             unknown (a lost connection, a 500, a timeout) is sent again too.
+        max_concurrency: How many calls of this app may be under way at once in this process, sync
+            and async together; None for no limit. Who finds no free place waits, for as long as
+            connecting may take; then `RequestTimeoutError` says so, and nothing was sent.
         history_mode: `"session"` continues the cloud's session and sends only what is new;
             `"messages"` sends the whole conversation every time.
         session_ttl_s: Seconds without a call after which the cloud forgets a session.
@@ -161,6 +164,7 @@ class AppSettings(WireOptions):
     timeout: Annotated[float | Timeout, BeforeValidator(_check_timeout)] = 300.0
     max_retries: int = Field(default=2, ge=0)
     idempotent: bool = False
+    max_concurrency: int | None = Field(default=None, ge=1)
     history_mode: HistoryMode = "session"
     session_ttl_s: float = Field(default=3600.0, ge=0)
     session_max_rounds: int = Field(default=50, ge=1)

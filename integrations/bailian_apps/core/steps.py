@@ -92,6 +92,11 @@ class _Entry:
         self.step = step
         self.repeats = repeats  # an equal entry in the next frame is a new, equal piece of text
 
+    @property
+    def settled(self) -> bool:
+        """Whether an equal entry in the next frame says nothing new."""
+        return not self.repeats and (self.step is None or self.step.kind == "node")
+
 
 class StepReader:
     """Turns the steps that frames relist into step events, each piece once.
@@ -116,6 +121,9 @@ class StepReader:
         self._answer = answer
         self._plain_messages = plain_messages
         self._entries: list[_Entry] = []
+        # The entries at the head of the list that say nothing new until they change: compared as a
+        # whole, because a workflow relists every node that it ever ran.
+        self._settled: list[object] = []
         self._steps: list[_Open] = []
         self._newest: dict[str, _Open] = {}
         self._runs: dict[str, int] = {}
@@ -135,24 +143,23 @@ class StepReader:
 
     def read_thoughts(self, thoughts: list[object], events: list[AppEvent]) -> None:
         """Read one frame's `thoughts`."""
-        entries = self._entries
-        known = len(entries)
-        for position, item in enumerate(thoughts):
-            before = entries[position] if position < known else None
+        entries, settled = self._entries, self._settled
+        if thoughts[: len(settled)] != settled:
+            settled.clear()
+        for position in range(len(settled), len(thoughts)):
+            item = thoughts[position]
             raw: object = _response(item)
-            if before is not None and before.raw == raw:
+            entry = before = entries[position] if position < len(entries) else None
+            if before is not None and before.repeats and before.raw == raw:
                 # "哈" after "哈" is two pieces of text: an equal entry of a running node adds.
-                if before.repeats and before.step is not None:
-                    self._append(before.step, "thoughts", *before.step.last, events)
-                    continue
-                if before.step is None or before.step.kind == "node":
-                    continue
-            relisted = position + 1 < len(thoughts)
-            entry = self._read_entry(position, item, raw, before, events, relisted=relisted)
-            if before is None:
-                entries.append(entry)
-            else:
-                entries[position] = entry
+                assert before.step is not None  # noqa: S101
+                self._append(before.step, "thoughts", *before.step.last, events)
+            elif before is None or not before.settled or before.raw != raw:
+                relisted = position + 1 < len(thoughts)
+                entry = self._read_entry(position, item, raw, before, events, relisted=relisted)
+                entries[position : position + 1] = [entry]
+            if entry is not None and entry.settled and position == len(settled):
+                settled.append(item)
 
     def _read_entry(
         self,
@@ -199,21 +206,24 @@ class StepReader:
         content = message.get("message")
         text = as_text(cast("JsonObject", content).get("content")) if type(content) is dict else ""
         piece = (text, "")
+        type_ = text_or_none(message.get("node_type"))
         if (
             not self._plain_messages
+            and type_ in ("LLM", None)  # what another node says may be such an object itself
             and (inner := json_object(text))
             and inner.keys() <= _RESULT_KEYS
         ):
             piece = (as_text(inner.get("result")), as_text(inner.get("reasoningContent")))
         name = text_or_none(message.get("node_name"))
         status = text_or_none(message.get("node_status")) or EXECUTING
-        if status == EXECUTING and message.get("node_is_completed") is True:
+        # The API's page has a bool, the SDK's model a str.
+        if status == EXECUTING and message.get("node_is_completed") in (True, "true"):
             status = SUCCESS
         self._update_node(
             "message",
             node_id=text_or_none(message.get("node_id")) or name or "node-0",
             name=name,
-            type_=text_or_none(message.get("node_type")),
+            type_=type_,
             status=status,
             piece=piece,
             duration_ms=milliseconds(message.get("node_exec_time")),

@@ -7,7 +7,6 @@ message that `invoke` gives, because that is how `invoke` makes it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -29,8 +28,6 @@ from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult, DocReference, Usage
 from bailian_apps.langchain.blocks import PROVIDER, reference_entry, step_entry, to_blocks
 from bailian_apps.langchain.messages import MARKER_KEY
-
-logger = logging.getLogger(__name__)
 
 
 class StopFilter:
@@ -90,8 +87,7 @@ class Answer:
         self._metadata = {"model_provider": PROVIDER}
         if v1:
             self._metadata["output_version"] = "v1"
-        self._session_id: str | None = None
-        self._request_id: str | None = None
+        self._started = RunStarted(None, None)
         self._usage = Usage()
         self._references: list[DocReference] = []
         self._final_text: str | None = None
@@ -108,7 +104,7 @@ class Answer:
                 return None
             return self._chunk("", {"steps": [step_entry(event.step)]})
         if isinstance(event, RunStarted):
-            self._session_id, self._request_id = event.session_id, event.request_id
+            self._started = event
         elif isinstance(event, References):
             self._references += event.items
         elif isinstance(event, UsageReported):
@@ -134,9 +130,11 @@ class Answer:
         cut_off = AppResult(
             references=tuple(self._references),
             usage=self._usage,
-            session_id=self._session_id,
-            request_id=self._request_id,
+            session_id=self._started.session_id,
+            request_id=self._started.request_id,
             finish_reason="stop",
+            context_lost=self._started.context_lost,
+            whole_history=self._started.whole_history,
         )
         return self._last(text, cut_off, marked=False)
 
@@ -177,17 +175,9 @@ class Answer:
             "finish_reason": result.finish_reason,
             "model_usage": [asdict(model) for model in result.usage.models],
             MARKER_KEY: marker.to_dict() if marker else None,
+            "context_lost": result.context_lost or None,
+            "whole_history": result.whole_history or None,
         }
-        if self._plan.context_lost(result):
-            facts["context_lost"] = True
-            logger.warning(
-                "app %s answered in session %s, not in %s as asked: it has forgotten the "
-                "conversation; request_id %s",
-                self._plan.app_id,
-                result.session_id,
-                self._plan.session_id,
-                result.request_id,
-            )
         if result.streamed_text is not None:
             # What was streamed cannot be taken back; `invoke` gives this text.
             self._final_text = facts["final_text"] = self._cut(result.text)

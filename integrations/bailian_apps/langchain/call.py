@@ -20,9 +20,6 @@ from bailian_apps.langchain.fields import call_arguments
 from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.runs import aevents, events, typed_errors, with_settings
 
-_LISTS = ("image_list", "file_list")
-
-
 _T_co = TypeVar("_T_co", covariant=True)
 _WriterT = TypeVar("_WriterT", bound="Writer[Any]")
 
@@ -117,9 +114,5 @@ class Call(Generic[_WriterT]):
         plan = plan_request(
             to_turns(self._messages), settings, session_id=said.pop("session_id", None)
         )
-        planned = plan.call()
-        for name in _LISTS:
-            if given := said.pop(name, None):
-                planned[name] = (*planned.get(name, ()), *given)
         self.writer = self._make_writer(plan)
-        return settings, {**planned, **said}, StepRuns.of(self._manager, plan.app_id)
+        return settings, {"prompt": plan, **said}, StepRuns.of(self._manager, plan.app_id)

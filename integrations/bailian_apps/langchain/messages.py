@@ -11,6 +11,8 @@ The whole mapping, to the app:
 | `AIMessage`, `ChatMessage(role="assistant")`: string and `text` blocks | assistant text |
 | … its reasoning, its server-side tool calls and whatever else is no text | nothing |
 | … its `response_metadata["bailian"]` | which session to continue, and from where |
+| … its `tool_calls`; the message, if it says nothing else | nothing; refused in the last message |
+| `ToolMessage`, `FunctionMessage`, `ChatMessage(role="tool")` | user text, "Tool result: …" |
 | `name` and `id` of a message | nothing |
 
 And from the app, as `bailian_apps.langchain.answer` makes it:
@@ -27,8 +29,8 @@ And from the app, as `bailian_apps.langchain.answer` makes it:
 With `output_version="v1"`, and in `content_blocks` always, reasoning, steps and references are
 standard content blocks instead (see `bailian_apps.langchain.blocks`).
 
-What an app cannot be told is refused: a `ToolMessage` or `FunctionMessage`, an `AIMessage` with
-tool calls, and images, files or audio that are not the address of an image or file.
+What an app cannot be told is refused: any other message or role, any other block, and images or
+files without an address.
 """
 
 from __future__ import annotations
@@ -41,8 +43,10 @@ from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     ChatMessage,
+    FunctionMessage,
     HumanMessage,
     SystemMessage,
+    ToolMessage,
 )
 
 from bailian_apps.core.errors import InvalidInputError
@@ -59,6 +63,7 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "ai": "assistant",
 }
+_TOOL_ROLES = ("tool", "function")
 _MEDIA = frozenset({"image", "image_url", "file", "audio", "input_audio", "video"})
 
 
@@ -69,15 +74,24 @@ def to_turns(messages: Sequence[BaseMessage]) -> list[Turn]:
         messages: The conversation, oldest first.
 
     Returns:
-        One turn for each message.
+        One turn for each message, but for those that hold only tool calls.
 
     Raises:
         InvalidInputError: A message cannot be sent; it is named by its index and type.
     """
-    return [_to_turn(f"messages[{index}]", message) for index, message in enumerate(messages)]
+    last = len(messages) - 1
+    return [
+        _to_turn(f"messages[{index}]", message, last=index == last)
+        for index, message in enumerate(messages)
+        if index == last or not (_has_calls(message) and not message.text)
+    ]
 
 
-def _to_turn(where: str, message: BaseMessage) -> Turn:
+def _has_calls(message: BaseMessage) -> bool:
+    return isinstance(message, AIMessage) and bool(message.tool_calls or message.invalid_tool_calls)
+
+
+def _to_turn(where: str, message: BaseMessage, *, last: bool) -> Turn:
     role = _role_of(where, message)
     if role != "assistant":
         parts = _Parts()
@@ -85,15 +99,15 @@ def _to_turn(where: str, message: BaseMessage) -> Turn:
             _read_block(path, block, parts, media=role == "user")
         return Turn(
             role=role,
-            text="\n".join(parts.texts),
+            text=("Tool result: " if _is_tool_result(message) else "") + "\n".join(parts.texts),
             images=tuple(parts.images),
             files=tuple(parts.files),
         )
-    if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
+    if last and _has_calls(message):
         raise InvalidInputError(
             where,
-            f"is an {type(message).__name__} with tool_calls",
-            "An app calls its own tools and cannot be told of others; leave such messages out",
+            f"is an {type(message).__name__} with tool_calls, and the last message",
+            "Put the results of its tools after it; an app calls only its own tools",
         )
     return Turn(
         role=role,
@@ -102,8 +116,14 @@ def _to_turn(where: str, message: BaseMessage) -> Turn:
     )
 
 
+def _is_tool_result(message: BaseMessage) -> bool:
+    return isinstance(message, (ToolMessage, FunctionMessage)) or (
+        isinstance(message, ChatMessage) and message.role in _TOOL_ROLES
+    )
+
+
 def _role_of(where: str, message: BaseMessage) -> Role:
-    if isinstance(message, HumanMessage):
+    if isinstance(message, HumanMessage) or _is_tool_result(message):
         return "user"
     if isinstance(message, AIMessage):
         return "assistant"
@@ -115,7 +135,7 @@ def _role_of(where: str, message: BaseMessage) -> Role:
     raise InvalidInputError(
         where,
         f"is a {type(message).__name__}{said}",
-        "An app can be told only system, human and AI messages; leave it out",
+        "An app can be told only system, human, AI and tool messages; leave it out",
     )
 
 

@@ -245,11 +245,7 @@ class _Call:
         settings, said = with_settings(self._runnable, arguments)
         session_id = said.pop("session_id", None)
         plan = plan_request(to_turns(messages), settings, session_id=session_id)
-        planned = plan.call()
-        for name in ("image_list", "file_list"):
-            if given := said.pop(name, None):
-                planned[name] = (*planned.get(name, ()), *given)
-        return settings, {**planned, **said}, StepRuns.of(manager, settings.app_id)
+        return settings, {"prompt": plan, **said}, StepRuns.of(manager, settings.app_id)
 
 
 def _read(

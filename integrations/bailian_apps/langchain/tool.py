@@ -51,6 +51,7 @@ class AppToolArtifact(TypedDict):
         usage: `input_tokens`, `output_tokens`, `total_tokens`, and `models`, one per model call.
         session_id: The session of the cloud.
         request_id: The cloud's id of the request.
+        context_lost: Whether the cloud had forgotten the session that was to be continued.
         bailian: The marker by which the next call of the thread continues the session.
     """
 
@@ -60,6 +61,7 @@ class AppToolArtifact(TypedDict):
     usage: dict[str, Any]
     session_id: str | None
     request_id: str | None
+    context_lost: bool
     bailian: dict[str, Any] | None
 
 
@@ -149,7 +151,7 @@ class BailianAppTool(AppFields, BaseTool):
     ) -> tuple[str, AppToolArtifact]:
         with self._reported_errors():
             settings, plan, steps = self._open(prompt, biz_params, runtime, run_manager)
-            result = result_of(settings, plan.call(), steps)
+            result = result_of(settings, {"prompt": plan}, steps)
         return result.text, _artifact(prompt, plan, result)
 
     @override
@@ -164,7 +166,7 @@ class BailianAppTool(AppFields, BaseTool):
         try:
             with self._reported_errors():
                 settings, plan, steps = self._open(prompt, biz_params, runtime, run_manager)
-                result = await aresult_of(settings, plan.call(), steps)
+                result = await aresult_of(settings, {"prompt": plan}, steps)
         except asyncio.CancelledError as error:
             if run_manager is not None and not _CORE_ENDS_CANCELLED and is_being_cancelled():
                 await run_manager.on_tool_error(error)
@@ -287,5 +289,6 @@ def _artifact(prompt: str, plan: Plan, result: AppResult) -> AppToolArtifact:
         },
         "session_id": result.session_id,
         "request_id": result.request_id,
+        "context_lost": result.context_lost,
         "bailian": marker.to_dict() if marker else None,
     }

@@ -5,7 +5,6 @@ The two drivers differ in `for` against `async for`; what decides anything is in
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
@@ -18,11 +17,8 @@ from bailian_apps.app import BailianApp
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan
 from bailian_apps.core.request import without_tokens
-from bailian_apps.core.result import AppResult
 from bailian_apps.llamaindex.replies import Reply
 from bailian_apps.llamaindex.spans import RunSpans
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -34,7 +30,7 @@ class Call(Generic[T]):
     Attributes:
         app: The app, with the settings of this call.
         plan: What of the conversation is sent.
-        request: The arguments for `BailianApp.stream`.
+        said: What else the caller says for this call, in the words of `BailianApp.stream`.
         reply: What makes responses of the run's events.
         manager: Who tells the legacy callbacks.
         step_events: Whether spans send an event of ours for each step.
@@ -43,7 +39,7 @@ class Call(Generic[T]):
 
     app: BailianApp
     plan: Plan
-    request: dict[str, Any]
+    said: dict[str, Any]
     reply: Reply[T]
     manager: CallbackManager
     step_events: bool = False
@@ -53,7 +49,7 @@ class Call(Generic[T]):
         """Enter the run's span."""
         settings = self.app.settings
         known = {"app_id": settings.app_id, "biz_params": without_tokens(settings.biz_params or {})}
-        inputs = known | self.request
+        inputs = known | self.plan.call(self.said)
         return RunSpans(
             {name: value for name, value in inputs.items() if value},
             self.manager,
@@ -72,20 +68,9 @@ class Call(Generic[T]):
         if self.listener is not None:
             self.listener(event)
         if isinstance(event, RunFinished):
-            self._warn_if_context_was_lost(event.result)
             spans.finish(event.result.text)
             return self.reply.whole(event.result, delta="" if streaming else None)
         return self.reply.chunk(event) if streaming else None
-
-    def _warn_if_context_was_lost(self, result: AppResult) -> None:
-        if self.plan.context_lost(result):
-            logger.warning(
-                "app %s answered in a new session: it did not know the conversation so far "
-                "(session %s is gone; request_id %s). The next call sends the whole history",
-                self.plan.app_id,
-                self.plan.session_id,
-                result.request_id,
-            )
 
 
 def stream(call: Call[T]) -> Generator[T]:
@@ -124,7 +109,7 @@ async def ainvoke(call: Call[T]) -> T:
 
 
 def _stream(call: Call[T], *, streaming: bool) -> Generator[T]:
-    events = call.app.stream(**call.request)
+    events = call.app.stream(call.plan, **call.said)
     spans = call.open_spans()
 
     def chunks() -> Generator[T]:
@@ -138,7 +123,7 @@ def _stream(call: Call[T], *, streaming: bool) -> Generator[T]:
 
 
 def _astream(call: Call[T], *, streaming: bool) -> AsyncGenerator[T]:
-    events = call.app.astream(**call.request)
+    events = call.app.astream(call.plan, **call.said)
     spans = call.open_spans()
 
     async def chunks() -> AsyncGenerator[T]:

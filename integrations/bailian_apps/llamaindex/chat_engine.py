@@ -26,7 +26,6 @@ from llama_index.core.tools import ToolOutput
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.events import AppEvent
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.messages import MARKER_KEY
 from bailian_apps.llamaindex.nodes import run_metadata, source_nodes, tool_outputs
@@ -162,7 +161,7 @@ class BailianAppChatEngine(BaseChatEngine):
         turn = _Turn(message)
         try:
             messages = self._recall(turn, chat_history)
-            response = self._llm.heard_by(turn.hear).chat(messages, **overrides)
+            response = self._llm.chat(messages, **overrides)
             self._keep(turn, response)
         except BaseException:
             self._undo(turn)
@@ -180,7 +179,7 @@ class BailianAppChatEngine(BaseChatEngine):
         turn = _Turn(message)
         try:
             messages = await self._arecall(turn, chat_history)
-            response = await self._llm.heard_by(turn.hear).achat(messages, **overrides)
+            response = await self._llm.achat(messages, **overrides)
             await self._akeep(turn, response)
         except BaseException:
             await self._aundo(turn)
@@ -201,7 +200,7 @@ class BailianAppChatEngine(BaseChatEngine):
         turn = _Turn(message)
         try:
             messages = self._recall(turn, chat_history)
-            chunks = self._llm.heard_by(turn.hear).stream_chat(messages, **overrides)
+            chunks = self._llm.stream_chat(messages, **overrides)
         except BaseException:
             self._undo(turn)
             raise
@@ -230,7 +229,7 @@ class BailianAppChatEngine(BaseChatEngine):
         turn = _Turn(message)
         try:
             messages = await self._arecall(turn, chat_history)
-            chunks: Any = await self._llm.heard_by(turn.hear).astream_chat(messages, **overrides)
+            chunks: Any = await self._llm.astream_chat(messages, **overrides)
         except BaseException:
             await self._aundo(turn)
             raise
@@ -275,25 +274,27 @@ class BailianAppChatEngine(BaseChatEngine):
         return [*self._prefix_messages, *turn.with_session(history), turn.question]
 
     def _keep(self, turn: _Turn, response: ChatResponse) -> None:
-        """Put a whole turn into the memory; one at a time, because it is looked at before."""
+        """Put a whole turn into the memory; one at a time, so that a question keeps its answer."""
         with self._putting:
-            self._memory.put_messages(turn.end(response, self._memory.get_all()))
+            self._memory.put_messages(turn.end(response))
 
     async def _akeep(self, turn: _Turn, response: ChatResponse) -> None:
         loop = asyncio.get_running_loop()
         async with self._aputting.setdefault(loop, asyncio.Lock()):
-            await self._memory.aput_messages(turn.end(response, await self._memory.aget_all()))
+            await self._memory.aput_messages(turn.end(response))
 
     def _undo(self, turn: _Turn) -> None:
-        """Let the memory be as before a turn that failed or was broken off."""
-        if turn.leaves_something and (kept := turn.undone(self._memory.get_all())) is not None:
-            self._memory.set(kept)
+        """Give back the history that a turn replaced, which failed or was broken off.
+
+        Else there is nothing to undo: the turn is not in the memory, and that the session may hold
+        it is known where sessions are claimed.
+        """
+        if turn.replaced is not None and not turn.is_over:
+            self._memory.set(turn.replaced)
 
     async def _aundo(self, turn: _Turn) -> None:
-        if turn.leaves_something:
-            kept = turn.undone(await self._memory.aget_all())
-            if kept is not None:
-                await self._memory.aset(kept)
+        if turn.replaced is not None and not turn.is_over:
+            await self._memory.aset(turn.replaced)
 
     def _asked_of_memory(self, turn: _Turn) -> dict[str, Any]:
         """What a memory is asked for: room must be left for what it does not hold."""
@@ -318,15 +319,10 @@ class _Turn:
         self._sources: list[ToolOutput] = []
         self._nodes: list[NodeWithScore] = []
         self._response: ChatResponse | None = None
-        self._begun = False
         self.newest: ChatMessage | None = None
         """The newest answer with a marker, when the turn was planned."""
         self.replaced: list[ChatMessage] | None = None
         """What the memory held before a history took its place."""
-
-    def hear(self, event: AppEvent) -> None:
-        """The app has begun: the cloud's session may hold this turn from now on."""
-        self._begun = True
 
     def with_session(self, history: list[ChatMessage]) -> list[ChatMessage]:
         """A history that goes on in the session, also where the memory left its answer out."""
@@ -334,31 +330,17 @@ class _Turn:
             return history
         return [self.newest, *history]
 
-    def end(self, response: ChatResponse, known: list[ChatMessage]) -> list[ChatMessage]:
-        """Keep the answer; returns what the memory, which holds `known`, has to keep."""
+    def end(self, response: ChatResponse) -> list[ChatMessage]:
+        """Keep the answer; returns what the memory has to keep."""
         self._response = response
         self._sources += tool_outputs(response.raw)
         self._nodes += source_nodes(response.raw)
-        answer = response.message
-        if _marker(_newest_marked(known)) != _marker(self.newest):
-            # Another turn came in between. No session holds both answers, so none is named,
-            # and the next turn sends the whole history.
-            answer = _without_marker(answer)
-        return [self.question, answer]
+        return [self.question, response.message]
 
     @property
-    def leaves_something(self) -> bool:
-        """Whether a turn that ends now, not whole, has to be undone."""
-        return self._response is None and (self._begun or self.replaced is not None)
-
-    def undone(self, known: list[ChatMessage]) -> list[ChatMessage] | None:
-        """What a memory that holds `known` has to hold instead; None for the same."""
-        kept = known if self.replaced is None else self.replaced
-        newest = _newest_marked(kept)
-        if not self._begun or newest is None:
-            return self.replaced
-        # The session may hold the turn, which the memory does not: it is not gone on in.
-        return [_without_marker(each) if each is newest else each for each in kept]
+    def is_over(self) -> bool:
+        """Whether the answer is whole."""
+        return self._response is not None
 
     def whole(self) -> AgentChatResponse:
         response = self._response
@@ -376,14 +358,6 @@ class _Turn:
         )
 
 
-def _marker(message: ChatMessage | None) -> Any:
-    return None if message is None else message.additional_kwargs.get(MARKER_KEY)
-
-
 def _newest_marked(messages: Sequence[ChatMessage]) -> ChatMessage | None:
-    return next((each for each in reversed(messages) if _marker(each)), None)
-
-
-def _without_marker(message: ChatMessage) -> ChatMessage:
-    kwargs = {name: it for name, it in message.additional_kwargs.items() if name != MARKER_KEY}
-    return message.model_copy(update={"additional_kwargs": kwargs})
+    marked = (each for each in reversed(messages) if each.additional_kwargs.get(MARKER_KEY))
+    return next(marked, None)

@@ -40,8 +40,6 @@ _completion_callback = cast("Any", llm_completion_callback())
 
 T = TypeVar("T")
 
-_LISTS = ("image_list", "file_list")
-
 
 class BailianAppLLM(AppSettings, LLM):
     """An agent, workflow or orchestration app on Bailian (Model Studio), as an LLM.
@@ -265,7 +263,7 @@ class BailianAppLLM(AppSettings, LLM):
         app, said = self._split(kwargs)
         session_id = said.pop("session_id", None)
         plan = plan_request(to_turns(messages), app.settings, session_id=session_id)
-        return self._call(app, plan, _joined(plan.call(), said), ChatReply(plan))
+        return self._call(app, plan, said, ChatReply(plan))
 
     def _plan_completion(self, prompt: str, kwargs: dict[str, Any]) -> Call[CompletionResponse]:
         app, said = self._split(kwargs)
@@ -274,13 +272,11 @@ class BailianAppLLM(AppSettings, LLM):
                 "session_id", "was given to a completion, which joins no conversation", "Use chat"
             )
         plan = plan_request([Turn(role="user", text=prompt)], app.settings)
-        return self._call(app, plan, _joined(plan.call(), said), CompletionReply())
+        return self._call(app, plan, said, CompletionReply())
 
-    def _call(
-        self, app: BailianApp, plan: Plan, request: dict[str, Any], reply: Reply[T]
-    ) -> Call[T]:
+    def _call(self, app: BailianApp, plan: Plan, said: dict[str, Any], reply: Reply[T]) -> Call[T]:
         manager = self.callback_manager
-        return Call(app, plan, request, reply, manager, self.step_events, self._listener)
+        return Call(app, plan, said, reply, manager, self.step_events, self._listener)
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[BailianApp, dict[str, Any]]:
         """The app with this call's settings, and what else the call says."""
@@ -290,12 +286,3 @@ class BailianAppLLM(AppSettings, LLM):
         settings = {name: given[name] for name in given.keys() & AppSettings.model_fields.keys()}
         said = {name: value for name, value in given.items() if name not in settings}
         return BailianApp(self, **settings), said
-
-
-def _joined(planned: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
-    """What the messages say and what the call says; addresses add up."""
-    request = planned | said
-    for name in _LISTS:
-        if isinstance(said.get(name), (list, tuple)):
-            request[name] = (*planned.get(name, ()), *said[name])
-    return request

@@ -38,7 +38,7 @@ the session's marker                           `additional_kwargs["bailian"]`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from llama_index.core.base.llms.types import (
@@ -55,7 +55,7 @@ from llama_index.core.base.llms.types import (
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.history import Plan, Role, SessionMarker, Turn
-from bailian_apps.core.result import AppResult, DocReference, Usage
+from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
 
 MARKER_KEY = "bailian"
 
@@ -174,7 +174,8 @@ def answer_message(
         additional_kwargs: What the message remembers.
     """
     head = [] if thinking is None else [thinking]
-    return ChatMessage(
+    # Every chunk has such a message; its blocks, perhaps hundreds, need no second check.
+    return ChatMessage.model_construct(
         role=MessageRole.ASSISTANT,
         blocks=[*head, TextBlock(text=text), *citations],
         additional_kwargs=additional_kwargs or {},
@@ -217,7 +218,7 @@ def remembered(plan: Plan, result: AppResult) -> dict[str, Any]:
     marker = plan.marker(result)
     if marker is None:
         return {}
-    lost = {"context_lost": True} if plan.context_lost(result) else {}
+    lost = {"context_lost": True} if result.context_lost else {}
     return {MARKER_KEY: marker.to_dict() | lost}
 
 
@@ -231,9 +232,11 @@ def raw_response(result: AppResult) -> dict[str, Any]:
         "session_id": result.session_id,
         "finish_reason": result.finish_reason,
         "attempts": result.attempts,
+        "context_lost": result.context_lost,
+        "whole_history": result.whole_history,
         "reasoning": result.reasoning,
-        "steps": [asdict(step) for step in result.steps],
-        "references": [_plain_reference(reference) for reference in result.references],
+        "steps": [_plain(step) for step in result.steps],
+        "references": [_plain(reference) for reference in result.references],
         "usage": _plain_usage(result.usage),
     }
     if result.streamed_text is not None:
@@ -241,10 +244,9 @@ def raw_response(result: AppResult) -> dict[str, Any]:
     return raw
 
 
-def _plain_reference(reference: DocReference) -> dict[str, Any]:
-    plain = asdict(reference)
-    del plain["raw"]
-    return plain
+def _plain(value: Step | DocReference | ModelUsage) -> dict[str, Any]:
+    # Not `asdict`, which copies every passage of `raw` before that is left out.
+    return {each.name: getattr(value, each.name) for each in fields(value) if each.name != "raw"}
 
 
 def _plain_usage(usage: Usage) -> dict[str, Any]:
@@ -254,5 +256,5 @@ def _plain_usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
-        "models": [asdict(model) for model in usage.models],
+        "models": [_plain(model) for model in usage.models],
     }

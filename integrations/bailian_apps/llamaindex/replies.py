@@ -91,7 +91,7 @@ class ChatReply:
         message = answer_message(
             result.text,
             thinking_block(result.reasoning),
-            [citation_block(reference) for reference in result.references],
+            self._citations or [citation_block(reference) for reference in result.references],
             remembered(self._plan, result),
         )
         return ChatResponse(message=message, delta=delta, raw=raw_response(result))

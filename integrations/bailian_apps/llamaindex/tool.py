@@ -129,7 +129,7 @@ class _AppTool(FunctionTool):
         llm = self._llm.heard_by(partial(self._tell, ctx))
         history = await self._recall(ctx)
         response = await llm.achat([*history, question], **biz_params)
-        await self._remember(ctx, len(history), question, response)
+        await self._remember(ctx, question, response)
         return self._output(response, args, kwargs)
 
     def _read(
@@ -160,24 +160,18 @@ class _AppTool(FunctionTool):
         state: Any = await ctx.store.get_state()
         return [ChatMessage.model_validate(each) for each in _kept(state, self._key)]
 
-    async def _remember(
-        self, ctx: Context, known: int, question: ChatMessage, response: ChatResponse
-    ) -> None:
+    async def _remember(self, ctx: Context, question: ChatMessage, response: ChatResponse) -> None:
         if not self._keep_session:
             return
         message = response.message
-        marker = message.additional_kwargs
+        answer = ChatMessage(
+            role=MessageRole.ASSISTANT,
+            content=message.content,
+            additional_kwargs=message.additional_kwargs,
+        )
+        turn = [each.model_dump(mode="json") for each in (question, answer)]
         async with ctx.store.edit_state() as state:
-            kept = _kept(state, self._key)
-            if len(kept) != known:
-                # The agent asked twice at once. No session holds both answers, so none is named,
-                # and the next call sends the whole history.
-                marker = {}
-            answer = ChatMessage(
-                role=MessageRole.ASSISTANT, content=message.content, additional_kwargs=marker
-            )
-            turn = [each.model_dump(mode="json") for each in (question, answer)]
-            cast("Any", state)[self._key] = [*kept, *turn]
+            cast("Any", state)[self._key] = [*_kept(state, self._key), *turn]
 
     @property
     def _key(self) -> str:

@@ -21,7 +21,7 @@ from bailian_apps.core.errors import (
     retry_after_s,
 )
 from bailian_apps.core.settings import Timeout
-from bailian_apps.transport.sse import ErrorEvent, FrameLine
+from bailian_apps.transport.sse import ErrorEvent, FrameLine, SSEReader
 
 Answer: TypeAlias = dict[str, Any]
 
@@ -88,24 +88,52 @@ def read_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> An
     raise error
 
 
-def frame_lines(
-    events: list[FrameLine | ErrorEvent], headers: Mapping[str, str]
-) -> Iterator[FrameLine]:
-    """The lines among a stream's events.
+class EventLines:
+    """Bytes of an event stream in, the lines for the SDK out, as they are asked for.
 
-    Raises:
-        APIError: For an error event. Whatever its code, the run may have happened: a node of a
-            workflow can be throttled after another one has sent mail.
+    Attributes:
+        waiting: How many events are here that were not asked for yet.
     """
-    for event in events:
-        if type(event) is FrameLine:
-            yield event
-        elif type(event) is ErrorEvent:
-            answer = _json_object(event.data) or {"message": event.data.decode("utf-8", "replace")}
-            error = _error_in(answer, event.status_code, headers)
-            if error.resend == "not_started":
-                error.resend = "may_have_run"
-            raise error
+
+    __slots__ = ("_headers", "_reader", "waiting")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        """Start at the beginning of a stream that came with `headers`."""
+        self._headers = headers
+        self._reader = SSEReader()
+        self.waiting = 0
+
+    def feed(self, chunk: bytes) -> Iterator[FrameLine] | None:
+        """Read a chunk; give the lines that it completes, or None.
+
+        Raises:
+            APIError: While iterating, for an error event.
+        """
+        events = self._reader.feed(chunk)
+        return self._lines(events) if events else None
+
+    def close(self) -> Iterator[FrameLine]:
+        """The stream is over: give what it ended in the middle of."""
+        return self._lines(self._reader.close())
+
+    def _lines(self, events: list[FrameLine | ErrorEvent]) -> Iterator[FrameLine]:
+        self.waiting = len(events)
+        for event in events:
+            self.waiting -= 1
+            if type(event) is FrameLine:
+                yield event
+            elif type(event) is ErrorEvent:
+                raise _stream_error(event, self._headers)
+
+
+def _stream_error(event: ErrorEvent, headers: Mapping[str, str]) -> BailianError:
+    answer = _json_object(event.data) or {"message": event.data.decode("utf-8", "replace")}
+    error = _error_in(answer, event.status_code, headers)
+    if error.resend == "not_started":
+        # Whatever the code, the run may have happened: a node of a workflow can be throttled after
+        # another one has sent mail.
+        error.resend = "may_have_run"
+    return error
 
 
 def _error_in(answer: Answer, status_code: int | None, headers: Mapping[str, str]) -> BailianError:

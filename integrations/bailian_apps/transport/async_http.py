@@ -18,8 +18,8 @@ from typing_extensions import Self
 from bailian_apps.core.errors import BailianError, ConnectError
 from bailian_apps.transport.answer import (
     Answer,
+    EventLines,
     Patience,
-    frame_lines,
     is_stream,
     lost,
     media_type,
@@ -27,7 +27,7 @@ from bailian_apps.transport.answer import (
     read_answer,
 )
 from bailian_apps.transport.http import CHUNK, KEEP_ALIVE, proxy_for
-from bailian_apps.transport.sse import FrameLine, SSEReader
+from bailian_apps.transport.sse import FrameLine
 
 # Every wait is bounded by the call's own alarm, see `AsyncCall._set_alarm`.
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
@@ -96,6 +96,7 @@ class AsyncCall:
 
     def __init__(self, patience: Patience) -> None:
         """Prepare a call; `request` makes it."""
+        self.lines = EventLines({})
         self.headers: Mapping[str, str] = {}
         self.status = 0
         self._patience = patience
@@ -216,16 +217,16 @@ class AsyncCall:
         self._set_alarm()
 
     async def _lines(self) -> AsyncGenerator[FrameLine]:
-        reader = SSEReader()
+        self.lines = EventLines(self.headers)
         while chunk := await self._read():
-            if events := reader.feed(chunk):
+            if lines := self.lines.feed(chunk):
                 self._patience.pause()
-                for line in frame_lines(events, self.headers):
+                for line in lines:
                     yield line
                 self._patience.resume()
                 if self._alarm is None or self._alarm.when() > self._patience.until:
                     self._set_alarm()
-        for line in frame_lines(reader.close(), self.headers):
+        for line in self.lines.close():
             yield line
 
     async def _read(self) -> bytes:

@@ -16,28 +16,31 @@ import io
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, cast
 
 import requests
 import requests.adapters
 import requests.utils
+import urllib3
+import urllib3.connection
 import urllib3.exceptions
 from typing_extensions import override
 
 from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.answer import (
     Answer,
+    EventLines,
     Patience,
-    frame_lines,
     is_stream,
     lost,
     media_type,
     not_connected,
     read_answer,
 )
-from bailian_apps.transport.sse import FrameLine, SSEReader
+from bailian_apps.transport.body import Body
+from bailian_apps.transport.sse import FrameLine
 
 CHUNK: Final = 65536
 _POOLED_CONNECTIONS: Final = 100  # kept open for reuse; more may be open at a time
@@ -59,14 +62,69 @@ def proxy_for(url: str) -> str | None:
     return requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
 
 
+_calling = threading.local()
+"""`call`: the `SyncCall` that this thread is sending."""
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer, without what a server says before it.
+
+    http.client takes a 103 for the answer: then the real one would be left on the connection, to be
+    read as the answer to the next call.
+    """
+
+    @override
+    def begin(self) -> None:
+        super().begin()
+        while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self.headers = self.msg = cast("Any", None)  # what makes it read a head again
+            super().begin()
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    """A connection that shows itself to its call, which another thread may want to end."""
+
+    response_class = _Response
+
+    @override
+    def connect(self) -> None:
+        _calling.call.on_connection(self)
+        super().connect()
+        _calling.call.on_connection(self)  # it may have been closed meanwhile
+
+    @override
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _calling.call.on_connection(self)
+        super().request(*args, **kwargs)
+
+
+class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls: Any = _Connection
+
+
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls: Any = _TLSConnection
+
+
+_POOLS: Final[dict[str, Any]] = {"http": _Pool, "https": _TLSPool}
+
+
 class _Adapter(requests.adapters.HTTPAdapter):
     @override
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, socket_options=KEEP_ALIVE)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
     @override
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        return super().proxy_manager_for(proxy, **proxy_kwargs, socket_options=KEEP_ALIVE)
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs, socket_options=KEEP_ALIVE)
+        if type(manager) is urllib3.ProxyManager:  # the one for SOCKS has connections of its own
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
 
 
 class _SyncSession(requests.Session):
@@ -111,7 +169,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
 
 
-class _Body(io.BytesIO):
+class _Sent(io.BytesIO):
     """A request's body that knows whether it was asked for.
 
     It is sent after the head, so until then the server cannot have run anything. The library's
@@ -139,10 +197,10 @@ class SyncCall:
         self.headers: Mapping[str, str] = {}
         self.status_code = 0
         self._patience = patience
+        self.lines = EventLines({})
+        self._connection: urllib3.connection.HTTPConnection | None = None
         self._response: requests.Response | None = None
-        self._plain: http.client.HTTPResponse | None = None
-        self._socket: socket.socket | None = None
-        self._read1: Callable[[int], bytes] = lambda _: b""
+        self._body: Body | None = None
         self._answer: Answer | None = None
         self._closed = False
 
@@ -152,9 +210,8 @@ class SyncCall:
         Raises:
             BailianError: No answer, or an answer that is an error.
         """
-        body = _Body(data, self._patience)
-        if self._closed:
-            raise lost(sent=False)
+        body = _Sent(data, self._patience)
+        _calling.call = self
         try:
             response = _shared_sync_session().post(
                 url,
@@ -172,8 +229,11 @@ class SyncCall:
             if not body.asked_for:
                 raise not_connected(url, error, proxy=proxy_for(url)) from None
             raise lost(sent=True) from None
+        finally:
+            _calling.call = None
+            self._connection = None
         self._response = response
-        self._choose_source(response)
+        self._body = Body(response.raw)
         self.status_code, self.headers = response.status_code, response.headers
         response.headers["Content-Type"] = media_type(response.headers)  # the SDK minds capitals
         if self._closed:  # by another thread, meanwhile
@@ -185,13 +245,13 @@ class SyncCall:
 
     def iter_lines(self) -> Iterator[FrameLine]:
         """The events of the stream, as lines."""
-        reader = SSEReader()
+        self.lines = EventLines(self.headers)
         while chunk := self._read():
-            if events := reader.feed(chunk):
+            if lines := self.lines.feed(chunk):
                 self._patience.pause()
-                yield from frame_lines(events, self.headers)
+                yield from lines
                 self._patience.resume()
-        yield from frame_lines(reader.close(), self.headers)
+        yield from self.lines.close()
 
     def json(self) -> Answer:
         """The answer, when it was not a stream."""
@@ -201,65 +261,44 @@ class SyncCall:
         """The run has finished: wait only a moment for the end of the stream."""
         self._patience.run_ended()
 
+    def on_connection(self, connection: urllib3.connection.HTTPConnection) -> None:
+        """Remember the connection on which the request is about to be sent.
+
+        Raises:
+            ConnectError: The call was closed; nothing is sent.
+        """
+        self._connection = connection
+        if self._closed:
+            raise lost(sent=False)
+
     def close(self) -> None:
         """Free the connection: back to the pool after the last byte, else closed at once.
 
-        Another thread may call this while one reads: the reader then finds the connection lost.
+        Another thread may call this while one waits for the head of the answer, or reads: that
+        thread then finds the connection lost.
         """
         self._closed = True
-        if self._response is None:
-            return
-        if self._socket is not None and self._response.raw.connection is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-        self._response.close()
-
-    def _choose_source(self, response: requests.Response) -> None:
-        """Find what to read from, and the socket behind it.
-
-        urllib3 wraps each read in 4 µs of its own, a third of what a small frame costs in all.
-        Where the private names that lead past it have gone, or the body is compressed all the same,
-        it is read through urllib3, and the timeout given on sending still bounds every wait.
-        """
-        plain = getattr(response.raw, "_fp", None)
-        if isinstance(plain, http.client.HTTPResponse) and not response.headers.get(
-            "Content-Encoding"
-        ):
-            found = getattr(getattr(plain.fp, "raw", None), "_sock", None)
-            self._socket = found if isinstance(found, socket.socket) else None
-            self._plain, self._read1 = plain, plain.read1
-        else:
-            chunks = response.raw.stream(CHUNK, decode_content=True)
-            self._read1 = lambda _: next(chunks, b"")
+        if self._response is not None and self._body is not None:
+            if self._response.raw.connection is not None:
+                _hang_up(self._body.socket)
+            self._response.close()
+        elif (connection := self._connection) is not None:
+            _hang_up(connection.sock)
 
     def _read(self) -> bytes:
-        left_s = self._patience.remaining_s()
+        assert self._body is not None, "the head was read"  # noqa: S101
         try:
-            if self._socket is not None:
-                self._socket.settimeout(left_s)
-            chunk = self._read1(CHUNK)
+            chunk = self._body.read(self._patience)
         except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
             raise self._patience.error() from None
-        except (
-            urllib3.exceptions.HTTPError,
-            http.client.HTTPException,
-            OSError,
-            ValueError,
-            AttributeError,
-        ):
+        except BailianError:
+            raise
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
             # The last two are what a response says that another thread closed.
             raise lost(sent=True, streaming=True) from None
-        if not chunk:
-            self._end()
+        if not chunk and self._body.clean:
+            cast("requests.Response", self._response).raw.release_conn()
         return chunk
-
-    def _end(self) -> None:
-        """The body is over: give the connection back, unless the body was cut short."""
-        if self._plain is not None:
-            if self._plain.length:
-                raise lost(sent=True, streaming=True)
-            self._plain.close()  # or the connection's next response would find this one open
-        cast("requests.Response", self._response).raw.release_conn()
 
     def _read_body(self) -> bytes:
         parts: list[bytes] = []
@@ -271,3 +310,10 @@ class SyncCall:
                 raise
             # The status alone says what failed; what came of the body may say why.
         return b"".join(parts)
+
+
+def _hang_up(connected: socket.socket | None) -> None:
+    if connected is not None:
+        with contextlib.suppress(OSError):
+            # Not TLS's own shutdown, which takes the session away from under a reading thread.
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)

@@ -11,7 +11,6 @@ The SDK is imported at the first call, because that takes about a second.
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
-import asyncio
 import logging
 import warnings
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -19,7 +18,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
 from bailian_apps.core.decoder import finish_reason
 from bailian_apps.core.errors import BailianError, InvalidInputError, ProtocolError
@@ -104,9 +104,9 @@ def open_frames(
     settings: AppSettings,
     *,
     deadline: float | None = None,
-    attach: Callable[[Callable[[], None]], None] | None = None,
-) -> Generator[Frame]:
-    """Send `request` once and yield its frames as they come.
+    attach: Callable[[Callable[[], object]], None] | None = None,
+) -> Generator[list[Frame]]:
+    """Send `request` once and yield its frames as they come: together what came together.
 
     Args:
         request: What to send.
@@ -115,7 +115,7 @@ def open_frames(
         attach: Is given the function with which another thread may end the call.
 
     Yields:
-        The frames, as the SDK parsed them.
+        The frames, as the SDK parsed them, in lists of at least one.
 
     Raises:
         BailianError: The typed error of whatever failed. Closing the generator closes the socket.
@@ -123,24 +123,26 @@ def open_frames(
     call = _sdk().sync_call(_sdk().patience(settings.limits, deadline))
     if attach is not None:
         attach(call.close)
-    settled = False
+    arrivals = _Arrivals()
     try:
         frames = _build(request, settings, call).call()
-        while True:
-            token = _in_own_call.set(True)  # by hand: a context manager would cost a third more
+        while not arrivals.over:
+            token = _in_own_call.set(True)
             try:
-                frame = next(frames, None)
+                for frame in frames:
+                    if arrivals.add(frame, more=call.lines.waiting):
+                        break
+                else:
+                    arrivals.over = True
             except Exception as error:
-                if settled:
-                    return  # the run had finished; only the end of its stream was lost
-                raise _typed(error) from error.__cause__
+                arrivals.fail(error)
             finally:
                 _in_own_call.reset(token)
-            if frame is None:
-                return
-            yield frame
-            if not settled and _ends_run(frame):
-                settled = True
+            if arrivals.frames:
+                yield arrivals.take()
+            if arrivals.error is not None:
+                raise arrivals.error from arrivals.error.__cause__
+            if arrivals.run_just_ended():
                 call.settle()
     finally:
         call.close()
@@ -148,32 +150,78 @@ def open_frames(
 
 async def aopen_frames(
     request: AppRequest, settings: AppSettings, *, deadline: float | None = None
-) -> AsyncGenerator[Frame]:
+) -> AsyncGenerator[list[Frame]]:
     """As `open_frames`, natively async."""
     if not _sdk.cache_info().currsize:
+        import asyncio  # 40 ms, which a program without a loop need not wait for
+
         await asyncio.to_thread(_sdk)  # importing the SDK would hold up the loop for a second
     call = _sdk().async_call(_sdk().patience(settings.limits, deadline))
-    settled = False
+    arrivals = _Arrivals()
     try:
         frames = await _build(request, settings, call).aio_call()
-        while True:
-            token = _in_own_call.set(True)  # by hand: a context manager would cost a third more
+        while not arrivals.over:
+            token = _in_own_call.set(True)
             try:
-                frame = await anext(frames, None)
+                async for frame in frames:
+                    if arrivals.add(frame, more=call.lines.waiting):
+                        break
+                else:
+                    arrivals.over = True
             except Exception as error:
-                if settled:
-                    return
-                raise _typed(error) from error.__cause__
+                arrivals.fail(error)
             finally:
                 _in_own_call.reset(token)
-            if frame is None:
-                return
-            yield frame
-            if not settled and _ends_run(frame):
-                settled = True
+            if arrivals.frames:
+                yield arrivals.take()
+            if arrivals.error is not None:
+                raise arrivals.error from arrivals.error.__cause__
+            if arrivals.run_just_ended():
                 call.settle()
     finally:
         call.close()
+
+
+class _Arrivals:
+    """The frames that arrived together and were not handed on yet, and how the stream ended.
+
+    Attributes:
+        frames: Those frames.
+        over: Whether there will be no more.
+        error: Why the stream ended, if it failed before the run had finished.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.over = False
+        self.error: BailianError | None = None
+        self._begun = False
+        self._run: Literal["open", "ended", "settled"] = "open"
+
+    def add(self, frame: Frame, *, more: int) -> bool:
+        """Take a frame; say whether to hand on what is here. The first frame waits for none."""
+        self.frames.append(frame)
+        if self._run == "open" and _ends_run(frame):
+            self._run = "ended"
+        return not more or not self._begun
+
+    def take(self) -> list[Frame]:
+        """Hand them on."""
+        frames, self.frames, self._begun = self.frames, [], True
+        return frames
+
+    def fail(self, error: Exception) -> None:
+        """The stream is over; once the run had finished, only its end was lost."""
+        self.over = True
+        if self._run == "open":
+            self.error = _typed(error)
+
+    def run_just_ended(self) -> bool:
+        """Whether the run has ended since this was last asked."""
+        ended = self._run == "ended"
+        if ended:
+            self._run = "settled"
+        return ended
 
 
 def _ends_run(frame: Frame) -> bool:
@@ -232,3 +280,22 @@ def _api_key(settings: AppSettings, sdk: _SDK) -> str:
 @cache
 def _user_agent() -> str:
     return f"bailian-apps/{version('bailian-apps')}"
+
+
+class SDKDefaults(NamedTuple):
+    """What a call falls back on where neither the settings nor the environment say."""
+
+    base_url: str
+    key_file: Path
+
+
+def sdk_defaults() -> SDKDefaults:
+    """The SDK's own rules. Its address may hold `{workspace_id}`."""
+    _sdk()
+    import dashscope
+    from dashscope.common.constants import DEFAULT_DASHSCOPE_API_KEY_FILE_PATH
+
+    return SDKDefaults(
+        base_url=str(dashscope.base_http_api_url),
+        key_file=Path(dashscope.api_key_file_path or DEFAULT_DASHSCOPE_API_KEY_FILE_PATH),
+    )

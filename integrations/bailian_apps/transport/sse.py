@@ -80,12 +80,16 @@ class SSEReader:
             lines[0] = lines[0].removeprefix(_BOM)
         events: list[FrameLine | ErrorEvent] = []
         for line in lines:
-            # `id:`, `event:result` and the status come with every frame and mean nothing.
             if line.startswith(b"data:"):
                 self._data.append(line)
             elif not line:
                 self._dispatch(events)
-            else:
+            # These three come with every frame.
+            elif line == b"event:result":
+                self._is_error = False
+            elif line == b":HTTP_STATUS/200":
+                self._status = 200
+            elif not line.startswith(b"id:"):
                 self._read_field(line)
         return events
 
@@ -113,7 +117,7 @@ class SSEReader:
                 line = b"data:" + b"\n".join(part[5:].removeprefix(b" ") for part in self._data)
             if self._is_error:
                 events.append(ErrorEvent(line[5:].strip(), self._status))
-            elif (data := line[5:6].strip() or line[5:].lstrip()[:1]) == b"{":
+            elif (data := line[5:9].lstrip()[:1] or line[5:].lstrip()[:1]) == b"{":
                 if b'"output"' not in line and b'"code"' in line:
                     # An error that is not called one; the SDK would keep nothing of it.
                     status = None if self._status == 200 else self._status

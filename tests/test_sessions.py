@@ -1,0 +1,144 @@
+"""How far this process has gone on in the cloud's sessions, and what it does when one is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from bailian_apps import BailianApp, RateLimitError
+from bailian_apps.core.history import Turn, plan_request
+from bailian_apps.emulator import Emulator, Failure
+from bailian_apps.sessions import SessionClaims
+
+KEY = (None, "app", "s")
+
+
+def test_a_round_is_claimed_once_and_an_earlier_one_not_at_all() -> None:
+    claims = SessionClaims()
+    assert claims.claim(KEY, 3)
+    assert not claims.claim(KEY, 3)
+    assert not claims.claim(KEY, 2)
+    assert claims.claim(KEY, 4)
+    assert claims.claim(("https://elsewhere", "app", "s"), 3)
+    assert claims.claim((None, "other", "s"), 3)
+
+
+def test_a_round_that_was_given_back_may_be_claimed_and_an_earlier_one_not() -> None:
+    claims = SessionClaims()
+    claims.claim(KEY, 3)
+    claims.release(KEY, 3)
+    assert not claims.claim(KEY, 2)
+    assert claims.claim(KEY, 3)
+    claims.claim(KEY, 4)
+    claims.release(KEY, 3)
+    assert not claims.claim(KEY, 4)
+
+
+def test_the_session_that_was_claimed_longest_ago_is_forgotten_first() -> None:
+    claims = SessionClaims(max_sessions=2)
+    for name, round_ in (("a", 2), ("b", 2), ("a", 3), ("c", 2)):
+        assert claims.claim((None, "app", name), round_)
+    assert not claims.claim((None, "app", "a"), 3)
+    assert not claims.claim((None, "app", "c"), 2)
+    assert claims.claim((None, "app", "b"), 2)
+
+
+def test_of_many_threads_one_gets_the_round() -> None:
+    claims = SessionClaims()
+    with ThreadPoolExecutor(16) as pool:
+        for round_ in range(2, 200):
+            assert sum(pool.map(lambda _, r=round_: claims.claim(KEY, r), range(16))) == 1
+
+
+def begun(app: BailianApp) -> list[Turn]:
+    """A conversation with one round, and the user's next words."""
+    first = plan_request([Turn(role="user", text="one")], app.settings)
+    result = app.invoke(first)
+    answer = Turn(role="assistant", text=result.text, marker=first.marker(result))
+    return [Turn(role="user", text="one"), answer, Turn(role="user", text="two")]
+
+
+def talk(app: Any, plan: Any) -> list[Any]:
+    """What an app says, in its events."""
+
+    async def events() -> list[Any]:
+        return [event async for event in app.astream(plan)]
+
+    return asyncio.run(events())
+
+
+@pytest.mark.parametrize("stream", [lambda app, plan: list(app.stream(plan)), talk])
+def test_of_an_app_that_is_asked_again_only_the_second_answer_is_seen(stream: Any) -> None:
+    with Emulator(apps={"app": lambda call: f"{len(call.messages)} messages"}) as cloud:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
+        turns = begun(app)
+        cloud.forget()
+        started, *said, finished = stream(app, plan_request(turns, app.settings))
+        assert started.whole_history
+        assert not started.context_lost
+        assert "".join(event.text for event in said) == "3 messages"
+        assert finished.result.attempts == 2
+        assert len(cloud.requests) == 3
+
+
+def test_a_session_that_the_caller_names_is_lost_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    with Emulator(apps={"app": lambda call: "who are you?"}) as cloud:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
+        started, *_, finished = app.stream("two", session_id="forgotten")
+        assert started.context_lost
+        assert finished.result.context_lost
+        assert not finished.result.whole_history
+        [record] = caplog.records
+        assert "has forgotten the conversation" in record.getMessage()
+        assert len(cloud.requests) == 1
+
+
+def test_a_call_that_may_have_run_once_does_not_give_the_session_back() -> None:
+    """That its last attempt certainly did not start says nothing of the one before."""
+    answers: list[Any] = [
+        "1",
+        Failure(status=500, code="InternalError"),
+        Failure(status=429, code="Throttling"),
+        "2",
+    ]
+    with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
+        turns = begun(app)
+        with pytest.raises(RateLimitError) as caught:
+            app.invoke(plan_request(turns, app.settings), idempotent=True, max_retries=1)
+        assert caught.value.attempts == 2
+        assert app.invoke(plan_request(turns, app.settings)).whole_history
+
+
+def test_who_names_a_session_goes_on_in_it_before_the_others() -> None:
+    with Emulator(apps={"app": lambda call: "ok"}) as cloud:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
+        turns = begun(app)
+        session_id = turns[1].marker.session_id if turns[1].marker else None
+        for _ in range(2):
+            named = plan_request(turns, app.settings, session_id=session_id)
+            assert not app.invoke(named).whole_history
+        assert app.invoke(plan_request(turns, app.settings)).whole_history
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_child_does_not_wait_for_a_lock_that_its_parent_held() -> None:
+    script = """
+        import os
+        from bailian_apps.sessions import CLAIMS
+        key = (None, "app", "s")
+        CLAIMS.claim(key, 2)
+        with CLAIMS._lock:
+            child = os.fork()
+        if not child:
+            os._exit(0 if not CLAIMS.claim(key, 2) and CLAIMS.claim(key, 3) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert CLAIMS.claim(key, 3)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=30)

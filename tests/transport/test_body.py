@@ -1,0 +1,179 @@
+"""A chunked body, cut anywhere: its content, or an error, as http.client says."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import itertools
+import threading
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.paths import PATHS
+from support.wire import END, SSE_HEAD, Do, WireServer, chunk, event, frame, stream
+
+from bailian_apps import (
+    BailianApp,
+    BailianError,
+    RateLimitError,
+    RequestTimeoutError,
+    StreamInterruptedError,
+    TextDelta,
+    Timeout,
+)
+from bailian_apps.transport.body import Unchunker
+
+
+def pieces(body: bytes, borders: list[int]) -> list[bytes]:
+    edges = sorted({0, len(body), *(border % (len(body) + 1) for border in borders)})
+    return [body[start:end] for start, end in itertools.pairwise(edges)]
+
+
+SIZES = st.sampled_from([b"%x\r\n", b"%X\r\n", b"000%x\r\n", b"%x;name=value\r\n", b"%x\n"])
+ENDS = st.sampled_from([b"0\r\n\r\n", b"0;last\r\nName: value\r\n\r\n", b"0\n\n"])
+
+
+@given(
+    st.lists(st.tuples(SIZES, st.binary(min_size=1, max_size=40)), max_size=5),
+    ENDS,
+    st.lists(st.integers(min_value=0), max_size=8),
+)
+def test_it_reads_what_http_client_reads(
+    chunks: list[tuple[bytes, bytes]], end: bytes, borders: list[int]
+) -> None:
+    body = b"".join(size % len(data) + data + b"\r\n" for size, data in chunks) + end
+    unchunker = Unchunker()
+    content = b"".join(unchunker.feed(piece) for piece in pieces(body, borders))
+    assert content == by_http_client(body)
+    assert (unchunker.done, unchunker.excess) == (True, False)
+
+
+def by_http_client(body: bytes) -> bytes:
+    class Connected:
+        def makefile(self, _mode: str) -> io.BytesIO:
+            return io.BytesIO(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+
+    response = http.client.HTTPResponse(Connected())  # type: ignore[arg-type]
+    response.begin()
+    return response.read()
+
+
+def test_what_stands_before_something_malformed_is_read_first() -> None:
+    unchunker = Unchunker()
+    assert unchunker.feed(b"2\r\nab\r\nxyz\r\n") == b"ab"
+    with pytest.raises(ValueError, match="not chunked"):
+        unchunker.feed(b"2\r\ncd\r\n")
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n", b"1\r\nab\r\n", b"1" * 70_000], ids=repr)
+def test_what_is_malformed_is_an_error(body: bytes) -> None:
+    unchunker = Unchunker()
+    with pytest.raises(ValueError, match=r"int|bytes|longer|no end|chunked"):
+        for _ in range(2):
+            unchunker.feed(body)
+
+
+def test_nothing_after_the_body_is_taken_for_the_next_answer() -> None:
+    """The connection is not used again; the answer itself is whole."""
+    whole = chunk(event(frame("你好", "stop"))) + END
+    with WireServer([SSE_HEAD + whole + b"HTTP/1.1 500 X\r\n\r\n"], [SSE_HEAD + whole]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        assert app.invoke("one").text == app.invoke("two").text == "你好"
+        assert server.connections == 2
+
+
+THROTTLED = event({"code": "Throttling", "message": "slow down"}, name="error", status=429)
+
+
+@pytest.mark.parametrize("one_chunk", [True, False])
+def test_what_came_in_one_read_is_told_together_and_before_its_error(one_chunk: bool) -> None:
+    """The first frame waits for nothing, the next ones are one piece, and then comes the error."""
+    events: list[Any] = [*(event(frame(text)) for text in "西湖醋鱼"), THROTTLED]
+    arriving = chunk(b"".join(events)) if one_chunk else b"".join(map(chunk, events))
+    with WireServer([SSE_HEAD + arriving, Do.STALL]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        texts: list[str] = []
+        with pytest.raises(RateLimitError) as caught:
+            texts.extend(each.text for each in app.stream("hi") if isinstance(each, TextDelta))
+    assert texts == ["西", "湖醋鱼"]
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "西湖醋鱼"
+
+
+async def test_what_came_in_one_read_is_told_together_async() -> None:
+    events: list[Any] = [*(event(frame(text)) for text in "西湖醋鱼"), THROTTLED]
+    with WireServer([SSE_HEAD + b"".join(map(chunk, events)), Do.STALL]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        texts: list[str] = []
+        with pytest.raises(BailianError, match="slow down"):
+            async for each in app.astream("hi"):
+                if isinstance(each, TextDelta):
+                    texts.append(each.text)
+    assert texts[0] == "西"
+    assert "".join(texts) == "西湖醋鱼"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_a_server_says_before_its_answer_is_passed_over(path: str) -> None:
+    """Taken for the answer, it would leave the real one to be read by the next call."""
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    answers = [[early * 2, *stream(event(frame(text, "stop")))] for text in ("one", "two")]
+    with WireServer(*answers) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        assert [PATHS[path](app, "hi").text for _ in range(2)] == ["one", "two"]
+        assert len(server.posts) == 2
+
+
+@pytest.mark.parametrize("drip", [b"0", b"0\r\n", b"1;"], ids=repr)
+def test_bytes_that_bring_nothing_do_not_prolong_the_wait(drip: bytes) -> None:
+    """A server that sends a chunk's head, or trailers, byte by byte."""
+    first = SSE_HEAD + chunk(event(frame("你好"))) + drip
+    with WireServer([first, *[Do.PAUSE, b"0"] * 100, Do.CLOSE]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        with pytest.raises(RequestTimeoutError, match=r"between_frames_s=0\.2 s"):
+            app.invoke("hi", timeout=Timeout(between_frames_s=0.2))
+
+
+HEAD = SSE_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+
+
+def compressed(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+
+def test_a_compressed_stream_is_waited_for_no_longer() -> None:
+    """The server was asked for none. The wait for the first frame may be long, the next is not."""
+    with WireServer([HEAD, chunk(compressed(event(frame("你好")))), Do.STALL]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        with pytest.raises(RequestTimeoutError, match=r"between_frames_s=0\.05 s") as caught:
+            app.invoke("hi", timeout=Timeout(first_frame_s=600, between_frames_s=0.05))
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "你好"
+
+
+def test_another_thread_closes_a_compressed_stream() -> None:
+    with WireServer([HEAD, chunk(compressed(event(frame("你好")))), Do.STALL]) as server:
+        events = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url).stream("hi")
+        assert next(events).kind == "run_started"
+        seen: list[BaseException] = []
+
+        def listen() -> None:
+            try:
+                for _ in events:
+                    heard.set()
+            except BailianError as error:
+                seen.append(error)
+
+        heard = threading.Event()
+        thread = threading.Thread(target=listen)
+        thread.start()
+        assert heard.wait(5)
+        events.close()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert server.gone.wait(5)
+    assert [type(each) for each in seen] == [StreamInterruptedError]

@@ -1,0 +1,211 @@
+"""`max_concurrency`: at most so many calls of an app at once, whoever makes them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from support.paths import PATHS
+from support.wire import END, SSE_HEAD, Do, WireServer, chunk, event, frame
+
+from bailian_apps import BailianApp, BailianError, ConnectError, RequestTimeoutError, Timeout
+from bailian_apps.emulator import Call, Emulator
+from bailian_apps.transport import places
+
+HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
+GOOD = [SSE_HEAD, chunk(event(frame("你好", "stop"))), END]
+SHORT = Timeout(connect_s=0.05)
+
+
+def app_of(server: WireServer, **settings: Any) -> BailianApp:
+    settings = {"app_id": "app", "max_concurrency": 1, **settings}
+    return BailianApp(api_key="sk-test", base_url=server.base_url, **settings)
+
+
+async def until_waiting(calls: int) -> None:
+    for _ in range(100_000):
+        if sum(len(line.waiting) for line in places._lines.values()) >= calls:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("nobody waits")
+
+
+@pytest.fixture(autouse=True)
+def _all_places_are_given_back() -> Any:
+    yield
+    assert not any(line.inside or line.waiting for line in places._lines.values())
+    places._lines.clear()
+
+
+def test_threads_and_tasks_are_counted_together() -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def app(call: Call) -> Any:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        yield {"text": call.prompt, "finish_reason": "null"}
+        threading.Event().wait(0.01)  # so that calls would overlap if they could
+        with lock:
+            running -= 1
+        yield {"text": "", "finish_reason": "stop"}
+
+    with Emulator(apps={"app": app}) as cloud:
+
+        def ask(prompt: int) -> str:
+            # An object of its own each, as the adapters make them.
+            own = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, max_concurrency=3)
+            return own.invoke(str(prompt)).text
+
+        async def ask_all() -> list[str]:
+            own = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, max_concurrency=3)
+            results = await asyncio.gather(*(own.ainvoke(str(n)) for n in range(20)))
+            return [result.text for result in results]
+
+        with ThreadPoolExecutor(12) as pool:
+            loops = [pool.submit(asyncio.run, ask_all()) for _ in range(2)]
+            assert list(pool.map(ask, range(20))) == [str(n) for n in range(20)]
+            assert [each.result() for each in loops] == [[str(n) for n in range(20)]] * 2
+    assert 1 < most <= 3
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [(SHORT, "connect_s=0.05"), (Timeout(total_s=0.05), "total_s=0.05")],
+)
+def test_waiting_for_a_place_is_waiting(path: str, limits: Timeout, name: str) -> None:
+    with WireServer(HELD_OPEN) as server, app_of(server).stream("one") as first:
+        next(first)
+        error = PATHS[path](app_of(server), "two", timeout=limits).error
+        assert len(server.posts) == 1
+    assert isinstance(error, RequestTimeoutError)
+    assert f"no place became free within {name} s: max_concurrency=1" in str(error)
+    assert (error.resend, error.attempts, error.partial) == ("not_started", 0, None)
+
+
+def test_other_apps_and_calls_without_a_limit_do_not_wait() -> None:
+    with WireServer(HELD_OPEN, GOOD, GOOD) as server, app_of(server).stream("one") as first:
+        next(first)
+        assert app_of(server, app_id="other").invoke("two").text == "你好"
+        assert app_of(server).invoke("three", max_concurrency=None).text == "你好"
+
+
+def test_a_forgotten_or_failed_call_gives_its_place_back() -> None:
+    with WireServer(HELD_OPEN, [Do.CLOSE], GOOD) as server:
+        app = app_of(server, timeout=SHORT)
+        for _ in app.stream("one"):
+            break
+        with pytest.raises(BailianError):
+            app.invoke("two")
+        assert app.invoke("three").text == "你好"
+
+
+def test_another_thread_closes_a_call_that_waits() -> None:
+    with WireServer(HELD_OPEN) as server, app_of(server).stream("one") as first:
+        next(first)
+        second = app_of(server).stream("two")
+        seen: list[BaseException] = []
+        thread = threading.Thread(target=lambda: seen.append(failure_of(second)))
+        thread.start()
+        asyncio.run(until_waiting(1))
+        second.close()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert len(server.posts) == 1
+    (error,) = seen
+    assert isinstance(error, ConnectError)
+    assert "closed while it waited for a free place" in str(error)
+
+
+def failure_of(events: Any) -> BaseException:
+    with pytest.raises(BailianError) as caught:
+        next(events)
+    return caught.value
+
+
+async def test_a_cancelled_waiter_leaves_the_line() -> None:
+    with WireServer(HELD_OPEN, GOOD) as server:
+        app = app_of(server)
+        first = app.astream("one")
+        await anext(first)
+        second, third = (asyncio.create_task(app.ainvoke(each)) for each in ("two", "three"))
+        await until_waiting(2)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        await first.aclose()
+        assert (await third).text == "你好"
+        assert [post["input"]["prompt"] for post in server.posts] == ["one", "three"]
+
+
+async def test_a_waiter_that_is_cancelled_as_its_turn_comes_passes_it_on() -> None:
+    with WireServer(HELD_OPEN, GOOD) as server:
+        app = app_of(server)
+        first = app.astream("one")
+        await anext(first)
+        second = asyncio.create_task(app.ainvoke("two"))
+        await until_waiting(1)
+        await first.aclose()  # `second` has its place now, and does not know yet
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert (await app.ainvoke("three")).text == "你好"
+
+
+def test_the_first_to_come_is_the_first_to_go() -> None:
+    with WireServer(HELD_OPEN, *[GOOD] * 5) as server:
+        with app_of(server).stream("one") as first:
+            next(first)
+            pool = ThreadPoolExecutor(5)
+            for n in range(5):
+                pool.submit(app_of(server).invoke, str(n))
+                asyncio.run(until_waiting(n + 1))
+        pool.shutdown()
+        assert [post["input"]["prompt"] for post in server.posts] == ["one", *"01234"]
+
+
+def test_a_call_that_ends_while_its_thread_is_at_work_in_the_line_is_heard() -> None:
+    """As the garbage collector may end one at any moment."""
+    settings, woken = BailianApp(app_id="app", api_key="sk-test").settings, list[str]()
+    first, second, third = (places.Place(settings, 1, deadline=None) for _ in range(3))
+
+    def end_second() -> None:
+        woken.append("second")
+        second.__exit__()
+
+    first.wake, second.wake = lambda: woken.append("first"), end_second
+    third.wake = lambda: woken.append("third")
+    line = first._line
+    for place in (first, second, third):
+        line.tell(place, comes=True)
+    assert woken == ["first"]
+    first.__exit__()
+    assert woken == ["first", "second", "third"]
+    assert line.inside == {third}
+    third.__exit__()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_after_fork_the_places_are_the_childs_own() -> None:
+    with WireServer(HELD_OPEN, GOOD) as server, app_of(server).stream("one") as first:
+        next(first)
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(0 if app_of(server, timeout=SHORT).invoke("two").text == "你好" else 1)
+            finally:
+                os._exit(2)
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+
+
+@pytest.mark.parametrize("limit", [0, -1, "many", 1.5])
+def test_a_limit_that_lets_nobody_in_is_refused(limit: object) -> None:
+    with pytest.raises(ValueError, match="max_concurrency"):
+        BailianApp(app_id="app", api_key="sk-test", max_concurrency=limit)
