@@ -27,7 +27,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan, Turn, plan_request
-from bailian_apps.core.request import raise_invalid_input, without_tokens
+from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.llamaindex.calls import Call, ainvoke, astream, invoke, stream
 from bailian_apps.llamaindex.messages import to_turns
@@ -108,15 +108,6 @@ class BailianAppLLM(AppSettings, LLM):
             fields = cast("dict[str, Any]", data)
             return {name: value for name, value in fields.items() if name != "class_name"}
         return data
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle without secrets; the key is read from the environment again."""
-        state = super().__getstate__()
-        fields: dict[str, Any] = {**state["__dict__"]}
-        fields.pop("api_key", None)
-        if self.biz_params is not None:
-            fields["biz_params"] = without_tokens(self.biz_params)
-        return {**state, "__dict__": fields}
 
     @classmethod
     def of(
