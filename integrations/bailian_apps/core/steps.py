@@ -23,11 +23,12 @@ from bailian_apps.core.result import EXECUTING, SUCCESS, Step, StepKind
 from bailian_apps.core.values import (
     JsonObject,
     as_text,
+    call_input,
     first_text,
     grown,
     json_object,
     milliseconds,
-    parsed_json,
+    node_result,
     text_or_none,
 )
 
@@ -185,7 +186,7 @@ class StepReader:
 
     def _read_node(self, position: int, node: JsonObject, events: list[AppEvent]) -> _Open:
         name = text_or_none(node.get("nodeName"))
-        output, reasoning = _node_result(node.get("nodeResult"))
+        output, reasoning = node_result(node.get("nodeResult"))
         return self._update_node(
             "thoughts",
             node_id=text_or_none(node.get("nodeId")) or name or f"node-{position}",
@@ -309,7 +310,7 @@ class StepReader:
         if step is not None and kind != "reasoning":
             # No stream of calls was ever recorded: a field may be the whole so far, or a delta.
             output, thought = grown(step.output, output), grown(step.reasoning, thought)
-        input_ = None if kind == "reasoning" else _call_input(entry, step.input if step else None)
+        input_ = None if kind == "reasoning" else call_input(entry, step.input if step else None)
         if step is None or (step.finished and (output or thought)):
             step = self._start(
                 f"thought-{position}", kind, name or type_ or kind, type_, events, input_=input_
@@ -390,28 +391,3 @@ def _runs_again(step: _Open, source: Source, status: str, piece: tuple[str, str]
     if step.source not in (None, source):
         return False
     return status == EXECUTING or (any(piece) and piece != step.last)
-
-
-def _node_result(value: object) -> tuple[str, str]:
-    """The output and reasoning in a `nodeResult`, a JSON string; an unreadable one stays raw."""
-    if value is None:
-        return "", ""
-    result = cast("JsonObject", value) if isinstance(value, dict) else json_object(value)
-    if result is None:
-        return as_text(cast("object", value)), ""
-    reasoning = as_text(result.get("reasoningContent"))
-    if "result" in result:
-        return as_text(result["result"]), reasoning
-    rest = {key: part for key, part in result.items() if key != "reasoningContent"}
-    return (as_text(rest) if rest else ""), reasoning
-
-
-def _call_input(entry: JsonObject, known: Any) -> Any:
-    """The input of a tool call: whole, or streamed as text. What is `known` stays where it ends."""
-    for key in ("action_input", "arguments"):
-        given = entry.get(key)
-        if given not in (None, "", {}):
-            return parsed_json(given)
-    text = known if isinstance(known, str) else ""
-    streamed = grown([text], as_text(entry.get("action_input_stream")))
-    return text + streamed if streamed else known

@@ -65,3 +65,28 @@ def milliseconds(value: object) -> float | None:
         return float(text[:-1]) * 1000 if text.endswith("s") else float(text)
     except ValueError:
         return None
+
+
+def node_result(value: object) -> tuple[str, str]:
+    """The output and reasoning in a `nodeResult`, a JSON string; an unreadable one stays raw."""
+    if value is None:
+        return "", ""
+    result = cast("JsonObject", value) if isinstance(value, dict) else json_object(value)
+    if result is None:
+        return as_text(cast("object", value)), ""
+    reasoning = as_text(result.get("reasoningContent"))
+    if "result" in result:
+        return as_text(result["result"]), reasoning
+    rest = {key: part for key, part in result.items() if key != "reasoningContent"}
+    return (as_text(rest) if rest else ""), reasoning
+
+
+def call_input(entry: JsonObject, known: Any) -> Any:
+    """The input of a tool call: whole, or streamed as text. What is `known` stays where it ends."""
+    for key in ("action_input", "arguments"):
+        given = entry.get(key)
+        if given not in (None, "", {}):
+            return parsed_json(given)
+    text = known if isinstance(known, str) else ""
+    streamed = grown([text], as_text(entry.get("action_input_stream")))
+    return text + streamed if streamed else known
