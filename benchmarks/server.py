@@ -1,7 +1,10 @@
 """A server that answers every POST with a prepared body, as fast as the socket takes it.
 
 Run as a process of its own, so that its work is not counted as the client's. It prints its port.
-The path says what to serve: `/api/v1/apps/{kind}-{frames}/completion`.
+The path says what to serve: `/api/v1/apps/{kind}-{frames}/completion`. A kind may begin with
+`paced-`: 2 ms pass between two frames, so that a client reads each alone; or with `held-`: after
+the first frame nothing comes; or with `watched-`: the same, and when the client has gone, that
+moment of `time.monotonic` is printed.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from functools import cache
 from typing import Any
 
@@ -72,7 +76,7 @@ def body(kind: str, count: int) -> tuple[bytes, list[bytes]]:
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer the requests of one connection; `paced` bodies leave 20 ms between frames."""
+    """Answer the requests of one connection."""
     try:
         while head := await reader.readuntil(b"\r\n\r\n"):
             length = next(
@@ -82,15 +86,21 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             )
             await reader.readexactly(length)
             kind, _, count = head.split(b"/")[4].decode().rpartition("-")
-            whole, events = body(kind.removeprefix("paced-"), int(count))
-            if not kind.startswith("paced-"):
+            how, _, rest = kind.partition("-")
+            whole, events = body(rest or kind, int(count))
+            if how not in ("paced", "held", "watched"):
                 writer.write(whole)
                 await writer.drain()
                 continue
             writer.write(HEAD)
             for event in events:
                 writer.write(b"%x\r\n%s\r\n" % (len(event), event))
-                await asyncio.sleep(0.02)
+                if how in ("held", "watched"):
+                    await reader.read(1)
+                    if how == "watched":
+                        say(time.monotonic())
+                    return
+                await asyncio.sleep(0.002)
             writer.write(b"0\r\n\r\n")
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
@@ -98,11 +108,16 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
+def say(value: float) -> None:
+    """Tell whoever started this process."""
+    sys.stdout.write(f"{value}\n")
+    sys.stdout.flush()
+
+
 async def main() -> None:
     """Serve until killed."""
     server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20, backlog=4096)
-    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
-    sys.stdout.flush()
+    say(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import bailian_apps
+
 HEAVY = ["langchain_core", "llama_index", "dashscope", "aiohttp", "requests", "starlette", "typer"]
 
 
@@ -31,6 +33,21 @@ def test_an_import_loads_only_its_own(module: str, loads: set[str]) -> None:
     allowed = loads | {"aiohttp", "requests"} if loads else set()  # the frameworks load these
     loaded = loaded_by(f"import {module}")
     assert loads <= loaded <= allowed
+
+
+@pytest.mark.parametrize("module", ["bailian_apps", "bailian_apps.pytest_plugin"])
+def test_pytest_starts_without_paying_for_the_core(module: str) -> None:
+    code = f"import pytest, sys; before = 'pydantic' in sys.modules; import {module}\n"
+    loaded_by(code + "assert not before and 'pydantic' not in sys.modules")
+
+
+def test_every_public_name_is_found() -> None:
+    named: dict[str, object] = {}
+    exec("from bailian_apps import *", named)
+    assert set(bailian_apps.__all__) <= named.keys() & set(dir(bailian_apps))
+    assert bailian_apps.Step is named["Step"]
+    with pytest.raises(AttributeError, match="no attribute 'Stepp'"):
+        _ = bailian_apps.Stepp  # type: ignore[attr-defined]
 
 
 def test_making_an_app_does_not_load_the_sdk() -> None:

@@ -2,46 +2,52 @@
 
 This is the core's public face. It imports neither a framework nor the SDK; the adapters are in
 `bailian_apps.langchain` and `bailian_apps.llamaindex`, the local cloud in `bailian_apps.emulator`.
+
+A name is loaded when it is first used: pytest imports this package at every start, for its plugin.
 """
 
-from bailian_apps.app import BailianApp
-from bailian_apps.core.errors import (
-    APIError,
-    AppFailedError,
-    AuthenticationError,
-    BadRequestError,
-    BailianError,
-    BillingError,
-    ConnectError,
-    ConnectionLostError,
-    ContentBlockedError,
-    InvalidInputError,
-    NotFoundError,
-    PermissionDeniedError,
-    ProtocolError,
-    RateLimitError,
-    RequestTimeoutError,
-    ServerError,
-    ServiceUnavailableError,
-    StreamInterruptedError,
-    TransportError,
-)
-from bailian_apps.core.events import (
-    AppEvent,
-    ReasoningDelta,
-    References,
-    RunFinished,
-    RunStarted,
-    StepDelta,
-    StepFinished,
-    StepStarted,
-    TextDelta,
-    UnknownFrame,
-    UsageReported,
-)
-from bailian_apps.core.request import AppRequest
-from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
-from bailian_apps.core.settings import AppSettings, Timeout
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bailian_apps.app import BailianApp
+    from bailian_apps.core.errors import (
+        APIError,
+        AppFailedError,
+        AuthenticationError,
+        BadRequestError,
+        BailianError,
+        BillingError,
+        ConnectError,
+        ConnectionLostError,
+        ContentBlockedError,
+        InvalidInputError,
+        NotFoundError,
+        PermissionDeniedError,
+        ProtocolError,
+        RateLimitError,
+        RequestTimeoutError,
+        ServerError,
+        ServiceUnavailableError,
+        StreamInterruptedError,
+        TransportError,
+    )
+    from bailian_apps.core.events import (
+        AppEvent,
+        ReasoningDelta,
+        References,
+        RunFinished,
+        RunStarted,
+        StepDelta,
+        StepFinished,
+        StepStarted,
+        TextDelta,
+        UnknownFrame,
+        UsageReported,
+    )
+    from bailian_apps.core.request import AppRequest
+    from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
+    from bailian_apps.core.settings import AppSettings, Timeout
 
 __all__ = [
     "APIError",
@@ -84,3 +90,19 @@ __all__ = [
     "Usage",
     "UsageReported",
 ]
+
+_ROOMS = ("core.errors", "core.result", "core.events", "core.settings", "core.request", "app")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for room in _ROOMS:
+            value = getattr(import_module(f"{__name__}.{room}"), name, None)
+            if value is not None:
+                globals()[name] = value
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
