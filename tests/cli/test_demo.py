@@ -66,7 +66,7 @@ def test_a_failure_is_one_line_and_an_exit_code() -> None:
         done = run(
             DASHSCOPE_API_KEY="sk-x", BAILIAN_APP_ID="mine", DASHSCOPE_HTTP_BASE_URL=cloud.base_url
         )
-    assert done.returncode == 1
+    assert done.returncode == 6
     assert done.stderr.startswith("BadRequestError: [FlowNotPublished]")
     assert "Traceback" not in done.stderr
 

@@ -136,3 +136,12 @@ def test_a_missing_file_and_another_kind_are_refused(tmp_path: Path) -> None:
         load_recording(tmp_path / "gone.sse")
     with pytest.raises(RecordingError, match=r"must end in \.sse, \.json, \.jsonl"):
         load_recording(tmp_path / "answer.txt")
+
+
+@pytest.mark.parametrize("offset_ms", ['"soon"', "null", "true", "-1"])
+def test_a_cut_without_a_time_names_its_line(tmp_path: Path, offset_ms: str) -> None:
+    path = tmp_path / "cut.jsonl"
+    frame = '{"offset_ms": 0, "data": {"output": {"text": "a"}}}'
+    path.write_text(f'{frame}\n{{"cut": "lost", "offset_ms": {offset_ms}}}\n', encoding="utf-8")
+    with pytest.raises(RecordingError, match=rf"{re.escape(f'{path}:2: ')}.*`offset_ms`"):
+        load_recording(path)

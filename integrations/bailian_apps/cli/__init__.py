@@ -8,5 +8,7 @@ except ModuleNotFoundError as error:
     raise ImportError(
         'the command line needs rich and typer; install them with: pip install "bailian-apps[cli]"'
     ) from error
+except KeyboardInterrupt:  # Ctrl-C while Python still imports: `main` cannot catch it yet
+    raise SystemExit(130) from None
 
 __all__ = ["main"]

@@ -235,9 +235,16 @@ def _read_jsonl(text: str) -> Iterator[Frame]:
 
 def _head_and_cut(text: str) -> tuple[JsonObject, float | None]:
     """Read what the recorder noted before the frames, and after them."""
-    records = [_parse(line, 1) for line in text.split("\n") if line.strip()]
-    head = records[0] if records and "request" in records[0] else {}
-    return head, next((each.get("offset_ms", 0.0) for each in records if "cut" in each), None)
+    lines = enumerate(text.split("\n"), 1)
+    records = [(line, _parse(content, line)) for line, content in lines if content.strip()]
+    head = records[0][1] if records and "request" in records[0][1] else {}
+    for line, record in records:
+        if "cut" in record:
+            cut_ms = record.get("offset_ms", 0.0)
+            if not isinstance(cut_ms, (int, float)) or isinstance(cut_ms, bool) or cut_ms < 0:
+                raise _LineError(line, "give `cut` an `offset_ms`, milliseconds since the request")
+            return head, float(cut_ms)
+    return head, None
 
 
 def _told_with(record: JsonObject, line: int) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""`bailian-apps doctor`: what a call would find here, without making one."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import ssl
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.text import Text
+
+from bailian_apps.app import BailianApp
+from bailian_apps.cli.view import clean, note
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.settings import check_api_key
+from bailian_apps.transport.http import proxy_for
+from bailian_apps.transport.sdk import sdk_defaults
+
+_EXTRAS = {
+    "cli": ("rich", "typer"),
+    "emulator": ("starlette", "uvicorn"),
+    "langchain": ("langchain-core",),
+    "llamaindex": ("llama-index-core",),
+}
+_CONNECT_S = 5.0
+_MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "missing": ("✗", "red")}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What it is.
+        state: `"ok"`; `"note"`, good to know; or `"missing"`, without which a call fails.
+        detail: What was found. It never holds the key, or any part of it.
+    """
+
+    name: str
+    state: Literal["ok", "note", "missing"]
+    detail: str
+
+
+def doctor(console: Console, *, base_url: str | None, workspace: str | None, as_json: bool) -> bool:
+    """Look, and print what was found.
+
+    Args:
+        console: Where to print for a person.
+        base_url: An address to look at instead of the one that is set.
+        workspace: The workspace, which is part of some regions' address.
+        as_json: Whether to print one JSON object, to standard output.
+
+    Returns:
+        Whether nothing is missing.
+    """
+    findings = [*_versions(), *_extras(), _key(), _app_id()]
+    address = _address(base_url, workspace)
+    findings.append(address)
+    if address.state == "ok":
+        findings += _endpoint(address.detail.partition(" ")[0])
+    good = all(finding.state != "missing" for finding in findings)
+    if as_json:
+        report = {"ok": good, "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(report, ensure_ascii=False))  # noqa: T201
+        return good
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark, style = _MARKS[finding.state]
+        name = Text.assemble((mark, style), f" {finding.name:{width}}  ", clean(finding.detail))
+        console.print(name, soft_wrap=True)
+    if not good:
+        note(console, "Something that a call needs is missing; see ✗ above.", "red")
+    return good
+
+
+def _versions() -> list[Finding]:
+    return [
+        Finding("python", "ok", f"{platform.python_version()}, {platform.system()}"),
+        *(Finding(name, "ok", version(name)) for name in ("bailian-apps", "dashscope")),
+    ]
+
+
+def _extras() -> list[Finding]:
+    return [_extra(extra, packages) for extra, packages in _EXTRAS.items()]
+
+
+def _extra(extra: str, packages: tuple[str, ...]) -> Finding:
+    try:
+        found = ", ".join(f"{name} {version(name)}" for name in packages)
+    except PackageNotFoundError:
+        return Finding(f"[{extra}]", "note", f'not installed: pip install "bailian-apps[{extra}]"')
+    return Finding(f"[{extra}]", "ok", found)
+
+
+def _key() -> Finding:
+    if os.environ.get("DASHSCOPE_API_KEY", "").strip():
+        return _checked_key(os.environ["DASHSCOPE_API_KEY"].strip(), "DASHSCOPE_API_KEY")
+    path = sdk_defaults().key_file
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        detail = f"neither DASHSCOPE_API_KEY is set nor is there {path}"
+        return Finding("key", "missing", detail)
+    except (OSError, UnicodeDecodeError) as error:
+        return Finding("key", "missing", f"{path} cannot be read ({type(error).__name__})")
+    return _checked_key(key, str(path))
+
+
+def _checked_key(key: str, where: str) -> Finding:
+    try:
+        check_api_key(key)
+    except InvalidInputError as error:
+        return Finding("key", "missing", f"in {where}; {error.message}")
+    return Finding("key", "ok", f"found in {where}")
+
+
+def _app_id() -> Finding:
+    if app_id := os.environ.get("BAILIAN_APP_ID"):
+        return Finding("app", "ok", f"{app_id} (BAILIAN_APP_ID)")
+    return Finding("app", "note", "BAILIAN_APP_ID is not set; pass the id to each call")
+
+
+def _address(base_url: str | None, workspace: str | None) -> Finding:
+    try:
+        # Any app will do: only the address is looked at.
+        named = BailianApp(app_id="app", **({"base_url": base_url} if base_url else {}))
+    except InvalidInputError as error:
+        return Finding("address", "missing", error.message)
+    if named.settings.base_url:
+        rule = "--base-url" if base_url else "DASHSCOPE_HTTP_BASE_URL"
+        return Finding("address", "ok", f"{named.settings.base_url} ({rule})")
+    default = sdk_defaults().base_url
+    if "{workspace_id}" in default:
+        if not workspace:
+            return Finding("address", "missing", f"{default} needs a workspace; pass --workspace")
+        default = default.replace("{workspace_id}", workspace)
+    region = os.environ.get("DASHSCOPE_API_REGION")
+    rule = f"DASHSCOPE_API_REGION={region}" if region else "the SDK's default"
+    return Finding("address", "ok", f"{default} ({rule})")
+
+
+def _endpoint(url: str) -> list[Finding]:
+    """Connect, and shake hands; nothing is asked, so nothing costs."""
+    proxy = proxy_for(url)
+    findings: list[Finding] = []
+    target = urlsplit(url)
+    if proxy:
+        target = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        where = f"{target.scheme}://{target.hostname}" + (f":{target.port}" if target.port else "")
+        findings.append(Finding("proxy", "note", f"{where}, from the environment"))
+    port = target.port or {"https": 443}.get(target.scheme, 80)
+    host = target.hostname or ""
+    try:
+        with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
+            if target.scheme == "https":
+                with _tls().wrap_socket(connection, server_hostname=host) as secured:
+                    how = f"TCP and {secured.version()}"
+            else:
+                how = "TCP"
+    except OSError as error:  # an SSLError is one
+        problem = getattr(error, "verify_message", "") or error.strerror or str(error)
+        return [*findings, Finding("endpoint", "missing", f"{host}:{port}: {problem}")]
+    about = " to the proxy; what is behind it was not tried" if proxy else ""
+    return [*findings, Finding("endpoint", "ok", f"{host}:{port} answers, {how}{about}")]
+
+
+def _tls() -> ssl.SSLContext:
+    """The certificates that a call trusts: those of certifi, or of the environment."""
+    import certifi
+
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if named and os.path.isdir(named):  # noqa: PTH112
+        return ssl.create_default_context(capath=named)
+    return ssl.create_default_context(cafile=named or certifi.where())

@@ -1,0 +1,201 @@
+"""`bailian-apps run`: one question, one answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from bailian_apps.app import BailianApp
+from bailian_apps.cli.view import as_json, show
+from bailian_apps.core.decoder import Decoder
+from bailian_apps.core.errors import BailianError, InvalidInputError
+from bailian_apps.core.events import AppEvent, RunFinished
+from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
+from bailian_apps.core.result import AppResult
+from bailian_apps.core.settings import AppSettings
+from bailian_apps.transport.sdk import open_frames
+
+_WIRE = ("output", "usage", "request_id")
+
+
+def run(
+    app: BailianApp,
+    prompt: str,
+    console: Console,
+    *,
+    session_id: str | None,
+    output: str,
+    steps: bool,
+) -> None:
+    """Ask once.
+
+    Args:
+        app: Whom to ask.
+        prompt: The words; `-` reads standard input.
+        console: Where the steps go.
+        session_id: A session to go on in.
+        output: What standard output gets: `"stream"`, `"text"` (the same, at the end), `"json"` or
+            `"raw"`.
+        steps: Whether the steps are shown.
+
+    Raises:
+        BailianError: The call failed. With `"json"`, standard output has it too.
+    """
+    words = _read_prompt(prompt)
+    said = {"session_id": session_id} if session_id else {}
+    if output == "raw":
+        show(_raw_events(app.settings, words, said), console, steps=steps, answer=False)
+        return
+    with app.stream(words, **said) as events:
+        try:
+            result = show(events, console, steps=steps, answer=output == "stream")
+        except BailianError as error:
+            if output == "json":
+                _print_json(_failure(error))
+            elif output == "text" and error.partial is not None:
+                _print_text(error.partial)
+            raise
+    if output == "json":
+        _print_json(as_json(result))
+    elif output == "text":
+        _print_text(result)
+
+
+def bailian_app(
+    app_id: str,
+    *,
+    biz: Sequence[str],
+    biz_json: str | None,
+    given: Sequence[str],
+    **options: Any,
+) -> BailianApp:
+    """The app that a command line names.
+
+    Args:
+        app_id: Its id; `-` is that of BAILIAN_APP_ID.
+        biz: Pairs for `biz_params`.
+        biz_json: An object for `biz_params`, or `@` and the path of a file that holds one.
+        given: Pairs of settings.
+        **options: Settings that have options of their own; None for those not used.
+
+    Raises:
+        InvalidInputError: Something of it is not valid.
+    """
+    fields = _pairs(given, "--set")
+    if "api_key" in fields:
+        raise InvalidInputError(
+            "--set api_key",
+            "would show the key to whoever lists the processes of this machine",
+            "Set DASHSCOPE_API_KEY instead",
+        )
+    fields |= {name: value for name, value in options.items() if value is not None}
+    if params := _biz_object(biz_json) | _pairs(biz, "--biz"):
+        fields["biz_params"] = params
+    if app_id != "-":
+        fields["app_id"] = app_id
+    return BailianApp(**fields)
+
+
+def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """`name=text` and `name:=JSON`, as a dict. No message shows a value: it may be a secret."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        as_json = name.endswith(":")
+        name = name.removesuffix(":")
+        if not equals or not name:
+            raise InvalidInputError(
+                option, "is no name=value", f"Write {option} city=Hangzhou or {option} days:=2"
+            )
+        values[name] = _parse(value, f"{option} {name}") if as_json else value
+    return values
+
+
+def _biz_object(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(
+                "--biz-json", f"cannot be read ({_why(error)})", "Name a file of UTF-8 text"
+            ) from None
+    value = _parse(text, "--biz-json")
+    if not isinstance(value, dict):
+        raise InvalidInputError(
+            "--biz-json", f"is JSON of type {type(value).__name__}", 'Pass an object like {"a": 1}'
+        )
+    return cast("dict[str, Any]", value)
+
+
+def _parse(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InvalidInputError(
+            option, f"is not JSON{where}", "Quote it for the shell, or use = for plain text"
+        ) from None
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
+
+
+def _read_prompt(prompt: str) -> str:
+    if prompt != "-":
+        return prompt
+    if sys.stdin.isatty():
+        raise InvalidInputError(
+            "PROMPT", "is missing", 'Write it after the app id ("-" for the one in BAILIAN_APP_ID)'
+        )
+    try:
+        return sys.stdin.read().rstrip("\n")
+    except UnicodeDecodeError:
+        raise InvalidInputError("PROMPT", "is no UTF-8 text", "Convert it with iconv") from None
+
+
+def _raw_events(settings: AppSettings, prompt: str, said: Mapping[str, Any]) -> Generator[AppEvent]:
+    """Ask once, never again, and print each frame as it came."""
+    options = {name: getattr(settings, name) for name in WireOptions.model_fields}
+    try:
+        request = AppRequest.model_validate({**options, **said, "prompt": prompt})
+    except ValidationError as error:
+        raise_invalid_input(error)
+    total_s = settings.limits.total_s
+    deadline = None if total_s is None else time.monotonic() + total_s
+    decoder = Decoder(flow_stream_mode=request.flow_stream_mode)
+    frames = open_frames(request, settings, deadline=deadline)
+    try:
+        for frame in chain.from_iterable(frames):
+            # The SDK puts its own words beside the wire's.
+            _print_json({name: frame[name] for name in _WIRE if frame.get(name) is not None})
+            yield from decoder.feed(frame)
+    finally:
+        frames.close()
+    yield RunFinished(decoder.finish())
+
+
+def _failure(error: BailianError) -> dict[str, Any]:
+    about = ("message", "code", "status_code", "request_id", "session_id", "attempts")
+    return {
+        "error": {"type": type(error).__name__} | {name: getattr(error, name) for name in about},
+        "partial": None if error.partial is None else as_json(error.partial),
+    }
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)  # noqa: T201
+
+
+def _print_text(result: AppResult) -> None:
+    print(result.text, flush=True)  # noqa: T201

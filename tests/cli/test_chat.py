@@ -1,0 +1,174 @@
+"""`chat`, driven in a pseudo-terminal as a person would."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import BAILIAN, bailian, environment
+
+from bailian_apps.emulator import Call, Emulator, Failure
+
+if sys.platform == "win32":
+    pytest.skip("no pseudo-terminals", allow_module_level=True)
+import pexpect
+
+PROMPT = "\n> "
+
+
+def talk(call: Call) -> Any:
+    if call.prompt == "永远":
+        return endless(call)
+    if call.prompt == "fail":
+        return Failure(status=500, code="AppProcessFailed", message="node \x1b[2J broke")
+    return f"第{len(call.turns) + 1}轮：{call.prompt}"
+
+
+def endless(call: Call) -> Iterator[dict[str, Any]]:
+    while True:
+        yield {"output": {"text": "字 ", "finish_reason": "null", "session_id": call.session_id}}
+        if call.gone.wait(0.02):
+            return
+
+
+@pytest.fixture
+def cloud() -> Iterator[Emulator]:
+    with Emulator(apps={"talk": talk}, api_key="sk-mine") as running:
+        yield running
+
+
+def chat(cloud: Emulator, folder: Path, *options: str) -> pexpect.spawn[str]:
+    return pexpect.spawn(
+        BAILIAN,
+        ["chat", "talk", "--base-url", cloud.base_url, *options],
+        env=environment(TERM="xterm-256color", LANG="C.UTF-8"),
+        cwd=str(folder),
+        dimensions=(30, 80),
+        encoding="utf-8",
+        echo=False,
+        timeout=30,
+    )
+
+
+def said(screen: pexpect.spawn[str]) -> str:
+    """What was drawn since the last look, without what moves the cursor."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(screen.before))
+
+
+def test_three_turns_in_one_session_then_another_and_a_stopped_answer(
+    cloud: Emulator, tmp_path: Path
+) -> None:
+    screen = chat(cloud, tmp_path)
+    screen.expect("App talk. /help lists the commands.")
+    for number, words in enumerate(("你好", "继续", "再见"), 1):
+        screen.expect("> ")
+        screen.sendline(words)
+        screen.expect_exact(f"第{number}轮：{words}")
+    screen.expect(PROMPT)
+    (session,) = cloud.sessions.values()
+    assert [turn.user for turn in session.turns] == ["你好", "继续", "再见"]
+    assert [request.messages for request in cloud.requests] == [[], [], []]
+
+    screen.sendline("/save chat.json")
+    screen.expect("6 messages in ")
+    screen.expect(PROMPT)
+    saved = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))
+    assert saved["app_id"] == "talk"
+    assert [message["role"] for message in saved["messages"]] == ["user", "assistant"] * 3
+    assert saved["messages"][5] == {
+        "role": "assistant",
+        "content": "第3轮：再见",
+        "session_id": session.id,
+    }
+    screen.sendline("/save chat.md")
+    screen.expect("6 messages in ")
+    screen.expect(PROMPT)
+    assert "**You**\n\n你好\n" in (tmp_path / "chat.md").read_text(encoding="utf-8")
+
+    screen.sendline("/new")
+    screen.expect("A new conversation.")
+    screen.expect(PROMPT)
+    screen.sendline("你是谁")
+    screen.expect_exact("第1轮：你是谁")
+    screen.expect(PROMPT)
+    assert len(cloud.sessions) == 2
+
+    screen.sendline("永远")
+    screen.expect_exact("字 字 字")
+    screen.sendintr()
+    screen.expect("stopped")
+    screen.expect(PROMPT)
+    assert cloud.requests[4].gone.wait(20)
+    screen.sendline("还在吗")
+    screen.expect_exact("还在吗")
+    screen.expect(PROMPT)
+    # What was read of the stopped answer is part of what is told, in whole, from now on.
+    told = cloud.requests[5].messages
+    assert [message["role"] for message in told] == ["user", "assistant"] * 2 + ["user"]
+    assert told[3]["content"].startswith("字 字 字")
+
+    screen.sendeof()
+    screen.expect(pexpect.EOF)
+    screen.close()
+    assert screen.exitstatus == 0
+
+
+def test_a_forgotten_session_is_said_and_everything_is_told_again(
+    cloud: Emulator, tmp_path: Path
+) -> None:
+    screen = chat(cloud, tmp_path)
+    for words in ("一", "二"):
+        screen.expect("> ")
+        screen.sendline(words)
+        screen.expect_exact(f"：{words}")
+        screen.expect("session ")
+        cloud.forget()
+    screen.expect("This answer was given without what was said before")
+    assert "forgotten" not in said(screen)
+    screen.expect(PROMPT)
+    screen.sendline("三")
+    screen.expect_exact("三")
+    screen.expect(PROMPT)
+    assert [message["content"] for message in cloud.requests[2].messages][::2] == ["一", "二", "三"]
+    screen.sendintr()
+    screen.expect(pexpect.EOF)
+    screen.close()
+    assert screen.exitstatus == 0
+
+
+def test_a_failure_is_shown_and_the_chat_goes_on(cloud: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "mine.md").write_text("keep me")
+    screen = chat(cloud, tmp_path, "--no-steps")
+    screen.expect("> ")
+    screen.sendline("fail")
+    screen.expect("AppFailedError")
+    screen.expect(PROMPT)
+    assert "\x1b[2J" not in str(screen.before)  # an app cannot clear the screen
+    screen.sendline("/save mine.md")
+    screen.expect("exists already")
+    screen.expect(PROMPT)
+    assert (tmp_path / "mine.md").read_text() == "keep me"
+    screen.sendline("/frobnicate now")
+    screen.expect("/frobnicate is no command")
+    screen.expect(PROMPT)
+    screen.sendline("//etc")
+    screen.expect_exact("第1轮：/etc")
+    screen.expect(PROMPT)
+    screen.sendline("/history")
+    screen.expect(PROMPT)
+    assert said(screen).split() == ["user:", "/etc", "assistant:", "第1轮：/etc"]
+    screen.sendline("/quit")
+    screen.expect(pexpect.EOF)
+    screen.close()
+    assert screen.exitstatus == 0
+
+
+def test_lines_from_a_pipe_are_turns_and_only_answers_come_out(cloud: Emulator) -> None:
+    done = bailian("chat", "talk", "--base-url", cloud.base_url, "--no-steps", stdin="一\n\n二\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "第1轮：一\n第2轮：二\n", "")
+    assert len(cloud.sessions) == 1

@@ -1,0 +1,98 @@
+"""`doctor`: what it finds, and what it never says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from support.command import bailian
+from support.wire import WireServer
+
+KEY = "sk-0123456789abcdef"
+
+
+def findings(output: str) -> dict[str, tuple[str, str]]:
+    return {
+        each["name"]: (each["state"], each["detail"]) for each in json.loads(output)["findings"]
+    }
+
+
+def test_all_is_well(tmp_path: Path) -> None:
+    with WireServer() as server:
+        address = server.base_url
+        given = {
+            "DASHSCOPE_API_KEY": KEY,
+            "BAILIAN_APP_ID": "mine",
+            "DASHSCOPE_HTTP_BASE_URL": address,
+            "HOME": str(tmp_path),
+        }
+        shown, told = bailian("doctor", **given), bailian("doctor", "--json", **given)
+        assert server.posts == []
+    assert (shown.returncode, shown.stderr, told.returncode) == (0, "", 0)
+    found = findings(told.stdout)
+    assert found["key"] == ("ok", "found in DASHSCOPE_API_KEY")
+    assert found["app"] == ("ok", "mine (BAILIAN_APP_ID)")
+    assert found["address"] == ("ok", f"{address} (DASHSCOPE_HTTP_BASE_URL)")
+    assert found["endpoint"][0] == "ok"
+    assert {"python", "bailian-apps", "dashscope", "[cli]", "[langchain]"} <= found.keys()
+    for output in (shown.stdout, told.stdout):
+        assert KEY[:6] not in output
+        assert KEY[-4:] not in output
+
+
+def test_what_is_missing_is_said_and_ends_with_1(tmp_path: Path) -> None:
+    with WireServer() as server:
+        gone = server.base_url
+    done = bailian("doctor", "--json", "--base-url", gone, DASHSCOPE_API_KEY="", HOME=str(tmp_path))
+    found = findings(done.stdout)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["ok"] is False
+    assert found["key"][0] == "missing"
+    assert "DASHSCOPE_API_KEY" in found["key"][1]
+    assert found["app"][0] == "note"
+    assert found["address"][1] == f"{gone} (--base-url)"
+    assert found["endpoint"][0] == "missing"
+    assert "refused" in found["endpoint"][1]
+
+
+def test_the_sdk_key_file_counts(tmp_path: Path) -> None:
+    folder = tmp_path / ".dashscope"
+    folder.mkdir()
+    (folder / "api_key").write_text(KEY)
+    with WireServer() as server:
+        done = bailian(
+            *("doctor", "--json", "--base-url", server.base_url),
+            DASHSCOPE_API_KEY="",
+            HOME=str(tmp_path),
+        )
+    assert findings(done.stdout)["key"] == ("ok", f"found in {folder / 'api_key'}")
+    assert KEY not in done.stdout
+
+
+def test_a_key_that_cannot_be_sent_is_not_shown() -> None:
+    with WireServer() as server:
+        done = bailian("doctor", "--base-url", server.base_url, DASHSCOPE_API_KEY="sk-钥匙abc")
+    assert done.returncode == 1
+    assert "abc" not in done.stdout
+    assert "characters that no key has" in done.stdout
+
+
+def test_a_proxy_is_told_without_its_password() -> None:
+    with WireServer() as server:
+        proxy = server.base_url.removesuffix("/api/v1")
+        done = bailian(
+            *("doctor", "--json", "--base-url", "https://cloud.invalid/api/v1"),
+            HTTPS_PROXY=proxy.replace("://", "://user:pa55@"),
+        )
+    found = findings(done.stdout)
+    assert found["proxy"] == ("note", f"{proxy}, from the environment")
+    assert "to the proxy" in found["endpoint"][1]
+    assert "pa55" not in done.stdout
+
+
+def test_an_extra_that_is_missing_is_told_with_its_command() -> None:
+    from bailian_apps.cli.doctor import _extra  # pyright: ignore[reportPrivateUsage]
+
+    missing = _extra("langchain", ("no-such-package-here",))
+    assert missing.state == "note"
+    assert 'pip install "bailian-apps[langchain]"' in missing.detail

@@ -1,0 +1,309 @@
+"""`run`: what goes to which stream, how it ends, and what it closes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import BAILIAN, bailian, environment, exit_code_of
+from support.recordings import FOLDER, expected_text, frames
+from support.wire import SSE_HEAD, Answer, Do, WireServer, answer, chunk, event, frame, stream
+
+from bailian_apps.cli.main import EXIT_CODES
+from bailian_apps.core import errors
+from bailian_apps.emulator import Call, Emulator
+
+RECORDING = "workflow-two-llm.sse"
+DOCS = Path(__file__).parents[2] / "docs" / "command-line.md"
+
+
+def echo(call: Call) -> str:
+    return f"{call.prompt}|{json.dumps(call.biz_params, ensure_ascii=False)}"
+
+
+def endless(call: Call) -> Iterator[dict[str, Any]]:
+    while True:
+        yield {"output": {"text": "字 ", "finish_reason": "null", "session_id": call.session_id}}
+        if call.gone.wait(0.02):
+            return
+
+
+@pytest.fixture
+def cloud() -> Iterator[Emulator]:
+    apps = {"two": FOLDER / RECORDING, "echo": echo, "endless": endless}
+    with Emulator(apps=apps, api_key="sk-mine") as running:
+        yield running
+
+
+# ------------------------------------------------------------------ the streams
+
+
+def test_standard_output_is_the_answer_alone(cloud: Emulator) -> None:
+    done = bailian("run", "two", "hi", "--base-url", cloud.base_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == expected_text(RECORDING) + "\n"
+
+
+def test_steps_go_to_standard_error_with_their_durations(cloud: Emulator) -> None:
+    done = bailian("run", "two", "hi", "--steps", "--base-url", cloud.base_url)
+    assert (done.returncode, done.stdout) == (0, expected_text(RECORDING) + "\n")
+    assert re.search(r"^✓ .* \d+ ms", done.stderr, re.M)
+    assert "\nsession " in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_json_is_one_object_with_the_documented_fields(cloud: Emulator) -> None:
+    done = bailian("run", "two", "hi", "--json", "--base-url", cloud.base_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    run = json.loads(done.stdout)
+    assert run["text"] == expected_text(RECORDING)
+    assert (
+        run["usage"]["total_tokens"] == run["usage"]["input_tokens"] + run["usage"]["output_tokens"]
+    )
+    assert all(step["status"] == "success" for step in run["steps"])
+    documented = DOCS.read_text(encoding="utf-8")
+    assert [name for name in run if f"`{name}`" not in documented] == []
+
+
+def test_raw_is_every_frame_of_the_recording(cloud: Emulator) -> None:
+    done = bailian("run", "two", "hi", "--raw", "--base-url", cloud.base_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == frames(RECORDING)
+
+
+def test_no_stream_prints_the_answer_at_the_end(cloud: Emulator) -> None:
+    done = bailian("run", "two", "hi", "--no-stream", "--base-url", cloud.base_url)
+    assert (done.returncode, done.stdout) == (0, expected_text(RECORDING) + "\n")
+
+
+def test_the_prompt_and_the_app_may_come_from_elsewhere(cloud: Emulator) -> None:
+    more = {"BAILIAN_APP_ID": "echo", "DASHSCOPE_HTTP_BASE_URL": cloud.base_url}
+    assert bailian("run", stdin="第一行\n第二行\n", **more).stdout == "第一行\n第二行|{}\n"
+    assert bailian("run", "-", "hi", **more).stdout == "hi|{}\n"
+
+
+def test_a_command_needs_no_framework_and_no_emulator(cloud: Emulator) -> None:
+    script = (
+        "import sys\n"
+        "for name in ('langchain_core', 'llama_index', 'starlette', 'uvicorn'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.argv = ['bailian-apps', 'run', 'echo', 'hi', '--base-url', {cloud.base_url!r}]\n"
+        "from bailian_apps.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hi|{}\n", "")
+
+
+def test_colour_is_for_terminals_and_not_with_no_color(cloud: Emulator) -> None:
+    def said(**more: str) -> str:
+        return bailian("run", "two", "hi", "--steps", "--base-url", cloud.base_url, **more).stderr
+
+    colour = re.compile("\x1b\\[[0-9;]*3[0-9]")
+    assert colour.search(said(FORCE_COLOR="1"))
+    assert not colour.search(said(FORCE_COLOR="1", NO_COLOR="1"))
+
+
+# ---------------------------------------------------------------- the arguments
+
+
+def test_business_parameters_are_text_or_json(cloud: Emulator, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text('{"city": "苏州", "user_defined_tokens": {"t": {"user_token": "s3"}}}')
+    bailian(
+        *("run", "echo", "hi", "--base-url", cloud.base_url, "--biz-json", f"@{tokens}"),
+        *("--biz", "city=杭州=好", "--biz", "days:=2", "--set", "temperature=0.2"),
+        *("--model-id", "qwen-max", "--session", "s-1"),
+    )
+    request = cloud.requests[0]
+    assert request.biz_params == {
+        "city": "杭州=好",
+        "days": 2,
+        "user_defined_tokens": {"t": {"user_token": "s3"}},
+    }
+    assert request.parameters["temperature"] == 0.2
+    assert request.parameters["model_id"] == "qwen-max"
+    assert request.session_id == "s-1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--biz", "city"], "--biz: is no name=value"),
+        (["--biz", "n:={s3cret"], "--biz n: is not JSON"),
+        (["--biz-json", "[1]"], "--biz-json: is JSON of type list"),
+        (["--biz-json", "@/no/s3cret"], "--biz-json: cannot be read (No such file or directory)"),
+        (["--set", "api_key=s3cret"], "--set api_key: would show the key"),
+        (["--set", "tempratur=1"], "tempratur: is not a setting"),
+        (["--timeout", "0"], "timeout: is no number of seconds"),
+        (["--json", "--raw"], "--json and --raw"),
+        (["--bogus"], "No such option"),
+    ],
+)
+def test_what_cannot_be_sent_is_said_and_nothing_is_sent(
+    arguments: list[str],
+    names: str,
+    cloud: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = exit_code_of(monkeypatch, "run", "echo", "hi", "--base-url", cloud.base_url, *arguments)
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    assert names in said.err
+    assert "s3cret" not in said.err
+    assert cloud.requests == []
+
+
+# --------------------------------------------------------------- how it ends
+
+
+def refused(status: str, code: str) -> Answer:
+    body = json.dumps({"code": code, "message": "no", "request_id": "r-1"}).encode()
+    return answer(status, body)
+
+
+FAILURES: dict[type[errors.BailianError], Answer] = {
+    errors.BailianError: refused("418 Teapot", "Unheard"),
+    errors.AuthenticationError: refused("401 Unauthorized", "InvalidApiKey"),
+    errors.PermissionDeniedError: refused("403 Forbidden", "App.AccessDenied"),
+    errors.NotFoundError: refused("404 Not Found", "NotFound"),
+    errors.BadRequestError: refused("400 Bad Request", "InvalidParameter"),
+    errors.ContentBlockedError: refused("400 Bad Request", "DataInspectionFailed"),
+    errors.BillingError: refused("400 Bad Request", "Arrearage"),
+    errors.RateLimitError: refused("429 Too Many Requests", "Throttling"),
+    errors.ServiceUnavailableError: refused("503 Unavailable", "ModelUnavailable"),
+    errors.AppFailedError: refused("500 Error", "AppProcessFailed"),
+    errors.ServerError: refused("500 Error", "InternalError"),
+    errors.ConnectionLostError: [Do.CLOSE],
+    errors.RequestTimeoutError: [Do.STALL],
+    errors.ProtocolError: answer("200 OK", b"<html>", "text/html"),
+    errors.StreamInterruptedError: [SSE_HEAD, chunk(event(frame("half"))), Do.CLOSE],
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES, ids=lambda kind: kind.__name__)
+def test_each_class_of_error_has_its_exit_code(
+    kind: type[errors.BailianError],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
+    with WireServer(FAILURES[kind], FAILURES[kind]) as server:
+        given = ["--base-url", server.base_url, "--set", "max_retries=0", "--timeout", "0.5"]
+        code = exit_code_of(monkeypatch, "run", "app", "hi", *given)
+        told = capsys.readouterr()
+        code_as_json = exit_code_of(monkeypatch, "run", "app", "hi", *given, "--json")
+        report = json.loads(capsys.readouterr().out)
+    assert code == code_as_json == EXIT_CODES[kind]
+    name = "APIError" if kind is errors.BailianError else kind.__name__
+    assert told.err.startswith(f"{name}: ")
+    assert told.err.count("\n") == 1
+    assert told.out == ("half\n" if kind is errors.StreamInterruptedError else "")
+    assert report["error"]["type"] == name
+    assert (report["partial"] or {}).get("text") == (told.out.strip() or None)
+
+
+def test_not_connected_has_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
+    with WireServer() as server:
+        gone = server.base_url
+    arguments = ["run", "app", "hi", "--base-url", gone, "--set", "max_retries=0"]
+    assert exit_code_of(monkeypatch, *arguments) == EXIT_CODES[errors.ConnectError]
+
+
+def test_that_it_tries_again_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
+    busy = answer("429 Busy", b'{"code":"Throttling"}', "application/json", "Retry-After: 0")
+    with WireServer(busy, stream(event(frame("hi")), event(frame("", "stop")))) as server:
+        assert exit_code_of(monkeypatch, "run", "app", "x", "--base-url", server.base_url) == 0
+    told = capsys.readouterr()
+    assert told.out == "hi\n"
+    assert "attempt 1 of app app failed with RateLimitError" in told.err
+
+
+def test_half_a_surrogate_pair_does_not_end_the_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
+    half = event('{"output":{"text":"a\\ud83d","finish_reason":"null"}}')
+    with WireServer(stream(half, event(frame("b", "stop")))) as server:
+        assert exit_code_of(monkeypatch, "run", "app", "x", "--base-url", server.base_url) == 0
+    assert capsys.readouterr().out == "a?b\n"
+
+
+def test_the_exit_codes_are_distinct_and_documented() -> None:
+    leaves = {
+        kind
+        for name in errors.__dict__
+        if isinstance(kind := getattr(errors, name), type)
+        and issubclass(kind, errors.BailianError)
+        and kind not in (errors.APIError, errors.TransportError)
+    }
+    assert set(EXIT_CODES) == leaves
+    assert sorted(EXIT_CODES.values()) == list(range(1, 18))
+    documented = DOCS.read_text(encoding="utf-8")
+    for kind, code in EXIT_CODES.items():
+        if kind is not errors.BailianError:
+            assert re.search(rf"^\| {code} \| .*`{kind.__name__}`", documented, re.M)
+
+
+def test_ctrl_c_closes_the_stream_at_once(cloud: Emulator) -> None:
+    process = subprocess.Popen(
+        [BAILIAN, "run", "endless", "hi", "--base-url", cloud.base_url],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(2) == "字 "
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "")
+    assert cloud.requests[0].gone.wait(20)
+
+
+def test_a_reader_that_leaves_is_no_error_to_read_about(cloud: Emulator) -> None:
+    process = subprocess.Popen(
+        [BAILIAN, "run", "endless", "hi", "--base-url", cloud.base_url],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(2) == "字 "
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == ""
+    assert process.wait(30) == 1
+    assert cloud.requests[0].gone.wait(20)
+
+
+def test_ctrl_c_while_python_imports_leaves_no_traceback() -> None:
+    program = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from bailian_apps.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -1,0 +1,60 @@
+"""The one renderer of a run, where a process would not show more."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from bailian_apps import AppResult, RunFinished, Step, StepFinished, StepStarted, TextDelta
+from bailian_apps.cli.view import clean, show
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_an_app_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "ok\x1b]0;owned\x07\x9b2J\r\n\tend"
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    events = [TextDelta(hostile), RunFinished(AppResult(text=hostile))]
+    show(events, Console(file=Terminal()), steps=False)
+    assert terminal.getvalue() == "ok]0;owned2J\n\tend\n"
+    assert clean(hostile) == "ok]0;owned2J\n\tend"
+
+    pipe = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", pipe)
+    show(events, Console(file=io.StringIO()), steps=False)
+    assert pipe.getvalue() == hostile + "\n"
+
+
+def test_on_one_screen_a_step_waits_for_the_end_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    tool = Step(id="1", kind="tool", name="search")
+    done = Step(id="1", kind="tool", name="search", status="failed", error="no\nnet", duration_ms=7)
+    late = Step(id="2", kind="node", name="late")
+    events = [
+        StepStarted(tool),
+        TextDelta("half"),
+        StepFinished(done),
+        TextDelta(" a line\n"),
+        TextDelta("rest"),
+        StepStarted(late),
+        RunFinished(AppResult(text="half a line\nrest")),
+    ]
+    show(events, Console(file=terminal, width=60, no_color=True), steps=True)
+    drawn = terminal.getvalue()
+    assert "half a line\n✗ search 7 ms  no net\nrest\n… late" in drawn
+
+
+def test_the_last_frame_replaces_what_was_streamed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = AppResult(text="whole", streamed_text="other")
+    assert show([TextDelta("other"), RunFinished(result)], Console(), steps=False) is result
+    assert capsys.readouterr().out == "other\nwhole\n"
