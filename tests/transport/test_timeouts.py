@@ -45,6 +45,20 @@ def test_each_wait_has_its_limit(path: str, limits: dict[str, Any], answer: Any,
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "begin", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 103 \r\n\r\n"], ids=repr
+)
+def test_a_head_that_drips_does_not_prolong_the_wait(path: str, begin: bytes) -> None:
+    """A byte every 20 ms: no single wait is long."""
+    drips = [Do.PAUSE, b"HTTP/1.1 103 \r\n\r\n" if b"103" in begin else b"x"]
+    with WireServer([begin, *drips * 100, Do.RESET]) as server:
+        error = PATHS[path](app_of(server, first_frame_s=0.2), "hi").error
+        assert isinstance(error, RequestTimeoutError)
+        assert "first_frame_s=0.2 s" in str(error)
+        assert len(server.posts) == 1
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_a_silence_before_the_first_frame_may_be_longer_than_one_between_frames(path: str) -> None:
     """The first wait has its own limit: 0.2 s apply only after the first frame."""
     asked = threading.Event()

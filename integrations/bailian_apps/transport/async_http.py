@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -257,8 +258,9 @@ class AsyncCall:
         transport = response.connection.transport if response.connection is not None else None
         opened = transport.get_extra_info("socket") if transport is not None else None
         if opened is not None:
-            for option in KEEP_ALIVE:
-                opened.setsockopt(*option)
+            with contextlib.suppress(OSError):  # lost already; reading will say so
+                for option in KEEP_ALIVE:
+                    opened.setsockopt(*option)
 
 
 def _arrived_before(content: aiohttp.StreamReader) -> bytes:

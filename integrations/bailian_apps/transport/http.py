@@ -16,6 +16,7 @@ import io
 import os
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, cast
@@ -59,11 +60,43 @@ KEEP_ALIVE: Final[list[tuple[int, int, int]]] = [
 
 def proxy_for(url: str) -> str | None:
     """The proxy that the environment names for an address, by the rules of requests."""
+    if not urllib.request.getproxies():
+        return None  # as mostly; to read what no proxy is for would take as long again
     return requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
 
 
 _calling = threading.local()
 """`call`: the `SyncCall` that this thread is sending."""
+
+
+class _Arriving(io.RawIOBase):
+    """What arrives at a socket; the head of an answer in the call's time, however slowly it drips.
+
+    A socket's own timeout begins anew with every byte.
+
+    Attributes:
+        patience: How long to wait; None once the head was read, for `Body` has its own way.
+    """
+
+    def __init__(self, connected: socket.socket, raw: Any, patience: Patience) -> None:
+        self._sock = connected  # by this name `Body` finds it, as in a `socket.SocketIO`
+        self._raw = raw
+        self.patience: Patience | None = patience
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any, /) -> int | None:
+        if self.patience is not None:
+            self._sock.settimeout(self.patience.remaining_s())
+        return self._raw.readinto(buffer)
+
+    @override
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 class _Response(http.client.HTTPResponse):
@@ -73,12 +106,18 @@ class _Response(http.client.HTTPResponse):
     read as the answer to the next call.
     """
 
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._arriving = _Arriving(sock, self.fp.detach(), _calling.call.patience)
+        self.fp = io.BufferedReader(self._arriving)
+
     @override
     def begin(self) -> None:
         super().begin()
         while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
             self.headers = self.msg = cast("Any", None)  # what makes it read a head again
             super().begin()
+        self._arriving.patience = None
 
 
 class _Connection(urllib3.connection.HTTPConnection):
@@ -190,13 +229,18 @@ class _Sent(io.BytesIO):
 
 
 class SyncCall:
-    """One POST, as the SDK sees a `requests.Session` and its response."""
+    """One POST, as the SDK sees a `requests.Session` and its response.
+
+    Attributes:
+        patience: How long it waits.
+        lines: Its events.
+    """
 
     def __init__(self, patience: Patience) -> None:
         """Prepare a call; `post` makes it."""
         self.headers: Mapping[str, str] = {}
         self.status_code = 0
-        self._patience = patience
+        self.patience = patience
         self.lines = EventLines({})
         self._connection: urllib3.connection.HTTPConnection | None = None
         self._response: requests.Response | None = None
@@ -210,7 +254,7 @@ class SyncCall:
         Raises:
             BailianError: No answer, or an answer that is an error.
         """
-        body = _Sent(data, self._patience)
+        body = _Sent(data, self.patience)
         _calling.call = self
         try:
             response = _shared_sync_session().post(
@@ -219,13 +263,13 @@ class SyncCall:
                 headers=headers,
                 stream=True,
                 allow_redirects=False,
-                timeout=self._patience.limits_s(),
+                timeout=self.patience.limits_s(),
             )
         except BailianError:
             raise
         except (OSError, ValueError) as error:  # the library's own are OSErrors
             if isinstance(error, requests.exceptions.Timeout):
-                raise self._patience.error() from None
+                raise self.patience.error() from None
             if not body.asked_for:
                 raise not_connected(url, error, proxy=proxy_for(url)) from None
             raise lost(sent=True) from None
@@ -248,9 +292,9 @@ class SyncCall:
         self.lines = EventLines(self.headers)
         while chunk := self._read():
             if lines := self.lines.feed(chunk):
-                self._patience.pause()
+                self.patience.pause()
                 yield from lines
-                self._patience.resume()
+                self.patience.resume()
         yield from self.lines.close()
 
     def json(self) -> Answer:
@@ -259,7 +303,7 @@ class SyncCall:
 
     def settle(self) -> None:
         """The run has finished: wait only a moment for the end of the stream."""
-        self._patience.run_ended()
+        self.patience.run_ended()
 
     def on_connection(self, connection: urllib3.connection.HTTPConnection) -> None:
         """Remember the connection on which the request is about to be sent.
@@ -288,9 +332,9 @@ class SyncCall:
     def _read(self) -> bytes:
         assert self._body is not None, "the head was read"  # noqa: S101
         try:
-            chunk = self._body.read(self._patience)
+            chunk = self._body.read(self.patience)
         except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
-            raise self._patience.error() from None
+            raise self.patience.error() from None
         except BailianError:
             raise
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):

@@ -65,15 +65,19 @@ class SSEReader:
         if b"\r" in chunk:
             self._skip_lf = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = chunk.split(b"\n")
-        if len(lines) == 1:
+        first, last = chunk.find(b"\n"), chunk.rfind(b"\n")
+        if first < 0:
             self._pending.append(chunk)
             return []
+        # A large frame is one long line: finding its ends is quicker than splitting it.
+        lines = [chunk[:first]]
+        if first < last:
+            lines += chunk[first + 1 : last].split(b"\n")
         if self._pending:
             self._pending.append(lines[0])
             lines[0] = b"".join(self._pending)
             self._pending.clear()
-        if tail := lines.pop():
+        if tail := chunk[last + 1 :]:
             self._pending.append(tail)
         if self._first:
             self._first = False
