@@ -154,6 +154,7 @@ FAULTS = [
     fails("redirect", answer("302 Found", b"", "text/html", "Location: http://127.0.0.1:1/"), error=ProtocolError, status=302, says="base_url"),
     fails("200 HTML", answer("200 OK", b"<html>login</html>", "text/html"), error=ProtocolError, status=200, says="base_url"),
     fails("200 with a JSON error", answer("200 OK", failure("Throttling")), error=RateLimitError, code="Throttling", request_id="r-1", settings=GIVE_UP),
+    fails("output null beside a code", broken(chunk(HELLO), chunk(b':HTTP_STATUS/400\ndata:{"output":null,"code":"AppProcessFailed","message":"no","request_id":"r-1"}\n\n'), END), error=AppFailedError, code="AppProcessFailed", status=400, request_id="r-1", text="你好"),
     fails("200 with output null", answer("200 OK", b'{"output":null}'), error=ProtocolError, status=200),
     works("200 JSON answer", answer("200 OK", b'{"output":{"text":"\xe4\xbd\xa0\xe5\xa5\xbd\xe3\x80\x82","finish_reason":null}}')),
     # ------------------------------------------------------------ the cloud's error events
@@ -198,7 +199,8 @@ FAULTS = [
 def test_fault(fault: Fault, path: str) -> None:
     with WireServer(*fault.answers) as server:
         app = BailianApp(
-            app_id="app", api_key="sk-test", base_url=server.base_url, timeout=TIMEOUT_S,
+            app_id="app", api_key="sk-test", base_url=server.base_url,
+            timeout=TIMEOUT_S if any(Do.STALL in each for each in fault.answers) else 30,
             **(fault.settings or {}),
         )  # fmt: skip
         outcome = PATHS[path](app, "hi")

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import traceback
 from typing import Any
 
 import pytest
 from support import recordings
-from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame, stream
+from support.paths import PATHS
+from support.wire import SSE_HEAD, Answer, Do, WireServer, answer, chunk, event, frame, stream
 
 from bailian_apps import (
     AppRequest,
@@ -155,6 +157,36 @@ def test_neither_key_nor_words_reach_a_log(path: str, caplog: pytest.LogCaptureF
     for hidden in ("sk-secret", "tok-secret", "my words", "你好"):
         assert hidden not in logged
     assert json.dumps(server.posts[0]["input"]["biz_params"]) == json.dumps(tokens)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "served",
+    [
+        [Do.RESET],
+        [SSE_HEAD, chunk(b"x"), Do.RESET],
+        [Do.STALL],
+        answer("500 No", b'{"code":"Oops"}'),
+    ],
+    ids=["reset", "cut", "silent", "500"],
+)
+def test_neither_key_nor_words_are_in_what_an_error_leads_to(path: str, served: Answer) -> None:
+    """Reporters of errors follow causes and contexts, and record the variables of each frame."""
+    with WireServer(served) as server:
+        app = BailianApp(
+            app_id="app", api_key="sk-secret", base_url=server.base_url, max_retries=0,
+            timeout=0.25, biz_params={"user_defined_tokens": {"tool": {"user_token": "tok-secret"}}},
+        )  # fmt: skip
+        error: BaseException | None = PATHS[path](app, "hi").error
+    assert error is not None
+    while error is not None:
+        assert "secret" not in repr(error) + repr(vars(error))
+        assert not hasattr(error, "request")  # as requests' own errors have, with its headers
+        for frame_, _ in traceback.walk_tb(error.__traceback__):
+            if "bailian_apps" in frame_.f_code.co_filename:
+                assert "secret" not in repr(frame_.f_locals)
+            assert "site-packages" not in frame_.f_code.co_filename
+        error = error.__cause__ or error.__context__
 
 
 def test_the_sdks_own_log_still_works_for_others(caplog: pytest.LogCaptureFixture) -> None:

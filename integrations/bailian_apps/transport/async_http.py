@@ -81,8 +81,8 @@ async def _shared_async_session() -> aiohttp.ClientSession:
     loop = asyncio.get_running_loop()
     known = _loop_sessions.get(loop)
     if known is None or known[0].closed:
-        for other in [each for each in _loop_sessions if each.is_closed()]:
-            del _loop_sessions[other]  # a loop that was closed without being shut down
+        for other in [each for each in list(_loop_sessions) if each.is_closed()]:
+            _loop_sessions.pop(other, None)  # a loop that was closed without being shut down
         keeper = _session_until_loop_ends()
         known = _loop_sessions[loop] = (await anext(keeper), keeper)
     return known[0]
@@ -136,6 +136,7 @@ class AsyncCall:
                     trace_request_ctx=self._begin_to_wait,
                 )
             )
+            self._sending.add_done_callback(self._keep)
             response = await self._sending
         except (
             aiohttp.ClientConnectorError,
@@ -150,7 +151,8 @@ class AsyncCall:
             if self._rang:
                 raise self._patience.error() from None
             raise
-        self._response = response
+        if self._rang:  # in the very moment in which the answer came
+            raise self._patience.error()
         self.status, self.headers = response.status, response.headers
         self._keep_alive(response)
         if not is_stream(self.status, self.headers):
@@ -212,6 +214,11 @@ class AsyncCall:
         else:
             self._alarm = asyncio.get_running_loop().call_later(left_s, self._set_alarm)
 
+    def _keep(self, sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
+        """Have the response to close, even where the call is cancelled as it comes."""
+        if not sending.cancelled() and sending.exception() is None:
+            self._response = sending.result()
+
     def _begin_to_wait(self) -> None:
         """There is a connection, and the request goes out on it."""
         self._patience.connected()
@@ -240,7 +247,7 @@ class AsyncCall:
             chunk = _arrived_before(content)
             if not chunk:
                 raise lost(sent=True, streaming=True) from None
-        if self._rang:
+        if self._rang and not chunk:
             raise self._patience.error()
         return chunk
 

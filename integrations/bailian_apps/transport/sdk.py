@@ -91,11 +91,16 @@ def _quiet() -> Generator[None]:
 
 
 def _typed(error: Exception) -> BailianError:
-    """The error for whatever the SDK raised."""
+    """The error for whatever the SDK raised.
+
+    What led to it is dropped: the libraries' errors, and the variables of the calls in a traceback,
+    hold the request with its key and its words, for whatever reports errors to pick up.
+    """
+    error.__context__ = None
     if isinstance(error, BailianError):
-        return error
+        return error.with_traceback(None)
     typed = ProtocolError(f"the SDK could not read the answer ({type(error).__name__}: {error})")
-    typed.__cause__ = error
+    typed.__cause__ = error.with_traceback(None)
     return typed
 
 

@@ -9,10 +9,12 @@ frame that holds a code and no output.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 _BOM = b"\xef\xbb\xbf"
 _STATUS = b":HTTP_STATUS/"
+_LONGEST_ERROR = 4096  # bytes; longer frames are not searched for an error beside a null output
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,19 @@ class FrameLine:
     def decode(self, _encoding: str = "utf-8") -> str:
         """The line as text."""
         return self.raw.decode("utf-8", "replace")
+
+
+def _is_error(line: bytes) -> bool:
+    """Whether an event that does not call itself an error has a code and no output."""
+    if b'"output"' not in line:
+        return b'"code"' in line
+    if len(line) > _LONGEST_ERROR or b'"code"' not in line:
+        return False
+    try:
+        fields = json.loads(line[5:])
+    except (ValueError, RecursionError):
+        return False
+    return fields.get("output") is None and bool(fields.get("code"))
 
 
 class SSEReader:
@@ -122,7 +137,7 @@ class SSEReader:
             if self._is_error:
                 events.append(ErrorEvent(line[5:].strip(), self._status))
             elif (data := line[5:9].lstrip()[:1] or line[5:].lstrip()[:1]) == b"{":
-                if b'"output"' not in line and b'"code"' in line:
+                if _is_error(line):
                     # An error that is not called one; the SDK would keep nothing of it.
                     status = None if self._status == 200 else self._status
                     events.append(ErrorEvent(line[5:].strip(), status))
