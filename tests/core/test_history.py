@@ -208,6 +208,8 @@ def test_a_session_named_by_the_caller_goes_first() -> None:
         "prompt": "2",
         "session_id": "mine",
     }
+    elsewhere = plan(user("1"), marked(), user("2"), foreign("b"), user("3"), session_id="mine")
+    assert (elsewhere.call()["prompt"], elsewhere.round) == ("3", 1)
     between = plan(user("1"), marked(), user("2"), foreign("b"), user("3"), session_id="s")
     assert len(between.messages or ()) == 5
     kept = plan(user("1"), marked(round=4), user("2"), session_id="s")
@@ -229,6 +231,31 @@ def test_images_and_files_of_the_new_turns_go_along() -> None:
     }
     # What goes as messages is all new to the cloud.
     assert plan(old, foreign("a"), new, new).images == ("http://x/1", "http://x/2")
+
+
+PICTURE = user("", images=("https://a/b.png",))
+
+
+@pytest.mark.parametrize("mode", ["session", "messages"])
+def test_the_user_says_something_in_words(mode: Any) -> None:
+    settings = APP.with_overrides({"history_mode": mode})
+    for new in (user(""), user(" \n"), PICTURE):
+        with pytest.raises(InvalidInputError, match=r"^messages: .*words"):
+            plan(user("1"), marked(), new, settings=settings)
+    assert plan(user("1"), marked(), PICTURE, user("see"), settings=settings).images
+
+
+def test_a_message_without_words_is_no_message() -> None:
+    """The cloud refuses an empty one; what it showed goes along all the same."""
+    sent = plan(user("1"), foreign(""), user("see"), PICTURE)
+    assert [message["content"] for message in sent.messages or ()] == ["1", "see"]
+    assert sent.images == ("https://a/b.png",)
+
+
+def test_an_answer_with_half_a_character_can_be_told() -> None:
+    """An app that says an emoji in two pieces leaves two halves; no request could hold them."""
+    sent = plan(user("1"), foreign("\ud83d\ude00!\ud83d"), user("2"))
+    assert [message["content"] for message in sent.messages or ()] == ["1", "😀!\ufffd", "2"]
 
 
 @pytest.mark.parametrize("turns", [[], [user("1"), foreign("a")], [SYSTEM]])

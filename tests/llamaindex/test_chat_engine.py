@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +398,61 @@ async def test_two_turns_at_once_lose_nothing(llm_of: Any) -> None:
         assert {"一", "二", "三"} <= {message["content"] for message in last.messages}
 
 
+async def test_one_turn_at_a_time_is_at_the_memory(llm_of: Any) -> None:
+    """LlamaIndex's `Memory` on one connection loses what is put while another one reads."""
+    there: list[str] = []
+
+    class Watched(ChatMemoryBuffer):
+        async def _alone(self, method: str, *args: Any, **kwargs: Any) -> Any:
+            there.append(method)
+            await asyncio.sleep(0)
+            assert there == [method]
+            there.clear()
+            return getattr(self, method)(*args, **kwargs)
+
+        async def aget_all(self) -> Any:
+            return await self._alone("get_all")
+
+        async def aget(self, *args: Any, **kwargs: Any) -> Any:
+            return await self._alone("get", *args, **kwargs)
+
+        async def aput_messages(self, messages: Any) -> None:
+            await self._alone("put_messages", messages)
+
+    with Emulator(apps={"app": app}) as cloud:
+        memory = Watched.from_defaults(token_limit=3000)
+        engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
+        await asyncio.gather(*map(engine.achat, "一二三"))
+        assert {"一", "二", "三"} <= {message.content for message in engine.chat_history}
+
+
+def test_one_thread_at_a_time_is_at_the_memory(engine_of: Any) -> None:
+    met: list[int] = []
+    both = threading.Barrier(2)
+
+    class Watched(ChatMemoryBuffer):
+        def get_all(self) -> list[ChatMessage]:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                met.append(both.wait(0.2))
+            return super().get_all()
+
+    with Emulator(apps={"app": app}) as cloud, ThreadPoolExecutor(2) as threads:
+        engine = engine_of(cloud, memory=Watched.from_defaults(token_limit=3000))
+        list(threads.map(engine.chat, "一二"))
+    assert not met
+
+
+async def test_turns_at_once_lose_nothing_of_the_default_memory(llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        engine = BailianAppChatEngine(llm=llm_of(cloud))
+        for words in ("一二三四五六", "七八九十甲乙", "丙丁戊己庚辛"):
+            await asyncio.gather(*map(engine.achat, words))
+        history = await engine._memory.aget_all()
+        said = [message.content for message in history if message.role == "user"]
+        assert sorted(said) == sorted("一二三四五六七八九十甲乙丙丁戊己庚辛")
+    await engine._memory.sql_store._async_engine.dispose()
+
+
 def test_interleaved_streams_of_two_engines_lose_nothing(engine_of: Any) -> None:
     memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
     with Emulator(apps={"app": app}) as cloud:
@@ -504,6 +561,27 @@ def test_a_failed_turn_gives_the_replaced_history_back(say: Any, engine_of: Any)
         assert [message.content for message in engine.chat_history] == ["一", "第一"]
         say(engine, "三")
         assert cloud.requests[2].session_id == session_of(engine.chat_history[1])
+
+
+def test_a_failed_turn_takes_away_no_other(say: Any, engine_of: Any) -> None:
+    """A turn that another one keeps meanwhile, after the history that was given, stays."""
+    given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
+    kept: list[list[str | None]] = []
+
+    def fail_while_another_speaks(call: Call) -> Any:
+        if call.prompt == "二":
+            engine.chat("三")
+            kept.append([message.content for message in engine.chat_history])
+            return Failure(status=429, code="Throttling")
+        return app(call)
+
+    with Emulator(apps={"app": fail_while_another_speaks}) as cloud:
+        engine = engine_of(cloud)
+        say(engine, "一")
+        with pytest.raises(RateLimitError):
+            say(engine, "二", given)
+        assert [message.content for message in engine.chat_history] == kept[0]
+    assert kept[0][:3] == ["甲", "乙", "三"]
 
 
 def test_a_memory_that_writes_into_user_messages_is_refused(llm_of: Any) -> None:

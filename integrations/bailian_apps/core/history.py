@@ -211,6 +211,10 @@ def plan_request(
             f"end with a message of role {turns[-1].role!r}",
             "Put the user's words last",
         )
+    if not any(turn.text.strip() for turn in turns[_after(turns, lambda t: t.role != "user") :]):
+        raise InvalidInputError(
+            "messages", "end with a user message that has no words", "Say what to do, in words"
+        )
     if settings.history_mode == "messages":
         if session_id:
             raise InvalidInputError(
@@ -225,11 +229,11 @@ def plan_request(
             "was given with a system message, which cannot be told to a session",
             "Leave out one of the two, or pass history_mode='messages'",
         )
-    own = _last_index(turns, lambda turn: _is_own(turn, settings.app_id))
-    marker = turns[own].marker if own >= 0 else None
+    after_own = _after(turns, lambda turn: _is_own(turn, settings.app_id))
+    marker = turns[after_own - 1].marker if after_own else None
     if session_id and (marker is None or marker.session_id != session_id):
         return _in_named_session(settings, turns, session_id)
-    new = turns[own + 1 :]
+    new = turns[after_own:]
     if any(turn.role != "user" for turn in new):
         why = "no session was told all of it"
     elif marker is None:
@@ -238,7 +242,7 @@ def plan_request(
         return _in_session(settings, new, session_id, marker.round + 1, marker.system)
     else:
         now = time.time() if now is None else now
-        why = _what_speaks_against(marker, settings, turns, own, now)
+        why = _what_speaks_against(marker, settings, turns, after_own, now)
         if why is None:
             plan = _in_session(settings, new, marker.session_id, marker.round + 1, marker.system)
             return replace(plan, otherwise=_as_messages(settings, turns))
@@ -253,9 +257,9 @@ def system_digest(turns: Sequence[Turn]) -> str:
 
 
 def _what_speaks_against(
-    marker: SessionMarker, settings: AppSettings, turns: Sequence[Turn], own: int, now: float
+    marker: SessionMarker, settings: AppSettings, turns: Sequence[Turn], new: int, now: float
 ) -> str | None:
-    """Why a session may not hold the conversation up to the answer `turns[own]`, or None."""
+    """Why a session may not hold the conversation up to `turns[new]`, or None."""
     if marker.round < 1:
         return "it was before, or its session had been forgotten"
     if marker.round >= settings.session_max_rounds:
@@ -264,7 +268,7 @@ def _what_speaks_against(
         return f"its session was not used for session_ttl_s={settings.session_ttl_s:g} seconds"
     if marker.system != system_digest(turns):
         return "there is another system text than when its session was begun"
-    if not _is_as_told(turns[: own + 1], settings.app_id):
+    if not _is_as_told(turns[:new], settings.app_id):
         return "it is not what its session was told"
     return None
 
@@ -296,8 +300,8 @@ def _is_as_told(turns: Sequence[Turn], app_id: str) -> bool:
 
 def _in_named_session(settings: AppSettings, turns: Sequence[Turn], session_id: str) -> Plan:
     """The caller vouches that the session holds the conversation up to the last answer."""
-    last_answer = _last_index(turns, lambda turn: turn.role == "assistant")
-    return _in_session(settings, turns[last_answer + 1 :], session_id, 1)
+    new = turns[_after(turns, lambda turn: turn.role == "assistant") :]
+    return _in_session(settings, new, session_id, 1)
 
 
 def _in_session(
@@ -324,7 +328,9 @@ def _as_messages(settings: AppSettings, turns: Sequence[Turn]) -> Plan:
     # The API takes one system message, first.
     system = "\n\n".join(turn.text for turn in turns if turn.role == "system" and turn.text)
     told = [{"role": "system", "content": system}] if system else []
-    told += [{"role": t.role, "content": t.text} for t in turns if t.role != "system"]
+    # A message must say something; the images and files of one without words are told below.
+    said = (turn for turn in turns if turn.role != "system" and turn.text.strip())
+    told += [{"role": turn.role, "content": _sendable(turn)} for turn in said]
     return Plan(
         app_id=settings.app_id,
         messages=tuple(told),
@@ -333,6 +339,16 @@ def _as_messages(settings: AppSettings, turns: Sequence[Turn]) -> Plan:
         images=_join(turn.images for turn in turns),
         files=_join(turn.files for turn in turns),
     )
+
+
+def _sendable(turn: Turn) -> str:
+    """A turn's text. Halves of surrogate pairs, which an app may have answered, cannot be sent.
+
+    Two that belong together become one character. In the user's words they are refused later.
+    """
+    if turn.role != "assistant":
+        return turn.text
+    return turn.text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _told(turns: Sequence[Turn]) -> str:
@@ -349,8 +365,9 @@ def _is_own(turn: Turn, app_id: str) -> bool:
     return turn.role == "assistant" and turn.marker is not None and turn.marker.app_id == app_id
 
 
-def _last_index(turns: Sequence[Turn], wanted: Callable[[Turn], bool]) -> int:
-    return next((i for i in range(len(turns) - 1, -1, -1) if wanted(turns[i])), -1)
+def _after(turns: Sequence[Turn], wanted: Callable[[Turn], bool]) -> int:
+    """The index after the last turn that is wanted; 0 if none is."""
+    return next((i for i in range(len(turns), 0, -1) if wanted(turns[i - 1])), 0)
 
 
 def _join(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
-from threading import Lock
+from threading import RLock
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -87,8 +87,11 @@ class BailianAppChatEngine(BaseChatEngine):
             token_limit=self._llm.context_window - self._llm.num_output
         )
         self._prefix_messages = list(prefix_messages)
-        self._putting = Lock()
-        self._aputting: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+        # One at a time at the memory: a question keeps its answer, and LlamaIndex's own `Memory`,
+        # on one database connection, would lose what is put while another one reads.
+        # Reentrant: garbage collection may in its midst close a stream, which undoes its turn.
+        self._lock = RLock()
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
             WeakKeyDictionary()
         )
         self.callback_manager = callback_manager or self._llm.callback_manager
@@ -258,43 +261,54 @@ class BailianAppChatEngine(BaseChatEngine):
 
     def _recall(self, turn: _Turn, given: list[ChatMessage] | None) -> list[ChatMessage]:
         """What a turn sends, from the memory, or from a history that takes its place."""
-        if given is not None:
-            turn.replaced = list(self._memory.get_all())
-            self._memory.set(given)
-        turn.newest = _newest_marked(self._memory.get_all())
-        history = self._memory.get(**self._asked_of_memory(turn))
+        with self._lock:
+            if given is not None:
+                turn.replaced, turn.began_with = list(self._memory.get_all()), given
+                self._memory.set(given)
+            turn.began_with = list(self._memory.get_all())
+            history = self._memory.get(**self._asked_of_memory(turn))
         return [*self._prefix_messages, *turn.with_session(history), turn.question]
 
     async def _arecall(self, turn: _Turn, given: list[ChatMessage] | None) -> list[ChatMessage]:
-        if given is not None:
-            turn.replaced = list(await self._memory.aget_all())
-            await self._memory.aset(given)
-        turn.newest = _newest_marked(await self._memory.aget_all())
-        history = await self._memory.aget(**self._asked_of_memory(turn))
+        async with self._async_lock():
+            if given is not None:
+                turn.replaced, turn.began_with = list(await self._memory.aget_all()), given
+                await self._memory.aset(given)
+            turn.began_with = list(await self._memory.aget_all())
+            history = await self._memory.aget(**self._asked_of_memory(turn))
         return [*self._prefix_messages, *turn.with_session(history), turn.question]
 
     def _keep(self, turn: _Turn, response: ChatResponse) -> None:
-        """Put a whole turn into the memory; one at a time, so that a question keeps its answer."""
-        with self._putting:
+        """Put a whole turn into the memory."""
+        with self._lock:
             self._memory.put_messages(turn.end(response))
 
     async def _akeep(self, turn: _Turn, response: ChatResponse) -> None:
-        loop = asyncio.get_running_loop()
-        async with self._aputting.setdefault(loop, asyncio.Lock()):
+        async with self._async_lock():
             await self._memory.aput_messages(turn.end(response))
+
+    def _async_lock(self) -> asyncio.Lock:
+        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     def _undo(self, turn: _Turn) -> None:
         """Give back the history that a turn replaced, which failed or was broken off.
 
-        Else there is nothing to undo: the turn is not in the memory, and that the session may hold
-        it is known where sessions are claimed.
+        Not if another turn was kept meanwhile, which would be gone. Else there is nothing to undo:
+        the turn is not in the memory, and that the session may hold it is known where sessions are
+        claimed.
         """
-        if turn.replaced is not None and not turn.is_over:
-            self._memory.set(turn.replaced)
+        if turn.replaced is None or turn.is_over:
+            return
+        with self._lock:
+            if list(self._memory.get_all()) == turn.began_with:
+                self._memory.set(turn.replaced)
 
     async def _aundo(self, turn: _Turn) -> None:
-        if turn.replaced is not None and not turn.is_over:
-            await self._memory.aset(turn.replaced)
+        if turn.replaced is None or turn.is_over:
+            return
+        async with self._async_lock():
+            if list(await self._memory.aget_all()) == turn.began_with:
+                await self._memory.aset(turn.replaced)
 
     def _asked_of_memory(self, turn: _Turn) -> dict[str, Any]:
         """What a memory is asked for: room must be left for what it does not hold."""
@@ -319,16 +333,17 @@ class _Turn:
         self._sources: list[ToolOutput] = []
         self._nodes: list[NodeWithScore] = []
         self._response: ChatResponse | None = None
-        self.newest: ChatMessage | None = None
-        """The newest answer with a marker, when the turn was planned."""
+        self.began_with: list[ChatMessage] = []
+        """What the memory held when the turn was planned."""
         self.replaced: list[ChatMessage] | None = None
         """What the memory held before a history took its place."""
 
     def with_session(self, history: list[ChatMessage]) -> list[ChatMessage]:
         """A history that goes on in the session, also where the memory left its answer out."""
-        if self.newest is None or _newest_marked(history) is not None:
+        newest = _newest_marked(self.began_with)
+        if newest is None or _newest_marked(history) is not None:
             return history
-        return [self.newest, *history]
+        return [newest, *history]
 
     def end(self, response: ChatResponse) -> list[ChatMessage]:
         """Keep the answer; returns what the memory has to keep."""
