@@ -396,3 +396,21 @@ def test_a_step_begins_once_even_if_a_handler_raises(make_model: Any) -> None:
     with pytest.raises(RuntimeError, match="broken handler"):
         model.invoke("hi", config={"callbacks": [Good(), Broken()]})
     assert starts.count("LLM_j45e") == 1
+
+
+def test_every_token_is_of_the_message_that_the_run_makes(make_model: Any, ask: Any) -> None:
+    """LangGraph and `astream_events` put the chunks of one message together by its id."""
+    heard: list[Any] = []
+
+    class Tokens(BaseCallbackHandler):
+        run_inline = True
+        raise_error = True
+
+        def on_llm_new_token(self, token: Any, *, chunk: Any, run_id: Any, **_: Any) -> None:
+            heard.append((chunk.message.id, token))
+            assert chunk.message.id == f"lc_run--{run_id}"
+
+    message = ask(make_model(WORKFLOW, streaming=True), "hi", {"callbacks": [Tokens()]})
+    assert "".join(token for _, token in heard) == message.text
+    assert len(heard) > 5
+    assert message.id.startswith(heard[0][0])

@@ -223,6 +223,18 @@ async def test_events_show_the_results_as_they_grow(make: Any) -> None:
     assert events[-1]["data"]["output"].text == TEXT
 
 
+async def test_events_of_a_chain_show_them_too(make: Any) -> None:
+    chain = RunnablePassthrough() | make()
+    events = [event async for event in chain.astream_events("hi", version="v2")]
+    streamed = [
+        event["data"]["chunk"]
+        for event in events
+        if (event["event"], event["name"]) == ("on_chain_stream", "BailianAppRunnable")
+    ]
+    assert len(streamed) > 5
+    assert streamed[-1].text == TEXT
+
+
 @pytest.mark.parametrize("path", ["ainvoke", "astream"])
 async def test_cancelling_ends_everything_at_once(
     path: str, held: Any, make: Any, log: Any

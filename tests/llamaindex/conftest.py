@@ -139,6 +139,27 @@ def llm_of() -> Callable[..., BailianAppLLM]:
     return llm_of
 
 
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Keeps what an LLM streams: it must be closed, and not by the garbage collector."""
+    kept: list[Any] = []
+
+    def keeping(method: Any) -> Any:
+        def keep(*args: Any, **kwargs: Any) -> Any:
+            kept.append(method(*args, **kwargs))
+            return kept[-1]
+
+        async def akeep(*args: Any, **kwargs: Any) -> Any:
+            kept.append(await method(*args, **kwargs))
+            return kept[-1]
+
+        return akeep if inspect.iscoroutinefunction(method) else keep
+
+    for name in ("stream_chat", "astream_chat", "stream_complete", "astream_complete"):
+        monkeypatch.setattr(BailianAppLLM, name, keeping(getattr(BailianAppLLM, name)))
+    return kept
+
+
 @dataclass
 class Note:
     """One span as it was reported."""

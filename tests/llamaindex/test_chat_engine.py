@@ -263,7 +263,7 @@ def held(call: Call) -> Iterator[dict[str, Any]]:
     call.gone.wait(10)
 
 
-def test_breaking_off(engine_of: Any, spans: Any) -> None:
+def test_breaking_off(engine_of: Any, spans: Any, kept: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         engine = engine_of(cloud)
         response = engine.stream_chat("?")
@@ -274,7 +274,7 @@ def test_breaking_off(engine_of: Any, spans: Any) -> None:
         assert engine.chat_history == []
 
 
-async def test_breaking_off_async(llm_of: Any, spans: Any) -> None:
+async def test_breaking_off_async(llm_of: Any, spans: Any, kept: Any) -> None:
     memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
     with Emulator(apps={"app": held}) as cloud:
         engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
@@ -321,17 +321,20 @@ def test_a_stream_that_nobody_reads_asks_nothing(engine_of: Any, spans: Any) -> 
 
 
 def test_no_thread_is_started(engine_of: Any) -> None:
+    def ours() -> set[threading.Thread]:
+        return {each for each in threading.enumerate() if "emulator" not in each.name}
+
     readers: set[str] = set()
     with Emulator(apps={"app": lambda call: "西湖在杭州市西边"}) as cloud:
         engine = engine_of(cloud)
-        before = threading.active_count()
+        before = ours()
         response = engine.stream_chat("?")
         for chunk in response.chat_stream:
             readers.add(chunk.delta or "")
             new = {thread.name for thread in threading.enumerate() if "write" in thread.name}
             assert not new
         assert getattr(response, "write_response_to_history_thread", None) is None
-        assert threading.active_count() == before
+        assert ours() == before
     assert readers == {"西湖在杭", "州市西边", ""}
 
 
@@ -428,15 +431,29 @@ async def test_one_turn_at_a_time_is_at_the_memory(llm_of: Any) -> None:
 
 def test_one_thread_at_a_time_is_at_the_memory(engine_of: Any) -> None:
     met: list[int] = []
-    both = threading.Barrier(2)
+    asked = threading.Barrier(2)
 
     class Watched(ChatMemoryBuffer):
         def get_all(self) -> list[ChatMessage]:
-            with contextlib.suppress(threading.BrokenBarrierError):
-                met.append(both.wait(0.2))
+            meet()
             return super().get_all()
 
-    with Emulator(apps={"app": app}) as cloud, ThreadPoolExecutor(2) as threads:
+        def put_messages(self, messages: list[ChatMessage]) -> None:
+            meet()
+            super().put_messages(messages)
+
+    both = threading.Barrier(2)
+
+    def meet() -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.append(both.wait(0.2))
+        both.reset()
+
+    def answer_both(call: Call) -> str:
+        asked.wait(10)
+        return "好"
+
+    with Emulator(apps={"app": answer_both}) as cloud, ThreadPoolExecutor(2) as threads:
         engine = engine_of(cloud, memory=Watched.from_defaults(token_limit=3000))
         list(threads.map(engine.chat, "一二"))
     assert not met

@@ -200,7 +200,7 @@ def held(call: Call) -> Iterator[dict[str, Any]]:
     call.gone.wait(10)
 
 
-def test_a_stream_that_is_closed_ends_the_run(spans: Any) -> None:
+def test_a_stream_that_is_closed_ends_the_run(spans: Any, kept: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         engine = BailianAppQueryEngine.from_defaults(streaming=True, **settings(cloud))
         pieces: Any = engine.query("?").response_gen
@@ -210,7 +210,7 @@ def test_a_stream_that_is_closed_ends_the_run(spans: Any) -> None:
         assert cloud.requests[0].gone.wait(5)
 
 
-async def test_a_stream_that_is_closed_ends_the_run_async(spans: Any) -> None:
+async def test_a_stream_that_is_closed_ends_the_run_async(spans: Any, kept: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         engine = BailianAppQueryEngine.from_defaults(streaming=True, **settings(cloud))
         response: Any = await engine.aquery("?")
