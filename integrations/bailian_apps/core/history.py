@@ -64,7 +64,7 @@ class SessionMarker:
             "app_id": self.app_id,
             "session_id": self.session_id,
             "round": self.round,
-            "used_at": round(self.used_at, 3),
+            "used_at": int(self.used_at * 1000) / 1000,
             "system": self.system,
             "told": self.told,
         }
