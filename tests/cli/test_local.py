@@ -94,6 +94,14 @@ def test_serve_answers_until_it_is_told_to_stop(number: int) -> None:
     assert "secret question" not in err
 
 
+def test_it_may_be_told_to_stop_before_it_has_said_how() -> None:
+    with running("serve", "--port", "0") as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 0
+        assert server.process.stderr is not None
+        assert "Traceback" not in server.process.stderr.read()
+
+
 def test_serve_takes_a_folder_and_one_key(tmp_path: Path) -> None:
     (tmp_path / "travel.jsonl").write_bytes(TRAVEL.read_bytes())
     (tmp_path / "shop.yaml").write_text("text: Sold out\n")

@@ -193,15 +193,15 @@ def _run_until_told(
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.INFO)
-    if host not in _LOOPBACK:
-        warning = f"Listening on {host}: everybody who can reach this machine can use it."
-        note(console, warning, "yellow")
-    note(console, "In the terminal of your program:")
-    for name, value in variables.items():
-        out.print(f"export {name}={value}", soft_wrap=True, markup=False, highlight=False)
-    note(console, "Ctrl-C ends it.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if host not in _LOOPBACK:
+            warning = f"Listening on {host}: everybody who can reach this machine can use it."
+            note(console, warning, "yellow")
+        note(console, "In the terminal of your program:")
+        for name, value in variables.items():
+            out.print(f"export {name}={value}", soft_wrap=True, markup=False, highlight=False)
+        note(console, "Ctrl-C ends it.")
         threading.Event().wait()
     except KeyboardInterrupt:
         # Once is enough: a second one would leave a recording unwritten.
