@@ -243,7 +243,7 @@ def test_half_a_surrogate_pair_does_not_end_the_answer(
     half = event('{"output":{"text":"a\\ud83d","finish_reason":"null"}}')
     with WireServer(stream(half, event(frame("b", "stop")))) as server:
         assert exit_code_of(monkeypatch, "run", "app", "x", "--base-url", server.base_url) == 0
-    assert capsys.readouterr().out == "a?b\n"
+    assert capsys.readouterr().out == "a\ufffdb\n"
 
 
 def test_the_exit_codes_are_distinct_and_documented() -> None:

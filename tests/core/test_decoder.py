@@ -348,6 +348,23 @@ def test_an_agents_last_frame_may_hold_its_last_delta() -> None:
     assert result.text == "哈哈哈哈"
 
 
+def test_an_emoji_that_was_cut_in_two_is_one_character_again() -> None:
+    events, result = decode([frame(text="好\ud83d"), frame(text="\ude00!"), stop(text="\ud83d")])
+    assert texts(events) == ["好", "😀!", "\ufffd"]
+    assert result.text == "好😀!\ufffd"
+    streamed = [node("End", half, nodeType="End") for half in ("好\ud83d", "\ude00!")]
+    events, result = decode([*map(frame, streamed), stop(text="好\ud83d\ude00!")])
+    assert texts(events) == ["好", "😀!"]
+    assert (result.text, result.streamed_text) == ("好😀!", None)
+
+
+@pytest.mark.parametrize("last", ["好😀", ""])
+def test_half_a_character_at_the_end_is_whole_in_the_last_frame_or_marked(last: str) -> None:
+    events, result = decode([frame(node("End", "好\ud83d", nodeType="End")), stop(text=last)])
+    assert texts(events) == ["好", "😀" if last else "\ufffd"]
+    assert (result.text, result.streamed_text) == (last or "好\ufffd", None)
+
+
 # ------------------------------------------------------------------- agents
 
 

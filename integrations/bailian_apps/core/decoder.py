@@ -29,6 +29,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Usage
 from bailian_apps.core.steps import StepReader
+from bailian_apps.core.values import whole_characters
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Decoder:
             "text" if flow_stream_mode == "agent_format" else None
         )
         self._text: list[str] = []
+        self._half = ""  # the first half of a surrogate pair, with which the answer ends so far
         self._streamed_text: str | None = None
         self._references: list[DocReference] = []
         self._known_references: dict[tuple[str | None, str], list[DocReference]] = {}
@@ -196,6 +198,12 @@ class Decoder:
         if self._channel is None:
             self._channel = channel
         if channel == self._channel:
+            self._tell(self._half + text, events)
+
+    def _tell(self, text: str, events: list[AppEvent], *, last: bool = False) -> None:
+        """Tell a part of the answer; half of a character at its end waits for the other half."""
+        self._half = "" if last or not "\ud800" <= text[-1:] <= "\udbff" else text[-1]
+        if text := whole_characters(text.removesuffix(self._half)):
             self._text.append(text)
             events.append(TextDelta(text))
 
@@ -214,13 +222,12 @@ class Decoder:
 
     def _read_last_text(self, text: str, events: list[AppEvent]) -> None:
         """Emit what the frame that ends the run adds to what was streamed."""
-        streamed = "".join(self._text)
-        if not text or (text == streamed and self._workflow):
+        if not (text and self._workflow):
+            self._tell(self._half + text, events, last=True)
             return
-        if not streamed or not self._workflow:
-            missing = text
-        elif text.startswith(streamed):
-            missing = text[len(streamed) :]
+        streamed, text = "".join(self._text), whole_characters(text)
+        if text.startswith(streamed):
+            self._tell(text[len(streamed) :], events, last=True)
         else:
             self._streamed_text = streamed
             self._text = [text]
@@ -231,9 +238,6 @@ class Decoder:
                 len(streamed),
                 self._request_id,
             )
-            return
-        self._text.append(missing)
-        events.append(TextDelta(missing))
 
     @property
     def _workflow(self) -> bool:

@@ -27,6 +27,7 @@ from typing import Any, Literal, TypeAlias, cast
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.values import whole_characters
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
@@ -342,13 +343,8 @@ def _as_messages(settings: AppSettings, turns: Sequence[Turn]) -> Plan:
 
 
 def _sendable(turn: Turn) -> str:
-    """A turn's text. Halves of surrogate pairs, which an app may have answered, cannot be sent.
-
-    Two that belong together become one character. In the user's words they are refused later.
-    """
-    if turn.role != "assistant":
-        return turn.text
-    return turn.text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    """A turn's text. What an app once answered is mended; the user's words are refused later."""
+    return whole_characters(turn.text) if turn.role == "assistant" else turn.text
 
 
 def _told(turns: Sequence[Turn]) -> str:

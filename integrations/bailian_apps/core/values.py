@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, TypeAlias, cast
 
 JsonObject: TypeAlias = dict[str, Any]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def json_object(value: object) -> JsonObject | None:
@@ -46,6 +49,16 @@ def text_or_none(value: object) -> str | None:
 def first_text(fields: JsonObject, *keys: str) -> str | None:
     """The first of some fields that holds anything, as text."""
     return next((text for key in keys if (text := as_text(fields.get(key)))), None)
+
+
+def whole_characters(text: str) -> str:
+    """Text that can be encoded: halves of surrogate pairs side by side are joined, others U+FFFD.
+
+    An app's server may cut its answer between the two, and JSON can say each half.
+    """
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def grown(known: list[str], value: str) -> str:
