@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import email.utils
 import pickle
+import time
 
 import pytest
 
@@ -72,12 +74,25 @@ def test_an_error_says_what_support_asks_for_and_survives_pickling() -> None:
         ("0.5", 0.5),
         ("-1", None),
         ("inf", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2026 07:28:30 GMT", 30.0),
+        ("Wed Oct 21 07:28:05 2026", 5.0),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
+        ("Wed, 99 Oct 99999999999999999999 07:28:00 GMT", None),
+        ("soon", None),
         ("", None),
     ],
 )
 def test_retry_after(value: str, seconds: float | None) -> None:
-    assert errors.retry_after_s({"retry-after": value}) == seconds
+    headers = {"retry-after": value, "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}
+    assert errors.retry_after_s(headers) == seconds
+
+
+def test_retry_after_a_date_counts_from_now_where_the_answer_has_none() -> None:
+    in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
+    for date in ({}, {"Date": "today"}):
+        left = errors.retry_after_s({"Retry-After": in_a_minute, **date})
+        assert left is not None
+        assert 30 < left <= 60
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ missing. An unknown code is classed by its status.
 
 from __future__ import annotations
 
+import calendar
+import email.utils
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -92,17 +95,20 @@ class InvalidInputError(BailianError, ValueError):
 
     Attributes:
         field: The field that is wrong, with its path: `"biz_params.order.when"`.
+        problem: What is wrong with it, by type, never by value.
+        mend: What to do about it.
     """
 
     def __init__(self, field: str, problem: str, mend: str) -> None:
-        """Say which field, what is wrong with it (by type, never by value) and how to mend it."""
+        """Say which field, what is wrong with it and how to mend it."""
         super().__init__(f"{field}: {problem}. {mend}")
         self.field = field
-        self._parts = (field, problem, mend)
+        self.problem = problem
+        self.mend = mend
 
     def __reduce__(self) -> tuple[type[InvalidInputError], tuple[str, str, str]]:
         """Pickle by the three parts, since `args` holds only their sentence."""
-        return type(self), self._parts
+        return type(self), (self.field, self.problem, self.mend)
 
 
 class APIError(BailianError):
@@ -287,10 +293,26 @@ def _class_of(code: str | None, status_code: int | None) -> type[APIError]:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Read `Retry-After` as seconds; an HTTP date or nonsense is None (RFC 9110, 10.2.3)."""
-    value = next((v for k, v in headers.items() if k.lower() == "retry-after"), "")
+    """Read `Retry-After` as seconds; nonsense is None (RFC 9110, 10.2.3).
+
+    A date there is counted from the answer's own `Date`, or from now if it has none.
+    """
+    fields = {name.lower(): value for name, value in headers.items()}
+    value = fields.get("retry-after", "")
     try:
         seconds = float(value)
     except ValueError:
-        return None
+        until = _unix_seconds(value)
+        if until is None:
+            return None
+        since = _unix_seconds(fields.get("date", ""))
+        seconds = max(until - (time.time() if since is None else since), 0.0)
     return seconds if 0 <= seconds < float("inf") else None
+
+
+def _unix_seconds(http_date: str) -> float | None:
+    parsed = email.utils.parsedate(http_date)  # they are all in GMT
+    try:
+        return None if parsed is None else float(calendar.timegm(parsed))
+    except (ValueError, OverflowError):
+        return None

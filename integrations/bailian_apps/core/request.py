@@ -273,11 +273,18 @@ def raise_invalid_input(error: ValidationError, *, within: str = "") -> NoReturn
         InvalidInputError: Always; it names the field and the mend.
     """
     first = error.errors(include_url=False)[0]
-    path = (within, *first["loc"]) if within else first["loc"]
-    field = ".".join(str(part) for part in path) or "arguments"
+    path = [within] if within else []
+    for part in first["loc"]:
+        if isinstance(part, int) and path:
+            path[-1] += f"[{part}]"
+        else:
+            path.append(str(part))
     cause = (first.get("ctx") or {}).get("error")
     if isinstance(cause, InvalidInputError):
-        raise cause from None
+        # It names its own field, at the end of the path.
+        field = ".".join([*path[:-1], cause.field])
+        raise InvalidInputError(field, cause.problem, cause.mend) from None
+    field = ".".join(path) or "arguments"
     if first["type"] == "extra_forbidden":
         raise InvalidInputError(field, "is not a setting", "Check its spelling") from None
     if first["type"] == "missing":

@@ -33,15 +33,28 @@ _WORKSPACE = re.compile(r"[A-Za-z0-9_-]+")
 HistoryMode: TypeAlias = Literal["session", "messages"]
 
 
+def _is_http_address(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not parts.query
+        )
+    except ValueError:  # such as a port above 65535
+        return False
+
+
 def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
     if value is not None:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query:
+        if not _is_http_address(value):
             raise InvalidInputError(
                 info.field_name or "base_url",
                 "is a str that is no API address",
                 "Pass one like https://dashscope.aliyuncs.com/api/v1",
             )
+        parts = urlsplit(value)
         if parts.username or parts.password:
             raise InvalidInputError(
                 info.field_name or "base_url",
