@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from bailian_apps import BailianApp, RateLimitError
-from bailian_apps.core.history import Turn, plan_request
+from bailian_apps.core.history import Plan, Turn, plan_request
 from bailian_apps.emulator import Emulator, Failure
 from bailian_apps.sessions import SessionClaims
 
@@ -114,6 +116,58 @@ def test_a_call_that_may_have_run_once_does_not_give_the_session_back() -> None:
             app.invoke(plan_request(turns, app.settings), idempotent=True, max_retries=1)
         assert caught.value.attempts == 2
         assert app.invoke(plan_request(turns, app.settings)).whole_history
+
+
+THROTTLED = Failure(status=429, code="Throttling", headers={"Retry-After": "20"})
+
+
+def closed(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
+    events = app.stream(plan)
+    with ThreadPoolExecutor(1) as other:
+        told = other.submit(next, events)
+        assert logged.wait(10)
+        events.close()
+        error = told.exception(10)
+    assert isinstance(error, RateLimitError)
+    assert (error.attempts, error.session_id) == (1, plan.session_id)
+
+
+def cancelled(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
+    async def begin_and_cancel() -> None:
+        call = asyncio.create_task(app.ainvoke(plan))
+        assert await asyncio.to_thread(logged.wait, 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(begin_and_cancel())
+
+
+@pytest.mark.parametrize("give_up", [closed, cancelled])
+def test_a_call_that_is_given_up_before_it_is_sent_again_gives_the_session_back(
+    give_up: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[Any] = ["1", THROTTLED, "2"]
+    logged = threading.Event()
+    with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
+        plan = plan_request(begun(app), app.settings)
+        app_log = logging.getLogger("bailian_apps.app")
+        app_log.addFilter(noted := lambda record: logged.set() or True)
+        try:
+            give_up(app, plan, logged)
+        finally:
+            app_log.removeFilter(noted)
+        assert not app.invoke(plan).whole_history
+        assert len(cloud.requests) == 3
+
+
+def test_one_address_spelled_in_two_ways_is_one_cloud() -> None:
+    with Emulator(apps={"app": lambda call: "ok"}) as cloud:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
+        plan = plan_request(begun(app), app.settings)
+        assert not app.invoke(plan).whole_history
+        assert app.invoke(plan, base_url=cloud.base_url + "/").whole_history
 
 
 def test_who_names_a_session_goes_on_in_it_before_the_others() -> None:

@@ -123,11 +123,10 @@ class BailianApp:
         return self._adrive(_Run(self.settings, prompt, overrides))
 
     def _drive(self, run: _Run) -> Generator[AppEvent]:
-        with run.place(attach=run.attach):
-            run.begin()
+        with run.place(attach=run.attach), run:
             while True:
                 frames = open_frames(
-                    run.request, run.settings, deadline=run.deadline, attach=run.attach
+                    run.next_request(), run.settings, deadline=run.deadline, attach=run.attach
                 )
                 try:
                     for arrived in frames:
@@ -135,6 +134,7 @@ class BailianApp:
                     yield run.finish()
                 except BailianError as error:
                     if run.closed.wait(run.wait_or_raise(error)):
+                        run.complete(error)
                         raise
                 else:
                     return
@@ -143,20 +143,21 @@ class BailianApp:
 
     async def _adrive(self, run: _Run) -> AsyncGenerator[AppEvent]:
         async with run.place():
-            run.begin()
-            while True:
-                frames = aopen_frames(run.request, run.settings, deadline=run.deadline)
-                try:
-                    async for arrived in frames:
-                        for event in run.feed(arrived):
-                            yield event
-                    yield run.finish()
-                except BailianError as error:
-                    await _sleep(run.wait_or_raise(error))
-                else:
-                    return
-                finally:
-                    await frames.aclose()
+            with run:
+                while True:
+                    request = run.next_request()
+                    frames = aopen_frames(request, run.settings, deadline=run.deadline)
+                    try:
+                        async for arrived in frames:
+                            for event in run.feed(arrived):
+                                yield event
+                        yield run.finish()
+                    except BailianError as error:
+                        await _sleep(run.wait_or_raise(error))
+                    else:
+                        return
+                    finally:
+                        await frames.aclose()
 
 
 async def _sleep(seconds: float) -> None:
@@ -224,10 +225,10 @@ class _Run:
         self._said = said
         self._otherwise = self._plan.otherwise
         self._claimed: SessionKey | None = None
-        self._certainly_not_started = True
         self._loss_was_told = False
         self._ask(self._plan)
-        self._attempt = 1
+        self._attempt = 0
+        self._may_have_run = 0  # of the attempts
         self._result: AppResult | None = None
         self._until: float | None = None
         self._hang_up: Callable[[], object] | None = None
@@ -245,10 +246,10 @@ class _Run:
         )
         self._received = False
 
-    def begin(self) -> None:
+    def __enter__(self) -> None:
         """Claim the session; where another call has gone on in it, send the whole history.
 
-        Who names a session is not refused it, but those who come after know of the call.
+        Who names a session is not refused it: they vouch for what it holds.
         """
         plan = self._plan
         if plan.session_id is None:
@@ -265,6 +266,17 @@ class _Run:
             plan.session_id,
         )
         self._ask(self._otherwise)
+
+    def __exit__(self, *_: object) -> None:
+        """Give the session's claim back if no attempt can have run, however the call ended."""
+        if self._claimed and not self._may_have_run:
+            CLAIMS.release(self._claimed, self._plan.round)
+
+    def next_request(self) -> AppRequest:
+        """What the next attempt sends. Until an error says otherwise it may have run."""
+        self._attempt += 1
+        self._may_have_run += 1
+        return self.request
 
     def place(self, attach: Callable[[Callable[[], object]], None] | None = None) -> Any:
         """A context in which the call has a place; entering may have to wait for it."""
@@ -332,13 +344,13 @@ class _Run:
 
     def wait_or_raise(self, error: BailianError) -> float:
         """The seconds to wait before the request may be sent again, or the error, made whole."""
-        self._certainly_not_started &= not self._received and (
+        if not self._received and (
             error.resend == "not_started"
             or isinstance(error, (AuthenticationError, InvalidInputError))
-        )
+        ):
+            self._may_have_run -= 1
         if isinstance(error, _SessionForgottenError) and self._otherwise is not None:
             self._ask(self._otherwise)
-            self._attempt += 1
             return 0.0
         wait_s = wait_before_retry(
             error, attempt=self._attempt, started=self._received, settings=self.settings
@@ -348,13 +360,7 @@ class _Run:
             or self.closed.is_set()
             or (self._until and time.monotonic() + wait_s >= self._until)
         ):
-            if self._claimed and self._certainly_not_started:
-                CLAIMS.release(self._claimed, self._plan.round)
-            error.attempts = self._attempt
-            error.session_id = self._decoder.session_id or self.request.session_id
-            if self._decoder.started:
-                error.partial = replace(self._decoder.partial(), attempts=self._attempt)
-                error.request_id = error.request_id or error.partial.request_id
+            self.complete(error)
             raise error
         logger.warning(
             "attempt %d of app %s failed with %s; sending it again in %.1f s",
@@ -363,5 +369,12 @@ class _Run:
             type(error).__name__,
             wait_s,
         )
-        self._attempt += 1
         return wait_s
+
+    def complete(self, error: BailianError) -> None:
+        """Fill in, for an error that is final, what is known of the call."""
+        error.attempts = self._attempt
+        error.session_id = self._decoder.session_id or self.request.session_id
+        if self._decoder.started:
+            error.partial = replace(self._decoder.partial(), attempts=self._attempt)
+            error.request_id = error.request_id or error.partial.request_id

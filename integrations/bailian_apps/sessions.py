@@ -17,7 +17,8 @@ MAX_SESSIONS = 10_000
 """How many sessions are kept in mind; the one that was claimed longest ago goes first."""
 
 SessionKey: TypeAlias = tuple[str | None, str, str]
-"""The address of the API, the app and the session."""
+"""The address of the API (emulators that replay one recording share its sessions), the app and the
+session."""
 
 
 class SessionClaims:

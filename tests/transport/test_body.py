@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.paths import PATHS
-from support.wire import END, SSE_HEAD, Do, WireServer, chunk, event, frame, stream
+from support.wire import END, SSE_HEAD, Do, WireServer, answer, chunk, event, frame, stream
 
 from bailian_apps import (
     BailianApp,
@@ -24,6 +24,7 @@ from bailian_apps import (
     TextDelta,
     Timeout,
 )
+from bailian_apps.transport.answer import is_stream
 from bailian_apps.transport.body import Unchunker
 
 
@@ -135,6 +136,36 @@ def test_bytes_that_bring_nothing_do_not_prolong_the_wait(drip: bytes) -> None:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
         with pytest.raises(RequestTimeoutError, match=r"between_frames_s=0\.2 s"):
             app.invoke("hi", timeout=Timeout(between_frames_s=0.2))
+
+
+FAILED = answer("429 X", b'{"code":"Throttling","message":"slow down"}')
+WHOLE = stream(event(frame("你好")), event(frame("", "stop")))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("arriving", [FAILED, WHOLE], ids=["error", "stream"])
+def test_what_arrives_while_the_process_is_held_up_is_read(
+    path: str, arriving: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came in time; that the clock has run out since is not the cloud's silence."""
+    head, _, rest = b"".join(arriving).partition(b"\r\n\r\n")
+    held_up = threading.Event()
+
+    def hold_up(*arguments: Any) -> bool:
+        held_up.wait(0.3)  # longer than the first frame may take
+        return is_stream(*arguments)
+
+    monkeypatch.setattr("bailian_apps.transport.http.is_stream", hold_up)
+    monkeypatch.setattr("bailian_apps.transport.async_http.is_stream", hold_up)
+    with WireServer([head + b"\r\n\r\n", Do.PAUSE, rest]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url, max_retries=0)
+        outcome = PATHS[path](app, "hi", timeout=Timeout(first_frame_s=0.2))
+    if arriving is FAILED:
+        assert isinstance(outcome.error, RateLimitError)
+        assert outcome.error.code == "Throttling"
+    else:
+        assert outcome.error is None
+        assert outcome.text == "你好"
 
 
 HEAD = SSE_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import socket
 import ssl
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import trustme
+import urllib3
 import urllib3.util.connection
 from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame
 
@@ -132,6 +134,57 @@ def test_a_call_that_is_closed_while_it_connects_sends_nothing(
             next(events)
         assert server.all_gone.wait(5)
         assert server.posts == []
+
+
+def test_a_connection_that_went_back_to_the_pool_is_not_hung_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be another call's already. Another thread closes just as it goes back."""
+    whole = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
+    with WireServer(whole, whole) as server:
+        app = app_of(server)
+        events = app.stream("hi")
+        release = urllib3.HTTPResponse.release_conn
+
+        def closed_meanwhile(response: urllib3.HTTPResponse) -> None:
+            closer = threading.Thread(target=events.close)
+            closer.start()
+            closer.join()
+            release(response)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(urllib3.HTTPResponse, "release_conn", closed_meanwhile)
+            assert [each.kind for each in events][-1] == "run_finished"
+        assert app.invoke("again").text == "你好"
+        assert server.connections == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there are no such signals")
+def test_a_signal_handler_may_call_an_app_while_another_call_connects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
+    with WireServer(whole, whole) as server:
+        app = app_of(server)
+        connect = urllib3.util.connection.create_connection
+        said: list[str] = []
+
+        def interrupted(*args: Any, **kwargs: Any) -> socket.socket:
+            if not said:
+                signal.raise_signal(signal.SIGUSR1)
+            return connect(*args, **kwargs)
+
+        def answer_signal(*_: object) -> None:
+            said.append("")
+            said.append(app.invoke("from the handler").text)
+
+        monkeypatch.setattr(urllib3.util.connection, "create_connection", interrupted)
+        before = signal.signal(signal.SIGUSR1, answer_signal)
+        try:
+            assert app.invoke("hi").text == "你好"
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert said == ["", "你好"]
 
 
 def open_things() -> tuple[int, int]:

@@ -61,6 +61,7 @@ def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
                 "has a user name or password in it",
                 "Leave them out: the key is what identifies you",
             )
+        value = value.rstrip("/")  # one address is one cloud
     return value
 
 

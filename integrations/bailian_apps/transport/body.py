@@ -7,10 +7,12 @@ of a buffer per frame. So the chunks are taken apart here.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 from typing import Any, Final
 
+from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.answer import Patience
 
 _READ: Final = 1 << 16  # bytes asked of the socket at once
@@ -39,6 +41,7 @@ class Body:
         self.socket = found if isinstance(found, socket.socket) else None
         self.clean = True
         self._timeout_s = 0.0
+        self._late = False  # whether the last read was beyond patience
         self._plain: http.client.HTTPResponse | None = None
         self._chunks: Unchunker | None = None
         self._left: int | None = None  # bytes still to come, where the head said how many
@@ -71,10 +74,10 @@ class Body:
             ValueError: The body was cut off, or is no proper one.
         """
         if self._plain is None:
-            self._wait_at_most(patience.remaining_s())
+            self._bound_wait(patience)
             return next(self._pieces, b"")
         while not self._over():
-            self._wait_at_most(patience.remaining_s())
+            self._bound_wait(patience)
             data: bytes = self._plain.fp.read1(_READ)
             if not data:
                 if self._chunks is None and self._left is None:
@@ -92,14 +95,32 @@ class Body:
         self._plain.close()  # or the connection's next response would find this one open
         return b""
 
-    def _wait_at_most(self, left_s: float) -> None:
+    def _bound_wait(self, patience: Patience) -> None:
         """Bound the next wait; never shorter, and at most a hundredth longer.
 
-        To set it anew is a system call, which not every frame need pay for.
+        To set it anew is a system call, which not every frame need pay for. Where patience has run
+        out, what arrived while the process itself was held up is read all the same, once.
         """
+        try:
+            left_s = patience.remaining_s()
+        except BailianError:
+            if self._late or not self._has_arrived():
+                raise
+            self._late = True
+            return
+        self._late = False
         if self.socket is not None and not left_s <= self._timeout_s <= left_s * 1.01:
             self._timeout_s = left_s * 1.005
             self.socket.settimeout(self._timeout_s)
+
+    def _has_arrived(self) -> bool:
+        if self._plain is None or self.socket is None:
+            return False
+        self._timeout_s = 0.0
+        with contextlib.suppress(OSError):  # TLS has only part of a record
+            self.socket.settimeout(0.0)
+            return bool(self._plain.fp.peek(1))
+        return False
 
     def _over(self) -> bool:
         return self._chunks.done if self._chunks is not None else self._left == 0

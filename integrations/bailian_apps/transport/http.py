@@ -243,8 +243,10 @@ class SyncCall:
         self.patience = patience
         self.lines = EventLines({})
         self._connection: urllib3.connection.HTTPConnection | None = None
-        self._response: requests.Response | None = None
         self._body: Body | None = None
+        # The response whose connection is not freed yet. Whoever takes it out frees it, for the
+        # connection may be another call's a moment after it went back to the pool.
+        self._held: list[requests.Response] = []
         self._answer: Answer | None = None
         self._closed = False
 
@@ -255,6 +257,7 @@ class SyncCall:
             BailianError: No answer, or an answer that is an error.
         """
         body = _Sent(data, self.patience)
+        interrupted = getattr(_calling, "call", None)  # this may be a signal handler's call
         _calling.call = self
         try:
             response = _shared_sync_session().post(
@@ -274,10 +277,10 @@ class SyncCall:
                 raise not_connected(url, error, proxy=proxy_for(url)) from None
             raise lost(sent=True) from None
         finally:
-            _calling.call = None
+            _calling.call = interrupted
             self._connection = None
-        self._response = response
         self._body = Body(response.raw)
+        self._held.append(response)
         self.status_code, self.headers = response.status_code, response.headers
         response.headers["Content-Type"] = media_type(response.headers)  # the SDK minds capitals
         if self._closed:  # by another thread, meanwhile
@@ -322,12 +325,17 @@ class SyncCall:
         thread then finds the connection lost.
         """
         self._closed = True
-        if self._response is not None and self._body is not None:
-            if self._response.raw.connection is not None:
-                _hang_up(self._body.socket)
-            self._response.close()
+        if (response := self._take()) is not None:
+            _hang_up(cast("Body", self._body).socket)
+            response.close()
         elif (connection := self._connection) is not None:
             _hang_up(connection.sock)
+
+    def _take(self) -> requests.Response | None:
+        try:
+            return self._held.pop()
+        except IndexError:
+            return None
 
     def _read(self) -> bytes:
         assert self._body is not None, "the head was read"  # noqa: S101
@@ -340,8 +348,8 @@ class SyncCall:
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
             # The last two are what a response says that another thread closed.
             raise lost(sent=True, streaming=True) from None
-        if not chunk and self._body.clean:
-            cast("requests.Response", self._response).raw.release_conn()
+        if not chunk and self._body.clean and (response := self._take()) is not None:
+            response.raw.release_conn()
         return chunk
 
     def _read_body(self) -> bytes:
