@@ -409,6 +409,7 @@ def imports(_port: int, runs: int = 20) -> None:
     say(f"\n| import | ms, median of {runs} | least |\n|---|---:|---:|")
     times: dict[str, list[float]] = {
         "from pydantic import BaseModel; type('M', (BaseModel,), {})": [],
+        "import bailian_apps": [],
         "from bailian_apps import BailianApp": [],
         "import dashscope": [],
     }
