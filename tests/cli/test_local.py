@@ -133,6 +133,14 @@ def test_an_open_stream_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     assert "cut off" in err
 
 
+@pytest.mark.parametrize("no_proxy", ["", "127.0.0.1"])
+def test_behind_a_proxy_it_says_what_must_not_go_there(no_proxy: str) -> None:
+    proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": no_proxy}
+    with running("serve", "--port", "0", **proxy) as server:
+        out, _ = server.end(signal.SIGINT)
+    assert ('export NO_PROXY="$NO_PROXY,127.0.0.1"\n' in out) == (not no_proxy)
+
+
 def test_another_address_is_warned_of() -> None:
     with running("serve", "--host", "0.0.0.0", "--port", "0") as server:
         assert server.base_url.startswith("http://127.0.0.1:")

@@ -216,6 +216,31 @@ def test_each_class_of_error_has_its_exit_code(
     assert (report["partial"] or {}).get("text") == (told.out.strip() or None)
 
 
+@pytest.mark.parametrize(
+    ("app_id", "key", "says"),
+    [
+        ("-", "sk-mine", "app_id: is empty. Pass APP_ID or set BAILIAN_APP_ID\n"),
+        ("app", "", "api_key: is missing. Set DASHSCOPE_API_KEY in the environment\n"),
+        ("app", "sk-wrong", "set DASHSCOPE_API_KEY; a key belongs to one region, which --base-url"),
+    ],
+)
+def test_a_mend_is_one_for_the_terminal(
+    app_id: str,
+    key: str,
+    says: str,
+    cloud: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", key)
+    monkeypatch.setattr("dashscope.api_key", None)
+    monkeypatch.setattr("dashscope.api_key_file_path", str(tmp_path / "none"))
+    cloud.fail("http_401")
+    exit_code_of(monkeypatch, "run", app_id, "hi", "--base-url", cloud.base_url)
+    assert says in capsys.readouterr().err
+
+
 def test_not_connected_has_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
     with WireServer() as server:

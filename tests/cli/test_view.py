@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -50,6 +51,21 @@ def test_on_one_screen_a_step_waits_for_the_end_of_a_line(monkeypatch: pytest.Mo
     show(events, Console(file=terminal, width=60, no_color=True), steps=True)
     drawn = terminal.getvalue()
     assert "half a line\n✗ search 7 ms  no net\nrest\n… late" in drawn
+
+
+def test_in_one_file_a_step_waits_for_the_end_of_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As with `--steps 2>&1`; in two files the answer is only the answer."""
+    step = Step(id="1", kind="tool", name="search")
+    events = [TextDelta("half"), StepStarted(step), TextDelta(" a line"), RunFinished(AppResult())]
+    for other in ("out", "err"):
+        with (tmp_path / "out").open("w") as out, (tmp_path / other).open("a") as err:
+            monkeypatch.setattr(sys, "stdout", out)
+            show(events, Console(file=err, width=60, no_color=True), steps=True)
+            monkeypatch.undo()
+        expected = "half a line\n… search\n" if other == "out" else "half a line\n"
+        assert (tmp_path / "out").read_text() == expected
 
 
 def test_the_last_frame_replaces_what_was_streamed(

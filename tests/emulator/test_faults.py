@@ -305,6 +305,8 @@ def test_an_app_is_chosen(cloud: Emulator, post: Callable[..., Any]) -> None:
         ({"fault": "trottled"}, "no fault 'trottled'; did you mean throttled? There are: reset_"),
         ({"fault": "xyz"}, "no fault 'xyz'. There are: reset_before_headers, close_"),
         ({"nth": 0}, "nth=0"),
+        ({"nth": "2"}, "nth is a str; give an int"),
+        ({"times": 1.5}, "times is a float; give an int"),
         ({"times": 0}, "times=0"),
         ({"share": 0.0}, "share=0.0 must be above 0"),
         ({"share": 1.5}, "share=1.5"),

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.view import clean, note, show
+from bailian_apps.cli.view import clean, note, show, told
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, TextDelta
 from bailian_apps.core.history import Turn, plan_request
@@ -101,7 +101,7 @@ class Chat:
             note(self._console, "stopped")
             self._keep_unfinished(said, answer)
         except BailianError as error:
-            self._complain(f"{type(error).__name__}: {error}")
+            self._complain(told(error))
             self._keep_unfinished(said, answer)
         else:
             self._turns += [

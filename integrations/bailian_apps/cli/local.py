@@ -8,6 +8,8 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from rich.console import Console
 from typing_extensions import override
@@ -193,6 +195,9 @@ def _run_until_told(
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.INFO)
+    reached_at = urlsplit(server.base_url).hostname or host
+    if getproxies().get("http") and not proxy_bypass(reached_at):
+        variables = {**variables, "NO_PROXY": f'"$NO_PROXY,{reached_at}"'}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if host not in _LOOPBACK:

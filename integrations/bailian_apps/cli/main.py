@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typing_extensions import override
 
-from bailian_apps.cli.view import note
+from bailian_apps.cli.view import note, told
 from bailian_apps.core import errors
 
 EXIT_CODES: dict[type[errors.BailianError], int] = {
@@ -373,7 +373,7 @@ def main() -> None:
     try:
         app()
     except errors.BailianError as error:
-        note(console, f"{type(error).__name__}: {error}", "red")
+        note(console, told(error), "red")
         sys.exit(exit_code(error))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from time import monotonic
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,8 +15,17 @@ from rich.spinner import Spinner
 from rich.text import Text
 from rich.tree import Tree
 
+from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, RunFinished, StepFinished, StepStarted, TextDelta
 from bailian_apps.core.result import EXECUTING, AppResult, Step
+
+# What the library says to a programmer, and the same to whoever is at a terminal.
+_OPTIONS = {
+    ", or pass api_key=": "",
+    "Pass app_id=": "Pass APP_ID",
+    "base_url=": "--base-url",
+    "workspace=": "--workspace",
+}
 
 # All but tab and newline: what an app says must not be able to steer the terminal.
 _CONTROLS = {c: None for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n"}
@@ -65,6 +75,14 @@ def note(console: Console, text: str, style: str = "dim") -> None:
     console.print(Text(clean(text), style), soft_wrap=True)
 
 
+def told(error: BailianError) -> str:
+    """An error as it is told in a terminal, where what Python calls an argument is an option."""
+    text = f"{type(error).__name__}: {error}"
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
+    return text
+
+
 def clean(text: str) -> str:
     """`text` without the characters that steer a terminal."""
     return text.translate(_CONTROLS)
@@ -108,8 +126,9 @@ class _Screen:
         self._to_terminal = self._out.isatty()
         in_place = console.is_interactive and console.file.isatty()
         self._tree = _StepTree() if in_place else None
-        # Two streams, one screen: while a line of the answer is open, steps have to wait.
-        self._shared = self._to_terminal and console.file.isatty()
+        # Two streams, one screen or file: while a line of the answer is open, steps have to wait.
+        both_terminal = self._to_terminal and console.file.isatty()
+        self._shared = both_terminal or _same_file(self._out, console.file)
         self._live: Live | None = None
         self._line_open = False
         self._waiting: list[Text] = []
@@ -170,6 +189,13 @@ class _Screen:
         for line in self._waiting:
             self._console.print(line, soft_wrap=not self._console.is_terminal)
         self._waiting.clear()
+
+
+def _same_file(one: IO[str], other: IO[str]) -> bool:
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())  # noqa: PTH
+    except (OSError, ValueError):  # one of them is no file
+        return False
 
 
 class _StepTree:

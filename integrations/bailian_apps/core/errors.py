@@ -235,7 +235,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
 }
 
 _MENDS: dict[type[APIError], str] = {
-    AuthenticationError: "api_key: set DASHSCOPE_API_KEY or pass api_key=; a key belongs to one "
+    AuthenticationError: "api_key: set DASHSCOPE_API_KEY, or pass api_key=; a key belongs to one "
     "region, which base_url= selects",
     PermissionDeniedError: "app_id: check that the app is published and in the key's workspace; "
     "for another workspace pass workspace=",

@@ -139,6 +139,10 @@ class FaultPlan:
         if fault is None:
             hint = nearest(str(name), self._faults) or "."
             raise ValueError(f"no fault {name!r}{hint} There are: {', '.join(self._faults)}")
+        counts: dict[str, object] = {"nth": nth, "times": times, "after_frames": after_frames}
+        for argument, value in counts.items():
+            if not isinstance(value, int | None):
+                raise ValueError(f"{argument} is a {type(value).__name__}; give an int")
         if nth < 1 or (times is not None and times < 1):
             raise ValueError(f"nth={nth} and times={times} count calls; give 1 or more")
         if share is not None and (nth != 1 or not 0 < share <= 1):

@@ -278,7 +278,7 @@ def _api_key(settings: AppSettings, sdk: _SDK) -> str:
         return check_api_key(sdk.default_api_key())
     except (sdk.key_error, OSError):
         raise InvalidInputError(
-            "api_key", "is missing", "Pass api_key=, or set DASHSCOPE_API_KEY in the environment"
+            "api_key", "is missing", "Set DASHSCOPE_API_KEY in the environment, or pass api_key="
         ) from None
 
 
