@@ -144,6 +144,8 @@ FAULTS = [
     works("500 of an idempotent app", JSON_500, GOOD, posts=2, settings={"idempotent": True}),
     works("lost, an idempotent app", [Do.RESET], GOOD, posts=2, settings={"idempotent": True}),
     fails("interrupted, an idempotent app", broken(chunk(HELLO), Do.RESET), GOOD, error=StreamInterruptedError, text="你好", request_id="request-1", settings={"idempotent": True}),
+    fails("stall between frames, an idempotent app", broken(chunk(HELLO), Do.STALL), GOOD, error=RequestTimeoutError, text="你好", request_id="request-1", settings={"idempotent": True}),
+    fails("429 after a frame, an idempotent app", error_event('{"code":"Throttling","request_id":"r-1"}', status=":HTTP_STATUS/429"), GOOD, error=RateLimitError, text="你好", code="Throttling", status=429, request_id="r-1", settings={"idempotent": True}),
     fails("the app failed", answer("500 Internal Server Error", failure("AppProcessFailed")), GOOD, error=AppFailedError, code="AppProcessFailed", status=500, request_id="r-1", settings={"idempotent": True}),
     works("503, then well", BUSY, GOOD, posts=2),
     # ------------------------------------------------------------ answers of something else
