@@ -113,6 +113,17 @@ def test_no_second_attempt_that_cannot_end_in_time(path: str) -> None:
     assert (error.status_code, error.retry_after_s) == (503, 5.0)
 
 
+@pytest.mark.parametrize("path", ["invoke", "ainvoke"])
+def test_the_whole_time_counts_from_the_first_attempt(path: str) -> None:
+    """The second could wait 1.9 s for its first frame, and has less: 0.2 s have passed."""
+    busy = b"HTTP/1.1 503 X\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
+    with WireServer([*[Do.PAUSE] * 10, busy], [Do.STALL]) as server:
+        error = PATHS[path](app_of(server, first_frame_s=1.9, total_s=2), "hi").error
+        assert len(server.posts) == 2
+    assert isinstance(error, RequestTimeoutError)
+    assert "longer than total_s=2 s" in str(error)
+
+
 def test_one_number_sets_sensible_ones() -> None:
     settings = AppSettings(app_id="app", timeout=20)
     assert settings.limits == Timeout(
