@@ -89,6 +89,17 @@ def test_of_an_app_that_is_asked_again_only_the_second_answer_is_seen(stream: An
         assert len(cloud.requests) == 3
 
 
+def test_an_app_that_is_asked_again_may_be_busy() -> None:
+    busy = Failure(status=429, code="Throttling", headers={"Retry-After": "0"})
+    answers: list[Any] = ["1", "who are you?", busy, "2"]
+    with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
+        turns = begun(app)
+        cloud.forget()
+        result = app.invoke(plan_request(turns, app.settings))
+        assert (result.text, result.attempts, result.whole_history) == ("2", 3, True)
+
+
 def test_a_session_that_the_caller_names_is_lost_aloud(caplog: pytest.LogCaptureFixture) -> None:
     with Emulator(apps={"app": lambda call: "who are you?"}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)

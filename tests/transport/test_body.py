@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import itertools
@@ -26,6 +27,7 @@ from bailian_apps import (
 )
 from bailian_apps.transport.answer import is_stream
 from bailian_apps.transport.body import Unchunker
+from bailian_apps.transport.http import SyncCall
 
 
 def pieces(body: bytes, borders: list[int]) -> list[bytes]:
@@ -117,6 +119,22 @@ async def test_what_came_in_one_read_is_told_together_async() -> None:
     assert "".join(texts) == "西湖醋鱼"
 
 
+async def test_what_arrived_before_the_connection_was_lost_is_told() -> None:
+    """The caller was busy with a frame meanwhile."""
+    first, second = (chunk(event(frame(text))) for text in "你好")
+    with WireServer([SSE_HEAD, first, Do.PAUSE, second, Do.CLOSE]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        texts: list[str] = []
+        with pytest.raises(StreamInterruptedError):
+            async for each in app.astream("hi"):
+                if isinstance(each, TextDelta):
+                    texts.append(each.text)
+                    assert await asyncio.to_thread(server.all_gone.wait, 5)
+                    for _ in range(4):  # turns of the loop, in which it reads all that is there
+                        await asyncio.sleep(0)
+        assert texts == ["你", "好"]
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_what_a_server_says_before_its_answer_is_passed_over(path: str) -> None:
     """Taken for the answer, it would leave the real one to be read by the next call."""
@@ -166,6 +184,34 @@ def test_what_arrives_while_the_process_is_held_up_is_read(
     else:
         assert outcome.error is None
         assert outcome.text == "你好"
+
+
+def test_after_a_late_read_it_waits_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = itertools.count(1)
+    read = SyncCall._read
+
+    def held_up(call: SyncCall) -> bytes:
+        if next(reads) == 3:
+            threading.Event().wait(1.2)  # longer than between two frames
+        return read(call)
+
+    monkeypatch.setattr(SyncCall, "_read", held_up)
+    frames = [chunk(event(frame(text))) for text in "西湖鱼"]
+    paused = [part for each in frames for part in (each, Do.PAUSE)]
+    stop = chunk(event(frame("", "stop")))
+    with WireServer([SSE_HEAD, *paused, *[Do.PAUSE] * 70, stop, END]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        assert app.invoke("hi", timeout=Timeout(between_frames_s=1)).text == "西湖鱼"
+
+
+@pytest.mark.parametrize("path", ["invoke", "ainvoke"])
+def test_a_flood_that_brings_nothing_does_not_prolong_the_wait(path: str) -> None:
+    """There is always something to read, and never a frame."""
+    flood = chunk(b": x\n\n" * 10_000)
+    with WireServer([SSE_HEAD, *[flood] * 100_000]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        error = PATHS[path](app, "hi", timeout=Timeout(first_frame_s=0.2)).error
+    assert isinstance(error, RequestTimeoutError)
 
 
 HEAD = SSE_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")

@@ -8,10 +8,12 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import threading
 import weakref
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -28,6 +30,7 @@ from bailian_apps import (
     TextDelta,
     Timeout,
 )
+from bailian_apps.transport.body import Body
 
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
 
@@ -116,7 +119,7 @@ def test_another_thread_closes_the_socket_before_the_answer_begins(
 
 
 def test_a_call_that_is_closed_while_it_connects_sends_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with WireServer(HELD_OPEN) as server:
         events = app_of(server).stream("hi")
@@ -134,6 +137,25 @@ def test_a_call_that_is_closed_while_it_connects_sends_nothing(
             next(events)
         assert server.all_gone.wait(5)
         assert server.posts == []
+    assert caplog.records == []  # nothing is announced either, such as another attempt
+
+
+def test_a_call_that_is_closed_just_as_its_answer_begins_does_not_wait_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with WireServer(HELD_OPEN) as server:
+        events = app_of(server).stream("hi")
+
+        def closed_meanwhile(response: Any) -> Body:
+            closer = threading.Thread(target=events.close)
+            closer.start()
+            closer.join()
+            return Body(response)
+
+        monkeypatch.setattr("bailian_apps.transport.http.Body", closed_meanwhile)
+        with pytest.raises(ConnectionLostError):
+            next(events)
+        assert server.gone.wait(5)
 
 
 def test_a_connection_that_went_back_to_the_pool_is_not_hung_up(
@@ -185,6 +207,33 @@ def test_a_signal_handler_may_call_an_app_while_another_call_connects(
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert said == ["", "你好"]
+
+
+def keep_alive_s(port: int) -> float:
+    """When an idle connection to a port of this machine will be probed, as the kernel says."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, _, remote, state, _, timer, *_ = line.split()
+        kind, _, ticks = timer.partition(":")
+        if int(remote.partition(":")[2], 16) == port and state == "01" and kind == "02":
+            return int(ticks, 16) / os.sysconf("SC_CLK_TCK")
+    raise AssertionError("never")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it shows the timers of connections")
+async def test_a_silent_connection_is_probed_within_a_minute() -> None:
+    """A NAT gateway drops it without a word, and an app may think for long."""
+    for path in ("sync", "async"):
+        with WireServer(HELD_OPEN) as server:
+            port = urlsplit(server.base_url).port or 0
+            if path == "sync":
+                with app_of(server).stream("hi") as events:
+                    next(events)
+                    assert keep_alive_s(port) <= 60
+            else:
+                stream = app_of(server).astream("hi")
+                await anext(stream)
+                assert keep_alive_s(port) <= 60
+                await stream.aclose()
 
 
 def open_things() -> tuple[int, int]:

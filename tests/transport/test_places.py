@@ -89,6 +89,22 @@ def test_waiting_for_a_place_is_waiting(path: str, limits: Timeout, name: str) -
     assert (error.resend, error.attempts, error.partial) == ("not_started", 0, None)
 
 
+async def test_without_a_limit_none_waits() -> None:
+    """The libraries keep a hundred connections, and would let a hundred and first call wait."""
+    with WireServer(*[HELD_OPEN] * 202) as server:
+        app = app_of(server, max_concurrency=None)
+        streams = [app.stream("hi") for _ in range(101)]
+        asyncs = [app.astream("hi") for _ in range(101)]
+        begun = [next(each) for each in streams]
+        begun += await asyncio.gather(*map(anext, asyncs))
+        assert len(begun) == 202
+        for each in streams:
+            each.close()
+        for each in asyncs:
+            await each.aclose()
+        assert await asyncio.to_thread(server.all_gone.wait, 5)
+
+
 def test_other_apps_and_calls_without_a_limit_do_not_wait() -> None:
     with WireServer(HELD_OPEN, GOOD, GOOD) as server, app_of(server).stream("one") as first:
         next(first)

@@ -80,7 +80,7 @@ def _ssl_context(cafile: str) -> ssl.SSLContext:
 async def _shared_async_session() -> aiohttp.ClientSession:
     loop = asyncio.get_running_loop()
     known = _loop_sessions.get(loop)
-    if known is None or known[0].closed:
+    if known is None:
         for other in [each for each in list(_loop_sessions) if each.is_closed()]:
             _loop_sessions.pop(other, None)  # a loop that was closed without being shut down
         keeper = _session_until_loop_ends()
@@ -151,8 +151,6 @@ class AsyncCall:
             if self._rang:
                 raise self._patience.error() from None
             raise
-        if self._rang:  # in the very moment in which the answer came
-            raise self._patience.error()
         self.status, self.headers = response.status, response.headers
         self._keep_alive(response)
         if not is_stream(self.status, self.headers):
