@@ -46,6 +46,7 @@ from bailian_apps import (
     StreamInterruptedError,
     UnknownFrame,
 )
+from bailian_apps.transport.answer import not_connected
 
 HELLO, BYE, STOP = event(frame("你好")), event(frame("。")), event(frame("", "stop"))
 GOOD = stream(HELLO, BYE, STOP)
@@ -242,6 +243,12 @@ def test_refused(path: str) -> None:
     assert (
         str(error) == f"could not connect to 127.0.0.1:{port}: Connection refused; nothing was sent"
     )
+
+
+def test_what_a_library_says_is_not_repeated() -> None:
+    """It may quote a header."""
+    error = not_connected("http://host:1/x", ValueError("bad header: sk-test"), proxy=None)
+    assert str(error) == "could not connect to host:1: ValueError; nothing was sent"
 
 
 def test_nothing_is_shared_between_calls() -> None:
