@@ -153,6 +153,9 @@ def test_a_failure_is_shown_and_the_chat_goes_on(cloud: Emulator, tmp_path: Path
     screen.expect("exists already")
     screen.expect(PROMPT)
     assert (tmp_path / "mine.md").read_text() == "keep me"
+    screen.sendline("/save ~no-such-user/chat.md")
+    screen.expect("~no-such-user/chat.md is no name of a file")
+    screen.expect(PROMPT)
     screen.sendline("/frobnicate now")
     screen.expect("/frobnicate is no command")
     screen.expect(PROMPT)

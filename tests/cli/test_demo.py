@@ -71,6 +71,13 @@ def test_a_failure_is_one_line_and_an_exit_code() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_what_cannot_be_an_app_is_said_in_one_line() -> None:
+    done = run(DASHSCOPE_API_KEY="sk-x", BAILIAN_APP_ID="my/app")
+    assert done.returncode == 2
+    assert done.stderr.startswith("InvalidInputError: APP_ID: has a character")
+    assert done.stderr.count("\n") == 1
+
+
 def test_without_a_framework_it_says_what_to_install() -> None:
     script = (
         "import sys; sys.modules['langchain_core'] = None; sys.argv = ['bailian-apps', 'demo'];"

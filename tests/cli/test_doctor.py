@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from support.command import bailian
 from support.wire import WireServer
 
@@ -75,6 +76,22 @@ def test_a_key_that_cannot_be_sent_is_not_shown() -> None:
     assert done.returncode == 1
     assert "abc" not in done.stdout
     assert "characters that no key has" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("app_id", "detail"),
+    [
+        (KEY, "BAILIAN_APP_ID holds what looks like a key"),
+        ("a/b", "in BAILIAN_APP_ID; APP_ID: has a character that an app id cannot have"),
+    ],
+)
+def test_what_is_no_app_id_is_said_before_a_call_says_it(app_id: str, detail: str) -> None:
+    with WireServer() as server:
+        done = bailian("doctor", "--json", "--base-url", server.base_url, BAILIAN_APP_ID=app_id)
+    state, told = findings(done.stdout)["app"]
+    assert (done.returncode, state) == (1, "missing")
+    assert told.startswith(detail)
+    assert KEY not in done.stdout
 
 
 def test_a_proxy_is_told_without_its_password() -> None:

@@ -133,12 +133,23 @@ def test_an_open_stream_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     assert "cut off" in err
 
 
-@pytest.mark.parametrize("no_proxy", ["", "127.0.0.1"])
-def test_behind_a_proxy_it_says_what_must_not_go_there(no_proxy: str) -> None:
-    proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": no_proxy}
-    with running("serve", "--port", "0", **proxy) as server:
+@pytest.mark.parametrize(
+    ("proxy", "no_proxy", "line"),
+    [
+        ("http_proxy", "", 'export NO_PROXY="$NO_PROXY,127.0.0.1"\n'),
+        ("ALL_PROXY", "", 'export NO_PROXY="$NO_PROXY,127.0.0.1"\n'),
+        ("http_proxy", "a.example", 'export no_proxy="$no_proxy,127.0.0.1"\n'),
+        ("http_proxy", "127.0.0.1", ""),
+        ("https_proxy", "", ""),
+    ],
+)
+def test_behind_a_proxy_it_says_what_must_not_go_there(
+    proxy: str, no_proxy: str, line: str
+) -> None:
+    given = {proxy: "http://127.0.0.1:9", "no_proxy": no_proxy}
+    with running("serve", "--port", "0", **given) as server:
         out, _ = server.end(signal.SIGINT)
-    assert ('export NO_PROXY="$NO_PROXY,127.0.0.1"\n' in out) == (not no_proxy)
+    assert out == "export DASHSCOPE_API_KEY=any-key\n" + line
 
 
 def test_another_address_is_warned_of() -> None:
@@ -162,12 +173,13 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["serve", "missing.jsonl"], "missing.jsonl: cannot be read"),
+        (["serve", "missing"], "path 'missing' does not exist"),
         (["serve", "--app", "travel"], "is no id=path"),
         (["serve", "--app", "a=notes.txt"], "notes.txt"),
-        (["replay", "missing.jsonl"], "missing.jsonl: cannot be read"),
+        (["replay", "missing.jsonl"], "path 'missing.jsonl' does not exist"),
         (["replay", "notes.txt"], "notes.txt"),
         (["record", "--out", "x", "--upstream", "ftp://host"], "is no API address"),
+        (["record", "--out", __file__, "--port", "0"], "--out: " + __file__ + " cannot be made"),
     ],
 )
 def test_what_cannot_be_read_is_said(arguments: list[str], problem: str) -> None:
@@ -175,6 +187,13 @@ def test_what_cannot_be_read_is_said(arguments: list[str], problem: str) -> None
     assert done.returncode == 2
     assert problem in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_key_in_the_place_of_the_address_is_not_shown(tmp_path: Path) -> None:
+    done = run("record", "--out", tmp_path, DASHSCOPE_HTTP_BASE_URL=KEY)
+    assert done.returncode == 2
+    assert "--upstream (or DASHSCOPE_HTTP_BASE_URL): is no API address" in done.stderr
+    assert KEY not in done.stderr
 
 
 def test_record_then_serve_what_was_recorded(tmp_path: Path) -> None:

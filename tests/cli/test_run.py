@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -144,10 +145,21 @@ def test_business_parameters_are_text_or_json(cloud: Emulator, tmp_path: Path) -
         (["--biz", "city"], "--biz: is no name=value"),
         (["--biz", "n:={s3cret"], "--biz n: is not JSON"),
         (["--biz-json", "[1]"], "--biz-json: is JSON of type list"),
+        (["--biz-json", "s3cret"], "at column 1. Quote it for the shell, or name a file as @FILE"),
         (["--biz-json", "@/no/s3cret"], "--biz-json: cannot be read (No such file or directory)"),
         (["--set", "api_key=s3cret"], "--set api_key: would show the key"),
         (["--set", "tempratur=1"], "tempratur: is not a setting"),
-        (["--timeout", "0"], "timeout: is no number of seconds"),
+        (["--set", "prompt=1"], "prompt: is not a setting"),
+        (["--set", "temperature=9"], "temperature: Input should be less than 2"),
+        (
+            ["--timeout", "0"],
+            ": --timeout: is no number of seconds above 0. Pass seconds such as 60",
+        ),
+        (
+            ["--base-url", "s3cret"],
+            ": --base-url (or DASHSCOPE_HTTP_BASE_URL): is a str that is no",
+        ),
+        (["--workspace", "a b"], ": --workspace: has a character"),
         (["--json", "--raw"], "--json and --raw"),
         (["--bogus"], "No such option"),
     ],
@@ -219,7 +231,7 @@ def test_each_class_of_error_has_its_exit_code(
 @pytest.mark.parametrize(
     ("app_id", "key", "says"),
     [
-        ("-", "sk-mine", "app_id: is empty. Pass APP_ID or set BAILIAN_APP_ID\n"),
+        ("-", "sk-mine", "APP_ID: is empty. Pass APP_ID or set BAILIAN_APP_ID\n"),
         ("app", "", "api_key: is missing. Set DASHSCOPE_API_KEY in the environment\n"),
         ("app", "sk-wrong", "set DASHSCOPE_API_KEY; a key belongs to one region, which --base-url"),
     ],
@@ -239,6 +251,27 @@ def test_a_mend_is_one_for_the_terminal(
     cloud.fail("http_401")
     exit_code_of(monkeypatch, "run", app_id, "hi", "--base-url", cloud.base_url)
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["half\nthe: s3cret", "钥s3cret"])
+@pytest.mark.parametrize(
+    "command", [["run", "echo", "hi"], ["run", "echo", "hi", "--raw"], ["chat"]]
+)
+def test_a_key_that_no_header_can_hold_is_not_sent_and_not_shown(
+    command: list[str],
+    key: str,
+    cloud: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", key)
+    monkeypatch.setenv("BAILIAN_APP_ID", "echo")
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\n"))
+    code = exit_code_of(monkeypatch, *command, "--base-url", cloud.base_url)
+    told = capsys.readouterr()
+    assert (code, told.out, told.err.count("\n")) == (2, "", 1)
+    assert "characters that no key has" in told.err
+    assert "s3cret" not in told.err
 
 
 def test_not_connected_has_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

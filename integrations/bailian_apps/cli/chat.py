@@ -124,7 +124,11 @@ class Chat:
         if not name:
             self._complain("/save wants the name of a file, such as chat.md")
             return
-        path = Path(name).expanduser().resolve()
+        try:
+            path = Path(name).expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
+            self._complain(f"{clean(name)} is no name of a file: {error}")
+            return
         text = self._as_markdown() if path.suffix == ".md" else self._as_json()
         try:
             with path.open("w" if path in self._saved else "x", encoding="utf-8") as file:

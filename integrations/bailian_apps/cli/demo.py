@@ -66,7 +66,7 @@ def _settings(console: Console, pace: float) -> Generator[AppSettings]:
     """The settings of the app: the cloud's, when the environment names key and app."""
     given = [name for name in ("DASHSCOPE_API_KEY", "BAILIAN_APP_ID") if os.environ.get(name)]
     if len(given) == 2:
-        settings = AppSettings()
+        settings = BailianApp().settings
         console.print(f"App [bold]{escape(settings.app_id)}[/] on the cloud.")
         yield settings
         return

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.view import clean, note
+from bailian_apps.cli.view import clean, in_options, note
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.settings import check_api_key
 from bailian_apps.transport.http import proxy_for
@@ -116,14 +116,21 @@ def _checked_key(key: str, where: str) -> Finding:
     try:
         check_api_key(key)
     except InvalidInputError as error:
-        return Finding("key", "missing", f"in {where}; {error.message}")
+        return Finding("key", "missing", f"in {where}; {in_options(error.message)}")
     return Finding("key", "ok", f"found in {where}")
 
 
 def _app_id() -> Finding:
-    if app_id := os.environ.get("BAILIAN_APP_ID"):
-        return Finding("app", "ok", f"{app_id} (BAILIAN_APP_ID)")
-    return Finding("app", "note", "BAILIAN_APP_ID is not set; pass the id to each call")
+    app_id = os.environ.get("BAILIAN_APP_ID")
+    if not app_id:
+        return Finding("app", "note", "BAILIAN_APP_ID is not set; pass the id to each call")
+    if app_id.startswith("sk-"):
+        return Finding("app", "missing", "BAILIAN_APP_ID holds what looks like a key")
+    try:
+        BailianApp(app_id=app_id, base_url=None)
+    except InvalidInputError as error:
+        return Finding("app", "missing", f"in BAILIAN_APP_ID; {in_options(error.message)}")
+    return Finding("app", "ok", f"{app_id} (BAILIAN_APP_ID)")
 
 
 def _address(base_url: str | None, workspace: str | None) -> Finding:
@@ -131,7 +138,7 @@ def _address(base_url: str | None, workspace: str | None) -> Finding:
         # Any app will do: only the address is looked at.
         named = BailianApp(app_id="app", **({"base_url": base_url} if base_url else {}))
     except InvalidInputError as error:
-        return Finding("address", "missing", error.message)
+        return Finding("address", "missing", in_options(error.message))
     if named.settings.base_url:
         rule = "--base-url" if base_url else "DASHSCOPE_HTTP_BASE_URL"
         return Finding("address", "ok", f"{named.settings.base_url} ({rule})")

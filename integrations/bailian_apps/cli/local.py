@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from rich.console import Console
 from typing_extensions import override
@@ -22,6 +21,7 @@ from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, loa
 from bailian_apps.emulator.apps import AppSource
 from bailian_apps.emulator.recorder import PUBLIC_API
 from bailian_apps.emulator.recordings import Recording
+from bailian_apps.transport.http import proxy_for
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -86,8 +86,12 @@ def record(
     upstream = upstream or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or PUBLIC_API
     try:
         proxy = Recorder(folder, upstream=upstream, host=host, port=port)
-    except ValueError as error:
-        raise InvalidInputError("--upstream", str(error), f"Pass one like {PUBLIC_API}") from None
+    except ValueError:
+        raise InvalidInputError(
+            "--upstream (or DASHSCOPE_HTTP_BASE_URL)",
+            "is no API address, or has a user name or password in it",
+            f"Pass one like {PUBLIC_API}",
+        ) from None
     _start(proxy, host, port)
     if proxy.base_url.rstrip("/") == upstream.rstrip("/"):
         proxy.stop()
@@ -174,10 +178,16 @@ def _start(server: Emulator | Recorder, host: str, port: int) -> None:
     try:
         server.start()
     except OSError as error:
+        if error.filename is not None:  # a network has none: it is the recorder's folder
+            raise InvalidInputError(
+                "--out",
+                f"{error.filename} cannot be made ({error.strerror})",
+                "Choose another folder",
+            ) from None
         raise InvalidInputError(
             "--host, --port",
             f"cannot listen on {host} port {port} ({error.strerror or error})",
-            "Choose another --port; 0 takes a free one",
+            "Choose another --port (0 takes a free one), or an address of this machine",
         ) from None
 
 
@@ -195,9 +205,9 @@ def _run_until_told(
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.INFO)
-    reached_at = urlsplit(server.base_url).hostname or host
-    if getproxies().get("http") and not proxy_bypass(reached_at):
-        variables = {**variables, "NO_PROXY": f'"$NO_PROXY,{reached_at}"'}
+    if proxy_for(server.base_url):
+        name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"  # the first one counts
+        variables = {**variables, name: f'"${name},{urlsplit(server.base_url).hostname}"'}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if host not in _LOOPBACK:

@@ -251,6 +251,7 @@ def serve(
         typer.Argument(
             help="Recordings, YAML files and folders of them; none: a travel app.",
             metavar="[FILES|FOLDERS]...",
+            exists=True,
         ),
     ] = None,
     apps: Annotated[
@@ -308,7 +309,9 @@ def record(
 
 @app.command()
 def replay(
-    file: Annotated[Path, typer.Argument(help="A recording, or the YAML file of one app.")],
+    file: Annotated[
+        Path, typer.Argument(help="A recording, or the YAML file of one app.", exists=True)
+    ],
     pace: Annotated[
         float,
         typer.Option(min=0, help="How many times faster than recorded; 0: at once."),

@@ -20,7 +20,7 @@ from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.settings import AppSettings, check_api_key
 from bailian_apps.transport.sdk import open_frames
 
 _WIRE = ("output", "usage", "request_id")
@@ -101,7 +101,10 @@ def bailian_app(
         fields["biz_params"] = params
     if app_id != "-":
         fields["app_id"] = app_id
-    return BailianApp(**fields)
+    app = BailianApp(**fields)
+    if app.settings.api_key is not None:  # the environment's, at which nothing has looked yet
+        check_api_key(app.settings.api_key.get_secret_value())
+    return app
 
 
 def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
@@ -142,8 +145,9 @@ def _parse(text: str, option: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        other = "name a file as @FILE" if option == "--biz-json" else "use = for plain text"
         raise InvalidInputError(
-            option, f"is not JSON{where}", "Quote it for the shell, or use = for plain text"
+            option, f"is not JSON{where}", f"Quote it for the shell, or {other}"
         ) from None
 
 

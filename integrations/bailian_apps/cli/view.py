@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -19,13 +20,19 @@ from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, RunFinished, StepFinished, StepStarted, TextDelta
 from bailian_apps.core.result import EXECUTING, AppResult, Step
 
-# What the library says to a programmer, and the same to whoever is at a terminal.
+# What Python calls an argument, and what it is for whoever is at a terminal.
 _OPTIONS = {
-    ", or pass api_key=": "",
-    "Pass app_id=": "Pass APP_ID",
-    "base_url=": "--base-url",
-    "workspace=": "--workspace",
+    "app_id": "APP_ID",
+    "base_url": "--base-url (or DASHSCOPE_HTTP_BASE_URL)",
+    "model_id": "--model-id",
+    "prompt": "PROMPT",
+    "session_id": "--session",
+    "timeout": "--timeout",
+    "workspace": "--workspace",
 }
+_ARGUMENT = re.compile(rf"\b({'|'.join(_OPTIONS)})(?:=(?!\w|')|(?=: (?!is not a setting)))")
+# Of no use there, where every value is a str.
+_FOR_PROGRAMS = re.compile(r", or pass api_key=|, or a Timeout|(?<=:) is a str\.")
 
 # All but tab and newline: what an app says must not be able to steer the terminal.
 _CONTROLS = {c: None for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n"}
@@ -77,10 +84,13 @@ def note(console: Console, text: str, style: str = "dim") -> None:
 
 def told(error: BailianError) -> str:
     """An error as it is told in a terminal, where what Python calls an argument is an option."""
-    text = f"{type(error).__name__}: {error}"
-    for argument, option in _OPTIONS.items():
-        text = text.replace(argument, option)
-    return text
+    return f"{type(error).__name__}: {in_options(str(error))}"
+
+
+def in_options(message: str) -> str:
+    """What the library says to a programmer, said to whoever is at a terminal."""
+    message = _FOR_PROGRAMS.sub("", message)
+    return _ARGUMENT.sub(lambda found: _OPTIONS[found[1]], message)
 
 
 def clean(text: str) -> str:
@@ -193,7 +203,7 @@ class _Screen:
 
 def _same_file(one: IO[str], other: IO[str]) -> bool:
     try:
-        return os.path.sameopenfile(one.fileno(), other.fileno())  # noqa: PTH
+        return os.path.sameopenfile(one.fileno(), other.fileno())
     except (OSError, ValueError):  # one of them is no file
         return False
 
