@@ -191,17 +191,18 @@ def test_after_a_late_read_it_waits_again(monkeypatch: pytest.MonkeyPatch) -> No
     read = SyncCall._read
 
     def held_up(call: SyncCall) -> bytes:
-        if next(reads) == 3:
+        if next(reads) in (3, 5):
             threading.Event().wait(1.2)  # longer than between two frames
         return read(call)
 
     monkeypatch.setattr(SyncCall, "_read", held_up)
     frames = [chunk(event(frame(text))) for text in "西湖鱼"]
     paused = [part for each in frames for part in (each, Do.PAUSE)]
-    stop = chunk(event(frame("", "stop")))
-    with WireServer([SSE_HEAD, *paused, *[Do.PAUSE] * 70, stop, END]) as server:
+    more, stop = chunk(event(frame("！"))), chunk(event(frame("", "stop")))
+    later = [*[Do.PAUSE] * 70, more, Do.PAUSE, stop, END]
+    with WireServer([SSE_HEAD, *paused, *later]) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
-        assert app.invoke("hi", timeout=Timeout(between_frames_s=1)).text == "西湖鱼"
+        assert app.invoke("hi", timeout=Timeout(between_frames_s=1)).text == "西湖鱼！"
 
 
 @pytest.mark.parametrize("path", ["invoke", "ainvoke"])

@@ -30,6 +30,7 @@ from bailian_apps import (
     TextDelta,
     Timeout,
 )
+from bailian_apps.transport import async_http
 from bailian_apps.transport.body import Body
 
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
@@ -234,6 +235,20 @@ async def test_a_silent_connection_is_probed_within_a_minute() -> None:
                 await anext(stream)
                 assert keep_alive_s(port) <= 60
                 await stream.aclose()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_loops_that_were_closed_and_not_shut_down_are_not_kept() -> None:
+    whole = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
+    with WireServer(*[whole] * 5) as server:
+        for _ in range(5):
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(app_of(server).ainvoke("hi"))
+            loop.close()
+        assert len(async_http._loop_sessions) <= 1
+        async_http._loop_sessions.clear()
+        gc.collect()
+        assert server.all_gone.wait(5)
 
 
 def open_things() -> tuple[int, int]:

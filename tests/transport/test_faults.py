@@ -183,6 +183,7 @@ FAULTS = [
     works("event:done", broken(chunk(HELLO), chunk(BYE), chunk(event(frame("", "stop"), name="done")), END)),
     works("[DONE]", stream(HELLO, BYE, STOP, b"data:[DONE]\n\n")),
     works("byte order mark", stream(b"\xef\xbb\xbf" + HELLO, BYE, STOP)),
+    works("byte order mark before the data", stream(b'\xef\xbb\xbfdata:{"output":{"text":"\xe4\xbd\xa0\xe5\xa5\xbd"}}\n\n', BYE, STOP)),
     works("CR LF", stream(*(event(frame(t, f), newline="\r\n") for t, f in (("你好", "null"), ("。", "null"), ("", "stop"))))),
     works("CR", stream(*(event(frame(t, f), newline="\r") for t, f in (("你好", "null"), ("。", "null"), ("", "stop"))))),
     works("several data lines", stream(b'data:{"output":\ndata: {"text":"\xe4\xbd\xa0\xe5\xa5\xbd\xe3\x80\x82",\ndata:"finish_reason":"stop"}}\n\n')),

@@ -77,10 +77,12 @@ def test_a_silence_before_the_first_frame_may_be_longer_than_one_between_frames(
 @pytest.mark.parametrize("path", ["sync", "async"])
 def test_a_slow_consumer_is_not_a_silent_server(path: str) -> None:
     """Only the server's silence counts: the consumer may take as long as it likes."""
-    whole = stream(event(frame("你")), event(frame("好")), event(frame("", "stop")))
+    head, first, *rest = stream(event(frame("你")), event(frame("好")), event(frame("", "stop")))
+    # The second frame is a read of its own, after the consumer was busy with the first.
+    whole = [head, first, *[Do.PAUSE] * 70, *(part for each in rest for part in (each, Do.PAUSE))]
 
     def busy() -> None:
-        threading.Event().wait(0.3)  # longer than the server may be silent
+        threading.Event().wait(1.2)  # longer than the server may be silent
 
     async def read(app: BailianApp) -> str:
         text = ""
@@ -91,7 +93,7 @@ def test_a_slow_consumer_is_not_a_silent_server(path: str) -> None:
         return text
 
     with WireServer(whole) as server:
-        app = app_of(server, between_frames_s=0.2)
+        app = app_of(server, between_frames_s=1)
         if path == "async":
             assert asyncio.run(read(app)) == "你好"
         else:

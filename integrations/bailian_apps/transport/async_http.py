@@ -245,8 +245,6 @@ class AsyncCall:
             chunk = _arrived_before(content)
             if not chunk:
                 raise lost(sent=True, streaming=True) from None
-        if self._rang and not chunk:
-            raise self._patience.error()
         return chunk
 
     async def _read_body(self) -> bytes:
