@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import pickle
 import socket
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import requests
 from support.paths import PATHS, STREAMING
 from support.wire import (
     END,
@@ -36,6 +38,7 @@ from bailian_apps import (
     BillingError,
     ConnectError,
     ConnectionLostError,
+    InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
     ProtocolError,
@@ -248,8 +251,27 @@ def test_refused(path: str) -> None:
 
 def test_what_a_library_says_is_not_repeated() -> None:
     """It may quote a header."""
-    error = not_connected("http://host:1/x", ValueError("bad header: sk-test"), proxy=None)
-    assert str(error) == "could not connect to host:1: ValueError; nothing was sent"
+    said = requests.exceptions.InvalidHeader("bad header: sk-test")
+    error = not_connected("http://host:1/x", said, proxy=None)
+    assert str(error) == "could not connect to host:1: InvalidHeader; nothing was sent"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("key", ["half\nkey: sk-s3cret", "钥sk-s3cret"])
+def test_a_key_of_the_environment_that_no_header_can_hold_is_refused(
+    key: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", key)
+    with WireServer(GOOD) as server:
+        stored = pickle.dumps(BailianApp(app_id="app", api_key="k", base_url=server.base_url))
+        unpickled = PATHS[path](pickle.loads(stored), "hi").error
+        with pytest.raises(InvalidInputError) as made:
+            BailianApp(app_id="app", base_url=server.base_url)
+        assert server.posts == []
+    for error in (unpickled, made.value):
+        assert isinstance(error, InvalidInputError)
+        assert error.field == "api_key"
+        assert "s3cret" not in str(error)
 
 
 def test_nothing_is_shared_between_calls() -> None:

@@ -127,7 +127,7 @@ def _app_id() -> Finding:
     if app_id.startswith("sk-"):
         return Finding("app", "missing", "BAILIAN_APP_ID holds what looks like a key")
     try:
-        BailianApp(app_id=app_id, base_url=None)
+        BailianApp(app_id=app_id, api_key="any", base_url=None)
     except InvalidInputError as error:
         return Finding("app", "missing", f"in BAILIAN_APP_ID; {in_options(error.message)}")
     return Finding("app", "ok", f"{app_id} (BAILIAN_APP_ID)")
@@ -136,7 +136,9 @@ def _app_id() -> Finding:
 def _address(base_url: str | None, workspace: str | None) -> Finding:
     try:
         # Any app will do: only the address is looked at.
-        named = BailianApp(app_id="app", **({"base_url": base_url} if base_url else {}))
+        named = BailianApp(
+            app_id="app", api_key="any", **({"base_url": base_url} if base_url else {})
+        )
     except InvalidInputError as error:
         return Finding("address", "missing", in_options(error.message))
     if named.settings.base_url:

@@ -168,7 +168,7 @@ class AppSettings(WireOptions):
         default_factory=lambda: os.environ.get("BAILIAN_APP_ID", ""), validate_default=True
     )
     api_key: Annotated[SecretStr | None, AfterValidator(_check_secret)] = Field(
-        default_factory=_secret_from_env, exclude=True, repr=False
+        default_factory=_secret_from_env, validate_default=True, exclude=True, repr=False
     )
     workspace: Annotated[str | None, AfterValidator(_check_workspace)] = None
     base_url: Annotated[str | None, AfterValidator(_check_base_url)] = Field(

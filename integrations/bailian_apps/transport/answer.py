@@ -202,7 +202,7 @@ def _reason(error: BaseException) -> str:
         return f"the TLS handshake failed, {seen.reason or type(seen).__name__}"
     if isinstance(seen, OSError) and seen.errno:
         return os.strerror(seen.errno) if seen.errno > 0 else str(seen.strerror)
-    if isinstance(seen, OSError):
+    if isinstance(seen, OSError) and not isinstance(seen, ValueError):
         return str(seen).rpartition(": ")[2] or type(seen).__name__
     return type(seen).__name__  # its text may quote a header, and so the key
 

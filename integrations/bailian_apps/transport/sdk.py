@@ -273,7 +273,7 @@ def _build(request: AppRequest, settings: AppSettings, call: SyncCall | AsyncCal
 
 def _api_key(settings: AppSettings, sdk: _SDK) -> str:
     if settings.api_key is not None:
-        return settings.api_key.get_secret_value()
+        return check_api_key(settings.api_key.get_secret_value())  # unpickled, it was read anew
     try:
         return check_api_key(sdk.default_api_key())
     except (sdk.key_error, OSError):
