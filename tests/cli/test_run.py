@@ -253,6 +253,14 @@ def test_a_mend_is_one_for_the_terminal(
     assert says in capsys.readouterr().err
 
 
+def test_words_that_are_no_utf_8_are_told_of_as_a_shell_knows_them(
+    cloud: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("run", "echo", "caf\udce9", "--base-url", cloud.base_url)
+    assert exit_code_of(monkeypatch, *given) == 2
+    assert "PROMPT: is no UTF-8 text. Convert it with iconv\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key", ["half\nthe: s3cret", "钥s3cret"])
 @pytest.mark.parametrize(
     "command", [["run", "echo", "hi"], ["run", "echo", "hi", "--raw"], ["chat"]]
@@ -352,6 +360,21 @@ def test_a_reader_that_leaves_is_no_error_to_read_about(cloud: Emulator) -> None
         assert process.stderr.read() == ""
     assert process.wait(30) == 1
     assert cloud.requests[0].gone.wait(20)
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_a_stream_may_be_closed(
+    closed: str,
+    cloud: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As with `2>&-`, which Python tells by None in the stream's place."""
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
+    monkeypatch.setattr(sys, closed, None)
+    code = exit_code_of(monkeypatch, "run", "echo", "hi", "--steps", "--base-url", cloud.base_url)
+    getattr(sys, closed).close()
+    assert (code, capsys.readouterr().out) == (0, "" if closed == "stdout" else "hi|{}\n")
 
 
 def test_ctrl_c_while_python_imports_leaves_no_traceback() -> None:

@@ -20,7 +20,7 @@ from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import AppSettings, check_api_key
+from bailian_apps.core.settings import AppSettings
 from bailian_apps.transport.sdk import open_frames
 
 _WIRE = ("output", "usage", "request_id")
@@ -101,10 +101,7 @@ def bailian_app(
         fields["biz_params"] = params
     if app_id != "-":
         fields["app_id"] = app_id
-    app = BailianApp(**fields)
-    if app.settings.api_key is not None:  # the environment's, at which nothing has looked yet
-        check_api_key(app.settings.api_key.get_secret_value())
-    return app
+    return BailianApp(**fields)
 
 
 def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
@@ -156,16 +153,16 @@ def _why(error: Exception) -> str:
 
 
 def _read_prompt(prompt: str) -> str:
-    if prompt != "-":
-        return prompt
-    if sys.stdin.isatty():
+    if prompt == "-" and sys.stdin.isatty():
         raise InvalidInputError(
             "PROMPT", "is missing", 'Write it after the app id ("-" for the one in BAILIAN_APP_ID)'
         )
     try:
-        return sys.stdin.read().rstrip("\n")
-    except UnicodeDecodeError:
+        words = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+        words.encode()
+    except UnicodeError:
         raise InvalidInputError("PROMPT", "is no UTF-8 text", "Convert it with iconv") from None
+    return words
 
 
 def _raw_events(settings: AppSettings, prompt: str, said: Mapping[str, Any]) -> Generator[AppEvent]:
