@@ -255,3 +255,19 @@ def test_another_thread_closes_a_compressed_stream() -> None:
         assert not thread.is_alive()
         assert server.gone.wait(5)
     assert [type(each) for each in seen] == [StreamInterruptedError]
+
+
+def test_to_close_a_compressed_stream_does_not_end_another() -> None:
+    """urllib3 gives the connection back as it hands out the last piece."""
+    packed = compressed(event(frame("你好")))
+    whole = answer("200 OK", packed, "text/event-stream", "Content-Encoding: gzip")
+    with WireServer(
+        whole,
+        [SSE_HEAD, chunk(event(frame("你"))), Do.PAUSE, chunk(event(frame("好", "stop"))), END],
+    ) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        first, second = app.stream("hi"), app.stream("hi")
+        assert [next(first).kind, next(first).kind] == ["run_started", "text_delta"]
+        assert next(second).kind == "run_started"
+        first.close()
+        assert [each.kind for each in second][-1] == "run_finished"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import queue
 import signal
 import socket
 import ssl
 import sys
 import threading
 import weakref
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +21,6 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 import urllib3
-import urllib3.util.connection
 from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame
 
 from bailian_apps import (
@@ -34,6 +36,18 @@ from bailian_apps.transport import async_http
 from bailian_apps.transport.body import Body
 
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
+
+
+@contextlib.contextmanager
+def full_listener() -> Generator[int]:
+    """A port at which a connection is neither made nor refused."""
+    with contextlib.ExitStack() as closing:
+        listener = closing.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            caller = closing.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 def app_of(server: WireServer) -> BailianApp:
@@ -124,16 +138,15 @@ def test_a_call_that_is_closed_while_it_connects_sends_nothing(
 ) -> None:
     with WireServer(HELD_OPEN) as server:
         events = app_of(server).stream("hi")
-        connect = urllib3.util.connection.create_connection
+        connect = socket.socket.connect
 
-        def closed_meanwhile(*args: Any, **kwargs: Any) -> socket.socket:
-            connected = connect(*args, **kwargs)
+        def closed_meanwhile(connecting: socket.socket, address: Any) -> None:
+            connect(connecting, address)
             closer = threading.Thread(target=events.close)
             closer.start()
             closer.join()
-            return connected
 
-        monkeypatch.setattr(urllib3.util.connection, "create_connection", closed_meanwhile)
+        monkeypatch.setattr(socket.socket, "connect", closed_meanwhile)
         with pytest.raises(ConnectError):
             next(events)
         assert server.all_gone.wait(5)
@@ -189,25 +202,128 @@ def test_a_signal_handler_may_call_an_app_while_another_call_connects(
     whole = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
     with WireServer(whole, whole) as server:
         app = app_of(server)
-        connect = urllib3.util.connection.create_connection
+        connect = socket.socket.connect
         said: list[str] = []
 
-        def interrupted(*args: Any, **kwargs: Any) -> socket.socket:
+        def interrupted(connecting: socket.socket, address: Any) -> None:
             if not said:
                 signal.raise_signal(signal.SIGUSR1)
-            return connect(*args, **kwargs)
+            connect(connecting, address)
 
         def answer_signal(*_: object) -> None:
             said.append("")
             said.append(app.invoke("from the handler").text)
 
-        monkeypatch.setattr(urllib3.util.connection, "create_connection", interrupted)
+        monkeypatch.setattr(socket.socket, "connect", interrupted)
         before = signal.signal(signal.SIGUSR1, answer_signal)
         try:
             assert app.invoke("hi").text == "你好"
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert said == ["", "你好"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there are no such signals")
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_signal_handler_may_close_the_stream_it_interrupts(
+    tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WireServer(HELD_OPEN, tls=trusted(tmp_path, monkeypatch) if tls else None) as server:
+        events = app_of(server).stream("hi")
+        before = signal.signal(signal.SIGUSR1, lambda *_: events.close())
+        # It comes while this thread reads, wherever it is: it waits for a second frame.
+        killer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+        try:
+            with pytest.raises(StreamInterruptedError):
+                for each in events:
+                    if isinstance(each, TextDelta):
+                        killer.start()
+        finally:
+            killer.join()
+            signal.signal(signal.SIGUSR1, before)
+        assert server.gone.wait(5)
+
+
+def test_a_forgotten_stream_is_freed_while_the_pool_is_locked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The garbage collector closes it in whatever thread, wherever that is."""
+    whole = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
+    with WireServer(HELD_OPEN, whole) as server:
+        app = app_of(server)
+        cycle: list[Any] = [app.stream("hi")]
+        next(cycle[0])
+        cycle.append(cycle)
+        gc.disable()
+        del cycle
+        take = queue.LifoQueue._get  # type: ignore[attr-defined]
+
+        def collecting(pool: Any) -> Any:
+            gc.collect()
+            return take(pool)
+
+        monkeypatch.setattr(queue.LifoQueue, "_get", collecting)
+        said: list[str] = []
+        caller = threading.Thread(target=lambda: said.append(app.invoke("hi").text), daemon=True)
+        try:
+            caller.start()
+            caller.join(5)
+        finally:
+            gc.enable()
+        assert said == ["你好"]
+        assert server.gone.wait(5)
+
+
+def listening(events: Any) -> tuple[threading.Thread, list[BaseException]]:
+    """A thread that waits for the first event, and what it meets."""
+    seen: list[BaseException] = []
+
+    def listen() -> None:
+        try:
+            next(events)
+        except BailianError as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    return thread, seen
+
+
+def test_another_thread_closes_a_call_that_waits_for_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with full_listener() as port:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=f"http://127.0.0.1:{port}/v1")
+        connecting, connect = threading.Event(), socket.socket.connect
+
+        def announced(waiting: socket.socket, address: Any) -> None:
+            connecting.set()
+            connect(waiting, address)
+
+        monkeypatch.setattr(socket.socket, "connect", announced)
+        events = app.stream("hi", timeout=Timeout(connect_s=600))
+        thread, seen = listening(events)
+        assert connecting.wait(5)
+        while thread.is_alive():  # it may have announced itself a moment too early
+            events.close()
+            thread.join(0.05)
+    assert [type(each) for each in seen] == [ConnectError]
+    assert "before the request was sent" in str(seen[0])
+
+
+def test_another_thread_closes_a_call_that_waits_for_a_handshake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=f"https://127.0.0.1:{port}/v1")
+        events = app.stream("hi", timeout=Timeout(connect_s=600))
+        thread, seen = listening(events)
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(1)  # of the client's greeting
+            events.close()
+            thread.join(5)
+            assert not thread.is_alive()
+    assert [type(each) for each in seen] == [ConnectError]
 
 
 def keep_alive_s(port: int) -> float:
@@ -311,6 +427,20 @@ def test_a_thousand_cancelled_streams_leave_no_file_task_or_thread() -> None:
         before = open_things()
         all_of_them(200)
         assert open_things() == before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_closes_a_stream_does_not_end_the_parents() -> None:
+    begin = [SSE_HEAD, chunk(event(frame("你"))), *[Do.PAUSE] * 10]
+    with WireServer([*begin, chunk(event(frame("好", "stop"))), b"0\r\n\r\n"]) as server:
+        events = app_of(server).stream("hi")
+        next(events)
+        child = os.fork()
+        if child == 0:
+            events.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert [each.kind for each in events][-1] == "run_finished"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from support.paths import PATHS
 from support.wire import END, SSE_HEAD, Do, WireServer, chunk, event, frame, stream
 
-from bailian_apps import AppSettings, BailianApp, RequestTimeoutError, TextDelta, Timeout
+from bailian_apps import (
+    AppSettings,
+    BailianApp,
+    ConnectError,
+    RequestTimeoutError,
+    TextDelta,
+    Timeout,
+)
 
 HELLO, STOP = chunk(event(frame("你好"))), chunk(event(frame("", "stop")))
 PATIENT = {"connect_s": 30, "first_frame_s": 30, "between_frames_s": 30}
@@ -135,3 +144,39 @@ def test_one_number_sets_sensible_ones() -> None:
     assert AppSettings(app_id="app").limits.first_frame_s == 300
     given = AppSettings.model_validate({"app_id": "app", "timeout": {"total_s": 5}})
     assert given.limits == Timeout(total_s=5)
+
+
+@pytest.mark.parametrize("alive", [False, True], ids=["all dead", "the last alive"])
+def test_the_addresses_of_a_host_share_the_time_to_connect(
+    alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WireServer(stream(event(frame("你好", "stop")))) as server:
+        port = urlsplit(server.base_url).port or 0
+        resolve, connect = socket.getaddrinfo, socket.socket.connect
+        given_s: list[float] = []
+
+        def several(host: str, *args: Any, **kwargs: Any) -> Any:
+            hosts = ["127.0.0.4", "127.0.0.3", "127.0.0.2", "127.0.0.1"]
+            assert host == "api.invalid"
+            return [found for each in hosts for found in resolve(each, *args, **kwargs)]
+
+        def dead(connecting: socket.socket, address: Any) -> None:
+            if alive and address[0] == "127.0.0.1":
+                return connect(connecting, address)
+            given_s.append(connecting.gettimeout() or 0.0)
+            raise TimeoutError("timed out")
+
+        monkeypatch.setattr(socket, "getaddrinfo", several)
+        monkeypatch.setattr(socket.socket, "connect", dead)
+        app = BailianApp(
+            app_id="app", api_key="sk-test", base_url=f"http://api.invalid:{port}/api/v1"
+        )
+        said = PATHS["invoke"](app, "hi", timeout=Timeout(connect_s=8), max_retries=0)
+        if alive:
+            assert said.text == "你好"
+        else:
+            assert type(said.error) is ConnectError
+            assert len(given_s) == 4
+            assert server.connections == 0
+    # Each had a share of what was left, as if those before had used up theirs.
+    assert given_s == [pytest.approx(8 / n, rel=0.1) for n in (4, 3, 2, 1)][: len(given_s)]

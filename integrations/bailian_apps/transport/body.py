@@ -57,6 +57,7 @@ class Body:
                 self._left = plain.length
         else:
             self._pieces = response.stream(_READ, decode_content=True)
+            response._pool = None  # with the last piece it would give the connection back by itself
 
     def read(self, patience: Patience) -> bytes:
         """Wait for what comes next.

@@ -28,6 +28,7 @@ import urllib3
 import urllib3.connection
 import urllib3.exceptions
 from typing_extensions import override
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.answer import (
@@ -121,24 +122,75 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    """A connection that shows itself to its call, which another thread may want to end."""
+    """A connection that shows each socket it uses to its call, which another thread may end."""
 
     response_class = _Response
 
     @override
     def connect(self) -> None:
-        _calling.call.on_connection(self)
         super().connect()
-        _calling.call.on_connection(self)  # it may have been closed meanwhile
+        _calling.call.hold(getattr(self.sock, "socket", self.sock))  # TLS within TLS is no socket
 
     @override
     def request(self, *args: Any, **kwargs: Any) -> None:
-        _calling.call.on_connection(self)
+        if self.sock is not None:  # used before
+            _calling.call.hold(getattr(self.sock, "socket", self.sock))
         super().request(*args, **kwargs)
+
+    @override
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first of the host's addresses that answers; they share the time there is.
+
+        urllib3 would give each of them all of it.
+        """
+        call: SyncCall = _calling.call
+        try:
+            host = self._dns_host.strip("[]")
+            found = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise NewConnectionError(self, "no address was found") from error
+        for left, (family, kind, protocol, _, address) in zip(
+            range(len(found), 0, -1), found, strict=True
+        ):
+            with contextlib.ExitStack() as unless_connected:
+                try:
+                    connected = unless_connected.enter_context(
+                        socket.socket(family, kind, protocol)
+                    )
+                    for option in KEEP_ALIVE:
+                        connected.setsockopt(*option)
+                    call.hold(connected)
+                    connected.settimeout(call.patience.remaining_s() / left)
+                    connected.connect(address)
+                    connected.settimeout(call.patience.remaining_s())
+                except OSError as error:
+                    if left == 1:
+                        late = isinstance(error, TimeoutError)
+                        failed = ConnectTimeoutError if late else NewConnectionError
+                        raise failed(self, "no address answered") from error
+                else:
+                    unless_connected.pop_all()
+                    return connected
+        raise AssertionError("never")
 
 
 class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
-    pass
+    _connected: socket.socket | None = None
+
+    @override
+    def connect(self) -> None:
+        try:
+            super().connect()
+        finally:
+            if self._connected is not None:
+                self._connected.close()
+
+    @override
+    def _new_conn(self) -> socket.socket:
+        # TLS takes the socket that it gets apart, and shows its own only after the handshake. So
+        # the call holds this one until then.
+        self._connected = super()._new_conn()
+        return self._connected.dup()
 
 
 class _Pool(urllib3.HTTPConnectionPool):
@@ -242,13 +294,14 @@ class SyncCall:
         self.status_code = 0
         self.patience = patience
         self.lines = EventLines({})
-        self._connection: urllib3.connection.HTTPConnection | None = None
+        self._response: requests.Response | None = None
         self._body: Body | None = None
-        # The response whose connection is not freed yet. Whoever takes it out frees it, for the
-        # connection may be another call's a moment after it went back to the pool.
-        self._held: list[requests.Response] = []
+        # The socket that the call uses, until someone takes it out: to hang it up, or because the
+        # connection goes back to the pool, and may be another call's a moment later.
+        self._held: list[socket.socket] = []
         self._answer: Answer | None = None
         self._closed = False
+        self._process = os.getpid()
 
     def post(self, url: str, *, data: bytes, headers: dict[str, str], **_: object) -> SyncCall:
         """Send the request and read the head of the answer.
@@ -271,6 +324,8 @@ class SyncCall:
         except BailianError:
             raise
         except (OSError, ValueError) as error:  # the library's own are OSErrors
+            if self._closed:
+                raise lost(sent=body.asked_for) from None
             if isinstance(error, requests.exceptions.Timeout):
                 raise self.patience.error() from None
             if not body.asked_for:
@@ -278,13 +333,12 @@ class SyncCall:
             raise lost(sent=True) from None
         finally:
             _calling.call = interrupted
-            self._connection = None
-        self._body = Body(response.raw)
-        self._held.append(response)
+        self._response, self._body = response, Body(response.raw)
+        if self._body.socket is not None:
+            self._held[:] = [self._body.socket]
         self.status_code, self.headers = response.status_code, response.headers
         response.headers["Content-Type"] = media_type(response.headers)  # the SDK minds capitals
-        if self._closed:  # by another thread, meanwhile
-            self.close()
+        if self._closed:  # meanwhile
             raise lost(sent=True)
         if not is_stream(self.status_code, self.headers):
             self._answer = read_answer(self.status_code, self.headers, self._read_body())
@@ -308,34 +362,38 @@ class SyncCall:
         """The run has finished: wait only a moment for the end of the stream."""
         self.patience.run_ended()
 
-    def on_connection(self, connection: urllib3.connection.HTTPConnection) -> None:
-        """Remember the connection on which the request is about to be sent.
+    def hold(self, connected: socket.socket) -> None:
+        """Remember the socket that the call uses from now on.
 
         Raises:
             ConnectError: The call was closed; nothing is sent.
         """
-        self._connection = connection
+        self._held[:] = [connected]
         if self._closed:
             raise lost(sent=False)
 
-    def close(self) -> None:
-        """Free the connection: back to the pool after the last byte, else closed at once.
+    def hang_up(self) -> None:
+        """End the call from outside: from any thread, or in a signal handler.
 
-        Another thread may call this while one waits for the head of the answer, or reads: that
-        thread then finds the connection lost.
+        It waits for no lock and frees nothing that may be in use. Who is in `post`, or reads, finds
+        the connection lost, and then closes the call.
         """
         self._closed = True
-        if (response := self._take()) is not None:
-            _hang_up(cast("Body", self._body).socket)
-            response.close()
-        elif (connection := self._connection) is not None:
-            _hang_up(connection.sock)
+        # A child that was forked off holds the parent's connection, too; it may only let go of it.
+        if os.getpid() == self._process:
+            with contextlib.suppress(IndexError, OSError):  # there is none; it is closed already
+                # Not TLS's own shutdown, which takes the session away from under a reading thread.
+                socket.socket.shutdown(self._held.pop(), socket.SHUT_RDWR)
 
-    def _take(self) -> requests.Response | None:
-        try:
-            return self._held.pop()
-        except IndexError:
-            return None
+    def close(self) -> None:
+        """Close the connection, unless it went back to the pool after the last byte.
+
+        Never by way of the pool, which has a lock: the garbage collector, which closes a forgotten
+        stream, may have interrupted the very thread that holds it.
+        """
+        self.hang_up()
+        if self._response is not None:
+            self._response.raw.close()
 
     def _read(self) -> bytes:
         assert self._body is not None, "the head was read"  # noqa: S101
@@ -345,12 +403,20 @@ class SyncCall:
             raise self.patience.error() from None
         except BailianError:
             raise
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
-            # The last two are what a response says that another thread closed.
+        except (urllib3.exceptions.HTTPError, OSError, ValueError):
             raise lost(sent=True, streaming=True) from None
-        if not chunk and self._body.clean and (response := self._take()) is not None:
-            response.raw.release_conn()
+        if not chunk and self._body.clean:
+            self._give_back()
         return chunk
+
+    def _give_back(self) -> None:
+        """Give the connection back to the pool, unless it is being hung up."""
+        try:
+            self._held.pop()
+        except IndexError:
+            return
+        assert self._response is not None, "the body was read"  # noqa: S101
+        self._response.raw.release_conn()
 
     def _read_body(self) -> bytes:
         parts: list[bytes] = []
@@ -362,10 +428,3 @@ class SyncCall:
                 raise
             # The status alone says what failed; what came of the body may say why.
         return b"".join(parts)
-
-
-def _hang_up(connected: socket.socket | None) -> None:
-    if connected is not None:
-        with contextlib.suppress(OSError):
-            # Not TLS's own shutdown, which takes the session away from under a reading thread.
-            socket.socket.shutdown(connected, socket.SHUT_RDWR)

@@ -127,7 +127,7 @@ def open_frames(
     """
     call = _sdk().sync_call(_sdk().patience(settings.limits, deadline))
     if attach is not None:
-        attach(call.close)
+        attach(call.hang_up)
     arrivals = _Arrivals()
     try:
         frames = _build(request, settings, call).call()
