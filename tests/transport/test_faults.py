@@ -73,6 +73,11 @@ def error_event(
     return broken(chunk(HELLO), chunk(lines.encode()), END)
 
 
+def sse_answer(status: str, code: str) -> Answer:
+    body = b"id:1\nevent:error\n:HTTP_STATUS/400\ndata:" + failure(code) + b"\n\n"
+    return answer(status, body, "text/event-stream;charset=UTF-8")
+
+
 def gzipped(body: bytes) -> Answer:
     head = SSE_HEAD[:-2] + b"Content-Encoding: gzip\r\n\r\n"
     packed = gzip.compress(body)
@@ -182,6 +187,17 @@ FAULTS = [
     works("media type in capitals", [SSE_HEAD.replace(b"text/event-stream", b"Text/Event-Stream"), chunk(HELLO), chunk(BYE), chunk(STOP), END]),
     works("compressed all the same", gzipped(HELLO + BYE + STOP)),
     fails("redirect to nonsense", answer("302 Found", b"", "text/html", "Location: http://[:"), error=ProtocolError, status=302),
+    fails("400 as the stream that was asked for", sse_answer("400 Bad Request", "InvalidParameter"), error=BadRequestError, code="InvalidParameter", status=400, request_id="r-1"),
+    fails("429 bill overdue, as a stream", sse_answer("429 Too Many Requests", "PostpaidBillOverdue"), GOOD, error=BillingError, code="PostpaidBillOverdue", status=429, request_id="r-1"),
+    fails("400 as an empty stream", answer("400 Bad Request", b"", "text/event-stream"), error=BadRequestError, status=400, says="empty"),
+    fails("a code beside an output", stream(HELLO, event({"code": "AppProcessFailed", "message": "node X", "request_id": "r-1"} | frame("", "stop", request_id="r-1"))), error=AppFailedError, text="你好", code="AppProcessFailed", request_id="r-1", says="node X"),
+    fails("output null beside a long message", stream(HELLO, event({"output": None, "code": "AppProcessFailed", "message": "x" * 9000, "request_id": "r-1"})), error=AppFailedError, text="你好", code="AppProcessFailed", request_id="r-1"),
+    fails("output null beside a long message and a late code", stream(HELLO, event({"output": None, "message": "x" * 9000, "code": "AppProcessFailed", "request_id": "r-1"})), error=AppFailedError, text="你好", code="AppProcessFailed", request_id="r-1"),
+    fails("503 whose body stalls", [b"HTTP/1.1 503 X\r\nContent-Length: 9\r\n\r\n{", Do.STALL], error=ServiceUnavailableError, status=503, settings=GIVE_UP),
+    works("an empty code", stream(event({"code": "", "message": ""} | frame("你好")), BYE, STOP)),
+    works("an empty code, no output", stream(HELLO, event({"code": "", "message": ""}), BYE, STOP), unknown_frames=1),
+    works("a heartbeat", stream(HELLO, event({"heartbeat": {"code": 0}}), BYE, STOP), unknown_frames=1),
+    works("a long line in the head", [SSE_HEAD[:-2] + b"X-Long: " + b"x" * 10_000 + b"\r\n\r\n", *GOOD[1:]]),
     # ------------------------------------------------------------ odd streams that are still answers
     works("event:done", broken(chunk(HELLO), chunk(BYE), chunk(event(frame("", "stop"), name="done")), END)),
     works("[DONE]", stream(HELLO, BYE, STOP, b"data:[DONE]\n\n")),
@@ -305,3 +321,12 @@ def test_netrc_does_not_replace_the_key(tmp_path: Any, monkeypatch: pytest.Monke
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
         assert PATHS["invoke"](app, "hi").text == PATHS["ainvoke"](app, "hi").text == "你好。"
     assert all(b"Authorization: Bearer sk-test\r\n" in head for head in server.heads)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_long_prompt_is_sent_whole_and_without_a_warning(path: str) -> None:
+    prompt = "好" * 700_000
+    with WireServer(GOOD) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        assert PATHS[path](app, prompt).text == "你好。"
+        assert server.posts[0]["input"]["prompt"] == prompt

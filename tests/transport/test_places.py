@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,20 @@ def _all_places_are_given_back() -> Any:
     yield
     assert not any(line.inside or line.waiting for line in places._lines.values())
     places._lines.clear()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_loop_that_was_closed_with_a_call_in_it_keeps_no_place() -> None:
+    """Nothing of the call will ever run again, so it cannot give its place back."""
+    with WireServer(HELD_OPEN, GOOD, GOOD) as server:
+        app = app_of(server, timeout=Timeout(connect_s=5))
+        loop, events = asyncio.new_event_loop(), app.astream("hi")
+        loop.run_until_complete(anext(events))
+        loop.close()
+        assert app.invoke("again").text == "你好"
+        assert asyncio.run(app.ainvoke("again")).text == "你好"
+        del events
+        gc.collect()
 
 
 def test_threads_and_tasks_are_counted_together() -> None:

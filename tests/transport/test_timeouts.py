@@ -180,3 +180,38 @@ def test_the_addresses_of_a_host_share_the_time_to_connect(
             assert server.connections == 0
     # Each had a share of what was left, as if those before had used up theirs.
     assert given_s == [pytest.approx(8 / n, rel=0.1) for n in (4, 3, 2, 1)][: len(given_s)]
+
+
+@pytest.mark.parametrize(
+    "begin", [[], [SSE_HEAD], [SSE_HEAD, HELLO]], ids=["no head", "head", "frame"]
+)
+def test_what_arrives_while_something_else_holds_up_the_loop_is_read(begin: list[bytes]) -> None:
+    rest = [each for each in (SSE_HEAD, HELLO, STOP, END) if each not in begin]
+
+    async def call(server: WireServer) -> str:
+        calling = asyncio.create_task(app_of(server, **limits).ainvoke("hi"))
+        await asyncio.to_thread(server.asked.wait, 5)
+        threading.Event().wait(0.5)  # as a computation would
+        return (await calling).text
+
+    limits = {"first_frame_s": 0.3, "between_frames_s": 0.3}
+    with WireServer([*begin, Do.PAUSE, Do.PAUSE, *rest]) as server:
+        assert asyncio.run(call(server)) == "你好"
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_a_task_that_is_cancelled_just_as_its_time_runs_out_is_cancelled(idempotent: bool) -> None:
+    async def call(server: WireServer) -> bool:
+        app = app_of(server, first_frame_s=0.2)
+        task = asyncio.create_task(app.ainvoke("hi", idempotent=idempotent))
+        await asyncio.to_thread(server.asked.wait, 5)
+        loop = asyncio.get_running_loop()
+        # Both fall in one turn of the loop.
+        loop.call_later(0.17, threading.Event().wait, 0.04)
+        loop.call_later(0.175, task.cancel)
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    with WireServer([Do.STALL], [Do.STALL], [Do.STALL]) as server:
+        assert asyncio.run(call(server))
+        assert len(server.posts) == 1

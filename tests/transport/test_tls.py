@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -155,3 +158,72 @@ def test_a_proxy_from_the_environment_is_used(path: str, monkeypatch: pytest.Mon
         app = BailianApp(app_id="app", api_key="sk-test", base_url="http://example.invalid/api/v1")
         assert PATHS[path](app, "hi").text == "你好"
         assert proxy.heads[0].startswith(b"POST http://example.invalid/api/v1/apps/app/completion ")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_certificates_are_asked_for_only_over_tls(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    with WireServer(GOOD) as server:
+        assert PATHS[path](app_of(server), "hi").text == "你好"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_file_without_certificates(
+    path: str, tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "none.pem").write_text("nothing\n")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    with WireServer(GOOD, tls=tls) as server:
+        assert type(PATHS[path](app_of(server), "hi").error) is ConnectError
+        assert not server.posts
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="it names the files")
+def test_a_folder_of_certificates(
+    path: str,
+    authority: trustme.CA,
+    tls: ssl.SSLContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    subprocess.run(["openssl", "rehash", str(tmp_path)], check=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
+    with WireServer(GOOD, tls=tls) as server:
+        assert PATHS[path](app_of(server), "hi").text == "你好"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-x\r\n\r\n"], ids=["nothing", "garbage"])
+def test_a_proxy_that_ends_before_it_made_the_tunnel_was_sent_nothing(
+    path: str, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def serve() -> None:
+            connection, _ = proxy.accept()
+            with connection:
+                connection.recv(65536)  # CONNECT …
+                connection.sendall(said)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        app = BailianApp(
+            app_id="app", api_key="sk-test", base_url="https://example.invalid/v1", max_retries=0
+        )
+        error = PATHS[path](app, "hi").error
+        thread.join(5)
+    assert type(error) is ConnectError
+    assert error.resend == "not_started"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_host_that_cannot_be_is_sent_nothing(path: str) -> None:
+    app = BailianApp(
+        app_id="app", api_key="sk-test", base_url=f"http://{'a' * 70}.invalid/v1", max_retries=0
+    )
+    assert type(PATHS[path](app, "hi").error) is ConnectError

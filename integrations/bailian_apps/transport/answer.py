@@ -28,6 +28,10 @@ Answer: TypeAlias = dict[str, Any]
 # Once the run has finished, how long to wait for the stream's own end before the socket is dropped.
 _SETTLE_S: Final = 0.5
 
+# How long to wait for the body of an error, whose status is known already; how much of it to read.
+_ERROR_S: Final = 5.0
+MAX_ERROR_BYTES: Final = 1 << 20
+
 
 def is_stream(status_code: int, headers: Mapping[str, str]) -> bool:
     """Whether an answer is an event stream."""
@@ -60,6 +64,8 @@ def read_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> An
             "along; base_url: pass the address it ends at",
             status_code=status_code,
         )
+    if status_code != 200 and media_type(headers) == "text/event-stream":
+        body = _first_data(body)
     answer = _json_object(body)
     if answer is not None and (status_code != 200 or answer.get("code")):
         raise _error_in(answer, None if status_code == 200 else status_code, headers)
@@ -146,6 +152,14 @@ def _error_in(answer: Answer, status_code: int | None, headers: Mapping[str, str
         request_id=str(request_id) if request_id else None,
         retry_after_s=retry_after_s(headers),
     )
+
+
+def _first_data(body: bytes) -> bytes:
+    """What the first event says, where an error comes as the stream that was asked for."""
+    reader = SSEReader()
+    for event in reader.feed(body) + reader.close():
+        return event.data if isinstance(event, ErrorEvent) else event.raw[5:]
+    return body
 
 
 def _json_object(body: bytes) -> Answer | None:
@@ -245,6 +259,10 @@ class Patience:
     def run_ended(self) -> None:
         """Wait only a moment: the run has finished, its stream is still to end."""
         self._wait("ended", _SETTLE_S)
+
+    def failed(self) -> None:
+        """The status says that the call failed: wait only a while for what the body says of it."""
+        self._wait("ended", _ERROR_S)
 
     def _wait(self, phase: str, limit_s: float) -> None:
         self._phase = phase

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import io
 import os
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -18,6 +21,7 @@ from typing_extensions import Self
 
 from bailian_apps.core.errors import BailianError, ConnectError
 from bailian_apps.transport.answer import (
+    MAX_ERROR_BYTES,
     Answer,
     EventLines,
     Patience,
@@ -33,6 +37,9 @@ from bailian_apps.transport.sse import FrameLine
 # Every wait is bounded by the call's own alarm, see `AsyncCall._set_alarm`.
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
+_WHOLE_BODY = 1 << 20  # bytes
+_HELD_UP_S = 0.05  # an alarm that rings so late was held up
+
 _loop_sessions: dict[
     asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[aiohttp.ClientSession]]
 ] = {}
@@ -44,14 +51,14 @@ async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
     A loop closes the async generators that were begun in it (`asyncio.run` does), so the session
     needs no closing by the user and leaves no socket behind.
     """
-    # The certificates that requests trusts, so that sync and async reach the same servers.
-    trusted = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     session = aiohttp.ClientSession(
         # No limit: one that queues silently would not be bounded by any timeout.
-        connector=aiohttp.TCPConnector(limit=0, ssl=_ssl_context(trusted or certifi.where())),
+        connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept-Encoding": "identity"},
         read_bufsize=CHUNK,
+        max_line_size=CHUNK,  # as http.client reads them
+        max_field_size=CHUNK,
         trace_configs=[_tracing()],
     )
     try:
@@ -72,9 +79,17 @@ def _tracing() -> aiohttp.TraceConfig:
     return tracing
 
 
+def _trusted() -> ssl.SSLContext:
+    """The certificates that requests trusts, so that sync and async reach the same servers."""
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    return _ssl_context(named or certifi.where())
+
+
 @cache
-def _ssl_context(cafile: str) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=cafile)  # 20 ms
+def _ssl_context(trusted: str) -> ssl.SSLContext:
+    if Path(trusted).is_dir():
+        return ssl.create_default_context(capath=trusted)
+    return ssl.create_default_context(cafile=trusted)  # 20 ms
 
 
 async def _shared_async_session() -> aiohttp.ClientSession:
@@ -103,7 +118,9 @@ class AsyncCall:
         self._patience = patience
         self._alarm: asyncio.TimerHandle | None = None
         self._rang = False
+        self._held_up = False
         self._sending: asyncio.Task[aiohttp.ClientResponse] | None = None
+        self._connected = False
         self._response: aiohttp.ClientResponse | None = None
         self._answer: Answer | None = None
 
@@ -116,11 +133,14 @@ class AsyncCall:
             BailianError: No answer, or an answer that is an error.
         """
         proxy = proxy_for(url)
-        if proxy is not None and proxy.startswith("socks"):
-            raise ConnectError(
+        if proxy is not None and proxy.lower().startswith("socks"):
+            error = ConnectError(
                 "async calls cannot use the SOCKS proxy in the environment; name an HTTP proxy, "
                 "or call synchronously"
             )
+            error.resend = "never"
+            raise error
+        proxy = proxy if proxy is None or "://" in proxy else f"http://{proxy}"
         self._set_alarm()
         try:
             session = await _shared_async_session()
@@ -128,29 +148,24 @@ class AsyncCall:
                 session.request(
                     method,
                     url,
-                    data=data,
+                    # aiohttp warns of more; it is read piece by piece then.
+                    data=data if len(data) <= _WHOLE_BODY else io.BytesIO(data),
                     headers=headers,
                     allow_redirects=False,
-                    proxy=proxy if proxy is None or "://" in proxy else f"http://{proxy}",
+                    proxy=proxy,
+                    ssl=_trusted() if "https:" in (url[:6], (proxy or "")[:6]) else True,
                     timeout=_NO_TIMEOUT,
                     trace_request_ctx=self._begin_to_wait,
                 )
             )
             self._sending.add_done_callback(self._keep)
-            response = await self._sending
-        except (
-            aiohttp.ClientConnectorError,
-            aiohttp.ClientHttpProxyError,
-            aiohttp.InvalidURL,
-            FileNotFoundError,  # no such file of certificates
-        ) as error:
-            raise not_connected(url, error, proxy=proxy) from None
-        except (aiohttp.ClientError, OSError):
-            raise lost(sent=True) from None
-        except asyncio.CancelledError:
-            if self._rang:
-                raise self._patience.error() from None
+            response = await self._sent(self._sending)
+        except BailianError:
             raise
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if not self._connected:
+                raise not_connected(url, error, proxy=proxy) from None
+            raise lost(sent=True) from None
         self.status, self.headers = response.status, response.headers
         self._keep_alive(response)
         if not is_stream(self.status, self.headers):
@@ -205,6 +220,11 @@ class AsyncCall:
         try:
             left_s = self._patience.remaining_s()
         except BailianError:
+            # What arrived while something else held up the loop has still to be read; once.
+            if not self._held_up and time.monotonic() - self._patience.until > _HELD_UP_S:
+                self._held_up = True
+                self._alarm = asyncio.get_running_loop().call_later(_HELD_UP_S, self._set_alarm)
+                return
             self._rang = True
             if self._response is None and self._sending is not None:
                 self._sending.cancel()
@@ -217,8 +237,25 @@ class AsyncCall:
         if not sending.cancelled() and sending.exception() is None:
             self._response = sending.result()
 
+    async def _sent(self, sending: asyncio.Task[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
+        """Wait for the head of the answer.
+
+        To wait for the task itself would not tell who cancels: the alarm cancels it, and the caller
+        cancels this one, perhaps in the same moment.
+        """
+        try:
+            await asyncio.wait([sending])
+        except asyncio.CancelledError:
+            sending.cancel()
+            await asyncio.wait([sending])
+            raise
+        if sending.cancelled() and self._rang:
+            raise self._patience.error()
+        return sending.result()
+
     def _begin_to_wait(self) -> None:
         """There is a connection, and the request goes out on it."""
+        self._connected = True
         self._patience.connected()
         self._set_alarm()
 
@@ -226,6 +263,7 @@ class AsyncCall:
         self.lines = EventLines(self.headers)
         while chunk := await self._read():
             if lines := self.lines.feed(chunk):
+                self._held_up = False
                 self._patience.pause()
                 for line in lines:
                     yield line
@@ -249,9 +287,14 @@ class AsyncCall:
 
     async def _read_body(self) -> bytes:
         parts: list[bytes] = []
+        if self.status != 200:
+            self._patience.failed()
+            self._set_alarm()
         try:
             while chunk := await self._read():
                 parts.append(chunk)
+                if self.status != 200 and sum(map(len, parts)) > MAX_ERROR_BYTES:
+                    break
         except BailianError:
             if self.status == 200:
                 raise

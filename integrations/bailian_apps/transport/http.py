@@ -32,6 +32,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.answer import (
+    MAX_ERROR_BYTES,
     Answer,
     EventLines,
     Patience,
@@ -420,9 +421,13 @@ class SyncCall:
 
     def _read_body(self) -> bytes:
         parts: list[bytes] = []
+        if self.status_code != 200:
+            self.patience.failed()
         try:
             while chunk := self._read():
                 parts.append(chunk)
+                if self.status_code != 200 and sum(map(len, parts)) > MAX_ERROR_BYTES:
+                    break
         except BailianError:
             if self.status_code == 200:
                 raise

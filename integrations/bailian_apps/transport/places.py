@@ -49,11 +49,15 @@ class _Line:
     def _hear(self, place: Place, comes: bool) -> None:
         if comes:
             self.waiting.append(place)
-        elif place in self.inside:
-            self.inside.remove(place)
-        else:
+        elif place in self.waiting:
             self.waiting.remove(place)
-        while self.waiting and len(self.inside) < self.waiting[0].limit:
+        else:
+            self.inside.discard(place)
+        while self.waiting:
+            if len(self.inside) >= self.waiting[0].limit:
+                self.inside -= {each for each in self.inside if each.forsaken}
+                if len(self.inside) >= self.waiting[0].limit:
+                    return
             first = self.waiting.popleft()
             self.inside.add(first)
             first.wake()
@@ -96,6 +100,12 @@ class Place:
         self._limits = settings.limits
         self._deadline = float("inf") if deadline is None else deadline
         self._attach = attach
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def forsaken(self) -> bool:
+        """Whether the call can never end: its event loop was closed without being shut down."""
+        return self._loop is not None and self._loop.is_closed()
 
     def __enter__(self) -> Self:
         """Wait for the place.
@@ -119,7 +129,7 @@ class Place:
 
     async def __aenter__(self) -> Self:
         """As `__enter__`, natively async."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         woken = loop.create_future()
 
         def wake() -> None:

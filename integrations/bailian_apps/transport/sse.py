@@ -3,8 +3,7 @@
 Splits only on CR LF, LF and CR (the standard's line ends; JSON may hold U+2028), joins several
 `data:` lines, drops a byte order mark, comments and `[DONE]`, and looks at every byte once. The SDK
 then gets one line per event. Errors do not go through the SDK, which loses their code and status:
-they come out as `ErrorEvent`, and so does a
-frame that holds a code and no output.
+they come out as `ErrorEvent`, and so does a frame that holds a code.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 _BOM = b"\xef\xbb\xbf"
 _STATUS = b":HTTP_STATUS/"
-_LONGEST_ERROR = 4096  # bytes; longer frames are not searched for an error beside a null output
+_EDGE = 4096  # bytes at the start and end of a frame that are searched for a code
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +47,16 @@ class FrameLine:
 
 
 def _is_error(line: bytes) -> bool:
-    """Whether an event that does not call itself an error has a code and no output."""
-    if b'"output"' not in line:
-        return b'"code"' in line
-    if len(line) > _LONGEST_ERROR or b'"code"' not in line:
+    """Whether an event that does not call itself an error has a code.
+
+    The SDK would keep nothing of it, and where it has an output too, it would be a success.
+    """
+    if b'"code"' not in line[:_EDGE] and b'"code"' not in line[-_EDGE:]:
         return False
     try:
-        fields = json.loads(line[5:])
+        return bool(json.loads(line[5:]).get("code"))
     except (ValueError, RecursionError):
-        return False
-    return fields.get("output") is None and bool(fields.get("code"))
+        return b'"output"' not in line
 
 
 class SSEReader:
@@ -138,7 +137,6 @@ class SSEReader:
                 events.append(ErrorEvent(line[5:].strip(), self._status))
             elif (data := line[5:9].lstrip()[:1] or line[5:].lstrip()[:1]) == b"{":
                 if _is_error(line):
-                    # An error that is not called one; the SDK would keep nothing of it.
                     status = None if self._status == 200 else self._status
                     events.append(ErrorEvent(line[5:].strip(), status))
                 else:
