@@ -365,6 +365,16 @@ def test_half_a_character_at_the_end_is_whole_in_the_last_frame_or_marked(last: 
     assert (result.text, result.streamed_text) == (last or "好\ufffd", None)
 
 
+def test_an_emoji_that_was_cut_in_two_is_one_in_a_step_and_its_reasoning_too() -> None:
+    pieces = ("好\ud83d", "\ude00!", "\ud83d")
+    listed = [node(result=each, reasoning=each) for each in pieces]
+    events, result = decode([*map(frame, listed), stop(text="")])
+    steps = [each.text for each in events if isinstance(each, StepDelta)]
+    thoughts = [each.text for each in events if isinstance(each, ReasoningDelta)]
+    assert steps == thoughts == ["好", "😀!", "\ufffd"]
+    assert result.reasoning == result.steps[0].output == result.steps[0].reasoning == "好😀!\ufffd"
+
+
 # ------------------------------------------------------------------- agents
 
 

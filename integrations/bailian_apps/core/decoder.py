@@ -29,7 +29,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Usage
 from bailian_apps.core.steps import StepReader
-from bailian_apps.core.values import whole_characters
+from bailian_apps.core.values import Characters, whole_characters
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Decoder:
             "text" if flow_stream_mode == "agent_format" else None
         )
         self._text: list[str] = []
-        self._half = ""  # the first half of a surrogate pair, with which the answer ends so far
+        self._characters = Characters()
         self._streamed_text: str | None = None
         self._references: list[DocReference] = []
         self._known_references: dict[tuple[str | None, str], list[DocReference]] = {}
@@ -198,12 +198,11 @@ class Decoder:
         if self._channel is None:
             self._channel = channel
         if channel == self._channel:
-            self._tell(self._half + text, events)
+            self._tell(text, events)
 
     def _tell(self, text: str, events: list[AppEvent], *, last: bool = False) -> None:
-        """Tell a part of the answer; half of a character at its end waits for the other half."""
-        self._half = "" if last or not "\ud800" <= text[-1:] <= "\udbff" else text[-1]
-        if text := whole_characters(text.removesuffix(self._half)):
+        """Tell a part of the answer."""
+        if text := self._characters.take(text, last=last):
             self._text.append(text)
             events.append(TextDelta(text))
 
@@ -223,8 +222,9 @@ class Decoder:
     def _read_last_text(self, text: str, events: list[AppEvent]) -> None:
         """Emit what the frame that ends the run adds to what was streamed."""
         if not (text and self._workflow):
-            self._tell(self._half + text, events, last=True)
+            self._tell(text, events, last=True)
             return
+        self._characters.drop()  # the last frame says it all again
         streamed, text = "".join(self._text), whole_characters(text)
         if text.startswith(streamed):
             self._tell(text[len(streamed) :], events, last=True)

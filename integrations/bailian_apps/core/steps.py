@@ -21,6 +21,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.result import EXECUTING, SUCCESS, Step, StepKind
 from bailian_apps.core.values import (
+    Characters,
     JsonObject,
     as_text,
     call_input,
@@ -47,8 +48,8 @@ class _Open:
     """A step being read; `snapshot` is its frozen public form."""
 
     __slots__ = (
-        "duration_ms", "error", "finished", "id", "input", "kind", "last", "name", "output",
-        "parent_id", "reasoning", "source", "status", "type",
+        "characters", "duration_ms", "error", "finished", "id", "input", "kind", "last", "name",
+        "output", "parent_id", "reasoning", "source", "status", "type",
     )  # fmt: skip
 
     def __init__(self, step_id: str, kind: StepKind, name: str, type_: str | None) -> None:
@@ -60,6 +61,7 @@ class _Open:
         self.input: Any = None
         self.output: list[str] = []
         self.reasoning: list[str] = []
+        self.characters = (Characters(), Characters())  # of output and of reasoning
         self.error: str | None = None
         self.duration_ms: float | None = None
         self.parent_id: str | None = None
@@ -362,17 +364,29 @@ class StepReader:
             step.source = source
         elif step.source != source:
             return  # the other channel repeats what this step already said
-        if reasoning:
+        self._tell(step, output, reasoning, events)
+        if output and step.type == "End":
+            self._answer(output, events)
+
+    def _tell(
+        self,
+        step: _Open,
+        output: str,
+        reasoning: str,
+        events: list[AppEvent],
+        *,
+        last: bool = False,
+    ) -> None:
+        if reasoning := step.characters[1].take(reasoning, last=last):
             step.reasoning.append(reasoning)
             self.reasoning.append(reasoning)
             events.append(ReasoningDelta(reasoning, step.id))
-        if output:
+        if output := step.characters[0].take(output, last=last):
             step.output.append(output)
             events.append(StepDelta(step.id, output))
-            if step.type == "End":
-                self._answer(output, events)
 
     def _finish(self, step: _Open, status: str, events: list[AppEvent]) -> None:
+        self._tell(step, "", "", events, last=True)
         step.status = status
         step.finished = True
         self._running.pop(step.id, None)

@@ -61,6 +61,26 @@ def whole_characters(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+class Characters:
+    """Text in pieces, cut anywhere, in; pieces of whole characters out."""
+
+    __slots__ = ("_half",)
+
+    def __init__(self) -> None:
+        """Start at the beginning of a text."""
+        self._half = ""
+
+    def take(self, piece: str, *, last: bool = False) -> str:
+        """Take a piece; half of a character at its end waits for the other half, or the last."""
+        piece = self._half + piece
+        self._half = "" if last or not "\ud800" <= piece[-1:] <= "\udbff" else piece[-1]
+        return whole_characters(piece.removesuffix(self._half))
+
+    def drop(self) -> None:
+        """Forget the half that waits: what is taken next repeats it."""
+        self._half = ""
+
+
 def grown(known: list[str], value: str) -> str:
     """What `value` adds to the pieces `known`, whether it is the whole so far or a delta."""
     size = sum(map(len, known))
