@@ -207,3 +207,25 @@ def test_a_child_does_not_wait_for_a_lock_that_its_parent_held() -> None:
         assert CLAIMS.claim(key, 3)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=30)
+
+
+def test_a_signal_handler_may_claim_while_its_thread_does() -> None:
+    class Interrupting(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            """As where a signal comes while the lock is held."""
+            if not handled:
+                handled.append(True)
+                assert claims.claim(KEY, 2)
+            return super().__hash__()
+
+    handled: list[bool] = []
+    claims = SessionClaims()
+    claiming = threading.Thread(
+        target=lambda: claims.claim((None, "app", Interrupting("t")), 2), daemon=True
+    )
+    claiming.start()
+    claiming.join(5)
+    assert not claiming.is_alive()
+    assert not claims.claim(KEY, 2)

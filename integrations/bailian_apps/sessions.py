@@ -32,7 +32,7 @@ class SessionClaims:
         """
         self._rounds: OrderedDict[SessionKey, int] = OrderedDict()
         self._max_sessions = max_sessions
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make a call while one claims
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._unlock)
 
@@ -55,7 +55,7 @@ class SessionClaims:
 
     def _unlock(self) -> None:
         # The thread that held the lock when the process was forked is not in the child.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 CLAIMS = SessionClaims()

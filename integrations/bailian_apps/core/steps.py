@@ -377,11 +377,11 @@ class StepReader:
         *,
         last: bool = False,
     ) -> None:
-        if reasoning := step.characters[1].take(reasoning, last=last):
+        if (reasoning or last) and (reasoning := step.characters[1].take(reasoning, last=last)):
             step.reasoning.append(reasoning)
             self.reasoning.append(reasoning)
             events.append(ReasoningDelta(reasoning, step.id))
-        if output := step.characters[0].take(output, last=last):
+        if (output or last) and (output := step.characters[0].take(output, last=last)):
             step.output.append(output)
             events.append(StepDelta(step.id, output))
 

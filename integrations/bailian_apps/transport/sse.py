@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 _BOM = b"\xef\xbb\xbf"
 _STATUS = b":HTTP_STATUS/"
-_EDGE = 4096  # bytes at the start and end of a frame that are searched for a code
+_EDGE = 1024  # bytes at the start and end of a frame that are searched for a code
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def _is_error(line: bytes) -> bool:
 
     The SDK would keep nothing of it, and where it has an output too, it would be a success.
     """
-    if b'"code"' not in line[:_EDGE] and b'"code"' not in line[-_EDGE:]:
+    if line.find(b'"code"', 0, _EDGE) < 0 and line.find(b'"code"', max(len(line) - _EDGE, 0)) < 0:
         return False
     try:
         return bool(json.loads(line[5:]).get("code"))
