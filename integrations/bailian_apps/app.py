@@ -169,7 +169,8 @@ async def _sleep(seconds: float) -> None:
 class EventStream(Iterator[AppEvent]):
     """The events of one run, as `BailianApp.stream` gives them.
 
-    An iterator, and a context manager that closes itself. It may be closed from another thread.
+    An iterator, and a context manager that closes itself. It may be closed from another thread, and
+    in a signal handler.
     """
 
     def __init__(self, events: Generator[AppEvent], run: _Run) -> None:

@@ -144,35 +144,38 @@ class _Connection(urllib3.connection.HTTPConnection):
 
         urllib3 would give each of them all of it.
         """
-        call: SyncCall = _calling.call
+        patience: Patience = _calling.call.patience
         try:
             host = self._dns_host.strip("[]")
             found = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise NewConnectionError(self, "no address was found") from error
-        for left, (family, kind, protocol, _, address) in zip(
-            range(len(found), 0, -1), found, strict=True
-        ):
-            with contextlib.ExitStack() as unless_connected:
-                try:
-                    connected = unless_connected.enter_context(
-                        socket.socket(family, kind, protocol)
-                    )
-                    for option in KEEP_ALIVE:
-                        connected.setsockopt(*option)
-                    call.hold(connected)
-                    connected.settimeout(call.patience.remaining_s() / left)
-                    connected.connect(address)
-                    connected.settimeout(call.patience.remaining_s())
-                except OSError as error:
-                    if left == 1:
-                        late = isinstance(error, TimeoutError)
-                        failed = ConnectTimeoutError if late else NewConnectionError
-                        raise failed(self, "no address answered") from error
-                else:
-                    unless_connected.pop_all()
-                    return connected
-        raise AssertionError("never")
+        for left, address in zip(range(len(found), 0, -1), found, strict=True):
+            try:
+                return self._connect_to(address, patience.remaining_s() / left)
+            except BailianError:
+                raise
+            except OSError as error:
+                if left == 1:
+                    late = isinstance(error, TimeoutError)
+                    failed = ConnectTimeoutError if late else NewConnectionError
+                    raise failed(self, "no address answered") from error
+        raise NewConnectionError(self, "no address was found")
+
+    def _connect_to(self, found: Any, limit_s: float) -> socket.socket:
+        family, kind, protocol, _, address = found
+        connected = socket.socket(family, kind, protocol)
+        try:
+            _calling.call.hold(connected)
+            for option in self.socket_options or ():
+                connected.setsockopt(*option)
+            connected.settimeout(limit_s)
+            connected.connect(address)
+            connected.settimeout(_calling.call.patience.remaining_s())
+        except BaseException:
+            connected.close()
+            raise
+        return connected
 
 
 class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
