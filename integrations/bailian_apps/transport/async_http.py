@@ -249,7 +249,7 @@ class AsyncCall:
             sending.cancel()
             await asyncio.wait([sending])
             raise
-        if sending.cancelled() and self._rang:
+        if self._rang:  # also where the head came in the same moment; nobody would watch the rest
             raise self._patience.error()
         return sending.result()
 
