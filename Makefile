@@ -24,6 +24,7 @@ check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/pyright --pythonversion 3.10 $(filter-out %/langchain %/__pycache__ %/py.typed,$(wildcard integrations/bailian_apps/*))
 	$(BIN)/lint-imports
 
 format: .venv/.installed
