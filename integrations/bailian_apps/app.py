@@ -14,7 +14,12 @@ from pydantic import ValidationError
 from typing_extensions import Self
 
 from bailian_apps.core.decoder import Decoder
-from bailian_apps.core.errors import AuthenticationError, BailianError, InvalidInputError
+from bailian_apps.core.errors import (
+    AuthenticationError,
+    BailianError,
+    ConnectError,
+    InvalidInputError,
+)
 from bailian_apps.core.events import AppEvent, RunFinished, joined
 from bailian_apps.core.history import Plan
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
@@ -347,7 +352,7 @@ class _Run:
         """The seconds to wait before the request may be sent again, or the error, made whole."""
         if not self._received and (
             error.resend == "not_started"
-            or isinstance(error, (AuthenticationError, InvalidInputError))
+            or isinstance(error, (AuthenticationError, ConnectError, InvalidInputError))
         ):
             self._may_have_run -= 1
         if isinstance(error, _SessionForgottenError) and self._otherwise is not None:

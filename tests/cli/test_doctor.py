@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,22 @@ def test_a_proxy_is_told_without_its_password() -> None:
     assert found["proxy"] == ("note", f"{proxy}, from the environment")
     assert "to the proxy" in found["endpoint"][1]
     assert "pa55" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("finding", "variables"),
+    [
+        ("proxy", {"HTTPS_PROXY": "http://127.0.0.1:99999"}),
+        ("endpoint", {"HTTPS_PROXY": "", "REQUESTS_CA_BUNDLE": "/nowhere/ca.pem"}),
+    ],
+)
+def test_what_is_amiss_in_the_environment_is_found(finding: str, variables: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"https://127.0.0.1:{server.getsockname()[1]}/api/v1"
+        done = bailian("doctor", "--json", "--base-url", address, NO_PROXY="", **variables)
+    state, told = findings(done.stdout)[finding]
+    assert (done.returncode, state) == (1, "missing")
+    assert "that the environment names" in told or "/nowhere/ca.pem" in told
 
 
 def test_an_extra_that_is_missing_is_told_with_its_command() -> None:

@@ -63,6 +63,7 @@ def refused(**overrides: Any) -> InvalidInputError:
         ({"base_url": "http://localhost:0/api/v1"}, "base_url", "is no API address"),
         ({"base_url": "http://:8080/api/v1"}, "base_url", "is no API address"),
         ({"base_url": "http://[::1/api/v1"}, "base_url", "is no API address"),
+        ({"base_url": f"http://{'a' * 64}.example/api/v1"}, "base_url", "is no API address"),
         ({"api_key": "sk-secret\nX"}, "api_key", "DASHSCOPE_API_KEY"),
         ({"workspace": "ws\nX-Evil: 1"}, "workspace", "has a character"),
         ({"base_url": "https://me:secret@host/api/v1"}, "base_url", "password"),

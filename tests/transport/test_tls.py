@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import queue
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,13 @@ import trustme
 from support.paths import PATHS
 from support.wire import SSE_HEAD, Do, WireServer, chunk, event, frame, stream
 
-from bailian_apps import BailianApp, ConnectError, ConnectionLostError, StreamInterruptedError
+from bailian_apps import (
+    BailianApp,
+    ConnectError,
+    ConnectionLostError,
+    StreamInterruptedError,
+    TextDelta,
+)
 
 # Python 3.10's own TLS transport warns when it is reset, even of a connection that was closed.
 _PYTHON_310 = pytest.mark.filterwarnings(
@@ -73,6 +83,7 @@ def test_a_server_that_nobody_vouches_for_gets_nothing(path: str, tls: ssl.SSLCo
         assert not server.posts
     assert type(error) is ConnectError
     assert "certificate verify failed" in str(error)
+    assert error.resend == "never"  # a second attempt finds the same certificate
 
 
 @pytest.mark.usefixtures("_trusted")
@@ -130,23 +141,40 @@ def test_a_handshake_that_fails_sent_nothing(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_certificates_that_are_not_there(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
-    app = BailianApp(
-        app_id="app", api_key="sk-test", base_url="https://127.0.0.1:9/api/v1", max_retries=0
-    )
-    assert type(PATHS[path](app, "hi").error) is ConnectError
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", "REQUESTS_CA_BUNDLE names certificates"),
+        ("CURL_CA_BUNDLE", "/nowhere/ca.pem", "CURL_CA_BUNDLE names certificates"),
+        ("https_proxy", "http://[::bad", "http://127.0.0.1:8080"),
+        ("https_proxy", "127.0.0.1:99999", "http://127.0.0.1:8080"),
+        ("https_proxy", "ftp://user:pa55@127.0.0.1:9", "http://127.0.0.1:8080"),
+        ("all_proxy", "socks5://127.0.0.1:9", "SOCKS proxy"),
+    ],
+)
+def test_what_is_amiss_in_the_environment_is_said_at_once(
+    path: str, variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # it comes first
+    monkeypatch.setenv(variable, value)
+    app = BailianApp(app_id="app", api_key="sk-test", base_url="https://example.invalid/v1")
+    error = PATHS[path](app, "hi").error
+    assert type(error) is ConnectError
+    assert said in str(error)
+    assert "nothing was sent" in str(error)
+    assert "pa55" not in str(error)
+    assert error.attempts == 1
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_socks_proxy_is_refused_before_anything_is_sent(
+def test_a_proxy_without_a_scheme_is_an_http_proxy(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
-    app = BailianApp(
-        app_id="app", api_key="sk-test", base_url="http://example.invalid/api/v1", max_retries=0
-    )
-    assert type(PATHS[path](app, "hi").error) is ConnectError
+    with WireServer(GOOD) as proxy:
+        address = proxy.base_url.removesuffix("/api/v1").removeprefix("http://")
+        monkeypatch.setenv("http_proxy", address)
+        app = BailianApp(app_id="app", api_key="sk-test", base_url="http://example.invalid/api/v1")
+        assert PATHS[path](app, "hi").text == "你好"
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -197,9 +225,17 @@ def test_a_folder_of_certificates(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("said", [b"", b"SSH-2.0-x\r\n\r\n"], ids=["nothing", "garbage"])
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"", ""),
+        (b"SSH-2.0-x\r\n\r\n", ""),
+        (b"HTTP/1.1 407 Log In\r\nContent-Length: 0\r\n\r\n", "407"),
+    ],
+    ids=["nothing", "garbage", "407"],
+)
 def test_a_proxy_that_ends_before_it_made_the_tunnel_was_sent_nothing(
-    path: str, said: bytes, monkeypatch: pytest.MonkeyPatch
+    path: str, said: bytes, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
 
@@ -219,11 +255,61 @@ def test_a_proxy_that_ends_before_it_made_the_tunnel_was_sent_nothing(
         thread.join(5)
     assert type(error) is ConnectError
     assert error.resend == "not_started"
+    assert told in str(error)
 
 
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def _tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    host, port = head.split()[1].decode().split(":")
+    writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+    there, back = await asyncio.open_connection(host, int(port))
+    await asyncio.gather(_pump(reader, back), _pump(there, writer))
+
+
+@pytest.fixture
+def tls_proxy(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An https proxy, named by the environment."""
+    listening: queue.Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = queue.Queue()
+
+    async def serve() -> None:
+        over = asyncio.Event()
+        async with await asyncio.start_server(_tunnel, "127.0.0.1", 0, ssl=tls) as server:
+            port = server.sockets[0].getsockname()[1]
+            listening.put((asyncio.get_running_loop(), over, port))
+            await over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    loop, over, port = listening.get(timeout=5)
+    monkeypatch.setenv("https_proxy", f"https://127.0.0.1:{port}")
+    yield
+    loop.call_soon_threadsafe(over.set)
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+@_PYTHON_310
+@pytest.mark.usefixtures("_trusted", "tls_proxy")
 @pytest.mark.parametrize("path", PATHS)
-def test_a_host_that_cannot_be_is_sent_nothing(path: str) -> None:
-    app = BailianApp(
-        app_id="app", api_key="sk-test", base_url=f"http://{'a' * 70}.invalid/v1", max_retries=0
-    )
-    assert type(PATHS[path](app, "hi").error) is ConnectError
+def test_tls_within_tls(path: str, tls: ssl.SSLContext) -> None:
+    with WireServer(GOOD, tls=tls) as server:
+        assert PATHS[path](app_of(server), "hi").text == "你好"
+
+
+@pytest.mark.usefixtures("_trusted", "tls_proxy")
+def test_tls_within_tls_is_closed_from_another_thread(tls: ssl.SSLContext) -> None:
+    with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.STALL], tls=tls) as server:
+        stream_ = app_of(server).stream("hi")
+        next(each for each in stream_ if isinstance(each, TextDelta))
+        threading.Thread(target=stream_.close).start()
+        with pytest.raises(StreamInterruptedError):
+            list(stream_)
+        assert server.gone.wait(5)

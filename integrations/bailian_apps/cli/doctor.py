@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import socket
-import ssl
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -17,9 +16,9 @@ from rich.text import Text
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import clean, in_options, note
-from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.errors import ConnectError, InvalidInputError
 from bailian_apps.core.settings import check_api_key
-from bailian_apps.transport.http import proxy_for
+from bailian_apps.transport.http import proxy_for, tls_context
 from bailian_apps.transport.sdk import sdk_defaults
 
 _EXTRAS = {
@@ -156,11 +155,14 @@ def _address(base_url: str | None, workspace: str | None) -> Finding:
 
 def _endpoint(url: str) -> list[Finding]:
     """Connect, and shake hands; nothing is asked, so nothing costs."""
-    proxy = proxy_for(url)
+    try:
+        proxy = proxy_for(url)
+    except ConnectError as error:
+        return [Finding("proxy", "missing", error.message)]
     findings: list[Finding] = []
     target = urlsplit(url)
     if proxy:
-        target = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        target = urlsplit(proxy)
         where = f"{target.scheme}://{target.hostname}" + (f":{target.port}" if target.port else "")
         findings.append(Finding("proxy", "note", f"{where}, from the environment"))
     port = target.port or {"https": 443}.get(target.scheme, 80)
@@ -168,22 +170,14 @@ def _endpoint(url: str) -> list[Finding]:
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
             if target.scheme == "https":
-                with _tls().wrap_socket(connection, server_hostname=host) as secured:
+                with tls_context().wrap_socket(connection, server_hostname=host) as secured:
                     how = f"TCP and {secured.version()}"
             else:
                 how = "TCP"
+    except ConnectError as error:
+        return [*findings, Finding("endpoint", "missing", error.message)]
     except OSError as error:  # an SSLError is one
         problem = getattr(error, "verify_message", "") or error.strerror or str(error)
         return [*findings, Finding("endpoint", "missing", f"{host}:{port}: {problem}")]
     about = " to the proxy; what is behind it was not tried" if proxy else ""
     return [*findings, Finding("endpoint", "ok", f"{host}:{port} answers, {how}{about}")]
-
-
-def _tls() -> ssl.SSLContext:
-    """The certificates that a call trusts: those of certifi, or of the environment."""
-    import certifi
-
-    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    if named and os.path.isdir(named):  # noqa: PTH112
-        return ssl.create_default_context(capath=named)
-    return ssl.create_default_context(cafile=named or certifi.where())

@@ -38,11 +38,11 @@ def _is_http_address(value: str) -> bool:
         parts = urlsplit(value)
         return (
             parts.scheme in ("http", "https")
-            and bool(parts.hostname)
+            and bool((parts.hostname or "").encode("idna"))
             and parts.port != 0
             and not parts.query
         )
-    except ValueError:  # such as a port above 65535
+    except ValueError:  # such as a port above 65535, or a name longer than names can be
         return False
 
 

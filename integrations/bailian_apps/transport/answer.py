@@ -197,19 +197,35 @@ def not_connected(url: str, error: BaseException, *, proxy: str | None) -> Conne
     parts = urlsplit(url)
     host = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
     through = " through the proxy in the environment" if proxy else ""
-    return ConnectError(f"could not connect to {host}{through}: {_reason(error)}; nothing was sent")
+    seen = _innermost(error)
+    failed = ConnectError(
+        f"could not connect to {host}{through}: {_reason(seen)}; nothing was sent"
+    )
+    if isinstance(seen, ValueError):  # a certificate or a name is refused, as it will be again
+        failed.resend = "never"
+    return failed
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause in few words. The library's own text would name objects in memory."""
+def unusable(problem: str) -> ConnectError:
+    """The error for an environment in which no attempt can connect."""
+    error = ConnectError(f"{problem}; nothing was sent")
+    error.resend = "never"
+    return error
+
+
+def _innermost(error: BaseException) -> BaseException:
     seen = error
     while True:
         inner = (
             getattr(seen, "reason", None) or seen.__cause__ or (seen.args[0] if seen.args else 0)
         )
         if not isinstance(inner, BaseException):
-            break
+            return seen
         seen = inner
+
+
+def _reason(seen: BaseException) -> str:
+    """A cause in few words. The library's own text would name objects in memory."""
     if isinstance(seen, ssl.SSLCertVerificationError):
         return f"certificate verify failed, {seen.verify_message}"
     if isinstance(seen, ssl.SSLError):
@@ -218,6 +234,8 @@ def _reason(error: BaseException) -> str:
         return os.strerror(seen.errno) if seen.errno > 0 else str(seen.strerror)
     if isinstance(seen, OSError) and not isinstance(seen, ValueError):
         return str(seen).rpartition(": ")[2] or type(seen).__name__
+    if status := getattr(seen, "status", None):
+        return f"the proxy answered with HTTP {status}"
     return type(seen).__name__  # its text may quote a header, and so the key
 
 

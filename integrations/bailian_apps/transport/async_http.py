@@ -6,20 +6,15 @@ import asyncio
 import collections
 import contextlib
 import io
-import os
-import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import aiohttp
-import certifi
 from typing_extensions import Self
 
-from bailian_apps.core.errors import BailianError, ConnectError
+from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.answer import (
     MAX_ERROR_BYTES,
     Answer,
@@ -30,8 +25,9 @@ from bailian_apps.transport.answer import (
     media_type,
     not_connected,
     read_answer,
+    unusable,
 )
-from bailian_apps.transport.http import CHUNK, KEEP_ALIVE, proxy_for
+from bailian_apps.transport.http import CHUNK, KEEP_ALIVE, proxy_for, tls_context
 from bailian_apps.transport.sse import FrameLine
 
 # Every wait is bounded by the call's own alarm, see `AsyncCall._set_alarm`.
@@ -79,19 +75,6 @@ def _tracing() -> aiohttp.TraceConfig:
     return tracing
 
 
-def _trusted() -> ssl.SSLContext:
-    """The certificates that requests trusts, so that sync and async reach the same servers."""
-    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    return _ssl_context(named or certifi.where())
-
-
-@cache
-def _ssl_context(trusted: str) -> ssl.SSLContext:
-    if Path(trusted).is_dir():
-        return ssl.create_default_context(capath=trusted)
-    return ssl.create_default_context(cafile=trusted)  # 20 ms
-
-
 async def _shared_async_session() -> aiohttp.ClientSession:
     loop = asyncio.get_running_loop()
     known = _loop_sessions.get(loop)
@@ -134,13 +117,10 @@ class AsyncCall:
         """
         proxy = proxy_for(url)
         if proxy is not None and proxy.lower().startswith("socks"):
-            error = ConnectError(
-                "async calls cannot use the SOCKS proxy in the environment; name an HTTP proxy, "
-                "or call synchronously"
+            raise unusable(
+                "async calls cannot use the SOCKS proxy that the environment names; name an HTTP "
+                "proxy, or call synchronously"
             )
-            error.resend = "never"
-            raise error
-        proxy = proxy if proxy is None or "://" in proxy else f"http://{proxy}"
         self._set_alarm()
         try:
             session = await _shared_async_session()
@@ -153,7 +133,7 @@ class AsyncCall:
                     headers=headers,
                     allow_redirects=False,
                     proxy=proxy,
-                    ssl=_trusted() if "https:" in (url[:6], (proxy or "")[:6]) else True,
+                    ssl=tls_context() if "https:" in (url[:6], (proxy or "")[:6]) else True,
                     timeout=_NO_TIMEOUT,
                     trace_request_ctx=self._begin_to_wait,
                 )
