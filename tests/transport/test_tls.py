@@ -1,9 +1,10 @@
-"""Over TLS, with a certificate authority of the test's own: sync and async trust the same."""
+"""Over TLS, with a certificate authority of the test's own, and through proxies."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import shutil
 import socket
@@ -11,8 +12,9 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import trustme
@@ -149,7 +151,6 @@ def test_a_handshake_that_fails_sent_nothing(path: str) -> None:
         ("https_proxy", "http://[::bad", "http://127.0.0.1:8080"),
         ("https_proxy", "127.0.0.1:99999", "http://127.0.0.1:8080"),
         ("https_proxy", "ftp://user:pa55@127.0.0.1:9", "http://127.0.0.1:8080"),
-        ("all_proxy", "socks5://127.0.0.1:9", "SOCKS proxy"),
     ],
 )
 def test_what_is_amiss_in_the_environment_is_said_at_once(
@@ -266,22 +267,44 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
+async def _join(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int
+) -> None:
+    there, back = await asyncio.open_connection(host, port)
+    await asyncio.gather(_pump(reader, back), _pump(there, writer))
+
+
 async def _tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     host, port = head.split()[1].decode().split(":")
     writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
-    there, back = await asyncio.open_connection(host, int(port))
-    await asyncio.gather(_pump(reader, back), _pump(there, writer))
+    await _join(reader, writer, host, int(port))
 
 
-@pytest.fixture
-def tls_proxy(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An https proxy, named by the environment."""
+async def _socks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """SOCKS 5 without authentication, to an IPv4 address (RFC 1928)."""
+    _, ways = await reader.readexactly(2)
+    await reader.readexactly(ways)
+    writer.write(b"\x05\x00")
+    *_, kind = await reader.readexactly(4)
+    assert kind == 1
+    host = socket.inet_ntoa(await reader.readexactly(4))
+    port = int.from_bytes(await reader.readexactly(2), "big")
+    writer.write(b"\x05\x00\x00\x01" + bytes(6))
+    await _join(reader, writer, host, port)
+
+
+Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.contextmanager
+def proxy(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A proxy on a port of its own."""
     listening: queue.Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = queue.Queue()
 
     async def serve() -> None:
         over = asyncio.Event()
-        async with await asyncio.start_server(_tunnel, "127.0.0.1", 0, ssl=tls) as server:
+        async with await asyncio.start_server(handler, "127.0.0.1", 0, ssl=tls) as server:
             port = server.sockets[0].getsockname()[1]
             listening.put((asyncio.get_running_loop(), over, port))
             await over.wait()
@@ -289,27 +312,85 @@ def tls_proxy(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     loop, over, port = listening.get(timeout=5)
-    monkeypatch.setenv("https_proxy", f"https://127.0.0.1:{port}")
-    yield
+    yield port
     loop.call_soon_threadsafe(over.set)
     thread.join(5)
     assert not thread.is_alive()
 
 
+@pytest.fixture
+def _tls_proxy(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with proxy(_tunnel, tls) as port:
+        monkeypatch.setenv("https_proxy", f"https://127.0.0.1:{port}")
+        yield
+
+
+@pytest.fixture
+def _socks_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with proxy(_socks) as port:
+        monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{port}")
+        yield
+
+
 @_PYTHON_310
-@pytest.mark.usefixtures("_trusted", "tls_proxy")
+@pytest.mark.usefixtures("_trusted", "_tls_proxy")
 @pytest.mark.parametrize("path", PATHS)
 def test_tls_within_tls(path: str, tls: ssl.SSLContext) -> None:
     with WireServer(GOOD, tls=tls) as server:
         assert PATHS[path](app_of(server), "hi").text == "你好"
 
 
-@pytest.mark.usefixtures("_trusted", "tls_proxy")
+@pytest.mark.usefixtures("_trusted", "_tls_proxy")
 def test_tls_within_tls_is_closed_from_another_thread(tls: ssl.SSLContext) -> None:
     with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.STALL], tls=tls) as server:
         stream_ = app_of(server).stream("hi")
         next(each for each in stream_ if isinstance(each, TextDelta))
         threading.Thread(target=stream_.close).start()
-        with pytest.raises(StreamInterruptedError):
+        with contextlib.suppress(StreamInterruptedError):  # it may have been too early to notice
+            list(stream_)
+        assert server.gone.wait(5)
+
+
+@pytest.mark.usefixtures("_trusted", "_socks_proxy")
+@pytest.mark.parametrize("path", ["invoke", "stream"])
+def test_a_sync_call_through_a_socks_proxy(path: str, tls: ssl.SSLContext) -> None:
+    with WireServer(GOOD, tls=tls) as server:
+        assert PATHS[path](app_of(server), "hi").text == "你好"
+
+
+@pytest.mark.parametrize("path", ["ainvoke", "astream"])
+def test_an_async_call_refuses_a_socks_proxy(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    app = BailianApp(app_id="app", api_key="sk-test", base_url="https://example.invalid/v1")
+    error = PATHS[path](app, "hi").error
+    assert type(error) is ConnectError
+    assert "call synchronously" in str(error)
+    assert error.attempts == 1
+
+
+def test_a_socks_proxy_without_pysocks_is_said() -> None:
+    script = """
+import sys
+sys.modules["socks"] = None
+from bailian_apps import BailianApp, ConnectError
+try:
+    BailianApp(app_id="app", api_key="sk-test", base_url="http://example.invalid/v1").invoke("hi")
+except ConnectError as error:
+    print(error)
+"""
+    environment = {**os.environ, "all_proxy": "socks5://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "PySocks must be installed; nothing was sent" in done.stdout
+
+
+@pytest.mark.usefixtures("_socks_proxy")
+def test_a_stream_through_a_socks_proxy_is_closed_from_another_thread() -> None:
+    with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]) as server:
+        stream_ = app_of(server).stream("hi")
+        next(each for each in stream_ if isinstance(each, TextDelta))
+        threading.Thread(target=stream_.close).start()
+        with contextlib.suppress(StreamInterruptedError):  # it may have been too early to notice
             list(stream_)
         assert server.gone.wait(5)

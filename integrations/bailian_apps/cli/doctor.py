@@ -18,7 +18,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import clean, in_options, note
 from bailian_apps.core.errors import ConnectError, InvalidInputError
 from bailian_apps.core.settings import check_api_key
-from bailian_apps.transport.http import proxy_for, tls_context
+from bailian_apps.transport.environment import proxy_for, tls_context
 from bailian_apps.transport.sdk import sdk_defaults
 
 _EXTRAS = {

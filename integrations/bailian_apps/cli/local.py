@@ -21,7 +21,7 @@ from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, loa
 from bailian_apps.emulator.apps import AppSource
 from bailian_apps.emulator.recorder import PUBLIC_API
 from bailian_apps.emulator.recordings import Recording
-from bailian_apps.transport.http import proxy_for
+from bailian_apps.transport.environment import proxy_for
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

@@ -27,7 +27,8 @@ from bailian_apps.transport.answer import (
     read_answer,
     unusable,
 )
-from bailian_apps.transport.http import CHUNK, KEEP_ALIVE, proxy_for, tls_context
+from bailian_apps.transport.environment import proxy_for, tls_context
+from bailian_apps.transport.http import CHUNK, KEEP_ALIVE
 from bailian_apps.transport.sse import FrameLine
 
 # Every wait is bounded by the call's own alarm, see `AsyncCall._set_alarm`.

@@ -15,20 +15,13 @@ import http.client
 import io
 import os
 import socket
-import ssl
 import threading
-import urllib.request
 from collections.abc import Iterator, Mapping
-from functools import cache
 from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
-import certifi
 import requests
 import requests.adapters
-import requests.utils
 import urllib3
 import urllib3.connection
 import urllib3.exceptions
@@ -44,16 +37,14 @@ from bailian_apps.transport.answer import (
     is_stream,
     lost,
     media_type,
-    not_connected,
     read_answer,
-    unusable,
 )
 from bailian_apps.transport.body import Body
+from bailian_apps.transport.environment import unreachable
 from bailian_apps.transport.sse import FrameLine
 
 CHUNK: Final = 65536
 _POOLED_CONNECTIONS: Final = 100  # kept open for reuse; more may be open at a time
-_PROXY_SCHEMES: Final = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 
 # A connection that a NAT gateway dropped without a word is noticed after some two minutes.
 KEEP_ALIVE: Final[list[tuple[int, int, int]]] = [
@@ -65,77 +56,6 @@ KEEP_ALIVE: Final[list[tuple[int, int, int]]] = [
         if hasattr(socket, name)
     ),
 ]
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for an address, by the rules of requests.
-
-    Raises:
-        ConnectError: What it names is no address.
-    """
-    if not urllib.request.getproxies():
-        return None  # as mostly; to read what no proxy is for would take as long again
-    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-    if not proxy:
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    try:
-        parts = urlsplit(proxy)
-        if parts.scheme.lower() in _PROXY_SCHEMES and parts.hostname and parts.port != 0:
-            return proxy
-    except ValueError:  # such as a port above 65535
-        pass
-    raise unusable(
-        "the proxy that the environment names (http_proxy, https_proxy or all_proxy) is no address "
-        "such as http://127.0.0.1:8080"
-    )
-
-
-def certificates() -> str | None:
-    """The file or folder of certificates that the environment names, by the rules of requests.
-
-    Raises:
-        ConnectError: There is none of that name.
-    """
-    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        if named := os.environ.get(variable):
-            if not Path(named).exists():
-                raise unusable(f"{variable} names certificates that are not there, {named}")
-            return named
-    return None
-
-
-def tls_context() -> ssl.SSLContext:
-    """The certificates that requests trusts, so that all of ours reach the same servers.
-
-    Raises:
-        ConnectError: The environment names some that are not there.
-        OSError: They cannot be read.
-    """
-    return _tls_context(certificates() or certifi.where())
-
-
-@cache
-def _tls_context(trusted: str) -> ssl.SSLContext:
-    if Path(trusted).is_dir():
-        return ssl.create_default_context(capath=trusted)
-    return ssl.create_default_context(cafile=trusted)  # 20 ms
-
-
-def _unreachable(url: str, error: Exception) -> BailianError:
-    """The error for a request that was not sent; whatever is amiss in the environment comes first.
-
-    It is looked at only now, for to look takes some 50 µs.
-    """
-    try:
-        proxy = proxy_for(url)
-        if url.startswith("https:"):
-            certificates()
-    except BailianError as amiss:
-        return amiss
-    if isinstance(error, requests.exceptions.InvalidSchema):
-        return unusable("the environment names a SOCKS proxy, for which PySocks must be installed")
-    return not_connected(url, error, proxy=proxy)
 
 
 _calling = threading.local()
@@ -404,7 +324,7 @@ class SyncCall:
             if isinstance(error, requests.exceptions.Timeout):
                 raise self.patience.error() from None
             if not body.asked_for:
-                raise _unreachable(url, error) from None
+                raise unreachable(url, error) from None
             raise lost(sent=True) from None
         finally:
             _calling.call = interrupted
