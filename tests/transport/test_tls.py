@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import pytest
 import trustme
@@ -25,8 +25,10 @@ from bailian_apps import (
     BailianApp,
     ConnectError,
     ConnectionLostError,
+    RequestTimeoutError,
     StreamInterruptedError,
     TextDelta,
+    Timeout,
 )
 
 # Python 3.10's own TLS transport warns when it is reset, even of a connection that was closed.
@@ -304,10 +306,24 @@ def proxy(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[int]:
 
     async def serve() -> None:
         over = asyncio.Event()
-        async with await asyncio.start_server(handler, "127.0.0.1", 0, ssl=tls) as server:
+        open_: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = cast("asyncio.Task[None]", asyncio.current_task())
+            open_[task] = writer
+            try:
+                await handler(reader, writer)
+            finally:
+                writer.close()
+                del open_[task]
+
+        async with await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls) as server:
             port = server.sockets[0].getsockname()[1]
             listening.put((asyncio.get_running_loop(), over, port))
             await over.wait()
+            for writer in open_.values():
+                writer.transport.abort()
+            await asyncio.gather(*open_, return_exceptions=True)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
@@ -393,4 +409,20 @@ def test_a_stream_through_a_socks_proxy_is_closed_from_another_thread() -> None:
         threading.Thread(target=stream_.close).start()
         with contextlib.suppress(StreamInterruptedError):  # it may have been too early to notice
             list(stream_)
+        assert server.gone.wait(5)
+
+
+@_PYTHON_310
+@pytest.mark.usefixtures("_trusted", "_tls_proxy")
+@pytest.mark.parametrize("path", PATHS)
+def test_silence_within_tls_within_tls(path: str, tls: ssl.SSLContext) -> None:
+    with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.STALL], tls=tls) as server:
+        app = BailianApp(
+            app_id="app",
+            api_key="sk-test",
+            base_url=server.base_url,
+            timeout=Timeout(first_frame_s=60, between_frames_s=0.2),
+        )
+        error = PATHS[path](app, "hi").error
+        assert type(error) is RequestTimeoutError
         assert server.gone.wait(5)

@@ -38,6 +38,7 @@ class Body:
         """
         plain = getattr(response, "_fp", None)
         found = getattr(getattr(getattr(plain, "fp", None), "raw", None), "_sock", None)
+        found = getattr(found, "socket", found)  # TLS within TLS is no socket, but has one
         self.socket = found if isinstance(found, socket.socket) else None
         self.clean = True
         self._timeout_s = 0.0
