@@ -185,7 +185,12 @@ class EventStream(Iterator[AppEvent]):
 
     def __next__(self) -> AppEvent:
         """The next event."""
-        return next(self._events)
+        try:
+            return next(self._events)
+        except ValueError as error:
+            if self._run.closed.is_set() and not isinstance(error, BailianError):
+                raise StopIteration from None  # another thread is just closing the generator
+            raise
 
     def close(self) -> None:
         """End the run here and free its connection.

@@ -96,6 +96,29 @@ def test_another_thread_closes_the_socket() -> None:
     assert error.partial.text == "你好"
 
 
+def test_who_reads_just_as_another_thread_closes_finds_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closing, have_read, close = threading.Event(), threading.Event(), urllib3.HTTPResponse.close
+
+    def close_slowly(response: urllib3.HTTPResponse) -> None:
+        closing.set()
+        have_read.wait(5)
+        close(response)
+
+    with WireServer(HELD_OPEN) as server:
+        events = app_of(server).stream("hi")
+        assert any(isinstance(each, TextDelta) for each in events)
+        monkeypatch.setattr(urllib3.HTTPResponse, "close", close_slowly)
+        closer = threading.Thread(target=events.close)
+        closer.start()
+        assert closing.wait(5)
+        assert list(events) == []
+        have_read.set()
+        closer.join(5)
+        assert not closer.is_alive()
+
+
 def trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
