@@ -20,7 +20,7 @@ from bailian_apps.core.errors import (
     ConnectError,
     InvalidInputError,
 )
-from bailian_apps.core.events import AppEvent, RunFinished, joined
+from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
 from bailian_apps.core.result import AppResult
@@ -234,7 +234,7 @@ class _Run:
         except ValidationError as error:
             raise_invalid_input(error)
         self._said = said
-        self._otherwise = self._plan.otherwise
+        self._otherwise = self._plan.fallback
         self._claimed: SessionKey | None = None
         self._loss_was_told = False
         self._ask(self._plan)
@@ -247,7 +247,7 @@ class _Run:
 
     def _ask(self, plan: Plan) -> None:
         try:
-            self.request = AppRequest.model_validate(plan.call(self._said))
+            self.request = AppRequest.model_validate(plan.request_fields(self._said))
         except ValidationError as error:
             raise_invalid_input(error)
         self._decoder = Decoder(
@@ -272,7 +272,7 @@ class _Run:
         if self._otherwise is None:
             return
         logger.info(
-            "app %s is told the whole conversation: another call has gone on in session %s",
+            "sending app %s the whole conversation: another call has continued session %s",
             plan.app_id,
             plan.session_id,
         )
@@ -324,7 +324,7 @@ class _Run:
     def feed(self, frames: list[Frame]) -> list[AppEvent]:
         """Read frames that arrived together; what they say in pieces is told at once."""
         if len(frames) > 1:
-            return joined(event for frame in frames for event in self._decoder.feed(frame))
+            return coalesce_deltas(event for frame in frames for event in self._decoder.feed(frame))
         events = self._decoder.feed(frames[0])
         if not self._received:  # the first frame always comes alone
             self._received = True

@@ -1,4 +1,4 @@
-"""`joined`: fewer events, and nothing else is different."""
+"""`coalesce_deltas`: fewer events, and nothing else is different."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bailian_apps.core.events import (
     StepStarted,
     TextDelta,
     UsageReported,
-    joined,
+    coalesce_deltas,
 )
 from bailian_apps.core.result import Step, Usage
 
@@ -43,13 +43,13 @@ EVENTS: Any = st.lists(
 
 @given(EVENTS)
 def test_the_same_is_told_in_the_same_order(events: list[AppEvent]) -> None:
-    told = joined(events)
-    assert rows(told) == rows(events)
-    assert joined(told) == told
-    assert [each for each in told if each in BORDERS] == [
+    merged = coalesce_deltas(events)
+    assert rows(merged) == rows(events)
+    assert coalesce_deltas(merged) == merged
+    assert [each for each in merged if each in BORDERS] == [
         each for each in events if each in BORDERS
     ]
-    for one, other in pairwise(told):
+    for one, other in pairwise(merged):
         same = (type(one), getattr(one, "step_id", None)) == (
             type(other),
             getattr(other, "step_id", None),
@@ -59,9 +59,9 @@ def test_the_same_is_told_in_the_same_order(events: list[AppEvent]) -> None:
 
 def test_an_end_nodes_output_and_the_answer_are_one_event_each() -> None:
     pieces = [each for text in "西湖醋鱼" for each in (StepDelta("End", text), TextDelta(text))]
-    assert joined(pieces) == [StepDelta("End", "西湖醋鱼"), TextDelta("西湖醋鱼")]
+    assert coalesce_deltas(pieces) == [StepDelta("End", "西湖醋鱼"), TextDelta("西湖醋鱼")]
 
 
 def test_reasoning_and_text_do_not_pass_each_other() -> None:
     events: list[AppEvent] = [TextDelta("a"), ReasoningDelta("b", "s"), TextDelta("c")]
-    assert joined(events) == events
+    assert coalesce_deltas(events) == events

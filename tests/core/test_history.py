@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bailian_apps import AppResult, AppSettings, InvalidInputError
-from bailian_apps.core.history import Plan, SessionMarker, Turn, plan_request, system_digest
+from bailian_apps.core.history import Plan, plan_request, system_digest
+from bailian_apps.core.turns import SessionMarker, Turn
 
 APP = AppSettings(app_id="app")
 NOW = 1_000_000.0
@@ -39,13 +40,16 @@ def plan(*turns: Turn, settings: AppSettings = APP, **more: Any) -> Plan:
 
 
 def test_a_first_turn_opens_a_session() -> None:
-    assert plan(user("hi")).call() == {"prompt": "hi"}
+    assert plan(user("hi")).request_fields() == {"prompt": "hi"}
     assert plan(user("hi")).round == 1
 
 
 def test_a_second_turn_names_the_session_and_sends_only_what_is_new() -> None:
-    assert plan(user("1"), marked(), user("more")).call() == {"prompt": "more", "session_id": "s"}
-    assert plan(user("1"), marked(), user("more"), user("and")).call() == {
+    assert plan(user("1"), marked(), user("more")).request_fields() == {
+        "prompt": "more",
+        "session_id": "s",
+    }
+    assert plan(user("1"), marked(), user("more"), user("and")).request_fields() == {
         "prompt": "more\n\nand",
         "session_id": "s",
     }
@@ -107,7 +111,7 @@ WHOLE_HISTORY = {
         *(user("2"), marked(of="2", round=2)),
         user("3"),
     ],
-    "a marker of no known words": [user("1"), marked(told=""), user("2")],
+    "a marker of no known words": [user("1"), marked(digest=""), user("2")],
     "no marker": [user("1"), foreign("a"), user("2")],
     "another app's marker": [user("1"), marked(app_id="other"), user("2")],
     "another app answered in between": [user("1"), marked(), user("2"), foreign("b"), user("3")],
@@ -129,7 +133,7 @@ def test_the_reason_for_sending_everything_is_logged(caplog: pytest.LogCaptureFi
             caplog.clear()
             plan(*turns)
         [record] = caplog.records
-        assert record.getMessage().startswith("app app is told the whole conversation: "), name
+        assert record.getMessage().startswith("sending app app the whole conversation: "), name
 
 
 @pytest.mark.parametrize("kept", range(1, 7))
@@ -140,7 +144,7 @@ def test_a_trimmed_history_goes_on_in_the_session(kept: int) -> None:
         *(user("3"), marked(of="3", round=3), user("4")),
     ][-kept:]
     sent = plan(*turns)
-    assert sent.call() == {"prompt": "4"} | ({"session_id": "s"} if kept > 1 else {})
+    assert sent.request_fields() == {"prompt": "4"} | ({"session_id": "s"} if kept > 1 else {})
 
 
 def test_an_answer_that_a_store_stripped_is_as_it_was_told() -> None:
@@ -152,9 +156,9 @@ def test_what_goes_on_in_a_session_has_the_whole_history_at_hand() -> None:
     turns = [user("1", images=("http://x/1",)), user("2")]
     turns[1:1] = [marked(of=turns[0])]
     sent = plan(*turns)
-    assert sent.otherwise is not None
+    assert sent.fallback is not None
     assert sent.session_id == "s"
-    assert sent.otherwise.call({"image_list": ["http://x/2"]}) == {
+    assert sent.fallback.request_fields({"image_list": ["http://x/2"]}) == {
         "messages": (
             {"role": "user", "content": "1"},
             {"role": "assistant", "content": "a"},
@@ -162,21 +166,23 @@ def test_what_goes_on_in_a_session_has_the_whole_history_at_hand() -> None:
         ),
         "image_list": ("http://x/1", "http://x/2"),
     }
-    assert plan(user("1")).otherwise is None
+    assert plan(user("1")).fallback is None
     # The caller vouches for a session that he names.
-    assert plan(*turns, session_id="s").otherwise is None
-    assert plan(*turns, session_id="mine").otherwise is None
+    assert plan(*turns, session_id="s").fallback is None
+    assert plan(*turns, session_id="mine").fallback is None
 
 
 def test_what_the_caller_says_goes_with_what_the_turns_say() -> None:
     sent = plan(user("1", files=("http://x/1",)))
-    assert sent.call({"biz_params": {"city": "x"}, "file_list": ("http://x/2",)}) == {
+    assert sent.request_fields({"biz_params": {"city": "x"}, "file_list": ("http://x/2",)}) == {
         "prompt": "1",
         "biz_params": {"city": "x"},
         "file_list": ("http://x/1", "http://x/2"),
     }
-    assert sent.call({"file_list": None})["file_list"] == ("http://x/1",)
-    assert sent.call({"file_list": "http://x/2"})["file_list"] == "http://x/2"  # refused later
+    assert sent.request_fields({"file_list": None})["file_list"] == ("http://x/1",)
+    assert (
+        sent.request_fields({"file_list": "http://x/2"})["file_list"] == "http://x/2"
+    )  # refused later
 
 
 def test_a_conversation_sent_as_messages_stays_so() -> None:
@@ -204,12 +210,12 @@ def test_messages_mode_never_names_a_session() -> None:
 
 
 def test_a_session_named_by_the_caller_goes_first() -> None:
-    assert plan(user("1"), marked(), user("2"), session_id="mine").call() == {
+    assert plan(user("1"), marked(), user("2"), session_id="mine").request_fields() == {
         "prompt": "2",
         "session_id": "mine",
     }
     elsewhere = plan(user("1"), marked(), user("2"), foreign("b"), user("3"), session_id="mine")
-    assert (elsewhere.call()["prompt"], elsewhere.round) == ("3", 1)
+    assert (elsewhere.request_fields()["prompt"], elsewhere.round) == ("3", 1)
     between = plan(user("1"), marked(), user("2"), foreign("b"), user("3"), session_id="s")
     assert len(between.messages or ()) == 5
     kept = plan(user("1"), marked(round=4), user("2"), session_id="s")
@@ -223,7 +229,7 @@ def test_a_session_named_by_the_caller_goes_first() -> None:
 def test_images_and_files_of_the_new_turns_go_along() -> None:
     old = user("1", images=("http://x/1",))
     new = user("2", images=("http://x/2",), files=("http://x/f",))
-    assert plan(old, marked(of=old), new).call() == {
+    assert plan(old, marked(of=old), new).request_fields() == {
         "prompt": "2",
         "session_id": "s",
         "image_list": ("http://x/2",),
@@ -281,7 +287,7 @@ def test_a_marker_survives_json_and_nonsense_is_no_marker() -> None:
         round=3,
         used_at=12.5,
         system=system_digest([SYSTEM]),
-        told="0123456789abcdef",
+        digest="0123456789abcdef",
     )
     assert SessionMarker.from_dict(json.loads(json.dumps(marker.to_dict()))) == marker
     for nonsense in (

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from bailian_apps import AppRequest, AppSettings, BailianApp, BailianError
 from bailian_apps.core.errors import ConnectionLostError, RateLimitError
-from bailian_apps.core.history import SessionMarker, Turn, plan_request
+from bailian_apps.core.history import plan_request
+from bailian_apps.core.turns import SessionMarker, Turn
 from bailian_apps.emulator import Call, Emulator
 
 MAX_ROUNDS = 4

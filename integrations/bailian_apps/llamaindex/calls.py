@@ -49,7 +49,7 @@ class Call(Generic[T]):
         """Enter the run's span."""
         settings = self.app.settings
         known = {"app_id": settings.app_id, "biz_params": without_tokens(settings.biz_params or {})}
-        inputs = known | self.plan.call(self.said)
+        inputs = known | self.plan.request_fields(self.said)
         return RunSpans(
             {name: value for name, value in inputs.items() if value},
             self.manager,
