@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from bailian_apps import BailianApp, RateLimitError
-from bailian_apps.core.history import Plan, Turn, plan_request
+from bailian_apps.core.history import Plan, plan_request
+from bailian_apps.core.turns import Turn
 from bailian_apps.emulator import Emulator, Failure
 from bailian_apps.sessions import SessionClaims
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bailian_apps.core.text import StopFilter
 from bailian_apps.emulator import Call
-from bailian_apps.langchain.answer import StopFilter
 
 
 def cut(pieces: list[str], stops: list[str]) -> tuple[str, bool]:

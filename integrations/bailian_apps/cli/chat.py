@@ -15,7 +15,8 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import clean, note, show, told
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, TextDelta
-from bailian_apps.core.history import Turn, plan_request
+from bailian_apps.core.history import plan_request
+from bailian_apps.core.turns import Turn
 
 HELP = """\
 /new        forget this conversation and begin another

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from typing_extensions import override
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.events import fold
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.request import raise_invalid_input, without_tokens
 from bailian_apps.core.result import AppResult
@@ -29,7 +30,6 @@ from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.callbacks import AnyRunManager, StepRuns
 from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields, call_arguments
 from bailian_apps.langchain.messages import to_turns
-from bailian_apps.langchain.partial import fold
 from bailian_apps.langchain.runs import (
     aevents,
     aresult_of,
