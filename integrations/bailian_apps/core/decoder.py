@@ -27,7 +27,6 @@ from bailian_apps.core.events import (
     AppEvent,
     References,
     RunStarted,
-    StepFinished,
     TextDelta,
     UnknownFrame,
     UsageReported,
@@ -119,8 +118,12 @@ class Decoder:
             return [UnknownFrame(dict(frame))]
         fields = cast("dict[str, Any]", output)
         events: list[AppEvent] = []
+        finished_steps = self._steps.finished_count
         self._raw = frame
-        self._read_ids(fields.get("session_id"), frame.get("request_id"))
+        if session_id := fields.get("session_id"):
+            self._session_id = str(session_id)
+        if request_id := frame.get("request_id"):
+            self._request_id = str(request_id)
         if not self._started:
             self._started = True
             events.append(
@@ -145,7 +148,7 @@ class Decoder:
         if usage := frame.get("usage"):
             self._usage_raw = usage
             # Counts change with every frame; they are reported when a step ends, and at the end.
-            if self._finish_reason is not None or any(type(e) is StepFinished for e in events):
+            if self._finish_reason is not None or self._steps.finished_count > finished_steps:
                 self._emit_usage(events)
         return events
 
@@ -186,12 +189,6 @@ class Decoder:
             # The SDK's frames also carry the HTTP headers, which are not part of the answer.
             raw={key: value for key, value in self._raw.items() if key != "headers"},
         )
-
-    def _read_ids(self, session_id: object, request_id: object) -> None:
-        if session_id and session_id != self._session_id:
-            self._session_id = str(session_id)
-        if request_id and request_id != self._request_id:
-            self._request_id = str(request_id)
 
     # ------------------------------------------------------------------- text
 

@@ -110,6 +110,7 @@ class StepReader:
 
     Attributes:
         saw_node: Whether any workflow node was seen: then the app is a workflow.
+        finished_count: How many steps have ended.
         reasoning: Every reasoning delta so far, in the order of arrival.
     """
 
@@ -124,6 +125,7 @@ class StepReader:
                 `workflow_message` is the app's own text.
         """
         self.saw_node = False
+        self.finished_count = 0
         self.reasoning: list[str] = []
         self._answer = answer
         self._json_content = json_content
@@ -385,6 +387,7 @@ class StepReader:
         self._emit(step, "", "", events, last=True)
         step.status = status
         step.finished = True
+        self.finished_count += 1
         self._running.pop(step.id, None)
         events.append(StepFinished(step.snapshot()))
 

@@ -34,10 +34,10 @@ class SurrogateBuffer:
             piece: The next piece. Half of a pair at its end is kept for the next piece.
             last: Whether no more pieces follow, so that nothing is kept.
         """
-        if not self._half and piece.isascii():
-            return piece
         piece = self._half + piece
-        self._half = "" if last or not "\ud800" <= piece[-1:] <= "\udbff" else piece[-1]
+        if piece.isascii() or not _SURROGATE.search(piece):
+            return piece
+        self._half = "" if last or not "\ud800" <= piece[-1] <= "\udbff" else piece[-1]
         return repair_surrogates(piece.removesuffix(self._half))
 
     def reset(self) -> None:
