@@ -205,14 +205,13 @@ EVENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=1500)
 @given(
     happenings=st.lists(
         st.tuples(EVENTS, st.integers(0, 1), st.integers(0, 9)), min_size=4, max_size=30
     ),
     idempotent=st.booleans(),
 )
-def test_the_app_knows_what_is_shown(happenings: list[Any], idempotent: bool) -> None:
+def test_the_app_knows_what_the_conversation_shows(happenings: list[Any], idempotent: bool) -> None:
     world = World(idempotent)
     for event, branch, how in happenings:
         event(world, world.branches[branch % len(world.branches)], how)
@@ -263,7 +262,7 @@ class LlamaIndex:
 
 
 @pytest.mark.parametrize("framework", [LangChain, LlamaIndex])
-@settings(max_examples=12)
+@settings(max_examples=settings.default.max_examples // 8)  # each starts a server
 @given(
     happenings=st.lists(
         st.tuples(
@@ -273,7 +272,9 @@ class LlamaIndex:
         max_size=12,
     )
 )
-def test_the_app_knows_what_is_shown_on_the_wire(framework: Any, happenings: list[Any]) -> None:
+def test_the_app_knows_what_the_conversation_shows_over_http(
+    framework: Any, happenings: list[Any]
+) -> None:
     knew: list[str] = []
 
     def app(call: Call) -> str:

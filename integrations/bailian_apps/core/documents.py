@@ -61,9 +61,10 @@ def _document(item: object) -> RetrievedDocument | None:
     if key is None:
         return None
     score = fields.get("score")
+    scored = isinstance(score, (int, float)) and not isinstance(score, bool)
     return RetrievedDocument(
         text=fields[key],
-        score=float(score) if isinstance(score, (int, float)) else None,
+        score=float(score) if scored else None,
         title=first_text(fields, *_TITLE_KEYS),
         url=first_text(fields, *_URL_KEYS),
         metadata={name: value for name, value in fields.items() if name != key},

@@ -27,7 +27,7 @@ from langchain_core.documents import Document
 from bailian_apps.core.documents import retrieved_documents
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import StepFinished, StepStarted
-from bailian_apps.core.result import Step
+from bailian_apps.core.result import SpanKind, Step
 from bailian_apps.langchain.blocks import STEP_TYPE, as_arguments, as_text, step_entry
 
 AnyRunManager: TypeAlias = RunManager | AsyncRunManager
@@ -58,12 +58,13 @@ async def adrive(calls: Calls) -> None:
 
 
 @dataclass
-class _Open:
+class _StepRun:
     """A step that has begun; `run` is its run manager, once there is one."""
 
     step: Step
     run: Any = None
     begun: bool = False
+    kind: SpanKind = "chain"  # as it began: a node may name its type later
 
 
 class StepRuns:
@@ -87,7 +88,7 @@ class StepRuns:
             for key, value in manager.inheritable_metadata.items()
             if not key.startswith("ls_")
         }
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _StepRun] = {}
 
     @classmethod
     def of(cls, manager: AnyRunManager | None, app_id: str) -> StepRuns | None:
@@ -98,7 +99,7 @@ class StepRuns:
         """Report the start or the end of a step."""
         step = event.step
         if step.id not in self._open:
-            self._open[step.id] = _Open(step)
+            self._open[step.id] = _StepRun(step)
             yield self._announce("start", step)
             # A run cannot be given its inputs later, so a call waits until they are known.
             if step.kind == "node" or step.input is not None:
@@ -117,13 +118,14 @@ class StepRuns:
         for opened in reversed(list(self._open.values())):
             yield from self._end(opened, error)
 
-    def _begin(self, opened: _Open) -> Calls:
+    def _begin(self, opened: _StepRun) -> Calls:
         opened.begun = True  # even if a handler raises: a run begins once
         step = opened.step
+        opened.kind = step.span_kind
         manager = self._manager_for(step)
         name = self._name_of(step)
         about = {"name": name}
-        if step.span_kind == "tool":
+        if opened.kind == "tool":
             opened.run = yield manager.on_tool_start(
                 about,
                 as_text(step.input),
@@ -131,21 +133,21 @@ class StepRuns:
                 name=name,
                 tool_call_id=step.id,
             )
-        elif step.span_kind == "retrieval":
+        elif opened.kind == "retrieval":
             opened.run = yield manager.on_retriever_start(about, _query(step.input), name=name)
         elif step.kind == "node":
             opened.run = yield manager.on_chain_start(about, as_arguments(step.input), name=name)
 
-    def _end(self, opened: _Open, error: BaseException | None) -> Calls:
+    def _end(self, opened: _StepRun, error: BaseException | None) -> Calls:
         step = opened.step
         if not opened.begun:
             yield from self._begin(opened)
         del self._open[step.id]
         if (run := opened.run) is None:
             pass
-        elif step.span_kind == "tool":
+        elif opened.kind == "tool":
             yield run.on_tool_error(error) if error else run.on_tool_end(step.output)
-        elif step.span_kind == "retrieval":
+        elif opened.kind == "retrieval":
             yield (
                 run.on_retriever_error(error) if error else run.on_retriever_end(_documents(step))
             )
