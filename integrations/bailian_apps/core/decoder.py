@@ -186,8 +186,7 @@ class Decoder:
             streamed_text=self._streamed_text,
             context_lost=self.context_lost,
             whole_history=self._whole_history,
-            # The SDK's frames also carry the HTTP headers, which are not part of the answer.
-            raw={key: value for key, value in self._raw.items() if key != "headers"},
+            raw=dict(self._raw),
         )
 
     # ------------------------------------------------------------------- text

@@ -60,12 +60,16 @@ def _document(item: object) -> RetrievedDocument | None:
     key = next((key for key in _TEXT_KEYS if isinstance(fields.get(key), str)), None)
     if key is None:
         return None
-    score = fields.get("score")
-    scored = isinstance(score, (int, float)) and not isinstance(score, bool)
     return RetrievedDocument(
         text=fields[key],
-        score=float(score) if scored else None,
+        score=_number(fields.get("score")),
         title=first_text(fields, *_TITLE_KEYS),
         url=first_text(fields, *_URL_KEYS),
         metadata={name: value for name, value in fields.items() if name != key},
     )
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value)

@@ -11,8 +11,17 @@ The files named here are in tests/recordings.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
 
+from bailian_apps.core.entries import (
+    Node,
+    Source,
+    action_head,
+    action_texts,
+    is_action,
+    node_of_message,
+    node_of_thought,
+)
 from bailian_apps.core.events import (
     AppEvent,
     ReasoningDelta,
@@ -23,29 +32,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.result import EXECUTING, SUCCESS, Step, StepKind
 from bailian_apps.core.text import SurrogateBuffer, new_suffix
-from bailian_apps.core.values import (
-    JsonObject,
-    as_text,
-    call_input,
-    first_text,
-    json_object,
-    milliseconds,
-    node_result,
-    text_or_none,
-)
-
-Source: TypeAlias = Literal["thoughts", "message"]
-
-# What an agent's entry has and a workflow's has not (agent-mcp-thoughts-third-party-abridged.json).
-_AGENT_KEYS = ("action_type", "action", "thought")
-# By `action_type`; every other type is a tool: `api`, `mcp`, …
-_AGENT_KINDS: dict[str, StepKind] = {
-    "reasoning": "reasoning",
-    "agentRag": "retrieval",
-    "response": "response",
-}
-# An LLM node's content in workflow-message-format-plus-elided.sse.
-_RESULT_KEYS = {"result", "reasoningContent"}
+from bailian_apps.core.values import JsonObject, call_input
 
 
 class _StepState:
@@ -121,8 +108,7 @@ class StepReader:
 
         Args:
             answer: Is called with every piece of an End node's text.
-            json_content: See `StreamMode.json_content`. If False, JSON in the content of a
-                `workflow_message` is the app's own text.
+            json_content: See `StreamMode.json_content`.
         """
         self.saw_node = False
         self.finished_count = 0
@@ -182,96 +168,38 @@ class StepReader:
     ) -> _Entry:
         if isinstance(item, dict):
             entry = cast("JsonObject", item)
-            if any(entry.get(key) for key in _AGENT_KEYS):
+            if is_action(entry):
                 step = self._read_action(position, entry, before, events, relisted=relisted)
                 return _Entry(entry, step)
-            node = json_object(raw)
-            if node is not None and ("nodeId" in node or "nodeStatus" in node):
-                step = self._read_node(position, node, events)
+            node = node_of_thought(raw, position)
+            if node is not None:
+                step = self._update_node(node, events)
                 return _Entry(raw, step, repeats=not step.finished and any(step.last))
         events.append(UnknownFrame(item))
         return _Entry(raw, before.step if before else None)
 
-    def _read_node(self, position: int, node: JsonObject, events: list[AppEvent]) -> _StepState:
-        name = text_or_none(node.get("nodeName"))
-        output, reasoning = node_result(node.get("nodeResult"))
-        return self._update_node(
-            "thoughts",
-            node_id=text_or_none(node.get("nodeId")) or name or f"node-{position}",
-            name=name,
-            type_=text_or_none(node.get("nodeType")),
-            status=text_or_none(node.get("nodeStatus")) or EXECUTING,
-            piece=(output, reasoning),
-            duration_ms=milliseconds(node.get("nodeExecTime")),
-            error=first_text(node, "nodeErrorMsg", "errorMessage", "errorMsg", "error"),
-            parent_id=text_or_none(node.get("parentNodeId")),
-            events=events,
-        )
-
-    # -------------------------------------------------------- workflow_message
-
     def read_message(self, message: JsonObject, events: list[AppEvent]) -> None:
         """Read one frame's `workflow_message`."""
-        content = message.get("message")
-        text = as_text(cast("JsonObject", content).get("content")) if type(content) is dict else ""
-        piece = (text, "")
-        type_ = text_or_none(message.get("node_type"))
-        if (
-            self._json_content
-            and type_ in ("LLM", None)  # another node's own text may be such an object
-            and (inner := json_object(text))
-            and inner.keys() <= _RESULT_KEYS
-        ):
-            piece = (as_text(inner.get("result")), as_text(inner.get("reasoningContent")))
-        name = text_or_none(message.get("node_name"))
-        status = text_or_none(message.get("node_status")) or EXECUTING
-        # The API's page has a bool, the SDK's model a str.
-        if status == EXECUTING and message.get("node_is_completed") in (True, "true"):
-            status = SUCCESS
-        self._update_node(
-            "message",
-            node_id=text_or_none(message.get("node_id")) or name or "node-0",
-            name=name,
-            type_=type_,
-            status=status,
-            piece=piece,
-            duration_ms=milliseconds(message.get("node_exec_time")),
-            error=first_text(message, "node_error_msg", "error_message", "error"),
-            parent_id=text_or_none(message.get("parent_node_id")),
-            events=events,
-        )
+        self._update_node(node_of_message(message, json_content=self._json_content), events)
 
-    # ------------------------------------------------------------ nodes, both
-
-    def _update_node(
-        self,
-        source: Source,
-        *,
-        node_id: str,
-        name: str | None,
-        type_: str | None,
-        status: str,
-        piece: tuple[str, str],
-        duration_ms: float | None,
-        error: str | None,
-        parent_id: str | None,
-        events: list[AppEvent],
-    ) -> _StepState:
+    def _update_node(self, node: Node, events: list[AppEvent]) -> _StepState:
         self.saw_node = True
-        step = self._newest.get(node_id)
-        if step is None or (step.finished and _runs_again(step, source, status, piece)):
-            step = self._start(node_id, "node", name or node_id, type_, events, parent_id=parent_id)
+        step = self._newest.get(node.id)
+        if step is None or (step.finished and _runs_again(step, node)):
+            step = self._start(
+                node.id, "node", node.name or node.id, node.type, events, parent_id=node.parent_id
+            )
         elif step.finished:
             return step
-        step.name = name or step.name
-        step.type = type_ or step.type
-        if duration_ms is not None:
-            step.duration_ms = duration_ms
-        self._append(step, source, *piece, events)
-        if status != EXECUTING:
-            if status != SUCCESS:
-                step.error = error or "".join(step.output) or status
-            self._finish(step, status, events)
+        step.name = node.name or step.name
+        step.type = node.type or step.type
+        if node.duration_ms is not None:
+            step.duration_ms = node.duration_ms
+        self._append(step, node.source, node.output, node.reasoning, events)
+        if node.status != EXECUTING:
+            if node.status != SUCCESS:
+                step.error = node.error or "".join(step.output) or node.status
+            self._finish(step, node.status, events)
         return step
 
     # ------------------------------------------------------------------ agents
@@ -295,9 +223,7 @@ class StepReader:
             relisted: Whether entries follow. Then one that has not changed adds nothing; the last
                 one may be a second, equal piece of text (agent-deep-thinking-elided-head.sse).
         """
-        type_ = text_or_none(entry.get("action_type")) or text_or_none(entry.get("action"))
-        kind = _AGENT_KINDS.get(type_ or "reasoning", "tool")
-        name = text_or_none(entry.get("action_name")) or text_or_none(entry.get("action"))
+        kind, type_, name = action_head(entry)
         step = before.step if before else None
         if step is not None and (step.kind != kind or (type_ and step.type != type_)):
             if not step.finished:
@@ -308,7 +234,12 @@ class StepReader:
             if not step.finished and step.output and kind != "response":
                 self._finish(step, SUCCESS, events)  # it has its result, and nothing more came
             return step
-        output, reasoning, input_ = _ACTION_READERS.get(kind, _read_tool)(entry, step)
+        output, reasoning = action_texts(kind, entry)
+        input_ = call_input(entry, step.input if step else None) if kind != "reasoning" else None
+        if step is not None and kind != "reasoning":
+            # No stream of tool calls was recorded: a field may be the whole so far, or a delta.
+            output = new_suffix(step.output, output)
+            reasoning = new_suffix(step.reasoning, reasoning)
         if step is None or (step.finished and (output or reasoning)):
             step = self._start(
                 f"thought-{position}", kind, name or type_ or kind, type_, events, input_=input_
@@ -392,50 +323,17 @@ class StepReader:
         events.append(StepFinished(step.snapshot()))
 
 
-_ActionReader: TypeAlias = Callable[[JsonObject, "_StepState | None"], tuple[str, str, Any]]
-"""Reads output, reasoning and input of an entry of one kind."""
-
-
-def _read_reasoning(entry: JsonObject, _: _StepState | None) -> tuple[str, str, Any]:
-    # Deltas; `response` repeats `thought`, and one of them may be missing
-    # (agent-deep-thinking-elided-head.sse).
-    return "", as_text(entry.get("thought") or entry.get("response")), None
-
-
-def _read_tool(entry: JsonObject, step: _StepState | None) -> tuple[str, str, Any]:
-    return _new_parts(step, as_text(entry.get("observation")), entry)
-
-
-def _read_response(entry: JsonObject, step: _StepState | None) -> tuple[str, str, Any]:
-    return _new_parts(step, as_text(entry.get("observation") or entry.get("response")), entry)
-
-
-def _new_parts(step: _StepState | None, output: str, entry: JsonObject) -> tuple[str, str, Any]:
-    reasoning = as_text(entry.get("reasoning_content") or entry.get("thought"))
-    if step is None:
-        return output, reasoning, call_input(entry, None)
-    # No stream of tool calls was recorded: a field may be the whole text so far, or a delta.
-    output, reasoning = new_suffix(step.output, output), new_suffix(step.reasoning, reasoning)
-    return output, reasoning, call_input(entry, step.input)
-
-
-_ACTION_READERS: dict[StepKind, _ActionReader] = {
-    "reasoning": _read_reasoning,
-    "response": _read_response,
-}
-"""By kind; every other kind is read as a tool call."""
-
-
 def _response(item: object) -> object:
     return cast("JsonObject", item).get("response", item) if isinstance(item, dict) else item
 
 
-def _runs_again(step: _StepState, source: Source, status: str, piece: tuple[str, str]) -> bool:
+def _runs_again(step: _StepState, node: Node) -> bool:
     """Whether a finished node that is listed again is a new run of it (a loop).
 
     From the frame after its end on, a finished node is listed with an empty result
     (workflow-timed.jsonl).
     """
-    if step.source not in (None, source):
+    if step.source not in (None, node.source):
         return False
-    return status == EXECUTING or (any(piece) and piece != step.last)
+    piece = (node.output, node.reasoning)
+    return node.status == EXECUTING or (any(piece) and piece != step.last)
