@@ -10,8 +10,8 @@ all earlier turns, the whole history is sent as `messages`. The cloud ignores a 
 was sent this way once stays so (its marker has round 0).
 
 A history alone does not show whether another call has continued the same session (a branch, or two
-calls at once). So a plan that continues a session also has a `fallback`; the caller, who knows
-which calls this process made, chooses between the two.
+calls at once). So a plan that continues a session also has a `fallback`; the caller, which
+knows the other calls of this process, chooses between the two.
 """
 
 from __future__ import annotations

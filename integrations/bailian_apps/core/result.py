@@ -31,15 +31,15 @@ class Step:
         id: A workflow node's `nodeId` (`nodeId#2` when it runs again in a loop), or `thought-N`
             for the N-th entry of an agent's thoughts, counted from 0.
         kind: What sort of thing it was.
-        name: The name shown in the console; the id, or the type, where the app gives none.
-        type: The wire's own word: `nodeType` (`"LLM"`, `"Retrieval"`) or `action_type` (`"mcp"`).
-        status: The wire's own word. Every word but `"executing"` and `"success"` is a failure.
-        input: What went in, where the app says: parsed JSON, or text.
+        name: The name shown in the console; the id, or the type, if the app has none.
+        type: As on the wire: `nodeType` (`"LLM"`, `"Retrieval"`) or `action_type` (`"mcp"`).
+        status: As on the wire. Anything but `"executing"` and `"success"` is a failure.
+        input: Parsed JSON, or text; None if the app does not report it.
         output: All output deltas joined. JSON text where the output was not text.
         reasoning: All reasoning deltas joined.
         error: What failed, when `failed`.
         duration_ms: Milliseconds the cloud reports; None where it reports none.
-        parent_id: The id of the step that this one ran in, where the app says.
+        parent_id: The id of the step that this one ran in, if the app reports it.
     """
 
     id: str

@@ -125,7 +125,7 @@ class StepReader:
         self._running: dict[str, _StepState] = {}  # an agent's steps that have not ended
 
     def steps(self) -> tuple[Step, ...]:
-        """All steps so far, in the order in which they began."""
+        """Return all steps so far, in the order in which they began."""
         return tuple(step.snapshot() for step in self._steps)
 
     def finish_all(self, events: list[AppEvent]) -> None:

@@ -158,7 +158,7 @@ class TurnBuilder:
             url: Its address.
 
         Raises:
-            InvalidInputError: It is no URL that the cloud can fetch, or not a user's.
+            InvalidInputError: It is not a URL that the cloud can fetch, or not a user's.
         """
         self._images.append(self._url(path, "an image", url))
 
