@@ -210,7 +210,7 @@ def test_messages_mode_never_names_a_session() -> None:
     settings = AppSettings(app_id="app", history_mode="messages")
     sent = plan(user("1"), marked(), user("2"), settings=settings)
     assert (len(sent.messages or ()), sent.session_id) == (3, None)
-    with pytest.raises(InvalidInputError, match="session_id: was given with history_mode"):
+    with pytest.raises(InvalidInputError, match="session_id was given with history_mode"):
         plan(user("1"), settings=settings, session_id="s9")
 
 
@@ -227,7 +227,7 @@ def test_a_session_named_by_the_caller_takes_precedence() -> None:
     assert (kept.prompt, kept.round) == ("2", 5)
     for turns in ([user("1")], [user("1"), marked(), user("2")]):
         for named in ("mine", "s"):
-            with pytest.raises(InvalidInputError, match="session_id: was given with a system mess"):
+            with pytest.raises(InvalidInputError, match="session_id was given with a system mess"):
                 plan(SYSTEM, *turns, session_id=named)
 
 
@@ -251,7 +251,7 @@ PICTURE = user("", images=("https://a/b.png",))
 def test_the_last_user_message_needs_text(mode: Any) -> None:
     settings = APP.with_overrides({"history_mode": mode})
     for new in (user(""), user(" \n"), PICTURE):
-        with pytest.raises(InvalidInputError, match=r"^messages: .*words"):
+        with pytest.raises(InvalidInputError, match=r"^messages .*user message"):
             plan(user("1"), marked(), new, settings=settings)
     assert plan(user("1"), marked(), PICTURE, user("see"), settings=settings).images
 
@@ -271,7 +271,7 @@ def test_an_answer_with_half_a_character_is_repaired_before_it_is_sent() -> None
 
 @pytest.mark.parametrize("turns", [[], [user("1"), foreign("a")], [SYSTEM]])
 def test_a_conversation_ends_with_the_user(turns: list[Turn]) -> None:
-    with pytest.raises(InvalidInputError, match=r"^messages: .*user"):
+    with pytest.raises(InvalidInputError, match=r"^messages .*user"):
         plan(*turns)
 
 
