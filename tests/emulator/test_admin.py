@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from bailian_apps.emulator import Call, Emulator
-from bailian_apps.emulator.server import asgi_app
+from bailian_apps.emulator.server.endpoint import asgi_app
 
 
 def parrot(call: Call) -> str:

@@ -33,8 +33,8 @@ from bailian_apps import (
     UnknownFrame,
 )
 from bailian_apps.emulator import Call, Emulator
-from bailian_apps.emulator.fault_table import FAULTS
-from bailian_apps.emulator.faults import FaultPlan
+from bailian_apps.emulator.faults.plan import FaultPlan
+from bailian_apps.emulator.faults.table import FAULTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "emulator-faults.md"
 TEXT = "你好。"

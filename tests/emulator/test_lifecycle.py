@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from bailian_apps.emulator import RECORDINGS, Agent, Call, Emulator, Paced
-from bailian_apps.emulator.serving import RunningServer, transport_of
+from bailian_apps.emulator.server.uvicorn_thread import RunningServer, transport_of
 
 TRAVEL = RECORDINGS / "travel-workflow.jsonl"
 PATH = "/api/v1/apps/app/completion"

@@ -22,7 +22,7 @@ from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame, 
 
 from bailian_apps import BailianApp, BailianError, StreamInterruptedError
 from bailian_apps.emulator import Emulator, Recorder, load_apps, load_recording
-from bailian_apps.emulator.scrubbing import Scrubber
+from bailian_apps.emulator.recorder.scrubbing import Scrubber
 
 KEY = "sk-0123456789abcdef0123456789abcdef"
 TOKEN = 'tok/en "7"\\ü'

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bailian_apps.emulator import Emulator, ReceivedRequest, server
+from bailian_apps.emulator import Emulator, ReceivedRequest
+from bailian_apps.emulator.server import endpoint
 
 
 def hello(call: object) -> str:
@@ -128,8 +129,8 @@ def test_requests_are_kept_with_their_key_masked(post: Callable[..., Any]) -> No
 def test_a_long_run_keeps_its_newest_requests(
     post: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert server.KEPT_REQUESTS == 10_000
-    monkeypatch.setattr(server, "KEPT_REQUESTS", 3)
+    assert endpoint.KEPT_REQUESTS == 10_000
+    monkeypatch.setattr(endpoint, "KEPT_REQUESTS", 3)
     with Emulator(apps={"app": hello}) as cloud:
         kept = cloud.requests
         for prompt in "一二三四五":

@@ -18,9 +18,9 @@ from bailian_apps.cli.run import run
 from bailian_apps.cli.view import note
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, load_recording
-from bailian_apps.emulator.apps import AppSource
-from bailian_apps.emulator.recorder import PUBLIC_API
-from bailian_apps.emulator.recordings import Recording
+from bailian_apps.emulator.apps.app import AppSource
+from bailian_apps.emulator.apps.recordings import Recording
+from bailian_apps.emulator.recorder.recorder import PUBLIC_API
 from bailian_apps.transport.environment import proxy_for
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

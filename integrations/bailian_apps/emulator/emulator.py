@@ -6,14 +6,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from bailian_apps.emulator.apps import AppSource, as_app
-from bailian_apps.emulator.calls import ReceivedRequest
-from bailian_apps.emulator.choices import check_pace
-from bailian_apps.emulator.fault_table import FAULTS
-from bailian_apps.emulator.server import BASE_PATH, Cloud, asgi_app
-from bailian_apps.emulator.serving import LOOPBACK, PATIENCE_S, RunningServer, logged
+from bailian_apps.emulator.apps.app import AppSource, as_app
+from bailian_apps.emulator.apps.rules import check_pace
+from bailian_apps.emulator.apps.worker_threads import Workers
+from bailian_apps.emulator.faults.table import FAULTS
+from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.server.endpoint import BASE_PATH, Cloud, asgi_app
+from bailian_apps.emulator.server.uvicorn_thread import LOOPBACK, PATIENCE_S, RunningServer, logged
 from bailian_apps.emulator.sessions import Session, SessionRules, UnknownSession
-from bailian_apps.emulator.workers import Workers
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from bailian_apps.emulator.nodes import RUNNING, read_node
-from bailian_apps.emulator.wire import (
+from bailian_apps.emulator.wire.frames import (
     Frame,
     JsonObject,
     as_list,
@@ -19,6 +18,7 @@ from bailian_apps.emulator.wire import (
     parse_object,
     to_json,
 )
+from bailian_apps.emulator.wire.nodes import RUNNING, read_node
 
 
 def as_deltas(frames: Sequence[Frame]) -> tuple[Frame, ...]:

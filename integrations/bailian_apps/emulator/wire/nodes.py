@@ -6,7 +6,7 @@ no node: an agent's `response` is plain text.
 
 from collections.abc import Iterator
 
-from bailian_apps.emulator.wire import JsonObject, as_list, as_object, parse_object, to_json
+from bailian_apps.emulator.wire.frames import JsonObject, as_list, as_object, parse_object, to_json
 
 RUNNING = "executing"
 """The status of a node that is not done."""

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 from starlette.types import Send
 
-from bailian_apps.emulator.calls import Failure
-from bailian_apps.emulator.faults import COUNTED_PLACES, Cut, Place, Staged
-from bailian_apps.emulator.serving import unsent_bytes
-from bailian_apps.emulator.wire import (
+from bailian_apps.emulator.faults.plan import COUNTED_PLACES, Cut, Place, Staged
+from bailian_apps.emulator.models import Failure
+from bailian_apps.emulator.server.uvicorn_thread import unsent_bytes
+from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     STREAM_CONTENT_TYPE,
     Frame,

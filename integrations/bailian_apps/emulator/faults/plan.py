@@ -7,7 +7,7 @@ from enum import Enum
 from random import Random
 from typing import Literal, TypeAlias
 
-from bailian_apps.emulator.validation import nearest
+from bailian_apps.emulator.server.validation import nearest
 
 
 class Cut(Enum):

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 from starlette.datastructures import Headers
 
-from bailian_apps.emulator.recordings import read_event
-from bailian_apps.emulator.scrubbing import Scrubber
-from bailian_apps.emulator.wire import JsonObject, as_object, encode_json
+from bailian_apps.emulator.apps.recordings import read_event
+from bailian_apps.emulator.recorder.scrubbing import Scrubber
+from bailian_apps.emulator.wire.frames import JsonObject, as_object, encode_json
 
 _COMPLETION = re.compile(r".*/apps/([^/]+)/completion")
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")

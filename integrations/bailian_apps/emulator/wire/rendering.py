@@ -7,9 +7,8 @@ folded into one JSON answer.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from bailian_apps.emulator.flow_modes import teller_for
-from bailian_apps.emulator.nodes import RUNNING, read_node
-from bailian_apps.emulator.wire import (
+from bailian_apps.emulator.wire.flow_modes import teller_for
+from bailian_apps.emulator.wire.frames import (
     Frame,
     JsonObject,
     as_list,
@@ -17,6 +16,7 @@ from bailian_apps.emulator.wire import (
     parse_object,
     to_json,
 )
+from bailian_apps.emulator.wire.nodes import RUNNING, read_node
 
 
 async def render(

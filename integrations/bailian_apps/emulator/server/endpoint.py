@@ -18,14 +18,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from bailian_apps.emulator.admin import admin_routes
-from bailian_apps.emulator.apps import App, UnknownApp
-from bailian_apps.emulator.calls import Call, CutOff, Failure, ReceivedRequest, asks_for_stream
-from bailian_apps.emulator.fault_table import FAULTS
-from bailian_apps.emulator.faults import FaultPlan, Staged
-from bailian_apps.emulator.rendering import fold, join_text, render, without_thoughts
-from bailian_apps.emulator.replies import FaultyReply, Reply
-from bailian_apps.emulator.serving import hang_up, transport_of
+from bailian_apps.emulator.apps.app import App, UnknownApp
+from bailian_apps.emulator.faults.plan import FaultPlan, Staged
+from bailian_apps.emulator.faults.table import FAULTS
+from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest, asks_for_stream
+from bailian_apps.emulator.server.admin import admin_routes
+from bailian_apps.emulator.server.responses import FaultyReply, Reply
+from bailian_apps.emulator.server.uvicorn_thread import hang_up, transport_of
+from bailian_apps.emulator.server.validation import check, invalid
 from bailian_apps.emulator.sessions import (
     Clock,
     NoSuchSessionError,
@@ -34,8 +34,8 @@ from bailian_apps.emulator.sessions import (
     SessionStore,
     UniqueIds,
 )
-from bailian_apps.emulator.validation import check, invalid
-from bailian_apps.emulator.wire import JSON_CONTENT_TYPE, Frame, as_object, encode_json
+from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, Frame, as_object, encode_json
+from bailian_apps.emulator.wire.rendering import fold, join_text, render, without_thoughts
 
 BASE_PATH = "/api/v1"
 KEPT_REQUESTS = 10_000

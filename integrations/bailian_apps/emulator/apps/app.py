@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
-from bailian_apps.emulator.agent import agent_frames
-from bailian_apps.emulator.app_files import DescribedApp, load_app
-from bailian_apps.emulator.calls import AppFunction, Call, Failure
-from bailian_apps.emulator.choices import Paced, Rules
-from bailian_apps.emulator.recordings import Recording, as_payload
-from bailian_apps.emulator.scenarios import Agent, Workflow
-from bailian_apps.emulator.wire import Frame, as_object, error_frame
-from bailian_apps.emulator.workers import Workers
-from bailian_apps.emulator.workflow import workflow_frames
+from bailian_apps.emulator.apps.agent import agent_frames
+from bailian_apps.emulator.apps.files import DescribedApp, load_app
+from bailian_apps.emulator.apps.recordings import Recording, as_payload
+from bailian_apps.emulator.apps.rules import Paced, Rules
+from bailian_apps.emulator.apps.scenarios import Agent, Workflow
+from bailian_apps.emulator.apps.worker_threads import Workers
+from bailian_apps.emulator.apps.workflow import workflow_frames
+from bailian_apps.emulator.models import AppFunction, Call, Failure
+from bailian_apps.emulator.wire.frames import Frame, as_object, error_frame
 
 AppSource: TypeAlias = str | os.PathLike[str] | DescribedApp | AppFunction
 """What an emulator can be given as an app."""

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bailian_apps.emulator.calls import Call, Failure
-from bailian_apps.emulator.wire import as_list, as_object, to_json
+from bailian_apps.emulator.models import Call, Failure
+from bailian_apps.emulator.wire.frames import as_list, as_object, to_json
 
 PLACES = ("prompt", "biz_params", "turns", "session_id", "nodes")
 """What a place may begin with."""

@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 import yaml
 from pydantic import ValidationError
 
-from bailian_apps.emulator.calls import ReceivedRequest
-from bailian_apps.emulator.choices import AppDescription, Paced, Rule, Rules, When
-from bailian_apps.emulator.recordings import SUFFIXES, Recording, load_recording
-from bailian_apps.emulator.scenarios import Agent, Workflow
-from bailian_apps.emulator.scrubbing import TOKENS
-from bailian_apps.emulator.wire import as_object, to_json
+from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
+from bailian_apps.emulator.apps.rules import AppDescription, Paced, Rule, Rules, When
+from bailian_apps.emulator.apps.scenarios import Agent, Workflow
+from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.recorder.scrubbing import TOKENS
+from bailian_apps.emulator.wire.frames import as_object, to_json
 
 DescribedApp: TypeAlias = Workflow | Agent | Rules | Recording | Paced
 """What a file has for an app id."""

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 
-from bailian_apps.emulator.faults import Cut, Fault, Rewrite
-from bailian_apps.emulator.wire import (
+from bailian_apps.emulator.faults.plan import Cut, Fault, Rewrite
+from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     STREAM_CONTENT_TYPE,
     JsonObject,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from bailian_apps.emulator.wire import parse_object, to_json
+from bailian_apps.emulator.wire.frames import parse_object, to_json
 
 MASK = "***"
 TOKENS = "user_defined_tokens"

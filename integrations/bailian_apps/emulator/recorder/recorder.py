@@ -22,9 +22,14 @@ import yarl
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from bailian_apps.emulator.serving import LOOPBACK, RunningServer, hang_up, transport_of
-from bailian_apps.emulator.tape import Folder, Tape
-from bailian_apps.emulator.wire import JSON_CONTENT_TYPE, encode_json
+from bailian_apps.emulator.recorder.exchange import Folder, Tape
+from bailian_apps.emulator.server.uvicorn_thread import (
+    LOOPBACK,
+    RunningServer,
+    hang_up,
+    transport_of,
+)
+from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, encode_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from bailian_apps.emulator.calls import Failure, ReceivedRequest
-from bailian_apps.emulator.flow_modes import FLOW_STREAM_MODES
-from bailian_apps.emulator.wire import JsonObject
+from bailian_apps.emulator.models import Failure, ReceivedRequest
+from bailian_apps.emulator.wire.flow_modes import FLOW_STREAM_MODES
+from bailian_apps.emulator.wire.frames import JsonObject
 
 _MAX_FILE_IDS = 100
 

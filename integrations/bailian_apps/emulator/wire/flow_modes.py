@@ -6,8 +6,8 @@ in, an agent's answer or a run recorded in another mode, goes out as it is.
 
 from dataclasses import replace
 
-from bailian_apps.emulator.nodes import RUNNING, nodes_of, read_result, text_of
-from bailian_apps.emulator.wire import Frame, JsonObject, to_json
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, to_json
+from bailian_apps.emulator.wire.nodes import RUNNING, nodes_of, read_result, text_of
 
 FLOW_STREAM_MODES = ("full_thoughts", "message_format", "message_format_plus", "agent_format")
 

@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from bailian_apps.emulator.calls import Failure
-from bailian_apps.emulator.templates import check_places
-from bailian_apps.emulator.wire import JsonObject, as_list, as_object, to_json
+from bailian_apps.emulator.apps.templates import check_places
+from bailian_apps.emulator.models import Failure
+from bailian_apps.emulator.wire.frames import JsonObject, as_list, as_object, to_json
 
 _CHUNK_CHARS = 4
 

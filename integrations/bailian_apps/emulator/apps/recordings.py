@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bailian_apps.emulator.calls import CutOff, Failure, ReceivedRequest
-from bailian_apps.emulator.deltas import as_deltas
-from bailian_apps.emulator.wire import Frame, JsonObject, as_object
+from bailian_apps.emulator.models import CutOff, Failure, ReceivedRequest
+from bailian_apps.emulator.wire.cumulative import as_deltas
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object
 
-RECORDINGS = Path(__file__).parent / "recordings"
+RECORDINGS = Path(__file__).parents[1] / "recordings"
 """The folder of the recordings that come with the package."""
 
 SUFFIXES = (".sse", ".json", ".jsonl")

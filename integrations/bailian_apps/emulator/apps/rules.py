@@ -18,9 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from bailian_apps.emulator.calls import Call, Failure
-from bailian_apps.emulator.recordings import Recording, load_recording
-from bailian_apps.emulator.scenarios import (
+from bailian_apps.emulator.apps.recordings import Recording, load_recording
+from bailian_apps.emulator.apps.scenarios import (
     Agent,
     AgentText,
     Description,
@@ -29,7 +28,8 @@ from bailian_apps.emulator.scenarios import (
     Workflow,
     check_one_of,
 )
-from bailian_apps.emulator.wire import as_object
+from bailian_apps.emulator.models import Call, Failure
+from bailian_apps.emulator.wire.frames import as_object
 
 
 class When(Description):

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from bailian_apps.emulator.calls import Call
-from bailian_apps.emulator.scenarios import Agent, Thought, pieces_of
-from bailian_apps.emulator.templates import fill, values_of
-from bailian_apps.emulator.wire import Frame, JsonObject, to_json
+from bailian_apps.emulator.apps.scenarios import Agent, Thought, pieces_of
+from bailian_apps.emulator.apps.templates import fill, values_of
+from bailian_apps.emulator.models import Call
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, to_json
 
 
 def agent_frames(agent: Agent, call: Call) -> Iterator[Frame]:

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
-from bailian_apps.emulator.calls import Call
-from bailian_apps.emulator.nodes import RUNNING
-from bailian_apps.emulator.scenarios import Node, Workflow, pieces_of
-from bailian_apps.emulator.templates import fill, values_of
-from bailian_apps.emulator.wire import Frame, JsonObject, to_json
+from bailian_apps.emulator.apps.scenarios import Node, Workflow, pieces_of
+from bailian_apps.emulator.apps.templates import fill, values_of
+from bailian_apps.emulator.models import Call
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, to_json
+from bailian_apps.emulator.wire.nodes import RUNNING
 
 _FAILED = "failed"
 

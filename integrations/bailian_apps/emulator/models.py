@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from bailian_apps.emulator.sessions import Turn
-from bailian_apps.emulator.wire import Frame, JsonObject, as_list, as_object, error_frame
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_list, as_object, error_frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

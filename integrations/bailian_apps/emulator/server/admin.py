@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from bailian_apps.emulator.calls import ReceivedRequest
-from bailian_apps.emulator.fault_table import FAULTS
-from bailian_apps.emulator.faults import FaultPlan
+from bailian_apps.emulator.faults.plan import FaultPlan
+from bailian_apps.emulator.faults.table import FAULTS
+from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.sessions import Clock, SessionStore
-from bailian_apps.emulator.wire import JSON_CONTENT_TYPE, JsonObject, as_object, encode_json
+from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, JsonObject, as_object, encode_json
 
 ADMIN_PATH = "/__emulator__"
 
