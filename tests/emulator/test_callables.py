@@ -121,10 +121,10 @@ def test_a_generator_holds_its_stream_open(open_stream: Callable[..., Any]) -> N
     with Emulator(apps={"app": app}) as cloud, open_stream(cloud) as response:
         head = b"".join(response.readline() for _ in range(5))
         assert "甲".encode() in head
-        assert not cloud.requests[0].gone.is_set()
+        assert not cloud.requests[0].disconnected.is_set()
         released.set()
         assert b'"finish_reason":"stop"' in response.read()
-        assert not cloud.requests[0].gone.is_set()
+        assert not cloud.requests[0].disconnected.is_set()
 
 
 def test_one_app_that_blocks_does_not_hold_up_another(post: Callable[..., Any]) -> None:
@@ -132,7 +132,7 @@ def test_one_app_that_blocks_does_not_hold_up_another(post: Callable[..., Any]) 
 
     def blocks(call: Call) -> str:
         entered.set()
-        call.gone.wait(30)  # longer than a client waits
+        call.disconnected.wait(30)  # longer than a client waits
         return "晚了"
 
     with Emulator(apps={"blocks": blocks, "app": lambda call: "好"}) as cloud:
@@ -274,10 +274,10 @@ def test_an_exception_in_the_stream_is_an_event(post: Callable[..., Any]) -> Non
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (None, "an app answered None; it must answer a text"),
-        (7, "an app answered 7; it must answer a text"),
-        (["甲"], "an app answered '甲'; it must answer a payload"),
-        ([], "no frame at all"),
+        (None, "an app returned None; it must return a text"),
+        (7, "an app returned 7; it must return a text"),
+        (["甲"], "an app returned '甲'; it must return a payload"),
+        ([], "yielded no frame"),
     ],
 )
 def test_an_answer_of_another_kind_is_named(
@@ -296,17 +296,20 @@ def test_a_generator_without_a_frame_is_an_empty_stream(post: Callable[..., Any]
 
 
 def test_what_is_no_app_is_refused() -> None:
-    with pytest.raises(TypeError, match="7 is no app; give the path of a recording"):
+    with pytest.raises(TypeError, match="7 is not an app; pass the path of a recording"):
         Emulator(apps={"app": 7})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"status": 99}, "status=99 is no status of an answer; give 200 to 599"),
-        ({"status": 600}, "status=600 is no status of an answer; give 200 to 599"),
-        ({"headers": {"Retry-After": 1}}, "headers['Retry-After'] is 1; give a text of one line"),
-        ({"headers": {"X": "1\r\nY: 2"}}, "give a text of one line"),
+        ({"status": 99}, "status=99 must be an HTTP status from 200 to 599"),
+        ({"status": 600}, "status=600 must be an HTTP status from 200 to 599"),
+        (
+            {"headers": {"Retry-After": 1}},
+            "headers['Retry-After'] must be a single-line string, not 1",
+        ),
+        ({"headers": {"X": "1\r\nY: 2"}}, "must be a single-line string"),
     ],
 )
 def test_what_http_cannot_say_is_no_failure(

@@ -399,9 +399,9 @@ def test_an_answer_compressed_unasked_passes_and_its_body_is_left_out(tmp_path: 
 @pytest.mark.parametrize(
     ("upstream", "problem"),
     [
-        ("dashscope.aliyuncs.com", "is no API address"),
+        ("dashscope.aliyuncs.com", "must be an http"),
         ("https://u:p@host/api/v1", "user name or password"),
-        ("https://host/api/v1?a=b", "is no API address"),
+        ("https://host/api/v1?a=b", "must be an http"),
     ],
 )
 def test_an_upstream_that_cannot_be_is_refused(upstream: str, problem: str) -> None:
@@ -496,8 +496,8 @@ def test_what_a_recording_does_not_have_is_said(
         proxy.recordings,
         [{}, {"flow_stream_mode": "message_format"}, {"flow_stream_mode": "message_format"}],
         [
-            ": it was recorded without has_thoughts, so it has no steps",
-            ": it was recorded with flow_stream_mode=agent_format and is told so",
+            ": recorded without has_thoughts; the replay has no steps",
+            ": recorded with flow_stream_mode=agent_format; it is replayed in that mode",
             None,
         ],
         strict=True,

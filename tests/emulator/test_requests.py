@@ -107,7 +107,7 @@ def test_another_path_says_what_is_served(
         answer = post(cloud, path=path, method=method)
         assert cloud.requests == []
     assert answer.status == status
-    assert f"{method} {path} is not served here" in answer.body["message"]
+    assert f"{method} {path} is not served" in answer.body["message"]
     assert "POST /api/v1/apps/{app_id}/completion is." in answer.body["message"]
 
 
@@ -123,7 +123,7 @@ def test_requests_are_kept_with_their_key_masked(post: Callable[..., Any]) -> No
     assert "sk-secret" not in repr(first)
     assert (second.prompt, second.session_id, second.stream) == ("二", None, True)
     assert second.parameters == {"has_thoughts": True}
-    assert not first.gone.is_set()
+    assert not first.disconnected.is_set()
 
 
 def test_a_long_run_keeps_its_newest_requests(

@@ -465,7 +465,7 @@ def test_an_app_is_given_as_the_path_of_its_file(tmp_path: Path, post: Callable[
     with Emulator(apps={"app": path, "other": str(path)}) as cloud:
         assert post(cloud, "app").output["text"] == post(cloud, "other").output["text"] == "hi"
     path.write_text("apps: {a: {text: x}, b: {text: y}}")
-    with pytest.raises(ScenarioError, match=r"app\.yaml: has 2 apps, a, b; give them all"):
+    with pytest.raises(ScenarioError, match=r"app\.yaml: has 2 apps, a, b; pass load_apps"):
         Emulator(apps={"app": path})
 
 
@@ -476,43 +476,43 @@ W = "apps.a.workflow"
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", ": describes no app; it needs `apps:`"),
-        ("- a", ": describes no app"),
+        ("", ": defines no app; it needs `apps:`"),
+        ("- a", ": defines no app"),
         ("a: [", ":1: not YAML: expected the node content"),
         ("apps: {}\n", ": apps: must be a mapping of app ids"),
-        ("apps: {1: {text: x}}", ": apps.1: an app id is a text; write it in quotes"),
-        ("apps: {a: {text: x}}\nnodes: 1", ": nodes: unknown beside `apps`; put it into an app"),
-        ("text: a\ntext: b", ":2: not YAML: 'text' stands twice"),
-        ("apps: {a: {}}", ": apps.a: give exactly one of text, agent, workflow, recording, error, rules; there is none"),
+        ("apps: {1: {text: x}}", ": apps.1: an app id must be a string; quote it"),
+        ("apps: {a: {text: x}}\nnodes: 1", ": nodes: not allowed beside `apps`; move it into an app"),
+        ("text: a\ntext: b", ":2: not YAML: duplicate key 'text'"),
+        ("apps: {a: {}}", ": apps.a: give exactly one of text, agent, workflow, recording, error, rules; given: none"),
         ("apps: {a: x}", ": apps.a: Input should be"),
-        ("text: a\nagent: {text: b}", ": give exactly one of text, agent, workflow, recording, error, rules; there is text and agent"),
-        ("text: a\nevery_ms: 5", ": every_ms is for a `recording`"),
-        ("text: a\npace: -1", ": pace: Input should be greater than or equal to 0 (it is int '-1')"),
-        ("text: 5", ": text: must be a text, in quotes if it looks like a number, or a list of its pieces (it is int '5')"),
-        ("text: '{promt}'", ": text: {promt} names nothing; a place begins with prompt, biz_params"),
-        ("text: '{nodes.a}'", ": text: {nodes.a} names no node that has run by then; these have: none"),
+        ("text: a\nagent: {text: b}", ": give exactly one of text, agent, workflow, recording, error, rules; given: text, agent"),
+        ("text: a\nevery_ms: 5", ": every_ms needs a `recording`"),
+        ("text: a\npace: -1", ": pace: Input should be greater than or equal to 0 (got int '-1')"),
+        ("text: 5", ": text: must be a string (quoted if it looks like a number) or a list of its pieces (got int '5')"),
+        ("text: '{promt}'", ": text: unknown placeholder {promt}; it must start with prompt, biz_params"),
+        ("text: '{nodes.a}'", ": text: {nodes.a}: no such node runs before; these do: none"),
         ("recording: no.sse", ": recording: "),
-        ("agent: {text: a, references: [{title: '{titel}'}]}", ": agent.references[0]: {titel} names nothing"),
+        ("agent: {text: a, references: [{title: '{titel}'}]}", ": agent.references[0]: unknown placeholder {titel}"),
         ("agent: {thoughts: []}", ": agent.text: Field required"),
-        ("agent: {text: a, thoughts: [{tol: x}]}", ": agent.thoughts[0]: 'tol' is unknown here; did you mean 'tool'?"),
-        ("agent: {text: a, thoughts: [{tool: x, retrieval: y}]}", ": agent.thoughts[0]: give exactly one of reasoning, tool, retrieval; there is tool and retrieval"),
-        ("agent: {text: a, thoughts: [{reasoning: x, type: mcp}]}", ": agent.thoughts[0]: type: not of a reasoning"),
+        ("agent: {text: a, thoughts: [{tol: x}]}", ": agent.thoughts[0]: unknown field 'tol'; did you mean tool?"),
+        ("agent: {text: a, thoughts: [{tool: x, retrieval: y}]}", ": agent.thoughts[0]: give exactly one of reasoning, tool, retrieval; given: tool, retrieval"),
+        ("agent: {text: a, thoughts: [{reasoning: x, type: mcp}]}", ": agent.thoughts[0]: `reasoning` cannot be combined with type"),
         ("rules: []", ": rules: List should have at least 1 item"),
-        ("rules: [{text: a}, {text: b}]", ": no call reaches a rule after rules[0]"),
-        ("rules: [{text: a, when: {matches: '('}}]", ": rules[0].when.matches: is no regular expression"),
-        (NODES % "{name: x, latncy_ms: 5}", f": {W}.nodes[0]: 'latncy_ms' is unknown here; did you mean 'latency_ms'?"),
-        (NODES % "{name: x, latency_ms: '5'}", f": {W}.nodes[0].latency_ms: Input should be a valid number (it is str '5')"),
+        ("rules: [{text: a}, {text: b}]", ": rules[0] matches every call; give it a `when`"),
+        ("rules: [{text: a, when: {matches: '('}}]", ": rules[0].when.matches: is not a regular expression"),
+        (NODES % "{name: x, latncy_ms: 5}", f": {W}.nodes[0]: unknown field 'latncy_ms'; did you mean latency_ms?"),
+        (NODES % "{name: x, latency_ms: '5'}", f": {W}.nodes[0].latency_ms: Input should be a valid number (got str '5')"),
         (NODES % "{name: x, latency_ms: -5}", f": {W}.nodes[0].latency_ms: Input should be greater than or equal to 0"),
         (NODES % "{output: x}", f": {W}.nodes[0].name: Field required"),
-        (NODES % "{name: x, after: y}", f": {W}: node 'x': no node 'y' stands before it; these do: 开始"),
-        (NODES % "{name: x}, {name: x}", f": {W}: node 'x': there are two of this name"),
-        (NODES % "{name: x, id: i}, {name: y, id: i}", f": {W}: node 'y': there are two with the id 'i'"),
-        (NODES % "{name: x}, {name: s, type: Start}", f": {W}: node 's': the Start node is the first one"),
-        (NODES % "{name: e, type: End}, {name: x}", f": {W}: node 'e': the End node is the last one"),
-        (NODES % "{name: x, mirrors: y}", f": {W}.nodes[0]: `mirrors` is for an End node"),
-        (NODES % "{name: x, type: API, reasoning: y}", f": {W}.nodes[0]: `reasoning` is for an LLM node; this is one of type API"),
-        (NODES % "{name: x}, {name: y, after: []}, {name: e, type: End, mirrors: x, after: y}", f": {W}: node 'e': it must also wait for 'x'"),
-        (NODES % "{name: x}, {name: y, after: [], output: '{nodes.x}'}", f": {W}: node 'y': {{nodes.x}} names no node that has run by then; these have: 开始"),
+        (NODES % "{name: x, after: y}", f": {W}: node 'x': no node 'y' comes before it; these do: 开始"),
+        (NODES % "{name: x}, {name: x}", f": {W}: node 'x': another node has the same name"),
+        (NODES % "{name: x, id: i}, {name: y, id: i}", f": {W}: node 'y': another node has the id 'i' too"),
+        (NODES % "{name: x}, {name: s, type: Start}", f": {W}: node 's': there must be one Start node, the first one"),
+        (NODES % "{name: e, type: End}, {name: x}", f": {W}: node 'e': there must be one End node, the last one"),
+        (NODES % "{name: x, mirrors: y}", f": {W}.nodes[0]: `mirrors` needs an End node"),
+        (NODES % "{name: x, type: API, reasoning: y}", f": {W}.nodes[0]: `reasoning` needs an LLM node; the type is API"),
+        (NODES % "{name: x}, {name: y, after: []}, {name: e, type: End, mirrors: x, after: y}", f": {W}: node 'e': it mirrors 'x', so it must wait for it too"),
+        (NODES % "{name: x}, {name: y, after: [], output: '{nodes.x}'}", f": {W}: node 'y': {{nodes.x}}: no such node runs before; these do: 开始"),
     ],
 )  # fmt: skip
 def test_a_file_that_describes_no_app_says_where_and_how_to_mend_it(
@@ -533,7 +533,7 @@ def test_every_problem_of_an_app_is_named(yaml_apps: Callable[..., Any]) -> None
 
 
 def test_a_folder_with_one_id_twice_or_without_an_app_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ScenarioError, match="no app in this folder; it needs files that end in"):
+    with pytest.raises(ScenarioError, match="no apps in this folder; it needs files that end in"):
         load_apps(tmp_path)
     (tmp_path / "a.yaml").write_text("text: x")
     (tmp_path / "b.yaml").write_text("apps: {a: {text: y}}")

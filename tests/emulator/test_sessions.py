@@ -184,7 +184,7 @@ def test_an_unknown_session_may_be_an_error(
         answer = post(cloud, app_id, session_id=asked, stream=stream)
     assert answer.status == 400
     assert answer.body["code"] == "InvalidParameter"
-    assert f"there is no session {asked}, it has expired" in answer.body["message"]
+    assert f"the session {asked} does not exist, has expired" in answer.body["message"]
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])

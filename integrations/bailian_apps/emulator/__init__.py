@@ -1,8 +1,8 @@
-"""A local stand-in for the Bailian application API.
+"""A local emulator of the Bailian application API.
 
-It answers `POST /api/v1/apps/{app_id}/completion` on the loopback interface with recorded answers,
-described ones or those of a function, so that the official SDK cannot tell it from the cloud. It
-shares no code with the library that it is there to test.
+It serves `POST /api/v1/apps/{app_id}/completion` on the loopback interface and answers from
+recordings, scenarios or Python functions, in the cloud's wire format. It shares no code with the
+library that it is there to test.
 """
 
 from bailian_apps.emulator.apps.recordings import (

@@ -1,7 +1,7 @@
-"""Reads recorded answers: `.sse`, `.json` and `.jsonl` files into frames.
+"""Reads recorded answers: `.sse`, `.json` and `.jsonl` files.
 
-A recording is taken as it is. One that was cut off stays cut off, and one that cannot be read is
-refused with its file and line.
+A recording is replayed as it is: one that was cut off stays cut off. A malformed one is refused
+with its file and line.
 """
 
 import json
@@ -14,20 +14,21 @@ from typing import Any
 
 from bailian_apps.emulator.models import CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.wire.cumulative import as_deltas
+from bailian_apps.emulator.wire.flow_modes import DEFAULT_MODE, detect_mode
 from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
-"""The folder of the recordings that come with the package."""
+"""The folder of the recordings in this package."""
 
 SUFFIXES = (".sse", ".json", ".jsonl")
-"""How the names of recordings end."""
+"""The file name suffixes of recordings."""
 
 _PAYLOAD_KEYS = {"output", "usage", "request_id", "code", "message"}
 _CLOCK = "%Y-%m-%d %H:%M:%S:%f"
 
 
 class RecordingError(ValueError):
-    """A recording cannot be read; the message names its file and line."""
+    """A recording cannot be read; the message has its file and line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,10 @@ class Recording:
     """One recorded answer.
 
     Attributes:
-        path: Where it was read from.
-        frames: Its frames, with deltas; a JSON answer has one.
-        head: What the recorder noted of the request and of the answer's head; else empty.
-        cut_ms: When after the request the connection was lost; None when the answer is whole.
+        path: The file.
+        frames: Its frames, as deltas; a JSON answer has one.
+        head: The request and the response's headers, if the recorder wrote it; else empty.
+        cut_ms: When after the request the connection was lost; None if the answer is complete.
     """
 
     path: Path
@@ -48,92 +49,97 @@ class Recording:
 
     @property
     def request(self) -> ReceivedRequest | None:
-        """What was asked, without secrets; only the recorder notes it."""
-        asked = as_object(self.head.get("request"))
-        if asked is None:
+        """The recorded request, without secrets; None if the recorder did not write the file."""
+        request = as_object(self.head.get("request"))
+        if request is None:
             return None
         return ReceivedRequest(
-            app_id=str(asked.get("app_id")),
-            body=as_object(asked.get("body")) or {},
-            headers=as_object(asked.get("headers")) or {},
+            app_id=str(request.get("app_id")),
+            body=as_object(request.get("body")) or {},
+            headers=as_object(request.get("headers")) or {},
         )
 
     @property
     def session_id(self) -> str | None:
-        """The session it was recorded in."""
+        """The recorded session id."""
         return next((id_ for frame in self.frames if (id_ := frame.output.get("session_id"))), None)
 
     @property
     def request_id(self) -> str | None:
-        """The request it answered."""
+        """The recorded request id."""
         return next(
             (id_ for frame in self.frames if (id_ := frame.payload.get("request_id"))), None
         )
 
+    @property
+    def flow_stream_mode(self) -> str | None:
+        """The mode of the recorded request, or else the one that the frames show, if any."""
+        if self.request is not None:
+            return self.request.parameters.get("flow_stream_mode")
+        return detect_mode(self.frames)
+
     def paced(self, every_ms: float) -> "Recording":
-        """Return the same answer at a steady pace: a frame each `every_ms` milliseconds."""
+        """Return the same answer with one frame every `every_ms` milliseconds."""
         frames = enumerate(self.frames)
         return replace(
-            self, frames=tuple(replace(f, offset_ms=place * every_ms) for place, f in frames)
+            self, frames=tuple(replace(f, offset_ms=index * every_ms) for index, f in frames)
         )
 
-    def under(self, *, session_id: str, request_id: str) -> Iterator[Frame]:
-        """Yield the frames under the ids of a call.
+    def with_ids(self, *, session_id: str, request_id: str) -> Iterator[Frame]:
+        """Yield the frames with the ids of a call.
 
         Raises:
-            Failure: The answer was none of a run, but an HTTP error.
-            CutOff: After the last frame, where the connection was lost.
+            Failure: The recording is an HTTP error.
+            CutOff: After the last frame, if the connection was lost there.
         """
         if self.head and not self._streamed and self.cut_ms is None:
             (frame,) = self.frames
             if frame.status != 200 or frame.raw is not None:
-                raise _RecordedFailure(frame, self._answer_headers)
+                raise _RecordedFailure(frame, self._response_headers)
         for frame in self.frames:
             payload = {**frame.payload, "request_id": request_id}
             if frame.output:
                 payload["output"] = {**frame.output, "session_id": session_id}
-            whole = None if frame.whole is None else {**frame.whole, "session_id": session_id}
-            yield replace(frame, payload=payload, whole=whole)
+            whole = frame.cumulative_output
+            whole = None if whole is None else {**whole, "session_id": session_id}
+            yield replace(frame, payload=payload, cumulative_output=whole)
         if self.cut_ms is not None:
             raise CutOff(self.cut_ms)
 
     @property
     def cumulative(self) -> bool:
-        """Whether it was asked for without `incremental_output`: each frame has all so far."""
-        asked = self.request
-        return bool(asked and self._streamed and not asked.parameters.get("incremental_output"))
+        """Whether it is a stream that was requested without `incremental_output`."""
+        request = self.request
+        return bool(request and self._streamed and not request.parameters.get("incremental_output"))
 
-    def lacks(self, parameters: JsonObject) -> str | None:
-        """Return what a call asks for and the recording does not have, if there is such a thing."""
+    def missing_features(self, parameters: JsonObject) -> str | None:
+        """Return what a request asks for that the recording does not have, or None."""
         if self.request is None or not self._streamed:
             return None
-        recorded = self.request.parameters
-        mode, asked_mode = (
-            each.get("flow_stream_mode") or "full_thoughts" for each in (recorded, parameters)
-        )
-        if mode not in ("full_thoughts", asked_mode):
-            return f"it was recorded with flow_stream_mode={mode} and is told so"
-        if parameters.get("has_thoughts") is True and recorded.get("has_thoughts") is not True:
-            return "it was recorded without has_thoughts, so it has no steps"
+        mode = self.flow_stream_mode or DEFAULT_MODE
+        if mode not in (DEFAULT_MODE, parameters.get("flow_stream_mode") or DEFAULT_MODE):
+            return f"recorded with flow_stream_mode={mode}; it is replayed in that mode"
+        recorded_thoughts = self.request.parameters.get("has_thoughts") is True
+        if parameters.get("has_thoughts") is True and not recorded_thoughts:
+            return "recorded without has_thoughts; the replay has no steps"
         return None
 
     @property
-    def _answer_headers(self) -> dict[str, str]:
+    def _response_headers(self) -> dict[str, str]:
         response = as_object(self.head.get("response")) or {}
         return as_object(response.get("headers")) or {}
 
     @property
     def _streamed(self) -> bool:
-        return self._answer_headers.get("content-type", "").startswith("text/event-stream")
+        return self._response_headers.get("content-type", "").startswith("text/event-stream")
 
 
 class _RecordedFailure(Failure):
     def __init__(self, frame: Frame, headers: dict[str, str]) -> None:
-        about = frame.payload
         super().__init__(
             status=frame.status,
-            code=str(about.get("code")),
-            message=str(about.get("message")),
+            code=str(frame.payload.get("code")),
+            message=str(frame.payload.get("message")),
             headers=headers,
         )
         self._frame = frame
@@ -149,47 +155,50 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
         path: An `.sse`, `.json` or `.jsonl` file.
 
     Raises:
-        RecordingError: It is missing, of another kind, or malformed.
+        RecordingError: The file is missing, malformed or not a recording.
     """
     path = Path(path)
-    readers = {".sse": _read_sse, ".json": _read_json, ".jsonl": _read_jsonl}
-    reader = readers.get(path.suffix)
-    if reader is None:
-        raise RecordingError(f"{path}: not a recording; its name must end in {', '.join(readers)}")
+    if path.suffix not in SUFFIXES:
+        raise RecordingError(f"{path}: not a recording; its name must end in {', '.join(SUFFIXES)}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordingError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     try:
-        frames = tuple(reader(text))
-        head, cut_ms = _head_and_cut(text) if path.suffix == ".jsonl" else ({}, None)
-        if not frames and not head:
+        if path.suffix == ".jsonl":
+            recording = _read_jsonl(path, text)
+        elif path.suffix == ".sse":
+            recording = Recording(path, tuple(_read_sse(text)))
+        else:
+            recording = Recording(path, (_frame(_parse(text, 1)),))
+        if not recording.frames and not recording.head:
             raise _LineError(1, "the recording is empty; it needs at least one frame")
     except _LineError as error:
         raise RecordingError(f"{path}:{error.line}: {error}") from error
-    recording = Recording(path, frames, head, cut_ms)
-    return replace(recording, frames=as_deltas(frames)) if recording.cumulative else recording
+    if recording.cumulative:
+        return replace(recording, frames=as_deltas(recording.frames))
+    return recording
 
 
 def read_event(content: bytes) -> JsonObject | None:
-    """Read one event of a stream, as a line of a `.jsonl` recording has it.
+    """Parse one event of a stream into the fields of a `.jsonl` line.
 
     Returns:
-        `data`, and where they say something `id`, `event` and `status`; None when it is no frame
-        of the cloud's kind.
+        `data`, and `id`, `event` and `status` where they differ from the default; None if it is
+        not a frame of the cloud.
     """
     try:
         (frame,) = _read_sse(content.decode())
     except ValueError:
         return None
-    told: JsonObject = {} if frame.id is None else {"id": frame.id}
+    fields: JsonObject = {} if frame.id is None else {"id": frame.id}
     if frame.event == "error":
-        told |= {"event": "error", "status": frame.status}
-    return {**told, "data": frame.payload}
+        fields |= {"event": "error", "status": frame.status}
+    return {**fields, "data": frame.payload}
 
 
 def as_payload(value: JsonObject) -> JsonObject:
-    """Return a payload, putting a bare output into one."""
+    """Return a payload; a bare output is wrapped into one."""
     return value if _PAYLOAD_KEYS & value.keys() else {"output": value}
 
 
@@ -199,63 +208,56 @@ class _LineError(ValueError):
         self.line = line
 
 
-def _read_json(text: str) -> Iterator[Frame]:
-    yield _frame(_parse(text, 1))
-
-
-def _read_jsonl(text: str) -> Iterator[Frame]:
+def _read_jsonl(path: Path, text: str) -> Recording:
+    frames: list[Frame] = []
+    head: JsonObject = {}
+    cut_ms: float | None = None
     started: datetime | None = None
-    latest_ms = 0.0
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
         record = _parse(content, line)
-        if "request" in record or "cut" in record:
-            continue
-        if "raw" in record:
-            record = {"data": JsonObject(), **record}
-        if "data" not in record:
-            yield _frame(record)
-            continue
-        data = as_object(record["data"])
-        if data is None:
-            raise _LineError(line, "`data` must be a JSON object, the payload of a frame")
-        offset_ms = record.get("offset_ms")
-        if "printed_before_data_at" in record:
-            at = _clock(record["printed_before_data_at"], line)
-            started = started or at
-            offset_ms = (at - started) / timedelta(milliseconds=1)
-        if not isinstance(offset_ms, (int, float)) or isinstance(offset_ms, bool) or offset_ms < 0:
-            raise _LineError(line, "give `data` an `offset_ms`, the milliseconds since the request")
-        if offset_ms < latest_ms:
-            raise _LineError(line, "this frame is earlier than the one before it; sort the lines")
-        latest_ms = float(offset_ms)
-        yield replace(_frame(data), offset_ms=latest_ms, **_told_with(record, line))
+        if "request" in record:
+            head = head or ({} if frames else record)
+        elif "cut" in record:
+            at_ms = _milliseconds(record.get("offset_ms", 0.0), line, "cut")
+            cut_ms = at_ms if cut_ms is None else cut_ms
+        elif not {"data", "raw"} & record.keys():
+            frames.append(_frame(record))
+        else:
+            data = as_object(record.get("data", {}))
+            if data is None:
+                raise _LineError(line, "`data` must be a JSON object, the payload of a frame")
+            offset_ms = record.get("offset_ms")
+            if "printed_before_data_at" in record:
+                at = _clock(record["printed_before_data_at"], line)
+                started = started or at
+                offset_ms = (at - started) / timedelta(milliseconds=1)
+            offset_ms = _milliseconds(offset_ms, line, "data")
+            if frames and offset_ms < frames[-1].offset_ms:
+                raise _LineError(line, "this frame is earlier than the one before; sort the lines")
+            frames.append(replace(_frame(data), offset_ms=offset_ms, **_envelope(record, line)))
+    return Recording(path, tuple(frames), head, cut_ms)
 
 
-def _head_and_cut(text: str) -> tuple[JsonObject, float | None]:
-    """Read what the recorder noted before the frames, and after them."""
-    lines = enumerate(text.split("\n"), 1)
-    records = [(line, _parse(content, line)) for line, content in lines if content.strip()]
-    head = records[0][1] if records and "request" in records[0][1] else {}
-    for line, record in records:
-        if "cut" in record:
-            cut_ms = record.get("offset_ms", 0.0)
-            if not isinstance(cut_ms, (int, float)) or isinstance(cut_ms, bool) or cut_ms < 0:
-                raise _LineError(line, "give `cut` an `offset_ms`, milliseconds since the request")
-            return head, float(cut_ms)
-    return head, None
+def _milliseconds(value: object, line: int, field: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+        raise _LineError(line, f"`{field}` needs an `offset_ms`: milliseconds since the request")
+    return float(value)
 
 
-def _told_with(record: JsonObject, line: int) -> dict[str, Any]:
-    """Read what the recorder noted beside the data of a frame."""
-    told = {name: record[name] for name in ("id", "event", "status") if name in record}
+def _envelope(record: JsonObject, line: int) -> dict[str, Any]:
+    """Return what the recorder wrote beside the data of a frame."""
+    fields = {name: record[name] for name in ("id", "event", "status") if name in record}
     kinds = {"id": int, "event": str, "status": int}
-    if wrong := [name for name in told if not isinstance(told[name], kinds[name])]:
-        raise _LineError(line, f"`{wrong[0]}` is a {type(told[wrong[0]]).__name__}; record it anew")
+    if wrong := [name for name in fields if not isinstance(fields[name], kinds[name])]:
+        name = wrong[0]
+        raise _LineError(
+            line, f"`{name}` must be {kinds[name].__name__}, not {type(fields[name]).__name__}"
+        )
     if isinstance(record.get("raw"), str):
-        told["raw"] = record["raw"].encode(errors="surrogateescape")
-    return told
+        fields["raw"] = record["raw"].encode(errors="surrogateescape")
+    return fields
 
 
 def _read_sse(text: str) -> Iterator[Frame]:
@@ -278,7 +280,7 @@ def _read_sse(text: str) -> Iterator[Frame]:
         else:
             raise _LineError(
                 line,
-                f"cannot read {content[:60]!r}; a frame is made of `id:n`, `event:result` or "
+                f"cannot read {content[:60]!r}; a frame consists of `id:n`, `event:result` or "
                 "`event:error`, `:HTTP_STATUS/n` and `data:{…}`",
             )
 
@@ -292,7 +294,7 @@ def _sse_frame(block: dict[str, Any], line: int) -> Frame:
 
 
 def _frame(value: JsonObject) -> Frame:
-    """Make a frame of an answer, a bare output, an error, or the SDK's response object."""
+    """Return the frame for a payload, a bare output, an error, or the SDK's response object."""
     status = value.get("status_code")
     if isinstance(status, int):
         dropped = {"status_code"} | ({"code", "message"} if status == 200 else {"output", "usage"})

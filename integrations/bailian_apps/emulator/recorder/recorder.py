@@ -1,8 +1,7 @@
-"""Records an app of your own: a proxy that writes down what passes through it.
+"""The public class `Recorder`: a proxy that records the calls of an app.
 
-Whatever a client sends goes on to the real endpoint, and every byte of the answer comes back as
-soon as it is there. Each call of an app becomes a recording that the emulator replays, without the
-key and without the tokens of the app's users.
+Requests are relayed to the real endpoint, and each byte of the response is relayed as soon as it
+arrives. Each call becomes a recording for the emulator, without the key and user tokens.
 """
 
 import asyncio
@@ -12,8 +11,6 @@ import ssl
 import urllib.request
 import uuid
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,24 +19,17 @@ import yarl
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from bailian_apps.emulator.recorder.exchange import Folder, Tape
-from bailian_apps.emulator.server.uvicorn_thread import (
-    LOOPBACK,
-    RunningServer,
-    hang_up,
-    transport_of,
-)
+from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
+from bailian_apps.emulator.server.local_server import LocalServer
+from bailian_apps.emulator.server.uvicorn_thread import LOOPBACK, transport_of, wait_for_disconnect
 from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, encode_json
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 PUBLIC_API = "https://dashscope.aliyuncs.com/api/v1"
-"""Where the cloud is, if nothing else is said (the Beijing region)."""
+"""The default upstream: the public endpoint of the Beijing region."""
 
 _CONNECT_S = 10.0
 
-# What concerns one connection only (RFC 9110, 7.6.1).
+# Headers of a single connection (RFC 9110, 7.6.1).
 _HOP_BY_HOP = {
     "connection",
     "keep-alive",
@@ -51,16 +41,16 @@ _HOP_BY_HOP = {
     "transfer-encoding",
     "upgrade",
 }
-# A compressed answer could be neither read nor scrubbed; the others are written anew.
-_NOT_SENT_ON = _HOP_BY_HOP | {"accept-encoding", "content-length", "expect", "host"}
+# A compressed response could be neither read nor scrubbed; the other headers are set anew.
+_NOT_RELAYED = _HOP_BY_HOP | {"accept-encoding", "content-length", "expect", "host"}
 
 logger = logging.getLogger(__name__)
 
 
-class Recorder:
+class Recorder(LocalServer):
     """A proxy, on the loopback interface, that records each call of an app.
 
-    A context manager, like the emulator. When its block is left, all recordings are written.
+    A context manager, like the emulator. All recordings are written when its block is left.
 
     Example:
         ```python
@@ -79,41 +69,25 @@ class Recorder:
         host: str = LOOPBACK,
         port: int = 0,
     ) -> None:
-        """Prepare; nothing listens before `start`, or before the `with` block.
+        """Prepare the proxy; nothing listens before `start` or the `with` block.
 
         Args:
-            out: The folder to write to, made if it is not there. Nothing in it is replaced.
+            out: The folder to write to; it is created if missing. No file in it is replaced.
             upstream: The base address of the real API.
             host: The address to listen on.
             port: The port to listen on; 0 takes a free one.
 
         Raises:
-            ValueError: `upstream` is no address of an API.
+            ValueError: `upstream` is not an http(s) URL, or has a user name, password or query.
         """
         parts = urlsplit(upstream)
         if parts.username or parts.password:
-            raise ValueError("upstream has a user name or password in it; leave them out")
+            raise ValueError("upstream must not contain a user name or password; remove them")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ValueError(f"upstream={upstream!r} is no API address; give one like {PUBLIC_API}")
-        self._base_path = parts.path.rstrip("/")
-        self._host = host
-        self._port = port
-        self._folder = Folder(Path(out))
+            raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
+        self._folder = RecordingFolder(Path(out))
         self._relay = _Relay(f"{parts.scheme}://{parts.netloc}", self._folder)
-        self._running: RunningServer | None = None
-
-    @property
-    def base_url(self) -> str:
-        """What to give a client as its base address.
-
-        Raises:
-            RuntimeError: The recorder is not running.
-        """
-        if self._running is None:
-            raise RuntimeError(
-                "the recorder is not running; use it as `with Recorder(…) as proxy:`"
-            )
-        return self._running.origin + self._base_path
+        super().__init__(self._relay, base_path=parts.path.rstrip("/"), host=host, port=port)
 
     @property
     def recordings(self) -> list[Path]:
@@ -121,49 +95,32 @@ class Recorder:
         return self._folder.written
 
     def start(self) -> None:
-        """Begin to listen; `base_url` is good when this returns.
+        """Start to listen; `base_url` can be used when this returns.
 
         Raises:
             RuntimeError: The recorder is already running.
-            OSError: The folder cannot be made, the port is taken, or the address is none of this
-                machine's.
+            OSError: The folder cannot be created, the port is taken, or the address does not
+                belong to this machine.
         """
-        if self._running is not None:
-            raise RuntimeError(f"the recorder is already running at {self.base_url}")
-        self._folder.open()
-        self._relay.stopping = False
-        self._running = RunningServer(self._relay, host=self._host, port=self._port)
+        if self._running is None:
+            self._folder.open()
+            self._relay.stopping = False
+        super().start()
 
     def stop(self) -> None:
-        """Cut what is open, write it down, and end; does nothing when it does not run."""
-        if self._running is not None:
-            self._relay.stopping = True
-            self._running.stop()
-            self._running = None
-
-    def __enter__(self) -> "Self":
-        """Start, and return the recorder."""
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.stop()
+        """Abort open exchanges, write their recordings and stop; does nothing if not running."""
+        self._relay.stopping = True
+        super().stop()
 
 
 class _NotConnectedError(Exception):
-    """The real endpoint was not reached, so nothing was sent there."""
+    """The connection to the upstream failed, so nothing was sent."""
 
 
 class _Relay:
-    """The proxy itself, an ASGI app."""
+    """The proxy, an ASGI app."""
 
-    def __init__(self, origin: str, folder: Folder) -> None:
+    def __init__(self, origin: str, folder: RecordingFolder) -> None:
         self._origin = origin
         self._folder = folder
         self.stopping = False
@@ -172,48 +129,48 @@ class _Relay:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Relay one exchange, and write it down."""
+        """Relay and record one exchange."""
         http = Request(scope, receive)
         try:
             content = await http.body()
         except ClientDisconnect:
             return
         path = scope["raw_path"].decode("ascii")
-        tape = Tape(self._folder.next_number(), path, http.headers, content)
-        relaying = asyncio.create_task(self._relay(http, content, tape, send))
-        hanging_up = asyncio.create_task(hang_up(receive))
+        exchange = Exchange(self._folder.next_number(), path, http.headers, content)
+        relaying = asyncio.create_task(self._relay(http, content, exchange, send))
+        disconnecting = asyncio.create_task(wait_for_disconnect(receive))
         try:
-            await asyncio.wait({relaying, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({relaying, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
             if not relaying.done():
-                who = "recorder" if self.stopping else "client"
+                ended_by = "recorder" if self.stopping else "client"
                 relaying.cancel()
                 await asyncio.wait({relaying})
-                tape.cut = None if tape.finished else who
+                exchange.ended_by = None if exchange.finished else ended_by
             elif (error := relaying.exception()) is not None:
-                await self._refuse(error, send)
+                await self._send_error(error, send)
                 return
-            if tape.is_call:
-                await asyncio.to_thread(self._save, tape)
-            if tape.cut is None:
+            if exchange.is_call:
+                await asyncio.to_thread(self._save, exchange)
+            if exchange.ended_by is None:
                 await send({"type": "http.response.body", "body": b""})
             else:
-                transport_of(scope).close()  # what was written still goes out, and no end after it
-            await hanging_up
+                transport_of(scope).close()  # flushes what was written, but not the body's end
+            await disconnecting
         finally:
-            hanging_up.cancel()
+            disconnecting.cancel()
 
-    async def _relay(self, http: Request, content: bytes, tape: Tape, send: Send) -> None:
-        """Pass everything on but the end of the answer.
+    async def _relay(self, http: Request, content: bytes, exchange: Exchange, send: Send) -> None:
+        """Relay everything but the end of the response.
 
         Raises:
-            _NotConnectedError: Nothing was sent.
+            _NotConnectedError: The connection failed.
         """
         target = http.scope["raw_path"] + (
             b"?" + query if (query := http.scope["query_string"]) else b""
         )
         url = self._origin + target.decode("ascii")
         async with aiohttp.ClientSession(
-            # One connection for each exchange: a kept one could turn out to have been closed.
+            # A new connection for each exchange: the upstream could have closed a kept one.
             connector=aiohttp.TCPConnector(ssl=self._tls, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -224,7 +181,7 @@ class _Relay:
                     http.method,
                     yarl.URL(url, encoded=True),
                     data=content,
-                    headers=_sent_on(http),
+                    headers=_relayed_headers(http),
                     skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
                     allow_redirects=False,
                     proxy=_proxy_for(url),
@@ -234,26 +191,26 @@ class _Relay:
                 aiohttp.ClientHttpProxyError,
                 aiohttp.ConnectionTimeoutError,
             ) as error:
-                trust = "; SSL_CERT_FILE names what else to trust"
-                mend = trust if isinstance(error, aiohttp.ClientConnectorCertificateError) else ""
+                is_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
+                hint = "; set SSL_CERT_FILE to trust another CA" if is_certificate else ""
                 raise _NotConnectedError(
-                    f"cannot connect to {self._origin}: {error}{mend}"
+                    f"cannot connect to {self._origin}: {error}{hint}"
                 ) from error
             except (aiohttp.ClientError, OSError):
-                tape.cut = "upstream"
+                exchange.ended_by = "upstream"
                 return
             async with response:
-                await _pass_on(response, tape, send)
+                await _relay_response(response, exchange, send)
 
-    def _save(self, tape: Tape) -> None:
+    def _save(self, exchange: Exchange) -> None:
         try:
-            path = self._folder.save(tape)
-        except OSError as error:  # the client is not to suffer for it
-            logger.error("exchange %d is not recorded: %s", tape.number, error)
+            path = self._folder.save(exchange)
+        except OSError as error:  # the client still gets its response
+            logger.error("exchange %d is not recorded: %s", exchange.number, error)
         else:
-            logger.info("%s  %s", path.name, tape.summary())
+            logger.info("%s  %s", path.name, exchange.summary())
 
-    async def _refuse(self, error: BaseException, send: Send) -> None:
+    async def _send_error(self, error: BaseException, send: Send) -> None:
         if not isinstance(error, _NotConnectedError):
             raise error
         logger.error("%s", error)
@@ -267,18 +224,19 @@ class _Relay:
             (b"content-type", JSON_CONTENT_TYPE.encode()),
             (b"content-length", str(len(content)).encode()),
         ]
-        # 503, because a client may send again what certainly did not start.
+        # 503, because a client may retry what was certainly not sent.
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
 
-async def _pass_on(response: aiohttp.ClientResponse, tape: Tape, send: Send) -> None:
+async def _relay_response(response: aiohttp.ClientResponse, exchange: Exchange, send: Send) -> None:
     coding = response.headers.get("Content-Encoding", "identity")
     if coding != "identity":
         logger.warning(
-            "the answer is compressed (%s), unasked; it is recorded without body", coding
+            "the response is compressed (%s) without being requested; its body is not recorded",
+            coding,
         )
-    tape.begin(response.status, response.headers)
+    exchange.begin(response.status, response.headers)
     per_connection = _HOP_BY_HOP | _tokens(response.headers.get("Connection", ""))
     headers = [
         (name, value)
@@ -286,16 +244,16 @@ async def _pass_on(response: aiohttp.ClientResponse, tape: Tape, send: Send) -> 
         if name.decode("latin-1").lower() not in per_connection
     ]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    # Reading does not wait for a slow client: a connection that breaks loses what is unread.
+    # Reading does not wait for a slow client: a lost connection would discard unread data.
     chunks: asyncio.Queue[bytes] = asyncio.Queue()
     sending = asyncio.create_task(_send_all(chunks, send))
     try:
         async for chunk in response.content.iter_any():
             if coding == "identity":
-                tape.feed(chunk)
+                exchange.feed(chunk)
             chunks.put_nowait(chunk)
     except (aiohttp.ClientError, OSError):
-        tape.cut = "upstream"
+        exchange.ended_by = "upstream"
     finally:
         chunks.put_nowait(b"")
         await sending
@@ -306,8 +264,8 @@ async def _send_all(chunks: asyncio.Queue[bytes], send: Send) -> None:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
 
-def _sent_on(http: Request) -> list[tuple[str, str]]:
-    left_out = _NOT_SENT_ON | _tokens(http.headers.get("connection", ""))
+def _relayed_headers(http: Request) -> list[tuple[str, str]]:
+    left_out = _NOT_RELAYED | _tokens(http.headers.get("connection", ""))
     headers = [(name, value) for name, value in http.headers.items() if name not in left_out]
     return [*headers, ("accept-encoding", "identity")]
 
@@ -317,7 +275,7 @@ def _tokens(connection: str) -> set[str]:
 
 
 def _proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for an address."""
+    """Return the proxy from the environment for a URL."""
     parts = urlsplit(url)
     if urllib.request.proxy_bypass(parts.netloc):
         return None

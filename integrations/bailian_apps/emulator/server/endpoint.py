@@ -1,7 +1,6 @@
-"""The HTTP side: checks a request as the cloud does, and sends the answer of its app.
+"""The completion endpoint: checks a request as the cloud does and sends the answer of its app.
 
-An ASGI app of one route. It knows sockets only as ASGI's `receive` and `send`; who runs it, and on
-which port, is not its business.
+An ASGI app. It knows nothing of the port and the thread it runs in.
 """
 
 import asyncio
@@ -9,6 +8,7 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import NoReturn
 
 from starlette.applications import Starlette
@@ -19,12 +19,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from bailian_apps.emulator.apps.app import App, UnknownApp
-from bailian_apps.emulator.faults.plan import FaultPlan, Staged
-from bailian_apps.emulator.faults.table import FAULTS
+from bailian_apps.emulator.faults.plan import FaultPlan, FaultSpec
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest, asks_for_stream
 from bailian_apps.emulator.server.admin import admin_routes
-from bailian_apps.emulator.server.responses import FaultyReply, Reply
-from bailian_apps.emulator.server.uvicorn_thread import hang_up, transport_of
+from bailian_apps.emulator.server.responses import FaultyResponseWriter, ResponseWriter
+from bailian_apps.emulator.server.uvicorn_thread import transport_of, wait_for_disconnect
 from bailian_apps.emulator.server.validation import check, invalid
 from bailian_apps.emulator.sessions import (
     Clock,
@@ -34,15 +33,22 @@ from bailian_apps.emulator.sessions import (
     SessionStore,
     UniqueIds,
 )
-from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, Frame, as_object, encode_json
-from bailian_apps.emulator.wire.rendering import fold, join_text, render, without_thoughts
+from bailian_apps.emulator.wire.cumulative import join_text
+from bailian_apps.emulator.wire.frames import (
+    JSON_CONTENT_TYPE,
+    Frame,
+    JsonObject,
+    as_object,
+    encode_json,
+)
+from bailian_apps.emulator.wire.rendering import fold, render, select_thoughts
 
 BASE_PATH = "/api/v1"
 KEPT_REQUESTS = 10_000
 
 
 class Cloud:
-    """The completion endpoint, and everything it remembers."""
+    """The completion endpoint and its state."""
 
     def __init__(
         self,
@@ -54,15 +60,15 @@ class Cloud:
         session_rules: SessionRules,
         strict: bool,
     ) -> None:
-        """Open the endpoint.
+        """Create the endpoint.
 
         Args:
             apps: The apps by their ids.
-            api_key: The only key that is let in; None lets in every key but an empty one.
-            pace: How many times faster than recorded; 0 does not wait at all.
-            sleep: How to wait, in seconds.
+            api_key: The only valid key; None accepts any but an empty one.
+            pace: How many times faster than recorded to answer; 0 does not wait.
+            sleep: Waits for a number of seconds.
             session_rules: How long sessions live.
-            strict: Whether to refuse what the API does not document.
+            strict: Whether to refuse undocumented parameters.
         """
         self._own_apps = apps
         self._api_key = api_key
@@ -70,11 +76,11 @@ class Cloud:
         self._sleep = sleep
         self._session_rules = session_rules
         self._strict = strict
-        self.faults = FaultPlan(FAULTS)
+        self.faults = FaultPlan()
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything; what a test has taken out of here before stays as it was."""
+        """Forget everything. Lists that were read before stay as they are."""
         self.apps = dict(self._own_apps)
         self.faults.clear()
         self.clock = Clock()
@@ -83,62 +89,57 @@ class Cloud:
         self._request_ids = UniqueIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; stop as soon as nobody waits for the answer."""
+        """Answer one request; stop when the client disconnects."""
         http = Request(scope, receive)
         try:
             content = await http.body()
         except ClientDisconnect:
             return
         app_id = http.path_params["app_id"]
-        staged = self.faults.take(app_id, stream=asks_for_stream(http.headers))
+        fault = self.faults.take(app_id, stream=asks_for_stream(http.headers))
         request = ReceivedRequest(
             app_id=app_id,
             body=_parse(content),
             headers=_masked(http.headers),
-            fault=staged.name if staged else None,
+            fault=fault.name if fault else None,
         )
         self.requests.append(request)
         del self.requests[:-KEPT_REQUESTS]
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
-        if staged is None:
-            answer = self._answer(request, key, Reply(send))
+        if fault is None:
+            answer = self._answer(request, key, ResponseWriter(send))
         else:
-            answer = self._answer_badly(request, key, send, transport_of(scope), staged)
+            writer = FaultyResponseWriter(send, transport_of(scope), fault)
+            answer = self._answer_with_fault(request, key, writer, fault)
         answering = asyncio.create_task(answer)
-        hanging_up = asyncio.create_task(hang_up(receive))
+        disconnecting = asyncio.create_task(wait_for_disconnect(receive))
         try:
-            await asyncio.wait({answering, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({answering, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
             if answering.done() and isinstance(answering.exception(), CutOff):
                 transport_of(scope).close()
-                await hanging_up
-            if staged and answering.done():
-                await hanging_up
+                await disconnecting
+            if fault and answering.done():
+                await disconnecting
         finally:
             if not answering.done():
-                request.gone.set()
+                request.disconnected.set()
                 answering.cancel()
-            hanging_up.cancel()
-            await asyncio.wait({answering, hanging_up})
+            disconnecting.cancel()
+            await asyncio.wait({answering, disconnecting})
         if not answering.cancelled():
             with suppress(CutOff):
                 answering.result()
 
-    async def _answer_badly(
-        self,
-        request: ReceivedRequest,
-        key: str,
-        send: Send,
-        transport: asyncio.Transport,
-        staged: Staged,
+    async def _answer_with_fault(
+        self, request: ReceivedRequest, key: str, writer: FaultyResponseWriter, spec: FaultSpec
     ) -> None:
-        reply = FaultyReply(send, transport, staged)
-        if staged.fault.instead is not None:
-            await reply.send_instead()
+        if spec.fault.raw_response is not None:
+            await writer.send_raw_response()
         else:
-            await self._answer(request, key, reply, stream=not staged.fault.as_json)
+            await self._answer(request, key, writer, stream=not spec.fault.as_json)
 
     async def _answer(
-        self, request: ReceivedRequest, key: str, reply: Reply, *, stream: bool = True
+        self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, stream: bool = True
     ) -> None:
         request_id = str(uuid.uuid4())
         try:
@@ -146,7 +147,7 @@ class Cloud:
                 raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
             check(request, strict=self._strict)
             app = self.apps.get(request.app_id, UnknownApp())
-            request_id = self._request_ids.give(app.request_id, otherwise=request_id)
+            request_id = self._request_ids.allocate(app.request_id, fallback=request_id)
             round_ = self._open_round(request, app)
             call = Call(
                 request=request,
@@ -155,19 +156,20 @@ class Cloud:
                 turns=tuple(round_.session.turns),
             )
             pace = self._pace if app.pace is None else app.pace
+            delivery = _Delivery(request.parameters, round_, writer, pace, self._sleep)
             async with aclosing(app.frames(call)) as frames:
                 if request.stream and stream:
-                    await self._stream(request, round_, frames, reply, pace)
+                    await delivery.stream(frames)
                 else:
-                    await self._whole(request, round_, frames, reply, pace)
+                    await delivery.send_folded(frames)
         except Failure as failure:
-            await reply.fail(failure, request_id)
+            await writer.fail(failure, request_id)
         except CutOff:
             raise
         except Exception as error:
             problem = f"the app {request.app_id!r} of the emulator raised {error!r}"
             failure = Failure(status=500, code="InternalError", message=problem)
-            await reply.fail(failure, request_id)
+            await writer.fail(failure, request_id)
 
     def _open_round(self, request: ReceivedRequest, app: App) -> Round:
         try:
@@ -180,87 +182,82 @@ class Cloud:
             )
         except NoSuchSessionError as error:
             raise invalid(
-                f"Required parameter(session_id) missing or invalid: there is no session {error}, "
-                "it has expired, or it takes no more rounds."
+                f"Required parameter(session_id) missing or invalid: the session {error} does not "
+                "exist, has expired, or has reached its maximum number of rounds."
             ) from None
 
-    async def _stream(
-        self,
-        request: ReceivedRequest,
-        round_: Round,
-        frames: AsyncIterator[Frame],
-        reply: Reply,
-        pace: float,
-    ) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """Sends the frames of one answer as its request asks, and adds the turn to its session."""
+
+    parameters: JsonObject
+    round: Round
+    writer: ResponseWriter
+    pace: float
+    sleep: Callable[[float], Awaitable[None]]
+
+    async def stream(self, frames: AsyncIterator[Frame]) -> None:
+        """Send an event stream."""
         sent_ms = 0.0
-        remembered = _remembered(round_, frames)
-        async with aclosing(render(remembered, request.parameters)) as rendered:
+        async with aclosing(render(self._recorded(frames), self.parameters)) as rendered:
             try:
                 async for frame in rendered:
-                    await self._wait(frame.offset_ms - sent_ms, pace)
+                    await self._wait(frame.offset_ms - sent_ms)
                     sent_ms = frame.offset_ms
-                    await reply.send_frame(frame)
-                    await asyncio.sleep(0)  # a replay at once takes turns with the other streams
+                    await self.writer.send_frame(frame)
+                    await asyncio.sleep(0)  # without a pace, streams would starve each other
             except CutOff as cut:
-                await self._wait(cut.offset_ms - sent_ms, pace)
+                await self._wait(cut.offset_ms - sent_ms)
                 raise
-        await reply.end_stream()
+        await self.writer.end_stream()
 
-    async def _whole(
-        self,
-        request: ReceivedRequest,
-        round_: Round,
-        frames: AsyncIterator[Frame],
-        reply: Reply,
-        pace: float,
-    ) -> None:
+    async def send_folded(self, frames: AsyncIterator[Frame]) -> None:
+        """Send one JSON response."""
         try:
-            told = [frame async for frame in frames]
+            collected = [frame async for frame in frames]
         except CutOff as cut:
-            await self._wait(cut.offset_ms, pace)
+            await self._wait(cut.offset_ms)
             raise
-        if not told:
-            raise ValueError("no frame at all; yield at least one payload")
-        whole = fold(told)
-        await self._wait(whole.offset_ms, pace)
+        if not collected:
+            raise ValueError("the app yielded no frame; yield at least one payload")
+        whole = fold(collected)
+        await self._wait(whole.offset_ms)
         if whole.event == "result":
-            round_.begin()
-            round_.end(join_text("", whole))
-        if request.parameters.get("has_thoughts") is not True:
-            whole = without_thoughts(whole)
-        await reply.send_whole(whole)
+            self.round.begin()
+            self.round.end(join_text("", whole))
+        await self.writer.send_whole(select_thoughts(whole, self.parameters))
 
-    async def _wait(self, recorded_ms: float, pace: float) -> None:
-        if pace and recorded_ms > 0:
-            await self._sleep(recorded_ms / 1000 / pace)
+    async def _recorded(self, frames: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
+        """Add the turn before its last frame is sent, so that a client that reads it finds it."""
+        text = ""
+        async for frame in frames:
+            text = join_text(text, frame)
+            if frame.event == "result":
+                self.round.begin()
+            if frame.finished:
+                self.round.end(text)
+            yield frame
+
+    async def _wait(self, recorded_ms: float) -> None:
+        if self.pace and recorded_ms > 0:
+            await self.sleep(recorded_ms / 1000 / self.pace)
 
 
 def asgi_app(cloud: Cloud) -> Starlette:
-    """Put the endpoint where the cloud has it."""
+    """Return the ASGI app with the completion endpoint and the admin endpoints."""
     path = f"{BASE_PATH}/apps/{{app_id}}/completion"
 
-    async def not_here(request: Request, error: Exception) -> Response:
+    async def not_found(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 404
-        message = f"{request.method} {request.url.path} is not served here; POST {path} is."
+        message = f"{request.method} {request.url.path} is not served; POST {path} is."
         body = {"code": "NotFound", "message": message, "request_id": str(uuid.uuid4())}
         return Response(encode_json(body), status, media_type=JSON_CONTENT_TYPE)
 
     return Starlette(
         routes=[Route(path, cloud, methods=["POST"]), *admin_routes(cloud)],
-        exception_handlers={404: not_here, 405: not_here},
+        exception_handlers={404: not_found, 405: not_found},
     )
-
-
-async def _remembered(round_: Round, frames: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
-    """Note the turn before its last frame is sent: whoever reads that frame finds it."""
-    text = ""
-    async for frame in frames:
-        text = join_text(text, frame)
-        if frame.event == "result":
-            round_.begin()
-        if frame.finished:
-            round_.end(text)
-        yield frame
 
 
 def _parse(content: bytes) -> dict[str, object]:
@@ -270,11 +267,11 @@ def _parse(content: bytes) -> dict[str, object]:
         return {}
 
 
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON")
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number)  # NaN, which Python's own would read
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # json accepts NaN by default
 
 
 def _masked(headers: Mapping[str, str]) -> dict[str, str]:

@@ -1,49 +1,69 @@
-"""`flow_stream_mode`: the same run of a workflow, told in the cloud's other dialects.
+"""`flow_stream_mode`: how the run of a workflow is encoded in each mode.
 
-Only a run recorded as `full_thoughts` says enough to be told in another way. Whatever else comes
-in, an agent's answer or a run recorded in another mode, goes out as it is.
+`FLOW_MODES` has one row per mode; a new mode is a row here, with an encoder if it needs one.
+Only a `full_thoughts` run carries enough to be encoded in another mode. Everything else, such as
+an agent's answer or a run recorded in another mode, passes unchanged.
 """
 
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, to_json
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, to_json
 from bailian_apps.emulator.wire.nodes import RUNNING, nodes_of, read_result, text_of
 
-FLOW_STREAM_MODES = ("full_thoughts", "message_format", "message_format_plus", "agent_format")
+
+class ModeEncoder(Protocol):
+    """Encodes the frames of one `full_thoughts` answer in another mode."""
+
+    def feed(self, frame: Frame) -> list[Frame]:
+        """Return the frames that stand for `frame`."""
+        ...
+
+
+class Passthrough:
+    """Leaves the frames unchanged."""
+
+    def feed(self, frame: Frame) -> list[Frame]:
+        """Return the frame."""
+        return [frame]
 
 
 class MessageFormat:
-    """Tells each node's deltas as `workflow_message` frames."""
+    """Encodes node deltas as `workflow_message` frames.
 
-    def __init__(self, *, every_node: bool) -> None:
-        """Choose the nodes to tell.
+    See tests/recordings/workflow-message-format.sse and workflow-message-format-plus-elided.sse.
+    """
+
+    def __init__(self, *, every_node: bool = False) -> None:
+        """Create the encoder.
 
         Args:
-            every_node: All nodes, with the output of an LLM node as JSON (`message_format_plus`),
-                instead of the End node alone (`message_format`).
+            every_node: Encode all nodes, with the content of LLM nodes as JSON
+                (`message_format_plus`), instead of the End node alone (`message_format`).
         """
         self._every_node = every_node
         self._sequence: dict[str, int] = {}
         self._done: set[str] = set()
 
     def feed(self, frame: Frame) -> list[Frame]:
-        """Return the frames that tell what `frame` tells."""
+        """Return the frames that stand for `frame`."""
         nodes = list(nodes_of(frame.output))
         if not nodes:
             return [frame]
-        told: list[JsonObject] = []
+        outputs: list[JsonObject] = []
         for node in nodes:
             if self._every_node or node.get("nodeType") == "End":
                 message = self._message(node)
                 if message is not None:
-                    told.append({"workflow_message": message, "finish_reason": "null"})
+                    outputs.append({"workflow_message": message, "finish_reason": "null"})
         if frame.finished:
-            told.append({key: item for key, item in frame.output.items() if key != "thoughts"})
+            outputs.append(_without_thoughts(frame))
         session = {key: item for key, item in frame.output.items() if key == "session_id"}
-        return [replace(frame, id=None).with_output({**session, **output}) for output in told]
+        return [replace(frame, id=None).with_output({**session, **output}) for output in outputs]
 
     def _message(self, node: JsonObject) -> JsonObject | None:
-        """Make the message of a node; None when the node is only listed once more."""
+        """Return the message for a node, or None if the frame only lists it again."""
         node_id = str(node["nodeId"])
         completed = node.get("nodeStatus") != RUNNING
         if completed and node_id in self._done:
@@ -52,7 +72,7 @@ class MessageFormat:
         if completed:
             self._done.add(node_id)
         else:
-            self._done.discard(node_id)  # in a loop, a node that was done runs again
+            self._done.discard(node_id)  # in a loop, a completed node runs again
             if not content:
                 return None
         self._sequence[node_id] = self._sequence.get(node_id, 0) + 1
@@ -77,14 +97,14 @@ class MessageFormat:
 
 
 class AgentFormat:
-    """Tells the End node's deltas as `output.text`; the last frame has the whole answer."""
+    """Encodes the End node's deltas as `output.text`; the last frame has the whole answer."""
 
     def feed(self, frame: Frame) -> list[Frame]:
-        """Return the frames that tell what `frame` tells."""
+        """Return the frames that stand for `frame`."""
         nodes = list(nodes_of(frame.output))
         if not nodes:
             return [frame]
-        output = {key: item for key, item in frame.output.items() if key != "thoughts"}
+        output = _without_thoughts(frame)
         if not frame.finished:
             ends = [node for node in nodes if node.get("nodeType") == "End"]
             delta = "".join(text_of(read_result(node)) for node in ends)
@@ -94,16 +114,45 @@ class AgentFormat:
         return [replace(frame, id=None).with_output(output)]
 
 
-class AsRecorded:
-    """Tells a run as it comes."""
+@dataclass(frozen=True, slots=True)
+class FlowMode:
+    """One `flow_stream_mode`.
 
-    def feed(self, frame: Frame) -> list[Frame]:
-        """Return the frame."""
-        return [frame]
+    Attributes:
+        encoder: Makes the encoder of one answer.
+        has_messages: Whether a stream with these types of nodes in its `workflow_message`s was
+            made in this mode.
+    """
+
+    encoder: Callable[[], ModeEncoder]
+    has_messages: Callable[[set[str]], bool] = lambda node_types: False
 
 
-def teller_for(mode: str) -> MessageFormat | AgentFormat | AsRecorded:
-    """Return what tells a run in `mode`."""
-    if mode in ("message_format", "message_format_plus"):
-        return MessageFormat(every_node=mode == "message_format_plus")
-    return AgentFormat() if mode == "agent_format" else AsRecorded()
+FLOW_MODES: dict[str, FlowMode] = {
+    "full_thoughts": FlowMode(Passthrough),
+    "message_format": FlowMode(MessageFormat, lambda node_types: node_types == {"End"}),
+    "message_format_plus": FlowMode(
+        lambda: MessageFormat(every_node=True), lambda node_types: bool(node_types - {"End"})
+    ),
+    "agent_format": FlowMode(AgentFormat),
+}
+"""All modes by their names."""
+
+DEFAULT_MODE = "full_thoughts"
+"""The mode of a request that names none; the only one that can be encoded in every other."""
+
+
+def encoder_for(mode: str) -> ModeEncoder:
+    """Return a new encoder for one answer in `mode`."""
+    return FLOW_MODES[mode].encoder()
+
+
+def detect_mode(frames: Iterable[Frame]) -> str | None:
+    """Return the mode that recorded frames show by their messages, or None if they have none."""
+    messages = [as_object(frame.output.get("workflow_message")) for frame in frames]
+    node_types = {str(message.get("node_type")) for message in messages if message}
+    return next((name for name, mode in FLOW_MODES.items() if mode.has_messages(node_types)), None)
+
+
+def _without_thoughts(frame: Frame) -> JsonObject:
+    return {key: item for key, item in frame.output.items() if key != "thoughts"}
