@@ -1,4 +1,4 @@
-"""A plain HTTP client for the emulator, so that its bytes are seen as they are."""
+"""A plain HTTP client for the emulator, to see the bytes that it sends."""
 
 import http.client
 import json

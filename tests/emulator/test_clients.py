@@ -1,4 +1,4 @@
-"""What four clients read from the emulator is what the recording says: two SDKs, curl and Node."""
+"""Four clients read recorded answers from the emulator: two SDKs, curl and Node."""
 
 import asyncio
 import json
@@ -125,7 +125,7 @@ def check_says(got: object, wanted: object, path: str = "") -> None:
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
-def test_a_client_reads_what_the_recording_says(path: Path, reader: str) -> None:
+def test_a_client_reads_the_recorded_answer(path: Path, reader: str) -> None:
     stream = path.suffix != ".json"
     parameters: Payload = {"has_thoughts": True}
     if stream:

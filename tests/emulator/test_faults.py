@@ -1,4 +1,4 @@
-"""Every fault that has a name is met by a client as its name says, and hits the calls it should."""
+"""The effect of each fault on a client, and the calls that it hits."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def app_of(cloud: Emulator, **settings: Any) -> BailianApp:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_fault_is_met_and_the_next_call_is_well(cloud: Emulator, name: str, path: str) -> None:
+def test_a_fault_hits_one_call_and_the_next_succeeds(cloud: Emulator, name: str, path: str) -> None:
     expected = EXPECTED[name]
     cloud.fail(name)
     outcome = PATHS[path](app_of(cloud, timeout=STALLS.get(name, 30)), "hi")
@@ -187,7 +187,7 @@ def test_a_fault_is_met_and_the_next_call_is_well(cloud: Emulator, name: str, pa
     assert [request.fault for request in cloud.requests] == [name, None]
 
 
-def test_every_fault_is_tested_and_in_the_table_of_its_page(cloud: Emulator) -> None:
+def test_every_fault_is_tested_and_documented(cloud: Emulator) -> None:
     assert markdown_table() in PAGE.read_text(encoding="utf-8"), (
         "update the page with: python -m bailian_apps.emulator.faults"
     )
@@ -209,7 +209,7 @@ def test_a_json_answer_is_cut_too(cloud: Emulator, post: Callable[..., Any]) -> 
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 9])
-def test_a_fault_comes_after_as_many_frames_as_told(
+def test_a_fault_comes_after_the_given_number_of_frames(
     cloud: Emulator, post: Callable[..., Any], after: int
 ) -> None:
     cloud.fail("error_event", after_frames=after)
@@ -221,7 +221,7 @@ def test_a_fault_comes_after_as_many_frames_as_told(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_reset_takes_no_frame_with_it(cloud: Emulator, path: str) -> None:
+def test_a_reset_loses_no_frame_before_it(cloud: Emulator, path: str) -> None:
     large = "好" * 400_000
     frames = [{"output": {"text": large, "finish_reason": "null"}} for _ in range(3)]
     stop = {"output": {"text": "", "finish_reason": "stop"}}
@@ -236,7 +236,7 @@ def test_a_reset_takes_no_frame_with_it(cloud: Emulator, path: str) -> None:
         assert len(PATHS[path](app, "hi").result.text) == 3 * len(large)
 
 
-def test_a_refusal_does_not_ask_the_app(cloud: Emulator, post: Callable[..., Any]) -> None:
+def test_a_refusal_does_not_call_the_app(cloud: Emulator, post: Callable[..., Any]) -> None:
     cloud.fail("http_503_retry_now")
     answer = post(cloud)
     assert answer.status == 503
@@ -245,7 +245,7 @@ def test_a_refusal_does_not_ask_the_app(cloud: Emulator, post: Callable[..., Any
     assert cloud.sessions == {}
 
 
-def test_what_only_a_stream_can_meet_waits_for_one(
+def test_a_fault_that_needs_a_stream_waits_for_one(
     cloud: Emulator, post: Callable[..., Any]
 ) -> None:
     cloud.fail("malformed_frame")
@@ -267,19 +267,19 @@ def test_the_nth_call_is_hit(cloud: Emulator, post: Callable[..., Any]) -> None:
     assert hits(cloud, post, 5) == "..t.."
 
 
-def test_some_calls_in_a_row_are_hit(cloud: Emulator, post: Callable[..., Any]) -> None:
+def test_several_calls_in_a_row_are_hit(cloud: Emulator, post: Callable[..., Any]) -> None:
     cloud.fail("throttled", nth=2, times=2)
     assert hits(cloud, post, 5) == ".tt.."
 
 
-def test_faults_wait_for_each_other(cloud: Emulator, post: Callable[..., Any]) -> None:
+def test_faults_are_injected_one_after_the_other(cloud: Emulator, post: Callable[..., Any]) -> None:
     cloud.fail("throttled")
     cloud.fail("http_500")
     cloud.fail("app_failed", nth=2)
     assert hits(cloud, post, 4) == "tha."
 
 
-def test_a_share_is_hit_the_same_way_each_time(cloud: Emulator, post: Callable[..., Any]) -> None:
+def test_a_seed_makes_the_share_repeatable(cloud: Emulator, post: Callable[..., Any]) -> None:
     seen: list[str] = []
     for seed in (1, 1, 2):
         cloud.reset()
@@ -292,7 +292,7 @@ def test_a_share_is_hit_the_same_way_each_time(cloud: Emulator, post: Callable[.
 
 
 @pytest.mark.parametrize("share", [0.02, 0.25, 0.9])
-def test_as_many_are_hit_as_the_share_says(share: float) -> None:
+def test_the_share_is_the_fraction_of_calls_hit(share: float) -> None:
     plan, calls = FaultPlan(), 10_000
     plan.add(FaultSpec(name="http_503", share=share, seed=1))
     hit = [plan.take("app", stream=False) is not None for _ in range(calls)]
@@ -302,12 +302,12 @@ def test_as_many_are_hit_as_the_share_says(share: float) -> None:
     assert abs(halves[0] - halves[1]) < 6 * deviation  # all along, not in a row
 
 
-def test_a_share_may_end(cloud: Emulator, post: Callable[..., Any]) -> None:
+def test_a_share_ends_after_the_given_times(cloud: Emulator, post: Callable[..., Any]) -> None:
     cloud.fail("http_503", share=1, times=2)
     assert hits(cloud, post, 4) == "hh.."
 
 
-def test_an_app_is_chosen(cloud: Emulator, post: Callable[..., Any]) -> None:
+def test_only_calls_of_the_given_app_are_hit(cloud: Emulator, post: Callable[..., Any]) -> None:
     cloud.fail("throttled", app_id="other", nth=2)
     assert hits(cloud, post, 2) == ".."
     assert hits(cloud, post, 3, "other") == "...t."
@@ -336,7 +336,7 @@ def test_an_app_is_chosen(cloud: Emulator, post: Callable[..., Any]) -> None:
         ),
     ],
 )
-def test_what_cannot_be_staged_is_refused(
+def test_invalid_fault_arguments_are_refused(
     cloud: Emulator, arguments: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
@@ -346,7 +346,7 @@ def test_what_cannot_be_staged_is_refused(
 @pytest.mark.parametrize(
     "name", ["stall_before_headers", "stall_after_headers", "stall_between_frames"]
 )
-def test_a_stall_ends_when_the_client_hangs_up(
+def test_a_stall_ends_when_the_client_disconnects(
     cloud: Emulator, open_stream: Callable[..., Any], name: str
 ) -> None:
     if name == "stall_before_headers":

@@ -1,4 +1,4 @@
-"""The emulator starts and ends in order, whatever is open, and answers at the pace it is told."""
+"""The emulator starts and stops in order, with open streams too, and keeps the pace."""
 
 import asyncio
 import http.client
@@ -66,7 +66,7 @@ def test_the_recorded_pace_is_kept(post: Callable[..., Any], pace: float, times:
     assert clock.waits == pytest.approx([gap / 1000 * times for gap in gaps])
 
 
-def test_a_json_answer_comes_when_the_last_frame_would(post: Callable[..., Any]) -> None:
+def test_a_json_answer_waits_as_long_as_the_last_frame(post: Callable[..., Any]) -> None:
     clock = Clock()
     with Emulator(apps={"app": TRAVEL}, pace=1, sleep=clock) as cloud:
         post(cloud)
@@ -74,7 +74,7 @@ def test_a_json_answer_comes_when_the_last_frame_would(post: Callable[..., Any])
 
 
 @pytest.mark.parametrize("mode", ["message_format", "message_format_plus", "agent_format"])
-def test_derived_modes_keep_the_pace(post: Callable[..., Any], mode: str) -> None:
+def test_other_stream_modes_keep_the_pace(post: Callable[..., Any], mode: str) -> None:
     clock = Clock()
     with Emulator(apps={"app": TRAVEL}, pace=1, sleep=clock) as cloud:
         post(cloud, stream=True, parameters={"flow_stream_mode": mode})
@@ -100,7 +100,7 @@ def test_the_pace_is_real_time(post: Callable[..., Any]) -> None:
     assert elapsed >= 3.081 / 20
 
 
-def test_no_part_of_an_answer_waits_for_the_one_before() -> None:
+def test_connections_have_tcp_nodelay_set() -> None:
     options: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -120,7 +120,7 @@ def test_no_part_of_an_answer_waits_for_the_one_before() -> None:
 
 
 @pytest.mark.parametrize("pace", [-1, float("nan"), float("inf")])
-def test_a_pace_at_which_no_time_passes_is_refused(pace: float) -> None:
+def test_a_pace_that_is_not_a_finite_number_is_refused(pace: float) -> None:
     with pytest.raises(ValueError, match=f"pace={pace} must be 0"):
         Emulator(apps={}, pace=pace)
     with pytest.raises(ValueError, match=f"pace={pace} must be 0"):
@@ -128,7 +128,7 @@ def test_a_pace_at_which_no_time_passes_is_refused(pace: float) -> None:
 
 
 @pytest.mark.parametrize("app", [endless, endless_async])
-def test_the_end_cuts_an_open_stream(open_stream: Callable[..., Any], app: Any) -> None:
+def test_stopping_cuts_an_open_stream(open_stream: Callable[..., Any], app: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         opened = open_stream(cloud)
         response = opened.__enter__()
@@ -141,7 +141,7 @@ def test_the_end_cuts_an_open_stream(open_stream: Callable[..., Any], app: Any) 
     assert cloud.requests[0].disconnected.is_set()
 
 
-def test_the_end_cuts_a_paced_replay() -> None:
+def test_stopping_cuts_a_paced_replay() -> None:
     entered = threading.Event()
 
     async def never(seconds: float) -> None:
@@ -160,7 +160,7 @@ def test_the_end_cuts_a_paced_replay() -> None:
 
 
 @pytest.mark.parametrize("app", [endless, endless_async])
-def test_a_client_that_hangs_up_is_noticed(open_stream: Callable[..., Any], app: Any) -> None:
+def test_a_disconnect_of_the_client_is_reported(open_stream: Callable[..., Any], app: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         with open_stream(cloud) as response:
             assert response.readline() == b"id:1\n"
@@ -169,7 +169,7 @@ def test_a_client_that_hangs_up_is_noticed(open_stream: Callable[..., Any], app:
 
 
 @pytest.mark.parametrize("how", ["plain", "async"])
-def test_a_generator_is_closed_when_its_client_hangs_up(
+def test_a_generator_is_closed_when_its_client_disconnects(
     open_stream: Callable[..., Any], how: str
 ) -> None:
     closed = threading.Event()
@@ -193,7 +193,7 @@ def test_a_generator_is_closed_when_its_client_hangs_up(
         assert closed.wait(10)
 
 
-def test_a_connection_that_idles_does_not_hold_up_the_end() -> None:
+def test_an_idle_connection_does_not_delay_the_stop() -> None:
     with Emulator(apps={"app": TRAVEL}) as cloud:
         idle = http.client.HTTPConnection("127.0.0.1", _port(cloud), timeout=10)
         body, headers = b'{"input":{"prompt":"hi"}}', {"Authorization": "Bearer k"}
@@ -207,7 +207,7 @@ def test_a_connection_that_idles_does_not_hold_up_the_end() -> None:
     idle.close()
 
 
-def test_an_app_that_still_blocks_is_named(
+def test_an_app_that_still_blocks_is_warned_of(
     open_stream: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
@@ -229,7 +229,7 @@ def test_an_app_that_still_blocks_is_named(
         thread.join(10)
 
 
-def test_two_emulators_at_once(post: Callable[..., Any]) -> None:
+def test_two_emulators_run_at_the_same_time(post: Callable[..., Any]) -> None:
     with (
         Emulator(apps={"app": lambda call: "一"}) as one,
         Emulator(apps={"app": lambda call: "二"}) as two,
@@ -260,7 +260,7 @@ def test_it_can_be_started_again_on_the_same_port(post: Callable[..., Any]) -> N
     assert len(cloud.requests) == 2
 
 
-def test_it_runs_once_at_a_time() -> None:
+def test_an_emulator_cannot_be_started_twice() -> None:
     cloud = Emulator(apps={})
     with pytest.raises(RuntimeError, match="not running; use it as `with Emulator"):
         _ = cloud.base_url

@@ -1,4 +1,4 @@
-"""What the cloud refuses before any app runs, and what the emulator keeps of a request."""
+"""Requests that are refused before any app runs, and the requests that the emulator keeps."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def hello(call: object) -> str:
         ("right", None, 401),
     ],
 )
-def test_the_key_is_checked(
+def test_the_key_of_a_request_is_checked(
     post: Callable[..., Any], wanted: str | None, sent: str | None, status: int, stream: bool
 ) -> None:
     with Emulator(apps={"app": hello}, api_key=wanted) as cloud:
@@ -100,7 +100,7 @@ def test_a_bad_request_is_refused(
         ("GET", "/api/v1/apps/app/completion", 405),
     ],
 )
-def test_another_path_says_what_is_served(
+def test_an_unknown_path_names_the_served_one(
     post: Callable[..., Any], method: str, path: str, status: int
 ) -> None:
     with Emulator(apps={"app": hello}) as cloud:
@@ -111,7 +111,7 @@ def test_another_path_says_what_is_served(
     assert "POST /api/v1/apps/{app_id}/completion is." in answer.body["message"]
 
 
-def test_requests_are_kept_with_their_key_masked(post: Callable[..., Any]) -> None:
+def test_requests_are_kept_with_the_key_masked(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": hello}) as cloud:
         post(cloud, key="sk-secret", prompt="一", biz_params={"city": "杭州"}, session_id="s")
         post(cloud, stream=True, prompt="二", parameters={"has_thoughts": True})
@@ -152,7 +152,7 @@ def test_the_prompt_is_the_text_of_the_last_message() -> None:
     assert ReceivedRequest(app_id="app", body=body, headers={}).prompt == "看图"
 
 
-def test_half_a_character_travels_escaped(post: Callable[..., Any]) -> None:
+def test_a_lone_surrogate_is_sent_escaped(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": lambda call: {"text": "\ud83d"}}) as cloud:
         answer = post(cloud)
     assert b'"text":"\\ud83d"' in answer.content

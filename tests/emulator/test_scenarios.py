@@ -1,4 +1,4 @@
-"""A described app answers in every stream mode, and what describes none says what to mend."""
+"""Scenarios answer in every stream mode, and invalid ones are refused with a remedy."""
 
 import json
 import re
@@ -152,7 +152,9 @@ def test_a_yaml_workflow_is_the_same_in_every_mode(
     assert check_modes(cloud, post, name).text == TEXTS[name]
 
 
-def test_the_steps_are_those_described(cloud: Emulator, yaml_apps: Callable[..., Any]) -> None:
+def test_the_steps_are_those_of_the_scenario(
+    cloud: Emulator, yaml_apps: Callable[..., Any]
+) -> None:
     cloud.add_app("app", yaml_apps(WORKFLOWS)["branches"])
     result = ask(cloud, "full_thoughts")
     assert [(s.name, s.type, s.output, s.reasoning, s.duration_ms) for s in result.steps] == [
@@ -241,7 +243,7 @@ def test_a_failing_node_ends_the_run(cloud: Emulator, mode: str | None) -> None:
         assert partial.steps == ()
 
 
-def test_a_branch_that_fails_cuts_the_others(cloud: Emulator, post: Callable[..., Any]) -> None:
+def test_a_failing_branch_ends_the_others(cloud: Emulator, post: Callable[..., Any]) -> None:
     slow = Node(name="slow", after=[], latency_ms=100, output="late")
     failing = Node(name="failing", after=[], latency_ms=50, output="half", fails=ErrorAnswer())
     cloud.add_app("app", Workflow(nodes=[slow, failing]))
@@ -306,9 +308,7 @@ def test_usage_grows_with_the_text(cloud: Emulator, post: Callable[..., Any]) ->
     assert [frame["usage"]["models"][0]["output_tokens"] for frame in frames] == [2, 4, 6, 6]
 
 
-def test_an_answer_knows_prompt_parameters_and_turns(
-    cloud: Emulator, post: Callable[..., Any]
-) -> None:
+def test_placeholders_are_filled_from_the_call(cloud: Emulator, post: Callable[..., Any]) -> None:
     text = 'you: {prompt}, {biz_params.user.name}, {biz_params.n}, {{prompt}}, {"a": {"b": 1}}'
     cloud.add_app("app", Agent(text=text))
     cloud.add_app("next", Rules(rules=[
@@ -332,7 +332,7 @@ def test_an_answer_knows_prompt_parameters_and_turns(
 )
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("kind", ["agent", "workflow"])
-def test_what_a_call_lacks_is_an_error_of_the_cloud(
+def test_a_missing_placeholder_value_is_an_error_of_the_cloud(
     cloud: Emulator, post: Callable[..., Any], text: str, problem: str, stream: bool, kind: str
 ) -> None:
     app = Agent(text=text) if kind == "agent" else Workflow(nodes=[Node(name="a", output=text)])
@@ -351,7 +351,7 @@ rules:
 """
 
 
-def test_the_first_rule_that_holds_answers(
+def test_the_first_matching_rule_answers(
     cloud: Emulator, post: Callable[..., Any], yaml_apps: Callable[..., Any]
 ) -> None:
     cloud.add_app("app", yaml_apps(RULES)["apps"])
@@ -368,9 +368,7 @@ def test_the_first_rule_that_holds_answers(
     assert "None of the 4 rules" in none.body["message"]
 
 
-def test_latency_is_told_at_the_pace(
-    yaml_apps: Callable[..., Any], post: Callable[..., Any]
-) -> None:
+def test_latency_follows_the_pace(yaml_apps: Callable[..., Any], post: Callable[..., Any]) -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -396,7 +394,7 @@ apps:
     assert waits == [0.24]
 
 
-def test_a_file_may_have_a_pace_too(tmp_path: Path, post: Callable[..., Any]) -> None:
+def test_an_app_in_a_file_may_have_its_own_pace(tmp_path: Path, post: Callable[..., Any]) -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -410,7 +408,7 @@ def test_a_file_may_have_a_pace_too(tmp_path: Path, post: Callable[..., Any]) ->
     assert waits == [0.04, 0.02]
 
 
-def test_a_folder_is_one_app_a_file(
+def test_a_folder_has_one_app_per_file(
     tmp_path: Path, recordings: Path, post: Callable[..., Any]
 ) -> None:
     name = "workflow-two-llm.sse"
@@ -439,7 +437,7 @@ def test_a_folder_is_one_app_a_file(
     assert waits == [0.05] * 11
 
 
-def test_the_page_shows_a_file_that_can_be_read(
+def test_the_example_of_the_page_can_be_loaded(
     tmp_path: Path, recordings: Path, post: Callable[..., Any]
 ) -> None:
     page = Path(__file__).parents[2] / "docs" / "scenarios.md"
@@ -515,7 +513,7 @@ W = "apps.a.workflow"
         (NODES % "{name: x}, {name: y, after: [], output: '{nodes.x}'}", f": {W}: node 'y': {{nodes.x}}: no such node runs before; these do: 开始"),
     ],
 )  # fmt: skip
-def test_a_file_that_describes_no_app_says_where_and_how_to_mend_it(
+def test_an_invalid_file_is_refused_with_place_and_remedy(
     tmp_path: Path, yaml_apps: Callable[..., Any], text: str, problem: str
 ) -> None:
     with pytest.raises(ScenarioError) as caught:
@@ -523,7 +521,7 @@ def test_a_file_that_describes_no_app_says_where_and_how_to_mend_it(
     assert str(caught.value).startswith(f"{tmp_path / 'apps.yaml'}{problem}")
 
 
-def test_every_problem_of_an_app_is_named(yaml_apps: Callable[..., Any]) -> None:
+def test_every_problem_of_an_app_is_reported(yaml_apps: Callable[..., Any]) -> None:
     with pytest.raises(ScenarioError) as caught:
         yaml_apps(NODES % "{name: x, chunk_ms: a}, {name: ''}")
     assert [line.partition(": ")[2].split(":")[0] for line in str(caught.value).splitlines()] == [
@@ -532,7 +530,7 @@ def test_every_problem_of_an_app_is_named(yaml_apps: Callable[..., Any]) -> None
     ]
 
 
-def test_a_folder_with_one_id_twice_or_without_an_app_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_duplicate_ids_or_without_apps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="no apps in this folder; it needs files that end in"):
         load_apps(tmp_path)
     (tmp_path / "a.yaml").write_text("text: x")

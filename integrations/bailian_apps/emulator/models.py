@@ -135,12 +135,7 @@ class Failure(Exception):
     """
 
     def __init__(
-        self,
-        *,
-        status: int,
-        code: str,
-        message: str = "",
-        headers: Mapping[str, str] | None = None,
+        self, *, status: int, code: str, message: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
         """Create the failure.
 

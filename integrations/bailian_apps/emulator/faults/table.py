@@ -31,14 +31,9 @@ def _json(status: int, body: JsonObject, **headers: str) -> bytes:
 
 
 def _refusal(
-    status: int,
-    code: str,
-    message: str,
-    *,
-    retry_after: str | None = None,
-    description: str | None = None,
+    status: int, code: str, message: str, *, retry_after: str = "", description: str = ""
 ) -> Fault:
-    headers = {} if retry_after is None else {"retry_after": retry_after}
+    headers = {"retry_after": retry_after} if retry_after else {}
     what = f"{status} {code}" + (f", `Retry-After: {retry_after}`" if retry_after else "")
     content = _json(status, {"code": code, "message": message}, **headers)
     return Fault(description or what, raw_response=content)
@@ -259,8 +254,7 @@ FAULTS: dict[str, Fault] = {
         rewrite=_at_first(lambda event: b"\xef\xbb\xbf" + event),
     ),
     "crlf": Fault(
-        "lines that end with CR LF",
-        rewrite=_each(lambda event: event.replace(b"\n", b"\r\n")),
+        "lines that end with CR LF", rewrite=_each(lambda event: event.replace(b"\n", b"\r\n"))
     ),
     "cr": Fault("lines that end with CR", rewrite=_each(lambda event: event.replace(b"\n", b"\r"))),
     "multi_line_data": Fault("JSON split over several data lines", rewrite=_each(_over_lines)),
@@ -269,8 +263,7 @@ FAULTS: dict[str, Fault] = {
         rewrite=_at_stop(lambda event: event.rstrip(b"\n") + b"\n"),
     ),
     "no_line_end_at_end": Fault(
-        "no line end after the stop frame",
-        rewrite=_at_stop(lambda event: event.rstrip(b"\n")),
+        "no line end after the stop frame", rewrite=_at_stop(lambda event: event.rstrip(b"\n"))
     ),
     "close_delimited": Fault(
         "a body that is not chunked and ends with the connection", framing="none"

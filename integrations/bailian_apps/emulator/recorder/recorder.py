@@ -17,6 +17,7 @@ import aiohttp
 import certifi
 import yarl
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
@@ -146,9 +147,12 @@ class _Relay:
                 relaying.cancel()
                 await asyncio.wait({relaying})
                 exchange.ended_by = None if exchange.finished else ended_by
-            elif (error := relaying.exception()) is not None:
-                await self._send_error(error, send)
-                return
+            else:
+                try:
+                    relaying.result()
+                except _NotConnectedError as error:
+                    await _send_error(error, scope, receive, send)
+                    return
             if exchange.is_call:
                 await asyncio.to_thread(self._save, exchange)
             if exchange.ended_by is None:
@@ -210,23 +214,15 @@ class _Relay:
         else:
             logger.info("%s  %s", path.name, exchange.summary())
 
-    async def _send_error(self, error: BaseException, send: Send) -> None:
-        if not isinstance(error, _NotConnectedError):
-            raise error
-        logger.error("%s", error)
-        body = {
-            "code": "RecorderNotConnected",
-            "message": str(error),
-            "request_id": str(uuid.uuid4()),
-        }
-        content = encode_json(body)
-        headers = [
-            (b"content-type", JSON_CONTENT_TYPE.encode()),
-            (b"content-length", str(len(content)).encode()),
-        ]
-        # 503, because a client may retry what was certainly not sent.
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+
+async def _send_error(
+    error: _NotConnectedError, scope: Scope, receive: Receive, send: Send
+) -> None:
+    logger.error("%s", error)
+    body = {"code": "RecorderNotConnected", "message": str(error), "request_id": str(uuid.uuid4())}
+    # 503, because a client may retry what was certainly not sent.
+    response = Response(encode_json(body), 503, media_type=JSON_CONTENT_TYPE)
+    await response(scope, receive, send)
 
 
 async def _relay_response(response: aiohttp.ClientResponse, exchange: Exchange, send: Send) -> None:
