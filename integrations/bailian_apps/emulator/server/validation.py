@@ -1,26 +1,26 @@
-"""Refuses what the API does not document: unknown parameters, wrong types, values out of range."""
+"""Checks requests as the cloud does: unknown parameters, wrong types, values out of range.
 
-from collections.abc import Iterable
-from difflib import get_close_matches
+A new request parameter is one field of a model below. The fields are those of the vendor's API
+reference for application calls, and of its SDKs.
+"""
+
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from bailian_apps.emulator.calls import Failure, ReceivedRequest
-from bailian_apps.emulator.flow_modes import FLOW_STREAM_MODES
-from bailian_apps.emulator.wire import JsonObject
+from bailian_apps.emulator.errors import suggestion
+from bailian_apps.emulator.models import Failure, ReceivedRequest
+from bailian_apps.emulator.wire.flow_modes import FLOW_MODES
+from bailian_apps.emulator.wire.frames import JsonObject, as_list
 
 _MAX_FILE_IDS = 100
 
 
 def _text_or_parts(value: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, list) and all(map(_is_object, value))):  # pyright: ignore[reportUnknownArgumentType]
-        return value  # pyright: ignore[reportUnknownVariableType]
+    parts = as_list(value)
+    if isinstance(value, str) or (value == parts and all(isinstance(part, dict) for part in parts)):
+        return value
     raise ValueError("Input should be a string or a list of objects")
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
 
 
 class _Documented(BaseModel):
@@ -73,7 +73,7 @@ class _Parameters(_Documented):
     top_k: Annotated[int, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
     rag_options: _RagOptions | None = None
-    # The vendor's Java SDK sends these too.
+    # Only the vendor's Java SDK sends these.
     mcp_servers: list[str] | None = None
     enable_web_search: bool | None = None
     enable_system_time: bool | None = None
@@ -103,11 +103,11 @@ def check(request: ReceivedRequest, *, strict: bool) -> None:
 
     Args:
         request: The request.
-        strict: Whether to hold it against the documented parameters as well; without this, only
-            what cannot be answered is refused.
+        strict: Whether to check the documented parameters too; otherwise only requests that
+            cannot be answered are refused.
 
     Raises:
-        Failure: The answer to such a request. It names the parameter, and shows no value.
+        Failure: The request is refused. The message has the parameter's name but not its value.
     """
     if not request.body:
         raise invalid("The request body must be a JSON object.")
@@ -120,30 +120,24 @@ def check(request: ReceivedRequest, *, strict: bool) -> None:
     if roles and roles[-1] != "user":
         raise invalid("The last of the messages must have the role user.")
     mode = request.parameters.get("flow_stream_mode")
-    if mode and mode not in FLOW_STREAM_MODES:
-        raise invalid(f"flow_stream_mode must be one of {', '.join(FLOW_STREAM_MODES)}.")
+    if mode and mode not in list(FLOW_MODES):
+        raise invalid(f"flow_stream_mode must be one of {', '.join(FLOW_MODES)}.")
     if not strict:
         return
     try:
         _Body.model_validate(request.body)
     except ValidationError as error:
-        raise invalid(_complaint(error)) from None
+        raise invalid(_problem(error)) from None
     if "system" in roles[1:]:
         raise invalid("A message with the role system must be the first of the messages.")
 
 
 def invalid(message: str) -> Failure:
-    """Return the cloud's answer to a request that is wrong."""
+    """Return the cloud's answer to an invalid request."""
     return Failure(status=400, code="InvalidParameter", message=message)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Say which name may have been meant; say nothing when none is near."""
-    close = get_close_matches(name, list(names), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _complaint(error: ValidationError) -> str:
+def _problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     *parents, name = map(str, first["loc"])
     path = ".".join([*parents, name])
@@ -151,4 +145,4 @@ def _complaint(error: ValidationError) -> str:
         reason = first["msg"].removeprefix("Value error, ")
         return f"Required parameter({path}) missing or invalid: {reason}."
     model = _MODELS.get(tuple(parents))
-    return f"Unknown parameter({path}){nearest(name, model.model_fields if model else ())}"
+    return f"Unknown parameter({path}){suggestion(name, model.model_fields if model else ())}"

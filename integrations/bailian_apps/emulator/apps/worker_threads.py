@@ -1,7 +1,7 @@
-"""Threads for apps that block.
+"""Threads for callable apps that block.
 
-A plain function may wait for a test's `threading.Event`. So it runs in a thread of its own: the
-server goes on meanwhile, and does not wait for it when it stops.
+A synchronous function may wait for a `threading.Event` of the test. So each runs in its own thread:
+the server keeps serving meanwhile, and does not wait for the function when it stops.
 """
 
 import asyncio
@@ -12,19 +12,19 @@ from contextlib import suppress
 from typing import Any
 
 
-class Workers:
-    """Runs functions of an event loop in threads, and knows which still run."""
+class WorkerThreads:
+    """Runs functions for an event loop in threads, and keeps track of those still running."""
 
     def __init__(self) -> None:
-        """Begin without a thread."""
+        """Create the pool without threads."""
         self._threads: list[threading.Thread] = []
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Return what `function` returns in a thread, or raise what it raises there."""
+        """Call `function` in a thread; return its result or raise its exception."""
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
-        def settle(result: Any, error: BaseException | None) -> None:
+        def set_outcome(result: Any, error: BaseException | None) -> None:
             if not outcome.done():
                 outcome.set_result((result, error))
 
@@ -32,10 +32,10 @@ class Workers:
             result, error = None, None
             try:
                 result = function(*args)
-            except BaseException as raised:  # raised again where it is awaited
+            except BaseException as raised:  # raised again by the awaiting task
                 error = raised
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, result, error)
+            with suppress(RuntimeError):  # the loop is closed: the server has stopped
+                loop.call_soon_threadsafe(set_outcome, result, error)
 
         name = f"bailian-emulator-app-{getattr(function, '__name__', 'call')}"
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -48,7 +48,7 @@ class Workers:
         return result
 
     def join(self, timeout_s: float) -> list[str]:
-        """Wait for all threads to end; return the names of those that did not."""
+        """Wait for all threads to end; return the names of those still running."""
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Reads apps out of files: a recording, a YAML file that describes one or several, or a folder."""
+"""Loads apps from recordings, YAML files and folders of them."""
 
 import os
 import re
@@ -9,36 +9,35 @@ from typing import Any, TypeAlias
 import yaml
 from pydantic import ValidationError
 
-from bailian_apps.emulator.calls import ReceivedRequest
-from bailian_apps.emulator.choices import AppDescription, Paced, Rule, Rules, When
-from bailian_apps.emulator.recordings import SUFFIXES, Recording, load_recording
-from bailian_apps.emulator.scenarios import Agent, Workflow
-from bailian_apps.emulator.scrubbing import TOKENS
-from bailian_apps.emulator.wire import as_object, to_json
+from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
+from bailian_apps.emulator.apps.rules import AppDescription, Paced, Rule, Rules, When
+from bailian_apps.emulator.apps.scenarios import Agent, Workflow
+from bailian_apps.emulator.models import USER_TOKENS, ReceivedRequest
+from bailian_apps.emulator.wire.frames import as_object, to_json
 
 DescribedApp: TypeAlias = Workflow | Agent | Rules | Recording | Paced
-"""What a file has for an app id."""
+"""An app that a file can define."""
 
 _YAML = (".yaml", ".yml")
 
 
 class ScenarioError(ValueError):
-    """A file that describes apps cannot be read; the message names the file and the field."""
+    """A file of apps is invalid; the message has the file and the field."""
 
 
 def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
-    """Read the apps of a file, or of all files of a folder.
+    """Load the apps of a file, or of all files in a folder.
 
-    A YAML file has several apps by their ids under `apps`, or describes one, whose id is then the
-    file's name without its ending, as it is for a recording. One that the recorder wrote is the app
-    that was asked; where a folder has several of one app, a call gets the one with its own prompt
-    and `biz_params`.
+    A YAML file has apps by their ids under `apps`, or is one app; the id of that app, and of a
+    recording, is the file name without its suffix. A file of the recorder has the recorded app id.
+    If a folder has several recordings of one app, a call gets the one with its prompt and
+    `biz_params`.
 
     Args:
         path: A `.yaml` or `.yml` file, a recording, or a folder of them.
 
     Raises:
-        ScenarioError: A file is missing or malformed, or two apps have one id.
+        ScenarioError: A file is missing or malformed, or two apps have the same id.
         RecordingError: A recording cannot be read.
     """
     path = Path(path)
@@ -55,7 +54,7 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
             request = app.request if isinstance(app, Recording) else None
             if app_id in apps and not (request and app_id in recorded):
                 raise ScenarioError(
-                    f"{file}: {origin[app_id]} has an app {app_id!r} too; rename it"
+                    f"{file}: {origin[app_id]} has an app {app_id!r} too; rename one of them"
                 )
             apps[app_id], origin[app_id] = app, file
             if isinstance(app, Recording) and request:
@@ -63,33 +62,33 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
     apps |= {app_id: _rules_of(several) for app_id, several in recorded.items() if several[1:]}
     if not apps:
         endings = ", ".join((*_YAML, *SUFFIXES))
-        raise ScenarioError(f"{path}: no app in this folder; it needs files that end in {endings}")
+        raise ScenarioError(f"{path}: no apps in this folder; it needs files that end in {endings}")
     return apps
 
 
 def _rules_of(recorded: list[tuple[Recording, ReceivedRequest]]) -> Rules:
-    """Make one app of what the recorder wrote of it; of two equal calls, the later one counts."""
+    """Return one app for all recordings of it; of two equal calls, the later recording counts."""
     rules: dict[tuple[str, str], Rule] = {}
     for recording, request in recorded:
-        params = {key: item for key, item in request.biz_params.items() if key != TOKENS}
+        params = {key: item for key, item in request.biz_params.items() if key != USER_TOKENS}
         when = When(matches=rf"\A{re.escape(request.prompt)}\Z", biz_params=params)
         rules[request.prompt, to_json(params)] = Rule(when=when, recording=recording)
-    # The one that asks for more is asked first: without biz_params, a rule holds with any.
+    # Rules with more biz_params come first: a rule without biz_params matches any.
     most_first = sorted(rules, key=lambda known: -len(known[1]))
     return Rules(rules=[rules[known] for known in most_first])
 
 
 def load_app(path: Path) -> DescribedApp:
-    """Read the one app of a file.
+    """Load the only app of a file.
 
     Raises:
-        ScenarioError: It is malformed, or has several apps.
-        RecordingError: It is a recording that cannot be read.
+        ScenarioError: The file is malformed or has several apps.
+        RecordingError: The recording cannot be read.
     """
     apps = load_apps(path)
     if len(apps) != 1:
         raise ScenarioError(
-            f"{path}: has {len(apps)} apps, {', '.join(apps)}; give them all, as load_apps(path)"
+            f"{path}: has {len(apps)} apps, {', '.join(apps)}; pass load_apps(path) as apps"
         )
     return next(iter(apps.values()))
 
@@ -105,21 +104,21 @@ def _load_yaml(path: Path) -> dict[str, DescribedApp]:
         raise ScenarioError(f"{where}: not YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise ScenarioError(f"{path}: not YAML: {error}") from error
-    described = as_object(value)
-    if not described:
-        raise ScenarioError(f"{path}: describes no app; it needs `apps:`, or one app's description")
-    if "apps" not in described:
-        return {path.stem: _describe(path, "", described)}
-    if other := [str(name) for name in described if name != "apps"]:
+    content = as_object(value)
+    if not content:
+        raise ScenarioError(f"{path}: defines no app; it needs `apps:` or the fields of one app")
+    if "apps" not in content:
+        return {path.stem: _describe(path, "", content)}
+    if other := [str(name) for name in content if name != "apps"]:
         raise ScenarioError(
-            f"{path}: {', '.join(other)}: unknown beside `apps`; put it into an app"
+            f"{path}: {', '.join(other)}: not allowed beside `apps`; move it into an app"
         )
-    apps: dict[Any, Any] | None = as_object(described["apps"])
+    apps: dict[Any, Any] | None = as_object(content["apps"])
     if not apps:
-        raise ScenarioError(f"{path}: apps: must be a mapping of app ids to descriptions")
+        raise ScenarioError(f"{path}: apps: must be a mapping of app ids to apps")
     for app_id in apps:
         if not isinstance(app_id, str):
-            raise ScenarioError(f"{path}: apps.{app_id}: an app id is a text; write it in quotes")
+            raise ScenarioError(f"{path}: apps.{app_id}: an app id must be a string; quote it")
     return {app_id: _describe(path, f"apps.{app_id}", app) for app_id, app in apps.items()}
 
 
@@ -137,21 +136,21 @@ def _problem(where: str, error: Any) -> str:
         field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] != "missing" and not isinstance(error["input"], dict):
-        message += f" (it is {type(error['input']).__name__} {str(error['input'])[:60]!r})"
+        message += f" (got {type(error['input']).__name__} {str(error['input'])[:60]!r})"
     return f"{field}: {message}" if field else message
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice; YAML's own loader forgets the first one."""
+    """Refuses duplicate keys; PyYAML's own loader ignores all but the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Make a mapping of a node."""
+        """Return the mapping for a node."""
         seen: set[str] = set()
         for key_node, _ in node.value:
             key = str(key_node.value)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"{key!r} stands twice in one mapping", problem_mark=key_node.start_mark
+                    problem=f"duplicate key {key!r}", problem_mark=key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

@@ -1,25 +1,18 @@
-"""Describes apps: what a workflow or an agent does, in Python or in a YAML file.
+"""Scenarios: the models of workflow and agent apps, written in Python or in YAML.
 
-The same models read the YAML and are what Python code makes. `workflow` and `agent` make frames of
-them, so that a described app answers in every stream mode.
+The modules `workflow` and `agent` turn them into frames, so that a scenario answers in every
+stream mode.
 """
 
-import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from bailian_apps.emulator.calls import Failure
-from bailian_apps.emulator.templates import check_places
-from bailian_apps.emulator.wire import JsonObject, as_list, as_object, to_json
+from bailian_apps.emulator.apps.templates import check_placeholders
+from bailian_apps.emulator.errors import suggestion
+from bailian_apps.emulator.models import Failure
+from bailian_apps.emulator.wire.frames import JsonObject, as_list, as_object, to_json
 
 _CHUNK_CHARS = 4
 
@@ -27,7 +20,7 @@ _CHUNK_CHARS = 4
 def _check_text(value: object) -> object:
     if value != [] and not all(isinstance(piece, str) for piece in as_list(value) or [value]):
         raise ValueError(
-            "must be a text, in quotes if it looks like a number, or a list of its pieces"
+            "must be a string (quoted if it looks like a number) or a list of its pieces"
         )
     return value
 
@@ -37,12 +30,12 @@ def _check_output(value: object) -> object:
 
 
 def _check_no_nodes(value: object) -> object:
-    check_places(value)
+    check_placeholders(value)
     return value
 
 
 Text: TypeAlias = Annotated[str | list[str], BeforeValidator(_check_text)]
-"""A text, whole or in the pieces in which it streams. A call fills its places in."""
+"""A text with placeholders, as one string or as the pieces in which it streams."""
 
 AgentText: TypeAlias = Annotated[Text, BeforeValidator(_check_no_nodes)]
 Json: TypeAlias = Annotated[dict[str, Any] | str, BeforeValidator(_check_no_nodes)]
@@ -51,7 +44,7 @@ Count: TypeAlias = Annotated[int, Field(ge=0)]
 
 
 class Description(BaseModel):
-    """What all descriptions share: no unknown field, no value that is made to fit, no change."""
+    """Base of all scenario models: frozen, without type coercion and unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -60,29 +53,28 @@ class Description(BaseModel):
     def _check_names(cls, value: object) -> object:
         for name in as_object(value) or {}:
             if name not in cls.model_fields:
-                nearest = difflib.get_close_matches(str(name), cls.model_fields, 1)
-                hint = f" did you mean {nearest[0]!r}?" if nearest else ""
+                hint = suggestion(str(name), cls.model_fields) or "."
                 known = ", ".join(cls.model_fields)
-                raise ValueError(f"{name!r} is unknown here;{hint} there may be: {known}")
+                raise ValueError(f"unknown field {name!r}{hint} The fields are: {known}")
         return value
 
 
 class TokenUsage(Description):
-    """What a model call costs.
+    """The tokens of a model call.
 
     Attributes:
         model_id: The model.
-        input_tokens: Tokens read.
-        output_tokens: Tokens written when it is done; on the way they grow with the text.
+        input_tokens: Input tokens.
+        output_tokens: Output tokens of the complete answer; they grow with the text.
     """
 
     model_id: str
     input_tokens: Count = 0
     output_tokens: Count = 0
 
-    def at(self, said: int, total: int) -> JsonObject:
-        """Return the count after `said` of `total` pieces, as an entry of `usage.models`."""
-        output_tokens = self.output_tokens * said // total if total else self.output_tokens
+    def at(self, sent: int, total: int) -> JsonObject:
+        """Return the usage after `sent` of `total` pieces, as an entry of `usage.models`."""
+        output_tokens = self.output_tokens * sent // total if total else self.output_tokens
         return {
             "input_tokens": self.input_tokens,
             "output_tokens": output_tokens,
@@ -91,11 +83,11 @@ class TokenUsage(Description):
 
 
 class ErrorAnswer(Description):
-    """An error answer, or what ends a workflow whose node fails.
+    """An error answer, or the failure of a workflow's node.
 
     Attributes:
-        code: The cloud's code.
-        message: What the cloud says about it.
+        code: The cloud's error code.
+        message: The error message.
         status: The HTTP status.
     """
 
@@ -104,7 +96,7 @@ class ErrorAnswer(Description):
     status: Annotated[int, Field(ge=400, le=599)] = 500
 
     def as_failure(self) -> Failure:
-        """Return it as what an app raises."""
+        """Return it as the exception that an app raises."""
         return Failure(status=self.status, code=self.code, message=self.message)
 
 
@@ -114,19 +106,19 @@ class Node(Description):
     Attributes:
         name: Its name; `after`, `mirrors` and `{nodes.name}` refer to it.
         type: `LLM`, `Retrieval`, `API`, `Plugin`, `Script`, `Condition`, … or `Start` and `End`,
-            which are added when they are not described.
-        id: Its `nodeId`; else its type and place.
-        after: The nodes it waits for, which stand before it: by default the one before it, and for
-            the End node all that no other waits for. `[]` begins right after Start.
+            which are added if missing.
+        id: Its `nodeId`; by default its type and position.
+        after: The earlier nodes that it waits for: by default the previous one, and for the End
+            node all that no other node waits for. `[]` starts right after Start.
         latency_ms: From its start to its first piece.
         chunk_ms: From one piece to the next.
-        output: What it puts out, a text, its pieces, or a JSON object. An LLM node streams a text
-            in pieces of four characters, another node puts it out at once. An End node without an
-            `output` repeats the node described before it; its output is the answer.
-        mirrors: Of an End node: the node whose text it streams on while it comes.
-        reasoning: What an LLM node thinks first.
+        output: A text, its pieces, or a JSON object. An LLM node streams a text in pieces of four
+            characters; any other node outputs it at once. An End node without an `output` repeats
+            the previous node; its output is the answer.
+        mirrors: For an End node: the node whose text it streams at the same time.
+        reasoning: For an LLM node: the reasoning before its output.
         usage: The tokens of its model.
-        fails: How it fails, after its output; the run ends there.
+        fails: The failure after its output; it ends the run.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -152,18 +144,19 @@ class Node(Description):
     def _check_type(self) -> "Node":
         if self.mirrors is not None and (self.type != "End" or self.output is not None):
             raise ValueError(
-                "`mirrors` is for an End node without an `output`; its output is the mirrored one"
+                "`mirrors` needs an End node without an `output`; it outputs the mirrored text"
             )
         if self.reasoning and self.type != "LLM":
-            raise ValueError(f"`reasoning` is for an LLM node; this is one of type {self.type}")
+            raise ValueError(f"`reasoning` needs an LLM node; the type is {self.type}")
         return self
 
 
 class Workflow(Description):
-    """A workflow app: its nodes, each after those it waits for.
+    """A workflow app.
 
     Attributes:
-        nodes: The nodes. Those that wait for the same run side by side.
+        nodes: The nodes, each after those that it waits for. Nodes that wait for the same nodes
+            run in parallel.
     """
 
     nodes: Annotated[list[Node], Field(min_length=1)]
@@ -173,33 +166,33 @@ class Workflow(Description):
         before: dict[str, set[str]] = {}
         ids: set[str] = set()
         planned = self.plan()
-        for place, (node, waits_for) in enumerate(planned):
+        for index, (node, waits_for) in enumerate(planned):
             field = f"node {node.name!r}: "
             if node.name in before:
-                raise ValueError(f"{field}there are two of this name; rename one")
+                raise ValueError(f"{field}another node has the same name; rename one")
             if node.id in ids:
-                raise ValueError(f"{field}there are two with the id {node.id!r}; change one")
-            if (node.type == "Start") != (place == 0):
-                raise ValueError(f"{field}the Start node is the first one, and the only one")
-            if (node.type == "End") != (place == len(planned) - 1):
-                raise ValueError(f"{field}the End node is the last one, and the only one")
+                raise ValueError(f"{field}another node has the id {node.id!r} too; change one")
+            if (node.type == "Start") != (index == 0):
+                raise ValueError(f"{field}there must be one Start node, the first one")
+            if (node.type == "End") != (index == len(planned) - 1):
+                raise ValueError(f"{field}there must be one End node, the last one")
             mirrored = [] if node.mirrors is None else [node.mirrors]
             for name in [*waits_for, *mirrored]:
                 if name not in before:
                     known = ", ".join(before) or "none"
-                    raise ValueError(f"{field}no node {name!r} stands before it; these do: {known}")
+                    raise ValueError(f"{field}no node {name!r} comes before it; these do: {known}")
             ids |= {node.id or ""} - {""}
             before[node.name] = set(waits_for).union(*(before[name] for name in waits_for))
             if mirrored and mirrored[0] not in before[node.name]:
-                raise ValueError(f"{field}it must also wait for {node.mirrors!r}, which it mirrors")
+                raise ValueError(f"{field}it mirrors {node.mirrors!r}, so it must wait for it too")
             try:
-                check_places([node.output, node.reasoning], before[node.name])
+                check_placeholders([node.output, node.reasoning], before[node.name])
             except ValueError as error:
                 raise ValueError(f"{field}{error}") from error
         return self
 
     def plan(self) -> list[tuple[Node, list[str]]]:
-        """Return all nodes, Start and End too, each with the names of those it waits for."""
+        """Return all nodes, including Start and End, each with the nodes that it waits for."""
         nodes = list(self.nodes)
         if nodes[0].type != "Start":
             nodes.insert(0, Node(name="开始", type="Start"))
@@ -207,29 +200,29 @@ class Workflow(Description):
             nodes.append(Node(name="结束", type="End"))
         planned: list[tuple[Node, list[str]]] = [(nodes[0], nodes[0].after or [])]
         awaited: set[str] = set()
-        for place, node in enumerate(nodes[1:], 1):
+        for index, node in enumerate(nodes[1:], 1):
             if node.after is not None:
                 waits_for = node.after or [nodes[0].name]
             elif node.type == "End":
                 waits_for = [each.name for each in nodes[:-1] if each.name not in awaited]
             else:
-                waits_for = [nodes[place - 1].name]
+                waits_for = [nodes[index - 1].name]
             awaited.update(waits_for)
             planned.append((node, waits_for))
         return planned
 
 
 class Thought(Description):
-    """One thing an agent does before it answers: exactly one of the first three.
+    """One step of an agent before its answer: exactly one of `reasoning`, `tool`, `retrieval`.
 
     Attributes:
-        reasoning: It thinks this.
-        tool: It calls the tool of this name.
-        retrieval: It asks the knowledge base of this name.
+        reasoning: A reasoning text.
+        tool: The name of a tool that is called.
+        retrieval: The name of a knowledge base that is searched.
         type: The `action_type` of a tool call: `api`, `mcp`, `plugin`, …
-        arguments: What the tool, or the knowledge base, is given.
-        observation: What it gets back.
-        latency_ms: From the thing before to its first piece.
+        arguments: The arguments of the tool or the search.
+        observation: The result.
+        latency_ms: From the step before to its first piece.
         chunk_ms: From one piece to the next; the observation is the last one.
     """
 
@@ -247,7 +240,8 @@ class Thought(Description):
         check_one_of(self, ["reasoning", "tool", "retrieval"])
         unusual = self.model_fields_set & {"type", "arguments", "observation"}
         if self.reasoning is not None and unusual:
-            raise ValueError(f"{', '.join(sorted(unusual))}: not of a reasoning; leave it out")
+            names = ", ".join(sorted(unusual))
+            raise ValueError(f"`reasoning` cannot be combined with {names}; leave it out")
         return self
 
 
@@ -255,11 +249,11 @@ class Reference(Description):
     """A document that an agent cites as `<ref>[1]</ref>`.
 
     Attributes:
-        index_id: What the citation names; else its place, from 1 on.
-        title: The title in the document.
+        index_id: The id in the citation; by default its position, starting at 1.
+        title: The title.
         doc_id: The document's id.
-        doc_name: Its name.
-        doc_url: Where it is.
+        doc_name: The document's name.
+        doc_url: The document's address.
         text: The passage.
     """
 
@@ -271,8 +265,8 @@ class Reference(Description):
     text: str = ""
 
     @model_validator(mode="after")
-    def _check_places(self) -> "Reference":
-        check_places(self.model_dump())
+    def _check_texts(self) -> "Reference":
+        check_placeholders(self.model_dump())
         return self
 
 
@@ -280,9 +274,9 @@ class Agent(Description):
     """An agent app.
 
     Attributes:
-        text: The answer, whole or in pieces.
-        thoughts: What it does before.
-        references: What it cites.
+        text: The answer, as one string or in pieces.
+        thoughts: The steps before it.
+        references: The cited documents.
         usage: The tokens of its model.
         latency_ms: From the last thought to the first piece of the answer.
         chunk_ms: From one piece to the next.
@@ -296,11 +290,11 @@ class Agent(Description):
     chunk_ms: Milliseconds = 0
 
 
-def pieces_of(text: Any, *, whole: bool = False) -> list[str]:
+def split_pieces(text: Any, *, whole: bool = False) -> list[str]:
     """Return the pieces in which an output streams; a piece is never empty.
 
     Args:
-        text: A text, its pieces, or a JSON object, which streams as one piece.
+        text: A text, its pieces, or a JSON object, which is one piece.
         whole: Whether a text is one piece too.
     """
     fields = as_object(text)
@@ -313,14 +307,13 @@ def pieces_of(text: Any, *, whole: bool = False) -> list[str]:
 
 
 def check_one_of(description: BaseModel, names: Iterable[str]) -> None:
-    """Refuse a description of nothing, and one of two things at once.
+    """Check that exactly one of the fields is given.
 
     Raises:
-        ValueError: Not exactly one of the fields is given.
+        ValueError: None or several are given.
     """
     given = [name for name in names if getattr(description, name) is not None]
     if len(given) != 1:
         raise ValueError(
-            f"give exactly one of {', '.join(names)}; there is "
-            + (f"{' and '.join(given)}" if given else "none")
+            f"give exactly one of {', '.join(names)}; given: {', '.join(given) or 'none'}"
         )

@@ -1,8 +1,4 @@
-"""The cloud's bytes: frames, error bodies, and how both are written.
-
-What is here is the shape of the wire alone. It knows no app, no session and no request, and it is
-written from recorded answers, not from the client it is there to test.
-"""
+"""Frames, error bodies and JSON as the cloud encodes them."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +7,7 @@ from http.client import responses
 from typing import Any, Literal, TypeAlias, cast
 
 JsonObject: TypeAlias = dict[str, Any]
-"""A JSON object as `json.loads` gives it."""
+"""A JSON object as `json.loads` returns it."""
 
 STREAM_CONTENT_TYPE = "text/event-stream;charset=UTF-8"
 JSON_CONTENT_TYPE = "application/json;charset=UTF-8"
@@ -22,13 +18,13 @@ class Frame:
     """One event of an answer.
 
     Attributes:
-        payload: The JSON object that follows `data:`.
-        event: What follows `event:`.
+        payload: The JSON object after `data:`.
+        event: The value of `event:`.
         status: The number in the comment line `:HTTP_STATUS/n`.
-        id: The number after `id:`; None counts on from the frame before.
+        id: The value of `id:`; None continues the numbering of the stream.
         offset_ms: When the frame is due after the request, at the recorded pace.
-        raw: The bytes themselves, where they were none of the cloud's.
-        whole: The output as a recording without deltas has it.
+        raw: The bytes themselves, if they are not a frame of the cloud.
+        cumulative_output: The output as recorded, if the recording is cumulative.
     """
 
     payload: JsonObject
@@ -37,29 +33,33 @@ class Frame:
     id: int | None = None
     offset_ms: float = 0.0
     raw: bytes | None = None
-    whole: JsonObject | None = None
+    cumulative_output: JsonObject | None = None
 
     @property
     def output(self) -> JsonObject:
-        """The payload's `output`; empty when there is none, or when it is no object."""
+        """The payload's `output`; empty if it is missing or not an object."""
         return as_object(self.payload.get("output")) or {}
 
     @property
     def finished(self) -> bool:
-        """Whether this frame ends an answer that was told to its end."""
+        """Whether this frame completes the answer."""
         return self.output.get("finish_reason") == "stop"
 
     def with_output(self, output: JsonObject) -> "Frame":
-        """Return the same frame with another output; frames are shared and never changed."""
-        return replace(self, payload={**self.payload, "output": output}, whole=None)
+        """Return a copy with another output. Frames are shared and never changed in place."""
+        return replace(self, payload={**self.payload, "output": output}, cumulative_output=None)
 
     @property
     def body(self) -> bytes:
-        """The frame as a whole answer."""
+        """The frame as the body of a JSON response."""
         return encode_json(self.payload) if self.raw is None else self.raw
 
     def encode(self, number: int) -> bytes:
-        """Write the frame the way the cloud does, as frame `number` of its stream."""
+        """Encode the frame as event `number` of its stream.
+
+        The order and the spacing of the lines are the cloud's: see
+        tests/recordings/agent-plain-stream.sse and error-app-id-invalid-elided.sse.
+        """
         if self.raw is not None:
             return self.raw
         return (
@@ -68,7 +68,7 @@ class Frame:
 
 
 def error_frame(*, status: int, code: str, message: str, request_id: str) -> Frame:
-    """Make the frame, or with its status the JSON answer, that reports an error."""
+    """Return an error as a frame; its `body` and `status` are the same error as JSON."""
     return Frame(
         event="error",
         status=status,
@@ -77,41 +77,41 @@ def error_frame(*, status: int, code: str, message: str, request_id: str) -> Fra
 
 
 def http_head(status: int, headers: Mapping[str, str]) -> bytes:
-    """Write the head of an HTTP answer."""
+    """Encode the status line and the headers of an HTTP/1.1 response."""
     lines = [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([f"HTTP/1.1 {status} {responses.get(status, '')}", *lines, "", ""]).encode()
 
 
 def to_json(value: object, *, ascii_only: bool = False) -> str:
-    """Write JSON without spaces and with its characters as they are, as the cloud does.
+    """Encode JSON as the cloud does: compact, and without escaping non-ASCII characters.
 
     Raises:
-        TypeError: JSON has no such value.
-        ValueError: JSON has no such number.
+        TypeError: The value has a type that JSON does not support.
+        ValueError: The value contains NaN or an infinity.
     """
     return json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False)
 
 
 def encode_json(value: object, *, end: str = "") -> bytes:
-    """Write JSON as UTF-8."""
+    """Encode JSON as UTF-8, followed by `end`."""
     try:
         return (to_json(value) + end).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair can only travel escaped
+    except UnicodeEncodeError:  # UTF-8 cannot encode a lone surrogate, but JSON can escape it
         return (to_json(value, ascii_only=True) + end).encode()
 
 
 def as_object(value: object) -> JsonObject | None:
-    """Return `value` when it is a JSON object, else None."""
+    """Return `value` if it is a JSON object, else None."""
     return cast("JsonObject", value) if isinstance(value, dict) else None
 
 
 def as_list(value: object) -> list[Any]:
-    """Return `value` when it is a JSON array, else an empty list."""
+    """Return `value` if it is a JSON array, else an empty list."""
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def parse_object(text: object) -> JsonObject | None:
-    """Read a JSON object out of a string, as the wire nests them; None when it is not one."""
+    """Parse a JSON object nested in a string; return None if it is not one."""
     if not isinstance(text, str) or not text.startswith("{"):
         return None
     try:

@@ -1,4 +1,7 @@
-"""Runs an ASGI app in this process: a port, a thread, and an orderly end."""
+"""Runs an ASGI app with uvicorn in a thread of this process.
+
+It knows neither the emulator's endpoint nor the recorder.
+"""
 
 import asyncio
 import logging
@@ -15,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LOOPBACK = "127.0.0.1"
-PATIENCE_S = 5.0
+SHUTDOWN_TIMEOUT_S = 5.0
 
 if sys.platform == "linux":
     import fcntl
@@ -26,24 +29,24 @@ _TRANSPORT = "bailian_apps.transport"
 logger = logging.getLogger("bailian_apps.emulator")
 
 
-class RunningServer:
-    """A server in its thread, from its first breath to its last."""
+class UvicornThread:
+    """A uvicorn server in its own thread."""
 
     def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
-        """Start; clients are answered when this returns.
+        """Start the server; it accepts requests when this returns.
 
         Args:
-            app: What answers.
+            app: The ASGI app.
             host: The address to listen on.
             port: The port; 0 takes a free one.
 
         Raises:
-            OSError: The port is taken, or the address is none of this machine.
+            OSError: The port is taken, or the address does not belong to this machine.
         """
-        # Bound and listening here, so that the port is known and no client comes too early.
+        # Bound and listening here, so that the port is known and no client connects too early.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=2048)
-        # Its connections inherit this; asyncio sees to it only where a socket names its protocol.
+        # Accepted connections inherit this; asyncio sets it only if the socket has a protocol.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = self._socket.getsockname()[1]
         self._host = host
@@ -60,12 +63,12 @@ class RunningServer:
 
     @property
     def origin(self) -> str:
-        """The scheme, the address and the port, as a client on this machine can reach them."""
+        """The scheme, host and port, as a client on this machine can reach them."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def stop(self) -> None:
-        """Close every connection and end the thread."""
+        """Abort all connections and end the thread."""
         self._server.stop()
         self._thread.join()
 
@@ -79,23 +82,23 @@ class RunningServer:
             self._ready.set()
 
 
-def logged(app: ASGIApp) -> ASGIApp:
-    """Wrap an app so that it logs one line per request: no key, no words of a user."""
+def with_access_log(app: ASGIApp) -> ASGIApp:
+    """Wrap an app so that it logs one line per request, without keys and user input."""
 
-    async def with_log(scope: Scope, receive: Receive, send: Send) -> None:
+    async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
-        status, whole = 0, False
+        status, complete = 0, False
 
-        async def noting(message: Message) -> None:
-            nonlocal status, whole
+        async def observed_send(message: Message) -> None:
+            nonlocal status, complete
             status = message.get("status", status)
-            whole = message["type"] == "http.response.body" and not message.get("more_body")
+            complete = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
         try:
-            await app(scope, receive, noting)
+            await app(scope, receive, observed_send)
         finally:
-            # The raw path is percent-encoded: nothing in it can steer a terminal.
+            # The raw path is percent-encoded, so it has no control characters for a terminal.
             path = scope["raw_path"].decode("ascii").partition("/apps/")
             mode = "stream" if (b"x-dashscope-sse", b"enable") in scope["headers"] else "json"
             logger.info(
@@ -104,40 +107,37 @@ def logged(app: ASGIApp) -> ASGIApp:
                 mode,
                 status or "-",
                 (time.monotonic() - started) * 1000,
-                "" if whole else "  cut off",
+                "" if complete else "  cut off",
             )
 
-    return with_log
+    return logging_app
 
 
-async def hang_up(receive: Receive) -> None:
-    """Wait until the client has gone, or has its whole answer."""
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Wait until the client has disconnected or has its whole response."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def transport_of(scope: Mapping[str, Any]) -> asyncio.Transport:
-    """Return the connection that a request came on, for an app that must say what HTTP cannot.
+    """Return the connection of a request, for responses that ASGI cannot express.
 
-    Whoever closes it waits for ASGI's `http.disconnect` before it returns.
+    An app that closes it must wait for ASGI's `http.disconnect` before it returns.
     """
     return cast("asyncio.Transport", scope["extensions"][_TRANSPORT])
 
 
-def unsent_bytes(connection: socket.socket) -> int:
-    """Return how much of what was written the other side's machine does not have yet.
-
-    It is known on Linux alone; elsewhere it is 0.
-    """
+def unacked_bytes(connection: socket.socket) -> int:
+    """Return how many written bytes the peer has not acknowledged; 0 outside Linux."""
     if sys.platform != "linux":
         return 0
     return struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
 
 
 class _Protocol(H11Protocol):
-    """HTTP without an access log; uvicorn's own switch for it acts on the whole process.
+    """HTTP/1.1 with the transport in each request's scope.
 
-    It puts its transport into each request's scope.
+    The access log is off here, because uvicorn's own setting changes a logger of the process.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -153,9 +153,9 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """A server that is told when to stop; uvicorn's own looks ten times a second, and naps twice.
+    """A server that stops on an event; uvicorn's own polls a flag ten times a second.
 
-    Not being in the main thread, it installs no signal handlers.
+    Outside the main thread, uvicorn installs no signal handlers.
     """
 
     def __init__(self, app: ASGIApp, ready: threading.Event) -> None:
@@ -174,7 +174,7 @@ class _Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so to the thread that waits for it."""
+        """Start, and notify the thread that waits for it."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
@@ -185,15 +185,15 @@ class _Server(uvicorn.Server):
         await self._stopping.wait()
 
     def stop(self) -> None:
-        """End the server; called from another thread."""
+        """Stop the server; may be called from any thread."""
         self._loop.call_soon_threadsafe(self._stopping.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close all connections at once; every open answer then ends as if its client had left."""
+        """Abort all connections; every open response then ends as if its client had left."""
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0)  # a connection that was aborted is lost in the loop's next round
+        await asyncio.sleep(0)  # connection_lost runs in the next iteration of the loop
         if self.server_state.tasks:
-            await asyncio.wait(self.server_state.tasks, timeout=PATIENCE_S)
+            await asyncio.wait(self.server_state.tasks, timeout=SHUTDOWN_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""What is noted of an exchange while it passes, and the recording that becomes of it."""
+"""One recorded exchange, and the folder that recordings are written to."""
 
 import json
 import os
@@ -13,52 +13,52 @@ from urllib.parse import unquote
 
 from starlette.datastructures import Headers
 
-from bailian_apps.emulator.recordings import read_event
-from bailian_apps.emulator.scrubbing import Scrubber
-from bailian_apps.emulator.wire import JsonObject, as_object, encode_json
+from bailian_apps.emulator.apps.recordings import read_event
+from bailian_apps.emulator.recorder.scrubbing import Scrubber
+from bailian_apps.emulator.wire.frames import JsonObject, as_object, encode_json
 
 _COMPLETION = re.compile(r".*/apps/([^/]+)/completion")
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NUMBER = re.compile(r"(\d{4,})-.*\.jsonl")
-_OTHER_THAN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
+_UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
-# The others are of no use in a replay, and one of them could be a secret.
+# A replay needs no others, and another header could hold a secret.
 _KEPT = ("content-type", "retry-after", "user-agent", "x-dashscope-sse", "x-dashscope-workspace")
 
 
-class Tape:
-    """Notes one exchange.
+class Exchange:
+    """A request and its response, as they pass through the recorder.
 
     Attributes:
-        number: Its place in the order of all requests.
-        status: The HTTP status of the answer; None while there is none.
-        cut: Who ended the exchange before its end.
+        number: Its number in the order of all requests.
+        status: The HTTP status of the response; None before it arrives.
+        ended_by: The side that ended the exchange early, if any.
     """
 
     def __init__(self, number: int, path: str, headers: Headers, body: bytes) -> None:
-        """Begin at the moment when the request is there.
+        """Start the exchange when the whole request has arrived.
 
         Args:
             number: The number of the exchange.
-            path: The path of the request, still percent-encoded.
-            headers: Its headers.
-            body: Its body.
+            path: The percent-encoded path of the request.
+            headers: The headers of the request.
+            body: The body of the request.
         """
-        called = _COMPLETION.fullmatch(path)
+        match = _COMPLETION.fullmatch(path)
         self.number = number
         self.status: int | None = None
-        self.cut: Literal["client", "upstream", "recorder"] | None = None
-        self._app_id = unquote(called[1]) if called else None
+        self.ended_by: Literal["client", "upstream", "recorder"] | None = None
+        self._app_id = unquote(match[1]) if match else None
         self._headers = headers
         self._body = body
-        self._answer_headers: dict[str, str] = {}
+        self._response_headers: dict[str, str] = {}
         self._streamed = False
         self._pending = b""
         self._searched = 0
         self._entries: list[JsonObject] = []
         self._latest_ms = 0.0
-        self._begun_at = datetime.now(timezone.utc)
-        self._begun = time.monotonic()
+        self._started_at = datetime.now(timezone.utc)
+        self._started = time.monotonic()
 
     @property
     def is_call(self) -> bool:
@@ -67,84 +67,87 @@ class Tape:
 
     @property
     def finished(self) -> bool:
-        """Whether the app has told its answer to the end."""
+        """Whether the answer is complete."""
         data = as_object(self._entries[-1].get("data")) if self._entries else None
         output = as_object((data or {}).get("output")) or {}
         return output.get("finish_reason") == "stop"
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Note how the answer begins."""
+        """Record the status and the headers of the response."""
         self.status = status
-        self._answer_headers = _kept(headers)
-        self._streamed = self._answer_headers.get("content-type", "").startswith(
+        self._response_headers = _kept(headers)
+        self._streamed = self._response_headers.get("content-type", "").startswith(
             "text/event-stream"
         )
 
     def feed(self, chunk: bytes) -> None:
-        """Note a part of the answer, and that it came now."""
+        """Record a part of the response's body that arrived now."""
         self._latest_ms = self._now_ms()
         self._pending += chunk
         while self._streamed and (end := _EVENT_END.search(self._pending, self._searched)):
-            self._note(self._pending[: end.end()])
+            self._add(self._pending[: end.end()])
             self._pending, self._searched = self._pending[end.end() :], 0
         self._searched = max(0, len(self._pending) - 3)
 
     def summary(self) -> str:
-        """What came of it, in a few words."""
-        took = (time.monotonic() - self._begun) * 1000
-        told = f"{len(self._entries)} frames  " if self._streamed else ""
-        cut = f"  cut off by the {self.cut}" if self.cut else ""
-        return f"{self.status or 'no answer'}  {told}{took:.0f} ms{cut}"
+        """Return the result for the log."""
+        took = (time.monotonic() - self._started) * 1000
+        frames = f"{len(self._entries)} frames  " if self._streamed else ""
+        cut = f"  cut off by the {self.ended_by}" if self.ended_by else ""
+        return f"{self.status or 'no answer'}  {frames}{took:.0f} ms{cut}"
 
     def name(self, scrubber: Scrubber) -> str:
-        """The file's name: number, app, and what came back."""
-        app_id = _OTHER_THAN_NAMES.sub("_", scrubber.text(self._app_id or ""))[:80]
-        came = "stream" if self._streamed else "json"
-        kind = came if self.status == 200 else self.status or "lost"
+        """Return the file name: number, app id and kind of response."""
+        app_id = _UNSAFE_IN_NAMES.sub("_", scrubber.text(self._app_id or ""))[:80]
+        body = "stream" if self._streamed else "json"
+        kind = body if self.status == 200 else self.status or "lost"
         return f"{self.number:04}-{app_id}-{kind}.jsonl"
 
     def records(self, scrubber: Scrubber) -> list[JsonObject]:
-        """Return the lines of the recording; the scrubber learns the secrets of the request."""
-        nothing_came = not (self._streamed or self._entries or self.cut)
-        if self._pending or nothing_came:
-            self._note(self._pending)
+        """Return the lines of the recording; the scrubber learns the request's secrets."""
+        empty = not (self._streamed or self._entries or self.ended_by)
+        if self._pending or empty:
+            self._add(self._pending)
             self._pending = b""
         body = _parse(self._body)
         for credentials in self._headers.getlist("authorization"):
             scrubber.learn(credentials.split(" ")[-1])
         scrubber.learn_tokens(body)
         head: JsonObject = {
-            "recorded_at": self._begun_at.isoformat(timespec="milliseconds"),
+            "recorded_at": self._started_at.isoformat(timespec="milliseconds"),
             "request": {"app_id": self._app_id, "headers": _kept(self._headers), "body": body},
             "response": None,
         }
         if self.status is not None:
-            head["response"] = {"status": self.status, "headers": self._answer_headers}
-        told = [scrubber.value({k: e[k] for k in ("data", "raw") if k in e}) for e in self._entries]
-        scrubber.deltas(told)
+            head["response"] = {"status": self.status, "headers": self._response_headers}
+        contents = [
+            scrubber.value({k: e[k] for k in ("data", "raw") if k in e}) for e in self._entries
+        ]
+        scrubber.deltas(contents)
         lines = [
             scrubber.value(head),
-            *({**e, **t} for e, t in zip(self._entries, told, strict=True)),
+            *({**e, **c} for e, c in zip(self._entries, contents, strict=True)),
         ]
-        return [*lines, {"offset_ms": self._now_ms(), "cut": self.cut}] if self.cut else lines
+        cut = {"offset_ms": self._now_ms(), "cut": self.ended_by}
+        return [*lines, cut] if self.ended_by else lines
 
-    def _note(self, content: bytes) -> None:
-        told = read_event(content) if self._streamed else {"data": _parse(content)}
-        if told is None or told["data"] is None:  # kept as it is, bytes that are no UTF-8 too
-            told = {"raw": content.decode(errors="surrogateescape")}
+    def _add(self, content: bytes) -> None:
+        entry = read_event(content) if self._streamed else {"data": _parse(content)}
+        if entry is None or entry["data"] is None:  # kept as it is, even if it is not UTF-8
+            entry = {"raw": content.decode(errors="surrogateescape")}
         if self.status != 200 and not self._streamed:
-            told = {"event": "error", "status": self.status, **told}
-        self._entries.append({"offset_ms": self._latest_ms, **told})
+            entry = {"event": "error", "status": self.status, **entry}
+        self._entries.append({"offset_ms": self._latest_ms, **entry})
 
     def _now_ms(self) -> float:
-        return round((time.monotonic() - self._begun) * 1000, 1)
+        return round((time.monotonic() - self._started) * 1000, 1)
 
 
-class Folder:
+class RecordingFolder:
     """The folder that recordings are written to."""
 
     def __init__(self, path: Path) -> None:
-        """Take a folder; nothing is made before `open`."""
+        """Use a folder; it is not created before `open`."""
         self._path = path
         self._scrubber = Scrubber()
         self._last_number = 0
@@ -156,28 +159,28 @@ class Folder:
         return [path for _, path in sorted(self._written.items())]
 
     def open(self) -> None:
-        """Make the folder if there is none, and find the number to go on from.
+        """Create the folder if it does not exist, and continue its numbering.
 
         Raises:
-            OSError: It cannot be made.
+            OSError: It cannot be created.
         """
         self._path.mkdir(parents=True, exist_ok=True)
         names = map(_NUMBER.fullmatch, sorted(each.name for each in self._path.iterdir()))
         self._last_number = max((int(name[1]) for name in names if name), default=0)
 
     def next_number(self) -> int:
-        """Number one more exchange."""
+        """Return the number of the next exchange."""
         self._last_number += 1
         return self._last_number
 
-    def save(self, tape: Tape) -> Path:
-        """Write a recording, whole or not at all, for its owner's eyes.
+    def save(self, exchange: Exchange) -> Path:
+        """Write a recording atomically, readable only by its owner.
 
         Raises:
             OSError: It cannot be written.
         """
-        lines = tape.records(self._scrubber)
-        path = self._path / tape.name(self._scrubber)
+        lines = exchange.records(self._scrubber)
+        path = self._path / exchange.name(self._scrubber)
         with tempfile.NamedTemporaryFile(dir=self._path, prefix=".", delete=False) as file:  # 0600
             try:
                 file.writelines(encode_json(line, end="\n") for line in lines)
@@ -187,7 +190,7 @@ class Folder:
             except BaseException:
                 Path(file.name).unlink()
                 raise
-        self._written[tape.number] = path
+        self._written[exchange.number] = path
         return path
 
 

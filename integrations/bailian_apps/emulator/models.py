@@ -1,8 +1,4 @@
-"""What an app is asked, and what a callable app may answer.
-
-These are the emulator's own words for its users: the request as it came in, the call an app is
-given, and the failure it may answer with.
-"""
+"""Requests and answers as the emulator's users see them: what an app is given and may return."""
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -10,41 +6,46 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from bailian_apps.emulator.sessions import Turn
-from bailian_apps.emulator.wire import Frame, JsonObject, as_list, as_object, error_frame
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_list, as_object, error_frame
+
+USER_TOKENS = "user_defined_tokens"
+"""The field of `biz_params` that holds credentials of the app's users."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedRequest:
-    """One request as the emulator received it. Its `repr` shows neither the key nor user tokens.
+    """One request as the emulator received it. Its `repr` redacts the key and user tokens.
 
     Attributes:
-        app_id: The app that was asked for, whether the emulator has it or not.
-        body: The JSON body; empty when it was not a JSON object.
-        headers: The headers under their lower-case names, with the key masked.
-        fault: The name of the fault that was staged for it, if one was.
-        gone: Set when the client has hung up before the answer was whole, or the emulator has
-            stopped. A callable app that waits for it holds its stream open until then.
+        app_id: The requested app id, even if the emulator has no such app.
+        body: The JSON body; empty if it is not a JSON object.
+        headers: The headers by their lower-case names, with the key masked.
+        fault: The name of the fault that was injected into the answer, if any.
+        disconnected: Set when the client disconnects before the answer is complete, or the
+            emulator stops. A callable app that waits for it keeps its stream open until then.
     """
 
     app_id: str
     body: JsonObject
     headers: dict[str, str]
     fault: str | None = None
-    gone: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+    disconnected: threading.Event = field(
+        default_factory=threading.Event, compare=False, repr=False
+    )
 
     def __repr__(self) -> str:
-        """Show what was asked."""
+        """Show the request without secrets."""
         return (
-            f"{type(self).__name__}(app_id={self.app_id!r}, body={self.shown_body!r}, "
+            f"{type(self).__name__}(app_id={self.app_id!r}, body={self.redacted_body!r}, "
             f"headers={self.headers!r}, fault={self.fault!r})"
         )
 
     @property
-    def shown_body(self) -> JsonObject:
-        """The body as it may be shown: without what is in `user_defined_tokens`."""
-        if "user_defined_tokens" not in self.biz_params:
+    def redacted_body(self) -> JsonObject:
+        """The body with `user_defined_tokens` masked."""
+        if USER_TOKENS not in self.biz_params:
             return self.body
-        biz_params = {**self.biz_params, "user_defined_tokens": "***"}
+        biz_params = {**self.biz_params, USER_TOKENS: "***"}
         return {**self.body, "input": {**self.input, "biz_params": biz_params}}
 
     @property
@@ -59,9 +60,9 @@ class ReceivedRequest:
 
     @property
     def session_id(self) -> str | None:
-        """The session the client named."""
-        named = self.input.get("session_id")
-        return named if named and isinstance(named, str) else None
+        """The requested session, if any."""
+        session_id = self.input.get("session_id")
+        return session_id if session_id and isinstance(session_id, str) else None
 
     @property
     def biz_params(self) -> JsonObject:
@@ -70,7 +71,7 @@ class ReceivedRequest:
 
     @property
     def messages(self) -> list[JsonObject]:
-        """The conversation the client sent; a prompt beside it is its last message."""
+        """The `messages` of the request; a prompt beside them is the last one."""
         messages = [as_object(message) or {} for message in as_list(self.input.get("messages"))]
         if messages and self.input.get("prompt"):
             messages.append({"role": "user", "content": self.input["prompt"]})
@@ -78,7 +79,7 @@ class ReceivedRequest:
 
     @property
     def prompt(self) -> str:
-        """What the user says now: the prompt, or the text of the last message."""
+        """The prompt, or the text of the last message."""
         if self.input.get("prompt"):
             return str(self.input["prompt"])
         return _text_of(self.messages[-1].get("content")) if self.messages else ""
@@ -91,13 +92,13 @@ class ReceivedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What a callable app is given.
+    """The argument of a callable app.
 
     Attributes:
-        request: The request as it came in.
-        session_id: The session the answer belongs to.
+        request: The request.
+        session_id: The session of the answer.
         request_id: The id of this request.
-        turns: What was said in the session before.
+        turns: The earlier turns of the session.
     """
 
     request: ReceivedRequest
@@ -107,56 +108,52 @@ class Call:
 
     @property
     def prompt(self) -> str:
-        """What the user says now."""
+        """See `ReceivedRequest.prompt`."""
         return self.request.prompt
 
     @property
     def messages(self) -> list[JsonObject]:
-        """The conversation the client sent instead of a session; mostly empty."""
+        """See `ReceivedRequest.messages`; usually empty."""
         return self.request.messages
 
     @property
     def biz_params(self) -> JsonObject:
-        """The app's own parameters."""
+        """See `ReceivedRequest.biz_params`."""
         return self.request.biz_params
 
     @property
-    def gone(self) -> threading.Event:
-        """Set when nobody waits for the answer any more; see `ReceivedRequest.gone`."""
-        return self.request.gone
+    def disconnected(self) -> threading.Event:
+        """See `ReceivedRequest.disconnected`."""
+        return self.request.disconnected
 
 
 class Failure(Exception):
     """An error answer of the cloud.
 
-    Returned or raised by an app before its first frame, it is a JSON answer with this HTTP status;
-    yielded, or raised later, it is an `event:error` frame. Raising ends the stream.
+    Returned or raised by an app before its first frame, it is a JSON response with this HTTP
+    status. Yielded, or raised later, it is an `event:error` frame; raising also ends the stream.
     """
 
     def __init__(
-        self,
-        *,
-        status: int,
-        code: str,
-        message: str = "",
-        headers: Mapping[str, str] | None = None,
+        self, *, status: int, code: str, message: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        """Describe the failure.
+        """Create the failure.
 
         Args:
             status: The HTTP status.
-            code: The cloud's code, such as `Throttling`.
-            message: What the cloud says about it.
-            headers: Further headers of a JSON answer, such as `Retry-After`.
+            code: The cloud's error code, such as `Throttling`.
+            message: The error message.
+            headers: Additional headers of a JSON response, such as `Retry-After`.
 
         Raises:
-            ValueError: HTTP has no such status, or cannot carry such a header.
+            ValueError: The status is not an HTTP status from 200 to 599, or a header value is
+                not a single-line string.
         """
         if not 200 <= status <= 599:
-            raise ValueError(f"status={status} is no status of an answer; give 200 to 599")
+            raise ValueError(f"status={status} must be an HTTP status from 200 to 599")
         for name, value in (headers or {}).items():
             if not isinstance(value, str) or set(value) & set("\r\n\0"):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise ValueError(f"headers[{name!r}] is {value!r}; give a text of one line")
+                raise ValueError(f"headers[{name!r}] must be a single-line string, not {value!r}")
         super().__init__(f"{status} {code}: {message}")
         self.status = status
         self.code = code
@@ -164,17 +161,17 @@ class Failure(Exception):
         self.headers = dict(headers or {})
 
     def as_frame(self, request_id: str) -> Frame:
-        """Return the failure as the cloud reports it."""
+        """Return the failure as an error frame."""
         return error_frame(
             status=self.status, code=self.code, message=self.message, request_id=request_id
         )
 
 
 class CutOff(Exception):
-    """Ends an answer as a lost connection does; what was sent of it stays sent."""
+    """Ends an answer by closing the connection, after the frames already sent."""
 
     def __init__(self, offset_ms: float) -> None:
-        """Cut it.
+        """Create the exception.
 
         Args:
             offset_ms: When it is due after the request, at the recorded pace.
@@ -191,14 +188,14 @@ Answer: TypeAlias = (
     | Iterator[JsonObject | Failure]
     | AsyncIterator[JsonObject | Failure]
 )
-"""What a callable app may answer: a text, one payload, all frames' payloads, or a generator."""
+"""What a callable app may return: a text, one payload, all payloads, or a generator of them."""
 
 AppFunction: TypeAlias = Callable[[Call], Answer | Awaitable[Answer]]
-"""A callable app; a plain one runs in a thread of its own, so it may block."""
+"""A callable app. A synchronous function runs in its own thread, so it may block."""
 
 
 def asks_for_stream(headers: Mapping[str, str]) -> bool:
-    """Whether a request with these headers asks for server-sent events."""
+    """Return whether a request with these headers asks for server-sent events."""
     return headers.get("x-dashscope-sse", "").lower() == "enable"
 
 

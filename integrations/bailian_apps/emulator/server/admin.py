@@ -1,10 +1,10 @@
-"""The emulator's own endpoints, for tests in another process or another language."""
+"""The admin endpoints under `/__emulator__`, for tests in another process or language."""
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError, validate_call
@@ -12,33 +12,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from bailian_apps.emulator.calls import ReceivedRequest
-from bailian_apps.emulator.fault_table import FAULTS
-from bailian_apps.emulator.faults import FaultPlan
-from bailian_apps.emulator.sessions import Clock, SessionStore
-from bailian_apps.emulator.wire import JSON_CONTENT_TYPE, JsonObject, as_object, encode_json
+from bailian_apps.emulator.errors import first_problem
+from bailian_apps.emulator.faults.plan import FaultSpec
+from bailian_apps.emulator.faults.table import FAULTS
+from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, JsonObject, as_object, encode_json
+
+if TYPE_CHECKING:
+    from bailian_apps.emulator.server.endpoint import Cloud
 
 ADMIN_PATH = "/__emulator__"
 
 
-class Administered(Protocol):
-    """What can be looked at and changed."""
-
-    requests: list[ReceivedRequest]
-    sessions: SessionStore
-    clock: Clock
-    faults: FaultPlan
-
-    def reset(self) -> None:
-        """Forget everything."""
-        ...
-
-
-def admin_routes(cloud: Administered) -> list[BaseRoute]:
-    """Return the endpoints that look at a cloud and change it."""
+def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
+    """Return the admin endpoints of a cloud."""
 
     def read_requests() -> JsonObject:
-        return {"requests": [_shown(request) for request in cloud.requests]}
+        return {"requests": [_as_json(request) for request in cloud.requests]}
 
     def forget_requests() -> None:
         cloud.requests.clear()
@@ -50,7 +40,10 @@ def admin_routes(cloud: Administered) -> list[BaseRoute]:
         cloud.sessions.forget(session_id)
 
     def read_faults() -> JsonObject:
-        return {"faults": {name: fault.about for name, fault in FAULTS.items()}}
+        return {"faults": {name: fault.description for name, fault in FAULTS.items()}}
+
+    def add_fault(**fields: Any) -> None:
+        cloud.faults.add(FaultSpec.model_validate(fields))
 
     def advance(advance_s: float) -> None:
         cloud.clock.advance(advance_s)
@@ -58,7 +51,7 @@ def admin_routes(cloud: Administered) -> list[BaseRoute]:
     return [
         _route("/requests", GET=read_requests, DELETE=forget_requests),
         _route("/sessions", GET=read_sessions, DELETE=forget_sessions),
-        _route("/faults", GET=read_faults, POST=cloud.faults.add, DELETE=cloud.faults.clear),
+        _route("/faults", GET=read_faults, POST=add_fault, DELETE=cloud.faults.clear),
         _route("/clock", POST=advance),
         _route("/reset", POST=cloud.reset),
     ]
@@ -69,28 +62,27 @@ def _route(path: str, **handlers: Callable[..., JsonObject | None]) -> Route:
 
     async def endpoint(request: Request) -> Response:
         try:
-            if _comes_from_a_page(request):
-                answer, status = _refusal("not for web pages; ask localhost, without Origin"), 403
+            if _is_from_web_page(request):
+                problem = "not available to web pages; use localhost, and send no Origin"
+                answer, status = _error(problem), 403
             else:
                 arguments = await _arguments(request)
                 answer, status = checked[request.method](**arguments) or {}, 200
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            answer, status = _refusal(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"), 400
+            answer, status = _error(first_problem(error)), 400
         except (ValueError, KeyError) as error:
-            answer, status = _refusal(str(error.args[0])), 400
+            answer, status = _error(str(error.args[0])), 400
         return Response(encode_json(answer), status, media_type=JSON_CONTENT_TYPE)
 
     return Route(ADMIN_PATH + path, endpoint, methods=list(checked))
 
 
-def _comes_from_a_page(request: Request) -> bool:
-    """Whether a web page asks: a site's own, or one whose name was made to lead to loopback."""
-    asked = request.headers.get("host", "")
-    host = urlsplit(f"//{asked}").hostname or ""
-    listens = (request.scope.get("server") or ("",))[0]
-    led_here = _is_loopback(listens) and host != "localhost" and not _is_loopback(host)
-    return "origin" in request.headers or led_here
+def _is_from_web_page(request: Request) -> bool:
+    """Return whether a web page sent this: cross-origin, or by DNS rebinding to loopback."""
+    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    server = (request.scope.get("server") or ("",))[0]
+    rebound = _is_loopback(server) and host != "localhost" and not _is_loopback(host)
+    return "origin" in request.headers or rebound
 
 
 def _is_loopback(address: str) -> bool:
@@ -110,16 +102,16 @@ async def _arguments(request: Request) -> dict[str, Any]:
     return arguments
 
 
-def _refusal(message: str) -> JsonObject:
+def _error(message: str) -> JsonObject:
     return {"code": "InvalidParameter", "message": message}
 
 
-def _shown(request: ReceivedRequest) -> JsonObject:
+def _as_json(request: ReceivedRequest) -> JsonObject:
     return {
         "app_id": request.app_id,
         "stream": request.stream,
         "fault": request.fault,
-        "gone": request.gone.is_set(),
+        "gone": request.disconnected.is_set(),
         "headers": request.headers,
-        "body": request.shown_body,
+        "body": request.redacted_body,
     }

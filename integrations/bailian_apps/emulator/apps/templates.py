@@ -1,6 +1,6 @@
-"""Texts with places that a call fills in: `{prompt}`, `{biz_params.city}`, `{turns[-1].answer}`.
+"""Placeholders in texts: `{prompt}`, `{biz_params.city}`, `{turns[-1].answer}`.
 
-Only a name and a path between braces is a place, so JSON needs no escape; `{{prompt}}` is the text
+A placeholder is a name and a path in braces, so JSON needs no escaping; `{{prompt}}` is the text
 `{prompt}`.
 """
 
@@ -8,46 +8,46 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bailian_apps.emulator.calls import Call, Failure
-from bailian_apps.emulator.wire import as_list, as_object, to_json
+from bailian_apps.emulator.models import Call, Failure
+from bailian_apps.emulator.wire.frames import as_list, as_object, to_json
 
-PLACES = ("prompt", "biz_params", "turns", "session_id", "nodes")
-"""What a place may begin with."""
+PLACEHOLDERS = ("prompt", "biz_params", "turns", "session_id", "nodes")
+"""The names that a placeholder may start with."""
 
-_PLACE = re.compile(r"\{(\{)?(\w+)((?:\.[\w-]+|\[-?\d+\])*)\}(?(1)\})")
+_PLACEHOLDER = re.compile(r"\{(\{)?(\w+)((?:\.[\w-]+|\[-?\d+\])*)\}(?(1)\})")
 _STEP = re.compile(r"\.([\w-]+)|\[(-?\d+)\]")
 
 
-def check_places(value: object, nodes: Iterable[str] = ()) -> None:
-    """Refuse a place that no call could ever fill.
+def check_placeholders(value: object, nodes: Iterable[str] = ()) -> None:
+    """Refuse placeholders that no call can fill.
 
     Args:
-        value: A text, or a JSON value with texts in it.
-        nodes: The nodes whose output may be named here.
+        value: A text, or a JSON value with texts.
+        nodes: The nodes whose output is available.
 
     Raises:
-        ValueError: A place begins with an unknown name, or names a node that has not run by then.
+        ValueError: A placeholder starts with an unknown name, or its node has not run before.
     """
     names = list(nodes)
     for text in _texts(value):
-        for escaped, root, path in _PLACE.findall(text):
+        for escaped, root, path in _PLACEHOLDER.findall(text):
             if escaped:
                 continue
-            place = f"{{{root}{path}}}"
-            if root not in PLACES:
+            placeholder = f"{{{root}{path}}}"
+            if root not in PLACEHOLDERS:
                 raise ValueError(
-                    f"{place} names nothing; a place begins with {', '.join(PLACES)}; "
-                    f"write {{{place}}} for the text itself"
+                    f"unknown placeholder {placeholder}; it must start with "
+                    f"{', '.join(PLACEHOLDERS)}; write {{{placeholder}}} for the literal text"
                 )
             if root == "nodes" and (first := _STEP.match(path)) and first[1] in names:
                 continue
             if root == "nodes":
                 known = ", ".join(names) or "none"
-                raise ValueError(f"{place} names no node that has run by then; these have: {known}")
+                raise ValueError(f"{placeholder}: no such node runs before; these do: {known}")
 
 
 def values_of(call: Call) -> dict[str, Any]:
-    """Return what the places of a call's answer may name; the outputs of `nodes` come later."""
+    """Return the values for a call's placeholders; the caller adds the outputs of `nodes`."""
     return {
         "prompt": call.prompt,
         "biz_params": call.biz_params,
@@ -58,23 +58,23 @@ def values_of(call: Call) -> dict[str, Any]:
 
 
 def fill(value: Any, values: Mapping[str, Any]) -> Any:
-    """Return a text, or a JSON value with texts in it, with its places filled in.
+    """Return a text, or a JSON value with texts, with its placeholders filled in.
 
     Raises:
-        Failure: A place names something that this call does not have.
+        Failure: The call has no value for a placeholder.
     """
     if isinstance(value, str):
-        return _PLACE.sub(lambda place: _filled(place, values), value)
+        return _PLACEHOLDER.sub(lambda match: _filled(match, values), value)
     fields = as_object(value)
     if fields is not None:
         return {key: fill(item, values) for key, item in fields.items()}
     return [fill(item, values) for item in as_list(value)] or value
 
 
-def _filled(place: re.Match[str], values: Mapping[str, Any]) -> str:
-    escaped, root, path = place.groups()
+def _filled(match: re.Match[str], values: Mapping[str, Any]) -> str:
+    escaped, root, path = match.groups()
     if escaped:
-        return place[0][1:-1]
+        return match[0][1:-1]
     value, so_far = values[root], root
     for name, index in _STEP.findall(path):
         try:

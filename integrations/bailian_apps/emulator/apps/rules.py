@@ -1,7 +1,4 @@
-"""Chooses what answers a call, and reads what a file says of one app.
-
-A rule is an answer and the calls that get it; an app of a file is an answer, or rules.
-"""
+"""Rules, which choose an answer by the call, and the model of an app in a YAML file."""
 
 import os
 import re
@@ -18,9 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from bailian_apps.emulator.calls import Call, Failure
-from bailian_apps.emulator.recordings import Recording, load_recording
-from bailian_apps.emulator.scenarios import (
+from bailian_apps.emulator.apps.recordings import Recording, load_recording
+from bailian_apps.emulator.apps.scenarios import (
     Agent,
     AgentText,
     Description,
@@ -29,17 +25,18 @@ from bailian_apps.emulator.scenarios import (
     Workflow,
     check_one_of,
 )
-from bailian_apps.emulator.wire import as_object
+from bailian_apps.emulator.models import Call, Failure
+from bailian_apps.emulator.wire.frames import as_object
 
 
 class When(Description):
-    """Which calls a rule is for; everything that is given must hold.
+    """The condition of a rule; all fields that are given must match.
 
     Attributes:
-        prompt: The prompt has this in it.
-        matches: This regular expression is found in the prompt.
-        biz_params: These of the `biz_params` have these values.
-        round: It is this round of its session; the first is 1.
+        prompt: A substring of the prompt.
+        matches: A regular expression to search in the prompt.
+        biz_params: Values that the call's `biz_params` must have.
+        round: The round of the session; the first is 1.
     """
 
     prompt: str | None = None
@@ -53,11 +50,11 @@ class When(Description):
         try:
             re.compile(value or "")
         except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from error
+            raise ValueError(f"is not a regular expression: {error}") from error
         return value
 
-    def holds(self, call: Call) -> bool:
-        """Return whether a call is meant."""
+    def matches_call(self, call: Call) -> bool:
+        """Return whether a call meets the condition."""
         if self.prompt is not None and self.prompt not in call.prompt:
             return False
         if self.matches is not None and not re.search(self.matches, call.prompt):
@@ -76,15 +73,15 @@ def _load(value: object, info: ValidationInfo) -> object:
 
 
 class Choice(Description):
-    """One way to answer: exactly one of its kinds.
+    """An answer: exactly one of its kinds.
 
     Attributes:
         text: An agent's plain answer.
         agent: An agent.
         workflow: A workflow.
-        recording: The path of a recording; in a file, from that file's folder.
+        recording: The path of a recording, in a YAML file relative to that file.
         error: An error.
-        every_ms: The pace of a recording: a frame each so many milliseconds, not as recorded.
+        every_ms: Milliseconds between the frames of a recording, instead of the recorded times.
     """
 
     text: AgentText | None = None
@@ -98,7 +95,7 @@ class Choice(Description):
     def _check_answer(self) -> "Choice":
         check_one_of(self, self._kinds())
         if self.every_ms is not None and self.recording is None:
-            raise ValueError("every_ms is for a `recording`; leave it out")
+            raise ValueError("every_ms needs a `recording`; leave it out")
         return self
 
     def _kinds(self) -> list[str]:
@@ -106,64 +103,64 @@ class Choice(Description):
 
     @property
     def source(self) -> "Workflow | Agent | Recording | ErrorAnswer":
-        """The one thing that it answers with."""
+        """The app, recording or error that answers."""
         if self.recording is not None and self.every_ms is not None:
             return self.recording.paced(self.every_ms)
         agent = None if self.text is None else Agent(text=self.text)
         source = agent or self.agent or self.workflow or self.recording or self.error
-        assert source is not None  # noqa: S101  # one of them is there, see _check_answer
+        assert source is not None  # noqa: S101  # _check_answer requires one
         return source
 
 
 class Rule(Choice):
-    """An answer, and the calls that get it.
+    """An answer and its condition.
 
     Attributes:
-        when: The calls; without it every call.
+        when: The condition; None matches every call.
     """
 
     when: When | None = None
 
 
 class Rules(Description):
-    """An app whose answer depends on the call: the first rule that holds answers.
+    """An app whose answer depends on the call: the first matching rule answers.
 
     Attributes:
-        rules: The rules. When none holds, the answer is an error.
+        rules: The rules. If none matches, the answer is an error.
     """
 
     rules: Annotated[list[Rule], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _check_reachable(self) -> "Rules":
-        for place, rule in enumerate(self.rules[:-1]):
+        for index, rule in enumerate(self.rules[:-1]):
             if rule.when is None:
-                raise ValueError(f"no call reaches a rule after rules[{place}]; give it a `when`")
+                raise ValueError(f"rules[{index}] matches every call; give it a `when`")
         return self
 
     def choose(self, call: Call) -> "Workflow | Agent | Recording":
-        """Return what answers a call.
+        """Return the app or recording that answers a call.
 
         Raises:
-            Failure: An error does, or nothing.
+            Failure: The matching rule is an error, or no rule matches.
         """
         for rule in self.rules:
-            if rule.when is None or rule.when.holds(call):
+            if rule.when is None or rule.when.matches_call(call):
                 source = rule.source
                 if isinstance(source, ErrorAnswer):
                     raise source.as_failure()
                 return source
-        message = f"None of the {len(self.rules)} rules of this app holds for this call."
+        message = f"None of the {len(self.rules)} rules of this app matches this call."
         raise Failure(status=400, code="InvalidParameter", message=message)
 
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """An app with a pace of its own.
+    """An app with its own pace.
 
     Attributes:
         source: The app, or the path of its file.
-        pace: As an emulator's: 1 is as recorded or described, 2 twice as fast, 0 does not wait.
+        pace: See `Emulator`: 1 is the recorded pace, 2 twice as fast, 0 does not wait.
     """
 
     source: "Workflow | Agent | Rules | Recording | str | os.PathLike[str]"
@@ -175,17 +172,17 @@ class Paced:
 
 
 def check_pace(pace: float) -> None:
-    """Refuse a pace at which no time can pass.
+    """Check a pace.
 
     Raises:
-        ValueError: It is negative, or not finite.
+        ValueError: It is negative or not finite.
     """
     if not 0 <= pace < float("inf"):
-        raise ValueError(f"pace={pace} must be 0, which answers at once, or more; 1 is as recorded")
+        raise ValueError(f"pace={pace} must be 0 (do not wait) or more; 1 is the recorded pace")
 
 
 class AppDescription(Choice):
-    """One app of a file.
+    """One app in a YAML file.
 
     Attributes:
         rules: Answers that depend on the call.
@@ -200,7 +197,7 @@ class AppDescription(Choice):
 
     @property
     def app(self) -> "Workflow | Agent | Rules | Recording | Paced":
-        """The app that is described."""
+        """The app."""
         if self.rules is not None:
             source = Rules(rules=self.rules)
         elif self.error is not None:

@@ -1,7 +1,7 @@
-"""Takes secrets out of what is recorded: the key, and the tokens of an app's users.
+"""Masks secrets in recordings: the key, and the tokens of an app's users.
 
-Both are known from the requests. An answer may repeat them anywhere, escaped by JSON in JSON, or
-in two halves, one at the end of a delta and one at the start of the next.
+Both are learned from the requests. An answer may repeat them anywhere, escaped in nested JSON, or
+split between two deltas.
 """
 
 import json
@@ -10,74 +10,74 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from bailian_apps.emulator.wire import parse_object, to_json
+from bailian_apps.emulator.models import USER_TOKENS
+from bailian_apps.emulator.wire.frames import parse_object, to_json
 
 MASK = "***"
-TOKENS = "user_defined_tokens"
 
-_SHORTEST = 4
-"""A shorter secret is masked where it stands, but not searched for: it is in every answer."""
+_MIN_LENGTH = 4
+"""A shorter secret is masked in its own field, but not searched for: any text contains it."""
 
-_SHORTEST_BEGINNING = 8
+_MIN_PREFIX = 8
 
 _Path: TypeAlias = tuple[object, ...]
 
 
 class Scrubber:
-    """Masks secrets; what it has once been told, it masks ever after."""
+    """Masks all secrets that it has learned."""
 
     def __init__(self) -> None:
-        """Begin without a secret."""
+        """Create a scrubber without secrets."""
         self._patterns: dict[str, re.Pattern[str]] = {}
 
     def learn(self, secret: str) -> None:
-        """Mask this from now on."""
-        if len(secret) >= _SHORTEST and secret not in self._patterns:
+        """Mask this secret from now on."""
+        if len(secret) >= _MIN_LENGTH and secret not in self._patterns:
             known = {**self._patterns, secret: re.compile("".join(map(_forms_of, secret)))}
-            # A new dict, because another thread may be scrubbing with the old one.
+            # A new dict, because another thread may be iterating over the old one.
             self._patterns = known
 
     def learn_tokens(self, value: object) -> None:
-        """Learn what stands under `user_defined_tokens`, however deep."""
-        for name, item in _items(_opened(value)):
-            for secret in _leaves(item) if name == TOKENS else ():
+        """Learn the values under `user_defined_tokens`, at any depth."""
+        for name, item in _items(_parsed(value)):
+            for secret in _leaves(item) if name == USER_TOKENS else ():
                 self.learn(secret)
             self.learn_tokens(item)
 
     def text(self, text: str) -> str:
-        """Return a text without secrets."""
+        """Return a text with its secrets masked."""
         for start, end in reversed(self._spans(text)):
             text = text[:start] + MASK + text[end:]
         return text
 
     def value(self, value: Any) -> Any:
-        """Return a JSON value without secrets, in its names neither."""
+        """Return a JSON value with its secrets masked, in names too."""
         if isinstance(value, dict):
             return {
-                self.text(name): _masked(item) if name == TOKENS else self.value(item)
+                self.text(name): _masked(item) if name == USER_TOKENS else self.value(item)
                 for name, item in _items(value)
             }
         if isinstance(value, list):
             return [self.value(item) for _, item in _items(value)]
         if isinstance(value, str):
-            opened = _opened(value)
-            return self.text(value if opened is value else to_json(self.value(opened)))
+            parsed = _parsed(value)
+            return self.text(value if parsed is value else to_json(self.value(parsed)))
         return MASK if str(value) in self._patterns else value
 
     def deltas(self, payloads: list[Any]) -> None:
-        """Mask, in place, what is told in pieces over several payloads."""
-        said: dict[_Path, list[_Piece]] = {}
+        """Mask, in place, secrets that are split over several payloads."""
+        by_path: dict[_Path, list[_Piece]] = {}
         for payload in payloads:
             for piece in _pieces(payload, (), lambda: None):
-                said.setdefault(piece.path, []).append(piece)
-        for pieces in said.values():
+                by_path.setdefault(piece.path, []).append(piece)
+        for pieces in by_path.values():
             joined = "".join(piece.text for piece in pieces)
             spans = self._spans(joined)
             at = 0
-            for piece in pieces:  # the cumulative kind repeats it, each time with more of it
-                spans += self._beginning(piece.text, at)
+            for piece in pieces:  # in a cumulative stream, each piece may end with a prefix
+                spans += self._prefix_at_end(piece.text, at)
                 at += len(piece.text)
-            spans += self._beginning(joined, 0)
+            spans += self._prefix_at_end(joined, 0)
             if not spans:
                 continue
             chars = list(joined)
@@ -89,7 +89,7 @@ class Scrubber:
                 at += len(piece.text)
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Find the secrets in a text; no two spans overlap."""
+        """Return the spans of the secrets in a text, without overlaps."""
         spans: list[tuple[int, int]] = []
         for start, end in sorted(
             match.span() for pattern in self._patterns.values() for match in pattern.finditer(text)
@@ -100,10 +100,10 @@ class Scrubber:
                 spans.append((start, end))
         return spans
 
-    def _beginning(self, text: str, at: int) -> list[tuple[int, int]]:
-        """Find the secret that the text, which begins at `at`, does not tell to its end."""
+    def _prefix_at_end(self, text: str, at: int) -> list[tuple[int, int]]:
+        """Return the span of an incomplete secret at the end of the text, which starts at `at`."""
         for secret in self._patterns:
-            for length in range(len(secret) - 1, _SHORTEST_BEGINNING - 1, -1):
+            for length in range(len(secret) - 1, _MIN_PREFIX - 1, -1):
                 if text.endswith(secret[:length]):
                     return [(at + len(text) - length, at + len(text))]
         return []
@@ -111,7 +111,7 @@ class Scrubber:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One text of a payload; all texts of one path are told one after the other."""
+    """One text of a payload; the texts of one path are consecutive deltas."""
 
     path: _Path
     text: str
@@ -119,14 +119,14 @@ class _Piece:
 
 
 def _pieces(value: Any, path: _Path, changed: Callable[[], None]) -> Iterator[_Piece]:
-    """Yield the texts of a JSON value, those of JSON inside of a text too.
+    """Yield the texts of a JSON value, including those of JSON nested in texts.
 
     Args:
         value: An object or an array; anything else has no texts.
-        path: Where it stands.
-        changed: Called after a text of it was replaced.
+        path: The path of the value.
+        changed: Called after one of its texts was replaced.
     """
-    if isinstance(value, dict):  # nodes that run at the same time take turns in one place
+    if isinstance(value, dict):  # parallel nodes alternate at the same path
         fields = cast("dict[str, Any]", value)
         path = (*path, fields.get("nodeId"), fields.get("node_id"))
     for name, item in _items(value):
@@ -152,9 +152,9 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
     return enumerate(cast("list[Any]", value)) if isinstance(value, list) else ()
 
 
-def _opened(value: Any) -> Any:
-    """Return what a JSON text says, if there may be tokens in it; else the value itself."""
-    if isinstance(value, str) and TOKENS in value:
+def _parsed(value: Any) -> Any:
+    """Return the parsed value of a JSON text that may hold tokens; else the value itself."""
+    if isinstance(value, str) and USER_TOKENS in value:
         try:
             return json.loads(value)
         except ValueError:
@@ -163,7 +163,7 @@ def _opened(value: Any) -> Any:
 
 
 def _leaves(value: Any) -> Iterator[str]:
-    value = _opened(value)
+    value = _parsed(value)
     if isinstance(value, dict | list):
         for _, item in _items(value):
             yield from _leaves(item)
@@ -172,7 +172,7 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def _masked(value: Any) -> Any:
-    """Return a value with its names, and nothing of what stands under them."""
+    """Return a value with all leaves masked."""
     if isinstance(value, dict):
         return {name: _masked(item) for name, item in _items(value)}
     if isinstance(value, list):
@@ -181,7 +181,7 @@ def _masked(value: Any) -> Any:
 
 
 def _forms_of(char: str) -> str:
-    """Return a pattern of a character as it is, and as JSON (however deep) and URLs escape it."""
+    """Return a pattern for a character, plain or escaped by JSON (at any depth) or in URLs."""
     if char.isascii() and char.isalnum():
         return char
     utf16 = char.encode("utf-16-be", "surrogatepass")

@@ -1,4 +1,4 @@
-"""Sends one answer, JSON or frames: over ASGI, or, when it is to go wrong, past it."""
+"""Writes one response, as JSON or as frames: over ASGI, or past it to inject a fault."""
 
 import asyncio
 import socket
@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 from starlette.types import Send
 
-from bailian_apps.emulator.calls import Failure
-from bailian_apps.emulator.faults import COUNTED_PLACES, Cut, Place, Staged
-from bailian_apps.emulator.serving import unsent_bytes
-from bailian_apps.emulator.wire import (
+from bailian_apps.emulator.faults.fault import COUNTED_POINTS, Cut, FaultPoint
+from bailian_apps.emulator.faults.plan import FaultSpec
+from bailian_apps.emulator.models import Failure
+from bailian_apps.emulator.server.uvicorn_thread import unacked_bytes
+from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     STREAM_CONTENT_TYPE,
     Frame,
@@ -20,21 +21,21 @@ from bailian_apps.emulator.wire import (
 )
 
 
-class Reply:
-    """The answer to one request.
+class ResponseWriter:
+    """Writes the response to one request over ASGI.
 
-    The status and the headers go out with the first frame: a failure before it can still be an
-    HTTP error, a failure after it only an event.
+    The status and the headers are sent with the first frame: so a failure before it can still be
+    an HTTP error. A later one is an error event.
     """
 
     def __init__(self, send: Send) -> None:
-        """Begin an answer over ASGI's `send`."""
+        """Create a writer for ASGI's `send`."""
         self._send = send
         self._streaming = False
         self._number: int = 0
 
     async def send_whole(self, frame: Frame, headers: Mapping[str, str] | None = None) -> None:
-        """Send a frame as a whole answer."""
+        """Send a frame as a JSON response."""
         content = frame.body
         own = {"content-type": JSON_CONTENT_TYPE, "content-length": str(len(content))}
         await self._start(frame.status, {**own, **(headers or {})})
@@ -48,13 +49,13 @@ class Reply:
         await self._send_event(frame.encode(self._number), stop=frame.finished)
 
     async def end_stream(self) -> None:
-        """End a stream."""
+        """End the stream."""
         if not self._streaming:
             await self._start_stream()
         await self._end()
 
     async def fail(self, failure: Failure, request_id: str) -> None:
-        """Send a failure, and with it end the answer."""
+        """Send a failure and end the response."""
         frame = failure.as_frame(request_id)
         if self._streaming:
             await self.send_frame(frame)
@@ -80,41 +81,41 @@ class Reply:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-class FaultyReply(Reply):
-    """An answer that goes wrong, written past ASGI, which could not say it.
+class FaultyResponseWriter(ResponseWriter):
+    """Writes a response with a fault directly to the connection, past ASGI.
 
-    It ends with its connection: whoever made it waits for ASGI's `http.disconnect`. Where it is to
-    be cut, it never comes back, and is cancelled when the connection is gone.
+    The response ends with its connection, so the caller must wait for ASGI's `http.disconnect`.
+    A method that cuts the response never returns; it is cancelled at the disconnect.
     """
 
-    def __init__(self, send: Send, transport: asyncio.Transport, staged: Staged) -> None:
-        """Begin an answer over a connection."""
+    def __init__(self, send: Send, transport: asyncio.Transport, spec: FaultSpec) -> None:
+        """Create a writer for a connection."""
         super().__init__(send)
         self._transport = transport
-        self._staged = staged
-        self._fault = staged.fault
+        self._fault = spec.fault
+        self._after_frames = 1 if spec.after_frames is None else spec.after_frames
         self._request_id = str(uuid.uuid4())
         self._events = 0
-        self._spoilt = False
-        packs = self._fault.framing == "gzip"
-        self._packer = zlib.compressobj(wbits=31) if packs else None
+        self._injected = False
+        compresses = self._fault.framing == "gzip"
+        self._compressor = zlib.compressobj(wbits=31) if compresses else None
 
-    async def send_instead(self) -> None:
-        """Send what the fault says in place of an answer of the app."""
-        self._transport.write(self._fill_in(self._fault.instead or b""))
+    async def send_raw_response(self) -> None:
+        """Send the fault's `raw_response` instead of an answer of the app."""
+        self._transport.write(self._fill_in(self._fault.raw_response or b""))
         await self._cut(self._fault.cut or Cut.CLOSE)
 
     async def send_frame(self, frame: Frame) -> None:
-        """Send one frame of a stream, or what comes in its place."""
+        """Send one frame of a stream, unless the fault happens before it."""
         if not self._streaming:
             await self._start_stream()
         if self._is_due("between_frames"):
-            await self._spoil()
+            await self._inject()
         await super().send_frame(frame)
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
-        if self._fault.place == "before_headers":
-            await self._spoil()
+        if self._fault.point == "before_headers":
+            await self._inject()
         own = dict(headers)
         if self._streaming:
             own |= self._fault.headers
@@ -123,20 +124,20 @@ class FaultyReply(Reply):
             if self._fault.framing != "none":
                 own["transfer-encoding"] = "chunked"
         head = http_head(status, {**own, "connection": "close"})
-        if self._fault.place == "inside_headers":
+        if self._fault.point == "inside_headers":
             self._transport.write(head[: head.index(b"\r\n") + len("\r\nConte")])
-            await self._spoil()
+            await self._inject()
         self._transport.write(head)
-        if self._fault.place == "after_headers":
-            await self._spoil()
+        if self._fault.point == "after_headers":
+            await self._inject()
 
     async def _send_body(self, content: bytes) -> None:
-        if self._fault.cut and self._fault.place in COUNTED_PLACES:
+        if self._fault.cut and self._fault.point in COUNTED_POINTS:
             self._transport.write(content[: len(content) // 2])
-            await self._spoil()
+            await self._inject()
         self._transport.write(content)
-        if self._fault.place == "after_stop":
-            await self._spoil()
+        if self._fault.point == "after_stop":
+            await self._inject()
         self._transport.close()
 
     async def _send_event(self, content: bytes, *, stop: bool) -> None:
@@ -145,30 +146,30 @@ class FaultyReply(Reply):
             content = fault.rewrite(content, self._events == 0, stop)
         if self._is_due("inside_frame"):
             self._write_chunk(content[: len(content) // 2])
-            await self._spoil()
+            await self._inject()
         elif self._is_due("inside_chunk"):
             self._transport.write(_chunk(content)[: len(content) // 2])
-            await self._spoil()
+            await self._inject()
         self._events += 1
         self._write_chunk(content)
-        if stop and fault.place == "after_stop":
-            await self._spoil()
+        if stop and fault.point == "after_stop":
+            await self._inject()
 
     async def _end(self) -> None:
-        if not self._spoilt:  # the answer was shorter than the fault's place in it
-            await self._spoil()
-        if self._packer is not None:
-            self._transport.write(_chunk(self._packer.flush()))
+        if not self._injected:  # the answer has fewer frames than `after_frames`
+            await self._inject()
+        if self._compressor is not None:
+            self._transport.write(_chunk(self._compressor.flush()))
         if self._fault.framing != "none":
             self._transport.write(b"0\r\n\r\n")
         self._transport.close()
 
-    def _is_due(self, place: Place) -> bool:
-        enough = self._events >= self._staged.after_frames
-        return enough and not self._spoilt and self._fault.place == place
+    def _is_due(self, point: FaultPoint) -> bool:
+        enough = self._events >= self._after_frames
+        return enough and not self._injected and self._fault.point == point
 
-    async def _spoil(self) -> None:
-        self._spoilt = True
+    async def _inject(self) -> None:
+        self._injected = True
         fault = self._fault
         if fault.insert is not None:
             self._number += 1
@@ -178,7 +179,7 @@ class FaultyReply(Reply):
 
     async def _cut(self, how: Cut) -> None:
         if how is Cut.RESET:
-            await self._all_taken()
+            await self._wait_until_acked()
             if not self._transport.is_closing():
                 connection = self._transport.get_extra_info("socket")
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -190,18 +191,19 @@ class FaultyReply(Reply):
             self._transport.close()
         await asyncio.Event().wait()
 
-    async def _all_taken(self) -> None:
-        """Wait until the client's machine has what was written; a reset would drop the rest."""
+    async def _wait_until_acked(self) -> None:
+        """Wait until the peer has everything written so far; a reset would discard the rest."""
         transport = self._transport
         connection = transport.get_extra_info("socket")
         while not transport.is_closing() and (  # noqa: ASYNC110
-            transport.get_write_buffer_size() or unsent_bytes(connection)
+            transport.get_write_buffer_size() or unacked_bytes(connection)
         ):
-            await asyncio.sleep(0.001)  # the system has no event for it
+            await asyncio.sleep(0.001)  # the kernel has no event for it
 
     def _write_chunk(self, content: bytes) -> None:
-        if self._packer is not None and content:
-            content = self._packer.compress(content) + self._packer.flush(zlib.Z_SYNC_FLUSH)
+        if self._compressor is not None and content:
+            compressed = self._compressor.compress(content)
+            content = compressed + self._compressor.flush(zlib.Z_SYNC_FLUSH)
         if content:
             self._transport.write(_chunk(content) if self._fault.framing != "none" else content)
 

@@ -1,8 +1,6 @@
-"""What stands behind an app id: a recording, a description, or a function.
+"""The apps of an emulator: each answers a call with frames.
 
-An app knows nothing of HTTP and of how an answer is told. It yields the frames of its answer as
-deltas, a workflow in the `full_thoughts` mode if it can; `rendering` makes of them what the request
-asked for. Whoever adds another kind of app adds a class with the members of `App`.
+A new kind of app is a class with the members of `App`.
 """
 
 import inspect
@@ -14,18 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
-from bailian_apps.emulator.agent import agent_frames
-from bailian_apps.emulator.app_files import DescribedApp, load_app
-from bailian_apps.emulator.calls import AppFunction, Call, Failure
-from bailian_apps.emulator.choices import Paced, Rules
-from bailian_apps.emulator.recordings import Recording, as_payload
-from bailian_apps.emulator.scenarios import Agent, Workflow
-from bailian_apps.emulator.wire import Frame, as_object, error_frame
-from bailian_apps.emulator.workers import Workers
-from bailian_apps.emulator.workflow import workflow_frames
+from bailian_apps.emulator.apps.agent import agent_frames
+from bailian_apps.emulator.apps.files import DescribedApp, load_app
+from bailian_apps.emulator.apps.recordings import Recording, as_payload
+from bailian_apps.emulator.apps.rules import Paced, Rules
+from bailian_apps.emulator.apps.scenarios import Agent, Workflow
+from bailian_apps.emulator.apps.worker_threads import WorkerThreads
+from bailian_apps.emulator.apps.workflow import workflow_frames
+from bailian_apps.emulator.models import AppFunction, Call, Failure
+from bailian_apps.emulator.wire.frames import Frame, as_object, error_frame
 
 AppSource: TypeAlias = str | os.PathLike[str] | DescribedApp | AppFunction
-"""What an emulator can be given as an app."""
+"""What `Emulator(apps=…)` accepts as an app."""
 
 _DELTA_CHARS = 4
 _END = object()
@@ -34,21 +32,25 @@ logger = logging.getLogger(__name__)
 
 
 class App(Protocol):
-    """One app of the emulator."""
+    """One app of the emulator.
+
+    Its frames are deltas, of a workflow in the `full_thoughts` mode if possible;
+    `wire.rendering` turns them into what the request asked for.
+    """
 
     @property
     def session_id(self) -> str | None:
-        """The id that its first session should have."""
+        """The preferred id of its first session."""
         ...
 
     @property
     def request_id(self) -> str | None:
-        """The id that its first answer should have."""
+        """The preferred id of its first answer."""
         ...
 
     @property
     def pace(self) -> float | None:
-        """Its own pace; None is the emulator's."""
+        """Its own pace; None uses the emulator's."""
         ...
 
     def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
@@ -56,76 +58,79 @@ class App(Protocol):
         ...
 
 
-def as_app(source: AppSource, workers: Workers) -> "FramedApp | CallableApp":
-    """Make an app of what the emulator was given.
+def as_app(source: AppSource, workers: WorkerThreads) -> "PreparedApp | CallableApp":
+    """Return the app for a source.
 
     Raises:
-        RecordingError: It is a path, and no recording can be read there.
-        ScenarioError: It is the path of a YAML file that does not describe one app.
-        TypeError: It is neither a path, nor a recording, nor a description, nor callable.
+        RecordingError: The recording cannot be read.
+        ScenarioError: The YAML file is invalid or has several apps.
+        TypeError: The source is not an `AppSource`.
     """
     if isinstance(source, Paced):
         return replace(as_app(source.source, workers), pace=source.pace)
     if isinstance(source, Recording | Workflow | Agent | Rules):
-        return FramedApp(source)
+        return PreparedApp(source)
     if callable(source):
         return CallableApp(source, workers)
     try:
         path = Path(source)
     except TypeError as error:
         raise TypeError(
-            f"{source!r} is no app; give the path of a recording or of a YAML file, a Workflow, "
-            "an Agent, Rules, or a function of one Call"
+            f"{source!r} is not an app; pass the path of a recording or of a YAML file, a "
+            "Workflow, an Agent, Rules, or a function of one Call"
         ) from error
     return as_app(load_app(path), workers)
 
 
 @dataclass(frozen=True, slots=True)
-class FramedApp:
-    """Gives what was recorded or described, under the ids of the call."""
+class PreparedApp:
+    """Answers with a recording or a scenario, with the ids of the call."""
 
     source: Recording | Workflow | Agent | Rules
     pace: float | None = None
 
     @property
     def session_id(self) -> str | None:
-        """The session it was recorded in."""
+        """The recorded session id."""
         return self.source.session_id if isinstance(self.source, Recording) else None
 
     @property
     def request_id(self) -> str | None:
-        """The request it answered."""
+        """The recorded request id."""
         return self.source.request_id if isinstance(self.source, Recording) else None
 
     async def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
         """Yield the frames of one answer.
 
         Raises:
-            Failure: The description says so, or needs something that the call does not have.
+            Failure: The answer is an error, or the call has no value for a placeholder.
         """
         source = self.source
         chosen = source.choose(call) if isinstance(source, Rules) else source
         if isinstance(chosen, Recording):
-            if lack := chosen.lacks(call.request.parameters):
-                logger.warning("%s: %s", chosen.path.name, lack)
-            told = chosen.under(session_id=call.session_id, request_id=call.request_id)
+            if missing := chosen.missing_features(call.request.parameters):
+                logger.warning("%s: %s", chosen.path.name, missing)
+            frames = chosen.with_ids(session_id=call.session_id, request_id=call.request_id)
         elif isinstance(chosen, Workflow):
-            told = workflow_frames(chosen, call)
+            frames = workflow_frames(chosen, call)
         else:
-            told = agent_frames(chosen, call)
-        for frame in told:
+            frames = agent_frames(chosen, call)
+        for frame in frames:
             yield frame
 
 
 class UnknownApp:
-    """Answers for every app id that the emulator does not have."""
+    """Answers for every unknown app id."""
 
     session_id = None
     request_id = None
     pace = None
 
     async def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Yield the error; in a stream it is an event, and the HTTP status stays 200."""
+        """Yield the error; in a stream it is an event, and the HTTP status is 200.
+
+        See tests/recordings/error-app-id-invalid-elided.sse.
+        """
         yield error_frame(
             status=400,
             code="InvalidParameter",
@@ -137,24 +142,24 @@ class UnknownApp:
 
 @dataclass(frozen=True, slots=True)
 class CallableApp:
-    """Gives what a function answers.
+    """Answers with the result of a function.
 
-    A text is told in deltas, as an agent app tells it. A payload goes out as it is; only ids that
-    it does not name are added.
+    A text streams as an agent's deltas. A payload is sent unchanged, except that missing ids are
+    added.
     """
 
     function: AppFunction
-    workers: Workers
+    workers: WorkerThreads
     session_id: None = None
     request_id: None = None
     pace: float | None = None
 
     async def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Yield the frames of what the function answers.
+        """Yield the frames of one answer.
 
         Raises:
             Failure: The function returned or raised it.
-            TypeError: The function answered something else than an `Answer`.
+            TypeError: The function returned something else than an `Answer`.
         """
         answer: Any = await self.workers.run(self.function, call)
         if inspect.isawaitable(answer):
@@ -184,7 +189,7 @@ class CallableApp:
             while (item := await self.workers.run(next, items, _END)) is not _END:
                 yield item
         finally:
-            with suppress(ValueError):  # it still runs in its thread, and ends there
+            with suppress(ValueError):  # it is still running in its thread, and ends there
                 items.close()
 
 
@@ -218,4 +223,4 @@ def _frame_of(item: object, call: Call) -> Frame:
 
 
 def _not_an_answer(value: object, wanted: str) -> TypeError:
-    return TypeError(f"an app answered {value!r}; it must answer {wanted}")
+    return TypeError(f"an app returned {value!r}; it must return {wanted}")
