@@ -80,12 +80,14 @@ def urllib3_pool() -> None:
 
 async def aiohttp_buffer() -> None:
     with WireServer(OK) as server:
-        async with aiohttp.ClientSession() as session:
-            async with session.post(server.base_url, data=b"{}") as response:
-                assert isinstance(response.content._buffer, deque)
-                while not response.content.at_eof() and not response.content._buffer:
-                    await response.content._wait("test")  # until something has arrived
-                assert b"".join(response.content._buffer) == b"{}"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(server.base_url, data=b"{}") as response,
+        ):
+            assert isinstance(response.content._buffer, deque)
+            while not response.content.at_eof() and not response.content._buffer:
+                await response.content._wait("test")  # until something has arrived
+            assert b"".join(response.content._buffer) == b"{}"
 
 
 USES: dict[str, Callable[[], Any]] = {
@@ -102,8 +104,7 @@ USES: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", PRIVATE_NAMES)
 async def test_a_private_name_exists_and_works(name: str) -> None:
-    module, _, path = name.partition(":")
-    import_module(module)
+    import_module(name.partition(":")[0])
     done = USES[name]()
     if done is not None:
         await done
