@@ -95,8 +95,7 @@ clean: ## Remove everything that was installed.
 .venv-demo/.installed: pyproject.toml requirements/dev.lock
 	@echo "== installing into .venv-demo"
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python $(PIP_INSTALL) --constraint requirements/dev.lock --upgrade pip
-	.venv-demo/bin/python $(PIP_INSTALL) $(LOCKED) --editable ".[all]"
+	.venv-demo/bin/python $(PIP_INSTALL) --no-compile --constraint requirements/dev.lock --editable ".[all]"
 	@touch $@
 
 .venv-floor/.installed: pyproject.toml requirements/floor.lock
