@@ -12,7 +12,6 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := python -m pytest --numprocesses $(WORKERS) --dist worksteal
 LOCKED := --constraint requirements/dev.lock --build-constraint requirements/dev.lock
 FLOOR_LOCKED := --constraint requirements/floor.lock --build-constraint requirements/floor.lock
-MEASURED := core transport app langchain llamaindex
 FAST_TESTS := tests/core tests/transport tests/langchain tests/llamaindex tests/emulator tests/test_*.py
 
 .PHONY: help demo install test test-fast test-slow test-floor test-sdks soak test-newest coverage \
@@ -26,8 +25,9 @@ demo: $(if $(wildcard .venv/.installed),.venv,.venv-demo)/.installed ## Run one 
 
 install: .venv/.installed ## Make .venv, with all that developers need.
 
-test: .venv/.installed ## Run every test that is not slow.
-	$(BIN)/$(PYTEST) -m "not slow"
+test: .venv/.installed ## Run every test that is not slow; with COVERAGE=1 also count branches.
+	$(BIN)/$(PYTEST) -m "not slow" $(if $(COVERAGE),--cov --cov-report=)
+	$(if $(COVERAGE),$(BIN)/coverage report)
 
 test-fast: .venv/.installed ## Run what needs no other process: for each save.
 	$(BIN)/$(PYTEST) -m "not slow and not process" $(FAST_TESTS)
@@ -51,9 +51,8 @@ test-newest: ## Run the tests on the newest release of everything, whatever is l
 	.venv-newest/bin/python $(PIP_INSTALL) --editable ".[all]" --group dev --group stores
 	.venv-newest/bin/$(PYTEST) -m "not slow"
 
-coverage: .venv/.installed ## Measure the branches that tests run.
-	$(BIN)/$(PYTEST) -m "not slow" --cov --cov-report=
-	$(BIN)/coverage report
+coverage: ## Run `make test`, and list the branches that no test takes.
+	$(MAKE) test COVERAGE=1
 
 bench: .venv/.installed ## Measure speed, and write docs/benchmarks.md.
 	@$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
