@@ -1,4 +1,4 @@
-"""The one renderer of a run, where a process would not show more."""
+"""How a run is shown, where a process of its own would show nothing more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from bailian_apps import AppResult, RunFinished, Step, StepFinished, StepStarted, TextDelta
-from bailian_apps.cli.view import clean, show
+from bailian_apps.cli.view import show
+from bailian_apps.terminal import strip_controls
 
 
 class Terminal(io.StringIO):
@@ -18,14 +19,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_an_app_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_app_cannot_send_escape_sequences_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hostile = "ok\x1b]0;owned\x07\x9b2J\r\n\tend"
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     events = [TextDelta(hostile), RunFinished(AppResult(text=hostile))]
     show(events, Console(file=Terminal()), steps=False)
     assert terminal.getvalue() == "ok]0;owned2J\n\tend\n"
-    assert clean(hostile) == "ok]0;owned2J\n\tend"
+    assert strip_controls(hostile) == "ok]0;owned2J\n\tend"
 
     pipe = io.StringIO()
     monkeypatch.setattr(sys, "stdout", pipe)
@@ -33,7 +36,7 @@ def test_an_app_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     assert pipe.getvalue() == hostile + "\n"
 
 
-def test_on_one_screen_a_step_waits_for_the_end_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_one_terminal_a_step_waits_for_the_line_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     tool = Step(id="1", kind="tool", name="search")
@@ -53,10 +56,10 @@ def test_on_one_screen_a_step_waits_for_the_end_of_a_line(monkeypatch: pytest.Mo
     assert "half a line\n✗ search 7 ms  no net\nrest\n… late" in drawn
 
 
-def test_in_one_file_a_step_waits_for_the_end_of_a_line(
+def test_in_one_file_a_step_waits_for_the_line_to_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As with `--steps 2>&1`; in two files the answer is only the answer."""
+    """As with `--steps 2>&1`; two files keep answer and steps apart."""
     step = Step(id="1", kind="tool", name="search")
     events = [TextDelta("half"), StepStarted(step), TextDelta(" a line"), RunFinished(AppResult())]
     for other in ("out", "err"):
@@ -68,7 +71,7 @@ def test_in_one_file_a_step_waits_for_the_end_of_a_line(
         assert (tmp_path / "out").read_text() == expected
 
 
-def test_the_last_frame_replaces_what_was_streamed(
+def test_a_replaced_answer_is_written_after_the_streamed_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = AppResult(text="whole", streamed_text="other")
