@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
+
+import pytest
+from support.command import BAILIAN, environment, exit_code_of
 
 from bailian_apps.emulator import RECORDINGS, Emulator, Failure
 
-COMMAND = [str(Path(sys.executable).with_name("bailian-apps")), "demo", "--pace", "0"]
 ANSWER = "亲,对我的介绍还满意吗"
 
 
-def run(**environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+def run(**more: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo, without a key unless one is passed."""
     return subprocess.run(
-        COMMAND,
-        env=inherited | {"PYTHONUTF8": "1", "COLUMNS": "100"} | environment,
+        [BAILIAN, "demo", "--pace", "0"],
+        env=environment(**{"COLUMNS": "100", "DASHSCOPE_API_KEY": ""} | more),
         capture_output=True,
         text=True,
         timeout=55,
@@ -61,21 +61,28 @@ def test_with_key_and_app_id_the_demo_calls_the_cloud() -> None:
     assert "sk-mine" not in done.stdout
 
 
-def test_a_failure_is_one_line_and_an_exit_code() -> None:
+def test_a_failure_is_one_line_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-x")
+    monkeypatch.setenv("BAILIAN_APP_ID", "mine")
     with Emulator(apps={"mine": lambda _: Failure(status=400, code="FlowNotPublished")}) as cloud:
-        done = run(
-            DASHSCOPE_API_KEY="sk-x", BAILIAN_APP_ID="mine", DASHSCOPE_HTTP_BASE_URL=cloud.base_url
-        )
-    assert done.returncode == 6
-    assert done.stderr.startswith("BadRequestError: [FlowNotPublished]")
-    assert "Traceback" not in done.stderr
+        monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", cloud.base_url)
+        assert exit_code_of(monkeypatch, "demo") == 6
+    error = capsys.readouterr().err
+    assert error.startswith("BadRequestError: [FlowNotPublished]")
+    assert error.count("\n") == 1
 
 
-def test_an_invalid_app_id_is_an_error_of_one_line() -> None:
-    done = run(DASHSCOPE_API_KEY="sk-x", BAILIAN_APP_ID="my/app")
-    assert done.returncode == 2
-    assert done.stderr.startswith("InvalidInputError: APP_ID: has a character")
-    assert done.stderr.count("\n") == 1
+def test_an_invalid_app_id_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-x")
+    monkeypatch.setenv("BAILIAN_APP_ID", "my/app")
+    assert exit_code_of(monkeypatch, "demo") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("InvalidInputError: APP_ID: has a character")
+    assert error.count("\n") == 1
 
 
 def test_without_a_framework_the_error_names_the_extra() -> None:
@@ -92,6 +99,4 @@ def test_without_a_framework_the_error_names_the_extra() -> None:
 
 
 def test_one_variable_without_the_other_is_mentioned() -> None:
-    assert "only DASHSCOPE_API_KEY is set" in run(DASHSCOPE_API_KEY="sk-x").stdout.replace(
-        "\n", " "
-    )
+    assert "only DASHSCOPE_API_KEY is set" in run(DASHSCOPE_API_KEY="sk-x").stdout

@@ -219,7 +219,7 @@ class RunView:
 
 def _same_file(one: IO[str], other: IO[str]) -> bool:
     try:
-        return os.path.sameopenfile(one.fileno(), other.fileno())
+        return one is other or os.path.sameopenfile(one.fileno(), other.fileno())
     except (OSError, ValueError):  # one of them is not a file
         return False
 
