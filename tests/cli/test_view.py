@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bailian_apps import AppResult, RunFinished, Step, StepFinished, StepStarted, TextDelta
 from bailian_apps.cli.view import show
-from bailian_apps.terminal import strip_controls
+from bailian_apps.terminal import step_line, step_text, step_tree, strip_controls
 
 
 class Terminal(io.StringIO):
@@ -77,3 +77,27 @@ def test_a_replaced_answer_is_written_after_the_streamed_one(
     result = AppResult(text="whole", streamed_text="other")
     assert show([TextDelta("other"), RunFinished(result)], Console(), steps=False) is result
     assert capsys.readouterr().out == "other\nwhole\n"
+
+
+def test_plain_lines_and_coloured_lines_have_the_same_text() -> None:
+    running = Step(id="a", kind="node", name="find\x1b[2J", type="Retrieval")
+    failed = Step(id="b", kind="tool", name="mcp", type="mcp", status="fail", error="no\nnet")
+    ended = Step(id="c", kind="node", name="LLM", status="success", output="hi", duration_ms=7)
+    end = Step(id="d", kind="node", name="End", type="End", status="success", output="the answer")
+    assert [step_line(step) for step in (running, failed, ended, end)] == [
+        "… find[2J Retrieval",
+        "✗ mcp  no net",
+        "✓ LLM 7 ms  hi",
+        "✓ End",
+    ]
+    for step in (running, failed, ended, end):
+        assert step_text(step).plain == step_line(step)
+
+
+def test_a_step_is_drawn_below_the_step_it_ran_in() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    outer = Step(id="1", kind="node", name="loop", status="success")
+    inner = Step(id="2", kind="node", name="body", status="success", parent_id="1")
+    with console.capture() as capture:
+        console.print(step_tree([outer, inner], "app"))
+    assert capture.get().split("\n") == ["app", "└── ✓ loop", "    └── ✓ body", ""]

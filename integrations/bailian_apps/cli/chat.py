@@ -16,7 +16,6 @@ from bailian_apps.cli.view import format_error, print_note, show
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, TextDelta
 from bailian_apps.core.history import Turn, plan_request
-from bailian_apps.terminal import strip_controls
 
 HELP = """\
 /new        start a new conversation
@@ -87,9 +86,7 @@ class Chat:
         elif command == "/help":
             print_note(self._console, HELP)
         else:
-            self._print_error(
-                f"Unknown command {strip_controls(command)}. /help lists the commands."
-            )
+            self._print_error(f"Unknown command {command}. /help lists the commands.")
 
     def _send(self, text: str) -> None:
         question = Turn(role="user", text=text)
@@ -130,7 +127,7 @@ class Chat:
         try:
             path = Path(name).expanduser().resolve()
         except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
-            self._print_error(f"{strip_controls(name)} is not a valid file name: {error}")
+            self._print_error(f"{name} is not a valid file name: {error}")
             return
         text = self._as_markdown() if path.suffix == ".md" else self._as_json()
         try:

@@ -40,7 +40,9 @@ _BizJson = Annotated[
         "the list of processes.",
     ),
 ]
-_Session = Annotated[str | None, typer.Option(metavar="ID", help="Continue this cloud session.")]
+_Session = Annotated[
+    str | None, typer.Option(metavar="ID", help="Continue this session of the cloud.")
+]
 _ModelId = Annotated[
     str | None,
     typer.Option(metavar="ID", help="Use this model, not the console's (agent apps)."),
