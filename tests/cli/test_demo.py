@@ -81,7 +81,7 @@ def test_an_invalid_app_id_is_an_error_of_one_line(
     monkeypatch.setenv("BAILIAN_APP_ID", "my/app")
     assert exit_code_of(monkeypatch, "demo") == 2
     error = capsys.readouterr().err
-    assert error.startswith("InvalidInputError: APP_ID: has a character")
+    assert error.startswith("InvalidInputError: APP_ID has a character")
     assert error.count("\n") == 1
 
 

@@ -161,12 +161,12 @@ def test_a_port_in_use_is_an_input_error(
     ("arguments", "problem"),
     [
         (["serve", "missing"], "path 'missing' does not exist"),
-        (["serve", "--app", "travel"], "--app: must be ID=FILE"),
+        (["serve", "--app", "travel"], "--app must be ID=FILE"),
         (["serve", "--app", "a=notes.txt"], "notes.txt"),
         (["replay", "missing.jsonl"], "path 'missing.jsonl' does not exist"),
         (["replay", "notes.txt"], "notes.txt"),
         (["record", "--out", "x", "--upstream", "ftp://host"], "must be an http(s) URL without"),
-        (["record", "--out", __file__, "--port", "0"], "--out: cannot be created: " + __file__),
+        (["record", "--out", __file__, "--port", "0"], "--out cannot be created: " + __file__),
     ],
 )
 def test_an_unusable_file_or_option_is_an_input_error(
@@ -182,7 +182,7 @@ def test_an_unusable_file_or_option_is_an_input_error(
 def test_a_key_given_as_the_url_is_not_shown(tmp_path: Path) -> None:
     done = bailian("record", "--out", str(tmp_path), DASHSCOPE_HTTP_BASE_URL=KEY)
     assert done.returncode == 2
-    assert "--upstream (or DASHSCOPE_HTTP_BASE_URL): must be an http(s) URL" in done.stderr
+    assert "--upstream (or DASHSCOPE_HTTP_BASE_URL) must be an http(s) URL" in done.stderr
     assert KEY not in done.stderr
 
 

@@ -15,7 +15,9 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import format_error, print_note, show
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, TextDelta
-from bailian_apps.core.history import Turn, plan_request
+from bailian_apps.core.history import plan_request
+from bailian_apps.core.turns import Turn
+from bailian_apps.run import stream
 
 HELP = """\
 /new        start a new conversation
@@ -92,10 +94,9 @@ class Chat:
         question = Turn(role="user", text=text)
         answer: list[str] = []
         try:
-            plan = plan_request(
-                [*self._turns, question], self._app.settings, session_id=self._session_id
-            )
-            with self._app.stream(plan) as events:
+            settings = self._app.settings
+            plan = plan_request([*self._turns, question], settings, session_id=self._session_id)
+            with stream(settings, plan, client=self._app.client) as events:
                 result = show(_collect_text(events, answer), self._console, steps=self._steps)
         except KeyboardInterrupt:
             print_note(self._console, "stopped")

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.text import Text
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.view import print_note, with_options
+from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core.errors import ConnectError, InvalidInputError
 from bailian_apps.core.settings import check_api_key
 from bailian_apps.terminal import strip_controls
-from bailian_apps.transport.environment import proxy_for, tls_context
-from bailian_apps.transport.sdk import sdk_defaults
+from bailian_apps.transport.environment import Environment
+from bailian_apps.transport.request_builder import sdk_defaults
 
 _EXTRAS = {
     "cli": ("rich", "typer"),
@@ -118,7 +118,7 @@ def _checked_key(key: str, where: str) -> Finding:
     try:
         check_api_key(key)
     except InvalidInputError as error:
-        return Finding("key", "missing", f"in {where}; {with_options(error.message)}")
+        return Finding("key", "missing", error_message(error, field=f"the key in {where}"))
     return Finding("key", "ok", f"found in {where}")
 
 
@@ -131,18 +131,17 @@ def _app_id() -> Finding:
     try:
         BailianApp(app_id=app_id, api_key="any", base_url=None)
     except InvalidInputError as error:
-        return Finding("app", "missing", f"in BAILIAN_APP_ID; {with_options(error.message)}")
+        return Finding("app", "missing", error_message(error, field="BAILIAN_APP_ID"))
     return Finding("app", "ok", f"{app_id} (BAILIAN_APP_ID)")
 
 
 def _address(base_url: str | None, workspace: str | None) -> Finding:
     try:
         # Any app id will do: only the URL is used.
-        named = BailianApp(
-            app_id="app", api_key="any", **({"base_url": base_url} if base_url else {})
-        )
+        url = base_url or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or None
+        named = BailianApp(app_id="app", api_key="any", base_url=url)
     except InvalidInputError as error:
-        return Finding("address", "missing", with_options(error.message))
+        return Finding("address", "missing", error_message(error))
     if named.settings.base_url:
         rule = "--base-url" if base_url else "DASHSCOPE_HTTP_BASE_URL"
         return Finding("address", "ok", f"{named.settings.base_url} ({rule})")
@@ -158,8 +157,9 @@ def _address(base_url: str | None, workspace: str | None) -> Finding:
 
 def _endpoint(url: str) -> list[Finding]:
     """Connect, with a TLS handshake; no request is sent, so this costs nothing."""
+    environment = Environment()
     try:
-        proxy = proxy_for(url)
+        proxy = environment.proxy_for(url)
     except ConnectError as error:
         return [Finding("proxy", "missing", error.message)]
     findings: list[Finding] = []
@@ -173,7 +173,8 @@ def _endpoint(url: str) -> list[Finding]:
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
             if target.scheme == "https":
-                with tls_context().wrap_socket(connection, server_hostname=host) as secured:
+                tls = environment.tls_context()
+                with tls.wrap_socket(connection, server_hostname=host) as secured:
                     how = f"TCP and {secured.version()}"
             else:
                 how = "TCP"

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Generator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import as_json, show
-from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, InvalidInputError
-from bailian_apps.core.events import AppEvent, RunFinished
-from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
+from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import AppSettings
-from bailian_apps.transport.sdk import open_frames
-
-_WIRE = ("output", "usage", "request_id")
+from bailian_apps.run import stream
 
 
 def run(
@@ -51,10 +43,11 @@ def run(
     """
     text = _read_prompt(prompt)
     options = {"session_id": session_id} if session_id else {}
-    if output == "raw":
-        show(_raw_events(app.settings, text, options), console, steps=steps, answer=False)
-        return
-    with app.stream(text, **options) as events:
+    settings, on_frame = app.settings, None
+    if output == "raw":  # every frame of one attempt
+        settings, on_frame = settings.with_overrides({"max_retries": 0}), _print_json
+    plan = Plan.for_prompt(settings.app_id, text)
+    with stream(settings, plan, options, client=app.client, on_frame=on_frame) as events:
         try:
             result = show(events, console, steps=steps, answer=output == "stream")
         except BailianError as error:
@@ -160,34 +153,9 @@ def _read_prompt(prompt: str) -> str:
             "PROMPT", "is missing", 'Write it after the app id ("-" for the one in BAILIAN_APP_ID)'
         )
     try:
-        text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
-        text.encode()
-    except UnicodeError:
+        return sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    except UnicodeDecodeError:
         raise InvalidInputError("PROMPT", "is not UTF-8 text", "Convert it with iconv") from None
-    return text
-
-
-def _raw_events(
-    settings: AppSettings, prompt: str, call_options: Mapping[str, Any]
-) -> Generator[AppEvent]:
-    """Call the app once, without retries, and print each frame as it arrives."""
-    options = {name: getattr(settings, name) for name in WireOptions.model_fields}
-    try:
-        request = AppRequest.model_validate({**options, **call_options, "prompt": prompt})
-    except ValidationError as error:
-        raise_invalid_input(error)
-    total_s = settings.limits.total_s
-    deadline = None if total_s is None else time.monotonic() + total_s
-    decoder = Decoder(flow_stream_mode=request.flow_stream_mode)
-    frames = open_frames(request, settings, deadline=deadline)
-    try:
-        for frame in chain.from_iterable(frames):
-            # The SDK adds fields of its own to the wire's.
-            _print_json({name: frame[name] for name in _WIRE if frame.get(name) is not None})
-            yield from decoder.feed(frame)
-    finally:
-        frames.close()
-    yield RunFinished(decoder.finish())
 
 
 def _error_as_json(error: BailianError) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import fields
 from time import monotonic
 from typing import IO, Any
 
@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 from typing_extensions import Self
 
-from bailian_apps.core.errors import BailianError
+from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, StepFinished, StepStarted, TextDelta
 from bailian_apps.core.result import EXECUTING, AppResult, Step
 from bailian_apps.terminal import (
@@ -27,8 +27,9 @@ from bailian_apps.terminal import (
     strip_controls,
 )
 
-# An argument in Python, and the option that sets it here.
+# A field in Python, and its name on the command line.
 _OPTIONS = {
+    "api_key": "API key",
     "app_id": "APP_ID",
     "base_url": "--base-url (or DASHSCOPE_HTTP_BASE_URL)",
     "model_id": "--model-id",
@@ -37,9 +38,14 @@ _OPTIONS = {
     "timeout": "--timeout",
     "workspace": "--workspace",
 }
-_ARGUMENT = re.compile(rf"\b({'|'.join(_OPTIONS)})(?:=(?!\w|')|(?=: (?!is not a setting)))")
-# Of no use here, where every value is text.
-_FOR_PROGRAMS = re.compile(r", or pass api_key=|, or a Timeout|(?<=:) is a str\.")
+_FIELD_IN_HINT = re.compile(rf"\b({'|'.join(_OPTIONS)})(?:=|(?=: ))")
+# Advice that only a program can follow, and what to do here.
+_PROGRAM_ADVICE = {
+    ", or pass api_key=": "",
+    " or a Timeout": "",
+    "has half of a surrogate pair, which cannot be sent": "is not UTF-8 text",
+    'Pass value.encode("utf-8", "replace").decode()': "Convert it with iconv",
+}
 
 
 def show(
@@ -79,29 +85,36 @@ def print_note(console: Console, text: str, style: str = "dim") -> None:
 
 
 def format_error(error: BailianError) -> str:
-    """An error in one line, in the terms of the command line."""
-    return f"{type(error).__name__}: {with_options(str(error))}"
+    """An error with its class, in one line, in the terms of the command line."""
+    return f"{type(error).__name__}: {error_message(error)}"
 
 
-def with_options(message: str) -> str:
-    """Replace the names of Python arguments in a message with the options that set them."""
-    message = _FOR_PROGRAMS.sub("", message)
-    return _ARGUMENT.sub(lambda found: _OPTIONS[found[1]], message)
+def error_message(error: BailianError, *, field: str | None = None) -> str:
+    """The message of an error in the terms of the command line.
+
+    Args:
+        error: The error.
+        field: The name to use for the field of an `InvalidInputError`; by default its option.
+    """
+    if isinstance(error, InvalidInputError):
+        unknown = error.problem == "is not a setting"  # then the field is the user's own word
+        field = field or (error.field if unknown else _OPTIONS.get(error.field, error.field))
+        error = InvalidInputError(field, error.problem, error.hint)
+    message = str(error)
+    for advice, replacement in _PROGRAM_ADVICE.items():
+        message = message.replace(advice, replacement)
+    return _FIELD_IN_HINT.sub(lambda found: _OPTIONS[found[1]], message)
 
 
 def as_json(result: AppResult) -> dict[str, Any]:
     """A run as JSON values: the fields of `AppResult` but `raw`, and the totals of `usage`."""
-    fields = asdict(result)
-    del fields["raw"]
-    for reference in fields["references"]:
-        del reference["raw"]
-    usage = result.usage
-    fields["usage"] |= {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "total_tokens": usage.total_tokens,
+    values = {each.name: getattr(result, each.name) for each in fields(result)}
+    del values["raw"]
+    return values | {
+        "steps": [step.to_dict() for step in result.steps],
+        "references": [reference.to_dict() for reference in result.references],
+        "usage": result.usage.to_dict(),
     }
-    return fields
 
 
 def _print_sources(result: AppResult, console: Console) -> None:
@@ -194,7 +207,7 @@ class RunView:
 
     def show_step(self, step: Step) -> None:
         """Show a step that began or ended."""
-        if step.kind == "response":  # the answer, a second time
+        if step.is_answer:
             return
         if self._tree is not None:
             self._tree.steps[step.id] = step

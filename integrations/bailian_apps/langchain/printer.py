@@ -39,7 +39,7 @@ def step_of_event(data: Mapping[str, Any]) -> Step | None:
     """
     entry = data["step"]
     step = Step(**{name: value for name, value in entry.items() if name in Step.__slots__})
-    if step.kind == "response":
+    if step.is_answer:
         return None
     if data["event"] == "error":
         status = step.status if step.failed else "failed"
