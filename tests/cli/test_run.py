@@ -32,7 +32,7 @@ def echo(call: Call) -> str:
 def endless(call: Call) -> Iterator[dict[str, Any]]:
     while True:
         yield {"output": {"text": "字 ", "finish_reason": "null", "session_id": call.session_id}}
-        if call.gone.wait(0.02):
+        if call.disconnected.wait(0.02):
             return
 
 
@@ -341,7 +341,7 @@ def test_ctrl_c_closes_the_connection_at_once(cloud: Emulator) -> None:
     process.send_signal(signal.SIGINT)
     _, log = process.communicate(timeout=50)
     assert (process.returncode, log) == (130, "")
-    assert cloud.requests[0].gone.wait(50)
+    assert cloud.requests[0].disconnected.wait(50)
 
 
 def test_a_closed_pipe_ends_the_command_silently(cloud: Emulator) -> None:
@@ -359,7 +359,7 @@ def test_a_closed_pipe_ends_the_command_silently(cloud: Emulator) -> None:
     with process.stderr:
         assert process.stderr.read() == ""
     assert process.wait(50) == 1
-    assert cloud.requests[0].gone.wait(50)
+    assert cloud.requests[0].disconnected.wait(50)
 
 
 @pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])

@@ -182,7 +182,7 @@ class Held:
 
     def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
         yield frame("one", thoughts=[{"action_type": "api", "action_name": "mail"}])
-        if call.gone.wait(10):
+        if call.disconnected.wait(10):
             self.gone.set()
         yield frame("two", "stop")
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import recordings
 
-from bailian_apps.transport.sse import ErrorEvent, SSEReader, parse_json
+from bailian_apps.core.values import parse_json
+from bailian_apps.transport.sse import ErrorEvent, SSEReader
 
 SSE_FILES = [path for path in recordings.ALL if path.suffix == ".sse"]
 

@@ -17,7 +17,7 @@ from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, TextDelta
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.turns import Turn
-from bailian_apps.run import stream
+from bailian_apps.run import Run
 
 HELP = """\
 /new        start a new conversation
@@ -96,7 +96,7 @@ class Chat:
         try:
             settings = self._app.settings
             plan = plan_request([*self._turns, question], settings, session_id=self._session_id)
-            with stream(settings, plan, client=self._app.client) as events:
+            with Run(settings, plan, client=self._app.client).stream() as events:
                 result = show(_collect_text(events, answer), self._console, steps=self._steps)
         except KeyboardInterrupt:
             print_note(self._console, "stopped")

@@ -15,7 +15,7 @@ from bailian_apps.cli.view import as_json, show
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
-from bailian_apps.run import stream
+from bailian_apps.run import Run
 
 
 def run(
@@ -47,7 +47,8 @@ def run(
     if output == "raw":  # every frame of one attempt
         settings, on_frame = settings.with_overrides({"max_retries": 0}), _print_json
     plan = Plan.for_prompt(settings.app_id, text)
-    with stream(settings, plan, options, client=app.client, on_frame=on_frame) as events:
+    called = Run(settings, plan, options, client=app.client, on_frame=on_frame)
+    with called.stream() as events:
         try:
             result = show(events, console, steps=steps, answer=output == "stream")
         except BailianError as error:

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, closing, contextmanager
 from typing import Any
 
-from bailian_apps import run
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan
@@ -19,6 +18,7 @@ from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.callbacks import STEP_EVENTS, StepRuns, adrive, drive
 from bailian_apps.langchain.errors import as_langchain_error
+from bailian_apps.run import Run
 
 
 def with_settings(
@@ -63,7 +63,7 @@ def events(
         BailianError: The call failed.
     """
     try:
-        with closing(run.stream(settings, *_plan_and_options(settings, said))) as stream:
+        with closing(Run(settings, *_plan_and_options(settings, said)).stream()) as stream:
             for event in stream:
                 if steps is not None and isinstance(event, STEP_EVENTS):
                     drive(steps.on(event))
@@ -79,7 +79,7 @@ async def aevents(
 ) -> AsyncGenerator[AppEvent]:
     """As `events`, natively async."""
     try:
-        async with aclosing(run.astream(settings, *_plan_and_options(settings, said))) as stream:
+        async with aclosing(Run(settings, *_plan_and_options(settings, said)).astream()) as stream:
             async for event in stream:
                 if steps is not None and isinstance(event, STEP_EVENTS):
                     await adrive(steps.on(event))

@@ -8,11 +8,10 @@ an error (tests/recordings/error-app-id-invalid-elided.sse). Each byte is looked
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-import orjson
+from bailian_apps.core.values import parse_json
 
 Frame: TypeAlias = dict[str, Any]
 """One response object of the API: `output`, `usage`, `request_id`. An event that is not a JSON
@@ -33,22 +32,6 @@ class ErrorEvent:
 
     data: bytes
     status_code: int | None
-
-
-def parse_json(data: bytes) -> Any:
-    """Parse JSON with orjson, and with the standard library what orjson refuses.
-
-    orjson refuses NaN, lone surrogates, bytes that are not UTF-8 (here they become U+FFFD) and very
-    deep nesting.
-
-    Raises:
-        ValueError: It is not JSON.
-        RecursionError: It is nested too deeply.
-    """
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return json.loads(data.decode("utf-8", "replace"))
 
 
 class SSEReader:
