@@ -199,6 +199,7 @@ def test_who_names_a_session_goes_on_in_it_before_the_others() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.process
 def test_a_child_does_not_wait_for_a_lock_that_its_parent_held() -> None:
     script = """
         import os

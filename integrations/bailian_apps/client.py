@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from typing_extensions import Self
 
-from bailian_apps.concurrency import ConcurrencySlot, WaitQueue
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
 
 if TYPE_CHECKING:
+    from bailian_apps.concurrency import ConcurrencySlot, WaitQueue
     from bailian_apps.transport.async_http import AsyncConnections
     from bailian_apps.transport.environment import Environment
     from bailian_apps.transport.sse import Frame
@@ -131,6 +131,8 @@ class Client:
         limit = settings.max_concurrency
         if limit is None:
             return contextlib.nullcontext()
+        from bailian_apps.concurrency import ConcurrencySlot, WaitQueue  # it imports asyncio, 40 ms
+
         # A queue is kept: there are few apps, and nobody could know that no call will come.
         calls = self.queues.setdefault((settings.base_url, settings.app_id), WaitQueue())
         return ConcurrencySlot(

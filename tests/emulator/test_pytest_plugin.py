@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 import pytest
 
 pytest_plugins = "pytester"
+pytestmark = pytest.mark.process
 
 PROJECT = '''
 import os
