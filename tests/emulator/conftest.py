@@ -101,6 +101,21 @@ def open_stream() -> Callable[..., Any]:
     return open_stream
 
 
+class RecordedSleep:
+    """A `sleep` for the emulator that records what it should wait for, and does not wait."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+@pytest.fixture
+def sleep() -> RecordedSleep:
+    return RecordedSleep()
+
+
 @pytest.fixture
 def recordings() -> Path:
     return TESTED_RECORDINGS

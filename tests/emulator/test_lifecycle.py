@@ -45,51 +45,41 @@ async def endless_async(call: Call) -> AsyncIterator[dict[str, Any]]:
     await asyncio.Event().wait()
 
 
-class Clock:
-    """Notes what the server waits for, and does not wait."""
-
-    def __init__(self) -> None:
-        self.waits: list[float] = []
-
-    async def __call__(self, seconds: float) -> None:
-        self.waits.append(seconds)
-
-
 @pytest.mark.parametrize(("pace", "times"), [(1.0, 1), (2.0, 0.5), (0.5, 2)])
-def test_the_recorded_pace_is_kept(post: Callable[..., Any], pace: float, times: float) -> None:
-    clock = Clock()
-    with Emulator(apps={"app": TRAVEL}, pace=pace, sleep=clock) as cloud:
+def test_the_recorded_pace_is_kept(
+    post: Callable[..., Any], pace: float, times: float, sleep: Any
+) -> None:
+    with Emulator(apps={"app": TRAVEL}, pace=pace, sleep=sleep) as cloud:
         post(cloud, stream=True, parameters=DELTAS)
     offsets = [json.loads(line)["offset_ms"] for line in TRAVEL.read_text().splitlines()]
     gaps = [later - earlier for earlier, later in pairwise([0, *offsets]) if later > earlier]
     assert len(gaps) == 10  # the second frame came with the first
-    assert clock.waits == pytest.approx([gap / 1000 * times for gap in gaps])
+    assert sleep.waits == pytest.approx([gap / 1000 * times for gap in gaps])
 
 
-def test_a_json_answer_waits_as_long_as_the_last_frame(post: Callable[..., Any]) -> None:
-    clock = Clock()
-    with Emulator(apps={"app": TRAVEL}, pace=1, sleep=clock) as cloud:
+def test_a_json_answer_waits_as_long_as_the_last_frame(
+    post: Callable[..., Any], sleep: Any
+) -> None:
+    with Emulator(apps={"app": TRAVEL}, pace=1, sleep=sleep) as cloud:
         post(cloud)
-    assert clock.waits == [3.081]
+    assert sleep.waits == [3.081]
 
 
 @pytest.mark.parametrize("mode", ["message_format", "message_format_plus", "agent_format"])
-def test_other_stream_modes_keep_the_pace(post: Callable[..., Any], mode: str) -> None:
-    clock = Clock()
-    with Emulator(apps={"app": TRAVEL}, pace=1, sleep=clock) as cloud:
+def test_other_stream_modes_keep_the_pace(post: Callable[..., Any], mode: str, sleep: Any) -> None:
+    with Emulator(apps={"app": TRAVEL}, pace=1, sleep=sleep) as cloud:
         post(cloud, stream=True, parameters={"flow_stream_mode": mode})
-    assert sum(clock.waits) == pytest.approx(3.081)
+    assert sum(sleep.waits) == pytest.approx(3.081)
 
 
 def test_without_a_pace_or_without_times_nothing_waits(
-    recordings: Path, post: Callable[..., Any]
+    recordings: Path, post: Callable[..., Any], sleep: Any
 ) -> None:
-    clock = Clock()
-    with Emulator(apps={"app": TRAVEL}, sleep=clock) as cloud:
+    with Emulator(apps={"app": TRAVEL}, sleep=sleep) as cloud:
         post(cloud, stream=True)
-    with Emulator(apps={"app": recordings / "workflow-two-llm.sse"}, pace=1, sleep=clock) as cloud:
+    with Emulator(apps={"app": recordings / "workflow-two-llm.sse"}, pace=1, sleep=sleep) as cloud:
         post(cloud, stream=True)
-    assert clock.waits == []
+    assert sleep.waits == []
 
 
 def test_the_pace_is_real_time(post: Callable[..., Any]) -> None:

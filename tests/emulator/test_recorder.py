@@ -303,12 +303,7 @@ def test_the_sdk_gets_the_same_frames(tmp_path: Path) -> None:
         assert frames_at(third.base_url) == directly
 
 
-def test_a_recording_keeps_the_pace(tmp_path: Path) -> None:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
+def test_a_recording_keeps_the_pace(tmp_path: Path, sleep: Any) -> None:
     with (
         Emulator(apps={"travel": TRAVEL}, pace=20) as cloud,
         Recorder(tmp_path, upstream=cloud.base_url) as proxy,
@@ -322,7 +317,7 @@ def test_a_recording_keeps_the_pace(tmp_path: Path) -> None:
     assert (recording.request.app_id, recording.request.prompt) == ("travel", "hi")
     with Emulator(apps={"travel": recording}, pace=1, sleep=sleep) as cloud:
         BailianApp(app_id="travel", api_key=KEY, base_url=cloud.base_url).invoke("hi")
-    assert sum(waits) * 1000 == pytest.approx(recorded[-1])
+    assert sum(sleep.waits) * 1000 == pytest.approx(recorded[-1])
 
 
 def test_files_are_private_numbered_and_named(tmp_path: Path) -> None:
@@ -510,12 +505,7 @@ def test_a_feature_missing_in_the_recording_is_logged(
 
 
 @pytest.mark.parametrize("sse", [True, False])
-def test_a_cut_recording_is_cut_at_the_same_time(tmp_path: Path, sse: bool) -> None:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
+def test_a_cut_recording_is_cut_at_the_same_time(tmp_path: Path, sse: bool, sleep: Any) -> None:
     path = tmp_path / "cut.jsonl"
     data = {"output": {"text": "a", "finish_reason": "null"}}
     head = {"request": {"app_id": "app"}, "response": None}
@@ -526,7 +516,7 @@ def test_a_cut_recording_is_cut_at_the_same_time(tmp_path: Path, sse: bool) -> N
         exchange(cloud.base_url, body_of(), sse=sse) as client,
     ):
         assert (b'"a"' in read_all(client)) is sse
-    assert sum(waits) == pytest.approx(0.7)
+    assert sum(sleep.waits) == pytest.approx(0.7)
 
 
 # ---------------------------------------------------------------------------- TLS

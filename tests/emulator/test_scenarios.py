@@ -368,12 +368,9 @@ def test_the_first_matching_rule_answers(
     assert "None of the 4 rules" in none.body["message"]
 
 
-def test_latency_follows_the_pace(yaml_apps: Callable[..., Any], post: Callable[..., Any]) -> None:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
+def test_latency_follows_the_pace(
+    yaml_apps: Callable[..., Any], post: Callable[..., Any], sleep: Any
+) -> None:
     described = yaml_apps(
         """
 apps:
@@ -387,29 +384,26 @@ apps:
         told: dict[str, list[float]] = {}
         for app_id in described:
             post(cloud, app_id, stream=True, parameters=DELTAS)
-            told[app_id] = [round(seconds, 6) for seconds in waits]
-            waits.clear()
+            told[app_id] = [round(seconds, 6) for seconds in sleep.waits]
+            sleep.waits.clear()
         post(cloud, "slow")
     assert told == {"slow": [0.2, 0.04], "own": [0.1, 0.02], "never": []}
-    assert waits == [0.24]
+    assert sleep.waits == [0.24]
 
 
-def test_an_app_in_a_file_may_have_its_own_pace(tmp_path: Path, post: Callable[..., Any]) -> None:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
+def test_an_app_in_a_file_may_have_its_own_pace(
+    tmp_path: Path, post: Callable[..., Any], sleep: Any
+) -> None:
     path = tmp_path / "slow.yaml"
     path.write_text("pace: 1\nagent: {text: [x, y], chunk_ms: 40}")
     with Emulator(apps={"slow": path, "twice": Paced(path, 2)}, sleep=sleep) as cloud:
         for app_id in ("slow", "twice"):
             post(cloud, app_id, stream=True)
-    assert waits == [0.04, 0.02]
+    assert sleep.waits == [0.04, 0.02]
 
 
 def test_a_folder_has_one_app_per_file(
-    tmp_path: Path, recordings: Path, post: Callable[..., Any]
+    tmp_path: Path, recordings: Path, post: Callable[..., Any], sleep: Any
 ) -> None:
     name = "workflow-two-llm.sse"
     (tmp_path / "recorded").mkdir()
@@ -421,11 +415,6 @@ def test_a_folder_has_one_app_per_file(
         f"apps:\n  steady: {{recording: recorded/{name}, every_ms: 50, pace: 1}}\n"
         f"  same: {{recording: recorded/{name}}}"
     )
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
     apps = load_apps(tmp_path)
     assert sorted(apps) == ["bare", "one", "same", "steady"]
     with Emulator(apps=apps, sleep=sleep) as cloud:
@@ -434,7 +423,7 @@ def test_a_folder_has_one_app_per_file(
             cloud.reset()  # so that each may use the recorded ids
             content = post(cloud, app_id, stream=True, parameters=DELTAS).content
             assert content == (recordings / name).read_bytes()
-    assert waits == [0.05] * 11
+    assert sleep.waits == [0.05] * 11
 
 
 def test_the_example_of_the_page_can_be_loaded(
