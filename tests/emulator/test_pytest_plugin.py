@@ -102,7 +102,9 @@ INI = """
 [pytest]
 asyncio_mode = auto
 asyncio_default_fixture_loop_scope = function
-filterwarnings = error
+filterwarnings =
+    error
+    ignore:The Assistants API:DeprecationWarning
 """
 
 
