@@ -1,4 +1,4 @@
-"""The page and the example do what they say."""
+"""The code on the page and in the example runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_example_on_the_page_runs(
 
 
 @pytest.mark.parametrize("where", ["emulator", "cloud"])
-def test_the_example_runs(
+def test_the_example_runs_in_the_emulator_and_on_a_cloud(
     where: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if where == "cloud":
@@ -58,7 +58,7 @@ def test_the_example_runs(
         assert len(cloud.requests) == 2
 
 
-def test_the_example_needs_nothing_but_python(tmp_path: Path) -> None:
+def test_the_example_runs_without_environment_variables(tmp_path: Path) -> None:
     import subprocess
 
     clean = {name: os.environ[name] for name in ("PATH",) if name in os.environ}

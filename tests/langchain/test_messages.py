@@ -80,7 +80,7 @@ def test_a_message_becomes_a_turn(message: BaseMessage, turn: Turn) -> None:
 TOOL_CALL = {"id": "1", "name": "n", "args": {}}
 
 
-def test_of_local_tools_an_app_is_told_the_results() -> None:
+def test_results_of_local_tools_are_sent_as_user_text() -> None:
     """As an agent that hands off to an app leaves them in the history."""
     messages = [
         HumanMessage("sky?"),
@@ -136,14 +136,18 @@ def test_of_local_tools_an_app_is_told_the_results() -> None:
         (SystemMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'image'"),
     ],
 )
-def test_what_cannot_be_sent_is_named(message: BaseMessage, where: str, what: str) -> None:
+def test_an_unsupported_message_raises_an_error_that_names_its_place(
+    message: BaseMessage, where: str, what: str
+) -> None:
     with pytest.raises(InvalidInputError) as caught:
         to_turns([HumanMessage("first"), message])
     assert caught.value.field == where
     assert what in str(caught.value)
 
 
-def test_it_is_refused_on_every_path(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_an_unsupported_message_is_refused_on_every_path(
+    start_cloud: Any, make_model: Any, ask: Any
+) -> None:
     cloud = start_cloud(app=lambda _: "hi")
     with pytest.raises(InvalidInputError, match=r"messages\[0\]: is a RemoveMessage"):
         ask(make_model(cloud), [RemoveMessage("x")])

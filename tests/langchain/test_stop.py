@@ -1,4 +1,4 @@
-"""`stop`: an app knows no stop sequences, so the answer is cut off on this side."""
+"""`stop`: the API has no stop sequences, so the adapter cuts the answer off."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bailian_apps.emulator import Call
-from bailian_apps.langchain.answer import StopFilter
+from bailian_apps.langchain.message_chunks import StopFilter
 
 
 def cut(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
@@ -25,7 +25,7 @@ def cut(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
 
 
 def expected(text: str, stops: list[str]) -> tuple[str, bool]:
-    """The first moment at which the text so far holds a stop sequence decides."""
+    """The first prefix of the text that contains a stop sequence decides."""
     for end in range(len(text) + 1):
         found = [at for stop in stops if (at := text[:end].find(stop)) >= 0]
         if found:
@@ -34,18 +34,18 @@ def expected(text: str, stops: list[str]) -> tuple[str, bool]:
 
 
 @given(st.text("ab.", max_size=12), st.lists(st.text("ab.", min_size=1, max_size=4), max_size=3))
-def test_letter_by_letter_it_stops_at_the_first_stop_sequence(text: str, stops: list[str]) -> None:
+def test_fed_by_letters_it_stops_at_the_first_stop_sequence(text: str, stops: list[str]) -> None:
     assert cut(list(text), stops) == expected(text, stops)
 
 
 @given(st.lists(st.text("ab.", max_size=4)), st.text("ab.", min_size=1, max_size=4))
-def test_the_pieces_do_not_matter(pieces: list[str], stop: str) -> None:
+def test_the_division_into_pieces_does_not_matter(pieces: list[str], stop: str) -> None:
     text = "".join(pieces)
     assert cut(pieces, [stop]) == (text.partition(stop)[0], stop in text)
 
 
 @given(st.lists(st.text("ab.", max_size=4)), st.lists(st.text("ab.", min_size=1, max_size=4)))
-def test_nothing_is_given_that_begins_a_stop_sequence(pieces: list[str], stops: list[str]) -> None:
+def test_no_part_of_a_stop_sequence_is_returned(pieces: list[str], stops: list[str]) -> None:
     stop_filter = StopFilter(stops)
     given_ = ""
     for piece in pieces:
@@ -56,7 +56,7 @@ def test_nothing_is_given_that_begins_a_stop_sequence(pieces: list[str], stops: 
 
 
 class Talker:
-    """Says one piece after the other, and then waits until nobody listens."""
+    """Sends one piece after the other, then waits until the client disconnects."""
 
     def __init__(self, *pieces: str) -> None:
         self.pieces = pieces
@@ -71,7 +71,7 @@ class Talker:
 
 
 @pytest.mark.parametrize("where", ["call", "field"])
-def test_the_answer_ends_there_and_the_connection_is_closed(
+def test_a_stop_sequence_ends_the_answer_and_closes_the_connection(
     where: str, make_model: Any, ask: Any
 ) -> None:
     app = Talker("one, E", "N", "D, two")
@@ -82,18 +82,18 @@ def test_the_answer_ends_there_and_the_connection_is_closed(
     assert app.left.wait(10)
 
 
-def test_the_call_goes_before_the_field(make_model: Any, ask: Any) -> None:
+def test_stop_of_a_call_overrides_the_field(make_model: Any, ask: Any) -> None:
     model = make_model(lambda _: "a b c", stop=["a"])
     assert ask(model, stop=["c"]).content == "a b "
 
 
-def test_an_answer_without_the_sequence_is_whole(make_model: Any, ask: Any) -> None:
+def test_an_answer_without_the_stop_sequence_is_complete(make_model: Any, ask: Any) -> None:
     answer = ask(make_model(lambda _: "almost EN"), stop=["END"])
     assert answer.content == "almost EN"
     assert answer.response_metadata["bailian"]["round"] == 1
 
 
-def test_after_an_answer_that_was_cut_off_the_whole_conversation_is_sent(
+def test_after_a_cut_off_answer_the_whole_conversation_is_sent(
     start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
     cloud = start_cloud(app=lambda _: "one, two")
@@ -104,7 +104,7 @@ def test_after_an_answer_that_was_cut_off_the_whole_conversation_is_sent(
     assert [message["content"] for message in cloud.requests[1].messages] == ["hi", "one", "and?"]
 
 
-def test_steps_that_are_cut_off_end_well(make_model: Any, ask: Any, log: Any) -> None:
+def test_steps_cut_off_by_stop_end_without_error(make_model: Any, ask: Any, log: Any) -> None:
     def app(_: Call) -> list[dict[str, Any]]:
         call = {"action_type": "api", "action_name": "mail"}
         return [

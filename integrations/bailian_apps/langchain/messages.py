@@ -15,7 +15,7 @@ The whole mapping, to the app:
 | `ToolMessage`, `FunctionMessage`, `ChatMessage(role="tool")` | user text, "Tool result: …" |
 | `name` and `id` of a message | nothing |
 
-And from the app, as `bailian_apps.langchain.answer` makes it:
+And from the app, as `bailian_apps.langchain.message_chunks` makes it:
 
 | the app | `AIMessage` |
 |---|---|
