@@ -107,7 +107,7 @@ def test_a_dump_holds_no_secret_and_can_be_read_again(make_model: Any) -> None:
     assert kwargs["api_key"] == {"lc": 1, "type": "secret", "id": ["DASHSCOPE_API_KEY"]}
     again = ChatBailianApp(**json.loads(text)["kwargs"] | {"api_key": "sk-secret-key"})
     assert again.biz_params == {"city": "x"}
-    assert again.limits == model.limits
+    assert again.timeouts == model.timeouts
 
 
 def test_copies_of_a_model_can_be_called(ask: Any, make_model: Any) -> None:
@@ -163,5 +163,7 @@ def test_images_and_files_are_sent_as_urls(ask: Any, cloud: Any, make_model: Any
         "file_list": ["https://example.com/c.pdf"],
     }
     audio = {"type": "audio", "url": "https://example.com/e.mp3"}
-    with pytest.raises(InvalidInputError, match="block of type 'audio'"):
+    with pytest.raises(
+        InvalidInputError, match="a block of type 'audio', which an app cannot receive"
+    ):
         ask(model, [HumanMessage([*blocks, audio])])

@@ -17,7 +17,7 @@ from langchain_core.messages import (
 )
 
 from bailian_apps import InvalidInputError
-from bailian_apps.core.history import SessionMarker, Turn
+from bailian_apps.core.turns import SessionMarker, Turn
 from bailian_apps.langchain.messages import to_turns
 
 URL = "https://example.com/a.png"
@@ -105,35 +105,43 @@ def test_results_of_local_tools_are_sent_as_user_text() -> None:
         (
             ToolMessage([{"type": "image", "base64": "aGk="}], tool_call_id="1"),
             "messages[1].content[0]",
-            "block of type 'image' that holds the data",
+            "has an image without an http(s) URL",
         ),
-        (RemoveMessage("x"), "messages[1]", "is a RemoveMessage"),
-        (ChatMessage("x", role="critic"), "messages[1]", "ChatMessage of role 'critic'"),
-        (AIMessage("", tool_calls=[TOOL_CALL]), "messages[1]", "is an AIMessage with tool_calls"),
-        (AIMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'image'"),
+        (RemoveMessage("x"), "messages[1]", "role 'remove', which an app cannot receive"),
+        (
+            ChatMessage("x", role="critic"),
+            "messages[1]",
+            "role 'critic', which an app cannot receive",
+        ),
+        (
+            AIMessage("", tool_calls=[TOOL_CALL]),
+            "messages[1]",
+            "has tool calls and is the last message",
+        ),
+        (AIMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'assistant'"),
         (
             HumanMessage(["hi", {"type": "image", "base64": "aGk=", "mime_type": "image/png"}]),
             "messages[1].content[1]",
-            "block of type 'image' that holds the data",
+            "has an image without an http(s) URL",
         ),
         (
             HumanMessage(
                 [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]
             ),
             "messages[1].content[0]",
-            "block of type 'image_url' that holds the data",
+            "has an image without an http(s) URL",
         ),
         (
             HumanMessage([{"type": "file", "file_id": "1"}]),
             "messages[1].content[0]",
-            "block of type 'file' that holds the data",
+            "has a file without an http(s) URL",
         ),
         (
             HumanMessage([{"type": "audio", "url": "https://example.com/a.mp3"}]),
             "messages[1].content[0]",
             "block of type 'audio'",
         ),
-        (SystemMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'image'"),
+        (SystemMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'system'"),
     ],
 )
 def test_an_unsupported_message_raises_an_error_that_names_its_place(
@@ -149,6 +157,6 @@ def test_an_unsupported_message_is_refused_on_every_path(
     start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
     cloud = start_cloud(app=lambda _: "hi")
-    with pytest.raises(InvalidInputError, match=r"messages\[0\]: is a RemoveMessage"):
+    with pytest.raises(InvalidInputError, match=r"messages\[0\] has role 'remove'"):
         ask(make_model(cloud), [RemoveMessage("x")])
     assert cloud.requests == []

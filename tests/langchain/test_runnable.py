@@ -113,7 +113,7 @@ def test_with_a_schema_only_its_fields_are_sent(run: Any, make: Any, cloud: Any)
     assert inputs(cloud)[0]["biz_params"] == {"lang": "zh", "city": "杭州", "日期": "2024-05-01"}
     run(app, {"prompt": "hi", "city": "杭州"})
     assert inputs(cloud)[1]["biz_params"] == {"lang": "zh", "city": "杭州"}
-    with pytest.raises(InvalidInputError, match=r"city:? is missing"):
+    with pytest.raises(InvalidInputError, match="city is missing"):
         run(app, {"prompt": "hi"})
 
 
@@ -316,7 +316,7 @@ def test_biz_params_of_the_input_override_the_field(run: Any, make: Any, cloud: 
 def test_a_prompt_keyword_in_addition_to_the_input_is_refused(
     run: Any, make: Any, cloud: Any
 ) -> None:
-    with pytest.raises(InvalidInputError, match=r"prompt:? is passed in addition to the input"):
+    with pytest.raises(InvalidInputError, match="prompt is passed in addition to the input"):
         run(make(), "asked", prompt="other")
     assert not cloud.requests
 

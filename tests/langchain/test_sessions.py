@@ -113,7 +113,7 @@ def test_a_forgotten_session_is_reported_and_then_replaced(
     with caplog.at_level(logging.WARNING, "bailian_apps"):
         messages.append(ask(model, messages))
     assert messages[-1].response_metadata["context_lost"] is True
-    assert "has forgotten the conversation" in caplog.text
+    assert "has lost the conversation" in caplog.text
     answer = ask(model, [*messages, HumanMessage("three")])
     assert answer.content.startswith("received: user=one | assistant=")
     assert "context_lost" not in answer.response_metadata
@@ -154,7 +154,7 @@ def test_an_idempotent_app_that_forgot_is_called_again_at_once(
     assert forgot.session_id == messages[1].response_metadata["session_id"]
     assert again.session_id is None
     [record] = caplog.records
-    assert "asking again, with the whole history" in record.getMessage()
+    assert "sending the whole history" in record.getMessage()
     messages += [answer, HumanMessage("three")]
     ask(model, messages)
     assert contents(cloud.requests[3]) == [message.text for message in messages]

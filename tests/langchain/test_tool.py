@@ -120,14 +120,14 @@ class Clash(BaseModel):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"args_schema": NoPrompt}, "args_schema:? has no field 'prompt'"),
-        ({"args_schema": {"properties": {}}}, "args_schema:? has no field 'prompt'"),
+        ({"args_schema": NoPrompt}, "args_schema has no field 'prompt'"),
+        ({"args_schema": {"properties": {}}}, "args_schema has no field 'prompt'"),
         (
             {"args_schema": {"properties": {"prompt": {}}}, "remember": True},
             "must be a pydantic model",
         ),
         ({"biz_params_schema": Clash}, "has a field 'runtime'"),
-        ({"app_idd": "x"}, "app_idd:? is not a setting"),
+        ({"app_idd": "x"}, "app_idd is not a setting"),
     ],
 )
 def test_an_invalid_field_raises_an_error_that_names_it(

@@ -21,7 +21,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from bailian_apps import InvalidInputError
-from bailian_apps.core.history import SessionMarker, Turn
+from bailian_apps.core.turns import SessionMarker, Turn
 from bailian_apps.llamaindex.messages import to_turns
 
 MARKER = {"app_id": "app", "session_id": "s", "round": 2, "used_at": 1.5, "system": ""}

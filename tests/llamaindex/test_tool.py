@@ -155,7 +155,7 @@ def test_a_models_own_prompt_is_the_prompt() -> None:
 
 def test_arguments_that_are_wrong_are_refused_by_name() -> None:
     with Emulator(apps={"app": app}) as cloud:
-        with pytest.raises(InvalidInputError, match="city: is missing"):
+        with pytest.raises(InvalidInputError, match="city is missing"):
             tool_of(cloud, params=Trip).call(prompt="去")
         assert not cloud.requests
 

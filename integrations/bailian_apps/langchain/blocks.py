@@ -15,7 +15,6 @@ The same function makes the blocks of a chunk as it streams, of a whole message,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.block_translators import register_translator
 from langchain_core.messages.content import ContentBlock
 
-from bailian_apps.core.result import DocReference, Step
+from bailian_apps.core.result import Step
 
 PROVIDER = "bailian"
 """The `model_provider` of an app's answers."""
@@ -33,38 +32,10 @@ STEP_TYPE = "bailian_step"
 
 
 def step_entry(step: Step) -> dict[str, Any]:
-    """Return a step as JSON values, without empty ones.
-
-    Its reasoning is left out, because it is part of the message's own.
-    """
-    entry = {
-        "id": step.id,
-        "kind": step.kind,
-        "name": step.name,
-        "type": step.type,
-        "status": step.status,
-        "input": step.input,
-        "output": step.output,
-        "error": step.error,
-        "duration_ms": step.duration_ms,
-        "parent_id": step.parent_id,
-    }
-    return {key: value for key, value in entry.items() if value not in (None, "")}
-
-
-def reference_entry(reference: DocReference) -> dict[str, Any]:
-    """Return a cited document as JSON values, without empty ones."""
-    entry = {
-        "index_id": reference.index_id,
-        "title": reference.title,
-        "doc_id": reference.doc_id,
-        "doc_name": reference.doc_name,
-        "doc_url": reference.doc_url,
-        "text": reference.text,
-        "images": list(reference.images),
-        "page_number": list(reference.page_number),
-    }
-    return {key: value for key, value in entry.items() if value not in (None, "", [])}
+    """Return a step as JSON values, without its reasoning, which is part of the message's own."""
+    entry = step.to_dict(compact=True)
+    entry.pop("reasoning", None)
+    return entry
 
 
 def message_blocks(
@@ -102,7 +73,7 @@ def message_blocks(
 
 
 def citation(reference: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the standard citation of a document that `reference_entry` made."""
+    """Return the standard citation of a document, as `DocReference.to_dict` returns it."""
     standard = {
         "type": "citation",
         "title": reference.get("title") or reference.get("doc_name"),
@@ -118,7 +89,7 @@ def citation(reference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_content_blocks(step: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the blocks of a step that `step_entry` made: one, or a call and its result."""
+    """Return the blocks of a step, as `step_entry` returns it: one, or a call and its result."""
     index = f"lc_step_{step['id']}"
     if step["kind"] == "node":
         value = {**step, "type": STEP_TYPE, "node_type": step.get("type")}
@@ -145,13 +116,6 @@ def as_arguments(value: object) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, Any]", value))
     return {} if value is None else {"input": value}
-
-
-def as_text(value: object) -> str:
-    """Return a step's input as text."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _as_block(item: object) -> dict[str, Any]:

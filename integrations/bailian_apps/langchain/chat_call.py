@@ -19,9 +19,9 @@ from langchain_core.runnables import RunnableConfig
 
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
+from bailian_apps.core.redaction import redact_kwargs, secret_kwargs
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import to_turns
-from bailian_apps.langchain.redaction import redact_kwargs, secret_kwargs
 from bailian_apps.langchain.runs import AppRun
 from bailian_apps.langchain.settings import AppSettingsMixin
 from bailian_apps.langchain.step_runs import AnyRunManager, amake_calls, make_calls

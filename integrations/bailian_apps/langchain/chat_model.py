@@ -24,12 +24,12 @@ from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 from typing_extensions import override
 
+from bailian_apps.core.redaction import redact_kwargs, secrets_digest
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs
 from bailian_apps.langchain.message_chunks import MessageChunkBuilder, as_generation
 from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventBuilder
-from bailian_apps.langchain.redaction import redact_kwargs, secrets_digest
 from bailian_apps.langchain.runs import is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
 from bailian_apps.langchain.step_runs import AnyRunManager

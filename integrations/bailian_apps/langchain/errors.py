@@ -18,6 +18,7 @@ import langchain_core.exceptions as langchain_exceptions
 
 from bailian_apps.core import errors
 from bailian_apps.core.errors import BailianError
+from bailian_apps.core.retry import is_retryable
 from bailian_apps.core.settings import AppSettings
 
 _COUNTERPARTS: dict[type[BailianError], str] = {
@@ -70,8 +71,7 @@ def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> Bail
     combined = combined_class.__new__(combined_class)
     combined.args = error.args
     combined.__dict__.update(error.__dict__)
-    not_run = error.resend == "not_started" and error.partial is None
-    cast("Any", combined).is_retryable = not_run or (idempotent and error.resend != "never")
+    cast("Any", combined).is_retryable = is_retryable(error, idempotent=idempotent)
     return combined.with_traceback(error.__traceback__)
 
 

@@ -8,7 +8,6 @@ of all chunks is the message that `invoke` returns, because `invoke` makes it th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Generic, TypeVar, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
@@ -28,48 +27,12 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult, DocReference, Usage
-from bailian_apps.langchain.blocks import PROVIDER, message_blocks, reference_entry, step_entry
+from bailian_apps.core.text import StopFilter
+from bailian_apps.core.turns import SessionMarker
+from bailian_apps.langchain.blocks import PROVIDER, message_blocks, step_entry
 from bailian_apps.langchain.messages import MARKER_KEY
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
-
-
-class StopFilter:
-    """Cuts a text before the first stop sequence, however it is divided into pieces."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        """Look for any of `stops`."""
-        self._stops = [stop for stop in stops if stop]
-        self._held = ""
-        self.found = False
-
-    def feed(self, text: str) -> str:
-        """Add a piece and return what is certainly not part of a stop sequence.
-
-        What may be the beginning of one is held back.
-        """
-        text = self._held + text
-        self._held = ""
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            self.found = True
-            return text[: min(found)]
-        held = max((_overlap(text, stop) for stop in self._stops), default=0)
-        if held:
-            self._held = text[-held:]
-            return text[:-held]
-        return text
-
-    def flush(self) -> str:
-        """Return what was held back: the text has ended."""
-        held, self._held = self._held, ""
-        return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return how many characters at the end of `text` begin `stop`."""
-    longest = min(len(stop) - 1, len(text))
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
 
 
 class MessageChunkBuilder:
@@ -118,7 +81,7 @@ class MessageChunkBuilder:
             return self._chunk("", {"reasoning_content": event.text})
         if isinstance(event, StepFinished):
             # A reasoning step streamed as reasoning, and a response step is the answer itself.
-            if event.step.kind in ("reasoning", "response"):
+            if event.step.kind == "reasoning" or event.step.is_answer:
                 return None
             return self._chunk("", {"steps": [step_entry(event.step)]})
         if isinstance(event, RunStarted):
@@ -169,9 +132,11 @@ class MessageChunkBuilder:
             chunk.additional_kwargs = extra
         return chunk
 
-    def _last_chunk(self, text: str, result: AppResult, marker: Any) -> AIMessageChunk:
+    def _last_chunk(
+        self, text: str, result: AppResult, marker: SessionMarker | None
+    ) -> AIMessageChunk:
         self.done = True
-        references = [reference_entry(reference) for reference in result.references]
+        references = [reference.to_dict(compact=True) for reference in result.references]
         chunk = self._chunk(text, {"references": references} if references else None)
         chunk.chunk_position = "last"
         metadata: dict[str, Any] = {
@@ -180,7 +145,7 @@ class MessageChunkBuilder:
             "session_id": result.session_id,
             "request_id": result.request_id,
             "finish_reason": result.finish_reason,
-            "model_usage": [asdict(model) for model in result.usage.models],
+            "model_usage": [model.to_dict() for model in result.usage.models],
             MARKER_KEY: marker.to_dict() if marker else None,
             "context_lost": result.context_lost or None,
             "whole_history": result.whole_history or None,

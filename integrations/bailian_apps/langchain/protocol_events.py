@@ -56,7 +56,7 @@ class ProtocolEventBuilder:
     def feed(self, event: AppEvent) -> list[ProtocolEvent] | None:
         """Return the protocol events that an event adds, if any."""
         if isinstance(event, StepStarted):
-            if event.step.kind not in ("reasoning", "response"):
+            if event.step.kind != "reasoning" and not event.step.is_answer:
                 self._start(to_content_blocks(step_entry(event.step))[0])
         elif (chunk := self._chunks.feed(event)) is not None:
             for block in cast("list[dict[str, Any]]", chunk.content):

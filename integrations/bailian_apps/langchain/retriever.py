@@ -16,7 +16,6 @@ from typing_extensions import override
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.result import AppResult, DocReference
-from bailian_apps.langchain.blocks import reference_entry
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
@@ -82,5 +81,5 @@ def _documents(result: AppResult) -> list[Document]:
 
 
 def _document(reference: DocReference) -> Document:
-    metadata = reference_entry(reference)
+    metadata = reference.to_dict(compact=True)
     return Document(page_content=metadata.pop("text", ""), metadata=metadata)

@@ -22,12 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from typing_extensions import override
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.request import raise_invalid_input, without_tokens
+from bailian_apps.core.events import fold
+from bailian_apps.core.redaction import redact_biz_params, redact_kwargs
+from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import to_turns
-from bailian_apps.langchain.partial import fold
-from bailian_apps.langchain.redaction import redact_kwargs
 from bailian_apps.langchain.runs import AppRun
 from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
 from bailian_apps.langchain.step_runs import AnyRunManager
@@ -203,7 +203,7 @@ class _RunnableCall:
         self.traced_input = input_
         if isinstance(input_, Mapping):
             # Any key may be a start variable, so users' tokens may also be at the top level.
-            self.traced_input = without_tokens(redact_kwargs(cast("Mapping[str, Any]", input_)))
+            self.traced_input = redact_biz_params(redact_kwargs(cast("Mapping[str, Any]", input_)))
 
     def invoke(self, _: Any, run_manager: CallbackManagerForChainRun) -> AppResult:
         with langchain_errors(self._runnable, self._kwargs):

@@ -8,14 +8,13 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
-from bailian_apps.app import BailianApp
+from bailian_apps import run
+from bailian_apps.client import Client
 from bailian_apps.core.events import AppEvent, RunFinished
-from bailian_apps.core.history import Plan, Turn, plan_request
-from bailian_apps.core.request import raise_invalid_input
+from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.turns import Turn
 from bailian_apps.langchain.settings import AppSettingsMixin, call_kwargs
 from bailian_apps.langchain.step_runs import (
     STEP_EVENTS,
@@ -34,12 +33,14 @@ class AppRun:
         settings: The settings of this call.
         plan: What is sent.
         options: The remaining call options, such as `image_list`.
+        client: The connections to use; None for the default client's.
         steps: Reports the app's steps.
     """
 
     settings: AppSettings
     plan: Plan
     options: Mapping[str, Any]
+    client: Client | None
     steps: StepRuns
 
     @classmethod
@@ -61,18 +62,14 @@ class AppRun:
         Raises:
             InvalidInputError: An argument cannot be sent.
         """
-        options = call_kwargs(kwargs)
-        overrides = {key: options.pop(key) for key in AppSettings.model_fields if key in options}
-        try:
-            settings = app.with_overrides(overrides)
-        except ValidationError as error:
-            raise_invalid_input(error)
+        settings, options = app.split(call_kwargs(kwargs))
         if isinstance(conversation, str):
-            plan = Plan(app_id=settings.app_id, prompt=conversation)
+            plan = Plan.for_prompt(settings.app_id, conversation)
         else:
             session_id = options.pop("session_id", None)
             plan = plan_request(conversation, settings, session_id=session_id)
-        return cls(settings, plan, options, StepRuns(manager, settings.app_id))
+        steps = StepRuns(manager, settings.app_id)
+        return cls(settings, plan, options, app.client, steps)
 
     def events(self) -> Generator[AppEvent]:
         """Run the app. Closing the generator closes the connection, then ends the steps.
@@ -84,7 +81,8 @@ class AppRun:
             BailianError: The call failed.
         """
         try:
-            with closing(BailianApp(self.settings).stream(self.plan, **self.options)) as stream:
+            stream = run.stream(self.settings, self.plan, self.options, client=self.client)
+            with closing(stream):
                 for event in stream:
                     if isinstance(event, STEP_EVENTS):
                         make_calls(self.steps.report(event))
@@ -96,7 +94,7 @@ class AppRun:
     async def aevents(self) -> AsyncGenerator[AppEvent]:
         """Run the app, natively async; as `events`."""
         try:
-            stream = BailianApp(self.settings).astream(self.plan, **self.options)
+            stream = run.astream(self.settings, self.plan, self.options, client=self.client)
             async with aclosing(stream):
                 async for event in stream:
                     if isinstance(event, STEP_EVENTS):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.request import raise_invalid_input, without_tokens
+from bailian_apps.core.redaction import as_json, redact_biz_params
+from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
-from bailian_apps.langchain.redaction import as_json
 
 MODEL_CONFIG = ConfigDict(
     extra="forbid",
@@ -22,6 +23,12 @@ MODEL_CONFIG = ConfigDict(
 
 class AppSettingsMixin(AppSettings):
     """The settings of an app, as fields beside a LangChain class's own."""
+
+    model_config = MODEL_CONFIG
+
+    client: Client | None = Field(default=None, exclude=True, repr=False)
+    """The client whose connections, concurrency slots and session rounds the calls use. Default:
+    the client that all calls share. Never dumped; an object with a client cannot be pickled."""
 
     def __init__(self, **fields: Any) -> None:
         """Create it from an app's settings.
@@ -36,7 +43,7 @@ class AppSettingsMixin(AppSettings):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise_invalid_input(error)
+            raise_invalid_input(error, names=type(self).model_fields)
 
     @model_validator(mode="before")
     @classmethod
@@ -58,7 +65,7 @@ class AppSettingsMixin(AppSettings):
         """Attributes whose dumped value differs from the attribute's."""
         dumped: dict[str, Any] = {"timeout": as_json(self.timeout)}
         if self.biz_params:
-            dumped["biz_params"] = without_tokens(self.biz_params)
+            dumped["biz_params"] = redact_biz_params(self.biz_params)
         return dumped
 
 

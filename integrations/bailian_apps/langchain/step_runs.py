@@ -1,9 +1,9 @@
 """An app's steps as child runs of the LangChain run that called the app.
 
 Every step is a child of that run (a model's, a tool's, a chain's) for LangChain's callbacks, and so
-for LangSmith and every other tracer: a tool call is a tool run, a retrieval a retriever run, a
-workflow node a chain run. Reasoning has no run, because it streams. In addition, the custom event
-`bailian_step` reports the start and the end of every step, for a UI.
+for LangSmith and every other tracer: a tool call is a tool run, a retrieval (also by a workflow's
+node) a retriever run, any other node a chain run. Reasoning has no run, because it streams. In
+addition, the custom event `bailian_step` reports the start and the end of every step, for a UI.
 
 The logic is written once for sync and async: a method yields calls of a callback manager and
 receives their results. `make_calls` makes these calls, `amake_calls` awaits them.
@@ -11,10 +11,9 @@ receives their results. `make_calls` makes these calls, `amake_calls` awaits the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from langchain_core.callbacks import (
@@ -25,10 +24,12 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 
+from bailian_apps.core.documents import retrieved_documents
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import StepFinished, StepStarted
-from bailian_apps.core.result import Step
-from bailian_apps.langchain.blocks import STEP_TYPE, as_arguments, as_text, step_entry
+from bailian_apps.core.result import SpanKind, Step
+from bailian_apps.core.values import as_text
+from bailian_apps.langchain.blocks import STEP_TYPE, as_arguments, step_entry
 
 AnyRunManager: TypeAlias = RunManager | AsyncRunManager
 ManagerCalls: TypeAlias = Generator[Any, Any, None]
@@ -59,11 +60,17 @@ async def amake_calls(calls: ManagerCalls) -> None:
 
 @dataclass
 class _StepRun:
-    """A step that has started; `manager` is the manager of its run, if it has one."""
+    """A step that has started.
+
+    Attributes:
+        step: The step, as last reported.
+        kind: The kind of its run, once that was started; the type of a node may come later.
+        manager: The manager of its run. Reasoning has none.
+    """
 
     step: Step
+    kind: SpanKind | None = None
     manager: Any = None
-    started: bool = False
 
 
 class StepRuns:
@@ -112,12 +119,12 @@ class StepRuns:
             yield from self._end(run, error)
 
     def _start(self, run: _StepRun) -> ManagerCalls:
-        run.started = True  # set first: a run starts once, even if a handler raises
         step = run.step
+        run.kind = step.span_kind  # set first: a run starts once, even if a handler raises
         name = self._name_of(step)
         manager = self._manager_for(step)
         arguments = as_arguments(step.input)
-        if step.kind == "tool":
+        if run.kind == "tool":
             run.manager = yield manager.on_tool_start(
                 {"name": name},
                 as_text(step.input),
@@ -125,7 +132,7 @@ class StepRuns:
                 name=name,
                 tool_call_id=step.id,
             )
-        elif step.kind == "retrieval":
+        elif run.kind == "retrieval":
             query = arguments.get("query")
             run.manager = yield manager.on_retriever_start(
                 {"name": name}, query if isinstance(query, str) else as_text(step.input), name=name
@@ -135,15 +142,15 @@ class StepRuns:
 
     def _end(self, run: _StepRun, error: BaseException | None) -> ManagerCalls:
         step = run.step
-        if not run.started:
+        if run.kind is None:
             yield from self._start(run)
         del self._open[step.id]
         manager = run.manager
         if manager is None:
             pass
-        elif step.kind == "tool":
+        elif run.kind == "tool":
             yield manager.on_tool_error(error) if error else manager.on_tool_end(step.output)
-        elif step.kind == "retrieval":
+        elif run.kind == "retrieval":
             yield (
                 manager.on_retriever_error(error)
                 if error
@@ -203,18 +210,7 @@ def _outputs(step: Step) -> dict[str, Any]:
 
 
 def _documents(step: Step) -> list[Document]:
-    """Read what a retrieval found. Output that is not a list of texts becomes one document."""
-    try:
-        found: object = json.loads(step.output)
-    except (ValueError, RecursionError):
-        found = None
-    items = cast("list[object]", found) if isinstance(found, list) else [found]
-    documents: list[Document] = []
-    for item in items:
-        fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        key = next((k for k in ("text", "content") if isinstance(fields.get(k), str)), None)
-        if key is None:
-            return [Document(page_content=step.output)] if step.output else []
-        metadata = {name: value for name, value in fields.items() if name != key}
-        documents.append(Document(page_content=fields[key], metadata=metadata))
-    return documents
+    return [
+        Document(page_content=document.text, metadata=dict(document.metadata))
+        for document in retrieved_documents(step)
+    ]

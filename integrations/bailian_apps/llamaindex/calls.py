@@ -13,10 +13,11 @@ from typing import Any, Generic, TypeVar
 
 from llama_index.core.callbacks import CallbackManager
 
+from bailian_apps import run
 from bailian_apps.app import BailianApp
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan
-from bailian_apps.core.request import without_tokens
+from bailian_apps.core.redaction import redact_biz_params
 from bailian_apps.llamaindex.replies import Reply
 from bailian_apps.llamaindex.spans import RunSpans
 
@@ -48,8 +49,11 @@ class Call(Generic[T]):
     def open_spans(self) -> RunSpans:
         """Enter the run's span."""
         settings = self.app.settings
-        known = {"app_id": settings.app_id, "biz_params": without_tokens(settings.biz_params or {})}
-        inputs = known | self.plan.call(self.said)
+        known = {
+            "app_id": settings.app_id,
+            "biz_params": redact_biz_params(settings.biz_params or {}),
+        }
+        inputs = known | self.plan.request_fields(self.said)
         return RunSpans(
             {name: value for name, value in inputs.items() if value},
             self.manager,
@@ -109,7 +113,7 @@ async def ainvoke(call: Call[T]) -> T:
 
 
 def _stream(call: Call[T], *, streaming: bool) -> Generator[T]:
-    events = call.app.stream(call.plan, **call.said)
+    events = run.stream(call.app.settings, call.plan, call.said, client=call.app.client)
     spans = call.open_spans()
 
     def chunks() -> Generator[T]:
@@ -123,7 +127,7 @@ def _stream(call: Call[T], *, streaming: bool) -> Generator[T]:
 
 
 def _astream(call: Call[T], *, streaming: bool) -> AsyncGenerator[T]:
-    events = call.app.astream(call.plan, **call.said)
+    events = run.astream(call.app.settings, call.plan, call.said, client=call.app.client)
     spans = call.open_spans()
 
     async def chunks() -> AsyncGenerator[T]:

@@ -14,7 +14,7 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayloa
 from llama_index.core.tools import ToolMetadata
 
 from bailian_apps.core.result import Step
-from bailian_apps.llamaindex.steps import as_text, found_nodes, is_retrieval
+from bailian_apps.llamaindex.steps import as_text, found_nodes
 
 
 class LegacyEvent:
@@ -51,22 +51,22 @@ def run_begins(inputs: dict[str, Any]) -> tuple[CBEventType, dict[str, Any]]:
 
 def step_begins(step: Step) -> tuple[CBEventType, dict[str, Any]]:
     """The kind and the payload of a step's event: a tool call, a retrieval, or a plain step."""
-    if step.kind == "tool":
+    if step.span_kind == "tool":
         metadata = ToolMetadata(name=step.name, description=step.type or "")
         return CBEventType.FUNCTION_CALL, {
             EventPayload.FUNCTION_CALL: as_text(step.input),
             EventPayload.TOOL: metadata,
         }
-    if is_retrieval(step):
+    if step.span_kind == "retrieval":
         return CBEventType.RETRIEVE, {EventPayload.QUERY_STR: as_text(step.input)}
     return CBEventType.AGENT_STEP, {EventPayload.ADDITIONAL_KWARGS: {"name": step.name}}
 
 
 def step_ended(step: Step) -> dict[str, Any]:
     """The payload of the end of a step that went well."""
-    if step.kind == "tool":
+    if step.span_kind == "tool":
         return {EventPayload.FUNCTION_OUTPUT: step.output}
-    if is_retrieval(step):
+    if step.span_kind == "retrieval":
         return {EventPayload.NODES: found_nodes(step)}
     return {EventPayload.RESPONSE: step.output}
 

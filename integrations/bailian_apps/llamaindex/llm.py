@@ -26,9 +26,10 @@ from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_vali
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
-from bailian_apps.core.history import Plan, Turn, plan_request
+from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.turns import Turn
 from bailian_apps.llamaindex.calls import Call, ainvoke, astream, invoke, stream
 from bailian_apps.llamaindex.messages import to_turns
 from bailian_apps.llamaindex.observed import observed

@@ -38,7 +38,6 @@ the session's marker                           `additional_kwargs["bailian"]`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any, NoReturn
 
 from llama_index.core.base.llms.types import (
@@ -54,8 +53,9 @@ from llama_index.core.base.llms.types import (
 )
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.history import Plan, Role, SessionMarker, Turn
-from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
+from bailian_apps.core.history import Plan
+from bailian_apps.core.result import AppResult, DocReference, Usage
+from bailian_apps.core.turns import Role, SessionMarker, Turn
 
 MARKER_KEY = "bailian"
 
@@ -235,26 +235,19 @@ def raw_response(result: AppResult) -> dict[str, Any]:
         "context_lost": result.context_lost,
         "whole_history": result.whole_history,
         "reasoning": result.reasoning,
-        "steps": [_plain(step) for step in result.steps],
-        "references": [_plain(reference) for reference in result.references],
-        "usage": _plain_usage(result.usage),
+        "steps": [step.to_dict() for step in result.steps],
+        "references": [reference.to_dict() for reference in result.references],
+        "usage": _usage(result.usage),
     }
     if result.streamed_text is not None:
         raw["streamed_text"] = result.streamed_text
     return raw
 
 
-def _plain(value: Step | DocReference | ModelUsage) -> dict[str, Any]:
-    # Not `asdict`, which copies every passage of `raw` before that is left out.
-    return {each.name: getattr(value, each.name) for each in fields(value) if each.name != "raw"}
-
-
-def _plain_usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage) -> dict[str, Any]:
     if not usage.models:
         return {}  # the cloud reported none, which is not zero
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.total_tokens,
-        "models": [_plain(model) for model in usage.models],
-    }
+    values = usage.to_dict()
+    values["prompt_tokens"] = values.pop("input_tokens")
+    values["completion_tokens"] = values.pop("output_tokens")
+    return values

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pydantic import SecretStr
 
-from bailian_apps.core.request import without_tokens
+from bailian_apps.core.redaction import redact_biz_params
 
 
 class _Concealed(dict[str, Any]):
@@ -21,7 +21,7 @@ class _Concealed(dict[str, Any]):
     __slots__ = ("_secret",)
 
     def __init__(self, biz_params: Mapping[str, Any]) -> None:
-        super().__init__(without_tokens(biz_params))
+        super().__init__(redact_biz_params(biz_params))
         self._secret = biz_params
 
     def reveal(self) -> Mapping[str, Any]:

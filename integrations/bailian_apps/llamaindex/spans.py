@@ -46,7 +46,6 @@ from bailian_apps.llamaindex.steps import (
     BailianAppStepEvent,
     as_text,
     found_nodes,
-    is_retrieval,
     step_inputs,
     step_name,
     step_news,
@@ -210,10 +209,10 @@ def _bound(inputs: dict[str, Any]) -> inspect.BoundArguments:
 
 
 def _end_step(span: _Span, step: Step) -> None:
-    if step.kind == "tool":
+    if step.span_kind == "tool":
         metadata = ToolMetadata(name=step.name, description=step.type or "")
         span.event(AgentToolCallEvent, arguments=as_text(step.input), tool=metadata)
-    elif is_retrieval(step):
+    elif step.span_kind == "retrieval":
         query = as_text(step.input)
         span.event(RetrievalStartEvent, str_or_query_bundle=query)
         span.event(RetrievalEndEvent, str_or_query_bundle=query, nodes=found_nodes(step))

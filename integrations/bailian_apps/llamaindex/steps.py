@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any, Literal
 
 from llama_index.core.schema import NodeWithScore, TextNode
@@ -12,8 +11,6 @@ from llama_index_instrumentation.base import BaseEvent
 
 from bailian_apps.core.events import AppEvent, StepFinished, StepStarted
 from bailian_apps.core.result import Step
-
-_RETRIEVAL_NODE = "Retrieval"
 
 Phase = Literal["started", "finished"]
 
@@ -52,15 +49,10 @@ class BailianAppStepStream(Event):
 def step_news(event: AppEvent) -> tuple[Phase, dict[str, Any]] | None:
     """What an event says of a step: its phase and its fields; None when it says nothing."""
     if isinstance(event, StepStarted):
-        return "started", asdict(event.step)
+        return "started", event.step.to_dict()
     if isinstance(event, StepFinished):
-        return "finished", asdict(event.step)
+        return "finished", event.step.to_dict()
     return None
-
-
-def is_retrieval(step: Step) -> bool:
-    """Whether the step searched in a knowledge base."""
-    return step.kind == "retrieval" or step.type == _RETRIEVAL_NODE
 
 
 def found_nodes(step: Step) -> list[NodeWithScore]:
