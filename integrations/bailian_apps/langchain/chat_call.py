@@ -72,7 +72,7 @@ class ChatCall(Generic[_BuilderT]):
             model: The called model.
             messages: The conversation.
             kwargs: Settings to override, and call options (`session_id`, …).
-            make_builder: Makes the builder for what is sent.
+            make_builder: Creates the builder for a plan.
             manager: The LangChain run that the app's steps belong to, if there is one.
         """
         self._model = model

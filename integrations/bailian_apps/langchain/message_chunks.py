@@ -180,27 +180,29 @@ def _replace_text(message: Any, text: str) -> None:
 
 
 class _Template(Generic[_ModelT]):
-    """Copies one validated object with other, valid values, through its pickle protocol.
+    """Copies one validated object with other valid values, through pydantic's pickle protocol.
 
     Pydantic and LangChain's validators would take three to five times as long per chunk.
     """
 
     def __init__(self, instance: _ModelT) -> None:
         self._class = type(instance)
-        self._state = instance.__getstate__()
+        self._values = vars(instance)
+        self._fields_set = instance.model_fields_set
+        self._allows_extra = instance.model_extra is not None
 
     def copy(self, **values: Any) -> _ModelT:
-        """Return a copy that shares nothing but the values that are not given."""
-        made = self._class.__new__(self._class)
-        made.__setstate__(
+        """Return a copy. It shares with the template what `values` does not replace."""
+        copied = self._class.__new__(self._class)
+        copied.__setstate__(
             {
-                "__dict__": {**self._state["__dict__"], **values},
-                "__pydantic_extra__": {} if self._state["__pydantic_extra__"] is not None else None,
-                "__pydantic_fields_set__": set(self._state["__pydantic_fields_set__"]),
+                "__dict__": {**self._values, **values},
+                "__pydantic_extra__": {} if self._allows_extra else None,
+                "__pydantic_fields_set__": self._fields_set.copy(),
                 "__pydantic_private__": None,
             }
         )
-        return made
+        return copied
 
 
 _GENERATION = _Template(ChatGenerationChunk(message=AIMessageChunk(content="")))

@@ -84,10 +84,10 @@ class ProtocolEventBuilder:
     def _add_delta(self, block: dict[str, Any]) -> None:
         key, kind = block["index"], block["type"]
         self._start(block)
-        whole = self._open.setdefault(key, {**block, kind: ""})
-        whole.update({name: value for name, value in block.items() if name != kind})
+        block_so_far = self._open.setdefault(key, {**block, kind: ""})
+        block_so_far.update({name: value for name, value in block.items() if name != kind})
         if text := block[kind]:
-            whole[kind] += text
+            block_so_far[kind] += text
             self._emit("content-block-delta", key, delta={"type": _DELTAS[kind], kind: text})
 
     def _finish(self, block: Mapping[str, Any]) -> None:
