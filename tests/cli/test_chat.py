@@ -32,7 +32,7 @@ def talk(call: Call) -> Any:
 def endless(call: Call) -> Iterator[dict[str, Any]]:
     while True:
         yield {"output": {"text": "字 ", "finish_reason": "null", "session_id": call.session_id}}
-        if call.gone.wait(0.02):
+        if call.disconnected.wait(0.02):
             return
 
 
@@ -103,7 +103,7 @@ def test_three_turns_in_one_session_then_another_and_a_stopped_answer(
     screen.sendintr()
     screen.expect("stopped")
     screen.expect(PROMPT)
-    assert cloud.requests[4].gone.wait(20)
+    assert cloud.requests[4].disconnected.wait(20)
     screen.sendline("还在吗")
     screen.expect_exact("还在吗")
     screen.expect(PROMPT)

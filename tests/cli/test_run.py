@@ -32,7 +32,7 @@ def echo(call: Call) -> str:
 def endless(call: Call) -> Iterator[dict[str, Any]]:
     while True:
         yield {"output": {"text": "字 ", "finish_reason": "null", "session_id": call.session_id}}
-        if call.gone.wait(0.02):
+        if call.disconnected.wait(0.02):
             return
 
 
@@ -341,7 +341,7 @@ def test_ctrl_c_closes_the_stream_at_once(cloud: Emulator) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, "")
-    assert cloud.requests[0].gone.wait(20)
+    assert cloud.requests[0].disconnected.wait(20)
 
 
 def test_a_reader_that_leaves_is_no_error_to_read_about(cloud: Emulator) -> None:
@@ -359,7 +359,7 @@ def test_a_reader_that_leaves_is_no_error_to_read_about(cloud: Emulator) -> None
     with process.stderr:
         assert process.stderr.read() == ""
     assert process.wait(30) == 1
-    assert cloud.requests[0].gone.wait(20)
+    assert cloud.requests[0].disconnected.wait(20)
 
 
 @pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])

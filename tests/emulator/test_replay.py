@@ -1,4 +1,4 @@
-"""A recording is replayed to the byte, or told the way the request asks for."""
+"""A recording is replayed byte by byte, or in the form that the request asks for."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def test_other_files_are_streamed_as_frames(
     assert ids == [f"id:{number}" for number in range(1, len(recorded) + 1)]
 
 
-def test_a_recording_without_an_end_is_given_none(
+def test_a_recording_without_an_end_is_replayed_without_one(
     recordings: Path, post: Callable[..., Any]
 ) -> None:
     path = recordings / "workflow-deep-thinking-streamed-end-head.jsonl"
@@ -117,7 +117,7 @@ def test_one_json_answer_joins_all_frames(
             assert joined_results([answer.output], field) == joined_results(outputs, field)
 
 
-def test_an_empty_field_of_a_later_frame_takes_nothing_away(post: Callable[..., Any]) -> None:
+def test_an_empty_later_field_does_not_replace_an_earlier_one(post: Callable[..., Any]) -> None:
     usage = {"models": [{"model_id": "m", "input_tokens": 1, "output_tokens": 2}]}
     references = [{"index_id": "1"}]
     frames = [
@@ -130,7 +130,7 @@ def test_an_empty_field_of_a_later_frame_takes_nothing_away(post: Callable[..., 
     assert answer.output["doc_references"] == references
 
 
-def test_json_in_an_agents_thought_is_no_node(post: Callable[..., Any]) -> None:
+def test_json_in_an_agents_thought_is_not_a_node(post: Callable[..., Any]) -> None:
     thought = {"action_type": "mcp", "response": '{"content":[]}'}
     parameters = {**DELTAS, "flow_stream_mode": "message_format_plus"}
     with Emulator(apps={"app": lambda call: {"thoughts": [thought], "text": "好"}}) as cloud:
@@ -139,7 +139,9 @@ def test_json_in_an_agents_thought_is_no_node(post: Callable[..., Any]) -> None:
     assert told["thoughts"] == grown["thoughts"] == [thought]
 
 
-def test_a_recorded_json_answer_is_given_whole(recordings: Path, post: Callable[..., Any]) -> None:
+def test_a_recorded_json_answer_is_replayed_unchanged(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     path = recordings / "agent-rag-citations.json"
     recorded = json.loads(path.read_text())
     with Emulator(apps={"app": path}) as cloud:
@@ -153,7 +155,9 @@ def test_an_agents_reasoning_is_joined_in_json(recordings: Path, post: Callable[
     assert (thought["thought"], thought["response"]) == ("嗯，用户", "嗯，用户")
 
 
-def test_by_default_an_agents_text_grows(recordings: Path, post: Callable[..., Any]) -> None:
+def test_by_default_an_agents_text_is_cumulative(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     with Emulator(apps={"app": recordings / "agent-plain-stream.sse"}) as cloud:
         answer = post(cloud, stream=True)
     assert [output["text"] for output in answer.outputs] == [
@@ -175,7 +179,9 @@ def test_cumulative_reasoning_grows_and_then_stays(
     assert [thought["response"] for thought in thoughts] == ["嗯", "嗯，", "嗯，用户"]
 
 
-def test_cumulative_node_results_grow(recordings: Path, post: Callable[..., Any]) -> None:
+def test_cumulative_node_results_grow_frame_by_frame(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     with Emulator(apps={"app": recordings / "workflow-two-llm-fixed-end.sse"}) as cloud:
         outputs = post(cloud, stream=True, parameters={"has_thoughts": True}).outputs
     first = [nodes_of(output).get("LLM_j45e", {}).get("result") for output in outputs]
@@ -195,7 +201,9 @@ def test_cumulative_reasoning_of_a_node_grows(recordings: Path, post: Callable[.
     assert nodes_of(whole[-1])["LLM_T61i"]["reasoningContent"] == said
 
 
-def test_cumulative_messages_grow(recordings: Path, post: Callable[..., Any]) -> None:
+def test_cumulative_messages_grow_frame_by_frame(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     with Emulator(apps={"app": recordings / "workflow-message-format.sse"}) as cloud:
         outputs = post(cloud, stream=True).outputs
     contents = [output["workflow_message"]["message"]["content"] for output in outputs[:-1]]
@@ -228,7 +236,7 @@ def node(status: str, result: str) -> dict[str, Any]:
     return {"output": {"thoughts": [{"response": json.dumps(response)}], "finish_reason": "null"}}
 
 
-def test_a_node_that_runs_again_begins_anew(post: Callable[..., Any]) -> None:
+def test_a_node_that_runs_again_starts_with_new_text(post: Callable[..., Any]) -> None:
     run = [node("executing", "一"), node("success", "二"), node("success", "")]
     again = [node("executing", "三"), node("success", "四")]
     with Emulator(apps={"app": lambda call: [*run, *again]}) as cloud:
@@ -241,7 +249,7 @@ def test_a_node_that_runs_again_begins_anew(post: Callable[..., Any]) -> None:
     assert done == [False, True, False, True]
 
 
-def test_a_node_that_says_the_same_again_is_told_again(post: Callable[..., Any]) -> None:
+def test_a_node_that_repeats_its_text_is_encoded_again(post: Callable[..., Any]) -> None:
     run = [node("executing", ""), node("success", "一"), node("success", "")]
     with Emulator(apps={"app": lambda call: [*run, *run]}) as cloud:
         mode = {**DELTAS, "flow_stream_mode": "message_format_plus"}
@@ -265,7 +273,7 @@ def test_thoughts_come_only_when_asked_for(
 
 @pytest.mark.parametrize("name", FULL_THOUGHTS)
 @pytest.mark.parametrize("has_thoughts", [True, False])
-def test_message_format_tells_the_end_node(
+def test_message_format_has_only_the_end_node(
     recordings: Path, post: Callable[..., Any], name: str, has_thoughts: bool
 ) -> None:
     parameters = {"incremental_output": True, "has_thoughts": has_thoughts}
@@ -297,7 +305,7 @@ def test_message_format_streams_a_streaming_end_node(
 
 
 @pytest.mark.parametrize("name", FULL_THOUGHTS)
-def test_message_format_plus_tells_all_nodes(
+def test_message_format_plus_has_all_nodes(
     recordings: Path, post: Callable[..., Any], name: str
 ) -> None:
     with Emulator(apps={"app": recordings / name}) as cloud:
@@ -323,7 +331,9 @@ def test_message_format_plus_tells_all_nodes(
     assert ids == list(range(1, len(ids) + 1))
 
 
-def test_message_format_plus_keeps_reasoning(recordings: Path, post: Callable[..., Any]) -> None:
+def test_message_format_plus_keeps_the_reasoning(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     path = recordings / "workflow-deep-thinking-streamed-end-head.jsonl"
     mode = {**DELTAS, "flow_stream_mode": "message_format_plus"}
     with Emulator(apps={"app": path}) as cloud:

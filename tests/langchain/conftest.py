@@ -261,13 +261,13 @@ class Held:
     """Sends one piece with a step open, then waits until the client disconnects."""
 
     def __init__(self) -> None:
-        self.gone = threading.Event()
+        self.disconnected = threading.Event()
 
     def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
         mail = [{"action_type": "api", "action_name": "mail"}]
         yield {"output": {"text": "one", "finish_reason": "null", "thoughts": mail}}
-        if call.gone.wait(10):
-            self.gone.set()
+        if call.disconnected.wait(10):
+            self.disconnected.set()
         yield {"output": {"text": "two", "finish_reason": "stop"}}
 
 

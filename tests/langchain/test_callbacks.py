@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -178,51 +177,37 @@ def test_an_error_ends_open_steps_last_in_first_out(make_model: Any, ask: Any, l
     assert [data["event"] for _, data, _ in log.custom] == ["start", "start", "error", "error"]
 
 
-class Held:
-    """Sends one piece with a step open, then waits until the client disconnects."""
-
-    def __init__(self) -> None:
-        self.gone = threading.Event()
-
-    def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
-        yield frame("one", thoughts=[{"action_type": "api", "action_name": "mail"}])
-        if call.gone.wait(10):
-            self.gone.set()
-        yield frame("two", "stop")
-
-
 CLOSED = [("start", "model"), ("start", "mail"), ("error", "mail"), ("error", "model")]
 
 
-def test_closing_a_stream_ends_the_steps_and_the_connection(make_model: Any, log: Any) -> None:
-    app = Held()
-    stream = make_model(app).stream("hi", {"callbacks": [log]})
+def test_closing_a_stream_ends_the_steps_and_the_connection(
+    held: Any, make_model: Any, log: Any
+) -> None:
+    stream = make_model(held).stream("hi", {"callbacks": [log]})
     assert next(chunk.text for chunk in stream if chunk.text) == "one"
     stream.close()
     assert log.events == CLOSED
     assert isinstance(log.errors["model"], GeneratorExit)
-    assert app.gone.wait(10)
+    assert held.disconnected.wait(10)
 
 
 async def test_closing_an_async_stream_ends_the_steps_and_the_connection(
-    make_model: Any, log: Any
+    held: Any, make_model: Any, log: Any
 ) -> None:
-    app = Held()
-    stream = make_model(app).astream("hi", {"callbacks": [log]})
+    stream = make_model(held).astream("hi", {"callbacks": [log]})
     async for chunk in stream:
         if chunk.text:
             break
     await stream.aclose()
     assert log.events == CLOSED
-    assert await asyncio.to_thread(app.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
 @pytest.mark.parametrize("path", ["ainvoke", "astream"])
 async def test_cancelling_ends_the_steps_and_the_connection(
-    path: str, make_model: Any, log: Any
+    path: str, held: Any, make_model: Any, log: Any
 ) -> None:
-    app = Held()
-    model = make_model(app)
+    model = make_model(held)
 
     async def run() -> None:
         if path == "ainvoke":
@@ -239,7 +224,7 @@ async def test_cancelling_ends_the_steps_and_the_connection(
         await task
     assert log.events == CLOSED
     assert isinstance(log.errors["model"], asyncio.CancelledError)
-    assert await asyncio.to_thread(app.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
 def test_inside_a_chain_the_model_and_its_steps_are_below_the_chain(

@@ -13,6 +13,8 @@ import pytest
 
 from bailian_apps.emulator import RECORDINGS
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "langchain.md"
 EXAMPLE = ROOT / "examples" / "langchain_chat.py"

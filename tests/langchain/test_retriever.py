@@ -101,4 +101,4 @@ async def test_cancelling_ends_the_steps_and_the_connection(held: Any, make: Any
         await task
     name = "BailianAppRetriever"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert await asyncio.to_thread(held.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)

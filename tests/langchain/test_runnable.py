@@ -203,7 +203,7 @@ def test_closing_a_stream_ends_the_steps_and_the_connection(held: Any, make: Any
     stream.close()
     name = "BailianAppRunnable"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert held.gone.wait(10)
+    assert held.disconnected.wait(10)
 
 
 async def test_closing_an_async_stream_ends_the_steps_and_the_connection(
@@ -216,7 +216,7 @@ async def test_closing_an_async_stream_ends_the_steps_and_the_connection(
     await stream.aclose()
     name = "BailianAppRunnable"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert await asyncio.to_thread(held.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
 async def test_astream_events_shows_growing_results(make: Any) -> None:
@@ -260,7 +260,7 @@ async def test_cancelling_ends_the_steps_and_the_connection(
         await task
     name = "BailianAppRunnable"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert await asyncio.to_thread(held.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
 def test_an_error_has_both_classes_and_ends_the_run(run: Any, make: Any, log: Any) -> None:

@@ -134,7 +134,7 @@ def forgetful(call: Call) -> Iterator[dict[str, Any]]:
     """As `recall`; in a forgotten session it continues only after the client disconnects."""
     if call.request.session_id and not call.turns:
         yield {"output": {"text": "who are you?", "finish_reason": "null"}}
-        call.gone.wait(10)
+        call.disconnected.wait(10)
     yield {"output": {"text": recall(call), "finish_reason": "stop"}}
 
 
@@ -150,7 +150,7 @@ def test_an_idempotent_app_that_forgot_is_called_again_at_once(
     assert "context_lost" not in answer.response_metadata
     assert answer.response_metadata["whole_history"] is True
     _, forgot, again = cloud.requests
-    assert forgot.gone.is_set()
+    assert forgot.disconnected.is_set()
     assert forgot.session_id == messages[1].response_metadata["session_id"]
     assert again.session_id is None
     [record] = caplog.records

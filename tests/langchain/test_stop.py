@@ -21,7 +21,7 @@ class Talker:
     def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
         for piece in self.pieces:
             yield {"output": {"text": piece, "finish_reason": "null"}}
-        if call.gone.wait(10):
+        if call.disconnected.wait(10):
             self.left.set()
         yield {"output": {"text": "", "finish_reason": "stop"}}
 

@@ -178,7 +178,7 @@ async def test_cancelling_ends_the_tool_and_its_steps(held: Any, fields_of: Any,
         await task
     names = [("start", "travel"), ("start", "mail"), ("error", "mail"), ("error", "travel")]
     assert log.events == names
-    assert await asyncio.to_thread(held.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
 def test_no_secret_is_in_a_trace_or_a_repr(use: Any, fields_of: Any, traces: Any) -> None:

@@ -260,7 +260,7 @@ def test_a_turn_that_failed_leaves_no_trace(say: Any, engine_of: Any, spans: Any
 
 def held(call: Call) -> Iterator[dict[str, Any]]:
     yield {"output": {"text": "西", "finish_reason": "null"}}
-    call.gone.wait(10)
+    call.disconnected.wait(10)
 
 
 def test_breaking_off(engine_of: Any, spans: Any, kept: Any) -> None:
@@ -270,7 +270,7 @@ def test_breaking_off(engine_of: Any, spans: Any, kept: Any) -> None:
         assert next(response.chat_stream).delta == "西"
         response.chat_stream.close()
         assert not spans.open_spans
-        assert cloud.requests[0].gone.wait(5)
+        assert cloud.requests[0].disconnected.wait(5)
         assert engine.chat_history == []
 
 
@@ -281,7 +281,7 @@ async def test_breaking_off_async(llm_of: Any, spans: Any, kept: Any) -> None:
         response = await engine.astream_chat("?")
         assert (await anext(response.achat_stream)).delta == "西"
         await response.achat_stream.aclose()
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
         assert not spans.open_spans
         assert engine.chat_history == []
 
@@ -302,7 +302,7 @@ async def test_cancelling(llm_of: Any, spans: Any) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
         assert not spans.open_spans
         assert str(spans.named("BailianApp.run").error) == "the task was cancelled"
         assert engine.chat_history == []

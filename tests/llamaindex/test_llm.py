@@ -122,6 +122,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.process
 def test_import_loads_neither_the_sdk_nor_the_other_framework() -> None:
     done = run_python(
         "import sys, bailian_apps.llamaindex\n"
@@ -132,6 +133,7 @@ def test_import_loads_neither_the_sdk_nor_the_other_framework() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_import_with_an_old_llama_index_says_so_too() -> None:
     done = run_python(
         "import llama_index.core.base.llms.types as types; del types.ThinkingBlock\n"
@@ -143,6 +145,7 @@ def test_import_with_an_old_llama_index_says_so_too() -> None:
     assert "ThinkingBlock" in done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("missing", ["llama_index", "llama_index.core"])
 def test_import_without_llama_index_says_what_to_install(missing: str) -> None:
     done = run_python(

@@ -62,7 +62,7 @@ def held(call: Call) -> Iterator[dict[str, Any]]:
     """Says something from within two open steps, and then nothing until nobody listens."""
     yield frame(node("outer", "executing", "甲"))
     yield frame(node("outer", "executing"), node("End", "executing", "答", kind="End"))
-    call.gone.wait(10)
+    call.disconnected.wait(10)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_closing_early(llm_of: Any, spans: Any, how: str) -> None:
         else:
             del chunks
         expect_all_dropped(spans, "the stream was closed before its end")
-        assert cloud.requests[0].gone.wait(5)
+        assert cloud.requests[0].disconnected.wait(5)
 
 
 @pytest.mark.parametrize("how", ["close", "forget"])
@@ -247,9 +247,9 @@ async def test_closing_early_async(llm_of: Any, spans: Any, how: str) -> None:
         else:
             del chunks
             # Nobody closed it: the event loop does, in one of its next rounds.
-            assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+            assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
         expect_all_dropped(spans, "the stream was closed before its end")
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
 @pytest.mark.parametrize("method", ["stream_chat", "stream_complete"])
@@ -264,7 +264,7 @@ def test_closing_is_closing_whoever_keeps_the_exception(
         chunks.close()
         assert any(isinstance(event, ExceptionEvent) for event in events.events)
         expect_all_dropped(spans, "the stream was closed before its end")
-        assert cloud.requests[0].gone.wait(5)
+        assert cloud.requests[0].disconnected.wait(5)
 
 
 @pytest.mark.parametrize("method", ["astream_chat", "astream_complete"])
@@ -277,7 +277,7 @@ async def test_closing_is_closing_whoever_keeps_the_exception_async(
         await anext(chunks)
         await chunks.aclose()
         expect_all_dropped(spans, "the stream was closed before its end")
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
 def test_closing_ours_closes_the_apps(llm_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_closing_ours_closes_the_apps(llm_of: Any, monkeypatch: pytest.MonkeyPat
         chunks = calls.stream(llm_of(cloud)._plan_chat(HELLO, {}))
         next(chunks)
         chunks.close()
-        assert cloud.requests[0].gone.wait(5)
+        assert cloud.requests[0].disconnected.wait(5)
         assert len(held_on_to) == 1
 
 
@@ -307,7 +307,7 @@ async def test_closing_ours_closes_the_apps_async(
         chunks = calls.astream(llm_of(cloud)._plan_chat(HELLO, {}))
         await anext(chunks)
         await chunks.aclose()
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
         assert len(held_on_to) == 1
 
 
@@ -328,7 +328,7 @@ async def test_cancelling(llm_of: Any, spans: Any, method: str) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         expect_all_dropped(spans, "the task was cancelled")
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
 def test_a_stream_that_nobody_reads(llm_of: Any, spans: Any) -> None:

@@ -129,7 +129,7 @@ def overlapping(call: Call) -> Any:
 def held(call: Call) -> Iterator[dict[str, Any]]:
     """Says something from within an open step, and then nothing until nobody listens."""
     yield frame(node("outer", "executing"), text="答")
-    call.gone.wait(10)
+    call.disconnected.wait(10)
 
 
 def test_every_method_has_the_tree(ask: Any, llm_of: Any, tracer: Tracer) -> None:
@@ -160,7 +160,7 @@ def test_closing_early(way: Any, llm_of: Any, tracer: Tracer) -> None:
         chunks = llm_of(cloud).stream_chat(HELLO)
         next(chunks)
         chunks.close()
-        assert cloud.requests[0].gone.wait(5)
+        assert cloud.requests[0].disconnected.wait(5)
     del chunks
     gc.collect()
     assert tracer.tree() == [
@@ -183,7 +183,7 @@ async def test_cancelling(llm_of: Any, tracer: Tracer) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
     del task
     gc.collect()
     assert tracer.tree() == [

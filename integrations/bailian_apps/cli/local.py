@@ -18,9 +18,9 @@ from bailian_apps.cli.run import run
 from bailian_apps.cli.view import note
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, load_recording
-from bailian_apps.emulator.apps import AppSource
-from bailian_apps.emulator.recorder import PUBLIC_API
-from bailian_apps.emulator.recordings import Recording
+from bailian_apps.emulator.apps.app import AppSource
+from bailian_apps.emulator.apps.recordings import Recording
+from bailian_apps.emulator.recorder.recorder import PUBLIC_API
 from bailian_apps.transport.environment import Environment
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -127,7 +127,7 @@ def replay(path: Path, console: Console, *, pace: float, output: str, steps: boo
         raise InvalidInputError("FILE", str(error), "Pass a recording or a YAML file") from None
     prompt, mode = "replay", None
     if isinstance(source, Recording):
-        mode = _mode_of(source)
+        mode = source.flow_stream_mode
         if source.request is not None and source.request.prompt not in ("", "-"):
             prompt = source.request.prompt
     with cloud:
@@ -139,20 +139,6 @@ def replay(path: Path, console: Console, *, pace: float, output: str, steps: boo
             max_retries=0,
         )
         run(app, prompt, console, session_id=None, output=output, steps=steps)
-
-
-def _mode_of(recording: Recording) -> str | None:
-    """The `flow_stream_mode` that was recorded: it can be told in no other."""
-    if recording.request is not None:
-        return recording.request.parameters.get("flow_stream_mode")
-    types = {
-        message.get("node_type")
-        for frame in recording.frames
-        if (message := frame.output.get("workflow_message"))
-    }
-    if not types:
-        return None
-    return "message_format" if types == {"End"} else "message_format_plus"
 
 
 def _apps_of(sources: Sequence[Path], named: Sequence[str]) -> dict[str, AppSource]:

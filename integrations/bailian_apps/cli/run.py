@@ -15,7 +15,7 @@ from bailian_apps.cli.view import as_json, show
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
-from bailian_apps.run import stream
+from bailian_apps.run import Run
 
 
 def run(
@@ -46,7 +46,8 @@ def run(
     if output == "raw":
         settings = app.settings.with_overrides({"max_retries": 0})
         plan = Plan.for_prompt(settings.app_id, words)
-        with stream(settings, plan, said, client=app.client, on_frame=_print_json) as events:
+        run = Run(settings, plan, said, client=app.client, on_frame=_print_json)
+        with run.stream() as events:
             show(events, console, steps=steps, answer=False)
         return
     with app.stream(words, **said) as events:

@@ -8,12 +8,9 @@ from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
 
-from bailian_apps import run
-from bailian_apps.client import Client
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import Turn
 from bailian_apps.langchain.settings import AppSettingsMixin, call_kwargs
 from bailian_apps.langchain.step_runs import (
@@ -23,24 +20,21 @@ from bailian_apps.langchain.step_runs import (
     amake_calls,
     make_calls,
 )
+from bailian_apps.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class AppRun:
-    """A run that is ready to start. The request is sent when the first event is asked for.
+    """A run whose steps LangChain sees. The request is sent when the first event is asked for.
 
     Attributes:
-        settings: The settings of this call.
-        plan: What is sent.
-        options: The remaining call options, such as `image_list`.
-        client: The connections to use; None for the default client's.
+        plan: What of the conversation is sent.
+        run: The run itself.
         steps: Reports the app's steps.
     """
 
-    settings: AppSettings
     plan: Plan
-    options: Mapping[str, Any]
-    client: Client | None
+    run: Run
     steps: StepRuns
 
     @classmethod
@@ -68,8 +62,8 @@ class AppRun:
         else:
             session_id = options.pop("session_id", None)
             plan = plan_request(conversation, settings, session_id=session_id)
-        steps = StepRuns(manager, settings.app_id)
-        return cls(settings, plan, options, app.client, steps)
+        run = Run(settings, plan, options, client=app.client)
+        return cls(plan, run, StepRuns(manager, settings.app_id))
 
     def events(self) -> Generator[AppEvent]:
         """Run the app. Closing the generator closes the connection, then ends the steps.
@@ -81,8 +75,7 @@ class AppRun:
             BailianError: The call failed.
         """
         try:
-            stream = run.stream(self.settings, self.plan, self.options, client=self.client)
-            with closing(stream):
+            with closing(self.run.stream()) as stream:
                 for event in stream:
                     if isinstance(event, STEP_EVENTS):
                         make_calls(self.steps.report(event))
@@ -94,8 +87,7 @@ class AppRun:
     async def aevents(self) -> AsyncGenerator[AppEvent]:
         """Run the app, natively async; as `events`."""
         try:
-            stream = run.astream(self.settings, self.plan, self.options, client=self.client)
-            async with aclosing(stream):
+            async with aclosing(self.run.astream()) as stream:
                 async for event in stream:
                     if isinstance(event, STEP_EVENTS):
                         await amake_calls(self.steps.report(event))

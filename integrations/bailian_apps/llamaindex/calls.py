@@ -13,13 +13,13 @@ from typing import Any, Generic, TypeVar
 
 from llama_index.core.callbacks import CallbackManager
 
-from bailian_apps import run
 from bailian_apps.app import BailianApp
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan
 from bailian_apps.core.redaction import redact_biz_params
 from bailian_apps.llamaindex.replies import Reply
 from bailian_apps.llamaindex.spans import RunSpans
+from bailian_apps.run import Run
 
 T = TypeVar("T")
 
@@ -45,6 +45,10 @@ class Call(Generic[T]):
     manager: CallbackManager
     step_events: bool = False
     listener: Callable[[AppEvent], None] | None = None
+
+    def run(self) -> Run:
+        """The run of the app."""
+        return Run(self.app.settings, self.plan, self.said, client=self.app.client)
 
     def open_spans(self) -> RunSpans:
         """Enter the run's span."""
@@ -113,7 +117,7 @@ async def ainvoke(call: Call[T]) -> T:
 
 
 def _stream(call: Call[T], *, streaming: bool) -> Generator[T]:
-    events = run.stream(call.app.settings, call.plan, call.said, client=call.app.client)
+    events = call.run().stream()
     spans = call.open_spans()
 
     def chunks() -> Generator[T]:
@@ -127,7 +131,7 @@ def _stream(call: Call[T], *, streaming: bool) -> Generator[T]:
 
 
 def _astream(call: Call[T], *, streaming: bool) -> AsyncGenerator[T]:
-    events = run.astream(call.app.settings, call.plan, call.said, client=call.app.client)
+    events = call.run().astream()
     spans = call.open_spans()
 
     async def chunks() -> AsyncGenerator[T]:
