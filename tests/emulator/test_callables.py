@@ -99,9 +99,7 @@ class Stateful:
 
 
 @pytest.mark.parametrize(
-    "app",
-    [text, generator, async_generator, returns_generator, Stateful()],
-    ids=["text", "generator", "async generator", "returns a generator", "object"],
+    "app", [text, generator, async_generator, returns_generator, Stateful()], ids=lambda a: str(a)
 )
 @pytest.mark.parametrize("stream", [True, False])
 def test_every_kind_of_function_is_an_app(post: Callable[..., Any], app: Any, stream: bool) -> None:
@@ -303,7 +301,7 @@ def test_a_source_that_is_not_an_app_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"status": 99}, "status=99 must be an HTTP status from 200 to 599"),
         ({"status": 600}, "status=600 must be an HTTP status from 200 to 599"),
@@ -315,7 +313,7 @@ def test_a_source_that_is_not_an_app_is_refused() -> None:
     ],
 )
 def test_a_failure_must_be_valid_http(
-    post: Callable[..., Any], arguments: dict[str, Any], says: str
+    post: Callable[..., Any], arguments: dict[str, Any], message: str
 ) -> None:
     def app(call: Call) -> Failure:
         return Failure(**{"status": 429, "code": "Throttling", **arguments})
@@ -323,7 +321,7 @@ def test_a_failure_must_be_valid_http(
     with Emulator(apps={"app": app}) as cloud:
         answer = post(cloud)
     assert (answer.status, answer.body["code"]) == (500, "InternalError")
-    assert says in answer.body["message"]
+    assert message in answer.body["message"]
 
 
 def test_an_answer_that_is_not_json_is_an_internal_error(post: Callable[..., Any]) -> None:
