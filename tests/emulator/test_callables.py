@@ -99,7 +99,9 @@ class Stateful:
 
 
 @pytest.mark.parametrize(
-    "app", [text, generator, async_generator, returns_generator, Stateful()], ids=lambda a: str(a)
+    "app",
+    [text, generator, async_generator, returns_generator, Stateful()],
+    ids=["text", "generator", "async generator", "returns a generator", "object"],
 )
 @pytest.mark.parametrize("stream", [True, False])
 def test_every_kind_of_function_is_an_app(post: Callable[..., Any], app: Any, stream: bool) -> None:
