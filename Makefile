@@ -40,7 +40,7 @@ test-floor: .venv-floor/.installed ## Run the tests on the oldest dependencies (
 
 test-sdks: $(SDKS:%=.venv/sdks/%/.installed) ## Run the tests of the transport on other versions of the SDK.
 	@for sdk in $(SDKS); do echo "dashscope $$sdk"; \
-		PYTHONPATH=.venv/sdks/$$sdk $(BIN)/$(PYTEST) -m "not slow" tests/core tests/transport || exit; done
+		PYTHONPATH=.venv/sdks/$$sdk $(BIN)/$(PYTEST) -m "not slow" -o filterwarnings=default tests/core tests/transport || exit; done
 
 soak: .venv/.installed ## Run the slow tests: load, and EXAMPLES mutations of each recording.
 	BAILIAN_EXAMPLES=$(EXAMPLES) $(BIN)/$(PYTEST) -m slow --timeout 3600

@@ -166,10 +166,11 @@ class Client:
             made = SyncConnections(self._environment(), self._max_idle)
             with self._lock:
                 self._sync = self._sync or made
+        built = build_request(request, settings)  # before the clock starts: it imports the SDK
         call = SyncCall(self._sync, self._budget(settings, deadline))
         if register_abort is not None:
             register_abort(call.abort)
-        return call.frames(build_request(request, settings))
+        return call.frames(built)
 
     async def aframes(
         self, request: AppRequest, settings: AppSettings, *, deadline: float | None = None

@@ -94,7 +94,7 @@ def test_a_reset_removes_all_state(
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "says"),
+    ("path", "body", "message"),
     [
         ("/faults", {"name": "trottled"}, "did you mean throttled?"),
         ("/faults", {"name": "throttled", "nth": "many"}, "nth: Input should be a valid integer"),
@@ -105,11 +105,11 @@ def test_a_reset_removes_all_state(
     ],
 )
 def test_invalid_arguments_are_refused_by_name(
-    admin: httpx.Client, path: str, body: Any, says: str
+    admin: httpx.Client, path: str, body: Any, message: str
 ) -> None:
     answer = admin.post(path, json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "InvalidParameter")
-    assert says in answer.json()["message"]
+    assert message in answer.json()["message"]
 
 
 PAGES = [

@@ -303,7 +303,7 @@ def test_a_source_that_is_not_an_app_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"status": 99}, "status=99 must be an HTTP status from 200 to 599"),
         ({"status": 600}, "status=600 must be an HTTP status from 200 to 599"),
@@ -315,7 +315,7 @@ def test_a_source_that_is_not_an_app_is_refused() -> None:
     ],
 )
 def test_a_failure_must_be_valid_http(
-    post: Callable[..., Any], arguments: dict[str, Any], says: str
+    post: Callable[..., Any], arguments: dict[str, Any], message: str
 ) -> None:
     def app(call: Call) -> Failure:
         return Failure(**{"status": 429, "code": "Throttling", **arguments})
@@ -323,7 +323,7 @@ def test_a_failure_must_be_valid_http(
     with Emulator(apps={"app": app}) as cloud:
         answer = post(cloud)
     assert (answer.status, answer.body["code"]) == (500, "InternalError")
-    assert says in answer.body["message"]
+    assert message in answer.body["message"]
 
 
 def test_an_answer_that_is_not_json_is_an_internal_error(post: Callable[..., Any]) -> None:

@@ -314,7 +314,7 @@ def test_only_calls_of_the_given_app_are_hit(cloud: Emulator, post: Callable[...
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (
             {"fault": "trottled"},
@@ -337,9 +337,9 @@ def test_only_calls_of_the_given_app_are_hit(cloud: Emulator, post: Callable[...
     ],
 )
 def test_invalid_fault_arguments_are_refused(
-    cloud: Emulator, arguments: dict[str, Any], says: str
+    cloud: Emulator, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=re.escape(says)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         cloud.fail(**({"fault": "throttled"} | arguments))
 
 

@@ -276,7 +276,6 @@ def test_it_touches_neither_signals_nor_logging(
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn", "yaml"])
 def test_a_missing_extra_says_how_to_install_it(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; import bailian_apps.emulator"

@@ -5,7 +5,6 @@ from importlib.metadata import entry_points
 import pytest
 
 pytest_plugins = "pytester"
-pytestmark = pytest.mark.process
 
 PROJECT = '''
 import os
@@ -103,7 +102,9 @@ INI = """
 [pytest]
 asyncio_mode = auto
 asyncio_default_fixture_loop_scope = function
-filterwarnings = error
+filterwarnings =
+    error
+    ignore:The Assistants API:DeprecationWarning
 """
 
 

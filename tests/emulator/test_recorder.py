@@ -64,7 +64,7 @@ def read_all(client: socket.socket) -> bytes:
     return bytes(parts)
 
 
-def told(raw: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes, bool]:
+def parsed(raw: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes, bool]:
     """The status, the headers of the whole way, the content, and whether that was all of it.
 
     How a body is cut into chunks is each connection's own affair.
@@ -148,7 +148,7 @@ def test_a_client_gets_the_same_bytes_as_without_the_recorder(name: str, tmp_pat
             through = read_all(client)
         assert server.posts[0] == server.posts[1]
     if directly:
-        assert told(through) == told(directly)
+        assert parsed(through) == parsed(directly)
     else:
         assert not through
     (path,) = proxy.recordings
@@ -157,20 +157,20 @@ def test_a_client_gets_the_same_bytes_as_without_the_recorder(name: str, tmp_pat
     if not directly:
         assert not replayed
         return
-    status, _, content, whole = told(directly)
-    assert (told(replayed)[0], told(replayed)[3]) == (status, whole)
+    status, _, content, whole = parsed(directly)
+    assert (parsed(replayed)[0], parsed(replayed)[3]) == (status, whole)
     payloads = [line for line in content.split(b"\n") if line.startswith(b"data:{")]
     if name.startswith("cut inside json"):
-        assert told(replayed)[2] in (b"", content)
+        assert parsed(replayed)[2] in (b"", content)
     elif payloads:
         ids = ("request_id", "session_id")
         assert [
             _without(ids, line)
-            for line in told(replayed)[2].split(b"\n")
+            for line in parsed(replayed)[2].split(b"\n")
             if line.startswith(b"data:{")
         ] == [_without(ids, line) for line in payloads]
     elif not content.startswith(b"{"):
-        assert told(replayed)[2] == content
+        assert parsed(replayed)[2] == content
 
 
 def _without(names: tuple[str, ...], line: bytes) -> Any:
@@ -275,7 +275,7 @@ def test_stopping_cuts_open_exchanges_and_records_them(tmp_path: Path) -> None:
                 pass
             proxy.stop()
             proxy.stop()
-            assert not told(SSE_HEAD + read_all(client))[3]
+            assert not parsed(SSE_HEAD + read_all(client))[3]
     assert records(proxy.recordings[0])[-1]["cut"] == "recorder"
 
 
@@ -346,7 +346,7 @@ def test_other_requests_pass_and_are_not_recorded(tmp_path: Path) -> None:
         Recorder(tmp_path, upstream=cloud.base_url) as proxy,
         exchange(proxy.base_url, body_of(), app_id="a/b") as client,
     ):
-        assert told(read_all(client))[0] == 404
+        assert parsed(read_all(client))[0] == 404
     assert list(tmp_path.iterdir()) == []
 
 
@@ -359,7 +359,7 @@ def test_an_unreachable_upstream_is_a_503_that_may_be_retried(
         Recorder(tmp_path, upstream=f"http://127.0.0.1:{port}/api/v1") as proxy,
         exchange(proxy.base_url, body_of()) as client,
     ):
-        status, _, content, _ = told(read_all(client))
+        status, _, content, _ = parsed(read_all(client))
     assert status == 503
     assert json.loads(content)["code"] == "RecorderNotConnected"
     assert f"cannot connect to http://127.0.0.1:{port}" in caplog.text
@@ -375,7 +375,7 @@ def test_a_deleted_folder_does_not_affect_the_client(
     ):
         (tmp_path / "out").rmdir()
         with exchange(proxy.base_url, body_of()) as client:
-            assert told(read_all(client))[3]
+            assert parsed(read_all(client))[3]
     assert proxy.recordings == []
     assert "is not recorded" in caplog.text
 
@@ -387,7 +387,7 @@ def test_a_compressed_answer_is_relayed_but_its_body_is_not_recorded(tmp_path: P
         Recorder(tmp_path, upstream=server.base_url) as proxy,
         exchange(proxy.base_url, body_of()) as client,
     ):
-        assert told(read_all(client))[2] == b"\x1f\x8bpacked"
+        assert parsed(read_all(client))[2] == b"\x1f\x8bpacked"
     assert records(proxy.recordings[0])[1]["raw"] == ""
 
 
@@ -416,7 +416,7 @@ LOOP = [
 
 
 def looping(_: Any) -> list[dict[str, Any]]:
-    """A node that runs twice and says a word twice, and an answer that streams."""
+    """A node that runs twice and outputs a word twice, and an answer that streams."""
 
     def thought(type_: str, id_: str, status: str, text: str) -> Any:
         result = json.dumps({"result": text})
@@ -428,15 +428,15 @@ def looping(_: Any) -> list[dict[str, Any]]:
 
 
 def thinking(_: Any) -> list[dict[str, Any]]:
-    """An agent that thinks, and says a word twice."""
-    told = [("嗯", ""), ("嗯", ""), ("", "哈"), ("", "哈"), ("", "")]
+    """An agent that thinks, and outputs a word twice."""
+    texts = [("嗯", ""), ("嗯", ""), ("", "哈"), ("", "哈"), ("", "")]
     return [
         frame(
             text,
             "stop" if place == 4 else "null",
             thoughts=[{"action_type": "reasoning", "thought": mind, "response": mind}],
         )
-        for place, (mind, text) in enumerate(told)
+        for place, (mind, text) in enumerate(texts)
     ]
 
 
@@ -454,12 +454,12 @@ def test_a_cumulative_recording_replays_as_deltas_and_cumulative(
         return result.text, result.reasoning, result.steps, result.streamed_text, result.usage
 
     def outputs(answer: bytes) -> list[Any]:
-        lines = told(answer)[2].split(b"\n")
+        lines = parsed(answer)[2].split(b"\n")
         return [_without(("session_id", "request_id"), i) for i in lines if i[:5] == b"data:"]
 
     def fold_at(base_url: str) -> Any:
         with exchange(base_url, body_of(), sse=False) as client:
-            answer = json.loads(told(read_all(client))[2])["output"]
+            answer = json.loads(parsed(read_all(client))[2])["output"]
         return answer["text"], answer["finish_reason"]
 
     with (
@@ -487,7 +487,7 @@ def test_a_feature_missing_in_the_recording_is_logged(
         text = app.invoke("hi", thoughts=False).text
         app.invoke("hi", flow_stream_mode="agent_format")
         app.invoke("hi")
-    for path, asked, lack in zip(
+    for path, asked, missing in zip(
         proxy.recordings,
         [{}, {"flow_stream_mode": "message_format"}, {"flow_stream_mode": "message_format"}],
         [
@@ -501,7 +501,7 @@ def test_a_feature_missing_in_the_recording_is_logged(
         with Emulator(apps={"app": path}) as cloud:
             app = BailianApp(app_id="app", api_key=KEY, base_url=cloud.base_url)
             assert app.invoke("hi", **asked).text == text
-        assert caplog.messages == ([path.name + lack] if lack else [])
+        assert caplog.messages == ([path.name + missing] if missing else [])
 
 
 @pytest.mark.parametrize("sse", [True, False])
@@ -545,7 +545,7 @@ def test_an_upstream_with_tls_is_recorded(
         exchange(proxy.base_url, body_of()) as client,
     ):
         assert server.base_url.startswith("https://")
-        assert told(read_all(client))[3]
+        assert parsed(read_all(client))[3]
     assert [each.output["text"] for each in load_recording(proxy.recordings[0]).frames] == [
         "你", "好"
     ]  # fmt: skip
@@ -559,7 +559,7 @@ def test_an_upstream_with_an_untrusted_certificate_gets_nothing(
         Recorder(tmp_path, upstream=server.base_url) as proxy,
         exchange(proxy.base_url, body_of()) as client,
     ):
-        status, _, content, _ = told(read_all(client))
+        status, _, content, _ = parsed(read_all(client))
         assert not server.posts
     assert status == 503
     assert "certificate" in json.loads(content)["message"]
@@ -589,11 +589,11 @@ def test_a_folder_answers_each_call_with_its_recording(tmp_path: Path) -> None:
         Recorder(tmp_path, upstream=cloud.base_url) as proxy,
     ):
         mine = BailianApp(app_id="app", api_key=KEY, base_url=proxy.base_url)
-        told = [mine.invoke(**each).text for each in asked]
+        texts = [mine.invoke(**each).text for each in asked]
         mine.invoke("any", app_id="other")
     with Emulator(apps=load_apps(tmp_path)) as cloud:
         mine = BailianApp(app_id="app", api_key=KEY, base_url=cloud.base_url)
-        assert [mine.invoke(**each).text for each in asked] == told
+        assert [mine.invoke(**each).text for each in asked] == texts
         assert mine.invoke("whatever", app_id="other").text == "other"
         with pytest.raises(BailianError):
             mine.invoke("What was never recorded")
@@ -649,7 +649,7 @@ def test_a_request_body_that_is_not_json_is_not_kept(tmp_path: Path) -> None:
         Recorder(tmp_path, upstream=cloud.base_url) as proxy,
         exchange(proxy.base_url, b'{"user_defined_tokens": "abc' + KEY.encode(), sse=False) as c,
     ):
-        assert told(read_all(c))[0] == 400
+        assert parsed(read_all(c))[0] == 400
     assert records(proxy.recordings[0])[0]["request"]["body"] is None
 
 
@@ -670,7 +670,7 @@ def test_the_key_is_masked_in_every_form_of_the_header(header: str, tmp_path: Pa
         )
         with socket.create_connection((str(url.hostname), int(url.port or 0))) as client:
             client.sendall(head.encode() + body)
-            assert told(read_all(client))[3]
+            assert parsed(read_all(client))[3]
     assert records(proxy.recordings[0])[0]["request"]["body"]["input"] == {
         "prompt": "my key is ***"
     }

@@ -33,12 +33,12 @@ def nodes_of(output: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def joined_results(outputs: list[dict[str, Any]], field: str = "result") -> dict[str, str]:
-    """What every node said, joined from its deltas."""
-    said: dict[str, str] = {}
+    """The text of each node, joined from its deltas."""
+    texts: dict[str, str] = {}
     for output in outputs:
         for node_id, result in nodes_of(output).items():
-            said[node_id] = said.get(node_id, "") + result.get(field, "")
-    return said
+            texts[node_id] = texts.get(node_id, "") + result.get(field, "")
+    return texts
 
 
 @pytest.mark.parametrize("name", SSE)
@@ -134,9 +134,9 @@ def test_json_in_an_agents_thought_is_not_a_node(post: Callable[..., Any]) -> No
     thought = {"action_type": "mcp", "response": '{"content":[]}'}
     parameters = {**DELTAS, "flow_stream_mode": "message_format_plus"}
     with Emulator(apps={"app": lambda call: {"thoughts": [thought], "text": "好"}}) as cloud:
-        (told,) = post(cloud, stream=True, parameters=parameters).outputs
+        (output,) = post(cloud, stream=True, parameters=parameters).outputs
         (grown,) = post(cloud, stream=True, parameters={"has_thoughts": True}).outputs
-    assert told["thoughts"] == grown["thoughts"] == [thought]
+    assert output["thoughts"] == grown["thoughts"] == [thought]
 
 
 def test_a_recorded_json_answer_is_replayed_unchanged(
@@ -196,9 +196,9 @@ def test_cumulative_reasoning_of_a_node_grows(recordings: Path, post: Callable[.
     with Emulator(apps={"app": path}) as cloud:
         deltas = post(cloud, stream=True, parameters=DELTAS).outputs
         whole = post(cloud, stream=True, parameters={"has_thoughts": True}).outputs
-    said = joined_results(deltas, "reasoningContent")["LLM_T61i"]
-    assert said.startswith("嗯，用户问了一")
-    assert nodes_of(whole[-1])["LLM_T61i"]["reasoningContent"] == said
+    texts = joined_results(deltas, "reasoningContent")["LLM_T61i"]
+    assert texts.startswith("嗯，用户问了一")
+    assert nodes_of(whole[-1])["LLM_T61i"]["reasoningContent"] == texts
 
 
 def test_cumulative_messages_grow_frame_by_frame(
@@ -280,10 +280,10 @@ def test_message_format_has_only_the_end_node(
     parameters["flow_stream_mode"] = "message_format"
     with Emulator(apps={"app": recordings / name}) as cloud:
         outputs = post(cloud, stream=True, parameters=parameters).outputs
-    told = [output for output in outputs if "workflow_message" in output]
-    assert [message["workflow_message"]["node_type"] for message in told] == ["End"]
-    assert told[0]["workflow_message"]["node_is_completed"] is True
-    assert told[0]["workflow_message"]["message"]["content"] == outputs[-1]["text"]
+    messages = [output for output in outputs if "workflow_message" in output]
+    assert [message["workflow_message"]["node_type"] for message in messages] == ["End"]
+    assert messages[0]["workflow_message"]["node_is_completed"] is True
+    assert messages[0]["workflow_message"]["message"]["content"] == outputs[-1]["text"]
     assert outputs[-1].keys() == {"session_id", "finish_reason", "text"}
     assert outputs[-1]["finish_reason"] == "stop"
     assert not any("thoughts" in output for output in outputs)
@@ -312,7 +312,7 @@ def test_message_format_plus_has_all_nodes(
         full = post(cloud, stream=True, parameters=DELTAS).outputs
         mode = {**DELTAS, "flow_stream_mode": "message_format_plus"}
         answer = post(cloud, stream=True, parameters=mode)
-    said: dict[str, str] = {}
+    texts: dict[str, str] = {}
     completed: list[str] = []
     for output in answer.outputs[:-1]:
         if "workflow_message" not in output:
@@ -321,10 +321,10 @@ def test_message_format_plus_has_all_nodes(
         content = message["message"]["content"]
         if message["node_type"] == "LLM" and content:
             content = json.loads(content)["result"]
-        said[message["node_id"]] = said.get(message["node_id"], "") + content
+        texts[message["node_id"]] = texts.get(message["node_id"], "") + content
         completed += [message["node_id"]] * message["node_is_completed"]
-    assert said == joined_results(full)
-    assert completed == list(said)
+    assert texts == joined_results(full)
+    assert completed == list(texts)
     assert answer.outputs[-1]["text"] == full[-1]["text"]
     assert answer.frames[-1]["usage"] is not None
     ids = [int(line[3:]) for line in answer.content.decode().split("\n") if line[:3] == "id:"]
@@ -341,8 +341,8 @@ def test_message_format_plus_keeps_the_reasoning(
         outputs = post(cloud, stream=True, parameters=mode).outputs
     messages = [output["workflow_message"] for output in outputs]
     llm = [json.loads(m["message"]["content"]) for m in messages if m["node_type"] == "LLM"]
-    told = "".join(part["reasoningContent"] for part in llm)
-    assert told == joined_results(full, "reasoningContent")["LLM_T61i"]
+    reasoning = "".join(part["reasoningContent"] for part in llm)
+    assert reasoning == joined_results(full, "reasoningContent")["LLM_T61i"]
 
 
 def test_agent_format_streams_the_end_node_as_text(

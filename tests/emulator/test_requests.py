@@ -47,8 +47,8 @@ def test_an_unknown_app_is_an_event_in_a_stream(recordings: Path, post: Callable
         answer = post(cloud, "nobody", stream=True)
     assert answer.status == 200
     (frame,) = answer.frames
-    told = answer.content.decode().replace(frame["request_id"], "d18bb1bc-…")
-    assert told == recorded
+    normalized = answer.content.decode().replace(frame["request_id"], "d18bb1bc-…")
+    assert normalized == recorded
 
 
 def test_an_unknown_app_is_an_http_error_without_a_stream(post: Callable[..., Any]) -> None:

@@ -97,7 +97,7 @@ def steps_of(result: AppResult) -> list[tuple[Any, ...]]:
 
 
 def check_modes(cloud: Emulator, post: Callable[..., Any], app_id: str) -> AppResult:
-    """The same answer in every mode, and of the steps all that the mode tells."""
+    """Every mode has the same answer and, as far as it has steps, the same steps."""
     full, plus, message, agent, plain = (ask(cloud, mode, app_id) for mode in MODES)
     assert {r.text for r in (plus, message, agent, plain)} == {full.text}
     assert {r.streamed_text for r in (full, plus, message, agent, plain)} == {None}
@@ -120,20 +120,20 @@ def check_cumulative(cloud: Emulator, post: Callable[..., Any], app_id: str, mod
     asked = {"has_thoughts": True, "flow_stream_mode": mode}
     grown = post(cloud, app_id, stream=True, parameters=asked).outputs
     deltas = post(cloud, app_id, stream=True, parameters={**asked, **DELTAS}).outputs
-    said: dict[str, str] = {}
+    texts_so_far: dict[str, str] = {}
     for whole, delta in zip(grown, deltas, strict=True):
         texts = zip(node_texts(whole), node_texts(delta), strict=True)
         for (node_id, so_far), (same_id, piece) in texts:
             assert node_id == same_id
-            said[node_id] = said.get(node_id, "") + piece
-            assert so_far == said[node_id]
+            texts_so_far[node_id] = texts_so_far.get(node_id, "") + piece
+            assert so_far == texts_so_far[node_id]
 
 
 def node_texts(output: dict[str, Any]) -> list[tuple[str, str]]:
-    told = [json.loads(thought["response"]) for thought in output.get("thoughts", [])]
+    found = [json.loads(thought["response"]) for thought in output.get("thoughts", [])]
     texts = [
         (node["nodeId"], json.loads(node.get("nodeResult", "{}")).get("result", ""))
-        for node in told
+        for node in found
     ]
     message = output.get("workflow_message")
     if message:
@@ -216,11 +216,11 @@ def test_any_workflow_is_the_same_in_every_mode(
 ) -> None:
     cloud.add_app("any", workflow)
     result = check_modes(cloud, post, "any")
-    said = {step.name: (step.output, step.reasoning) for step in result.steps}
+    texts = {step.name: (step.output, step.reasoning) for step in result.steps}
     for node in workflow.nodes:
         if node.output is not None:
             assert isinstance(node.output, str | list)
-            assert said[node.name] == ("".join(node.output), "".join(node.reasoning))
+            assert texts[node.name] == ("".join(node.output), "".join(node.reasoning))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -237,8 +237,8 @@ def test_a_failing_node_ends_the_run(cloud: Emulator, mode: str | None) -> None:
     partial = caught.value.partial
     assert partial is not None
     if mode in ("full_thoughts", "message_format_plus"):
-        told = [(s.name, s.status, s.output, s.error) for s in partial.steps[1:]]
-        assert told == [("writer", "success", "written", None), ("api", "failed", "", "坏了")]
+        found = [(s.name, s.status, s.output, s.error) for s in partial.steps[1:]]
+        assert found == [("writer", "success", "written", None), ("api", "failed", "", "坏了")]
     else:
         assert partial.steps == ()
 
@@ -289,7 +289,7 @@ def test_an_agent_thinks_calls_cites_and_answers(
         assert [reference.index_id for reference in result.references] == ["1", "x"]
         (usage,) = result.usage.models
         assert (usage.model_id, usage.input_tokens, usage.output_tokens) == ("qwen-max", 31, 20)
-        told = [(s.kind, s.name, s.input, s.output, s.reasoning) for s in result.steps]
+        found = [(s.kind, s.name, s.input, s.output, s.reasoning) for s in result.steps]
         documents = '[{"index_id":"1","title":"手册","text":"杭州多雨"},{"index_id":"x","doc_id":"d","text":""}]'
         expected = [
             ("reasoning", "思考过程", None, "", "先查天气，再查手册。"),
@@ -298,7 +298,7 @@ def test_an_agent_thinks_calls_cites_and_answers(
             ("reasoning", "思考过程", None, "", "好好"),
             ("retrieval", "手册", {"query": "天气"}, documents, ""),
         ]
-        assert told == (expected if mode is not None else [])
+        assert found == (expected if mode is not None else [])
 
 
 def test_usage_grows_with_the_text(cloud: Emulator, post: Callable[..., Any]) -> None:
@@ -381,13 +381,13 @@ apps:
     )
     assert isinstance(described["own"], Paced)
     with Emulator(apps=described, pace=1, sleep=sleep) as cloud:
-        told: dict[str, list[float]] = {}
+        found: dict[str, list[float]] = {}
         for app_id in described:
             post(cloud, app_id, stream=True, parameters=DELTAS)
-            told[app_id] = [round(seconds, 6) for seconds in sleep.waits]
+            found[app_id] = [round(seconds, 6) for seconds in sleep.waits]
             sleep.waits.clear()
         post(cloud, "slow")
-    assert told == {"slow": [0.2, 0.04], "own": [0.1, 0.02], "never": []}
+    assert found == {"slow": [0.2, 0.04], "own": [0.1, 0.02], "never": []}
     assert sleep.waits == [0.24]
 
 

@@ -13,8 +13,8 @@ RECORDED = "bb9fb75687104983ae47fc1f34ef36a1"
 
 
 def parrot(call: Call) -> str:
-    said = "".join(turn.user for turn in call.turns)
-    return f"{said}|{call.prompt}"
+    earlier = "".join(turn.user for turn in call.turns)
+    return f"{earlier}|{call.prompt}"
 
 
 @pytest.fixture

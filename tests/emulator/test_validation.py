@@ -43,15 +43,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize(("request_", "says"), REFUSED, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("request_", "message"), REFUSED, ids=lambda value: str(value)[:50])
 def test_an_invalid_request_is_refused(
-    post: Callable[..., Any], request_: dict[str, Any], says: str, stream: bool
+    post: Callable[..., Any], request_: dict[str, Any], message: str, stream: bool
 ) -> None:
     with Emulator(apps={"app": hello}) as cloud:
         answer = post(cloud, stream=stream, **request_)
         assert cloud.sessions == {}
     assert (answer.status, answer.body["code"]) == (400, "InvalidParameter")
-    assert says in answer.body["message"]
+    assert message in answer.body["message"]
     assert "secret" not in answer.body["message"]
 
 

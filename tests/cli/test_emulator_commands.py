@@ -1,9 +1,8 @@
-"""serve, record and replay, as their users run them: processes, signals, exit codes."""
+"""`serve`, `record` and `replay` as their users run them: processes, signals, exit codes."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -14,35 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.command import BAILIAN, bailian, environment, exit_code_of
 
 from bailian_apps import AuthenticationError, BailianApp
 from bailian_apps.emulator import Emulator, Failure
 
-COMMAND = str(Path(sys.executable).with_name("bailian-apps"))
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 TRAVEL = RECORDINGS / "workflow-timed.jsonl"
 ANSWER = "亲,对我的介绍还满意吗"
 KEY = "sk-0123456789abcdef"
 
 
-def environment(**variables: str) -> dict[str, str]:
-    inherited = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
-    return inherited | {"PYTHONUTF8": "1", "COLUMNS": "100"} | variables
-
-
-def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-
-
 class Running:
-    """A command that serves, and what it printed."""
+    """A server command and its output."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -53,24 +36,24 @@ class Running:
         self.base_url = match[1]
 
     def end(self, number: int) -> tuple[str, str]:
-        """Send a signal; what was printed until it ended, which it does well."""
+        """Send a signal, and return the rest of both outputs of a process that exits with 0."""
         out, err = self.process.stdout, self.process.stderr
         assert out is not None
         assert err is not None
-        said = ""
-        while "Ctrl-C ends it" not in said:
-            said += err.readline()
+        log = ""
+        while "Press Ctrl-C to stop" not in log:
+            log += err.readline()
         self.process.send_signal(number)
-        said += err.read()
-        assert self.process.wait(20) == 0
-        assert "Traceback" not in said
-        return out.read(), said
+        log += err.read()
+        assert self.process.wait(60) == 0
+        assert "Traceback" not in log
+        return out.read(), log
 
 
 @contextmanager
 def running(*arguments: str | Path, **variables: str) -> Iterator[Running]:
     with subprocess.Popen(
-        [COMMAND, *map(str, arguments)],
+        [BAILIAN, *map(str, arguments)],
         env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -83,7 +66,7 @@ def running(*arguments: str | Path, **variables: str) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_answers_until_it_is_told_to_stop(number: int) -> None:
+def test_serve_answers_calls_until_a_signal_stops_it(number: int) -> None:
     with running("serve", "--app", f"mine={TRAVEL}", "--port", "0") as server:
         app = BailianApp(app_id="mine", api_key=KEY, base_url=server.base_url)
         assert app.invoke("a secret question").text == ANSWER
@@ -94,15 +77,15 @@ def test_serve_answers_until_it_is_told_to_stop(number: int) -> None:
     assert "secret question" not in err
 
 
-def test_it_may_be_told_to_stop_before_it_has_said_how() -> None:
+def test_serve_can_be_interrupted_before_it_is_ready() -> None:
     with running("serve", "--port", "0") as server:
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         assert server.process.stderr is not None
         assert "Traceback" not in server.process.stderr.read()
 
 
-def test_serve_takes_a_folder_and_one_key(tmp_path: Path) -> None:
+def test_serve_reads_a_folder_and_accepts_one_key(tmp_path: Path) -> None:
     (tmp_path / "travel.jsonl").write_bytes(TRAVEL.read_bytes())
     (tmp_path / "shop.yaml").write_text("text: Sold out\n")
     with running("serve", tmp_path, "--api-key", "sk-right", "--port", "0") as server:
@@ -116,13 +99,13 @@ def test_serve_takes_a_folder_and_one_key(tmp_path: Path) -> None:
     assert "shop  stream  401" in err
 
 
-def test_serve_without_a_file_has_the_travel_app() -> None:
+def test_serve_without_files_has_a_travel_app() -> None:
     with running("serve", "--port", "0") as server:
         app = BailianApp(app_id="travel", api_key=KEY, base_url=server.base_url)
         assert app.invoke("杭州").text == ANSWER
 
 
-def test_an_open_stream_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+def test_serve_stops_while_a_stream_is_open(tmp_path: Path) -> None:
     slow = tmp_path / "slow.yaml"
     slow.write_text("agent: {text: [a, b], chunk_ms: 60000}\n")
     with running("serve", slow, "--pace", "1", "--port", "0") as server:
@@ -143,7 +126,7 @@ def test_an_open_stream_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
         ("https_proxy", "", ""),
     ],
 )
-def test_behind_a_proxy_it_says_what_must_not_go_there(
+def test_serve_prints_no_proxy_where_a_proxy_would_be_used(
     proxy: str, no_proxy: str, line: str
 ) -> None:
     given = {proxy: "http://127.0.0.1:9", "no_proxy": no_proxy}
@@ -152,51 +135,58 @@ def test_behind_a_proxy_it_says_what_must_not_go_there(
     assert out == "export DASHSCOPE_API_KEY=any-key\n" + line
 
 
-def test_another_address_is_warned_of() -> None:
+def test_serve_warns_when_others_can_connect() -> None:
     with running("serve", "--host", "0.0.0.0", "--port", "0") as server:
         assert server.base_url.startswith("http://127.0.0.1:")
         assert server.process.stderr is not None
-        said = [server.process.stderr.readline() for _ in range(2)]
-    assert any("everybody who can reach this machine" in line for line in said)
+        log = [server.process.stderr.readline() for _ in range(2)]
+    assert any("anyone who can reach this machine" in line for line in log)
 
 
-def test_a_taken_port_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["serve"], ["record", "--out", "recordings"]])
+def test_a_port_in_use_is_an_input_error(
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = [run("serve", "--port", port), run("record", "--out", tmp_path, "--port", port)]
-    for each in done:
-        assert each.returncode == 2
-        assert f"cannot listen on 127.0.0.1 port {port}" in each.stderr
-        assert "Traceback" not in each.stderr
+        assert exit_code_of(monkeypatch, *command, "--port", port) == 2
+    assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         (["serve", "missing"], "path 'missing' does not exist"),
-        (["serve", "--app", "travel"], "is no id=path"),
+        (["serve", "--app", "travel"], "--app must be ID=FILE"),
         (["serve", "--app", "a=notes.txt"], "notes.txt"),
         (["replay", "missing.jsonl"], "path 'missing.jsonl' does not exist"),
         (["replay", "notes.txt"], "notes.txt"),
-        (["record", "--out", "x", "--upstream", "ftp://host"], "is no API address"),
-        (["record", "--out", __file__, "--port", "0"], "--out: " + __file__ + " cannot be made"),
+        (["record", "--out", "x", "--upstream", "ftp://host"], "must be an http(s) URL without"),
+        (["record", "--out", __file__, "--port", "0"], "--out cannot be created: " + __file__),
     ],
 )
-def test_what_cannot_be_read_is_said(arguments: list[str], problem: str) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert problem in done.stderr
-    assert "Traceback" not in done.stderr
+def test_an_unusable_file_or_option_is_an_input_error(
+    arguments: list[str],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_code_of(monkeypatch, *arguments) == 2
+    assert problem in capsys.readouterr().err
 
 
-def test_a_key_in_the_place_of_the_address_is_not_shown(tmp_path: Path) -> None:
-    done = run("record", "--out", tmp_path, DASHSCOPE_HTTP_BASE_URL=KEY)
+def test_a_key_given_as_the_url_is_not_shown(tmp_path: Path) -> None:
+    done = bailian("record", "--out", str(tmp_path), DASHSCOPE_HTTP_BASE_URL=KEY)
     assert done.returncode == 2
-    assert "--upstream (or DASHSCOPE_HTTP_BASE_URL): is no API address" in done.stderr
+    assert "--upstream (or DASHSCOPE_HTTP_BASE_URL) must be an http(s) URL" in done.stderr
     assert KEY not in done.stderr
 
 
-def test_record_then_serve_what_was_recorded(tmp_path: Path) -> None:
+def test_serve_replays_what_record_recorded(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (
         Emulator(apps={"mine": TRAVEL}, api_key=KEY) as cloud,
@@ -208,20 +198,20 @@ def test_record_then_serve_what_was_recorded(tmp_path: Path) -> None:
         recorded = app.invoke("杭州")
         _, err = proxy.end(signal.SIGINT)
     assert re.search(r"0001-mine-stream.jsonl  200  11 frames  \d+ ms", err)
-    assert "1 recorded" in err
+    assert "Recorded 1." in err
     assert KEY not in err
     with running("serve", out, "--port", "0") as server:
         replayed = BailianApp(app_id="mine", api_key="any", base_url=server.base_url).invoke("杭州")
     assert (replayed.text, replayed.steps) == (recorded.text, recorded.steps)
 
 
-def test_the_recorder_does_not_call_itself(tmp_path: Path) -> None:
+def test_record_refuses_itself_as_the_upstream(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    done = run(
+    done = bailian(
         "record",
         "--out",
-        tmp_path,
+        str(tmp_path),
         "--port",
         str(port),
         DASHSCOPE_HTTP_BASE_URL=f"http://127.0.0.1:{port}/api/v1",
@@ -231,7 +221,7 @@ def test_the_recorder_does_not_call_itself(tmp_path: Path) -> None:
 
 
 def test_replay_shows_a_recording_as_a_run() -> None:
-    done = run("replay", TRAVEL, "--pace", "0", "--steps")
+    done = bailian("replay", str(TRAVEL), "--pace", "0", "--steps")
     assert (done.returncode, done.stdout) == (0, ANSWER + "\n")
     assert "✓ 大模型_1 LLM 1315 ms" in done.stderr
 
@@ -241,18 +231,18 @@ def test_replay_shows_a_recording_as_a_run() -> None:
     ["workflow-message-format.sse", "agent-plain-stream.sse", "agent-hello.json"],
 )
 def test_replay_reads_every_kind_of_recording(name: str) -> None:
-    done = run("replay", RECORDINGS / name, "--json", "--pace", "0")
+    done = bailian("replay", str(RECORDINGS / name), "--json", "--pace", "0")
     assert done.returncode == 0
     assert json.loads(done.stdout)["text"]
 
 
-def test_replay_prints_the_frames() -> None:
-    done = run("replay", TRAVEL, "--raw", "--pace", "0")
+def test_replay_raw_prints_every_frame() -> None:
+    done = bailian("replay", str(TRAVEL), "--raw", "--pace", "0")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 11
 
 
-def test_replaying_a_failure_fails_like_it(tmp_path: Path) -> None:
+def test_replaying_a_failure_has_its_exit_code(tmp_path: Path) -> None:
     def throttled(_: object) -> Failure:
         return Failure(status=429, code="Throttling", message="Slow down")
 
@@ -261,14 +251,14 @@ def test_replaying_a_failure_fails_like_it(tmp_path: Path) -> None:
         running("record", "--out", tmp_path, "--upstream", cloud.base_url, "--port", "0") as proxy,
     ):
         variables = {"DASHSCOPE_API_KEY": KEY, "DASHSCOPE_HTTP_BASE_URL": proxy.base_url}
-        assert run("run", "mine", "hi", "--set", "max_retries:=0", **variables).returncode == 9
+        assert bailian("run", "mine", "hi", "--set", "max_retries:=0", **variables).returncode == 9
         proxy.end(signal.SIGINT)
-    done = run("replay", tmp_path / "0001-mine-429.jsonl")
+    done = bailian("replay", str(tmp_path / "0001-mine-429.jsonl"))
     assert done.returncode == 9
     assert "Slow down" in done.stderr
 
 
-def test_without_the_extra_it_says_what_to_install() -> None:
+def test_without_the_extra_the_error_names_it() -> None:
     script = (
         "import sys; sys.modules['uvicorn'] = None; sys.argv = ['bailian-apps', 'serve'];"
         "from bailian_apps.cli import main; main()"

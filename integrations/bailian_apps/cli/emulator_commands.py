@@ -1,4 +1,4 @@
-"""`bailian-apps serve`, `record` and `replay`: the commands of the local cloud."""
+"""`bailian-apps serve`, `record` and `replay`: the commands that run the emulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.run import run
-from bailian_apps.cli.view import note
+from bailian_apps.cli.view import print_note
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, load_recording
 from bailian_apps.emulator.apps.app import AppSource
@@ -37,51 +37,54 @@ def serve(
     pace: float,
     api_key: str | None,
 ) -> None:
-    """Be a cloud until Ctrl-C.
+    """Run the emulator until Ctrl-C.
 
     Args:
-        sources: Files and folders of apps; without any, the recording that the package brings.
+        sources: Files and folders of apps; without any, the recording in this package.
         named: Further apps, as `id=path`.
-        out: Where a client's settings go.
+        out: Where the client's settings go.
         console: Where the log goes.
         host: The address to listen on.
-        port: The port; 0 takes a free one.
+        port: The port; 0 picks a free one.
         pace: How many times faster than recorded to answer; 0 does not wait.
-        api_key: The only key to let in; None lets in any.
+        api_key: The only API key to accept; None accepts any.
 
     Raises:
-        InvalidInputError: A file is no app, or the address cannot be listened on.
+        InvalidInputError: A file does not describe an app, or the address cannot be used.
     """
     apps = _apps_of(sources, named) or {"travel": RECORDINGS / "travel-workflow.jsonl"}
     try:
-        cloud = Emulator(apps=apps, host=host, port=port, pace=pace, api_key=api_key)
+        emulator = Emulator(apps=apps, host=host, port=port, pace=pace, api_key=api_key)
     except ValueError as error:
-        raise InvalidInputError("--app", str(error), "Mend or leave out that file") from None
-    _start(cloud, host, port)
+        raise InvalidInputError(
+            "--app", f"cannot be used: {error}", "Correct it, or leave it out"
+        ) from None
+    _start(emulator, host, port)
     key = "the key of --api-key" if api_key else "any-key"
     variables = {
-        "DASHSCOPE_HTTP_BASE_URL": cloud.base_url,
+        "DASHSCOPE_HTTP_BASE_URL": emulator.base_url,
         "DASHSCOPE_API_KEY": f'"…"  # {key}' if api_key else key,
     }
-    note(console, f"A local cloud with {len(apps)} app{'s'[: len(apps) > 1]}: {', '.join(apps)}")
-    _run_until_told(cloud, variables, out, console, host=host)
+    print_note(console, f"Emulating {len(apps)} app{'s'[: len(apps) > 1]}: {', '.join(apps)}")
+    _run_until_interrupted(emulator, variables, out, console, host=host)
 
 
 def record(
     folder: Path, out: Console, console: Console, *, upstream: str | None, host: str, port: int
 ) -> None:
-    """Record what passes through, until Ctrl-C.
+    """Run the recorder until Ctrl-C.
 
     Args:
         folder: Where the recordings go.
-        out: Where a client's settings go.
+        out: Where the client's settings go.
         console: Where the log goes.
-        upstream: The real API's address; else `DASHSCOPE_HTTP_BASE_URL`, else the public one.
+        upstream: The real API's base URL; by default `DASHSCOPE_HTTP_BASE_URL`, else the public
+            endpoint.
         host: The address to listen on.
-        port: The port; 0 takes a free one.
+        port: The port; 0 picks a free one.
 
     Raises:
-        InvalidInputError: `upstream` is no API address, or the address cannot be listened on.
+        InvalidInputError: `upstream` is not a base URL, or the address or folder cannot be used.
     """
     upstream = upstream or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or PUBLIC_API
     try:
@@ -89,8 +92,8 @@ def record(
     except ValueError:
         raise InvalidInputError(
             "--upstream (or DASHSCOPE_HTTP_BASE_URL)",
-            "is no API address, or has a user name or password in it",
-            f"Pass one like {PUBLIC_API}",
+            "must be an http(s) URL without user name and password",
+            f"Pass a URL such as {PUBLIC_API}",
         ) from None
     _start(proxy, host, port)
     if proxy.base_url.rstrip("/") == upstream.rstrip("/"):
@@ -98,10 +101,11 @@ def record(
         raise InvalidInputError(
             "--upstream", "is the recorder itself", "Unset DASHSCOPE_HTTP_BASE_URL here"
         )
-    note(console, f"Recording {upstream} into {folder}, without keys and user tokens.")
+    print_note(console, f"Recording {upstream} to {folder}, without API keys and user tokens.")
     variables = {"DASHSCOPE_HTTP_BASE_URL": proxy.base_url}
-    _run_until_told(proxy, variables, out, console, host=host)
-    note(console, f"{len(proxy.recordings)} recorded. Use them: bailian-apps serve {folder}")
+    _run_until_interrupted(proxy, variables, out, console, host=host)
+    count = len(proxy.recordings)
+    print_note(console, f"Recorded {count}. Serve with: bailian-apps serve {folder}")
 
 
 def replay(path: Path, console: Console, *, pace: float, output: str, steps: bool) -> None:
@@ -111,30 +115,32 @@ def replay(path: Path, console: Console, *, pace: float, output: str, steps: boo
         path: The recording, or the YAML file of one app.
         console: Where the steps go.
         pace: How many times faster than recorded; 0 does not wait.
-        output: What standard output gets, as for `run`.
-        steps: Whether the steps are shown.
+        output: What to write to standard output, as for `run`.
+        steps: Whether to show the steps.
 
     Raises:
-        InvalidInputError: It cannot be read.
-        BailianError: It is the recording of a failure.
+        InvalidInputError: The file cannot be read.
+        BailianError: The recording is of a call that failed.
     """
     try:
         source = (
             load_recording(path) if path.suffix.startswith(".js") or path.suffix == ".sse" else path
         )
-        cloud = Emulator(apps={"replay": source}, pace=pace)
+        emulator = Emulator(apps={"replay": source}, pace=pace)
     except (ValueError, TypeError) as error:
-        raise InvalidInputError("FILE", str(error), "Pass a recording or a YAML file") from None
+        raise InvalidInputError(
+            "FILE", f"cannot be used: {error}", "Pass a recording or a YAML file"
+        ) from None
     prompt, mode = "replay", None
     if isinstance(source, Recording):
         mode = source.flow_stream_mode
         if source.request is not None and source.request.prompt not in ("", "-"):
             prompt = source.request.prompt
-    with cloud:
+    with emulator:
         app = BailianApp(
             app_id="replay",
             api_key="replay",
-            base_url=cloud.base_url,
+            base_url=emulator.base_url,
             flow_stream_mode=mode,
             max_retries=0,
         )
@@ -146,7 +152,7 @@ def _apps_of(sources: Sequence[Path], named: Sequence[str]) -> dict[str, AppSour
     for pair in named:
         app_id, equals, path = pair.partition("=")
         if not (app_id and equals and path):
-            raise InvalidInputError("--app", "is no id=path", "Write --app travel=travel.jsonl")
+            raise InvalidInputError("--app", "must be ID=FILE", "Write --app travel=travel.jsonl")
         apps[app_id] = Path(path)
     for source in sources:
         apps = {**_load(source), **apps}
@@ -157,27 +163,29 @@ def _load(path: Path) -> Mapping[str, AppSource]:
     try:
         return load_apps(path)
     except ValueError as error:
-        raise InvalidInputError("FILE", str(error), "Mend or leave out that file") from None
+        raise InvalidInputError(
+            "FILE", f"cannot be used: {error}", "Correct it, or leave it out"
+        ) from None
 
 
 def _start(server: Emulator | Recorder, host: str, port: int) -> None:
     try:
         server.start()
     except OSError as error:
-        if error.filename is not None:  # a network has none: it is the recorder's folder
+        if error.filename is not None:  # an error of the recorder's folder, not of the network
             raise InvalidInputError(
                 "--out",
-                f"{error.filename} cannot be made ({error.strerror})",
+                f"cannot be created: {error.filename} ({error.strerror})",
                 "Choose another folder",
             ) from None
         raise InvalidInputError(
-            "--host, --port",
-            f"cannot listen on {host} port {port} ({error.strerror or error})",
-            "Choose another --port (0 takes a free one), or an address of this machine",
+            "--port",
+            f"cannot be used: cannot listen on {host} port {port} ({error.strerror or error})",
+            "Choose another --port (0 picks a free one), or an address of this machine",
         ) from None
 
 
-def _run_until_told(
+def _run_until_interrupted(
     server: Emulator | Recorder,
     variables: Mapping[str, str],
     out: Console,
@@ -185,27 +193,29 @@ def _run_until_told(
     *,
     host: str,
 ) -> None:
-    """Run a server until Ctrl-C or SIGTERM, and say what it does."""
+    """Run a server until Ctrl-C or SIGTERM, and print what it logs."""
     log = logging.getLogger("bailian_apps.emulator")
-    handler = _Log(console)
+    handler = _LogToConsole(console)
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.INFO)
     if Environment().proxy_for(server.base_url):
-        name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"  # the first one counts
+        name = (
+            "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
+        )  # the lower-case name takes precedence
         variables = {**variables, name: f'"${name},{urlsplit(server.base_url).hostname}"'}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if host not in _LOOPBACK:
-            warning = f"Listening on {host}: everybody who can reach this machine can use it."
-            note(console, warning, "yellow")
-        note(console, "In the terminal of your program:")
+            warning = f"Listening on {host}: anyone who can reach this machine can connect."
+            print_note(console, warning, "yellow")
+        print_note(console, "Set these variables where your program runs:")
         for name, value in variables.items():
             out.print(f"export {name}={value}", soft_wrap=True, markup=False, highlight=False)
-        note(console, "Ctrl-C ends it.")
+        print_note(console, "Press Ctrl-C to stop.")
         threading.Event().wait()
     except KeyboardInterrupt:
-        # Once is enough: a second one would leave a recording unwritten.
+        # A second signal must not interrupt the recorder while it writes.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     finally:
@@ -213,7 +223,7 @@ def _run_until_told(
         log.removeHandler(handler)
 
 
-class _Log(logging.Handler):
+class _LogToConsole(logging.Handler):
     """Prints what a server logs: a line for each call."""
 
     def __init__(self, console: Console) -> None:
@@ -223,4 +233,6 @@ class _Log(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        note(self._console, self.format(record), "" if record.levelno == logging.INFO else "yellow")
+        print_note(
+            self._console, self.format(record), "" if record.levelno == logging.INFO else "yellow"
+        )
