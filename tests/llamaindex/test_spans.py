@@ -31,7 +31,6 @@ from bailian_apps import AppFailedError, BailianApp, RateLimitError, ServerError
 from bailian_apps.core.events import StepStarted
 from bailian_apps.core.result import Step
 from bailian_apps.emulator import Call, Emulator, Failure
-from bailian_apps.llamaindex import calls
 from bailian_apps.llamaindex.spans import RunSpans
 
 HELLO = [ChatMessage(content="你好")]
@@ -288,7 +287,7 @@ def test_closing_ours_closes_the_apps(llm_of: Any, monkeypatch: pytest.MonkeyPat
         BailianApp, "stream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
     )
     with Emulator(apps={"app": held}) as cloud:
-        chunks = calls.stream(llm_of(cloud)._plan_chat(HELLO, {}))
+        chunks = llm_of(cloud)._chat_call(HELLO, {}).stream()
         next(chunks)
         chunks.close()
         assert cloud.requests[0].gone.wait(5)
@@ -304,7 +303,7 @@ async def test_closing_ours_closes_the_apps_async(
         BailianApp, "astream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
     )
     with Emulator(apps={"app": held}) as cloud:
-        chunks = calls.astream(llm_of(cloud)._plan_chat(HELLO, {}))
+        chunks = llm_of(cloud)._chat_call(HELLO, {}).astream()
         await anext(chunks)
         await chunks.aclose()
         assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
@@ -467,6 +466,6 @@ def test_a_stream_may_be_read_in_another_thread(llm_of: Any, tracer: Any) -> Non
 
 def test_a_step_that_was_left_open_is_dropped(spans: Any) -> None:
     run = RunSpans({}, CallbackManager([]))
-    run.read(StepStarted(Step(id="a", kind="node", name="a")))
+    run.record(StepStarted(Step(id="a", kind="node", name="a")))
     run.finish("答")
     assert [spans.named(name).outcome for name in ("node a", "BailianApp.run")] == ["drop", "exit"]

@@ -22,8 +22,12 @@ from bailian_apps import (
     UsageReported,
 )
 from bailian_apps.core.history import Plan
-from bailian_apps.llamaindex.messages import citation_block, raw_response
-from bailian_apps.llamaindex.replies import ChatReply, CompletionReply
+from bailian_apps.llamaindex.responses import (
+    ChatResponseBuilder,
+    CompletionResponseBuilder,
+    citation_block,
+    raw_response,
+)
 
 REFERENCE = DocReference(
     index_id="3",
@@ -38,7 +42,7 @@ REFERENCE = DocReference(
 
 
 def test_a_chunk_holds_everything_so_far() -> None:
-    reply = ChatReply(Plan(app_id="app"))
+    builder = ChatResponseBuilder(Plan(app_id="app"))
     events = [
         ReasoningDelta("想", "t"),
         ReasoningDelta("想", "t"),
@@ -46,7 +50,7 @@ def test_a_chunk_holds_everything_so_far() -> None:
         References((REFERENCE,)),
         TextDelta("案"),
     ]
-    chunks = [chunk for event in events if (chunk := reply.chunk(event))]
+    chunks = [chunk for event in events if (chunk := builder.chunk(event))]
     kinds = [[block.block_type for block in chunk.message.blocks] for chunk in chunks]
     assert kinds == [["thinking", "text"]] * 3 + [["thinking", "text", "citation"]]
     assert [chunk.message.content for chunk in chunks] == ["", "", "答", "答案"]
@@ -62,14 +66,15 @@ def test_a_chunk_holds_everything_so_far() -> None:
 
 @pytest.mark.parametrize("event", [StepDelta("s", "x"), UsageReported(Usage()), UnknownFrame({})])
 def test_what_is_not_the_answer_is_no_chunk(event: Any) -> None:
-    assert ChatReply(Plan(app_id="app")).chunk(event) is None
-    assert CompletionReply().chunk(event) is None
+    assert ChatResponseBuilder(Plan(app_id="app")).chunk(event) is None
+    assert CompletionResponseBuilder().chunk(event) is None
 
 
 def test_a_completions_chunk() -> None:
-    reply = CompletionReply()
+    builder = CompletionResponseBuilder()
     thought, first, second = (
-        reply.chunk(each) for each in (ReasoningDelta("想", "t"), TextDelta("答"), TextDelta("案"))
+        builder.chunk(each)
+        for each in (ReasoningDelta("想", "t"), TextDelta("答"), TextDelta("案"))
     )
     assert thought is not None
     assert thought.additional_kwargs == {"thinking_delta": "想"}
@@ -79,16 +84,16 @@ def test_a_completions_chunk() -> None:
 
 def test_the_whole_response_is_the_results() -> None:
     result = AppResult(text="定稿", reasoning="想", references=(REFERENCE,), session_id="s")
-    reply = ChatReply(Plan(app_id="app", round=3))
-    reply.chunk(TextDelta("草稿"))
-    whole = reply.whole(result, "")
+    builder = ChatResponseBuilder(Plan(app_id="app", round=3))
+    builder.chunk(TextDelta("草稿"))
+    whole = builder.final(result, "")
     assert [block.block_type for block in whole.message.blocks] == ["thinking", "text", "citation"]
     assert whole.message.content == "定稿"
     assert whole.message.additional_kwargs["bailian"]["round"] == 3
 
 
 def test_an_answer_without_a_session_remembers_nothing() -> None:
-    whole = ChatReply(Plan(app_id="app")).whole(AppResult(text="答"), None)
+    whole = ChatResponseBuilder(Plan(app_id="app")).final(AppResult(text="答"), None)
     assert whole.message.additional_kwargs == {}
     assert whole.message.blocks == [TextBlock(text="答")]
 
