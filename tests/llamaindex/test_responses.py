@@ -1,4 +1,4 @@
-"""Events to responses: what a chunk holds, and what the whole response does."""
+"""Events to responses: what chunks and the final response contain."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ REFERENCE = DocReference(
 )
 
 
-def test_a_chunk_holds_everything_so_far() -> None:
+def test_a_chunk_has_everything_so_far() -> None:
     builder = ChatResponseBuilder(Plan(app_id="app"))
     events = [
         ReasoningDelta("想", "t"),
@@ -65,12 +65,12 @@ def test_a_chunk_holds_everything_so_far() -> None:
 
 
 @pytest.mark.parametrize("event", [StepDelta("s", "x"), UsageReported(Usage()), UnknownFrame({})])
-def test_what_is_not_the_answer_is_no_chunk(event: Any) -> None:
+def test_other_events_have_no_chunk(event: Any) -> None:
     assert ChatResponseBuilder(Plan(app_id="app")).chunk(event) is None
     assert CompletionResponseBuilder().chunk(event) is None
 
 
-def test_a_completions_chunk() -> None:
+def test_completion_chunks_have_the_text_so_far() -> None:
     builder = CompletionResponseBuilder()
     thought, first, second = (
         builder.chunk(each)
@@ -82,23 +82,23 @@ def test_a_completions_chunk() -> None:
     assert (first and first.delta, second and second.delta) == ("答", "案")
 
 
-def test_the_whole_response_is_the_results() -> None:
+def test_the_final_response_has_the_final_text() -> None:
     result = AppResult(text="定稿", reasoning="想", references=(REFERENCE,), session_id="s")
     builder = ChatResponseBuilder(Plan(app_id="app", round=3))
     builder.chunk(TextDelta("草稿"))
-    whole = builder.final(result, "")
-    assert [block.block_type for block in whole.message.blocks] == ["thinking", "text", "citation"]
-    assert whole.message.content == "定稿"
-    assert whole.message.additional_kwargs["bailian"]["round"] == 3
+    final = builder.final(result, "")
+    assert [block.block_type for block in final.message.blocks] == ["thinking", "text", "citation"]
+    assert final.message.content == "定稿"
+    assert final.message.additional_kwargs["bailian"]["round"] == 3
 
 
-def test_an_answer_without_a_session_remembers_nothing() -> None:
-    whole = ChatResponseBuilder(Plan(app_id="app")).final(AppResult(text="答"), None)
-    assert whole.message.additional_kwargs == {}
-    assert whole.message.blocks == [TextBlock(text="答")]
+def test_an_answer_without_a_session_has_no_marker() -> None:
+    final = ChatResponseBuilder(Plan(app_id="app")).final(AppResult(text="答"), None)
+    assert final.message.additional_kwargs == {}
+    assert final.message.blocks == [TextBlock(text="答")]
 
 
-def test_a_citation() -> None:
+def test_a_reference_becomes_a_citation_block() -> None:
     block = citation_block(REFERENCE)
     assert block.cited_content == TextBlock(text="价格 999")
     assert (block.source, block.title) == ("https://a/phones.pdf", "手机")
@@ -113,7 +113,7 @@ def test_a_citation() -> None:
         (DocReference(doc_id="file_1", doc_name="x.pdf"), "x.pdf", "x.pdf", {}),
     ],
 )
-def test_a_citation_of_what_little_is_known(
+def test_a_reference_with_few_fields_becomes_a_citation_block(
     reference: DocReference, source: str, title: str, location: dict[str, int]
 ) -> None:
     block = citation_block(reference)
@@ -121,7 +121,7 @@ def test_a_citation_of_what_little_is_known(
     assert block.additional_location_info == location
 
 
-def test_raw_is_plain() -> None:
+def test_raw_has_plain_values_only() -> None:
     usage = Usage(
         models=(
             ModelUsage(model_id="qwen", input_tokens=3, output_tokens=2),
@@ -150,6 +150,6 @@ def test_raw_is_plain() -> None:
     assert json.loads(json.dumps(raw))["usage"] == raw["usage"]
 
 
-def test_no_reported_usage_is_not_zero() -> None:
-    """Tracers would show zero tokens, where nobody said how many."""
+def test_missing_usage_is_not_zero() -> None:
+    """Tracers would show zero tokens where the cloud reported none."""
     assert raw_response(AppResult(text="答"))["usage"] == {}
