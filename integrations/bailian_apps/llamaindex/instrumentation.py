@@ -2,15 +2,20 @@
 
 An instrumented method is called through three layers:
 
-    outer      wraps secrets in the arguments, and closes both generators
-      span     LlamaIndex's: publishes the arguments
-        callback   LlamaIndex's: publishes the arguments, and an event per chunk
+    outer      wraps secrets in the arguments; reads and closes the generators
+      span         LlamaIndex's: publishes the arguments
+        callback   LlamaIndex's: publishes the arguments, each chunk, and the last response
           inner    captures the generator that the method returns
             method
 
-The outer layer adds what LlamaIndex's own lack. They would publish secrets in the arguments. And
-closing the callback's generator does not close the method's generator inside it: that waits for the
-garbage collector, and forever where a handler keeps the exception.
+The outer layer adds what LlamaIndex's two layers lack:
+
+- They publish the arguments, so secrets in them are wrapped first.
+- Closing the callback's generator does not close the method's generator inside it: that waits for
+  the garbage collector, and forever where a handler keeps the exception. Both are closed.
+- The callback's event for a chunk costs more than the chunk, with or without a handler for it.
+  Without one, chunks bypass the callback's generator, apart from the first, which starts that
+  generator, and the last, which it publishes as the response.
 """
 
 from __future__ import annotations
@@ -21,18 +26,13 @@ from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
+from llama_index.core.llms import callbacks
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
 from bailian_apps.llamaindex.secrecy import wrap_secrets
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
-
-_captured: ContextVar[list[Any]] = ContextVar("bailian_apps_captured")
-"""Where the current call keeps the generator that its method returned.
-
-The outer layer removes it again: spans copy the context and would keep the generator alive.
-"""
 
 
 def instrumented(callback: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
@@ -63,7 +63,7 @@ def _instrument(method: Callable[..., Any], callback: Callable[..., Any]) -> Cal
     def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _capture_generator() as captured:
             response = traced.__get__(self, type(self))(*args, **wrap_secrets(kwargs))
-            return _closing_both(response, captured.pop()) if captured else response
+            return captured.pop().stream(response) if captured else response
 
     return outer
 
@@ -79,7 +79,7 @@ def _instrument_async(
     async def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _capture_generator() as captured:
             response = await traced.__get__(self, type(self))(*args, **wrap_secrets(kwargs))
-            return _aclosing_both(response, captured.pop()) if captured else response
+            return captured.pop().astream(response) if captured else response
 
     return outer
 
@@ -98,9 +98,88 @@ def _copy_signature(method: Callable[..., Any], wrapper: Any) -> Any:
     return wrapper
 
 
+class _Chunks:
+    """The chunks of a method's generator: through the callback's generator, or past it."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._bypassed: list[Any] = []  # the last chunk, while the callback has not received it
+
+    def for_callback(self) -> Generator[Any]:
+        """The generator that the callback reads."""
+        for chunk in self._source:
+            self._bypassed.clear()
+            yield chunk
+        yield from self._bypassed
+
+    def stream(self, traced: Generator[Any]) -> Generator[Any]:
+        """The generator that the caller reads.
+
+        Args:
+            traced: The callback's generator, which reads `for_callback`.
+        """
+        with closing(self._source), closing(traced):
+            try:
+                for chunk in traced:
+                    if self._bypassed:
+                        continue  # the caller already has the last chunk
+                    yield chunk
+                    while not _has_event_handlers():
+                        chunk = next(self._source, None)
+                        if chunk is None:
+                            break
+                        self._bypassed[:] = [chunk]
+                        yield chunk
+            except BaseException as error:
+                traced.throw(error)  # publishes the error, and raises it again
+                raise
+
+    async def afor_callback(self) -> AsyncGenerator[Any]:
+        """As `for_callback`, async."""
+        async for chunk in self._source:
+            self._bypassed.clear()
+            yield chunk
+        for chunk in self._bypassed:
+            yield chunk
+
+    async def astream(self, traced: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+        """As `stream`, async."""
+        async with aclosing(self._source), aclosing(traced):
+            try:
+                async for chunk in traced:
+                    if self._bypassed:
+                        continue
+                    yield chunk
+                    while not _has_event_handlers():
+                        chunk = await anext(self._source, None)
+                        if chunk is None:
+                            break
+                        self._bypassed[:] = [chunk]
+                        yield chunk
+            except BaseException as error:
+                await traced.athrow(error)
+                raise
+
+
+def _has_event_handlers() -> bool:
+    dispatcher: Any = callbacks.dispatcher
+    while not dispatcher.event_handlers:
+        if not dispatcher.propagate:
+            return False
+        dispatcher = dispatcher.parent
+    return True
+
+
+_captured: ContextVar[list[_Chunks]] = ContextVar("bailian_apps_captured")
+"""Where the current call keeps the generator that its method returned.
+
+The outer layer removes it again: spans copy the context and would keep the generator alive.
+"""
+
+
 @contextmanager
-def _capture_generator() -> Generator[list[Any]]:
-    captured: list[Any] = []
+def _capture_generator() -> Generator[list[_Chunks]]:
+    captured: list[_Chunks] = []
     token = _captured.set(captured)
     try:
         yield captured
@@ -109,19 +188,8 @@ def _capture_generator() -> Generator[list[Any]]:
 
 
 def _record_generator(response: Any) -> Any:
-    if inspect.isgenerator(response) or inspect.isasyncgen(response):
-        _captured.get().append(response)
-    return response
-
-
-def _closing_both(traced: Generator[Any], chunks: Generator[Any]) -> Generator[Any]:
-    with closing(chunks), closing(traced):
-        yield from traced
-
-
-async def _aclosing_both(
-    traced: AsyncGenerator[Any], chunks: AsyncGenerator[Any]
-) -> AsyncGenerator[Any]:
-    async with aclosing(chunks), aclosing(traced):
-        async for chunk in traced:
-            yield chunk
+    if not (inspect.isgenerator(response) or inspect.isasyncgen(response)):
+        return response
+    chunks = _Chunks(response)
+    _captured.get().append(chunks)
+    return chunks.for_callback() if inspect.isgenerator(response) else chunks.afor_callback()
