@@ -111,7 +111,7 @@ def test_what_is_refused_sends_nothing() -> None:
         for overrides in ({"app_id": "a/b"}, {"biz_params": {"x": object()}}, {"nonsense": 1}):
             with pytest.raises(ValueError, match=r"app_id|biz_params\.x|nonsense"):
                 app_of(cloud).invoke("hi", **overrides)
-        with pytest.raises(ValueError, match="prompt: is empty"):
+        with pytest.raises(ValueError, match="prompt is empty"):
             app_of(cloud).invoke("")
         assert not cloud.requests
 

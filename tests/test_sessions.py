@@ -1,4 +1,4 @@
-"""How far this process has gone on in the cloud's sessions, and what it does when one is gone."""
+"""Session rounds: one call continues a session, and what happens when the cloud has lost it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from bailian_apps import BailianApp, RateLimitError
-from bailian_apps.core.history import Plan, Turn, plan_request
+from bailian_apps import BailianApp, RateLimitError, run
+from bailian_apps.client import SessionRounds
+from bailian_apps.core.history import Plan, plan_request
+from bailian_apps.core.turns import Turn
 from bailian_apps.emulator import Emulator, Failure
-from bailian_apps.sessions import SessionClaims
 
 KEY = (None, "app", "s")
 
 
 def test_a_round_is_claimed_once_and_an_earlier_one_not_at_all() -> None:
-    claims = SessionClaims()
+    claims = SessionRounds()
     assert claims.claim(KEY, 3)
     assert not claims.claim(KEY, 3)
     assert not claims.claim(KEY, 2)
@@ -32,7 +33,7 @@ def test_a_round_is_claimed_once_and_an_earlier_one_not_at_all() -> None:
 
 
 def test_a_round_that_was_given_back_may_be_claimed_and_an_earlier_one_not() -> None:
-    claims = SessionClaims()
+    claims = SessionRounds()
     claims.claim(KEY, 3)
     claims.release(KEY, 3)
     assert not claims.claim(KEY, 2)
@@ -43,7 +44,7 @@ def test_a_round_that_was_given_back_may_be_claimed_and_an_earlier_one_not() -> 
 
 
 def test_the_session_that_was_claimed_longest_ago_is_forgotten_first() -> None:
-    claims = SessionClaims(max_sessions=2)
+    claims = SessionRounds(max_sessions=2)
     for name, round_ in (("a", 2), ("b", 2), ("a", 3), ("c", 2)):
         assert claims.claim((None, "app", name), round_)
     assert not claims.claim((None, "app", "a"), 3)
@@ -52,7 +53,7 @@ def test_the_session_that_was_claimed_longest_ago_is_forgotten_first() -> None:
 
 
 def test_of_many_threads_one_gets_the_round() -> None:
-    claims = SessionClaims()
+    claims = SessionRounds()
     with ThreadPoolExecutor(16) as pool:
         for round_ in range(2, 200):
             assert sum(pool.map(lambda _, r=round_: claims.claim(KEY, r), range(16))) == 1
@@ -61,7 +62,7 @@ def test_of_many_threads_one_gets_the_round() -> None:
 def begun(app: BailianApp) -> list[Turn]:
     """A conversation with one round, and the user's next words."""
     first = plan_request([Turn(role="user", text="one")], app.settings)
-    result = app.invoke(first)
+    result = run.invoke(app.settings, first)
     answer = Turn(role="assistant", text=result.text, marker=first.marker(result))
     return [Turn(role="user", text="one"), answer, Turn(role="user", text="two")]
 
@@ -70,12 +71,12 @@ def talk(app: Any, plan: Any) -> list[Any]:
     """What an app says, in its events."""
 
     async def events() -> list[Any]:
-        return [event async for event in app.astream(plan)]
+        return [event async for event in run.astream(app.settings, plan)]
 
     return asyncio.run(events())
 
 
-@pytest.mark.parametrize("stream", [lambda app, plan: list(app.stream(plan)), talk])
+@pytest.mark.parametrize("stream", [lambda app, plan: list(run.stream(app.settings, plan)), talk])
 def test_of_an_app_that_is_asked_again_only_the_second_answer_is_seen(stream: Any) -> None:
     with Emulator(apps={"app": lambda call: f"{len(call.messages)} messages"}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
@@ -96,7 +97,7 @@ def test_an_app_that_is_asked_again_may_be_busy() -> None:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
         turns = begun(app)
         cloud.forget()
-        result = app.invoke(plan_request(turns, app.settings))
+        result = run.invoke(app.settings, plan_request(turns, app.settings))
         assert (result.text, result.attempts, result.whole_history) == ("2", 3, True)
 
 
@@ -108,7 +109,7 @@ def test_a_session_that_the_caller_names_is_lost_aloud(caplog: pytest.LogCapture
         assert finished.result.context_lost
         assert not finished.result.whole_history
         [record] = caplog.records
-        assert "has forgotten the conversation" in record.getMessage()
+        assert "has lost the conversation" in record.getMessage()
         assert len(cloud.requests) == 1
 
 
@@ -124,16 +125,19 @@ def test_a_call_that_may_have_run_once_does_not_give_the_session_back() -> None:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
         turns = begun(app)
         with pytest.raises(RateLimitError) as caught:
-            app.invoke(plan_request(turns, app.settings), idempotent=True, max_retries=1)
+            run.invoke(
+                app.settings.with_overrides({"idempotent": True, "max_retries": 1}),
+                plan_request(turns, app.settings),
+            )
         assert caught.value.attempts == 2
-        assert app.invoke(plan_request(turns, app.settings)).whole_history
+        assert run.invoke(app.settings, plan_request(turns, app.settings)).whole_history
 
 
 THROTTLED = Failure(status=429, code="Throttling", headers={"Retry-After": "20"})
 
 
 def closed(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
-    events = app.stream(plan)
+    events = run.stream(app.settings, plan)
     with ThreadPoolExecutor(1) as other:
         told = other.submit(next, events)
         assert logged.wait(10)
@@ -145,7 +149,7 @@ def closed(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
 
 def cancelled(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
     async def begin_and_cancel() -> None:
-        call = asyncio.create_task(app.ainvoke(plan))
+        call = asyncio.create_task(run.ainvoke(app.settings, plan))
         assert await asyncio.to_thread(logged.wait, 10)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -163,13 +167,13 @@ def test_a_call_that_is_given_up_before_it_is_sent_again_gives_the_session_back(
     with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
         plan = plan_request(begun(app), app.settings)
-        app_log = logging.getLogger("bailian_apps.app")
+        app_log = logging.getLogger("bailian_apps.run")
         app_log.addFilter(noted := lambda record: logged.set() or True)
         try:
             give_up(app, plan, logged)
         finally:
             app_log.removeFilter(noted)
-        assert not app.invoke(plan).whole_history
+        assert not run.invoke(app.settings, plan).whole_history
         assert len(cloud.requests) == 3
 
 
@@ -177,8 +181,9 @@ def test_one_address_spelled_in_two_ways_is_one_cloud() -> None:
     with Emulator(apps={"app": lambda call: "ok"}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
         plan = plan_request(begun(app), app.settings)
-        assert not app.invoke(plan).whole_history
-        assert app.invoke(plan, base_url=cloud.base_url + "/").whole_history
+        assert not run.invoke(app.settings, plan).whole_history
+        elsewhere = app.settings.with_overrides({"base_url": cloud.base_url + "/"})
+        assert run.invoke(elsewhere, plan).whole_history
 
 
 def test_who_names_a_session_goes_on_in_it_before_the_others() -> None:
@@ -188,15 +193,16 @@ def test_who_names_a_session_goes_on_in_it_before_the_others() -> None:
         session_id = turns[1].marker.session_id if turns[1].marker else None
         for _ in range(2):
             named = plan_request(turns, app.settings, session_id=session_id)
-            assert not app.invoke(named).whole_history
-        assert app.invoke(plan_request(turns, app.settings)).whole_history
+            assert not run.invoke(app.settings, named).whole_history
+        assert run.invoke(app.settings, plan_request(turns, app.settings)).whole_history
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_child_does_not_wait_for_a_lock_that_its_parent_held() -> None:
     script = """
         import os
-        from bailian_apps.sessions import CLAIMS
+        from bailian_apps.client import default_client
+        CLAIMS = default_client().session_rounds
         key = (None, "app", "s")
         CLAIMS.claim(key, 2)
         with CLAIMS._lock:
@@ -221,7 +227,7 @@ def test_a_signal_handler_may_claim_while_its_thread_does() -> None:
             return super().__hash__()
 
     handled: list[bool] = []
-    claims = SessionClaims()
+    claims = SessionRounds()
     claiming = threading.Thread(
         target=lambda: claims.claim((None, "app", Interrupting("t")), 2), daemon=True
     )

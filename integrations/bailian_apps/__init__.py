@@ -1,9 +1,10 @@
 """Alibaba Cloud Bailian (Model Studio) applications inside LangChain and LlamaIndex.
 
-This is the core's public face. It imports neither a framework nor the SDK; the adapters are in
-`bailian_apps.langchain` and `bailian_apps.llamaindex`, the local cloud in `bailian_apps.emulator`.
+The public names of the core. It imports neither a framework nor the SDK. The adapters are in
+`bailian_apps.langchain` and `bailian_apps.llamaindex`, the emulator in `bailian_apps.emulator`.
 
-A name is loaded when it is first used: pytest imports this package at every start, for its plugin.
+A name is loaded when it is first used, because pytest imports this package at every start, for its
+plugin.
 """
 
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bailian_apps.app import BailianApp
+    from bailian_apps.client import Client
     from bailian_apps.core.errors import (
         APIError,
         AppFailedError,
@@ -61,6 +63,7 @@ __all__ = [
     "BailianApp",
     "BailianError",
     "BillingError",
+    "Client",
     "ConnectError",
     "ConnectionLostError",
     "ContentBlockedError",
@@ -91,13 +94,15 @@ __all__ = [
     "UsageReported",
 ]
 
-_ROOMS = ("core.errors", "core.result", "core.events", "core.settings", "core.request", "app")
+_LAZY_MODULES = (
+    "core.errors", "core.result", "core.events", "core.settings", "core.request", "app", "client"
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        for room in _ROOMS:
-            value = getattr(import_module(f"{__name__}.{room}"), name, None)
+        for module in _LAZY_MODULES:
+            value = getattr(import_module(f"{__name__}.{module}"), name, None)
             if value is not None:
                 globals()[name] = value
                 return value

@@ -1,4 +1,4 @@
-"""What frames mean: every recording, and every trap that the recordings show one of."""
+"""What frames mean: every recording, and every trap of the kinds that the recordings show."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_stream_without_a_stop_is_an_error_with_all_that_came(name: str) -> No
     assert caught.value.partial.steps
 
 
-def test_the_travel_workflow_whole() -> None:
+def test_the_travel_workflow_is_read_whole() -> None:
     events, result = decode(recordings.frames("workflow-timed.jsonl"))
     assert [(s.id, s.name, s.type, s.status, s.output, s.duration_ms) for s in result.steps] == [
         ("Start_bYxoRU", "开始", "Start", "success", "", 0.0),
@@ -142,7 +142,7 @@ def test_the_travel_workflow_whole() -> None:
     assert len(reports) == len(set(reports))
 
 
-def test_reasoning_of_a_workflow_node_and_of_an_agent() -> None:
+def test_a_workflow_node_and_an_agent_have_reasoning() -> None:
     events, result = decode(recordings.frames("workflow-deep-thinking-streamed-end-head.jsonl"))
     llm = next(step for step in result.steps if step.type == "LLM")
     assert llm.reasoning.startswith(
@@ -155,7 +155,7 @@ def test_reasoning_of_a_workflow_node_and_of_an_agent() -> None:
     assert (result.steps[0].kind, result.steps[0].name) == ("reasoning", "思考过程")
 
 
-def test_references() -> None:
+def test_the_cited_documents_are_read() -> None:
     events, result = decode(recordings.frames("agent-rag-citations.json"))
     (reference,) = result.references
     assert [e.items for e in events if isinstance(e, References)] == [(reference,)]
@@ -168,7 +168,7 @@ def test_references() -> None:
     assert reference.raw["biz_id"] is None
 
 
-def test_an_agents_tool_call() -> None:
+def test_an_agents_tool_call_is_read() -> None:
     _, result = decode(recordings.frames("agent-mcp-thoughts-third-party-abridged.json"))
     reasoning, tool = result.steps
     assert (reasoning.kind, reasoning.reasoning) == ("reasoning", "需要先检索")
@@ -216,7 +216,7 @@ def test_a_node_that_runs_again_is_a_new_step() -> None:
     assert sum(isinstance(e, StepFinished) for e in events) == 3
 
 
-def test_overlapping_nodes_and_a_nameless_one() -> None:
+def test_overlapping_nodes_and_a_nameless_one_are_kept_apart() -> None:
     frames = [
         frame(node("A", "a1"), node("B", "b1")),
         frame(node("A", "a2", nodeName="first"), node("B", "b2")),
@@ -230,14 +230,14 @@ def test_overlapping_nodes_and_a_nameless_one() -> None:
     ]
 
 
-def test_a_failed_node_keeps_its_word_and_its_error() -> None:
+def test_a_failed_node_keeps_its_status_and_its_error() -> None:
     events, result = decode([frame(node(result="cut", status="fail", nodeErrorMsg="boom"))])
     (step,) = result.steps
     assert (step.status, step.failed, step.error, step.output) == ("fail", True, "boom", "cut")
     assert isinstance(events[-1], StepFinished)
 
 
-def test_results_that_are_not_text_or_not_json() -> None:
+def test_results_that_are_not_text_or_not_json_are_read() -> None:
     _, result = decode(
         [
             frame(
@@ -254,7 +254,7 @@ def test_results_that_are_not_text_or_not_json() -> None:
     assert result.steps[3].duration_ms == 1500.0
 
 
-def test_an_unreadable_entry_is_kept_once() -> None:
+def test_an_unreadable_entry_is_reported_once() -> None:
     events, _ = decode([frame({"response": "{broken"}), frame({"response": "{broken"}), frame(17)])
     assert [e.raw for e in events if isinstance(e, UnknownFrame)] == [{"response": "{broken"}, 17]
 
@@ -270,7 +270,7 @@ def test_a_streamed_end_node_is_the_answer_and_is_not_doubled() -> None:
     assert result.text == "你好呀"
 
 
-def test_when_the_stream_was_no_prefix_the_last_frame_is_the_truth(
+def test_a_last_frame_that_contradicts_the_stream_is_the_answer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING, "bailian_apps"):
@@ -528,7 +528,7 @@ def test_no_frame_crashes_the_decoder(frames: list[dict[str, Any]]) -> None:
 
 
 @given(st.sampled_from(FINISHED), st.data())
-def test_a_run_cut_anywhere_is_a_beginning_of_the_whole(name: str, data: st.DataObject) -> None:
+def test_a_run_cut_anywhere_is_a_prefix_of_the_whole(name: str, data: st.DataObject) -> None:
     frames = recordings.frames(name)
     cut = data.draw(st.integers(0, len(frames) - 1))
     events, result = decode(frames[:cut], recordings.MODES.get(name))

@@ -9,9 +9,9 @@ import time
 import pytest
 
 import bailian_apps
-from bailian_apps import AppSettings, BailianError
+from bailian_apps import AppResult, AppSettings, BailianError
 from bailian_apps.core import errors
-from bailian_apps.core.retry import wait_before_retry
+from bailian_apps.core.retry import is_retryable, retry_delay_s
 
 
 def all_errors(root: type[BailianError] = BailianError) -> list[type[BailianError]]:
@@ -99,34 +99,54 @@ def test_retry_after_a_date_counts_from_now_where_the_answer_has_none() -> None:
     "error_type", [each for each in all_errors() if each is not errors.InvalidInputError]
 )
 @pytest.mark.parametrize("idempotent", [False, True])
-def test_what_may_be_sent_again(error_type: type[BailianError], idempotent: bool) -> None:
+def test_only_what_did_not_start_is_retried_unless_idempotent(
+    error_type: type[BailianError], idempotent: bool
+) -> None:
     settings = AppSettings(app_id="app", idempotent=idempotent)
-    wait_s = wait_before_retry(error_type("x"), attempt=1, started=False, settings=settings)
-    not_started = {errors.ConnectError, errors.RateLimitError, errors.ServiceUnavailableError}
+    did_not_start = {errors.ConnectError, errors.RateLimitError, errors.ServiceUnavailableError}
     may_have_run = {errors.ServerError, errors.ConnectionLostError, errors.RequestTimeoutError}
-    assert (wait_s is not None) == (
-        error_type in not_started or (idempotent and error_type in may_have_run)
-    )
-    assert wait_before_retry(error_type("x"), attempt=1, started=True, settings=settings) is None
-    assert wait_before_retry(error_type("x"), attempt=3, started=False, settings=settings) is None
+    expected = error_type in did_not_start or (idempotent and error_type in may_have_run)
+    status = {errors.RateLimitError: 429, errors.ServiceUnavailableError: 503}.get(error_type)
+    error = error_type("x", status_code=status)
+    assert is_retryable(error, idempotent=idempotent) == expected
+    assert (retry_delay_s(error, attempt=1, settings=settings) is not None) == expected
+    assert retry_delay_s(error, attempt=3, settings=settings) is None
 
 
-def test_the_wait_doubles_is_drawn_and_is_the_servers_when_it_gave_one() -> None:
+def test_an_error_after_a_frame_is_never_retried() -> None:
+    error = errors.RequestTimeoutError("x")
+    error.partial = AppResult()
+    assert not is_retryable(error, idempotent=True)
+
+
+def test_a_refusal_in_a_stream_may_have_run_and_one_as_http_status_has_not() -> None:
+    for code, status in (("Throttling", 429), ("ModelUnavailable", 503)):
+        assert is_retryable(errors.api_error(code, "x", status_code=status))
+        in_stream = errors.api_error(code, "x")
+        assert in_stream.request_state == "unknown"
+        assert not is_retryable(in_stream)
+        assert is_retryable(in_stream, idempotent=True)
+
+
+def test_a_connect_error_that_is_permanent_is_not_retried() -> None:
+    error = errors.ConnectError("x")
+    error.permanent = True
+    assert not is_retryable(error, idempotent=True)
+
+
+def test_the_delay_doubles_and_is_random_unless_the_server_names_one() -> None:
     settings = AppSettings(app_id="app", max_retries=99)
 
-    def waits(attempt: int) -> list[float]:
-        error = errors.RateLimitError("x")
-        drawn = [
-            wait_before_retry(error, attempt=attempt, started=False, settings=settings)
-            for _ in range(200)
-        ]
-        return [wait_s for wait_s in drawn if wait_s is not None]
+    def delays(attempt: int) -> list[float]:
+        error = errors.RateLimitError("x", status_code=429)
+        drawn = [retry_delay_s(error, attempt=attempt, settings=settings) for _ in range(200)]
+        return [delay_s for delay_s in drawn if delay_s is not None]
 
-    assert 0.5 < max(waits(2)) <= 1.0
-    assert 1.0 < max(waits(3)) <= 2.0
-    assert 4.0 < max(waits(50)) <= 8.0
-    assert len(set(waits(3))) > 100
-    told = errors.RateLimitError("x", retry_after_s=7.0)
-    assert wait_before_retry(told, attempt=1, started=False, settings=settings) == 7.0
-    too_long = errors.RateLimitError("x", retry_after_s=31.0)
-    assert wait_before_retry(too_long, attempt=1, started=False, settings=settings) is None
+    assert 0.5 < max(delays(2)) <= 1.0
+    assert 1.0 < max(delays(3)) <= 2.0
+    assert 4.0 < max(delays(50)) <= 8.0
+    assert len(set(delays(3))) > 100
+    named = errors.RateLimitError("x", status_code=429, retry_after_s=7.0)
+    assert retry_delay_s(named, attempt=1, settings=settings) == 7.0
+    too_long = errors.RateLimitError("x", status_code=429, retry_after_s=31.0)
+    assert retry_delay_s(too_long, attempt=1, settings=settings) is None

@@ -1,4 +1,4 @@
-"""Which turns are sent, in which session: nothing told twice, nothing lost."""
+"""Which turns are sent, in which session: nothing is sent twice, nothing is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bailian_apps import AppResult, AppSettings, InvalidInputError
-from bailian_apps.core.history import Plan, SessionMarker, Turn, plan_request, system_digest
+from bailian_apps.core.history import Plan, plan_request, system_digest
+from bailian_apps.core.turns import SessionMarker, Turn
 
 APP = AppSettings(app_id="app")
 NOW = 1_000_000.0
@@ -39,13 +40,16 @@ def plan(*turns: Turn, settings: AppSettings = APP, **more: Any) -> Plan:
 
 
 def test_a_first_turn_opens_a_session() -> None:
-    assert plan(user("hi")).call() == {"prompt": "hi"}
+    assert plan(user("hi")).request_fields() == {"prompt": "hi"}
     assert plan(user("hi")).round == 1
 
 
 def test_a_second_turn_names_the_session_and_sends_only_what_is_new() -> None:
-    assert plan(user("1"), marked(), user("more")).call() == {"prompt": "more", "session_id": "s"}
-    assert plan(user("1"), marked(), user("more"), user("and")).call() == {
+    assert plan(user("1"), marked(), user("more")).request_fields() == {
+        "prompt": "more",
+        "session_id": "s",
+    }
+    assert plan(user("1"), marked(), user("more"), user("and")).request_fields() == {
         "prompt": "more\n\nand",
         "session_id": "s",
     }
@@ -107,7 +111,7 @@ WHOLE_HISTORY = {
         *(user("2"), marked(of="2", round=2)),
         user("3"),
     ],
-    "a marker of no known words": [user("1"), marked(told=""), user("2")],
+    "a marker of no known words": [user("1"), marked(digest=""), user("2")],
     "no marker": [user("1"), foreign("a"), user("2")],
     "another app's marker": [user("1"), marked(app_id="other"), user("2")],
     "another app answered in between": [user("1"), marked(), user("2"), foreign("b"), user("3")],
@@ -115,7 +119,7 @@ WHOLE_HISTORY = {
 
 
 @pytest.mark.parametrize("turns", WHOLE_HISTORY.values(), ids=WHOLE_HISTORY)
-def test_else_the_whole_history_is_sent(turns: list[Turn]) -> None:
+def test_a_doubtful_session_means_the_whole_history_is_sent(turns: list[Turn]) -> None:
     sent = plan(*turns)
     assert [(m["role"], m["content"]) for m in sent.messages or ()] == [
         (t.role, t.text) for t in turns
@@ -129,32 +133,32 @@ def test_the_reason_for_sending_everything_is_logged(caplog: pytest.LogCaptureFi
             caplog.clear()
             plan(*turns)
         [record] = caplog.records
-        assert record.getMessage().startswith("app app is told the whole conversation: "), name
+        assert record.getMessage().startswith("sending app app the whole conversation: "), name
 
 
 @pytest.mark.parametrize("kept", range(1, 7))
-def test_a_trimmed_history_goes_on_in_the_session(kept: int) -> None:
-    """It remembers what is not shown any more; what is shown is as it was told."""
+def test_a_trimmed_history_continues_its_session(kept: int) -> None:
+    """The session still holds what was trimmed, and what is left matches it."""
     turns = [
         *(user("1"), marked(), user("2"), marked(of="2", round=2)),
         *(user("3"), marked(of="3", round=3), user("4")),
     ][-kept:]
     sent = plan(*turns)
-    assert sent.call() == {"prompt": "4"} | ({"session_id": "s"} if kept > 1 else {})
+    assert sent.request_fields() == {"prompt": "4"} | ({"session_id": "s"} if kept > 1 else {})
 
 
-def test_an_answer_that_a_store_stripped_is_as_it_was_told() -> None:
+def test_an_answer_that_a_store_stripped_still_matches() -> None:
     stripped = replace(marked(" a\n\n"), text="a")
     assert plan(user("1"), stripped, user("2")).session_id == "s"
 
 
-def test_what_goes_on_in_a_session_has_the_whole_history_at_hand() -> None:
+def test_a_plan_for_a_session_has_the_whole_history_as_fallback() -> None:
     turns = [user("1", images=("http://x/1",)), user("2")]
     turns[1:1] = [marked(of=turns[0])]
     sent = plan(*turns)
-    assert sent.otherwise is not None
+    assert sent.fallback is not None
     assert sent.session_id == "s"
-    assert sent.otherwise.call({"image_list": ["http://x/2"]}) == {
+    assert sent.fallback.request_fields({"image_list": ["http://x/2"]}) == {
         "messages": (
             {"role": "user", "content": "1"},
             {"role": "assistant", "content": "a"},
@@ -162,21 +166,28 @@ def test_what_goes_on_in_a_session_has_the_whole_history_at_hand() -> None:
         ),
         "image_list": ("http://x/1", "http://x/2"),
     }
-    assert plan(user("1")).otherwise is None
-    # The caller vouches for a session that he names.
-    assert plan(*turns, session_id="s").otherwise is None
-    assert plan(*turns, session_id="mine").otherwise is None
+    assert plan(user("1")).fallback is None
+    # The caller is responsible for a session that they name.
+    assert plan(*turns, session_id="s").fallback is None
+    assert plan(*turns, session_id="mine").fallback is None
 
 
-def test_what_the_caller_says_goes_with_what_the_turns_say() -> None:
+def test_call_options_are_added_to_the_turns() -> None:
     sent = plan(user("1", files=("http://x/1",)))
-    assert sent.call({"biz_params": {"city": "x"}, "file_list": ("http://x/2",)}) == {
+    assert sent.request_fields({"biz_params": {"city": "x"}, "file_list": ("http://x/2",)}) == {
         "prompt": "1",
         "biz_params": {"city": "x"},
         "file_list": ("http://x/1", "http://x/2"),
     }
-    assert sent.call({"file_list": None})["file_list"] == ("http://x/1",)
-    assert sent.call({"file_list": "http://x/2"})["file_list"] == "http://x/2"  # refused later
+    assert sent.request_fields({"file_list": None})["file_list"] == ("http://x/1",)
+    assert (
+        sent.request_fields({"file_list": "http://x/2"})["file_list"] == "http://x/2"
+    )  # refused later
+
+
+def test_a_bare_prompt_is_a_plan_without_a_session() -> None:
+    assert Plan.for_prompt("app", "hi") == Plan(app_id="app", prompt="hi")
+    assert Plan.for_prompt("app", None).request_fields({"session_id": "s"}) == {"session_id": "s"}
 
 
 def test_a_conversation_sent_as_messages_stays_so() -> None:
@@ -199,31 +210,31 @@ def test_messages_mode_never_names_a_session() -> None:
     settings = AppSettings(app_id="app", history_mode="messages")
     sent = plan(user("1"), marked(), user("2"), settings=settings)
     assert (len(sent.messages or ()), sent.session_id) == (3, None)
-    with pytest.raises(InvalidInputError, match="session_id: was given with history_mode"):
+    with pytest.raises(InvalidInputError, match="session_id was given with history_mode"):
         plan(user("1"), settings=settings, session_id="s9")
 
 
-def test_a_session_named_by_the_caller_goes_first() -> None:
-    assert plan(user("1"), marked(), user("2"), session_id="mine").call() == {
+def test_a_session_named_by_the_caller_takes_precedence() -> None:
+    assert plan(user("1"), marked(), user("2"), session_id="mine").request_fields() == {
         "prompt": "2",
         "session_id": "mine",
     }
     elsewhere = plan(user("1"), marked(), user("2"), foreign("b"), user("3"), session_id="mine")
-    assert (elsewhere.call()["prompt"], elsewhere.round) == ("3", 1)
+    assert (elsewhere.request_fields()["prompt"], elsewhere.round) == ("3", 1)
     between = plan(user("1"), marked(), user("2"), foreign("b"), user("3"), session_id="s")
     assert len(between.messages or ()) == 5
     kept = plan(user("1"), marked(round=4), user("2"), session_id="s")
     assert (kept.prompt, kept.round) == ("2", 5)
     for turns in ([user("1")], [user("1"), marked(), user("2")]):
         for named in ("mine", "s"):
-            with pytest.raises(InvalidInputError, match="session_id: was given with a system mess"):
+            with pytest.raises(InvalidInputError, match="session_id was given with a system mess"):
                 plan(SYSTEM, *turns, session_id=named)
 
 
-def test_images_and_files_of_the_new_turns_go_along() -> None:
+def test_images_and_files_of_the_new_turns_are_sent() -> None:
     old = user("1", images=("http://x/1",))
     new = user("2", images=("http://x/2",), files=("http://x/f",))
-    assert plan(old, marked(of=old), new).call() == {
+    assert plan(old, marked(of=old), new).request_fields() == {
         "prompt": "2",
         "session_id": "s",
         "image_list": ("http://x/2",),
@@ -237,34 +248,34 @@ PICTURE = user("", images=("https://a/b.png",))
 
 
 @pytest.mark.parametrize("mode", ["session", "messages"])
-def test_the_user_says_something_in_words(mode: Any) -> None:
+def test_the_last_user_message_needs_text(mode: Any) -> None:
     settings = APP.with_overrides({"history_mode": mode})
     for new in (user(""), user(" \n"), PICTURE):
-        with pytest.raises(InvalidInputError, match=r"^messages: .*words"):
+        with pytest.raises(InvalidInputError, match=r"^messages .*user message"):
             plan(user("1"), marked(), new, settings=settings)
     assert plan(user("1"), marked(), PICTURE, user("see"), settings=settings).images
 
 
-def test_a_message_without_words_is_no_message() -> None:
-    """The cloud refuses an empty one; what it showed goes along all the same."""
+def test_a_message_without_text_is_left_out() -> None:
+    """The cloud refuses an empty one; its image is sent all the same."""
     sent = plan(user("1"), foreign(""), user("see"), PICTURE)
     assert [message["content"] for message in sent.messages or ()] == ["1", "see"]
     assert sent.images == ("https://a/b.png",)
 
 
-def test_an_answer_with_half_a_character_can_be_told() -> None:
-    """An app that says an emoji in two pieces leaves two halves; no request could hold them."""
+def test_an_answer_with_half_a_character_is_repaired_before_it_is_sent() -> None:
+    """An app may cut an emoji in two; a request cannot hold a lone half."""
     sent = plan(user("1"), foreign("\ud83d\ude00!\ud83d"), user("2"))
     assert [message["content"] for message in sent.messages or ()] == ["1", "😀!\ufffd", "2"]
 
 
 @pytest.mark.parametrize("turns", [[], [user("1"), foreign("a")], [SYSTEM]])
 def test_a_conversation_ends_with_the_user(turns: list[Turn]) -> None:
-    with pytest.raises(InvalidInputError, match=r"^messages: .*user"):
+    with pytest.raises(InvalidInputError, match=r"^messages .*user"):
         plan(*turns)
 
 
-def test_only_an_answer_in_its_own_session_is_certain() -> None:
+def test_only_an_answer_in_its_own_session_counts_its_round() -> None:
     second = plan(user("1"), marked(), user("2"))
     kept = second.marker(AppResult(text="b", session_id="s"), now=NOW)
     assert kept == replace(marked("b", of="2").marker, round=2, used_at=NOW)  # type: ignore[type-var]
@@ -274,14 +285,14 @@ def test_only_an_answer_in_its_own_session_is_certain() -> None:
     assert second.marker(AppResult()) is None
 
 
-def test_a_marker_survives_json_and_nonsense_is_no_marker() -> None:
+def test_a_marker_survives_json_and_nonsense_is_ignored() -> None:
     marker = SessionMarker(
         app_id="a",
         session_id="s",
         round=3,
         used_at=12.5,
         system=system_digest([SYSTEM]),
-        told="0123456789abcdef",
+        digest="0123456789abcdef",
     )
     assert SessionMarker.from_dict(json.loads(json.dumps(marker.to_dict()))) == marker
     for nonsense in (

@@ -11,15 +11,15 @@ import json
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bailian_apps import AppRequest, AppSettings, BailianApp, BailianError
+from bailian_apps import AppRequest, AppSettings, BailianError, Client, run
 from bailian_apps.core.errors import ConnectionLostError, RateLimitError
-from bailian_apps.core.history import SessionMarker, Turn, plan_request
+from bailian_apps.core.history import plan_request
+from bailian_apps.core.turns import SessionMarker, Turn
 from bailian_apps.emulator import Call, Emulator
 
 MAX_ROUNDS = 4
@@ -50,7 +50,7 @@ class ModelCloud:
     def frames(self, request: AppRequest, *_: Any, **__: Any) -> Generator[list[Any]]:
         fails, self.fails = self.fails, None
         if fails == "refused":
-            raise RateLimitError("busy")
+            raise RateLimitError("busy", status_code=429)
         session_id = None if request.messages else request.session_id
         session = self.sessions.get((request.app_id, session_id or ""))
         if session is None or self.now - session.used_at >= TTL_S or session.rounds >= MAX_ROUNDS:
@@ -71,6 +71,14 @@ class ModelCloud:
         yield [{"output": output}]
 
 
+class ModelClient(Client):
+    """A client whose requests go to a `ModelCloud`."""
+
+    def __init__(self, cloud: ModelCloud) -> None:
+        super().__init__()
+        self.frames = cloud.frames  # type: ignore[method-assign]
+
+
 @dataclass(frozen=True)
 class Said:
     """A turn, and its place in the conversation. An edited turn keeps it."""
@@ -85,6 +93,7 @@ class World:
 
     idempotent: bool
     cloud: ModelCloud = field(default_factory=ModelCloud)
+    client: Client = field(init=False)
     branches: list[list[Said]] = field(default_factory=lambda: [[]])
     system: list[str] = field(default_factory=list)
     places: dict[str, float] = field(default_factory=dict)
@@ -95,6 +104,9 @@ class World:
         said = Said(number if place is None else place, Turn(role=role, text=f"w{number}"))
         self.places[said.turn.text] = said.place
         return said
+
+    def __post_init__(self) -> None:
+        self.client = ModelClient(self.cloud)
 
     # Every method from here on is something that may happen; `how` is any small number.
 
@@ -162,20 +174,17 @@ class World:
         app_id = ("app", "app", "app", "other")[how % 4]
         turns = [Turn(role="system", text=text) for text in self.system]
         turns += [said.turn for said in (*branch, *words)]
-        app = BailianApp(
-            AppSettings(
-                app_id=app_id,
-                idempotent=self.idempotent,
-                session_ttl_s=TTL_S,
-                session_max_rounds=MAX_ROUNDS,
-                max_retries=0,
-            )
+        settings = AppSettings(
+            app_id=app_id,
+            idempotent=self.idempotent,
+            session_ttl_s=TTL_S,
+            session_max_rounds=MAX_ROUNDS,
+            max_retries=0,
         )
-        plan = plan_request(turns, app.settings, now=self.cloud.now)
+        plan = plan_request(turns, settings, now=self.cloud.now)
         self.cloud.fails = fails
         try:
-            with patch("bailian_apps.app.open_frames", self.cloud.frames):
-                result = app.invoke(plan)
+            result = run.invoke(settings, plan, client=self.client)
         except BailianError:
             assert fails
             return None
@@ -204,14 +213,13 @@ EVENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=1500)
 @given(
     happenings=st.lists(
         st.tuples(EVENTS, st.integers(0, 1), st.integers(0, 9)), min_size=4, max_size=30
     ),
     idempotent=st.booleans(),
 )
-def test_the_app_knows_what_is_shown(happenings: list[Any], idempotent: bool) -> None:
+def test_the_app_knows_what_the_conversation_shows(happenings: list[Any], idempotent: bool) -> None:
     world = World(idempotent)
     for event, branch, how in happenings:
         event(world, world.branches[branch % len(world.branches)], how)
@@ -262,7 +270,7 @@ class LlamaIndex:
 
 
 @pytest.mark.parametrize("framework", [LangChain, LlamaIndex])
-@settings(max_examples=12)
+@settings(max_examples=settings.default.max_examples // 8)  # each starts a server
 @given(
     happenings=st.lists(
         st.tuples(
@@ -272,7 +280,9 @@ class LlamaIndex:
         max_size=12,
     )
 )
-def test_the_app_knows_what_is_shown_on_the_wire(framework: Any, happenings: list[Any]) -> None:
+def test_the_app_knows_what_the_conversation_shows_over_http(
+    framework: Any, happenings: list[Any]
+) -> None:
     knew: list[str] = []
 
     def app(call: Call) -> str:

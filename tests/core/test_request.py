@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import decimal
+import inspect
+import itertools
 import pickle
+import textwrap
 from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from bailian_apps import AppRequest, AppSettings, BailianApp, InvalidInputError
+from bailian_apps import AppRequest, AppSettings, BailianApp, InvalidInputError, Timeout
+from bailian_apps.core.request import Input, Parameter
 
 
 def refused(**overrides: Any) -> InvalidInputError:
@@ -25,51 +30,53 @@ def refused(**overrides: Any) -> InvalidInputError:
 @pytest.mark.parametrize(
     ("overrides", "field", "says"),
     [
-        ({"prompt": ""}, "prompt", "prompt: is empty. Pass the user's words"),
+        ({"prompt": ""}, "prompt", "prompt is empty. Pass the user's prompt"),
         ({"prompt": " \n"}, "prompt", "is empty"),
         ({"prompt": None}, "prompt", "is empty"),
-        ({"prompt": 5}, "prompt", "is an int"),
+        ({"prompt": 5}, "prompt", "prompt must be a valid string, not an int"),
         ({"prompt": "\ud800"}, "prompt", "surrogate"),
         ({"app_id": "a/b"}, "app_id", "letters, digits"),
         ({"app_id": "a?b"}, "app_id", "has a character"),
         ({"app_id": "a b"}, "app_id", "has a character"),
         ({"app_id": ".."}, "app_id", "has a character"),
         ({"app_id": ""}, "app_id", "BAILIAN_APP_ID"),
-        ({"app_id": 5}, "app_id", "is an int"),
+        ({"app_id": 5}, "app_id", "must be a str, not an int"),
         ({"biz_params": {"a": {"when": datetime.datetime(2026, 1, 1)}}}, "biz_params.a.when",
-         "biz_params.a.when: is a datetime, which JSON cannot say. Pass .isoformat()"),
+         "biz_params.a.when is a datetime, which JSON cannot represent. Pass .isoformat()"),
         ({"biz_params": {"a": [1, decimal.Decimal(1)]}}, "biz_params.a[1]", "is a Decimal"),
         ({"biz_params": {"a": float("nan")}}, "biz_params.a", "is nan"),
-        ({"biz_params": {1: 2}}, "biz_params", "key that is an int"),
+        ({"biz_params": {1: 2}}, "biz_params", "must have str keys, not an int"),
         ({"biz_params": {"a": {1, 2}}}, "biz_params.a", "Pass a list"),
         ({"biz_params": {"a": SecretStr("x")}}, "biz_params.a", "get_secret_value"),
-        ({"biz_params": "x"}, "biz_params", "is a str"),
+        ({"biz_params": "x"}, "biz_params", "not a str"),
         ({"biz_params": {"a": "\udfff"}}, "biz_params.a", "surrogate"),
-        ({"rag_options": [1]}, "rag_options", "is a list"),
+        ({"rag_options": [1]}, "rag_options", "not a list"),
         ({"image_list": ["/tmp/x.png"]}, "image_list[0]", "http"),
-        ({"image_list": "http://x"}, "image_list", "is a str"),
+        ({"image_list": "http://x"}, "image_list", "must be a valid tuple, not a str"),
         ({"flow_stream_mode": "plus"}, "flow_stream_mode", "message_format_plus"),
         ({"temperature": 2}, "temperature", "less than 2"),
         ({"thouhgts": True}, "thouhgts", "is not a setting"),
-        ({"debug": True}, "debug", "is not a setting"),
-        ({"timeout": 0}, "timeout", "above 0"),
-        ({"timeout": float("inf")}, "timeout", "above 0"),
+        ({"debug": True}, "debug", "is not a setting. Check its spelling"),
+        ({"temprature": 1}, "temprature", "Did you mean 'temperature'?"),
+        ({"sesion_id": "s"}, "sesion_id", "Did you mean 'session_id'?"),
+        ({"timeout": 0}, "timeout", "timeout must be a positive number of seconds or a Timeout"),
+        ({"timeout": float("inf")}, "timeout", "positive number"),
         ({"timeout": "soon"}, "timeout", "number of seconds"),
         ({"timeout": {"total_s": -1}}, "timeout.total_s", "greater than 0"),
         ({"prompt": None, "messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "\ud800"}]},
-         "messages[1].content", "messages[1].content: is a str with half of a surrogate pair"),
+         "messages[1].content", "messages[1].content has half of a surrogate pair"),
         ({"base_url": "dashscope.aliyuncs.com"}, "base_url", "https://dashscope"),
-        ({"base_url": "http://localhost:80800/api/v1"}, "base_url", "is no API address"),
-        ({"base_url": "http://localhost:0/api/v1"}, "base_url", "is no API address"),
-        ({"base_url": "http://:8080/api/v1"}, "base_url", "is no API address"),
-        ({"base_url": "http://[::1/api/v1"}, "base_url", "is no API address"),
-        ({"base_url": f"http://{'a' * 64}.example/api/v1"}, "base_url", "is no API address"),
+        ({"base_url": "http://localhost:80800/api/v1"}, "base_url", "is not an http(s) URL"),
+        ({"base_url": "http://localhost:0/api/v1"}, "base_url", "is not an http(s) URL"),
+        ({"base_url": "http://:8080/api/v1"}, "base_url", "is not an http(s) URL"),
+        ({"base_url": "http://[::1/api/v1"}, "base_url", "is not an http(s) URL"),
+        ({"base_url": f"http://{'a' * 64}.example/api/v1"}, "base_url", "is not an http(s) URL"),
         ({"api_key": "sk-secret\nX"}, "api_key", "DASHSCOPE_API_KEY"),
         ({"workspace": "ws\nX-Evil: 1"}, "workspace", "has a character"),
         ({"base_url": "https://me:secret@host/api/v1"}, "base_url", "password"),
         ({"api_key": "  "}, "api_key", "is empty"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "prompt", "beside messages"),
-        ({"prompt": None, "messages": []}, "messages", "do not end with a user message"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "prompt", "cannot be combined with messages"),
+        ({"prompt": None, "messages": []}, "messages", "must end with a user message"),
         ({"prompt": None, "messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "assistant"),
         ({"prompt": None, "session_id": "s", "messages": [{"role": "user", "content": "x"}]}, "session_id", "ignore it"),
     ],
@@ -86,7 +93,64 @@ def test_what_cannot_be_sent_is_refused_at_once(
 
 def test_the_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(refused(prompt="")))
-    assert (error.field, str(error)) == ("prompt", "prompt: is empty. Pass the user's words")
+    assert (error.field, str(error)) == ("prompt", "prompt is empty. Pass the user's prompt")
+
+
+SAMPLES: dict[str, Any] = {
+    "str | None": "x", "Text | None": "x", "bool": False, "bool | None": False, "int | None": 0,
+    "float | None": 0.5, "JsonObject | None": {"a": 1}, "Urls": ("https://x/y",),
+    "tuple[str, ...]": ("x",), "FlowStreamMode | None": "message_format",
+    "tuple[Message, ...] | None": ({"role": "user", "content": "x"},),
+    "Literal['simple', 'indexed'] | None": "simple",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in AppRequest.model_fields if name != "app_id"])
+def test_every_field_of_a_request_is_in_its_body(name: str) -> None:
+    """Also a new one: a field without a place in the body would be dropped silently."""
+    annotated = next(
+        c.__annotations__[name] for c in AppRequest.__mro__ if name in c.__annotations__
+    )
+    inner = annotated.removeprefix("Annotated[").rpartition(", ")[0]
+    fields = {"prompt": "hi"} if name not in ("prompt", "messages") else {}
+    value = SAMPLES[inner]
+    request = AppRequest(**{"app_id": "app", **fields, name: value})
+    mark = next(
+        m for m in AppRequest.model_fields[name].metadata if isinstance(m, (Input, Parameter))
+    )
+    place = request.input() if isinstance(mark, Input) else request.parameters()
+    sent = place[mark.name or name]
+    assert sent == (list(value) if isinstance(value, tuple) else value)
+
+
+def test_every_setting_that_is_not_in_the_body_says_where_it_goes() -> None:
+    documented = attribute_docstrings(AppSettings)
+    for name, info in AppSettings.model_fields.items():
+        if not any(isinstance(mark, (Input, Parameter)) for mark in info.metadata):
+            where = " ".join(documented[name].split())
+            assert any(word in where for word in ("Not sent.", "Header `", "Part of the URL.")), (
+                name
+            )
+
+
+@pytest.mark.parametrize("model", [AppSettings, AppRequest, Timeout])
+def test_every_field_has_a_docstring(model: type[Any]) -> None:
+    assert not set(model.model_fields) - attribute_docstrings(model).keys()
+
+
+def attribute_docstrings(model: type[Any]) -> dict[str, str]:
+    """The docstrings below the fields, as an editor shows them on hover."""
+    found: dict[str, str] = {}
+    for each in reversed(model.__mro__):
+        if not each.__module__.startswith("bailian_apps"):
+            continue
+        [definition] = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in itertools.pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                assert isinstance(field.target, ast.Name)
+                found[field.target.id] = ast.literal_eval(text.value)
+    return found
 
 
 def test_input_and_parameters_are_the_wires() -> None:
@@ -168,7 +232,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_app_without_an_id_says_where_it_comes_from() -> None:
     with pytest.raises(
-        InvalidInputError, match=r"app_id: is empty\. Pass app_id= or set BAILIAN_APP_ID"
+        InvalidInputError, match=r"app_id is empty\. Pass app_id= or set BAILIAN_APP_ID"
     ):
         BailianApp()
 

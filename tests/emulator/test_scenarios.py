@@ -465,7 +465,7 @@ def test_an_app_is_given_as_the_path_of_its_file(tmp_path: Path, post: Callable[
     with Emulator(apps={"app": path, "other": str(path)}) as cloud:
         assert post(cloud, "app").output["text"] == post(cloud, "other").output["text"] == "hi"
     path.write_text("apps: {a: {text: x}, b: {text: y}}")
-    with pytest.raises(ScenarioError, match=r"app\.yaml: has 2 apps, a, b; give them all"):
+    with pytest.raises(ScenarioError, match=r"app\.yaml has 2 apps, a, b; give them all"):
         Emulator(apps={"app": path})
 
 

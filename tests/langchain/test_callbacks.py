@@ -102,6 +102,29 @@ def test_tool_calls_and_retrievals_have_runs_of_their_kind_with_their_inputs(
     assert traces.roots[0].outputs["generations"][0][0]["text"] == "晴，喝茶<ref>[1]</ref>"
 
 
+@pytest.mark.parametrize("first", ["Retrieval", None])
+def test_a_retrieval_node_of_a_workflow_is_a_retriever_run(
+    first: str | None, make_model: Any, ask: Any, traces: Any
+) -> None:
+    """A node that names its type only when it ends has begun as a chain run, and ends as one."""
+    hits = json.dumps([{"text": "West Lake", "title": "Sights"}, {"text": "Dongpo pork"}])
+    frames = [
+        frame(thoughts=[node("kb", nodeType=first)]),
+        frame(thoughts=[node("kb", "success", hits, nodeType="Retrieval")]),
+        frame("ok", "stop"),
+    ]
+    ask(make_model(lambda _: frames), "hi", {"callbacks": [traces]})
+    [run] = traces.roots[0].child_runs
+    if first is None:
+        assert (run.run_type, run.outputs) == ("chain", {"output": hits})
+        return
+    assert run.run_type == "retriever"
+    assert [(doc.page_content, doc.metadata) for doc in run.outputs["documents"]] == [
+        ("West Lake", {"title": "Sights"}),
+        ("Dongpo pork", {}),
+    ]
+
+
 def test_each_run_ends_once_and_before_the_model_does(make_model: Any, ask: Any, log: Any) -> None:
     ask(make_model(WORKFLOW), "hi", {"callbacks": [log]})
     assert log.events[0] == ("start", "model")

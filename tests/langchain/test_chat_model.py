@@ -55,7 +55,7 @@ def test_model_is_another_name_for_app_id() -> None:
     model = ChatBailianApp(model="app", api_key="k")
     assert model.app_id == model.model == "app"
     assert model._get_ls_params()["ls_model_name"] == "app"
-    with pytest.raises(InvalidInputError, match="model: differs from app_id"):
+    with pytest.raises(InvalidInputError, match="model differs from app_id"):
         ChatBailianApp(model="a", app_id="b")
 
 

@@ -17,7 +17,7 @@ from langchain_core.messages import (
 )
 
 from bailian_apps import InvalidInputError
-from bailian_apps.core.history import SessionMarker, Turn
+from bailian_apps.core.turns import SessionMarker, Turn
 from bailian_apps.langchain.messages import to_turns
 
 URL = "https://example.com/a.png"

@@ -68,7 +68,7 @@ def test_settings_may_be_overridden_per_call(get: Any, start_cloud: Any, make: A
         {"prompt": "hi"},
         {"pipeline_ids": ["p"]},
     )
-    with pytest.raises(InvalidInputError, match="k: is no number"):
+    with pytest.raises(InvalidInputError, match="k is no number"):
         get(make(cloud), "hi", k=-1)
 
 

@@ -7,52 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bailian_apps.emulator import Call
-from bailian_apps.langchain.answer import StopFilter
-
-
-def cut(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
-    stop_filter = StopFilter(stops)
-    text = ""
-    for piece in pieces:
-        text += stop_filter.feed(piece)
-        if stop_filter.found:
-            return text, True
-    return text + stop_filter.flush(), False
-
-
-def expected(text: str, stops: list[str]) -> tuple[str, bool]:
-    """The first moment at which the text so far holds a stop sequence decides."""
-    for end in range(len(text) + 1):
-        found = [at for stop in stops if (at := text[:end].find(stop)) >= 0]
-        if found:
-            return text[: min(found)], True
-    return text, False
-
-
-@given(st.text("ab.", max_size=12), st.lists(st.text("ab.", min_size=1, max_size=4), max_size=3))
-def test_letter_by_letter_it_stops_at_the_first_stop_sequence(text: str, stops: list[str]) -> None:
-    assert cut(list(text), stops) == expected(text, stops)
-
-
-@given(st.lists(st.text("ab.", max_size=4)), st.text("ab.", min_size=1, max_size=4))
-def test_the_pieces_do_not_matter(pieces: list[str], stop: str) -> None:
-    text = "".join(pieces)
-    assert cut(pieces, [stop]) == (text.partition(stop)[0], stop in text)
-
-
-@given(st.lists(st.text("ab.", max_size=4)), st.lists(st.text("ab.", min_size=1, max_size=4)))
-def test_nothing_is_given_that_begins_a_stop_sequence(pieces: list[str], stops: list[str]) -> None:
-    stop_filter = StopFilter(stops)
-    given_ = ""
-    for piece in pieces:
-        given_ += stop_filter.feed(piece)
-        assert not any(stop in given_ for stop in stops)
-        if stop_filter.found:
-            return
 
 
 class Talker:

@@ -56,12 +56,12 @@ def test_every_setting_is_a_field() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"temprature": 1}, "temprature: is not a setting"),
-        ({"model": "qwen-max"}, "model: is not a setting"),
-        ({"app_id": ""}, "app_id: is empty"),
-        ({"app_id": "a/b"}, "app_id: has a character"),
-        ({"temperature": "hot"}, "temperature: is a str"),
-        ({"context_window": 0}, "context_window: "),
+        ({"temprature": 1}, "temprature is not a setting. Did you mean 'temperature'?"),
+        ({"model": "qwen-max"}, "model is not a setting. Did you mean 'model_id'?"),
+        ({"app_id": ""}, "app_id is empty"),
+        ({"app_id": "a/b"}, "app_id has a character"),
+        ({"temperature": "hot"}, "temperature must be a valid number, not a str"),
+        ({"context_window": 0}, "context_window must be "),
     ],
 )
 def test_invalid_fields_are_rejected_by_name(fields: dict[str, Any], named: str) -> None:

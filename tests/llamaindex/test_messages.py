@@ -21,7 +21,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from bailian_apps import InvalidInputError
-from bailian_apps.core.history import SessionMarker, Turn
+from bailian_apps.core.turns import SessionMarker, Turn
 from bailian_apps.llamaindex.messages import to_turns
 
 MARKER = {"app_id": "app", "session_id": "s", "round": 2, "used_at": 1.5, "system": ""}
@@ -124,20 +124,24 @@ REJECTED = {
     ),
     "tool call": (
         ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="f", tool_kwargs={})]),
-        "a ToolCallBlock",
+        "tool calls",
     ),
-    "audio": (ChatMessage(blocks=[AudioBlock(url="https://a/b.mp3")]), "an AudioBlock"),
-    "video": (ChatMessage(blocks=[VideoBlock(url="https://a/b.mp4")]), "a VideoBlock"),
+    "tool call of a user": (
+        ChatMessage(blocks=[ToolCallBlock(tool_name="f", tool_kwargs={})]),
+        "tool calls in the role 'user'",
+    ),
+    "audio": (ChatMessage(blocks=[AudioBlock(url="https://a/b.mp3")]), "AudioBlock"),
+    "video": (ChatMessage(blocks=[VideoBlock(url="https://a/b.mp4")]), "VideoBlock"),
     "citable": (
         ChatMessage(blocks=[CitableBlock(title="t", source="s", content="c")]),
-        "a CitableBlock",
+        "CitableBlock",
     ),
-    "image data": (ChatMessage(blocks=[ImageBlock(image=b"\x89PNG")]), "an ImageBlock without"),
+    "image data": (ChatMessage(blocks=[ImageBlock(image=b"\x89PNG")]), "an image without"),
     "image in the address": (
         ChatMessage(blocks=[ImageBlock(url="data:image/png;base64,AAAA")]),
-        "an ImageBlock without",
+        "an image without",
     ),
-    "file data": (ChatMessage(blocks=[DocumentBlock(data=b"%PDF")]), "a DocumentBlock without"),
+    "file data": (ChatMessage(blocks=[DocumentBlock(data=b"%PDF")]), "a file without"),
     "image of an answer": (
         ChatMessage(role="assistant", blocks=[ImageBlock(url="https://a/b.png")]),
         "role 'assistant'",
@@ -158,4 +162,4 @@ def test_unsupported_content_is_rejected(case: str) -> None:
     with pytest.raises(InvalidInputError, match=r"messages\[1\]") as caught:
         to_turns([ChatMessage(content="问"), message])
     assert named in str(caught.value)
-    assert caught.value.field == "messages[1]"
+    assert caught.value.field in ("messages[1]", "messages[1].blocks[0]")

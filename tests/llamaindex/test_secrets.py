@@ -134,7 +134,7 @@ def test_a_deserialised_llm_reads_the_key_from_the_environment(
         assert other.api_key.get_secret_value() == "sk-from-environment"
         assert other.model_dump() == llm.model_dump()
         assert (other.temperature, other.biz_params) == (0.5, {"city": "杭州"})
-        assert other.limits.total_s == 9
+        assert other.timeouts.total_s == 9
 
 
 def test_a_copy_keeps_its_secrets() -> None:

@@ -92,7 +92,7 @@ def test_lost_context_is_reported_and_repaired(
             history.append(chat(llm, history).last.message)
         assert history[3].additional_kwargs["bailian"]["context_lost"] is True
         [record] = caplog.records
-        assert "has forgotten the conversation" in record.getMessage()
+        assert "has lost the conversation" in record.getMessage()
         history.append(user("三"))
         chat(llm, history)
         assert [message["content"] for message in cloud.requests[2].messages] == [
@@ -136,7 +136,7 @@ def test_an_idempotent_app_is_called_again_when_its_session_is_lost(
         assert forgot.session_id == history[1].additional_kwargs["bailian"]["session_id"]
         assert contents(again) == ["一", "好", "二"]
         [record] = caplog.records
-        assert "asking again, with the whole history" in record.getMessage()
+        assert "sending the whole history" in record.getMessage()
         chat(llm, [*history, seen.last.message, user("三")])
         assert contents(cloud.requests[3]) == ["一", "好", "二", "好", "三"]
 

@@ -27,7 +27,7 @@ from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from pydantic import PrivateAttr
 from support import recordings
 
-from bailian_apps import AppFailedError, BailianApp, RateLimitError, ServerError
+from bailian_apps import AppFailedError, BailianApp, RateLimitError, ServerError, run
 from bailian_apps.core.events import StepStarted
 from bailian_apps.core.result import Step
 from bailian_apps.emulator import Call, Emulator, Failure
@@ -290,9 +290,9 @@ def test_closing_the_chunks_closes_the_app_s_stream(
 ) -> None:
     """At once, while it is still referenced, and not by the garbage collector."""
     held_on_to: list[Any] = []
-    real = BailianApp.stream
+    real = run.stream
     monkeypatch.setattr(
-        BailianApp, "stream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
+        run, "stream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
     )
     with Emulator(apps={"app": held}) as cloud:
         chunks = llm_of(cloud)._chat_call(HELLO, {}).stream()
@@ -306,9 +306,9 @@ async def test_closing_the_async_chunks_closes_the_app_s_stream(
     llm_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_on_to: list[Any] = []
-    real = BailianApp.astream
+    real = run.astream
     monkeypatch.setattr(
-        BailianApp, "astream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
+        run, "astream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
     )
     with Emulator(apps={"app": held}) as cloud:
         chunks = llm_of(cloud)._chat_call(HELLO, {}).astream()

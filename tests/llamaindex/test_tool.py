@@ -155,7 +155,7 @@ def test_the_prompt_field_of_params_is_the_prompt() -> None:
 
 def test_invalid_arguments_are_rejected_by_name() -> None:
     with Emulator(apps={"app": app}) as cloud:
-        with pytest.raises(InvalidInputError, match="city: is missing"):
+        with pytest.raises(InvalidInputError, match="city is missing"):
             tool_of(cloud, params=Trip).call(prompt="去")
         assert not cloud.requests
 

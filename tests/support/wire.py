@@ -86,8 +86,9 @@ class WireServer:
     """Serves scripted answers; a context manager.
 
     Attributes:
-        posts: The bodies of all requests, in the order of arrival.
+        posts: The bodies of all requests, parsed, in the order of arrival.
         heads: Their heads, undecoded.
+        bodies: Their bodies, undecoded.
         asked: Set when the first request was read.
         all_gone: Set while no connection is open.
         gone: Set when a client closed a connection that a `STALL` was holding open.
@@ -102,6 +103,7 @@ class WireServer:
         self._connections: list[socket.socket] = []
         self.posts: list[dict[str, Any]] = []
         self.heads: list[bytes] = []
+        self.bodies: list[bytes] = []
         self.connections = 0
         self._open = 0
         self.all_gone = threading.Event()
@@ -187,10 +189,11 @@ class WireServer:
             for line in head.split(b"\r\n")
             if line.lower().startswith(b"content-length:")
         )
-        body = json.loads(reader.read(length))
+        body = reader.read(length)
         with self._lock:
             self.heads.append(head)
-            self.posts.append(body)
+            self.bodies.append(body)
+            self.posts.append(json.loads(body))
         self.asked.set()
         return True
 

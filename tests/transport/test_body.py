@@ -25,9 +25,9 @@ from bailian_apps import (
     TextDelta,
     Timeout,
 )
-from bailian_apps.transport.answer import is_stream
-from bailian_apps.transport.body import Unchunker
-from bailian_apps.transport.http import SyncCall
+from bailian_apps.transport.body import ChunkedDecoder
+from bailian_apps.transport.http_answer import is_stream
+from bailian_apps.transport.sync_http import SyncCall
 
 
 def pieces(body: bytes, borders: list[int]) -> list[bytes]:
@@ -48,10 +48,10 @@ def test_it_reads_what_http_client_reads(
     chunks: list[tuple[bytes, bytes]], end: bytes, borders: list[int]
 ) -> None:
     body = b"".join(size % len(data) + data + b"\r\n" for size, data in chunks) + end
-    unchunker = Unchunker()
-    content = b"".join(unchunker.feed(piece) for piece in pieces(body, borders))
+    decoder = ChunkedDecoder()
+    content = b"".join(decoder.feed(piece) for piece in pieces(body, borders))
     assert content == by_http_client(body)
-    assert (unchunker.done, unchunker.excess) == (True, False)
+    assert (decoder.done, decoder.trailing_data) == (True, False)
 
 
 def by_http_client(body: bytes) -> bytes:
@@ -65,18 +65,18 @@ def by_http_client(body: bytes) -> bytes:
 
 
 def test_what_stands_before_something_malformed_is_read_first() -> None:
-    unchunker = Unchunker()
-    assert unchunker.feed(b"2\r\nab\r\nxyz\r\n") == b"ab"
-    with pytest.raises(ValueError, match="not chunked"):
-        unchunker.feed(b"2\r\ncd\r\n")
+    decoder = ChunkedDecoder()
+    assert decoder.feed(b"2\r\nab\r\nxyz\r\n") == b"ab"
+    with pytest.raises(ValueError, match="malformed"):
+        decoder.feed(b"2\r\ncd\r\n")
 
 
 @pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n", b"1\r\nab\r\n", b"1" * 70_000], ids=repr)
 def test_what_is_malformed_is_an_error(body: bytes) -> None:
-    unchunker = Unchunker()
-    with pytest.raises(ValueError, match=r"int|bytes|longer|no end|chunked"):
+    decoder = ChunkedDecoder()
+    with pytest.raises(ValueError, match=r"int|negative|longer|too long|malformed"):
         for _ in range(2):
-            unchunker.feed(body)
+            decoder.feed(body)
 
 
 def test_nothing_after_the_body_is_taken_for_the_next_answer() -> None:
@@ -173,7 +173,7 @@ def test_what_arrives_while_the_process_is_held_up_is_read(
         held_up.wait(0.3)  # longer than the first frame may take
         return is_stream(*arguments)
 
-    monkeypatch.setattr("bailian_apps.transport.http.is_stream", hold_up)
+    monkeypatch.setattr("bailian_apps.transport.sync_http.is_stream", hold_up)
     monkeypatch.setattr("bailian_apps.transport.async_http.is_stream", hold_up)
     with WireServer([head + b"\r\n\r\n", Do.PAUSE, rest]) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url, max_retries=0)

@@ -32,8 +32,8 @@ from bailian_apps import (
     TextDelta,
     Timeout,
 )
-from bailian_apps.transport import async_http
-from bailian_apps.transport.body import Body
+from bailian_apps.client import default_client
+from bailian_apps.transport.body import ResponseBody
 
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
 
@@ -183,13 +183,13 @@ def test_a_call_that_is_closed_just_as_its_answer_begins_does_not_wait_for_the_r
     with WireServer(HELD_OPEN) as server:
         events = app_of(server).stream("hi")
 
-        def closed_meanwhile(response: Any) -> Body:
+        def closed_meanwhile(response: Any) -> ResponseBody:
             closer = threading.Thread(target=events.close)
             closer.start()
             closer.join()
-            return Body(response)
+            return ResponseBody(response)
 
-        monkeypatch.setattr("bailian_apps.transport.http.Body", closed_meanwhile)
+        monkeypatch.setattr("bailian_apps.transport.sync_http.ResponseBody", closed_meanwhile)
         with pytest.raises(ConnectionLostError):
             next(events)
         assert server.gone.wait(5)
@@ -384,8 +384,8 @@ def test_loops_that_were_closed_and_not_shut_down_are_not_kept() -> None:
             loop = asyncio.new_event_loop()
             loop.run_until_complete(app_of(server).ainvoke("hi"))
             loop.close()
-        assert len(async_http._loop_sessions) <= 1
-        async_http._loop_sessions.clear()
+        assert len(default_client()._async_connections().sessions) <= 1
+        default_client()._async_connections().sessions.clear()
         gc.collect()
         assert server.all_gone.wait(5)
 

@@ -49,7 +49,7 @@ from bailian_apps import (
     StreamInterruptedError,
     UnknownFrame,
 )
-from bailian_apps.transport.answer import not_connected
+from bailian_apps.transport.http_answer import connect_error
 
 HELLO, BYE, STOP = event(frame("你好")), event(frame("。")), event(frame("", "stop"))
 GOOD = stream(HELLO, BYE, STOP)
@@ -268,7 +268,7 @@ def test_refused(path: str) -> None:
 def test_what_a_library_says_is_not_repeated() -> None:
     """It may quote a header."""
     said = requests.exceptions.InvalidHeader("bad header: sk-test")
-    error = not_connected("http://host:1/x", said, proxy=None)
+    error = connect_error("http://host:1/x", said, proxy=None)
     assert str(error) == "could not connect to host:1: InvalidHeader; nothing was sent"
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import recordings
 
-from bailian_apps.transport.sse import ErrorEvent, FrameLine, SSEReader
+from bailian_apps.transport.sse import ErrorEvent, SSEReader, parse_json
 
 SSE_FILES = [path for path in recordings.ALL if path.suffix == ".sse"]
 
 
-def read(*chunks: bytes) -> list[str | tuple[str, int | None]]:
+def read(*chunks: bytes) -> list[dict[str, Any] | tuple[str, int | None]]:
     reader = SSEReader()
     events = [event for chunk in chunks for event in reader.feed(chunk)] + reader.close()
     return [
-        (event.data.decode(), event.status_code)
-        if isinstance(event, ErrorEvent)
-        else event.decode()
+        (event.data.decode(), event.status_code) if isinstance(event, ErrorEvent) else event
         for event in events
     ]
 
@@ -37,13 +38,11 @@ def cut(body: bytes, borders: list[int]) -> list[bytes]:
 def test_chunk_borders_do_not_matter(path, borders, newline) -> None:  # type: ignore[no-untyped-def]
     body = path.read_text(encoding="utf-8").replace("\n", newline).encode()
     events = read(*cut(body, borders))
-    data = [
-        line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("data:")
-    ]
     if path.name in recordings.ERRORS:
-        assert events == [(data[0][5:], 400)]
+        [line] = [each for each in body.decode().splitlines() if each.startswith("data:")]
+        assert events == [(line[5:], 400)]
     else:
-        assert events == data
+        assert events == recordings.frames(path.name)
 
 
 FIELD = st.sampled_from(
@@ -72,20 +71,44 @@ LINE = st.builds(
 def test_any_lines_read_the_same_in_any_pieces(lines, borders) -> None:  # type: ignore[no-untyped-def]
     body = b"".join(lines)
     reader = SSEReader()
-    whole = [e.raw if isinstance(e, FrameLine) else e for e in reader.feed(body) + reader.close()]
+    whole = reader.feed(body) + reader.close()
     reader = SSEReader()
     pieces = [e for chunk in cut(body, borders) for e in reader.feed(chunk)] + reader.close()
-    assert [e.raw if isinstance(e, FrameLine) else e for e in pieces] == whole
+    assert pieces == whole
 
 
 def test_data_before_the_next_event_belongs_to_one_event() -> None:
-    assert read(b'data:{"a":\ndata: 1}\n\ndata:{}\n\n') == ['data:{"a":\n1}', "data:{}"]
+    assert read(b'data:{"a":\ndata: 1}\n\ndata:{}\n\n') == [{"a": 1}, {}]
 
 
 def test_an_error_and_its_status_do_not_leak_into_the_next_event() -> None:
     body = b"event:error\n:HTTP_STATUS/429\ndata:{}\n\ndata:{}\n\n"
-    assert read(body) == [("{}", 429), "data:{}"]
+    assert read(body) == [("{}", 429), {}]
 
 
-def test_what_is_no_object_is_marked_for_the_sdk_to_report() -> None:
-    assert read(b"data:[1]\n\ndata:\n\ndata: \n\ndata:[DONE]\n\n") == ["data:![1]"]
+def test_data_that_is_not_an_object_is_kept_as_text() -> None:
+    assert read(b"data:[1]\n\ndata:\n\ndata: \n\ndata:[DONE]\n\n") == [{"data": "[1]"}]
+    assert read(b'data: {"output":\n\n') == [{"data": '{"output":'}]
+
+
+def test_a_frame_with_a_code_is_an_error_whatever_its_event_is_called() -> None:
+    assert read(b'event:result\ndata:{"code":"X","output":{}}\n\n') == [
+        ('{"code":"X","output":{}}', None)
+    ]
+    assert read(b'data:{"code":"","output":{}}\n\n') == [{"code": "", "output": {}}]
+    # An error that was cut off is no JSON.
+    assert read(b':HTTP_STATUS/400\ndata:{"code":"X","mess\n\n') == [('{"code":"X","mess', 400)]
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b'{"a":NaN}', {"a": math.nan}),
+        (b'{"a":"\\ud83d"}', {"a": "\ud83d"}),
+        (b'{"a":"\xff"}', {"a": "\ufffd"}),
+        (b"[" * 900 + b"]" * 900, None),
+    ],
+)
+def test_what_orjson_refuses_is_parsed_by_the_standard_library(data: bytes, value: Any) -> None:
+    parsed = parse_json(data)
+    assert value is None or str(parsed) == str(value)

@@ -34,8 +34,8 @@ def app_of(server: WireServer, **limits: Any) -> BailianApp:
 @pytest.mark.parametrize(
     ("limits", "answer", "says"),
     [
-        ({"first_frame_s": 0.2}, [Do.STALL], "no frame came within first_frame_s=0.2 s"),
-        ({"first_frame_s": 0.2}, [SSE_HEAD, Do.STALL], "no frame came within first_frame_s=0.2 s"),
+        ({"first_frame_s": 0.2}, [Do.STALL], "no frame arrived within first_frame_s=0.2 s"),
+        ({"first_frame_s": 0.2}, [SSE_HEAD, Do.STALL], "no frame arrived within first_frame_s=0.2 s"),
         ({"first_frame_s": 0.2}, [SSE_HEAD, chunk(b": wait\n\n"), Do.STALL], "first_frame_s=0.2 s"),
         ({"between_frames_s": 0.2}, [SSE_HEAD, HELLO, Do.STALL], "for between_frames_s=0.2 s"),
         ({"between_frames_s": 0.2}, [SSE_HEAD, HELLO, HELLO[:40], Do.STALL], "between_frames_s=0.2 s"),
@@ -137,13 +137,13 @@ def test_the_whole_time_counts_from_the_first_attempt(path: str) -> None:
 
 def test_one_number_sets_sensible_ones() -> None:
     settings = AppSettings(app_id="app", timeout=20)
-    assert settings.limits == Timeout(
+    assert settings.timeouts == Timeout(
         connect_s=10, first_frame_s=20, between_frames_s=20, total_s=None
     )
-    assert AppSettings(app_id="app", timeout=2).limits.connect_s == 2
-    assert AppSettings(app_id="app").limits.first_frame_s == 300
+    assert AppSettings(app_id="app", timeout=2).timeouts.connect_s == 2
+    assert AppSettings(app_id="app").timeouts.first_frame_s == 300
     given = AppSettings.model_validate({"app_id": "app", "timeout": {"total_s": 5}})
-    assert given.limits == Timeout(total_s=5)
+    assert given.timeouts == Timeout(total_s=5)
 
 
 @pytest.mark.parametrize("alive", [False, True], ids=["all dead", "the last alive"])

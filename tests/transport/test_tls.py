@@ -87,7 +87,7 @@ def test_a_server_that_nobody_vouches_for_gets_nothing(path: str, tls: ssl.SSLCo
         assert not server.posts
     assert type(error) is ConnectError
     assert "certificate verify failed" in str(error)
-    assert error.resend == "never"  # a second attempt finds the same certificate
+    assert error.permanent  # a second attempt finds the same certificate
 
 
 @pytest.mark.usefixtures("_trusted")
@@ -257,7 +257,7 @@ def test_a_proxy_that_ends_before_it_made_the_tunnel_was_sent_nothing(
         error = PATHS[path](app, "hi").error
         thread.join(5)
     assert type(error) is ConnectError
-    assert error.resend == "not_started"
+    assert error.request_state == "not_sent"
     assert told in str(error)
 
 

@@ -15,7 +15,9 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import clean, note, show, told
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, TextDelta
-from bailian_apps.core.history import Turn, plan_request
+from bailian_apps.core.history import plan_request
+from bailian_apps.core.turns import Turn
+from bailian_apps.run import stream
 
 HELP = """\
 /new        forget this conversation and begin another
@@ -95,7 +97,7 @@ class Chat:
             plan = plan_request(
                 [*self._turns, said], self._app.settings, session_id=self._session_id
             )
-            with self._app.stream(plan) as events:
+            with stream(self._app.settings, plan, client=self._app.client) as events:
                 result = show(_noting(events, answer), self._console, steps=self._steps)
         except KeyboardInterrupt:
             note(self._console, "stopped")

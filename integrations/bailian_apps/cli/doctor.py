@@ -18,8 +18,8 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import clean, in_options, note
 from bailian_apps.core.errors import ConnectError, InvalidInputError
 from bailian_apps.core.settings import check_api_key
-from bailian_apps.transport.environment import proxy_for, tls_context
-from bailian_apps.transport.sdk import sdk_defaults
+from bailian_apps.transport.environment import Environment
+from bailian_apps.transport.request_builder import sdk_defaults
 
 _EXTRAS = {
     "cli": ("rich", "typer"),
@@ -156,7 +156,7 @@ def _address(base_url: str | None, workspace: str | None) -> Finding:
 def _endpoint(url: str) -> list[Finding]:
     """Connect, and shake hands; nothing is asked, so nothing costs."""
     try:
-        proxy = proxy_for(url)
+        proxy = Environment().proxy_for(url)
     except ConnectError as error:
         return [Finding("proxy", "missing", error.message)]
     findings: list[Finding] = []
@@ -170,7 +170,11 @@ def _endpoint(url: str) -> list[Finding]:
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
             if target.scheme == "https":
-                with tls_context().wrap_socket(connection, server_hostname=host) as secured:
+                with (
+                    Environment()
+                    .tls_context()
+                    .wrap_socket(connection, server_hostname=host) as secured
+                ):
                     how = f"TCP and {secured.version()}"
             else:
                 how = "TCP"

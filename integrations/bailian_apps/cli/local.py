@@ -21,7 +21,7 @@ from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, loa
 from bailian_apps.emulator.apps import AppSource
 from bailian_apps.emulator.recorder import PUBLIC_API
 from bailian_apps.emulator.recordings import Recording
-from bailian_apps.transport.environment import proxy_for
+from bailian_apps.transport.environment import Environment
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -205,7 +205,7 @@ def _run_until_told(
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.INFO)
-    if proxy_for(server.base_url):
+    if Environment().proxy_for(server.base_url):
         name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"  # the first one counts
         variables = {**variables, name: f'"${name},{urlsplit(server.base_url).hostname}"'}
     signal.signal(signal.SIGTERM, signal.default_int_handler)

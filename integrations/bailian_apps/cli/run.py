@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Generator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import as_json, show
-from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, InvalidInputError
-from bailian_apps.core.events import AppEvent, RunFinished
-from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
+from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import AppSettings
-from bailian_apps.transport.sdk import open_frames
-
-_WIRE = ("output", "usage", "request_id")
+from bailian_apps.run import stream
 
 
 def run(
@@ -52,7 +44,10 @@ def run(
     words = _read_prompt(prompt)
     said = {"session_id": session_id} if session_id else {}
     if output == "raw":
-        show(_raw_events(app.settings, words, said), console, steps=steps, answer=False)
+        settings = app.settings.with_overrides({"max_retries": 0})
+        plan = Plan.for_prompt(settings.app_id, words)
+        with stream(settings, plan, said, client=app.client, on_frame=_print_json) as events:
+            show(events, console, steps=steps, answer=False)
         return
     with app.stream(words, **said) as events:
         try:
@@ -163,27 +158,6 @@ def _read_prompt(prompt: str) -> str:
     except UnicodeError:
         raise InvalidInputError("PROMPT", "is no UTF-8 text", "Convert it with iconv") from None
     return words
-
-
-def _raw_events(settings: AppSettings, prompt: str, said: Mapping[str, Any]) -> Generator[AppEvent]:
-    """Ask once, never again, and print each frame as it came."""
-    options = {name: getattr(settings, name) for name in WireOptions.model_fields}
-    try:
-        request = AppRequest.model_validate({**options, **said, "prompt": prompt})
-    except ValidationError as error:
-        raise_invalid_input(error)
-    total_s = settings.limits.total_s
-    deadline = None if total_s is None else time.monotonic() + total_s
-    decoder = Decoder(flow_stream_mode=request.flow_stream_mode)
-    frames = open_frames(request, settings, deadline=deadline)
-    try:
-        for frame in chain.from_iterable(frames):
-            # The SDK puts its own words beside the wire's.
-            _print_json({name: frame[name] for name in _WIRE if frame.get(name) is not None})
-            yield from decoder.feed(frame)
-    finally:
-        frames.close()
-    yield RunFinished(decoder.finish())
 
 
 def _failure(error: BailianError) -> dict[str, Any]:

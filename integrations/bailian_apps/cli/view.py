@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import fields
 from time import monotonic
 from typing import IO, Any
 
@@ -100,17 +100,13 @@ def clean(text: str) -> str:
 
 def as_json(result: AppResult) -> dict[str, Any]:
     """A run as JSON values: the fields of `AppResult` but `raw`, and the totals of `usage`."""
-    fields = asdict(result)
-    del fields["raw"]
-    for reference in fields["references"]:
-        del reference["raw"]
-    usage = result.usage
-    fields["usage"] |= {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "total_tokens": usage.total_tokens,
+    values = {each.name: getattr(result, each.name) for each in fields(result)}
+    del values["raw"]
+    return values | {
+        "steps": [step.to_dict() for step in result.steps],
+        "references": [reference.to_dict() for reference in result.references],
+        "usage": result.usage.to_dict(),
     }
-    return fields
 
 
 def _show_sources(result: AppResult, console: Console) -> None:
@@ -167,7 +163,7 @@ class _Screen:
             self._print_waiting()
 
     def step(self, step: Step) -> None:
-        if step.kind == "response":  # the answer, a second time
+        if step.is_answer:
             return
         if self._tree is not None:
             self._tree.steps[step.id] = step

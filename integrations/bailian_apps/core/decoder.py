@@ -1,35 +1,40 @@
-"""Frames in, events out: the one meaning of a response.
+"""Frames in, events out: the one meaning of a response. Pure.
 
-Every mode of the API ends in the same events, so nothing behind this room knows which mode was
-on. The rules for the answer text, by what a frame carries (always asked with `incremental_output`):
+Every mode of the API ends in the same events, so nothing outside `core` knows which mode was on.
+The rules for the answer text, by what a frame carries (requests always set `incremental_output`):
 
-* An agent's `output.text` is a delta; its last frame's text is the last delta, mostly empty.
-* A workflow's last frame carries the whole answer. What streamed before it came from the End node
-  (in `thoughts` or in `workflow_message`), or, in `agent_format`, from `output.text`. So at the
-  end only what is missing is emitted. Nodes are never summed: an End node may say something else.
-* When the stream was no beginning of the final text, the final text is the truth; both are in the
+* An agent's `output.text` is a delta; its last frame's text is the last delta, mostly empty
+  (agent-plain-stream.sse).
+* A workflow's last frame carries the whole answer (workflow-two-llm.sse). What streamed before it
+  came from the End node, in `thoughts` (workflow-deep-thinking-streamed-end-head.jsonl) or in
+  `workflow_message` (workflow-message-format.sse), or, in `agent_format`, from `output.text`. So at
+  the end only what is missing is emitted. Nodes are never summed: an End node may have a text of
+  its own (workflow-two-llm-fixed-end.sse).
+* If what streamed is not a prefix of the final text, the final text is the answer; both are in the
   result, and a warning is logged.
+
+The files named here are in tests/recordings.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from bailian_apps.core.errors import StreamInterruptedError
 from bailian_apps.core.events import (
     AppEvent,
     References,
     RunStarted,
-    StepFinished,
     TextDelta,
     UnknownFrame,
     UsageReported,
 )
+from bailian_apps.core.modes import AnswerChannel, stream_mode
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Usage
 from bailian_apps.core.steps import StepReader
-from bailian_apps.core.values import Characters, whole_characters
+from bailian_apps.core.text import SurrogateBuffer, repair_surrogates
 
 logger = logging.getLogger(__name__)
 
@@ -51,30 +56,25 @@ class Decoder:
         """Start a run.
 
         Args:
-            flow_stream_mode: The mode that was asked for, if any. It settles what the frames
-                leave open: only a workflow app has one.
-            asked_session: The session that the run was to go on in.
+            flow_stream_mode: The requested mode, if any. It settles what the frames leave open.
+            asked_session: The session that the run was to continue.
             whole_history: Whether the whole conversation was sent.
         """
+        mode = stream_mode(flow_stream_mode)
         self._asked_session = asked_session
         self._whole_history = whole_history
-        self._steps = StepReader(
-            self._end_node_wrote, plain_messages=flow_stream_mode == "message_format"
-        )
-        # In the other modes only a workflow's own frames tell; an agent app ignores them.
-        self._is_workflow = flow_stream_mode == "agent_format"
-        # Where the streamed answer comes from; the first channel that speaks is the only one heard.
-        self._channel: Literal["text", "node"] | None = (
-            "text" if flow_stream_mode == "agent_format" else None
-        )
+        self._steps = StepReader(self._emit_end_node_text, json_content=mode.json_content)
+        self._is_workflow = mode.is_workflow
+        # Where the answer streams. If the mode leaves it open, the first channel with text decides.
+        self._channel: AnswerChannel | None = mode.answer_channel
         self._text: list[str] = []
-        self._characters = Characters()
+        self._buffer = SurrogateBuffer()
         self._streamed_text: str | None = None
         self._references: list[DocReference] = []
         self._known_references: dict[tuple[str | None, str], list[DocReference]] = {}
         self._references_raw: object = None
         self._usage_raw: object = None
-        self._told_usage = Usage()
+        self._reported_usage = Usage()
         self._session_id: str | None = None
         self._request_id: str | None = None
         self._finish_reason: str | None = None
@@ -98,7 +98,7 @@ class Decoder:
 
     @property
     def context_lost(self) -> bool:
-        """Whether the frames name another session than was asked for."""
+        """Whether the frames name another session than the one to continue."""
         return None not in (self._asked_session, self._session_id) and (
             self._asked_session != self._session_id
         )
@@ -113,11 +113,12 @@ class Decoder:
             What is new in it, in the order in which it happened. `RunFinished` is not among them:
             the run is over when the stream is, see `finish`.
         """
-        events: list[AppEvent] = []
         output: object = frame.get("output")
-        if not isinstance(output, dict) or self.finished:
+        if not isinstance(output, dict) or self._finish_reason is not None:
             return [UnknownFrame(dict(frame))]
         fields = cast("dict[str, Any]", output)
+        events: list[AppEvent] = []
+        finished_steps = self._steps.finished_count
         self._raw = frame
         if session_id := fields.get("session_id"):
             self._session_id = str(session_id)
@@ -146,9 +147,9 @@ class Decoder:
             self._read_references(references, events)
         if usage := frame.get("usage"):
             self._usage_raw = usage
-            # Counts change with every frame. They are told when a step ends, and at the end.
-            if self.finished or StepFinished in map(type, events):
-                self._tell_usage(events)
+            # Counts change with every frame; they are reported when a step ends, and at the end.
+            if self._finish_reason is not None or self._steps.finished_count > finished_steps:
+                self._emit_usage(events)
         return events
 
     def finish(self) -> AppResult:
@@ -158,7 +159,7 @@ class Decoder:
             The whole run.
 
         Raises:
-            StreamInterruptedError: No frame said that the run finished. `partial` holds what came.
+            StreamInterruptedError: No frame had a `finish_reason`. `partial` holds what arrived.
         """
         result = self.partial()
         if self.finished:
@@ -172,7 +173,7 @@ class Decoder:
         raise error
 
     def partial(self) -> AppResult:
-        """What has been read so far. Steps that have not ended are `"executing"`."""
+        """Return what has been read so far. Steps that have not ended are `"executing"`."""
         return AppResult(
             text="".join(self._text),
             reasoning="".join(self._steps.reasoning),
@@ -185,24 +186,23 @@ class Decoder:
             streamed_text=self._streamed_text,
             context_lost=self.context_lost,
             whole_history=self._whole_history,
-            # The SDK's frames also carry the HTTP headers, which are nobody's answer.
-            raw={key: value for key, value in self._raw.items() if key != "headers"},
+            raw=dict(self._raw),
         )
 
     # ------------------------------------------------------------------- text
 
-    def _end_node_wrote(self, text: str, events: list[AppEvent]) -> None:
-        self._say("node", text, events)
+    def _emit_end_node_text(self, text: str, events: list[AppEvent]) -> None:
+        self._emit_channel_text("node", text, events)
 
-    def _say(self, channel: Literal["text", "node"], text: str, events: list[AppEvent]) -> None:
+    def _emit_channel_text(self, channel: AnswerChannel, text: str, events: list[AppEvent]) -> None:
+        """Emit text if its channel is the one that the answer streams in."""
         if self._channel is None:
             self._channel = channel
         if channel == self._channel:
-            self._tell(text, events)
+            self._emit_text(text, events)
 
-    def _tell(self, text: str, events: list[AppEvent], *, last: bool = False) -> None:
-        """Tell a part of the answer."""
-        if text := self._characters.take(text, last=last):
+    def _emit_text(self, text: str, events: list[AppEvent], *, last: bool = False) -> None:
+        if text := self._buffer.push(text, last=last):
             self._text.append(text)
             events.append(TextDelta(text))
 
@@ -212,22 +212,22 @@ class Decoder:
             events.append(UnknownFrame({"text": value}))
         text = value if isinstance(value, str) else ""
         self._finish_reason = finish_reason(fields)
-        if self.finished:
+        if self._finish_reason is not None:
             self._read_last_text(text, events)
             self._steps.finish_all(events)
         elif text:
             self._steps.answer_began(events)
-            self._say("text", text, events)
+            self._emit_channel_text("text", text, events)
 
     def _read_last_text(self, text: str, events: list[AppEvent]) -> None:
         """Emit what the frame that ends the run adds to what was streamed."""
-        if not (text and self._workflow):
-            self._tell(text, events, last=True)
+        if not (text and (self._is_workflow or self._steps.saw_node)):
+            self._emit_text(text, events, last=True)
             return
-        self._characters.drop()  # the last frame says it all again
-        streamed, text = "".join(self._text), whole_characters(text)
+        self._buffer.reset()  # the last frame repeats the whole text
+        streamed, text = "".join(self._text), repair_surrogates(text)
         if text.startswith(streamed):
-            self._tell(text[len(streamed) :], events, last=True)
+            self._emit_text(text[len(streamed) :], events, last=True)
         else:
             self._streamed_text = streamed
             self._text = [text]
@@ -239,10 +239,6 @@ class Decoder:
                 self._request_id,
             )
 
-    @property
-    def _workflow(self) -> bool:
-        return self._is_workflow or self._steps.saw_node
-
     # ---------------------------------------------------- references and usage
 
     def _read_references(self, value: object, events: list[AppEvent]) -> None:
@@ -253,7 +249,7 @@ class Decoder:
                 events.append(UnknownFrame(item))
                 continue
             reference = _reference(cast("dict[str, Any]", item))
-            # A frame may list hundreds: each is compared only with those that it resembles.
+            # A frame may list hundreds: each is compared only with similar ones.
             alike = self._known_references.setdefault((reference.index_id, reference.text), [])
             if reference not in alike:
                 alike.append(reference)
@@ -262,23 +258,26 @@ class Decoder:
         if new:
             events.append(References(tuple(new)))
 
-    def _tell_usage(self, events: list[AppEvent]) -> None:
+    def _emit_usage(self, events: list[AppEvent]) -> None:
         usage = _usage(self._usage_raw)
         if usage is None:
             events.append(UnknownFrame({"usage": self._usage_raw}))
-        elif usage != self._told_usage:
-            self._told_usage = usage
+        elif usage != self._reported_usage:
+            self._reported_usage = usage
             events.append(UsageReported(usage))
 
 
 def finish_reason(output: Mapping[str, Any]) -> str | None:
-    """Why the run ended, as an `output` says; None when it has not. The API writes `"null"`."""
+    """Return why the run ended, from an `output`; None if it has not. The API writes `"null"`."""
     reason = output.get("finish_reason")
     return None if reason in (None, "", "null") else str(reason)
 
 
 def _usage(value: object) -> Usage | None:
-    """The `usage` object; `{}` and null are no tokens, and what cannot be read is None."""
+    """Read a `usage` object; null and `{}` (workflow-two-llm.sse) have no tokens.
+
+    What cannot be read is None.
+    """
     if not value:
         return Usage()
     models = cast("dict[str, Any]", value).get("models") if isinstance(value, dict) else None

@@ -15,15 +15,17 @@
     │   ├── ServiceUnavailableError  503
     │   ├── AppFailedError           the app's own node, plugin or retrieval failed
     │   └── ServerError              500 and the like; the run may have happened
-    └── TransportError               no readable answer came
+    └── TransportError               no readable answer arrived
         ├── ConnectError             not connected; nothing was sent
         ├── ConnectionLostError      lost before the first frame; the run may have happened
         ├── RequestTimeoutError      waited too long (also a TimeoutError)
         ├── ProtocolError            an answer that the API does not document
         └── StreamInterruptedError   the stream ended before the run did; see `partial`
 
-The table of codes is the vendor's; in a stream the code counts, because the HTTP status may be
-missing. An unknown code is classed by its status.
+The table of codes is the vendor's (help.aliyun.com, "Error codes"). In a stream the code decides,
+because the HTTP status may be missing. An unknown code is classified by its status.
+
+An error carries a fact, `request_state`. What may be sent again follows from it in `core.retry`.
 """
 
 from __future__ import annotations
@@ -37,26 +39,27 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from bailian_apps.core.result import AppResult
 
-Resend: TypeAlias = Literal["never", "not_started", "may_have_run"]
+RequestState: TypeAlias = Literal["not_sent", "unknown", "answered"]
+"""What is certain about a failed request: it was not sent; it was sent, and whether the app ran is
+unknown; or the cloud answered it with an HTTP error before any frame."""
 
 
 class BailianError(Exception):
-    """The root of every error that this package raises about a call.
+    """The base class of every error that this package raises about a call.
 
     Attributes:
-        message: What went wrong, in the words of whoever noticed.
+        message: What went wrong.
         code: The cloud's error code such as `"Throttling.RateQuota"`, or None.
         status_code: The HTTP status, or None where there was none.
         request_id: The cloud's id of the request, to quote to its support, or None.
         session_id: The session of the call, where one was known.
-        partial: What had been received when the failure came, or None before the first frame.
+        partial: What had been received before the failure, or None before the first frame.
         retry_after_s: Seconds the server asked to wait, or None.
         attempts: How many times the request was sent, this one included.
-        resend: Whether the request may be sent again: `"never"`, `"not_started"` (it certainly
-            did not run) or `"may_have_run"` (only for an app declared idempotent).
+        request_state: What is certain about the request, see `RequestState`.
     """
 
-    resend: Resend = "never"
+    request_state: RequestState = "unknown"
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class BailianError(Exception):
         request_id: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        """Keep the facts; `session_id`, `partial` and `attempts` are filled in by the call."""
+        """Store the facts; the call sets `session_id`, `partial` and `attempts`."""
         super().__init__(message)
         self.message = message
         self.code = code
@@ -79,7 +82,7 @@ class BailianError(Exception):
         self.attempts = 1
 
     def __str__(self) -> str:
-        """The code, the message and what the cloud's support asks for, on one line."""
+        """Return the code, the message and what the cloud's support asks for, on one line."""
         facts = [
             f"HTTP {self.status_code}" if self.status_code else "",
             f"request_id {self.request_id}" if self.request_id else "",
@@ -95,24 +98,28 @@ class InvalidInputError(BailianError, ValueError):
 
     Attributes:
         field: The field that is wrong, with its path: `"biz_params.order.when"`.
-        problem: What is wrong with it, by type, never by value.
-        mend: What to do about it.
+        problem: What is wrong with it, by type, never by value: `"must be a str, not an int"`.
+        hint: What to do about it; may be empty.
     """
 
-    def __init__(self, field: str, problem: str, mend: str) -> None:
-        """Say which field, what is wrong with it and how to mend it."""
-        super().__init__(f"{field}: {problem}. {mend}")
+    request_state: RequestState = "not_sent"
+
+    def __init__(self, field: str, problem: str, hint: str = "") -> None:
+        """Make the error; its message is the three parts in one line."""
+        super().__init__(f"{field} {problem}" + (f". {hint}" if hint else ""))
         self.field = field
         self.problem = problem
-        self.mend = mend
+        self.hint = hint
 
     def __reduce__(self) -> tuple[type[InvalidInputError], tuple[str, str, str]]:
-        """Pickle by the three parts, since `args` holds only their sentence."""
-        return type(self), (self.field, self.problem, self.mend)
+        """Pickle by the three parts, because `args` holds only the message."""
+        return type(self), (self.field, self.problem, self.hint)
 
 
 class APIError(BailianError):
     """The cloud answered with an error."""
+
+    request_state: RequestState = "answered"
 
 
 class BadRequestError(APIError):
@@ -140,15 +147,11 @@ class BillingError(APIError):
 
 
 class RateLimitError(APIError):
-    """HTTP 429: too many requests. The run did not start, if that was the HTTP answer."""
-
-    resend: Resend = "not_started"
+    """HTTP 429: too many requests. As an HTTP status, it means that the run did not start."""
 
 
 class ServiceUnavailableError(APIError):
     """HTTP 503: the service cannot take the request now. As for 429."""
-
-    resend: Resend = "not_started"
 
 
 class AppFailedError(APIError):
@@ -158,29 +161,29 @@ class AppFailedError(APIError):
 class ServerError(APIError):
     """HTTP 5xx: the service failed. The run may have happened."""
 
-    resend: Resend = "may_have_run"
-
 
 class TransportError(BailianError):
-    """No readable answer came."""
+    """No readable answer arrived."""
 
 
 class ConnectError(TransportError):
-    """The connection was not made. Nothing was sent."""
+    """The connection was not made. Nothing was sent.
 
-    resend: Resend = "not_started"
+    Attributes:
+        permanent: Whether another attempt would fail in the same way: the proxy or the
+            certificates in the environment are wrong, or the server's certificate is refused.
+    """
+
+    request_state: RequestState = "not_sent"
+    permanent: bool = False
 
 
 class ConnectionLostError(TransportError):
     """Lost after sending and before the first frame. The run may have happened."""
 
-    resend: Resend = "may_have_run"
-
 
 class RequestTimeoutError(TransportError, TimeoutError):
-    """The answer, or its next part, did not come in time. The run may have happened."""
-
-    resend: Resend = "may_have_run"
+    """The answer, or its next part, did not arrive in time. The run may have happened."""
 
 
 class ProtocolError(TransportError):
@@ -234,7 +237,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
     503: ServiceUnavailableError,
 }
 
-_MENDS: dict[type[APIError], str] = {
+_HINTS: dict[type[APIError], str] = {
     AuthenticationError: "api_key: set DASHSCOPE_API_KEY, or pass api_key=; a key belongs to one "
     "region, which base_url= selects",
     PermissionDeniedError: "app_id: check that the app is published and in the key's workspace; "
@@ -251,11 +254,11 @@ def api_error(
     request_id: str | None = None,
     retry_after_s: float | None = None,
 ) -> APIError:
-    """Make the error for what the cloud answered.
+    """Make the error for an error that the cloud answered.
 
     Args:
         code: The wire's `code`. The longest known prefix (up to a dot) decides; an unknown or
-            missing code is classed by `status_code`.
+            missing code is classified by `status_code`.
         message: The wire's `message`.
         status_code: The HTTP status, where one is known.
         request_id: The cloud's id of the request.
@@ -263,21 +266,21 @@ def api_error(
     """
     kind = _class_of(code, status_code)
     text = (message or "").strip() or "the cloud gave no message"
-    mend = _MENDS.get(kind)
+    hint = _HINTS.get(kind)
     if kind is BadRequestError and "AppId" in text:
-        mend = (
+        hint = (
             "app_id: copy it from the app's card in the console; base_url: check that it is the "
             "app's region"
         )
     error = kind(
-        f"{text} | {mend}" if mend else text,
+        f"{text} | {hint}" if hint else text,
         code=code or None,
         status_code=status_code,
         request_id=request_id or None,
         retry_after_s=retry_after_s,
     )
-    if error.resend == "not_started" and status_code not in (429, 503):
-        error.resend = "may_have_run"  # the code alone does not say when it was that it happened
+    if status_code is None or status_code == 200:
+        error.request_state = "unknown"  # a code alone does not say when the failure happened
     return error
 
 
@@ -293,7 +296,7 @@ def _class_of(code: str | None, status_code: int | None) -> type[APIError]:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Read `Retry-After` as seconds; nonsense is None (RFC 9110, 10.2.3).
+    """Read `Retry-After` as seconds; anything else is None (RFC 9110, 10.2.3).
 
     A date there is counted from the answer's own `Date`, or from now if it has none.
     """

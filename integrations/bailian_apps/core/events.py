@@ -16,7 +16,7 @@ from bailian_apps.core.result import AppResult, DocReference, Step, Usage
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The first frame came; `context_lost` and `whole_history` are as in `AppResult`."""
+    """The first frame arrived; `context_lost` and `whole_history` are as in `AppResult`."""
 
     session_id: str | None
     request_id: str | None
@@ -27,7 +27,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of the answer. All of them joined are the answer."""
+    """A piece of the answer. All pieces joined are the answer."""
 
     text: str
     kind: ClassVar[Literal["text_delta"]] = "text_delta"
@@ -69,7 +69,7 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Documents that the answer cites and that no earlier event named."""
+    """Documents that the answer cites, without those of earlier events."""
 
     items: tuple[DocReference, ...]
     kind: ClassVar[Literal["references"]] = "references"
@@ -77,7 +77,7 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class UsageReported:
-    """The tokens used so far, told when a step has ended and at the end of the run.
+    """The tokens used so far, reported when a step has ended and at the end of the run.
 
     Counts are cumulative: the newest event replaces the older.
     """
@@ -88,7 +88,7 @@ class UsageReported:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The run ended well; `result` is the fold of all events."""
+    """The run succeeded; `result` is the fold of all events."""
 
     result: AppResult
     kind: ClassVar[Literal["run_finished"]] = "run_finished"
@@ -116,29 +116,69 @@ AppEvent: TypeAlias = (
 )
 
 
-def joined(events: Iterable[AppEvent]) -> list[AppEvent]:
-    """The same events, with the deltas of one kind and one step that need no order made into one.
+def coalesce_deltas(events: Iterable[AppEvent]) -> list[AppEvent]:
+    """Merge deltas of one kind and one step where their order does not matter.
 
-    Text and reasoning keep their order among each other, and nothing crosses an event that is no
-    delta. A step's output goes to where its first piece stood: an End node's stands between the
-    pieces of the answer.
+    Text and reasoning keep their order among each other, and no delta moves across an event of
+    another kind. A step's output moves to where its first piece was: an End node's pieces stand
+    between those of the answer.
+
+    Args:
+        events: Events that arrived together.
+
+    Returns:
+        The same events with fewer deltas; joined, the text is the same.
     """
-    told: list[list[AppEvent]] = []  # what becomes one event each
-    outputs: dict[str, list[AppEvent]] = {}  # of this row of deltas, by step
+    groups: list[list[AppEvent]] = []  # each becomes one event
+    outputs: dict[str, list[AppEvent]] = {}  # the groups of this run of deltas, by step
     for event in events:
         if type(event) is StepDelta:
-            alike = outputs.get(event.step_id)
+            group = outputs.get(event.step_id)
         elif isinstance(event, _DELTAS):
-            alike = told[-1] if told and _continues(event, told[-1][0]) else None
+            group = groups[-1] if groups and _continues(event, groups[-1][0]) else None
         else:
-            alike = None
+            group = None
             outputs.clear()
-        if alike is None:
-            told.append(alike := [])
+        if group is None:
+            groups.append(group := [])
             if type(event) is StepDelta:
-                outputs[event.step_id] = alike
-        alike.append(event)
-    return [_one(alike) for alike in told]
+                outputs[event.step_id] = group
+        group.append(event)
+    return [_merge(group) for group in groups]
+
+
+def fold(partial: AppResult, event: AppEvent) -> AppResult:
+    """Add an event to a partial result.
+
+    Args:
+        partial: The result of the events before.
+        event: The next event.
+
+    Returns:
+        A new result; the same object if the event adds nothing.
+    """
+    if isinstance(event, TextDelta):
+        return replace(partial, text=partial.text + event.text)
+    if isinstance(event, ReasoningDelta):
+        return replace(partial, reasoning=partial.reasoning + event.text)
+    if isinstance(event, StepStarted):
+        return replace(partial, steps=(*partial.steps, event.step))
+    if isinstance(event, StepDelta):
+        running = (
+            replace(step, output=step.output + event.text) if step.id == event.step_id else step
+            for step in partial.steps
+        )
+        return replace(partial, steps=tuple(running))
+    if isinstance(event, StepFinished):
+        steps = (event.step if s.id == event.step.id else s for s in partial.steps)
+        return replace(partial, steps=tuple(steps))
+    if isinstance(event, RunStarted):
+        return replace(partial, session_id=event.session_id, request_id=event.request_id)
+    if isinstance(event, References):
+        return replace(partial, references=(*partial.references, *event.items))
+    if isinstance(event, UsageReported):
+        return replace(partial, usage=event.usage)
+    return event.result if isinstance(event, RunFinished) else partial
 
 
 _DELTAS = (TextDelta, ReasoningDelta, StepDelta)
@@ -150,8 +190,8 @@ def _continues(event: TextDelta | ReasoningDelta | StepDelta, before: AppEvent) 
     )
 
 
-def _one(alike: list[AppEvent]) -> AppEvent:
-    first = alike[0]
-    if len(alike) == 1 or not isinstance(first, _DELTAS):
+def _merge(group: list[AppEvent]) -> AppEvent:
+    first = group[0]
+    if len(group) == 1 or not isinstance(first, _DELTAS):
         return first
-    return replace(first, text="".join([each.text for each in alike if isinstance(each, _DELTAS)]))
+    return replace(first, text="".join([each.text for each in group if isinstance(each, _DELTAS)]))

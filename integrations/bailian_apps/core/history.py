@@ -1,17 +1,17 @@
-"""Which turns to send, in which session. Pure: the one place that decides what the cloud is told.
+"""Decides which turns of a conversation to send, and in which session. Pure.
 
-A conversation lives in the framework's own messages. The assistant message carries a small marker
-that names the cloud's session; the next call finds it, sends only what follows, and names the
+A conversation lives in the framework's own messages. The assistant's message carries a small marker
+with the cloud's session; the next call finds it, sends only the turns after it, and names the
 session. Whatever stores the messages stores the conversation.
 
-The rule that everything here serves: context is never lost silently. Unless it is certain that the
-session holds all that came before, the whole history is sent as `messages`. The cloud ignores a
-session named beside `messages`, and whether the session of such an answer holds them is unknown, so
-a conversation that was sent so once stays so (its marker has round 0).
+The rule behind everything here: context is never lost silently. Unless the session certainly holds
+all earlier turns, the whole history is sent as `messages`. The cloud ignores a session named beside
+`messages`, and whether the session of such an answer holds them is unknown, so a conversation that
+was sent this way once stays so (its marker has round 0).
 
-A history alone does not tell whether another call has gone on from the same answer (a branch, or
-two calls at once). So a plan that goes on in a session also has what to send `otherwise`; which of
-the two it is, is decided where the process's calls are known (`bailian_apps.sessions`).
+A history alone does not show whether another call has continued the same session (a branch, or two
+calls at once). So a plan that continues a session also has a `fallback`; the caller, which
+knows the other calls of this process, chooses between the two.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
+
+from typing_extensions import Self
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
-from bailian_apps.core.values import whole_characters
-
-Role: TypeAlias = Literal["system", "user", "assistant"]
+from bailian_apps.core.text import repair_surrogates
+from bailian_apps.core.turns import SessionMarker, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -38,94 +39,20 @@ _DIGEST_CHARS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionMarker:
-    """What an assistant message remembers of the call that made it.
-
-    Attributes:
-        app_id: The app that answered.
-        session_id: The cloud's session of the answer.
-        round: How many rounds the session holds, this one included; 0 when it is not certain
-            that it holds the conversation.
-        used_at: When it was used last, in Unix seconds.
-        system: A digest of the system text the session was begun with; `""` for none.
-        told: Two digests: of what the user said in this round, and of the answer. By them a
-            history is noticed that is not the one that the session was told. `""` in round 0.
-    """
-
-    app_id: str
-    session_id: str
-    round: int
-    used_at: float
-    system: str = ""
-    told: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values, to be stored in a message."""
-        return {
-            "app_id": self.app_id,
-            "session_id": self.session_id,
-            "round": self.round,
-            "used_at": int(self.used_at * 1000) / 1000,
-            "system": self.system,
-            "told": self.told,
-        }
-
-    @classmethod
-    def from_dict(cls, value: object) -> SessionMarker | None:
-        """Read a stored marker; anything that is not one is None."""
-        if not isinstance(value, Mapping):
-            return None
-        fields = cast("Mapping[str, object]", value)
-        app_id, session_id = fields.get("app_id"), fields.get("session_id")
-        round_, used_at = fields.get("round"), fields.get("used_at")
-        if not (isinstance(app_id, str) and isinstance(session_id, str)):
-            return None
-        if not (isinstance(round_, int) and isinstance(used_at, (int, float))):
-            return None
-        return cls(
-            app_id=app_id,
-            session_id=session_id,
-            round=round_,
-            used_at=used_at,
-            system=str(fields.get("system") or ""),
-            told=str(fields.get("told") or ""),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One message of a conversation, whichever framework it is from.
-
-    Attributes:
-        role: Who speaks.
-        text: The words.
-        marker: For an assistant turn, the marker that its message carries.
-        images: Addresses of images in a user turn.
-        files: Addresses of files in a user turn.
-    """
-
-    role: Role
-    text: str
-    marker: SessionMarker | None = None
-    images: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to send, and how to mark the answer. Made by `plan_request`.
+    """What one call sends, and how its answer is marked. Made by `plan_request`.
 
     Attributes:
-        app_id: The app that is asked.
-        prompt: The new words, when they go into a session (a new one if `session_id` is None).
-        messages: The whole history, when it is sent instead.
+        app_id: The app that is called.
+        prompt: The new text, for a session (a new one if `session_id` is None).
+        messages: The whole history, if that is sent instead.
         session_id: The session to continue.
-        round: The round that this call is in its session; 0 when sent as messages.
+        round: The number of this round in its session; 0 when sent as messages.
         system: The digest of the conversation's system text.
-        told: The digest of the new words, when they go into a session.
-        images: Addresses of images in the new turns.
-        files: Addresses of files in the new turns.
-        otherwise: What to send when another call has gone on in the session, or the cloud has
+        digest: The digest of the new turns, for a session.
+        images: URLs of images in the new turns.
+        files: URLs of files in the new turns.
+        fallback: What to send if another call has continued the session, or the cloud has
             forgotten it: the whole history. None where no marker named the session.
     """
 
@@ -135,39 +62,44 @@ class Plan:
     session_id: str | None = None
     round: int = 0
     system: str = ""
-    told: str = ""
+    digest: str = ""
     images: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
-    otherwise: Plan | None = None
+    fallback: Plan | None = None
 
-    def call(self, said: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The call in the words of `AppRequest`.
+    @classmethod
+    def for_prompt(cls, app_id: str, prompt: str | None) -> Self:
+        """Return a plan for a prompt outside any conversation of messages."""
+        return cls(app_id=app_id, prompt=prompt)
+
+    def request_fields(self, call_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the fields of the `AppRequest`.
 
         Args:
-            said: What else the caller says for this call. Its `image_list` and `file_list` come
-                after those of the turns; all else replaces.
+            call_options: What the caller passed for this call. Its `image_list` and `file_list`
+                are added to those of the turns; all else replaces the planned value.
         """
-        given = {
+        planned: dict[str, Any] = {
             "prompt": self.prompt,
             "messages": self.messages,
             "session_id": self.session_id,
             "image_list": self.images,
             "file_list": self.files,
         }
-        planned: dict[str, Any] = {name: value for name, value in given.items() if value}
-        arguments = {**planned, **(said or {})}
-        for name in _LISTS & arguments.keys():
-            more: Any = (said or {}).get(name) or ()
+        planned = {name: value for name, value in planned.items() if value}
+        fields = {**planned, **(call_options or {})}
+        for name in _LISTS & fields.keys():
+            more: Any = (call_options or {}).get(name) or ()
             if isinstance(more, (list, tuple)):
-                arguments[name] = (*planned.get(name, ()), *cast("Sequence[Any]", more))
-        return arguments
+                fields[name] = (*planned.get(name, ()), *cast("Sequence[Any]", more))
+        return fields
 
     def marker(self, result: AppResult, *, now: float | None = None) -> SessionMarker | None:
-        """The marker for the answer's message; None when the cloud named no session.
+        """Return the marker for the answer's message; None if the cloud named no session.
 
         Args:
             result: The answer.
-            now: The time of the answer in Unix seconds; the clock's, if not given.
+            now: The time of the answer in Unix seconds; the clock's if None.
         """
         if not result.session_id:
             return None
@@ -178,7 +110,7 @@ class Plan:
             round=self.round if certain else 0,
             used_at=time.time() if now is None else now,
             system=self.system,
-            told=self.told + _digest(result.text) if certain and self.told else "",
+            digest=self.digest + _digest(result.text) if certain and self.digest else "",
         )
 
 
@@ -192,115 +124,130 @@ def plan_request(
     """Decide what one call sends.
 
     Args:
-        turns: The conversation, oldest first, ending with the user's new words.
+        turns: The conversation, oldest first, ending with the user's new text.
         settings: Whose `app_id`, `history_mode`, `session_ttl_s` and `session_max_rounds` count.
-        session_id: A session that the caller names; it goes before any marker.
-        now: The time in Unix seconds; the clock's, if not given.
+        session_id: A session that the caller names; it takes precedence over any marker.
+        now: The time in Unix seconds; the clock's if None.
 
     Returns:
         The plan.
 
     Raises:
-        InvalidInputError: The conversation is empty, does not end with the user's words, or holds
-            what the named session cannot be told.
+        InvalidInputError: The conversation is empty, does not end with the user's text, or has
+            what the named session cannot take.
     """
-    if not turns:
-        raise InvalidInputError("messages", "are empty", "Pass at least one user message")
-    if turns[-1].role != "user":
-        raise InvalidInputError(
-            "messages",
-            f"end with a message of role {turns[-1].role!r}",
-            "Put the user's words last",
-        )
-    if not any(turn.text.strip() for turn in turns[_after(turns, lambda t: t.role != "user") :]):
-        raise InvalidInputError(
-            "messages", "end with a user message that has no words", "Say what to do, in words"
-        )
+    _check(turns, settings, session_id)
     if settings.history_mode == "messages":
-        if session_id:
-            raise InvalidInputError(
-                "session_id",
-                "was given with history_mode='messages', where the cloud would ignore it",
-                "Leave out one of the two",
-            )
         return _as_messages(settings, turns)
-    if session_id and system_digest(turns):
-        raise InvalidInputError(
-            "session_id",
-            "was given with a system message, which cannot be told to a session",
-            "Leave out one of the two, or pass history_mode='messages'",
-        )
     after_own = _after(turns, lambda turn: _is_own(turn, settings.app_id))
     marker = turns[after_own - 1].marker if after_own else None
     if session_id and (marker is None or marker.session_id != session_id):
         return _in_named_session(settings, turns, session_id)
     new = turns[after_own:]
     if any(turn.role != "user" for turn in new):
-        why = "no session was told all of it"
+        reason = "no session holds all of it"
     elif marker is None:
         return _in_session(settings, new, None, 1)
     elif session_id:
         return _in_session(settings, new, session_id, marker.round + 1, marker.system)
     else:
         now = time.time() if now is None else now
-        why = _what_speaks_against(marker, settings, turns, after_own, now)
-        if why is None:
+        reason = _reason_to_resend_history(marker, settings, turns, after_own, now)
+        if reason is None:
             plan = _in_session(settings, new, marker.session_id, marker.round + 1, marker.system)
-            return replace(plan, otherwise=_as_messages(settings, turns))
-    logger.info("app %s is told the whole conversation: %s", settings.app_id, why)
+            return replace(plan, fallback=_as_messages(settings, turns))
+    logger.info("sending app %s the whole conversation: %s", settings.app_id, reason)
     return _as_messages(settings, turns)
 
 
 def system_digest(turns: Sequence[Turn]) -> str:
-    """A short digest of the system text; `""` for none."""
+    """Return a short digest of the system text; `""` for none."""
     text = "\n".join(turn.text for turn in turns if turn.role == "system")
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12] if text else ""
 
 
-def _what_speaks_against(
+def _check(turns: Sequence[Turn], settings: AppSettings, session_id: str | None) -> None:
+    """Refuse the first thing that cannot be sent."""
+    new = turns[_after(turns, lambda turn: turn.role != "user") :]
+    in_messages = settings.history_mode == "messages"
+    refusals = (
+        (not turns, "messages", "must not be empty", "Pass at least one user message"),
+        (
+            not new,
+            "messages",
+            f"must end with a user message, not one of role {turns[-1].role if turns else ''!r}",
+            "Put the user's text last",
+        ),
+        (
+            not any(turn.text.strip() for turn in new),
+            "messages",
+            "end with a user message without text",
+            "Add words that say what to do",
+        ),
+        (
+            session_id and in_messages,
+            "session_id",
+            "was given with history_mode='messages', where the cloud would ignore it",
+            "Leave out one of the two",
+        ),
+        (
+            session_id and system_digest(turns),
+            "session_id",
+            "was given with a system message, which a session cannot take",
+            "Leave out one of the two, or pass history_mode='messages'",
+        ),
+    )
+    for applies, field, problem, hint in refusals:
+        if applies:
+            raise InvalidInputError(field, problem, hint)
+
+
+def _reason_to_resend_history(
     marker: SessionMarker, settings: AppSettings, turns: Sequence[Turn], new: int, now: float
 ) -> str | None:
     """Why a session may not hold the conversation up to `turns[new]`, or None."""
-    if marker.round < 1:
-        return "it was before, or its session had been forgotten"
-    if marker.round >= settings.session_max_rounds:
-        return f"session_max_rounds={settings.session_max_rounds} have been held in its session"
-    if now - marker.used_at >= settings.session_ttl_s:
-        return f"its session was not used for session_ttl_s={settings.session_ttl_s:g} seconds"
-    if marker.system != system_digest(turns):
-        return "there is another system text than when its session was begun"
-    if not _is_as_told(turns[:new], settings.app_id):
-        return "it is not what its session was told"
-    return None
+    ttl_s, max_rounds = settings.session_ttl_s, settings.session_max_rounds
+    reasons = (
+        (marker.round < 1, "it was sent so before, or the cloud had forgotten its session"),
+        (marker.round >= max_rounds, f"its session has session_max_rounds={max_rounds} rounds"),
+        (
+            now - marker.used_at >= ttl_s,
+            f"its session was not used for session_ttl_s={ttl_s:g} seconds",
+        ),
+        (marker.system != system_digest(turns), "its session began with another system text"),
+        (not _matches_session(turns[:new], settings.app_id), "its session holds other turns"),
+    )
+    return next((reason for applies, reason in reasons if applies), None)
 
 
-def _is_as_told(turns: Sequence[Turn], app_id: str) -> bool:
+def _matches_session(turns: Sequence[Turn], app_id: str) -> bool:
     """Whether turns are a session's own rounds, one after the other, word for word.
 
-    The first rounds may be missing, and of the first that is there the question: a history that
-    was trimmed is still remembered. What was changed, put in or taken out is not as it was told.
+    The first rounds may be missing, and of the first that is there the question: the session still
+    holds what was trimmed. A turn that was changed, added or removed does not match.
     """
     last: SessionMarker | None = None
-    words: list[Turn] = []
+    asked: list[Turn] = []
     for turn in turns:
         if turn.role == "system":
             continue
         if not _is_own(turn, app_id) or turn.marker is None:
-            words.append(turn)
+            asked.append(turn)
             continue
         marker = turn.marker
-        question = marker.told[:_DIGEST_CHARS] if last is None and not words else _told(words)
-        if marker.told != question + _digest(turn.text):
+        trimmed = last is None and not asked
+        question = marker.digest[:_DIGEST_CHARS] if trimmed else _turns_digest(asked)
+        if marker.digest != question + _digest(turn.text):
             return False
-        # A round that is there twice was two calls at once; neither was told what the other was.
+        # Two answers of one round come from two calls at once; each call knew nothing of the other.
         if last and (marker.session_id, marker.round) != (last.session_id, last.round + 1):
             return False
-        last, words = marker, []
+        last, asked = marker, []
     return True
 
 
 def _in_named_session(settings: AppSettings, turns: Sequence[Turn], session_id: str) -> Plan:
-    """The caller vouches that the session holds the conversation up to the last answer."""
+    """The caller is responsible for what the session holds up to the last answer."""
     new = turns[_after(turns, lambda turn: turn.role == "assistant") :]
     return _in_session(settings, new, session_id, 1)
 
@@ -312,48 +259,51 @@ def _in_session(
     round_: int,
     system: str = "",
 ) -> Plan:
-    said = [turn for turn in new if turn.role == "user"]
+    asked = [turn for turn in new if turn.role == "user"]
     return Plan(
         app_id=settings.app_id,
-        prompt="\n\n".join(turn.text for turn in said if turn.text),
+        prompt="\n\n".join(turn.text for turn in asked if turn.text),
         session_id=session_id,
         round=round_,
         system=system,
-        told=_told(said),
-        images=_join(turn.images for turn in said),
-        files=_join(turn.files for turn in said),
+        digest=_turns_digest(asked),
+        images=_join(turn.images for turn in asked),
+        files=_join(turn.files for turn in asked),
     )
 
 
 def _as_messages(settings: AppSettings, turns: Sequence[Turn]) -> Plan:
-    # The API takes one system message, first.
+    # The API takes one system message, first, and refuses a message without text.
     system = "\n\n".join(turn.text for turn in turns if turn.role == "system" and turn.text)
-    told = [{"role": "system", "content": system}] if system else []
-    # A message must say something; the images and files of one without words are told below.
-    said = (turn for turn in turns if turn.role != "system" and turn.text.strip())
-    told += [{"role": turn.role, "content": _sendable(turn)} for turn in said]
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [
+        {"role": turn.role, "content": _text_for_wire(turn)}
+        for turn in turns
+        if turn.role != "system" and turn.text.strip()
+    ]
     return Plan(
         app_id=settings.app_id,
-        messages=tuple(told),
+        messages=tuple(messages),
         system=system_digest(turns),
-        # The cloud has seen none of this, so what earlier turns showed it goes along again.
+        # The cloud has seen none of this, so the images and files of all turns are sent again.
         images=_join(turn.images for turn in turns),
         files=_join(turn.files for turn in turns),
     )
 
 
-def _sendable(turn: Turn) -> str:
-    """A turn's text. What an app once answered is mended; the user's words are refused later."""
-    return whole_characters(turn.text) if turn.role == "assistant" else turn.text
+def _text_for_wire(turn: Turn) -> str:
+    """Repair an answer that an app cut inside a character; the user's text is checked later."""
+    return repair_surrogates(turn.text) if turn.role == "assistant" else turn.text
 
 
-def _told(turns: Sequence[Turn]) -> str:
-    said = [[t.text, t.images, t.files] if t.role == "user" else t.role for t in turns]
-    return _digest(json.dumps(said))
+def _turns_digest(turns: Sequence[Turn]) -> str:
+    return _digest(
+        json.dumps([[t.text, t.images, t.files] if t.role == "user" else t.role for t in turns])
+    )
 
 
 def _digest(text: str) -> str:
-    # LlamaIndex's chat engines strip what they streamed before they keep it: that is no edit.
+    # LlamaIndex's chat engines strip an answer before they store it: that is not an edit.
     return hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
 
 
@@ -362,7 +312,7 @@ def _is_own(turn: Turn, app_id: str) -> bool:
 
 
 def _after(turns: Sequence[Turn], wanted: Callable[[Turn], bool]) -> int:
-    """The index after the last turn that is wanted; 0 if none is."""
+    """Return the index after the last turn for which `wanted` is true; 0 if there is none."""
     return next((i for i in range(len(turns), 0, -1) if wanted(turns[i - 1])), 0)
 
 

@@ -1,14 +1,18 @@
 """What one call sends, with every field checked before anything leaves the process.
 
-The fields mirror the API's `input` and `parameters` objects; `AppSettings` shares those that may be
-set once for all calls. An unknown field is refused, because the SDK would put it on the wire.
+A field says by itself where it stands in the request body, with `Input` or `Parameter`; nothing
+lists the fields a second time. Each field's docstring gives its meaning, the kind of app it works
+for, its default and its name in the request body. An unknown field is refused, because the SDK
+would send it. The fields are those of the vendor's page "Application calling API".
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, cast
 
 from pydantic import (
@@ -25,13 +29,14 @@ from pydantic import (
 from typing_extensions import Self
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.redaction import redact_biz_params
 
 FlowStreamMode: TypeAlias = Literal[
     "full_thoughts", "message_format", "message_format_plus", "agent_format"
 ]
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_MENDS_BY_TYPE = {
+_HINTS_BY_TYPE = {
     "datetime": "Pass .isoformat()",
     "date": "Pass .isoformat()",
     "time": "Pass .isoformat()",
@@ -44,10 +49,34 @@ _MENDS_BY_TYPE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Marks a field that stands in the `input` object of the request body.
+
+    Attributes:
+        name: Its name there; None if it is the field's own.
+    """
+
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Marks a field that stands in the `parameters` object of the request body.
+
+    Attributes:
+        name: Its name there; None if it is the field's own.
+    """
+
+    name: str | None = None
+
+
 def _check_app_id(value: object, info: ValidationInfo) -> object:
     field = info.field_name or "app_id"
     if not isinstance(value, str):
-        raise InvalidInputError(field, f"is {_kind(value)}", "Pass the id from the app's card")
+        raise InvalidInputError(
+            field, f"must be a str, not {_kind(value)}", "Pass the id from the app's card"
+        )
     if not value.strip():
         raise InvalidInputError(field, "is empty", "Pass app_id= or set BAILIAN_APP_ID")
     if not _APP_ID.fullmatch(value):
@@ -64,7 +93,7 @@ def _check_json_object(value: object, info: ValidationInfo) -> object:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise InvalidInputError(field, f"is {_kind(value)}", "Pass a dict of JSON values")
+        raise InvalidInputError(field, f"must be a dict of JSON values, not {_kind(value)}")
     _require_json(cast("Mapping[object, object]", value), field)
     return cast("object", value)
 
@@ -76,20 +105,20 @@ def _require_json(value: object, path: str) -> None:
         return
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise InvalidInputError(path, f"is {value}, which JSON cannot say", "Pass None")
+            raise InvalidInputError(path, f"is {value}, which JSON cannot represent", "Pass None")
     elif isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
             if not isinstance(key, str):
-                raise InvalidInputError(path, f"has a key that is {_kind(key)}", "Use str keys")
+                raise InvalidInputError(path, f"must have str keys, not {_kind(key)}")
             _require_json(item, f"{path}.{key}")
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(cast("Sequence[object]", value)):
             _require_json(item, f"{path}[{index}]")
     else:
-        mend = _MENDS_BY_TYPE.get(
+        hint = _HINTS_BY_TYPE.get(
             type(value).__name__, "Pass a str, number, bool, None, list or dict"
         )
-        raise InvalidInputError(path, f"is {_kind(value)}, which JSON cannot say", mend)
+        raise InvalidInputError(path, f"is {_kind(value)}, which JSON cannot represent", hint)
 
 
 def _require_utf8(value: str, path: str) -> None:
@@ -98,7 +127,7 @@ def _require_utf8(value: str, path: str) -> None:
     except UnicodeEncodeError:
         raise InvalidInputError(
             path,
-            "is a str with half of a surrogate pair, which cannot be sent",
+            "has half of a surrogate pair, which cannot be sent",
             'Pass value.encode("utf-8", "replace").decode()',
         ) from None
 
@@ -114,7 +143,7 @@ def _check_urls(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]
         if not item.startswith(("http://", "https://", "oss://")):
             raise InvalidInputError(
                 f"{info.field_name}[{index}]",
-                "is a str that is no address",
+                "is not an http(s) URL",
                 "Pass an http:// or https:// address that the cloud can fetch",
             )
     return value
@@ -131,49 +160,59 @@ Text: TypeAlias = Annotated[str, AfterValidator(_check_text)]
 Urls: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_check_urls)]
 
 
-def without_tokens(biz_params: Mapping[str, Any]) -> dict[str, Any]:
-    """`biz_params` as they may be shown or stored: without the users' tokens."""
-    return {name: value for name, value in biz_params.items() if name != "user_defined_tokens"}
-
-
 class WireOptions(BaseModel):
-    """What both a call and the settings may say to the cloud.
-
-    Attributes:
-        app_id: The app's id, from its card in the console.
-        biz_params: A workflow's start variables, or an agent's `user_prompt_params`,
-            `user_defined_params` and `user_defined_tokens`. JSON values only. Its tokens are
-            secrets: it is in no repr.
-        thoughts: Whether the app reports what it does (`has_thoughts` on the wire).
-        flow_stream_mode: How a workflow app streams. The default is the cloud's, `full_thoughts`.
-        memory_id: The cloud's long-term memory to use (agent apps).
-        rag_options: Knowledge bases and filters; replaces the console's (agent apps).
-        enable_thinking: Whether a reasoning model thinks first (agent apps).
-        model_id: A model to use in place of the console's.
-        temperature: Randomness, from 0 up to, but not, 2.
-        top_p: Nucleus sampling, above 0, at most 1.
-        top_k: How many candidate tokens are sampled from.
-        seed: Makes sampling repeatable.
-    """
+    """The options that the settings and a single call share. Each is sent to the cloud."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
 
     app_id: AppId
-    biz_params: JsonObject | None = Field(default=None, repr=False)
-    thoughts: bool = True
-    flow_stream_mode: FlowStreamMode | None = None
-    memory_id: str | None = None
-    rag_options: JsonObject | None = None
-    enable_thinking: bool | None = None
-    model_id: str | None = None
-    temperature: float | None = Field(default=None, ge=0, lt=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
-    seed: int | None = Field(default=None, ge=0)
+    """The app's id, from its card in the console. Part of the URL."""
+
+    biz_params: Annotated[JsonObject | None, Input()] = Field(default=None, repr=False)
+    """A workflow's start variables, or an agent's `user_prompt_params`, `user_defined_params` and
+    `user_defined_tokens`. JSON values only. The tokens are secrets; the repr leaves the field out.
+    Default: none. All apps. `input.biz_params`."""
+
+    thoughts: Annotated[bool, Parameter("has_thoughts")] = True
+    """Whether the app reports its steps. Default: true. All apps. `parameters.has_thoughts`."""
+
+    flow_stream_mode: Annotated[FlowStreamMode | None, Parameter()] = None
+    """How a workflow streams. Default: the cloud's, `full_thoughts`. Workflow apps.
+    `parameters.flow_stream_mode`."""
+
+    memory_id: Annotated[str | None, Input()] = None
+    """The long-term memory to use. Default: none. Agent apps. `input.memory_id`."""
+
+    rag_options: Annotated[JsonObject | None, Parameter()] = None
+    """Knowledge bases and filters, in place of the console's. Default: the console's. Agent apps.
+    `parameters.rag_options`."""
+
+    enable_thinking: Annotated[bool | None, Parameter()] = None
+    """Whether a reasoning model thinks first. Default: the console's. Agent apps.
+    `parameters.enable_thinking`."""
+
+    model_id: Annotated[str | None, Parameter()] = None
+    """The model to use, in place of the console's. Default: the console's. Agent apps.
+    `parameters.model_id`."""
+
+    temperature: Annotated[float | None, Parameter()] = Field(default=None, ge=0, lt=2)
+    """Sampling temperature, from 0 to below 2. Default: the console's. Agent apps.
+    `parameters.temperature`."""
+
+    top_p: Annotated[float | None, Parameter()] = Field(default=None, gt=0, le=1)
+    """Nucleus sampling, above 0, at most 1. Default: the console's. Agent apps.
+    `parameters.top_p`."""
+
+    top_k: Annotated[int | None, Parameter()] = Field(default=None, ge=0)
+    """How many candidate tokens are sampled from. Default: the console's. Agent apps.
+    `parameters.top_k`."""
+
+    seed: Annotated[int | None, Parameter()] = Field(default=None, ge=0)
+    """Makes sampling repeatable. Default: none. Agent apps. `parameters.seed`."""
 
     @field_serializer("biz_params", when_used="unless-none")
     def _without_secrets(self, value: dict[str, Any]) -> dict[str, Any]:
-        return without_tokens(value)
+        return redact_biz_params(value)
 
 
 class Message(BaseModel):
@@ -186,91 +225,91 @@ class Message(BaseModel):
 
 
 class AppRequest(WireOptions):
-    """What one call sends. Either `prompt`, or `messages` that end with the user's.
-
-    Attributes:
-        prompt: The user's words.
-        messages: The conversation so far, system message first. The cloud then ignores
-            `session_id`, so both together are refused.
-        session_id: The cloud's session to continue.
-        image_list: Addresses of images (apps with a vision model).
-        file_list: Addresses of files.
-        doc_tag_codes: Tags that limit the documents searched (older apps).
-        doc_reference_type: Whether the text marks its sources (older apps).
-    """
+    """What one call sends: either `prompt`, or `messages` that end with a user message."""
 
     model_config = ConfigDict(frozen=True)
 
-    prompt: Text | None = Field(default=None, repr=False)
-    messages: tuple[Message, ...] | None = Field(default=None, repr=False)
-    session_id: str | None = None
-    image_list: Urls = ()
-    file_list: Urls = ()
-    doc_tag_codes: tuple[str, ...] = ()
-    doc_reference_type: Literal["simple", "indexed"] | None = None
+    prompt: Annotated[Text | None, Input()] = Field(default=None, repr=False)
+    """The user's prompt. All apps. `input.prompt`."""
+
+    messages: Annotated[tuple[Message, ...] | None, Input()] = Field(default=None, repr=False)
+    """The conversation so far, system message first. The cloud then ignores `session_id`, so both
+    together are refused. `input.messages`."""
+
+    session_id: Annotated[str | None, Input()] = None
+    """The cloud's session to continue. Default: a new one. Agent apps and dialog workflows.
+    `input.session_id`."""
+
+    image_list: Annotated[Urls, Input()] = ()
+    """URLs of images. Default: none. Apps with a vision model. `input.image_list`."""
+
+    file_list: Annotated[Urls, Input()] = ()
+    """URLs of files. Default: none. All apps. `input.file_list`."""
+
+    doc_tag_codes: Annotated[tuple[str, ...], Input()] = ()
+    """Tags that limit which documents are searched. Default: none. Older agent apps.
+    `input.doc_tag_codes`."""
+
+    doc_reference_type: Annotated[Literal["simple", "indexed"] | None, Input()] = None
+    """How the answer marks its sources. Default: not at all. Older agent apps.
+    `input.doc_reference_type`."""
 
     @model_validator(mode="after")
-    def _something_to_say(self) -> Self:
+    def _check_input(self) -> Self:
         if self.messages is None:
             if self.prompt is None or not self.prompt.strip():
-                raise InvalidInputError("prompt", "is empty", "Pass the user's words")
+                raise InvalidInputError("prompt", "is empty", "Pass the user's prompt")
         elif not self.messages or self.messages[-1].role != "user":
-            raise InvalidInputError(
-                "messages", "do not end with a user message", "Put the user's words last"
-            )
+            raise InvalidInputError("messages", "must end with a user message")
         elif self.prompt is not None:
             raise InvalidInputError(
-                "prompt", "was given beside messages", "Put the words into the last message"
+                "prompt", "cannot be combined with messages", "Put it into the last message"
             )
         elif self.session_id is not None:
             raise InvalidInputError(
                 "session_id",
-                "was given beside messages, and the cloud would ignore it",
-                "Pass either a prompt in a session, or messages",
+                "cannot be combined with messages, because the cloud would ignore it",
+                "Pass either a prompt and a session_id, or messages",
             )
         return self
 
     def input(self) -> dict[str, Any]:
-        """The `input` object of the wire, without empty fields."""
-        given = {
-            "prompt": self.prompt,
-            "messages": [message.model_dump() for message in self.messages or ()],
-            "session_id": self.session_id,
-            "biz_params": self.biz_params,
-            "memory_id": self.memory_id,
-            "image_list": list(self.image_list),
-            "file_list": list(self.file_list),
-            "doc_tag_codes": list(self.doc_tag_codes),
-            "doc_reference_type": self.doc_reference_type,
-        }
-        return {name: value for name, value in given.items() if value}
+        """Return the `input` object of the request body, without empty fields."""
+        return self._marked(Input)
 
     def parameters(self) -> dict[str, Any]:
-        """The `parameters` object of the wire, without empty fields. Always asks for deltas."""
-        given = {
-            "incremental_output": True,
-            "has_thoughts": self.thoughts,
-            "flow_stream_mode": self.flow_stream_mode,
-            "rag_options": self.rag_options,
-            "enable_thinking": self.enable_thinking,
-            "model_id": self.model_id,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "seed": self.seed,
-        }
-        return {name: value for name, value in given.items() if value is not None}
+        """Return the `parameters` object, without empty fields. It always asks for deltas."""
+        return {"incremental_output": True, **self._marked(Parameter)}
+
+    def _marked(self, kind: type[Input | Parameter]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for name, info in type(self).model_fields.items():
+            for mark in info.metadata:
+                value = getattr(self, name)
+                if isinstance(mark, kind) and value not in (None, "", (), {}):
+                    fields[mark.name or name] = _as_json(value)
+        return fields
 
 
-def raise_invalid_input(error: ValidationError, *, within: str = "") -> NoReturn:
-    """Raise pydantic's first complaint as an `InvalidInputError`, which never shows the value.
+def _as_json(value: object) -> object:
+    if not isinstance(value, tuple):
+        return value
+    items = cast("tuple[object, ...]", value)
+    return [item.model_dump() if isinstance(item, BaseModel) else item for item in items]
+
+
+def raise_invalid_input(
+    error: ValidationError, *, within: str = "", names: Iterable[str] | None = None
+) -> NoReturn:
+    """Raise pydantic's first error as an `InvalidInputError`, which never shows the value.
 
     Args:
         error: What pydantic raised.
         within: The field that holds the model that was validated, if any.
+        names: The names that would have been valid, to suggest one for an unknown name.
 
     Raises:
-        InvalidInputError: Always; it names the field and the mend.
+        InvalidInputError: Always; it names the field and the fix.
     """
     first = error.errors(include_url=False)[0]
     path = [within] if within else []
@@ -283,10 +322,18 @@ def raise_invalid_input(error: ValidationError, *, within: str = "") -> NoReturn
     if isinstance(cause, InvalidInputError):
         # It names its own field, at the end of the path.
         field = ".".join([*path[:-1], cause.field])
-        raise InvalidInputError(field, cause.problem, cause.mend) from None
+        raise InvalidInputError(field, cause.problem, cause.hint) from None
     field = ".".join(path) or "arguments"
     if first["type"] == "extra_forbidden":
-        raise InvalidInputError(field, "is not a setting", "Check its spelling") from None
+        known = AppRequest.model_fields if names is None else names
+        close = difflib.get_close_matches(path[-1], list(known), n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else "Check its spelling"
+        raise InvalidInputError(field, "is not a setting", hint) from None
     if first["type"] == "missing":
         raise InvalidInputError(field, "is missing", f"Pass {field}=") from None
-    raise InvalidInputError(field, f"is {_kind(first['input'])}", first["msg"]) from None
+    problem = first["msg"].replace("Input should", "must")
+    if not problem.startswith("must"):
+        raise InvalidInputError(field, f"is not valid: {problem}") from None
+    if first["type"].endswith(("_type", "_parsing")):
+        problem = f"{problem.partition(',')[0]}, not {_kind(first['input'])}"
+    raise InvalidInputError(field, problem) from None

@@ -1,17 +1,26 @@
-"""What a run of an app gave: plain frozen values, the same for every app kind and stream mode."""
+"""Results of a run of an app: plain frozen values, the same for every app kind and stream mode."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 StepKind: TypeAlias = Literal["node", "tool", "retrieval", "reasoning", "response"]
 """What a step was: a workflow node; a tool, plugin, API or MCP call; a search in a knowledge base;
 a stretch of reasoning; or the entry in which an agent lists its own answer."""
 
+SpanKind: TypeAlias = Literal["chain", "tool", "retrieval"]
+"""What a step is to a tracer."""
+
 EXECUTING = "executing"
 SUCCESS = "success"
+
+# Types of workflow nodes that search (workflow-full-thoughts-retrieval-node-one-frame.json).
+_RETRIEVAL_NODES = frozenset({"Retrieval"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +31,15 @@ class Step:
         id: A workflow node's `nodeId` (`nodeId#2` when it runs again in a loop), or `thought-N`
             for the N-th entry of an agent's thoughts, counted from 0.
         kind: What sort of thing it was.
-        name: The name shown in the console; the id, or the type, where the app gives none.
-        type: The wire's own word: `nodeType` (`"LLM"`, `"Retrieval"`) or `action_type` (`"mcp"`).
-        status: The wire's own word. Every word but `"executing"` and `"success"` is a failure.
-        input: What went in, where the app says: parsed JSON, or text.
+        name: The name shown in the console; the id, or the type, if the app has none.
+        type: As on the wire: `nodeType` (`"LLM"`, `"Retrieval"`) or `action_type` (`"mcp"`).
+        status: As on the wire. Anything but `"executing"` and `"success"` is a failure.
+        input: Parsed JSON, or text; None if the app does not report it.
         output: All output deltas joined. JSON text where the output was not text.
         reasoning: All reasoning deltas joined.
         error: What failed, when `failed`.
         duration_ms: Milliseconds the cloud reports; None where it reports none.
-        parent_id: The id of the step that this one ran in, where the app says.
+        parent_id: The id of the step that this one ran in, if the app reports it.
     """
 
     id: str
@@ -49,6 +58,24 @@ class Step:
     def failed(self) -> bool:
         """Whether the step ended in anything but success."""
         return self.status not in (EXECUTING, SUCCESS)
+
+    @property
+    def span_kind(self) -> SpanKind:
+        """What the step is to a tracer."""
+        if self.kind == "tool":
+            return "tool"
+        if self.kind == "retrieval" or self.type in _RETRIEVAL_NODES:
+            return "retrieval"
+        return "chain"
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the step is the app's own answer, listed as a step."""
+        return self.kind == "response"
+
+    def to_dict(self, *, compact: bool = False) -> dict[str, Any]:
+        """Return the fields as JSON values; with `compact`, without empty ones."""
+        return _to_dict(self, compact=compact)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +104,10 @@ class DocReference:
     page_number: tuple[int, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
+    def to_dict(self, *, compact: bool = False) -> dict[str, Any]:
+        """Return the fields but `raw` as JSON values; with `compact`, without empty ones."""
+        return _to_dict(self, compact=compact)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelUsage:
@@ -85,6 +116,10 @@ class ModelUsage:
     model_id: str
     input_tokens: int = 0
     output_tokens: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return _to_dict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +147,15 @@ class Usage:
         """Tokens read and written, over all models."""
         return self.input_tokens + self.output_tokens
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the totals and the entry of each model call as JSON values."""
+        return {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "total_tokens": self.total_tokens,
+            "models": [model.to_dict() for model in self.models],
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppResult:
@@ -126,12 +170,12 @@ class AppResult:
         session_id: The cloud's session, to be named in the next call.
         request_id: The cloud's id of the request.
         finish_reason: `"stop"`, or None for a run that did not finish.
-        streamed_text: None, or what had been streamed when the last frame said another text:
-            then `text` is the last frame's, and a warning was logged.
+        streamed_text: None, or what had been streamed when the last frame had another text: then
+            `text` is the last frame's, and a warning was logged.
         attempts: How many times the request was sent, the successful one included.
-        context_lost: Whether the cloud answered in another session than the one it was asked to go
-            on in: the app did not know what was said before. A warning was logged.
-        whole_history: Whether the app was told the whole conversation, as `messages`.
+        context_lost: Whether the cloud answered in another session than the one that was to
+            continue: the app did not know the earlier conversation. A warning was logged.
+        whole_history: Whether the whole conversation was sent, as `messages`.
         raw: The last frame as it came.
     """
 
@@ -148,3 +192,13 @@ class AppResult:
     context_lost: bool = False
     whole_history: bool = False
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+
+def _to_dict(value: DataclassInstance, *, compact: bool = False) -> dict[str, Any]:
+    # Not `asdict`: it copies every value, and `raw` before that is left out.
+    values = {each.name: getattr(value, each.name) for each in fields(value) if each.name != "raw"}
+    return {
+        name: list(cast("tuple[Any, ...]", item)) if isinstance(item, tuple) else item
+        for name, item in values.items()
+        if not compact or item not in (None, "", ())
+    }

@@ -1,45 +1,78 @@
-"""What may be sent again, and after how long. Pure; the waiting is the caller's.
+"""What may be sent again, and after how long. Pure; the caller waits.
 
 An app may send mail or place an order. So a request is sent again only when it certainly did not
-start (not connected, 429, 503), or when its app was declared `idempotent`. Never after a frame.
+start (not connected, HTTP 429, HTTP 503), or when its app was declared `idempotent`. Never after a
+frame.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+import random
 
-from bailian_apps.core.errors import BailianError
+from bailian_apps.core.errors import (
+    BailianError,
+    ConnectError,
+    ConnectionLostError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    ServiceUnavailableError,
+)
 from bailian_apps.core.settings import AppSettings
 
 MAX_WAIT_S = 30.0
 """The longest wait between two attempts, whatever the server asks for."""
 
+_BACKOFF_S = 0.5  # the window of the first wait; it doubles with each attempt
+_MAX_BACKOFF_S = 8.0
+_NOT_STARTED = (401, 429, 503)  # as HTTP statuses: the cloud refused the request
+_TRANSIENT = (
+    ConnectError,
+    ConnectionLostError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    ServiceUnavailableError,
+)
 
-def wait_before_retry(
-    error: BailianError, *, attempt: int, started: bool, settings: AppSettings
-) -> float | None:
-    """Say whether a failed request may be sent again.
+
+def did_not_start(error: BailianError) -> bool:
+    """Whether it is certain that the app did not run."""
+    if error.request_state == "answered":
+        return error.status_code in _NOT_STARTED
+    return error.request_state == "not_sent"
+
+
+def is_retryable(error: BailianError, *, idempotent: bool = False) -> bool:
+    """Whether sending the request again may help, and cannot run the app twice unasked.
 
     Args:
-        error: What the attempt failed with.
+        error: What the request failed with.
+        idempotent: Whether running the app twice does no harm.
+    """
+    if error.partial is not None or not isinstance(error, _TRANSIENT):
+        return False
+    if isinstance(error, ConnectError) and error.permanent:
+        return False
+    return idempotent or did_not_start(error)
+
+
+def retry_delay_s(error: BailianError, *, attempt: int, settings: AppSettings) -> float | None:
+    """How long to wait before a failed request is sent again.
+
+    Args:
+        error: What the attempt failed with, before any frame.
         attempt: Which attempt that was, counted from 1.
-        started: Whether any frame had come.
-        settings: Whose `max_retries` and `idempotent` count.
+        settings: Its `max_retries` and `idempotent` are used.
 
     Returns:
-        The seconds to wait first, or None when the error is final. The server's `Retry-After`
-        counts when it gave one; else the wait is drawn from a window that doubles (full jitter).
+        Seconds, or None when the error is final. The server's `Retry-After` decides where there
+        is one; else the delay is drawn from a window that doubles (full jitter).
     """
-    if started or attempt > settings.max_retries or error.resend == "never":
-        return None
-    if error.resend == "may_have_run" and not settings.idempotent:
+    if attempt > settings.max_retries or not is_retryable(error, idempotent=settings.idempotent):
         return None
     if error.retry_after_s is not None:
-        # A server that wants more patience than we have gets no second request before its time.
+        # A server that asks for a longer wait gets no second request before its time.
         return error.retry_after_s if error.retry_after_s <= MAX_WAIT_S else None
-    # Imported where it is needed: it costs 30 ms, and most processes never retry.
-    from tenacity import RetryCallState, wait_random_exponential
-
-    state = RetryCallState(cast("Any", None), None, (), {})
-    state.attempt_number = attempt
-    return wait_random_exponential(multiplier=0.5, max=8)(state)
+    window_s = min(_MAX_BACKOFF_S, _BACKOFF_S * 2 ** (attempt - 1))
+    return random.uniform(0, window_s)  # noqa: S311 - not for secrets

@@ -1,4 +1,4 @@
-"""The settings of an app: the same words for `BailianApp` and for every adapter."""
+"""The settings of an app: the same names for `BailianApp` and for every adapter."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ from pydantic import (
 )
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.request import (
-    AppId,
-    WireOptions,
-    raise_invalid_input,
-    without_tokens,
-)
+from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.request import AppId, AppRequest, WireOptions, raise_invalid_input
 
 _WORKSPACE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -51,31 +47,31 @@ def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
         if not _is_http_address(value):
             raise InvalidInputError(
                 info.field_name or "base_url",
-                "is a str that is no API address",
+                "is not an http(s) URL",
                 "Pass one like https://dashscope.aliyuncs.com/api/v1",
             )
         parts = urlsplit(value)
         if parts.username or parts.password:
             raise InvalidInputError(
                 info.field_name or "base_url",
-                "has a user name or password in it",
-                "Leave them out: the key is what identifies you",
+                "must not hold a user name or password",
+                "Leave them out: the API key identifies you",
             )
-        value = value.rstrip("/")  # one address is one cloud
+        value = value.rstrip("/")  # so that one address has one form
     return value
 
 
 def check_api_key(key: str) -> str:
-    """Return the key if it can stand in a header.
+    """Return the key if it is valid in an HTTP header.
 
     Raises:
-        InvalidInputError: It cannot. With a line break in it, it would end up, whole, in the text
-            of the HTTP library's error.
+        InvalidInputError: It is not. With a line break in it, the HTTP library's error would quote
+            the whole key.
     """
     if not key.strip() or not key.isascii() or not key.isprintable() or key != key.strip():
         raise InvalidInputError(
             "api_key",
-            "is empty, or has blanks around it or characters that no key has",
+            "is empty, or has spaces around it or characters that an API key cannot have",
             "Pass the key as the console shows it, or set DASHSCOPE_API_KEY",
         )
     return key
@@ -91,7 +87,7 @@ def _check_workspace(value: str | None, info: ValidationInfo) -> str | None:
     if value is not None and not _WORKSPACE.fullmatch(value):
         raise InvalidInputError(
             info.field_name or "workspace",
-            "has a character that no workspace id has",
+            "has a character that a workspace id cannot have",
             "Pass the id as the console shows it",
         )
     return value
@@ -103,22 +99,21 @@ def _secret_from_env() -> SecretStr | None:
 
 
 class Timeout(BaseModel):
-    """How long a call may wait, by what it waits for. All in seconds.
-
-    Attributes:
-        connect_s: For a connection.
-        first_frame_s: From sending the request to the first frame.
-        between_frames_s: From one frame to the next.
-        total_s: For the whole call, its retries and the waiting between them included; None for
-            no limit.
-    """
+    """How long a call may wait, by what it waits for. All in seconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     connect_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """Seconds to wait for a connection."""
+
     first_frame_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    """Seconds from sending the request to the first frame."""
+
     between_frames_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    """Seconds from one frame to the next."""
+
     total_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds for the whole call, with its retries and their delays; None for no limit."""
 
 
 def _check_timeout(value: object, info: ValidationInfo) -> object:
@@ -132,60 +127,69 @@ def _check_timeout(value: object, info: ValidationInfo) -> object:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise InvalidInputError(
             info.field_name or "timeout",
-            "is no number of seconds above 0",
-            "Pass seconds such as 60, or a Timeout",
+            "must be a positive number of seconds or a Timeout",
         )
     return value
 
 
 class AppSettings(WireOptions):
-    """How to reach an app, and what every call of it says. Adapters inherit these fields.
+    """How to reach an app, and the options of every call. Adapters inherit these fields.
 
     Each may be overridden per call. An unknown name is refused.
-
-    Attributes:
-        app_id: The app's id; else `BAILIAN_APP_ID` in the environment.
-        api_key: The API key; else `DASHSCOPE_API_KEY` in the environment; else, at the first
-            call, the SDK's own rule (its key file). Never shown and never serialised.
-        workspace: The sub-workspace the app is in (`X-DashScope-WorkSpace`).
-        base_url: The API's address up to `/api/v1`; else `DASHSCOPE_HTTP_BASE_URL` in the
-            environment; else the SDK's own rule.
-        timeout: The longest silence in seconds, until the first frame and between frames, of
-            which connecting may take 10; or a `Timeout` that sets each.
-        max_retries: How often a call may be sent again when it certainly did not start.
-        idempotent: Whether running the app twice does no harm. Then a call whose fate is
-            unknown (a lost connection, a 500, a timeout) is sent again too.
-        max_concurrency: How many calls of this app may be under way at once in this process, sync
-            and async together; None for no limit. Who finds no free place waits, for as long as
-            connecting may take; then `RequestTimeoutError` says so, and nothing was sent.
-        history_mode: `"session"` continues the cloud's session and sends only what is new;
-            `"messages"` sends the whole conversation every time.
-        session_ttl_s: Seconds without a call after which the cloud forgets a session.
-        session_max_rounds: Rounds that the cloud remembers in one session.
     """
 
     app_id: AppId = Field(
         default_factory=lambda: os.environ.get("BAILIAN_APP_ID", ""), validate_default=True
     )
+    """The app's id, from its card in the console. Default: `BAILIAN_APP_ID` in the environment.
+    Part of the URL."""
+
     api_key: Annotated[SecretStr | None, AfterValidator(_check_secret)] = Field(
         default_factory=_secret_from_env, validate_default=True, exclude=True, repr=False
     )
+    """The API key. Default: `DASHSCOPE_API_KEY` in the environment, or else, at the first call, the
+    SDK's own rule (its key file). Never shown or serialised. Header `Authorization`."""
+
     workspace: Annotated[str | None, AfterValidator(_check_workspace)] = None
+    """The sub-workspace that the app is in. Default: the key's own. Header
+    `X-DashScope-WorkSpace`."""
+
     base_url: Annotated[str | None, AfterValidator(_check_base_url)] = Field(
         default_factory=lambda: os.environ.get("DASHSCOPE_HTTP_BASE_URL") or None,
         validate_default=True,
     )
+    """The API's address up to `/api/v1`. Default: `DASHSCOPE_HTTP_BASE_URL` in the environment, or
+    else the SDK's own rule. Part of the URL."""
+
     timeout: Annotated[float | Timeout, BeforeValidator(_check_timeout)] = 300.0
+    """The longest silence in seconds, until the first frame and between frames, of which connecting
+    may take 10; or a `Timeout` that sets each limit. Not sent."""
+
     max_retries: int = Field(default=2, ge=0)
+    """How many times a call that certainly did not start is sent again. Not sent."""
+
     idempotent: bool = False
+    """Whether running the app twice does no harm. Then a call whose outcome is unknown (a lost
+    connection, HTTP 500, a timeout) is sent again too. Not sent."""
+
     max_concurrency: int | None = Field(default=None, ge=1)
+    """How many calls of this app may run at once in this process, sync and async together. Default:
+    no limit. A call without a free slot waits for as long as connecting may take; then it fails
+    with `RequestTimeoutError`, and nothing was sent. Not sent."""
+
     history_mode: HistoryMode = "session"
+    """How a conversation is sent: `"session"` continues the cloud's session and sends only what is
+    new; `"messages"` sends the whole conversation every time. Not sent."""
+
     session_ttl_s: float = Field(default=3600.0, ge=0)
+    """Seconds without a call after which the cloud drops a session. Not sent."""
+
     session_max_rounds: int = Field(default=50, ge=1)
+    """How many rounds the cloud keeps in one session. Not sent."""
 
     @property
-    def limits(self) -> Timeout:
-        """The timeout, one by one."""
+    def timeouts(self) -> Timeout:
+        """The timeout as its four limits."""
         if isinstance(self.timeout, Timeout):
             return self.timeout
         return Timeout(
@@ -195,11 +199,11 @@ class AppSettings(WireOptions):
         )
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Pickle without secrets; the key is read from the environment again."""
+        """Pickle without secrets; unpickling reads the key from the environment again."""
         state = super().__getstate__()
         fields: dict[str, Any] = state["__dict__"] | {"api_key": None}
         if fields.get("biz_params"):
-            fields["biz_params"] = without_tokens(fields["biz_params"])
+            fields["biz_params"] = redact_biz_params(fields["biz_params"])
         return state | {"__dict__": fields}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -208,16 +212,43 @@ class AppSettings(WireOptions):
             state | {"__dict__": state["__dict__"] | {"api_key": _secret_from_env()}}
         )
 
-    def with_overrides(self, overrides: dict[str, Any]) -> AppSettings:
-        """These settings with some replaced, validated anew.
+    def with_overrides(self, overrides: Mapping[str, Any]) -> AppSettings:
+        """Return these settings with some replaced, validated again.
 
         Args:
             overrides: Settings by name.
 
         Raises:
-            pydantic.ValidationError: An unknown name, or a value that is not valid.
+            InvalidInputError: A name is unknown, or a value is not valid.
         """
         if not overrides:
             return self
         current = {name: getattr(self, name) for name in AppSettings.model_fields}
-        return AppSettings.model_validate(current | overrides)
+        try:
+            return AppSettings.model_validate(current | dict(overrides))
+        except ValidationError as error:
+            raise_invalid_input(error, names=SETTING_NAMES)
+
+    def split(self, kwargs: Mapping[str, Any]) -> tuple[AppSettings, dict[str, Any]]:
+        """Split the keyword arguments of one call into settings and call options.
+
+        Args:
+            kwargs: Settings to override, and options that only a call has (`session_id`, …).
+
+        Returns:
+            These settings with the overrides, and the options. The options are not checked here:
+            `AppRequest` does that.
+
+        Raises:
+            InvalidInputError: A setting is not valid.
+        """
+        overrides = {name: value for name, value in kwargs.items() if name in SETTING_NAMES}
+        options = {name: value for name, value in kwargs.items() if name not in SETTING_NAMES}
+        return self.with_overrides(overrides), options
+
+
+SETTING_NAMES = frozenset(AppSettings.model_fields)
+"""The names of the settings, which adapters and calls share."""
+
+CALL_NAMES = SETTING_NAMES | frozenset(AppRequest.model_fields)
+"""The names of everything that a call accepts."""

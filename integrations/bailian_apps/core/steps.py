@@ -1,16 +1,27 @@
-"""Reads what the remote app did, from a frame's `thoughts` and `workflow_message`, as steps.
+"""Reads steps from a frame's `thoughts` and `workflow_message`. Pure.
 
-A frame relists every step so far, and carries only the newest piece of each. So this room keeps,
-per step, what it already read, parses only entries that changed, and appends each piece once. It
-knows nothing of the answer text, but for one thing: what an End node writes is offered to the
-decoder as answer.
+A frame relists every step so far, and carries only the newest piece of each (workflow-two-llm.sse).
+So this module keeps what it already read of each step, parses only entries that changed, and
+appends each piece once. It knows nothing of the answer text, with one exception: it offers an End
+node's text to the decoder.
+
+The files named here are in tests/recordings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
 
+from bailian_apps.core.entries import (
+    Node,
+    Source,
+    action_head,
+    action_texts,
+    is_action,
+    node_of_message,
+    node_of_thought,
+)
 from bailian_apps.core.events import (
     AppEvent,
     ReasoningDelta,
@@ -20,35 +31,15 @@ from bailian_apps.core.events import (
     UnknownFrame,
 )
 from bailian_apps.core.result import EXECUTING, SUCCESS, Step, StepKind
-from bailian_apps.core.values import (
-    Characters,
-    JsonObject,
-    as_text,
-    call_input,
-    first_text,
-    grown,
-    json_object,
-    milliseconds,
-    node_result,
-    text_or_none,
-)
-
-Source: TypeAlias = Literal["thoughts", "message"]
-
-_AGENT_KEYS = ("action_type", "action", "thought")
-_AGENT_KINDS: dict[str, StepKind] = {
-    "reasoning": "reasoning",
-    "agentRag": "retrieval",
-    "response": "response",
-}
-_RESULT_KEYS = {"result", "reasoningContent"}
+from bailian_apps.core.text import SurrogateBuffer, new_suffix
+from bailian_apps.core.values import JsonObject, call_input
 
 
-class _Open:
+class _StepState:
     """A step being read; `snapshot` is its frozen public form."""
 
     __slots__ = (
-        "characters", "duration_ms", "error", "finished", "id", "input", "kind", "last", "name",
+        "buffers", "duration_ms", "error", "finished", "id", "input", "kind", "last", "name",
         "output", "parent_id", "reasoning", "source", "status", "type",
     )  # fmt: skip
 
@@ -61,12 +52,12 @@ class _Open:
         self.input: Any = None
         self.output: list[str] = []
         self.reasoning: list[str] = []
-        self.characters = (Characters(), Characters())  # of output and of reasoning
+        self.buffers = (SurrogateBuffer(), SurrogateBuffer())  # of output and of reasoning
         self.error: str | None = None
         self.duration_ms: float | None = None
         self.parent_id: str | None = None
         self.finished = False
-        self.source: Source | None = None  # which of the two channels this step's text comes from
+        self.source: Source | None = None  # the channel that this step's text comes from
         self.last: tuple[str, str] = ("", "")  # the newest piece of output and of reasoning
 
     def snapshot(self) -> Step:
@@ -90,14 +81,14 @@ class _Entry:
 
     __slots__ = ("raw", "repeats", "step")
 
-    def __init__(self, raw: object, step: _Open | None = None, repeats: bool = False) -> None:
+    def __init__(self, raw: object, step: _StepState | None = None, repeats: bool = False) -> None:
         self.raw = raw
         self.step = step
         self.repeats = repeats  # an equal entry in the next frame is a new, equal piece of text
 
     @property
     def settled(self) -> bool:
-        """Whether an equal entry in the next frame says nothing new."""
+        """Whether an equal entry in the next frame adds nothing."""
         return not self.repeats and (self.step is None or self.step.kind == "node")
 
 
@@ -106,34 +97,35 @@ class StepReader:
 
     Attributes:
         saw_node: Whether any workflow node was seen: then the app is a workflow.
+        finished_count: How many steps have ended.
         reasoning: Every reasoning delta so far, in the order of arrival.
     """
 
     def __init__(
-        self, answer: Callable[[str, list[AppEvent]], None], *, plain_messages: bool = False
+        self, answer: Callable[[str, list[AppEvent]], None], *, json_content: bool = True
     ) -> None:
         """Read for a decoder.
 
         Args:
-            answer: Is offered every piece that an End node writes.
-            plain_messages: Whether the content of a `workflow_message` is known to be plain text
-                (`message_format`), so that JSON in it is the app's own words.
+            answer: Is called with every piece of an End node's text.
+            json_content: See `StreamMode.json_content`.
         """
         self.saw_node = False
+        self.finished_count = 0
         self.reasoning: list[str] = []
         self._answer = answer
-        self._plain_messages = plain_messages
+        self._json_content = json_content
         self._entries: list[_Entry] = []
-        # The entries at the head of the list that say nothing new until they change: compared as a
-        # whole, because a workflow relists every node that it ever ran.
+        # The entries at the head of the list that add nothing until they change. They are compared
+        # as a whole, because a workflow relists every node that it ever ran.
         self._settled: list[object] = []
-        self._steps: list[_Open] = []
-        self._newest: dict[str, _Open] = {}
+        self._steps: list[_StepState] = []
+        self._newest: dict[str, _StepState] = {}
         self._runs: dict[str, int] = {}
-        self._running: dict[str, _Open] = {}  # an agent's steps that have not ended
+        self._running: dict[str, _StepState] = {}  # an agent's steps that have not ended
 
     def steps(self) -> tuple[Step, ...]:
-        """All steps so far, in the order in which they began."""
+        """Return all steps so far, in the order in which they began."""
         return tuple(step.snapshot() for step in self._steps)
 
     def finish_all(self, events: list[AppEvent]) -> None:
@@ -154,7 +146,7 @@ class StepReader:
             raw: object = _response(item)
             entry = before = entries[position] if position < len(entries) else None
             if before is not None and before.repeats and before.raw == raw:
-                # "哈" after "哈" is two pieces of text: an equal entry of a running node adds.
+                # "哈" after "哈" is two pieces of text: an equal entry of a running node adds one.
                 assert before.step is not None  # noqa: S101
                 self._append(before.step, "thoughts", *before.step.last, events)
             elif before is None or not before.settled or before.raw != raw:
@@ -176,96 +168,38 @@ class StepReader:
     ) -> _Entry:
         if isinstance(item, dict):
             entry = cast("JsonObject", item)
-            if any(entry.get(key) for key in _AGENT_KEYS):
+            if is_action(entry):
                 step = self._read_action(position, entry, before, events, relisted=relisted)
                 return _Entry(entry, step)
-            node = json_object(raw)
-            if node is not None and ("nodeId" in node or "nodeStatus" in node):
-                step = self._read_node(position, node, events)
+            node = node_of_thought(raw, position)
+            if node is not None:
+                step = self._update_node(node, events)
                 return _Entry(raw, step, repeats=not step.finished and any(step.last))
         events.append(UnknownFrame(item))
         return _Entry(raw, before.step if before else None)
 
-    def _read_node(self, position: int, node: JsonObject, events: list[AppEvent]) -> _Open:
-        name = text_or_none(node.get("nodeName"))
-        output, reasoning = node_result(node.get("nodeResult"))
-        return self._update_node(
-            "thoughts",
-            node_id=text_or_none(node.get("nodeId")) or name or f"node-{position}",
-            name=name,
-            type_=text_or_none(node.get("nodeType")),
-            status=text_or_none(node.get("nodeStatus")) or EXECUTING,
-            piece=(output, reasoning),
-            duration_ms=milliseconds(node.get("nodeExecTime")),
-            error=first_text(node, "nodeErrorMsg", "errorMessage", "errorMsg", "error"),
-            parent_id=text_or_none(node.get("parentNodeId")),
-            events=events,
-        )
-
-    # -------------------------------------------------------- workflow_message
-
     def read_message(self, message: JsonObject, events: list[AppEvent]) -> None:
         """Read one frame's `workflow_message`."""
-        content = message.get("message")
-        text = as_text(cast("JsonObject", content).get("content")) if type(content) is dict else ""
-        piece = (text, "")
-        type_ = text_or_none(message.get("node_type"))
-        if (
-            not self._plain_messages
-            and type_ in ("LLM", None)  # what another node says may be such an object itself
-            and (inner := json_object(text))
-            and inner.keys() <= _RESULT_KEYS
-        ):
-            piece = (as_text(inner.get("result")), as_text(inner.get("reasoningContent")))
-        name = text_or_none(message.get("node_name"))
-        status = text_or_none(message.get("node_status")) or EXECUTING
-        # The API's page has a bool, the SDK's model a str.
-        if status == EXECUTING and message.get("node_is_completed") in (True, "true"):
-            status = SUCCESS
-        self._update_node(
-            "message",
-            node_id=text_or_none(message.get("node_id")) or name or "node-0",
-            name=name,
-            type_=type_,
-            status=status,
-            piece=piece,
-            duration_ms=milliseconds(message.get("node_exec_time")),
-            error=first_text(message, "node_error_msg", "error_message", "error"),
-            parent_id=text_or_none(message.get("parent_node_id")),
-            events=events,
-        )
+        self._update_node(node_of_message(message, json_content=self._json_content), events)
 
-    # ------------------------------------------------------------ nodes, both
-
-    def _update_node(
-        self,
-        source: Source,
-        *,
-        node_id: str,
-        name: str | None,
-        type_: str | None,
-        status: str,
-        piece: tuple[str, str],
-        duration_ms: float | None,
-        error: str | None,
-        parent_id: str | None,
-        events: list[AppEvent],
-    ) -> _Open:
+    def _update_node(self, node: Node, events: list[AppEvent]) -> _StepState:
         self.saw_node = True
-        step = self._newest.get(node_id)
-        if step is None or (step.finished and _runs_again(step, source, status, piece)):
-            step = self._start(node_id, "node", name or node_id, type_, events, parent_id=parent_id)
+        step = self._newest.get(node.id)
+        if step is None or (step.finished and _runs_again(step, node)):
+            step = self._start(
+                node.id, "node", node.name or node.id, node.type, events, parent_id=node.parent_id
+            )
         elif step.finished:
             return step
-        step.name = name or step.name
-        step.type = type_ or step.type
-        if duration_ms is not None:
-            step.duration_ms = duration_ms
-        self._append(step, source, *piece, events)
-        if status != EXECUTING:
-            if status != SUCCESS:
-                step.error = error or "".join(step.output) or status
-            self._finish(step, status, events)
+        step.name = node.name or step.name
+        step.type = node.type or step.type
+        if node.duration_ms is not None:
+            step.duration_ms = node.duration_ms
+        self._append(step, node.source, node.output, node.reasoning, events)
+        if node.status != EXECUTING:
+            if node.status != SUCCESS:
+                step.error = node.error or "".join(step.output) or node.status
+            self._finish(step, node.status, events)
         return step
 
     # ------------------------------------------------------------------ agents
@@ -278,52 +212,47 @@ class StepReader:
         events: list[AppEvent],
         *,
         relisted: bool,
-    ) -> _Open:
+    ) -> _StepState:
         """Read an agent's entry. It has no id: its position in the list is its identity.
 
         Args:
-            position: Where it stands.
+            position: Its index in `thoughts`.
             entry: The entry.
-            before: What stood there in the frame before.
+            before: The entry at this position in the frame before.
             events: Takes what is new.
-            relisted: Whether entries follow. Then one that has not changed says nothing new; the
-                last one may be a second, equal piece of text.
+            relisted: Whether entries follow. Then one that has not changed adds nothing; the last
+                one may be a second, equal piece of text (agent-deep-thinking-elided-head.sse).
         """
-        type_ = text_or_none(entry.get("action_type")) or text_or_none(entry.get("action"))
-        kind = _AGENT_KINDS.get(type_ or "reasoning", "tool")
-        name = text_or_none(entry.get("action_name")) or text_or_none(entry.get("action"))
-        unchanged = before is not None and before.raw == entry
+        kind, type_, name = action_head(entry)
         step = before.step if before else None
         if step is not None and (step.kind != kind or (type_ and step.type != type_)):
             if not step.finished:
                 self._finish(step, SUCCESS, events)
             step = None
+        unchanged = before is not None and before.raw == entry
         if step is not None and unchanged and (relisted or kind != "reasoning"):
             if not step.finished and step.output and kind != "response":
-                self._finish(step, SUCCESS, events)  # it was answered, and nothing more came
+                self._finish(step, SUCCESS, events)  # it has its result, and nothing more came
             return step
-        # `response` repeats `thought`; one of them may be missing.
-        thought = as_text(entry.get("thought") or entry.get("response"))
-        if kind != "reasoning":
-            thought = as_text(entry.get("reasoning_content") or entry.get("thought"))
-        output = as_text(entry.get("observation"))
-        if kind == "response":
-            output = output or as_text(entry.get("response"))
+        output, reasoning = action_texts(kind, entry)
+        input_ = call_input(entry, step.input if step else None) if kind != "reasoning" else None
         if step is not None and kind != "reasoning":
-            # No stream of calls was ever recorded: a field may be the whole so far, or a delta.
-            output, thought = grown(step.output, output), grown(step.reasoning, thought)
-        input_ = None if kind == "reasoning" else call_input(entry, step.input if step else None)
-        if step is None or (step.finished and (output or thought)):
+            # No stream of tool calls was recorded: a field may be the whole so far, or a delta.
+            output = new_suffix(step.output, output)
+            reasoning = new_suffix(step.reasoning, reasoning)
+        if step is None or (step.finished and (output or reasoning)):
             step = self._start(
                 f"thought-{position}", kind, name or type_ or kind, type_, events, input_=input_
             )
             self._running[step.id] = step
         step.name, step.input = name or step.name, input_
-        self._append(step, "thoughts", output if kind != "reasoning" else "", thought, events)
+        self._append(step, "thoughts", output, reasoning, events)
         return step
 
     def answer_began(self, events: list[AppEvent]) -> None:
-        """The answer streams: an agent's reasoning and answered tool calls are over."""
+        """The answer streams: an agent's reasoning and tool calls with a result are over."""
+        if not self._running:
+            return
         for step in list(self._running.values()):
             thought = step.kind == "reasoning" and not any(step.last)
             if thought or (step.output and step.kind != "response"):
@@ -341,13 +270,13 @@ class StepReader:
         *,
         parent_id: str | None = None,
         input_: Any = None,
-    ) -> _Open:
+    ) -> _StepState:
         for running in list(self._running.values()):
-            if running.kind == "reasoning":  # thinking is over when something is done
+            if running.kind == "reasoning":  # the next step ends it
                 self._finish(running, SUCCESS, events)
         run = self._runs.get(base_id, 0) + 1
         self._runs[base_id] = run
-        step = _Open(base_id if run == 1 else f"{base_id}#{run}", kind, name, type_)
+        step = _StepState(base_id if run == 1 else f"{base_id}#{run}", kind, name, type_)
         step.parent_id, step.input = parent_id, input_
         self._newest[base_id] = step
         self._steps.append(step)
@@ -355,7 +284,7 @@ class StepReader:
         return step
 
     def _append(
-        self, step: _Open, source: Source, output: str, reasoning: str, events: list[AppEvent]
+        self, step: _StepState, source: Source, output: str, reasoning: str, events: list[AppEvent]
     ) -> None:
         step.last = (output, reasoning)
         if not output and not reasoning:
@@ -363,32 +292,33 @@ class StepReader:
         if step.source is None:
             step.source = source
         elif step.source != source:
-            return  # the other channel repeats what this step already said
-        self._tell(step, output, reasoning, events)
+            return  # the other channel repeats this step's text
+        self._emit(step, output, reasoning, events)
         if output and step.type == "End":
             self._answer(output, events)
 
-    def _tell(
+    def _emit(
         self,
-        step: _Open,
+        step: _StepState,
         output: str,
         reasoning: str,
         events: list[AppEvent],
         *,
         last: bool = False,
     ) -> None:
-        if (reasoning or last) and (reasoning := step.characters[1].take(reasoning, last=last)):
+        if (reasoning or last) and (reasoning := step.buffers[1].push(reasoning, last=last)):
             step.reasoning.append(reasoning)
             self.reasoning.append(reasoning)
             events.append(ReasoningDelta(reasoning, step.id))
-        if (output or last) and (output := step.characters[0].take(output, last=last)):
+        if (output or last) and (output := step.buffers[0].push(output, last=last)):
             step.output.append(output)
             events.append(StepDelta(step.id, output))
 
-    def _finish(self, step: _Open, status: str, events: list[AppEvent]) -> None:
-        self._tell(step, "", "", events, last=True)
+    def _finish(self, step: _StepState, status: str, events: list[AppEvent]) -> None:
+        self._emit(step, "", "", events, last=True)
         step.status = status
         step.finished = True
+        self.finished_count += 1
         self._running.pop(step.id, None)
         events.append(StepFinished(step.snapshot()))
 
@@ -397,11 +327,13 @@ def _response(item: object) -> object:
     return cast("JsonObject", item).get("response", item) if isinstance(item, dict) else item
 
 
-def _runs_again(step: _Open, source: Source, status: str, piece: tuple[str, str]) -> bool:
+def _runs_again(step: _StepState, node: Node) -> bool:
     """Whether a finished node that is listed again is a new run of it (a loop).
 
-    From the frame after its end on, a finished node is listed with an empty result.
+    From the frame after its end on, a finished node is listed with an empty result
+    (workflow-timed.jsonl).
     """
-    if step.source not in (None, source):
+    if step.source not in (None, node.source):
         return False
-    return status == EXECUTING or (any(piece) and piece != step.last)
+    piece = (node.output, node.reasoning)
+    return node.status == EXECUTING or (any(piece) and piece != step.last)

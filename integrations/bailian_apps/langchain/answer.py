@@ -8,7 +8,6 @@ message that `invoke` gives, because that is how `invoke` makes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
@@ -26,46 +25,9 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult, DocReference, Usage
+from bailian_apps.core.text import StopFilter
 from bailian_apps.langchain.blocks import PROVIDER, reference_entry, step_entry, to_blocks
 from bailian_apps.langchain.messages import MARKER_KEY
-
-
-class StopFilter:
-    """Cuts a text off before the first stop sequence, however the text is cut into pieces."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        """Look for any of `stops`."""
-        self._stops = [stop for stop in stops if stop]
-        self._held = ""
-        self.found = False
-
-    def feed(self, text: str) -> str:
-        """Take a piece; give what is certainly no part of a stop sequence.
-
-        What may be the beginning of one is held back.
-        """
-        text = self._held + text
-        self._held = ""
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            self.found = True
-            return text[: min(found)]
-        held = max((_overlap(text, stop) for stop in self._stops), default=0)
-        if held:
-            self._held = text[-held:]
-            return text[:-held]
-        return text
-
-    def flush(self) -> str:
-        """Give what was held back: the text is over."""
-        held, self._held = self._held, ""
-        return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` begin `stop`."""
-    longest = min(len(stop) - 1, len(text))
-    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
 
 
 class Answer:
@@ -100,7 +62,7 @@ class Answer:
             return self._chunk("", {"reasoning_content": event.text})
         if isinstance(event, StepFinished):
             # A reasoning entry streamed as reasoning, a response entry is the answer itself.
-            if event.step.kind in ("reasoning", "response"):
+            if event.step.kind == "reasoning" or event.step.is_answer:
                 return None
             return self._chunk("", {"steps": [step_entry(event.step)]})
         if isinstance(event, RunStarted):
@@ -173,7 +135,7 @@ class Answer:
             "session_id": result.session_id,
             "request_id": result.request_id,
             "finish_reason": result.finish_reason,
-            "model_usage": [asdict(model) for model in result.usage.models],
+            "model_usage": [model.to_dict() for model in result.usage.models],
             MARKER_KEY: marker.to_dict() if marker else None,
             "context_lost": result.context_lost or None,
             "whole_history": result.whole_history or None,

@@ -37,34 +37,14 @@ def step_entry(step: Step) -> dict[str, Any]:
 
     Its reasoning is left out: it is part of the message's own.
     """
-    entry = {
-        "id": step.id,
-        "kind": step.kind,
-        "name": step.name,
-        "type": step.type,
-        "status": step.status,
-        "input": step.input,
-        "output": step.output,
-        "error": step.error,
-        "duration_ms": step.duration_ms,
-        "parent_id": step.parent_id,
-    }
-    return {key: value for key, value in entry.items() if value not in (None, "")}
+    entry = step.to_dict(compact=True)
+    entry.pop("reasoning", None)
+    return entry
 
 
 def reference_entry(reference: DocReference) -> dict[str, Any]:
     """A cited document as JSON values, without what is empty."""
-    entry = {
-        "index_id": reference.index_id,
-        "title": reference.title,
-        "doc_id": reference.doc_id,
-        "doc_name": reference.doc_name,
-        "doc_url": reference.doc_url,
-        "text": reference.text,
-        "images": list(reference.images),
-        "page_number": list(reference.page_number),
-    }
-    return {key: value for key, value in entry.items() if value not in (None, "", [])}
+    return reference.to_dict(compact=True)
 
 
 def to_blocks(

@@ -1,7 +1,7 @@
 """What the remote app did, as runs below the run of the call: a model's, a tool's, a chain's.
 
 Each step is a child of that run for LangChain's callbacks, and so for LangSmith and every other
-tracer: a tool call is a tool run, a retrieval a retriever run, a workflow node a chain run.
+tracer: a tool call is a tool run, a retrieval a retriever run, any other workflow node a chain run.
 Reasoning has none, it streams. Besides, the custom event `bailian_step` says of every step when it
 starts and when it ends, for a UI.
 
@@ -11,10 +11,9 @@ and is sent what they returned; `drive` makes them, and `adrive` awaits them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from langchain_core.callbacks import (
@@ -25,9 +24,10 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 
+from bailian_apps.core.documents import retrieved_documents
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import StepFinished, StepStarted
-from bailian_apps.core.result import Step
+from bailian_apps.core.result import SpanKind, Step
 from bailian_apps.langchain.blocks import STEP_TYPE, as_arguments, as_text, step_entry
 
 AnyRunManager: TypeAlias = RunManager | AsyncRunManager
@@ -58,12 +58,13 @@ async def adrive(calls: Calls) -> None:
 
 
 @dataclass
-class _Open:
+class _StepRun:
     """A step that has begun; `run` is its run manager, once there is one."""
 
     step: Step
     run: Any = None
     begun: bool = False
+    kind: SpanKind = "chain"  # as it began: a node may name its type later
 
 
 class StepRuns:
@@ -87,7 +88,7 @@ class StepRuns:
             for key, value in manager.inheritable_metadata.items()
             if not key.startswith("ls_")
         }
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _StepRun] = {}
 
     @classmethod
     def of(cls, manager: AnyRunManager | None, app_id: str) -> StepRuns | None:
@@ -98,7 +99,7 @@ class StepRuns:
         """Report the start or the end of a step."""
         step = event.step
         if step.id not in self._open:
-            self._open[step.id] = _Open(step)
+            self._open[step.id] = _StepRun(step)
             yield self._announce("start", step)
             # A run cannot be given its inputs later, so a call waits until they are known.
             if step.kind == "node" or step.input is not None:
@@ -117,13 +118,14 @@ class StepRuns:
         for opened in reversed(list(self._open.values())):
             yield from self._end(opened, error)
 
-    def _begin(self, opened: _Open) -> Calls:
+    def _begin(self, opened: _StepRun) -> Calls:
         opened.begun = True  # even if a handler raises: a run begins once
         step = opened.step
+        opened.kind = step.span_kind
         manager = self._manager_for(step)
         name = self._name_of(step)
         about = {"name": name}
-        if step.kind == "tool":
+        if opened.kind == "tool":
             opened.run = yield manager.on_tool_start(
                 about,
                 as_text(step.input),
@@ -131,21 +133,21 @@ class StepRuns:
                 name=name,
                 tool_call_id=step.id,
             )
-        elif step.kind == "retrieval":
+        elif opened.kind == "retrieval":
             opened.run = yield manager.on_retriever_start(about, _query(step.input), name=name)
         elif step.kind == "node":
             opened.run = yield manager.on_chain_start(about, as_arguments(step.input), name=name)
 
-    def _end(self, opened: _Open, error: BaseException | None) -> Calls:
+    def _end(self, opened: _StepRun, error: BaseException | None) -> Calls:
         step = opened.step
         if not opened.begun:
             yield from self._begin(opened)
         del self._open[step.id]
         if (run := opened.run) is None:
             pass
-        elif step.kind == "tool":
+        elif opened.kind == "tool":
             yield run.on_tool_error(error) if error else run.on_tool_end(step.output)
-        elif step.kind == "retrieval":
+        elif opened.kind == "retrieval":
             yield (
                 run.on_retriever_error(error) if error else run.on_retriever_end(_documents(step))
             )
@@ -207,21 +209,7 @@ def _query(value: object) -> str:
 
 
 def _documents(step: Step) -> list[Document]:
-    """The documents that a retrieval found.
-
-    No recording shows how the cloud lists them, so what is no list of texts is one document.
-    """
-    try:
-        found: object = json.loads(step.output)
-    except (ValueError, RecursionError):
-        found = None
-    items = cast("list[object]", found) if isinstance(found, list) else [found]
-    documents: list[Document] = []
-    for item in items:
-        fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        key = next((k for k in ("text", "content") if isinstance(fields.get(k), str)), None)
-        if key is None:
-            return [Document(page_content=step.output)] if step.output else []
-        rest = {name: value for name, value in fields.items() if name != key}
-        documents.append(Document(page_content=fields[key], metadata=rest))
-    return documents
+    return [
+        Document(page_content=found.text, metadata=dict(found.metadata))
+        for found in retrieved_documents(step)
+    ]

@@ -16,6 +16,7 @@ import langchain_core.exceptions as langchain_exceptions
 
 from bailian_apps.core import errors as ours
 from bailian_apps.core.errors import BailianError
+from bailian_apps.core.retry import is_retryable
 
 _COUNTERPARTS: dict[type[BailianError], str] = {
     ours.InvalidInputError: "ModelInvalidRequestError",
@@ -65,6 +66,5 @@ def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> Bail
     combined = kind.__new__(kind)
     combined.args = error.args
     combined.__dict__.update(error.__dict__)
-    not_run = error.resend == "not_started" and error.partial is None
-    cast("Any", combined).is_retryable = not_run or (idempotent and error.resend != "never")
+    cast("Any", combined).is_retryable = is_retryable(error, idempotent=idempotent)
     return combined.with_traceback(error.__traceback__)

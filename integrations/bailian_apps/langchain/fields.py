@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError, model_validator
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.request import raise_invalid_input, without_tokens
+from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.secrecy import as_json
 
@@ -86,4 +87,6 @@ class AppFields(AppSettings):
     def lc_attributes(self) -> dict[str, Any]:
         """What is dumped otherwise than it is: `biz_params` without the users' tokens."""
         shapes: dict[str, Any] = {"timeout": as_json(self.timeout)}
-        return shapes | ({"biz_params": without_tokens(self.biz_params)} if self.biz_params else {})
+        return shapes | (
+            {"biz_params": redact_biz_params(self.biz_params)} if self.biz_params else {}
+        )

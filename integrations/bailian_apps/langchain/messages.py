@@ -50,7 +50,7 @@ from langchain_core.messages import (
 )
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.history import Role, SessionMarker, Turn
+from bailian_apps.core.turns import Role, SessionMarker, Turn
 
 MARKER_KEY = "bailian"
 """Where an answer's `response_metadata` holds the marker of its session."""

@@ -49,7 +49,7 @@ class ProtocolEvents:
     def feed(self, event: AppEvent) -> list[ProtocolEvent] | None:
         """Take an event; give the protocol events that it makes, if any."""
         if isinstance(event, StepStarted):
-            if event.step.kind not in ("reasoning", "response"):
+            if not (event.step.kind == "reasoning" or event.step.is_answer):
                 self._start(step_blocks(step_entry(event.step))[0])
         elif (chunk := self._answer.feed(event)) is not None:
             for block in cast("list[dict[str, Any]]", chunk.content):

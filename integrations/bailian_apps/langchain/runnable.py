@@ -22,14 +22,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from typing_extensions import override
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.events import fold
 from bailian_apps.core.history import plan_request
-from bailian_apps.core.request import raise_invalid_input, without_tokens
+from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.callbacks import AnyRunManager, StepRuns
 from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields, call_arguments
 from bailian_apps.langchain.messages import to_turns
-from bailian_apps.langchain.partial import fold
 from bailian_apps.langchain.runs import (
     aevents,
     aresult_of,
@@ -207,7 +208,7 @@ class _Call:
         self.traced = input_
         if isinstance(input_, Mapping):
             # Any key may be a start variable, so the tokens may stand at the top too.
-            self.traced = without_tokens(shown(cast("Mapping[str, Any]", input_)))
+            self.traced = redact_biz_params(shown(cast("Mapping[str, Any]", input_)))
 
     def invoke(self, _: Any, run_manager: CallbackManagerForChainRun) -> AppResult:
         with typed_errors(self._runnable, self._arguments):

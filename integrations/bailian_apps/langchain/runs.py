@@ -11,12 +11,10 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, closing, contextmanager
 from typing import Any
 
-from pydantic import ValidationError
-
-from bailian_apps.app import BailianApp
+from bailian_apps import run
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, RunFinished
-from bailian_apps.core.request import raise_invalid_input
+from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.callbacks import STEP_EVENTS, StepRuns, adrive, drive
@@ -35,14 +33,17 @@ def with_settings(
     Raises:
         InvalidInputError: A setting is not valid.
     """
-    overrides: dict[str, Any] = {}
-    said: dict[str, Any] = {}
-    for name, value in arguments.items():
-        (overrides if name in AppSettings.model_fields else said)[name] = value
-    try:
-        return settings.with_overrides(overrides), said
-    except ValidationError as error:
-        raise_invalid_input(error)
+    return settings.split(arguments)
+
+
+def _plan_and_options(
+    settings: AppSettings, said: Mapping[str, Any]
+) -> tuple[Plan, dict[str, Any]]:
+    options = dict(said)
+    prompt = options.pop("prompt")
+    if not isinstance(prompt, Plan):
+        prompt = Plan.for_prompt(settings.app_id, prompt)
+    return prompt, options
 
 
 def events(
@@ -62,7 +63,7 @@ def events(
         BailianError: The call failed.
     """
     try:
-        with closing(BailianApp(settings).stream(**said)) as stream:
+        with closing(run.stream(settings, *_plan_and_options(settings, said))) as stream:
             for event in stream:
                 if steps is not None and isinstance(event, STEP_EVENTS):
                     drive(steps.on(event))
@@ -78,7 +79,7 @@ async def aevents(
 ) -> AsyncGenerator[AppEvent]:
     """As `events`, natively async."""
     try:
-        async with aclosing(BailianApp(settings).astream(**said)) as stream:
+        async with aclosing(run.astream(settings, *_plan_and_options(settings, said))) as stream:
             async for event in stream:
                 if steps is not None and isinstance(event, STEP_EVENTS):
                     await adrive(steps.on(event))
@@ -95,16 +96,16 @@ def result_of(settings: AppSettings, said: Mapping[str, Any], steps: StepRuns | 
     Raises:
         BailianError: The call failed.
     """
-    with closing(events(settings, said, steps)) as run:
-        return next(event.result for event in run if isinstance(event, RunFinished))
+    with closing(events(settings, said, steps)) as each:
+        return next(event.result for event in each if isinstance(event, RunFinished))
 
 
 async def aresult_of(
     settings: AppSettings, said: Mapping[str, Any], steps: StepRuns | None
 ) -> AppResult:
     """As `result_of`, natively async."""
-    async with aclosing(aevents(settings, said, steps)) as run:
-        async for event in run:
+    async with aclosing(aevents(settings, said, steps)) as each:
+        async for event in each:
             if isinstance(event, RunFinished):
                 return event.result
     raise AssertionError("a run ends with RunFinished or an error")

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from bailian_apps.core.request import without_tokens
+from bailian_apps.core.redaction import redact_biz_params
 
 _TOKENS = "user_defined_tokens"
 _SECRET_ARGUMENTS = ("api_key", "biz_params")
@@ -22,7 +22,7 @@ def shown(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A call's arguments without their secrets, and with models as JSON values."""
     public = {key: as_json(value) for key, value in arguments.items() if key != "api_key"}
     if isinstance(public.get("biz_params"), Mapping):
-        public["biz_params"] = without_tokens(public["biz_params"])
+        public["biz_params"] = redact_biz_params(public["biz_params"])
     return public
 
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypedDict, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
@@ -19,9 +18,10 @@ from pydantic_core import to_jsonable_python
 from typing_extensions import override
 
 from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidInputError
-from bailian_apps.core.history import Plan, SessionMarker, Turn, plan_request
+from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.turns import SessionMarker, Turn
 from bailian_apps.langchain.blocks import reference_entry, step_entry
 from bailian_apps.langchain.callbacks import AnyRunManager, StepRuns
 from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields
@@ -276,17 +276,11 @@ def _earlier_turns(runtime: Any, name: str) -> list[Turn]:
 
 def _artifact(prompt: str, plan: Plan, result: AppResult) -> AppToolArtifact:
     marker = plan.marker(result)
-    usage = result.usage
     return {
         "prompt": prompt,
-        "steps": [step_entry(step) for step in result.steps if step.kind != "response"],
+        "steps": [step_entry(step) for step in result.steps if not step.is_answer],
         "references": [reference_entry(reference) for reference in result.references],
-        "usage": {
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "total_tokens": usage.total_tokens,
-            "models": [asdict(model) for model in usage.models],
-        },
+        "usage": result.usage.to_dict(),
         "session_id": result.session_id,
         "request_id": result.request_id,
         "context_lost": result.context_lost,

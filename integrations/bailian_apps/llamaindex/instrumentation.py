@@ -29,8 +29,9 @@ from typing import Any, TypeVar, cast
 from llama_index.core.llms import callbacks
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
+from llama_index_instrumentation.event_handlers import NullEventHandler
 
-from bailian_apps.llamaindex.secrecy import wrap_secrets
+from bailian_apps.core.redaction import wrap_secrets
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
@@ -163,11 +164,13 @@ class _Chunks:
 
 def _has_event_handlers() -> bool:
     dispatcher: Any = callbacks.dispatcher
-    while not dispatcher.event_handlers:
+    while True:
+        for handler in dispatcher.event_handlers:
+            if type(handler) is not NullEventHandler:
+                return True
         if not dispatcher.propagate:
             return False
         dispatcher = dispatcher.parent
-    return True
 
 
 _captured: ContextVar[list[_Chunks]] = ContextVar("bailian_apps_captured")

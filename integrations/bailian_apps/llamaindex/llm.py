@@ -22,13 +22,17 @@ from llama_index.core.llms.callbacks import (  # untyped in LlamaIndex
 )
 from llama_index.core.llms.llm import LLM
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from bailian_apps.app import BailianApp
+from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
-from bailian_apps.core.history import Plan, Turn, plan_request
+from bailian_apps.core.history import Plan, plan_request
+from bailian_apps.core.redaction import unwrap_secrets
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.turns import Turn
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.llm_call import LLMCall
 from bailian_apps.llamaindex.messages import to_turns
@@ -37,7 +41,6 @@ from bailian_apps.llamaindex.responses import (
     CompletionResponseBuilder,
     ResponseBuilder,
 )
-from bailian_apps.llamaindex.secrecy import unwrap_secrets
 
 _chat_callback = cast("Any", llm_chat_callback())
 _completion_callback = cast("Any", llm_completion_callback())
@@ -61,6 +64,8 @@ class BailianAppLLM(AppSettings, LLM):
         context_window: How many tokens LlamaIndex may pack into one call. The app's model sets the
             real limit, which the cloud does not report.
         num_output: How many of them LlamaIndex reserves for the answer.
+        client: The `Client` whose connections the calls use. Default: the one that all apps share.
+            It is in no serialised form.
         step_events: Whether to send a `BailianAppStepEvent` when a step starts and when it
             finishes. OpenInference logs a warning for each, because it does not know the event.
 
@@ -84,6 +89,7 @@ class BailianAppLLM(AppSettings, LLM):
 
     context_window: int = Field(default=131_072, gt=0)
     num_output: int = Field(default=2_048, gt=0)
+    client: SkipJsonSchema[Client | None] = Field(default=None, exclude=True, repr=False)
     step_events: bool = False
 
     _listener: Callable[[AppEvent], None] | None = PrivateAttr(default=None)
@@ -102,7 +108,7 @@ class BailianAppLLM(AppSettings, LLM):
             try:
                 super().__init__(**fields)
             except ValidationError as error:
-                raise_invalid_input(error)
+                raise_invalid_input(error, names=type(self).model_fields)
 
     @model_validator(mode="before")
     @classmethod
@@ -124,7 +130,7 @@ class BailianAppLLM(AppSettings, LLM):
         """The LLM of an engine, a retriever or a tool, from the arguments that all of them take.
 
         Args:
-            app: An app to wrap.
+            app: An app to wrap, with its client.
             llm: An LLM to use as it is.
             callback_manager: Receives the legacy events; a given LLM is copied to get it.
             **settings: The fields of a new LLM, when neither is given.
@@ -145,6 +151,7 @@ class BailianAppLLM(AppSettings, LLM):
             return llm.model_copy(update={"callback_manager": callback_manager})
         if app is not None:
             settings = {name: getattr(app.settings, name) for name in AppSettings.model_fields}
+            settings["client"] = app.client
         if callback_manager is not None:
             settings["callback_manager"] = callback_manager
         return cls(**settings)
@@ -257,37 +264,43 @@ class BailianAppLLM(AppSettings, LLM):
     def _chat_call(
         self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
     ) -> LLMCall[ChatResponse]:
-        app, options = self._split(kwargs)
+        settings, options = self._split(kwargs)
         session_id = options.pop("session_id", None)
-        plan = plan_request(to_turns(messages), app.settings, session_id=session_id)
-        return self._call(app, plan, options, ChatResponseBuilder(plan))
+        plan = plan_request(to_turns(messages), settings, session_id=session_id)
+        return self._call(settings, plan, options, ChatResponseBuilder(plan))
 
     def _completion_call(self, prompt: str, kwargs: dict[str, Any]) -> LLMCall[CompletionResponse]:
-        app, options = self._split(kwargs)
+        settings, options = self._split(kwargs)
         if options.get("session_id"):
             raise InvalidInputError(
                 "session_id", "cannot be passed to a completion, which has no session", "Use chat"
             )
-        plan = plan_request([Turn(role="user", text=prompt)], app.settings)
-        return self._call(app, plan, options, CompletionResponseBuilder())
+        plan = plan_request([Turn(role="user", text=prompt)], settings)
+        return self._call(settings, plan, options, CompletionResponseBuilder())
 
     def _call(
         self,
-        app: BailianApp,
+        settings: AppSettings,
         plan: Plan,
         options: dict[str, Any],
         builder: ResponseBuilder[ResponseT],
     ) -> LLMCall[ResponseT]:
-        manager = self.callback_manager
-        return LLMCall(app, plan, options, builder, manager, self.step_events, self._listener)
+        return LLMCall(
+            settings,
+            plan,
+            options,
+            builder,
+            self.client,
+            self.callback_manager,
+            self.step_events,
+            self._listener,
+        )
 
-    def _split(self, kwargs: dict[str, Any]) -> tuple[BailianApp, dict[str, Any]]:
-        """The app with the settings of this call, and the call's other options."""
+    def _split(self, kwargs: dict[str, Any]) -> tuple[AppSettings, dict[str, Any]]:
+        """The settings of a call, and its other options."""
         kwargs = unwrap_secrets(kwargs)
         for name in kwargs.keys() & {"prompt", "messages"}:
             raise InvalidInputError(
                 name, "is not a keyword argument here", "Pass it as the method's first argument"
             )
-        settings = {name: kwargs[name] for name in kwargs.keys() & AppSettings.model_fields.keys()}
-        options = {name: value for name, value in kwargs.items() if name not in settings}
-        return BailianApp(self, **settings), options
+        return self.split(kwargs)

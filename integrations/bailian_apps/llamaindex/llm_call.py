@@ -13,10 +13,12 @@ from typing import Any, Generic, TypeVar
 
 from llama_index.core.callbacks import CallbackManager
 
-from bailian_apps.app import BailianApp
+from bailian_apps import run
+from bailian_apps.client import Client
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan
-from bailian_apps.core.request import without_tokens
+from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.settings import AppSettings
 from bailian_apps.llamaindex.responses import ResponseBuilder
 from bailian_apps.llamaindex.spans import RunSpans
 
@@ -29,19 +31,21 @@ class LLMCall(Generic[ResponseT]):
     """One call, validated and planned. Nothing is sent before its stream is read.
 
     Attributes:
-        app: The app, with the settings of this call.
+        settings: The settings of this call.
         plan: The part of the conversation that is sent.
-        options: The other arguments of the call, as for `BailianApp.stream`.
+        options: The other arguments of the call, see `run.stream`.
         builder: Builds the responses.
+        client: The connections to use; None for the default client's.
         manager: Receives the legacy events.
         step_events: Whether spans send a `BailianAppStepEvent` for each step.
         listener: Called for every event of the run.
     """
 
-    app: BailianApp
+    settings: AppSettings
     plan: Plan
     options: dict[str, Any]
     builder: ResponseBuilder[ResponseT]
+    client: Client | None
     manager: CallbackManager
     step_events: bool = False
     listener: Callable[[AppEvent], None] | None = None
@@ -79,7 +83,7 @@ class LLMCall(Generic[ResponseT]):
         return self._astream(streaming=True)
 
     def _stream(self, *, streaming: bool) -> Generator[ResponseT]:
-        events = self.app.stream(self.plan, **self.options)
+        events = run.stream(self.settings, self.plan, self.options, client=self.client)
         spans = self._open_spans()
 
         def chunks() -> Generator[ResponseT]:
@@ -92,7 +96,7 @@ class LLMCall(Generic[ResponseT]):
         return _close_spans_on_gc(chunks(), spans)
 
     def _astream(self, *, streaming: bool) -> AsyncGenerator[ResponseT]:
-        events = self.app.astream(self.plan, **self.options)
+        events = run.astream(self.settings, self.plan, self.options, client=self.client)
         spans = self._open_spans()
 
         async def chunks() -> AsyncGenerator[ResponseT]:
@@ -106,11 +110,10 @@ class LLMCall(Generic[ResponseT]):
         return _close_spans_on_gc(chunks(), spans)
 
     def _open_spans(self) -> RunSpans:
-        settings = self.app.settings
         inputs = {
-            "app_id": settings.app_id,
-            "biz_params": without_tokens(settings.biz_params or {}),
-            **self.plan.call(self.options),
+            "app_id": self.settings.app_id,
+            "biz_params": redact_biz_params(self.settings.biz_params or {}),
+            **self.plan.request_fields(self.options),
         }
         return RunSpans(
             {name: value for name, value in inputs.items() if value},

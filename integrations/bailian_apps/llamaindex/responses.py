@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Protocol, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
@@ -34,15 +33,7 @@ from llama_index.core.tools import ToolOutput
 
 from bailian_apps.core.events import AppEvent, ReasoningDelta, References, TextDelta
 from bailian_apps.core.history import Plan
-from bailian_apps.core.result import (
-    EXECUTING,
-    SUCCESS,
-    AppResult,
-    DocReference,
-    ModelUsage,
-    Step,
-    Usage,
-)
+from bailian_apps.core.result import EXECUTING, SUCCESS, AppResult, DocReference, Usage
 from bailian_apps.llamaindex.messages import MARKER_KEY
 
 THINKING_DELTA = "thinking_delta"
@@ -218,8 +209,8 @@ def raw_response(result: AppResult) -> dict[str, Any]:
         "context_lost": result.context_lost,
         "whole_history": result.whole_history,
         "reasoning": result.reasoning,
-        "steps": [_as_dict(step) for step in result.steps],
-        "references": [_as_dict(reference) for reference in result.references],
+        "steps": [step.to_dict() for step in result.steps],
+        "references": [reference.to_dict() for reference in result.references],
         "usage": _usage_dict(result.usage),
     }
     if result.streamed_text is not None:
@@ -241,7 +232,7 @@ def source_nodes(raw: Mapping[str, Any] | None) -> list[NodeWithScore]:
     for reference in (raw or {}).get("references", ()):
         node = TextNode(
             text=reference["text"],
-            metadata={key: _as_list(reference[key]) for key in _NODE_METADATA if reference[key]},
+            metadata={key: reference[key] for key in _NODE_METADATA if reference[key]},
             excluded_llm_metadata_keys=list(_HIDDEN_FROM_MODELS),
             excluded_embed_metadata_keys=list(_HIDDEN_FROM_MODELS),
         )
@@ -272,24 +263,13 @@ def tool_outputs(raw: Mapping[str, Any] | None) -> list[ToolOutput]:
     ]
 
 
-def _as_dict(value: Step | DocReference | ModelUsage) -> dict[str, Any]:
-    # Not `asdict`: it copies every passage in `raw`, which is then dropped.
-    return {each.name: getattr(value, each.name) for each in fields(value) if each.name != "raw"}
-
-
 def _usage_dict(usage: Usage) -> dict[str, Any]:
     if not usage.models:
         return {}  # the cloud reported nothing, which is not zero
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.total_tokens,
-        "models": [_as_dict(model) for model in usage.models],
-    }
-
-
-def _as_list(value: Any) -> Any:
-    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+    totals = usage.to_dict()
+    totals["prompt_tokens"] = totals.pop("input_tokens")
+    totals["completion_tokens"] = totals.pop("output_tokens")
+    return totals
 
 
 def _as_kwargs(value: Any) -> Any:

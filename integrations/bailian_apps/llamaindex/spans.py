@@ -37,11 +37,10 @@ from typing_extensions import Self
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import AppEvent, StepFinished, StepStarted
 from bailian_apps.core.result import Step
+from bailian_apps.core.values import as_text
 from bailian_apps.llamaindex.steps import (
     BailianAppStepEvent,
-    as_text,
     found_nodes,
-    is_retrieval,
     legacy_end,
     legacy_start,
     step_change,
@@ -218,9 +217,9 @@ def _bound_arguments(inputs: dict[str, Any]) -> inspect.BoundArguments:
 
 
 def _end_step(span: _Span, step: Step) -> None:
-    if step.kind == "tool":
+    if step.span_kind == "tool":
         span.event(AgentToolCallEvent, arguments=as_text(step.input), tool=tool_metadata(step))
-    elif is_retrieval(step):
+    elif step.span_kind == "retrieval":
         query = as_text(step.input)
         span.event(RetrievalStartEvent, str_or_query_bundle=query)
         span.event(RetrievalEndEvent, str_or_query_bundle=query, nodes=found_nodes(step))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import Any, Literal, TypeAlias
 
 from llama_index.core.callbacks import CBEventType, EventPayload
@@ -12,10 +10,10 @@ from llama_index.core.tools import ToolMetadata
 from llama_index.core.workflow import Event
 from llama_index_instrumentation.base import BaseEvent
 
+from bailian_apps.core.documents import retrieved_documents
 from bailian_apps.core.events import AppEvent, StepFinished, StepStarted
 from bailian_apps.core.result import Step
-
-_RETRIEVAL_NODE = "Retrieval"
+from bailian_apps.core.values import as_text
 
 Phase: TypeAlias = Literal["started", "finished"]
 
@@ -54,20 +52,21 @@ class BailianAppStepStream(Event):
 def step_change(event: AppEvent) -> tuple[Phase, dict[str, Any]] | None:
     """The phase and the fields of the step that an event is about; None for other events."""
     if isinstance(event, StepStarted):
-        return "started", asdict(event.step)
+        return "started", event.step.to_dict()
     if isinstance(event, StepFinished):
-        return "finished", asdict(event.step)
+        return "finished", event.step.to_dict()
     return None
 
 
-def is_retrieval(step: Step) -> bool:
-    """Whether the step searched a knowledge base."""
-    return step.kind == "retrieval" or step.type == _RETRIEVAL_NODE
-
-
 def found_nodes(step: Step) -> list[NodeWithScore]:
-    """What a retrieval found, as one node."""
-    return [NodeWithScore(node=TextNode(text=step.output))] if step.output else []
+    """The passages that a retrieval found."""
+    return [
+        NodeWithScore(
+            node=TextNode(text=document.text, metadata=dict(document.metadata)),
+            score=document.score,
+        )
+        for document in retrieved_documents(step)
+    ]
 
 
 def tool_metadata(step: Step) -> ToolMetadata:
@@ -96,27 +95,20 @@ def step_result(step: Step) -> dict[str, Any]:
 
 def legacy_start(step: Step) -> tuple[CBEventType, dict[str, Any]]:
     """The type and the start payload of a step's event in the legacy callbacks."""
-    if step.kind == "tool":
+    if step.span_kind == "tool":
         return CBEventType.FUNCTION_CALL, {
             EventPayload.FUNCTION_CALL: as_text(step.input),
             EventPayload.TOOL: tool_metadata(step),
         }
-    if is_retrieval(step):
+    if step.span_kind == "retrieval":
         return CBEventType.RETRIEVE, {EventPayload.QUERY_STR: as_text(step.input)}
     return CBEventType.AGENT_STEP, {EventPayload.ADDITIONAL_KWARGS: {"name": step.name}}
 
 
 def legacy_end(step: Step) -> dict[str, Any]:
     """The end payload of a successful step's event in the legacy callbacks."""
-    if step.kind == "tool":
+    if step.span_kind == "tool":
         return {EventPayload.FUNCTION_OUTPUT: step.output}
-    if is_retrieval(step):
+    if step.span_kind == "retrieval":
         return {EventPayload.NODES: found_nodes(step)}
     return {EventPayload.RESPONSE: step.output}
-
-
-def as_text(value: Any) -> str:
-    """Text as it is, None as `""`, anything else as JSON."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False, default=str)

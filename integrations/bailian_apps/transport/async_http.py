@@ -1,4 +1,4 @@
-"""The async half of `http`: one POST each, over a session that ends with its event loop."""
+"""Async HTTP: the counterpart of `sync_http`, with an aiohttp session for each event loop."""
 
 from __future__ import annotations
 
@@ -7,222 +7,231 @@ import collections
 import contextlib
 import io
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import SimpleNamespace
 from typing import cast
 
 import aiohttp
-from typing_extensions import Self
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.transport.answer import (
+from bailian_apps.transport.environment import Environment
+from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
-    Answer,
-    EventLines,
-    Patience,
+    FrameReader,
+    connect_error,
+    connection_lost_error,
+    environment_error,
     is_stream,
-    lost,
-    media_type,
-    not_connected,
     read_answer,
-    unusable,
 )
-from bailian_apps.transport.environment import proxy_for, tls_context
-from bailian_apps.transport.http import CHUNK, KEEP_ALIVE
-from bailian_apps.transport.sse import FrameLine
+from bailian_apps.transport.request_builder import HTTPRequest
+from bailian_apps.transport.sse import Frame
+from bailian_apps.transport.sync_http import KEEP_ALIVE
+from bailian_apps.transport.timeouts import TimeoutBudget
 
-# Every wait is bounded by the call's own alarm, see `AsyncCall._set_alarm`.
+# Every wait is bounded by the call's own timer, see `AsyncCall._set_timer`.
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
+_READ_SIZE = 1 << 16
 _WHOLE_BODY = 1 << 20  # bytes
-_HELD_UP_S = 0.05  # an alarm that rings so late was held up
-
-_loop_sessions: dict[
-    asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[aiohttp.ClientSession]]
-] = {}
+_LOOP_LAG_S = 0.05  # a timer that fires this late means that the event loop was blocked
 
 
-async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
-    """Open a session, and close it when the loop shuts down.
+class AsyncConnections:
+    """The connections of a client: an aiohttp session for each event loop."""
 
-    A loop closes the async generators that were begun in it (`asyncio.run` does), so the session
-    needs no closing by the user and leaves no socket behind.
-    """
-    session = aiohttp.ClientSession(
-        # No limit: one that queues silently would not be bounded by any timeout.
-        connector=aiohttp.TCPConnector(limit=0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept-Encoding": "identity"},
-        read_bufsize=CHUNK,
-        max_line_size=CHUNK,  # as http.client reads them
-        max_field_size=CHUNK,
-        trace_configs=[_tracing()],
-    )
-    try:
-        yield session
-    finally:
-        _loop_sessions.pop(asyncio.get_running_loop(), None)
-        await session.close()
+    def __init__(self, environment: Environment) -> None:
+        """Start without connections.
+
+        Args:
+            environment: Which proxy and certificates to use.
+        """
+        self.environment = environment
+        self.sessions: dict[
+            asyncio.AbstractEventLoop,
+            tuple[aiohttp.ClientSession, AsyncGenerator[aiohttp.ClientSession]],
+        ] = {}
+
+    async def session(self) -> aiohttp.ClientSession:
+        """Return the session of the running event loop."""
+        loop = asyncio.get_running_loop()
+        known = self.sessions.get(loop)
+        if known is None:
+            for other in [each for each in list(self.sessions) if each.is_closed()]:
+                self.sessions.pop(other, None)  # a loop that was closed without being shut down
+            keeper = self._session_until_loop_ends()
+            known = self.sessions[loop] = (await anext(keeper), keeper)
+        return known[0]
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        _, keeper = self.sessions.get(asyncio.get_running_loop(), (None, None))
+        if keeper is not None:
+            await keeper.aclose()
+
+    async def _session_until_loop_ends(self) -> AsyncGenerator[aiohttp.ClientSession]:
+        """Open a session, and close it when the loop shuts down.
+
+        A loop closes the async generators that were started in it (`asyncio.run` does), so the user
+        does not have to close the session, and no socket is left behind.
+        """
+        session = aiohttp.ClientSession(
+            # No limit: waiting for a free connection would not be bounded by any timeout.
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+            read_bufsize=_READ_SIZE,
+            max_line_size=_READ_SIZE,  # as http.client reads them
+            max_field_size=_READ_SIZE,
+            trace_configs=[_trace_connections()],
+        )
+        try:
+            yield session
+        finally:
+            self.sessions.pop(asyncio.get_running_loop(), None)
+            await session.close()
 
 
-async def _on_connection(_session: object, context: SimpleNamespace, _about: object) -> None:
+async def _on_connection(_session: object, context: SimpleNamespace, _params: object) -> None:
     context.trace_request_ctx()
 
 
-def _tracing() -> aiohttp.TraceConfig:
+def _trace_connections() -> aiohttp.TraceConfig:
     tracing = aiohttp.TraceConfig()
     tracing.on_connection_create_end.append(_on_connection)
     tracing.on_connection_reuseconn.append(_on_connection)
     return tracing
 
 
-async def _shared_async_session() -> aiohttp.ClientSession:
-    loop = asyncio.get_running_loop()
-    known = _loop_sessions.get(loop)
-    if known is None:
-        for other in [each for each in list(_loop_sessions) if each.is_closed()]:
-            _loop_sessions.pop(other, None)  # a loop that was closed without being shut down
-        keeper = _session_until_loop_ends()
-        known = _loop_sessions[loop] = (await anext(keeper), keeper)
-    return known[0]
-
-
 class AsyncCall:
-    """One POST, as the SDK sees an `aiohttp.ClientSession` and its response."""
+    """One POST and its response."""
 
-    # The SDK tells the two kinds of session apart by isinstance, and takes an unknown one for
-    # requests'. Inheriting from aiohttp's is discouraged by aiohttp.
-    __class__ = property(lambda _self: aiohttp.ClientSession)  # type: ignore[assignment]
-
-    def __init__(self, patience: Patience) -> None:
-        """Prepare a call; `request` makes it."""
-        self.lines = EventLines({})
-        self.headers: Mapping[str, str] = {}
-        self.status = 0
-        self._patience = patience
-        self._alarm: asyncio.TimerHandle | None = None
-        self._rang = False
-        self._held_up = False
+    def __init__(self, connections: AsyncConnections, budget: TimeoutBudget) -> None:
+        """Prepare a call; `frames` sends it."""
+        self._connections = connections
+        self._budget = budget
+        self._timer: asyncio.TimerHandle | None = None
+        self._timed_out = False
+        self._loop_lagged = False
         self._sending: asyncio.Task[aiohttp.ClientResponse] | None = None
         self._connected = False
         self._response: aiohttp.ClientResponse | None = None
-        self._answer: Answer | None = None
 
-    async def request(
-        self, method: str, *, url: str, data: bytes, headers: dict[str, str], **_: object
-    ) -> AsyncCall:
-        """Send the request and read the head of the answer.
-
-        Raises:
-            BailianError: No answer, or an answer that is an error.
-        """
-        proxy = proxy_for(url)
-        if proxy is not None and proxy.lower().startswith("socks"):
-            raise unusable(
-                "async calls cannot use the SOCKS proxy that the environment names; name an HTTP "
-                "proxy, or call synchronously"
-            )
-        self._set_alarm()
+    async def frames(self, request: HTTPRequest) -> AsyncGenerator[list[Frame]]:
+        """As `SyncCall.frames`, natively async."""
         try:
-            session = await _shared_async_session()
+            status, headers = await self._send(request)
+            if not is_stream(status, headers):
+                yield [read_answer(status, headers, await self._read_all(status))]
+                return
+            reader, draining = FrameReader(headers), False
+            while True:
+                try:
+                    chunk = await self._read()
+                except BailianError:
+                    if reader.run_ended:  # only the end of the stream was lost
+                        return
+                    raise
+                for frames in reader.feed(chunk) if chunk else reader.close():
+                    self._loop_lagged = False
+                    self._budget.stop_clock()
+                    yield frames
+                    self._budget.start_clock()
+                    if self._timer is None or self._timer.when() > self._budget.until:
+                        self._set_timer()
+                if reader.error is not None:
+                    raise reader.error
+                if not chunk:
+                    return
+                if reader.run_ended and not draining:
+                    draining = True
+                    self._budget.enter_drain_phase()
+                    self._set_timer()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Free the connection: to the pool after the last byte, else it is closed at once."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._response is not None:
+            self._response.close()
+
+    async def _send(self, request: HTTPRequest) -> tuple[int, Mapping[str, str]]:
+        """Send the request and read the head of the response."""
+        environment = self._connections.environment
+        proxy = environment.proxy_for(request.url)
+        if proxy is not None and proxy.lower().startswith("socks"):
+            raise environment_error(
+                "async calls cannot use a SOCKS proxy; use an HTTP proxy, or call synchronously"
+            )
+        self._set_timer()
+        try:
+            session = await self._connections.session()
+            secure = "https:" in (request.url[:6], (proxy or "")[:6])
+            body = request.body
             self._sending = asyncio.ensure_future(
-                session.request(
-                    method,
-                    url,
-                    # aiohttp warns of more; it is read piece by piece then.
-                    data=data if len(data) <= _WHOLE_BODY else io.BytesIO(data),
-                    headers=headers,
+                session.post(
+                    request.url,
+                    # aiohttp warns about a larger one; as a file it is read piece by piece.
+                    data=body if len(body) <= _WHOLE_BODY else io.BytesIO(body),
+                    headers=request.headers,
                     allow_redirects=False,
                     proxy=proxy,
-                    ssl=tls_context() if "https:" in (url[:6], (proxy or "")[:6]) else True,
+                    ssl=environment.tls_context() if secure else True,
                     timeout=_NO_TIMEOUT,
-                    trace_request_ctx=self._begin_to_wait,
+                    trace_request_ctx=self._on_connected,
                 )
             )
-            self._sending.add_done_callback(self._keep)
-            response = await self._sent(self._sending)
+            self._sending.add_done_callback(self._remember_response)
+            response = await self._await_head(self._sending)
         except BailianError:
             raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if not self._connected:
-                raise not_connected(url, error, proxy=proxy) from None
-            raise lost(sent=True) from None
-        self.status, self.headers = response.status, response.headers
+                raise connect_error(request.url, error, proxy=proxy) from None
+            raise connection_lost_error(sent=True) from None
         self._keep_alive(response)
-        if not is_stream(self.status, self.headers):
-            self._answer = read_answer(self.status, self.headers, await self._read_body())
-        return self
+        return response.status, response.headers
 
-    @property
-    def content_type(self) -> str:
-        """The answer's media type, without parameters."""
-        return media_type(self.headers)
+    def _set_timer(self) -> None:
+        """Start the timer that ends the call when its time is up.
 
-    @property
-    def content(self) -> AsyncIterator[FrameLine]:
-        """The events of the stream, as lines."""
-        return self._lines()
-
-    async def json(self) -> Answer:
-        """The answer, when it was not a stream."""
-        return self._answer or {}
-
-    async def __aenter__(self) -> Self:
-        """Enter; the SDK uses a response as a context."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Leave."""
-        self.close()
-
-    def settle(self) -> None:
-        """The run has finished: wait only a moment for the end of the stream."""
-        self._patience.run_ended()
-        self._set_alarm()
-
-    def close(self) -> None:
-        """Free the connection: back to the pool after the last byte, else closed at once."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if self._response is not None:
-            self._response.close()
-
-    def _set_alarm(self) -> None:
-        """Ring when patience has run out.
-
-        A frame only moves the moment; the alarm itself looks again, which costs nothing per frame.
+        A frame only moves the moment; the timer itself looks again, which costs nothing per frame.
         """
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if self._patience.until == float("inf"):
-            return  # the caller has a frame, and all the time it wants
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._budget.until == float("inf"):
+            return  # the caller has a frame, and no limit is running
         try:
-            left_s = self._patience.remaining_s()
+            left_s = self._budget.remaining_s()
         except BailianError:
-            # What arrived while something else held up the loop has still to be read; once.
-            if not self._held_up and time.monotonic() - self._patience.until > _HELD_UP_S:
-                self._held_up = True
-                self._alarm = asyncio.get_running_loop().call_later(_HELD_UP_S, self._set_alarm)
+            # What arrived while something else blocked the loop has still to be read; once.
+            if not self._loop_lagged and time.monotonic() - self._budget.until > _LOOP_LAG_S:
+                self._loop_lagged = True
+                left_s = _LOOP_LAG_S
+            else:
+                self._timed_out = True
+                if self._response is None and self._sending is not None:
+                    self._sending.cancel()
+                self.close()
                 return
-            self._rang = True
-            if self._response is None and self._sending is not None:
-                self._sending.cancel()
-            self.close()
-        else:
-            self._alarm = asyncio.get_running_loop().call_later(left_s, self._set_alarm)
+        self._timer = asyncio.get_running_loop().call_later(left_s, self._set_timer)
 
-    def _keep(self, sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
-        """Have the response to close, even where the call is cancelled as it comes."""
+    def _remember_response(self, sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
+        """Keep the response to close it, even where the call is cancelled as it arrives."""
         if not sending.cancelled() and sending.exception() is None:
             self._response = sending.result()
 
-    async def _sent(self, sending: asyncio.Task[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
-        """Wait for the head of the answer.
+    async def _await_head(
+        self, sending: asyncio.Task[aiohttp.ClientResponse]
+    ) -> aiohttp.ClientResponse:
+        """Wait for the head of the response.
 
-        To wait for the task itself would not tell who cancels: the alarm cancels it, and the caller
-        cancels this one, perhaps in the same moment.
+        Awaiting the task itself would not show who cancels: the timer cancels the task, and the
+        caller cancels this coroutine, perhaps in the same moment.
         """
         try:
             await asyncio.wait([sending])
@@ -230,54 +239,39 @@ class AsyncCall:
             sending.cancel()
             await asyncio.wait([sending])
             raise
-        if self._rang:  # also where the head came in the same moment; nobody would watch the rest
-            raise self._patience.error()
+        if self._timed_out:  # also where the head arrived in the same moment
+            raise self._budget.error()
         return sending.result()
 
-    def _begin_to_wait(self) -> None:
-        """There is a connection, and the request goes out on it."""
+    def _on_connected(self) -> None:
+        """There is a connection, and the request is sent on it."""
         self._connected = True
-        self._patience.connected()
-        self._set_alarm()
-
-    async def _lines(self) -> AsyncGenerator[FrameLine]:
-        self.lines = EventLines(self.headers)
-        while chunk := await self._read():
-            if lines := self.lines.feed(chunk):
-                self._held_up = False
-                self._patience.pause()
-                for line in lines:
-                    yield line
-                self._patience.resume()
-                if self._alarm is None or self._alarm.when() > self._patience.until:
-                    self._set_alarm()
-        for line in self.lines.close():
-            yield line
+        self._budget.request_started()
+        self._set_timer()
 
     async def _read(self) -> bytes:
         content = cast("aiohttp.ClientResponse", self._response).content
         try:
-            chunk = await content.readany()
+            return await content.readany()
         except (aiohttp.ClientError, OSError):
-            if self._rang:
-                raise self._patience.error() from None
-            chunk = _arrived_before(content)
-            if not chunk:
-                raise lost(sent=True, streaming=True) from None
-        return chunk
+            if self._timed_out:
+                raise self._budget.error() from None
+            if arrived := _unread_data(content):
+                return arrived
+            raise connection_lost_error(sent=True, streaming=True) from None
 
-    async def _read_body(self) -> bytes:
+    async def _read_all(self, status: int) -> bytes:
         parts: list[bytes] = []
-        if self.status != 200:
-            self._patience.failed()
-            self._set_alarm()
+        if status != 200:
+            self._budget.enter_error_phase()
+            self._set_timer()
         try:
             while chunk := await self._read():
                 parts.append(chunk)
-                if self.status != 200 and sum(map(len, parts)) > MAX_ERROR_BYTES:
+                if status != 200 and sum(map(len, parts)) > MAX_ERROR_BYTES:
                     break
         except BailianError:
-            if self.status == 200:
+            if status == 200:
                 raise
         return b"".join(parts)
 
@@ -285,13 +279,13 @@ class AsyncCall:
         transport = response.connection.transport if response.connection is not None else None
         opened = transport.get_extra_info("socket") if transport is not None else None
         if opened is not None:
-            with contextlib.suppress(OSError):  # lost already; reading will say so
+            with contextlib.suppress(OSError):  # already lost; reading will report it
                 for option in KEEP_ALIVE:
                     opened.setsockopt(*option)
 
 
-def _arrived_before(content: aiohttp.StreamReader) -> bytes:
-    """What had arrived when the connection was lost; aiohttp raises before it hands that out."""
+def _unread_data(content: aiohttp.StreamReader) -> bytes:
+    """Return what arrived before the connection was lost; aiohttp raises before it returns that."""
     buffer = cast("collections.deque[bytes] | None", getattr(content, "_buffer", None))
     if not buffer:
         return b""

@@ -1,8 +1,8 @@
-"""The body of an answer as it arrives: all that one read of the socket brought, at once.
+"""The body of a sync response as it arrives: everything that one read of the socket returned.
 
-http.client gives a chunked body back one chunk at a time, and the cloud writes each frame as a
-chunk: a reader could not tell whether more frames are already here, and would pay for three reads
-of a buffer per frame. So the chunks are taken apart here.
+http.client returns a chunked body one chunk at a time, and the cloud writes each frame as a chunk:
+a reader could not see whether more frames have arrived, and would pay for three reads of a buffer
+for each frame. So the chunks are decoded here (RFC 9112, 7.1).
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ import socket
 from typing import Any, Final
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.transport.answer import Patience
+from bailian_apps.transport.timeouts import TimeoutBudget
 
 _READ: Final = 1 << 16  # bytes asked of the socket at once
 _LONGEST_LINE: Final = 1 << 16
 
 
-class Body:
+class ResponseBody:
     """Reads the body of a urllib3 response whose head was read.
 
-    Where the private names that lead past urllib3 to the socket have gone, or the body is
-    compressed all the same, it is read through urllib3.
+    A compressed body, or one without a socket that we know, is read through urllib3.
 
     Attributes:
-        socket: The socket behind it, where that is known.
-        clean: Whether nothing was read beyond its end, so that the connection can be used again.
+        socket: The socket behind it, where it is known.
+        clean: Whether nothing was read beyond its end, so that the connection can be reused.
     """
 
     def __init__(self, response: Any) -> None:
@@ -38,14 +37,14 @@ class Body:
         """
         plain = getattr(response, "_fp", None)
         found = getattr(getattr(getattr(plain, "fp", None), "raw", None), "_sock", None)
-        found = getattr(found, "socket", found)  # TLS within TLS is no socket, but has one
+        found = getattr(found, "socket", found)  # TLS in TLS is not a socket, but has one
         self.socket = found if isinstance(found, socket.socket) else None
         self.clean = True
         self._timeout_s = 0.0
-        self._late = False  # whether the last read was beyond patience
+        self._late = False  # whether the last read was after the time limit
         self._plain: http.client.HTTPResponse | None = None
-        self._chunks: Unchunker | None = None
-        self._left: int | None = None  # bytes still to come, where the head said how many
+        self._chunks: ChunkedDecoder | None = None
+        self._left: int | None = None  # bytes still to come, where the head has a length
         if (
             isinstance(plain, http.client.HTTPResponse)
             and self.socket is not None
@@ -53,33 +52,33 @@ class Body:
         ):
             self._plain = plain
             if plain.chunked:
-                self._chunks = Unchunker()
+                self._chunks = ChunkedDecoder()
             else:
                 self._left = plain.length
         else:
             self._pieces = response.stream(_READ, decode_content=True)
-            response._pool = None  # with the last piece it would give the connection back by itself
+            response._pool = None  # or it would release the connection with the last piece
 
-    def read(self, patience: Patience) -> bytes:
-        """Wait for what comes next.
+    def read(self, budget: TimeoutBudget) -> bytes:
+        """Wait for the next data.
 
         Args:
-            patience: Says how long to wait.
+            budget: How long to wait.
 
         Returns:
-            All that came with it; nothing at the end of the body.
+            Everything that arrived; `b""` at the end of the body.
 
         Raises:
-            BailianError: Patience has run out.
-            TimeoutError: Nothing came in time.
+            BailianError: The time is up.
+            TimeoutError: Nothing arrived in time.
             OSError: The connection was lost.
-            ValueError: The body was cut off, or is no proper one.
+            ValueError: The body was cut off, or is malformed.
         """
         if self._plain is None:
-            self._bound_wait(patience)
+            self._bound_wait(budget)
             return next(self._pieces, b"")
         while not self._over():
-            self._bound_wait(patience)
+            self._bound_wait(budget)
             data: bytes = self._plain.fp.read1(_READ)
             if not data:
                 if self._chunks is None and self._left is None:
@@ -87,7 +86,7 @@ class Body:
                 raise ValueError("the body was cut off")
             if self._chunks is not None:
                 data = self._chunks.feed(data)
-                self.clean = not self._chunks.excess
+                self.clean = not self._chunks.trailing_data
             elif self._left is not None:
                 self.clean = len(data) <= self._left
                 data = data[: self._left]
@@ -97,14 +96,14 @@ class Body:
         self._plain.close()  # or the connection's next response would find this one open
         return b""
 
-    def _bound_wait(self, patience: Patience) -> None:
-        """Bound the next wait; never shorter, and at most a hundredth longer.
+    def _bound_wait(self, budget: TimeoutBudget) -> None:
+        """Set the socket's timeout for the next wait; at most 1 % longer than the budget.
 
-        To set it anew is a system call, which not every frame need pay for. Where patience has run
-        out, what arrived while the process itself was held up is read all the same, once.
+        Setting it is a system call, which not every frame has to pay for. When the time is up, data
+        that arrived while the process itself was suspended is still read, once.
         """
         try:
-            left_s = patience.remaining_s()
+            left_s = budget.remaining_s()
         except BailianError:
             if self._late or not self._has_arrived():
                 raise
@@ -119,7 +118,7 @@ class Body:
         if self._plain is None or self.socket is None:
             return False
         self._timeout_s = 0.0
-        with contextlib.suppress(OSError):  # TLS has only part of a record
+        with contextlib.suppress(OSError):  # only part of a TLS record arrived
             self.socket.settimeout(0.0)
             return bool(self._plain.fp.peek(1))
         return False
@@ -128,37 +127,45 @@ class Body:
         return self._chunks.done if self._chunks is not None else self._left == 0
 
 
-class Unchunker:
-    """Bytes of a chunked body in, its content out; pushed, without I/O.
+class ChunkedDecoder:
+    """Bytes of a chunked body in, its content out; no I/O.
 
     Attributes:
-        done: Whether the body is over.
-        excess: Whether anything came after it.
+        done: Whether the body is complete.
+        trailing_data: Whether anything arrived after it.
     """
 
-    __slots__ = ("_between", "_broken", "_left", "_pending", "_trailers", "done", "excess")
+    __slots__ = (
+        "_broken",
+        "_expect_crlf",
+        "_left",
+        "_pending",
+        "_trailers",
+        "done",
+        "trailing_data",
+    )
 
     def __init__(self) -> None:
         """Start at the beginning of a body."""
         self.done = False
-        self.excess = False
+        self.trailing_data = False
         self._left = 0  # bytes of the chunk still to come
-        self._between = False  # whether the line end after a chunk is still to come
+        self._expect_crlf = False  # whether the line end after a chunk is next
         self._trailers = False
-        self._pending = b""  # the beginning of a line whose end has not come
+        self._pending = b""  # the start of a line whose end has not arrived
         self._broken = False
 
     def feed(self, data: bytes) -> bytes:
         """Read bytes, cut anywhere.
 
         Returns:
-            The content in them: also what stands before something that is not as it should be.
+            The content in them, also what comes before a malformed chunk.
 
         Raises:
-            ValueError: Something was not as it should be, the last time.
+            ValueError: A chunk was malformed; if there was content before it, at the next call.
         """
         if self._broken:
-            raise ValueError("the body is not chunked as it should be")
+            raise ValueError("the chunked body is malformed")
         content: list[bytes] = []
         try:
             self._take(self._pending + data if self._pending else data, content)
@@ -179,24 +186,24 @@ class Unchunker:
                 content.append(piece)
                 if self._left:
                     return
-                self._between = True
+                self._expect_crlf = True
             end = data.find(b"\n", at)
             if end < 0:
                 self._pending = data[at:]
                 if len(self._pending) > _LONGEST_LINE:
-                    raise ValueError("a line between chunks has no end")
+                    raise ValueError("a line between chunks is too long")
                 return
             line = data[at:end].rstrip(b"\r")
             at = end + 1
             if self._trailers:
                 self.done = not line
-            elif self._between:
+            elif self._expect_crlf:
                 if line:
-                    raise ValueError("a chunk is longer than it says")
-                self._between = False
+                    raise ValueError("a chunk is longer than its size")
+                self._expect_crlf = False
             else:
                 self._left = int(line.partition(b";")[0], 16)
                 if self._left < 0:
-                    raise ValueError("a chunk has less than no bytes")
+                    raise ValueError("a chunk has a negative size")
                 self._trailers = not self._left
-        self.excess = at < len(data)
+        self.trailing_data = at < len(data)

@@ -1,8 +1,4 @@
-"""What the environment says of the way to the cloud, as requests reads it: proxies, certificates.
-
-Sync, requests itself goes by the environment, and it is read here only when that failed. Async, and
-where a command looks before it leaps, it is read here first. So all reach the same servers.
-"""
+"""Proxy and certificates: a client's own, or the environment's, by the rules of `requests`."""
 
 from __future__ import annotations
 
@@ -15,61 +11,77 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import certifi
-import requests.exceptions
 import requests.utils
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.transport.answer import not_connected, unusable
+from bailian_apps.transport.http_answer import connect_error, environment_error
 
 _PROXY_SCHEMES: Final = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 
 
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for an address, by the rules of requests.
+class Environment:
+    """Where requests go out, and which certificates are trusted."""
 
-    Raises:
-        ConnectError: What it names is no address.
-    """
-    if not urllib.request.getproxies():
-        return None  # as mostly; to read what no proxy is for would take as long again
-    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-    if not proxy:
-        return None
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    try:
-        parts = urlsplit(proxy)
-        if parts.scheme.lower() in _PROXY_SCHEMES and parts.hostname and parts.port != 0:
-            return proxy
-    except ValueError:  # such as a port above 65535
-        pass
-    raise unusable(
-        "the proxy that the environment names (http_proxy, https_proxy or all_proxy) is no address "
-        "such as http://127.0.0.1:8080"
-    )
+    def __init__(self, proxy: str | None = None, ca_bundle: str | None = None) -> None:
+        """Decide what is not left to the environment.
 
+        Args:
+            proxy: A proxy's URL; None for the one that the environment names, if any.
+            ca_bundle: A file or directory of certificates; None for the one that the environment
+                names, or else certifi's.
+        """
+        self._proxy = proxy
+        self._ca_bundle = ca_bundle
 
-def certificates() -> str | None:
-    """The file or folder of certificates that the environment names, by the rules of requests.
+    def proxy_for(self, url: str) -> str | None:
+        """Return the proxy to use for a URL.
 
-    Raises:
-        ConnectError: There is none of that name.
-    """
-    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        if named := os.environ.get(variable):
-            if not Path(named).exists():
-                raise unusable(f"{variable} names certificates that are not there, {named}")
-            return named
-    return None
+        Raises:
+            ConnectError: It is not a proxy's URL.
+        """
+        proxy, source = self._proxy, "the proxy of this client"
+        if proxy is None:
+            if not urllib.request.getproxies():
+                return None  # the usual case; reading `no_proxy` would take as long again
+            source = "the proxy in the environment (http_proxy, https_proxy or all_proxy)"
+            proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+        if not proxy:
+            return None
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        try:
+            parts = urlsplit(proxy)
+            if parts.scheme.lower() in _PROXY_SCHEMES and parts.hostname and parts.port != 0:
+                return proxy
+        except ValueError:  # such as a port above 65535
+            pass
+        raise environment_error(f"{source} is not a URL such as http://127.0.0.1:8080")
 
+    def certificates(self) -> str:
+        """Return the file or directory of certificates to trust.
 
-def tls_context() -> ssl.SSLContext:
-    """The certificates to trust: those that the environment names, or certifi's.
+        Raises:
+            ConnectError: It does not exist.
+        """
+        for source, path in (
+            ("ca_bundle", self._ca_bundle),
+            ("REQUESTS_CA_BUNDLE", os.environ.get("REQUESTS_CA_BUNDLE")),
+            ("CURL_CA_BUNDLE", os.environ.get("CURL_CA_BUNDLE")),
+        ):
+            if path:
+                if not Path(path).exists():
+                    problem = f"{source} names certificates that do not exist, {path}"
+                    raise environment_error(problem)
+                return path
+        return certifi.where()
 
-    Raises:
-        ConnectError: The environment names some that are not there.
-        OSError: They cannot be read.
-    """
-    return _tls_context(certificates() or certifi.where())
+    def tls_context(self) -> ssl.SSLContext:
+        """Return the TLS context for the certificates to trust.
+
+        Raises:
+            ConnectError: They do not exist.
+            OSError: They cannot be read.
+        """
+        return _tls_context(self.certificates())
 
 
 @cache
@@ -79,19 +91,18 @@ def _tls_context(trusted: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=trusted)  # 20 ms
 
 
-def unreachable(url: str, error: Exception) -> BailianError:
-    """The error for a request that was not sent; whatever is amiss in the environment comes first.
+def diagnose_connect_failure(environment: Environment, url: str, error: Exception) -> BailianError:
+    """Make the error for a request that was not sent; a wrong environment explains it first.
 
     Args:
-        url: What was asked for.
-        error: Why requests did not get there.
+        environment: The proxy and certificates that were used.
+        url: The URL of the request.
+        error: The library's error.
     """
     try:
-        proxy = proxy_for(url)
+        proxy = environment.proxy_for(url)
         if url.startswith("https:"):
-            certificates()
-    except BailianError as amiss:
-        return amiss
-    if isinstance(error, requests.exceptions.InvalidSchema):
-        return unusable("the environment names a SOCKS proxy, for which PySocks must be installed")
-    return not_connected(url, error, proxy=proxy)
+            environment.certificates()
+    except BailianError as wrong:
+        return wrong
+    return connect_error(url, error, proxy=proxy)

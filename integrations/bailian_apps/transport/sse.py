@@ -1,27 +1,33 @@
-"""Bytes of an event stream in, lines in the SDK's dialect out; pushed, without I/O.
+"""Bytes of an event stream in, frames out; no I/O.
 
-Splits only on CR LF, LF and CR (the standard's line ends; JSON may hold U+2028), joins several
-`data:` lines, drops a byte order mark, comments and `[DONE]`, and looks at every byte once. The SDK
-then gets one line per event. Errors do not go through the SDK, which loses their code and status:
-they come out as `ErrorEvent`, and so does a frame that holds a code.
+The rules are those of the HTML standard, 9.2.6 "Interpreting an event stream": lines end with
+CR LF, LF or CR only (JSON may hold U+2028), several `data:` lines are one event, and a byte order
+mark and comments are skipped. The cloud adds `:HTTP_STATUS/n`, a comment that holds the status of
+an error (tests/recordings/error-app-id-invalid-elided.sse). Each byte is looked at once.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import orjson
+
+Frame: TypeAlias = dict[str, Any]
+"""One response object of the API: `output`, `usage`, `request_id`. An event that is not a JSON
+object becomes `{"data": its text}`, which the decoder reports as an unknown frame."""
 
 _BOM = b"\xef\xbb\xbf"
 _STATUS = b":HTTP_STATUS/"
-_EDGE = 1024  # bytes at the start and end of a frame that are searched for a code
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorEvent:
-    """An `event:error` of the stream.
+    """An `event:error` of the stream, or a frame that holds an error code.
 
     Attributes:
-        data: Its data, mostly JSON.
+        data: Its data, usually JSON.
         status_code: The status in its `:HTTP_STATUS/n` comment, or None.
     """
 
@@ -29,49 +35,35 @@ class ErrorEvent:
     status_code: int | None
 
 
-class FrameLine:
-    """One event's data as a line, in the one shape the SDK uses: it calls `decode` on it.
+def parse_json(data: bytes) -> Any:
+    """Parse JSON with orjson, and with the standard library what orjson refuses.
 
-    Bytes that are not UTF-8 become U+FFFD, as the event stream standard says; the SDK would raise.
+    orjson refuses NaN, lone surrogates, bytes that are not UTF-8 (here they become U+FFFD) and very
+    deep nesting.
+
+    Raises:
+        ValueError: It is not JSON.
+        RecursionError: It is nested too deeply.
     """
-
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: bytes) -> None:
-        """Wrap `raw`, which starts with `data:`."""
-        self.raw = raw
-
-    def decode(self, _encoding: str = "utf-8") -> str:
-        """The line as text."""
-        return self.raw.decode("utf-8", "replace")
-
-
-def _is_error(line: bytes) -> bool:
-    """Whether an event that does not call itself an error has a code.
-
-    The SDK would keep nothing of it, and where it has an output too, it would be a success.
-    """
-    if line.find(b'"code"', 0, _EDGE) < 0 and line.find(b'"code"', max(len(line) - _EDGE, 0)) < 0:
-        return False
     try:
-        return bool(json.loads(line[5:]).get("code"))
-    except (ValueError, RecursionError):
-        return b'"output"' not in line
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data.decode("utf-8", "replace"))
 
 
 class SSEReader:
-    """Reads one event stream. `feed` it what arrives, `close` it at the end of the body."""
+    """Reads one event stream: `feed` it what arrives, `close` it at the end of the body."""
 
     def __init__(self) -> None:
         """Start at the beginning of a stream."""
-        self._pending: list[bytes] = []  # the pieces of a line whose end has not come
+        self._pending: list[bytes] = []  # the pieces of a line whose end has not arrived
         self._data: list[bytes] = []  # the data lines of the event being read
         self._is_error = False
         self._status: int | None = None
         self._first = True
-        self._skip_lf = False  # the CR that ended the chunk before may be half of a CR LF
+        self._skip_lf = False  # the CR that ended the last chunk may be half of a CR LF
 
-    def feed(self, chunk: bytes) -> list[FrameLine | ErrorEvent]:
+    def feed(self, chunk: bytes) -> list[Frame | ErrorEvent]:
         """Read a chunk, cut anywhere, and return the events that it completes."""
         if self._skip_lf and chunk:
             self._skip_lf = False
@@ -83,7 +75,7 @@ class SSEReader:
         if first < 0:
             self._pending.append(chunk)
             return []
-        # A large frame is one long line: finding its ends is quicker than splitting it.
+        # A large frame is one long line: finding its ends is faster than splitting it.
         lines = [chunk[:first]]
         if first < last:
             lines += chunk[first + 1 : last].split(b"\n")
@@ -96,10 +88,10 @@ class SSEReader:
         if self._first:
             self._first = False
             lines[0] = lines[0].removeprefix(_BOM)
-        events: list[FrameLine | ErrorEvent] = []
+        events: list[Frame | ErrorEvent] = []
         for line in lines:
             if line.startswith(b"data:"):
-                self._data.append(line)
+                self._data.append(line[5:])
             elif not line:
                 self._dispatch(events)
             # These three come with every frame.
@@ -111,11 +103,11 @@ class SSEReader:
                 self._read_field(line)
         return events
 
-    def close(self) -> list[FrameLine | ErrorEvent]:
-        """Return what the stream ended in the middle of, if that is an event.
+    def close(self) -> list[Frame | ErrorEvent]:
+        """Return the event that the stream ended in the middle of, if any.
 
-        The standard would discard it. A frame without its blank line is still an answer; if it was
-        cut, it is no JSON, and whoever reads it will say so.
+        The standard would discard it. A frame without its blank line is still an answer, and one
+        that was cut off is not JSON.
         """
         return self.feed(b"\n\n") if self._pending or self._data else []
 
@@ -126,25 +118,34 @@ class SSEReader:
         elif line.startswith(b"event:"):
             self._is_error = line[6:].strip() == b"error"
         elif line == b"data":  # a field without a colon is an empty one
-            self._data.append(b"data:")
+            self._data.append(b"")
 
-    def _dispatch(self, events: list[FrameLine | ErrorEvent]) -> None:
+    def _dispatch(self, events: list[Frame | ErrorEvent]) -> None:
         if self._data:
-            line = self._data[0]
+            data = self._data[0]
             if len(self._data) > 1:
-                line = b"data:" + b"\n".join(part[5:].removeprefix(b" ") for part in self._data)
-            if self._is_error:
-                events.append(ErrorEvent(line[5:].strip(), self._status))
-            elif (data := line[5:9].lstrip()[:1] or line[5:].lstrip()[:1]) == b"{":
-                if _is_error(line):
-                    status = None if self._status == 200 else self._status
-                    events.append(ErrorEvent(line[5:].strip(), status))
-                else:
-                    events.append(FrameLine(line))
-            elif data and line[5:].strip() != b"[DONE]":
-                # Not an object: the SDK would lose it. "!" makes it no JSON at all, and the SDK
-                # hands on the text of what it cannot read.
-                events.append(FrameLine(b"data:!" + line[5:]))
+                data = b"\n".join([part.removeprefix(b" ") for part in self._data])
             self._data.clear()
+            if self._is_error:
+                events.append(ErrorEvent(data.strip(), self._status))
+            elif (event := self._parse(data)) is not None:
+                events.append(event)
         self._is_error = False
         self._status = None
+
+    def _parse(self, data: bytes) -> Frame | ErrorEvent | None:
+        try:
+            frame = parse_json(data)
+        except (ValueError, RecursionError):
+            # An error that was cut off has a code and no output; `[DONE]` ends other APIs' streams.
+            data = data.strip()
+            if data.startswith(b"{") and b'"code"' in data and b'"output"' not in data:
+                return ErrorEvent(data, None if self._status == 200 else self._status)
+            text = data.decode("utf-8", "replace")
+            return {"data": text} if text and text != "[DONE]" else None
+        if not isinstance(frame, dict):
+            return {"data": data.decode("utf-8", "replace").strip()}
+        fields = cast("Frame", frame)
+        if fields.get("code"):
+            return ErrorEvent(data.strip(), None if self._status == 200 else self._status)
+        return fields

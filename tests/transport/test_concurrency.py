@@ -1,4 +1,4 @@
-"""`max_concurrency`: at most so many calls of an app at once, whoever makes them."""
+"""`max_concurrency`: at most so many calls of an app at once, sync and async together."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from support.paths import PATHS
 from support.wire import END, SSE_HEAD, Do, WireServer, chunk, event, frame
 
 from bailian_apps import BailianApp, BailianError, ConnectError, RequestTimeoutError, Timeout
+from bailian_apps.client import default_client
+from bailian_apps.concurrency import ConcurrencySlot, WaitQueue
 from bailian_apps.emulator import Call, Emulator
-from bailian_apps.transport import places
 
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
 GOOD = [SSE_HEAD, chunk(event(frame("你好", "stop"))), END]
@@ -29,7 +30,7 @@ def app_of(server: WireServer, **settings: Any) -> BailianApp:
 
 async def until_waiting(calls: int) -> None:
     for _ in range(100_000):
-        if sum(len(line.waiting) for line in places._lines.values()) >= calls:
+        if sum(len(calls.waiting) for calls in default_client().queues.values()) >= calls:
             return
         await asyncio.sleep(0)
     raise AssertionError("nobody waits")
@@ -38,8 +39,8 @@ async def until_waiting(calls: int) -> None:
 @pytest.fixture(autouse=True)
 def _all_places_are_given_back() -> Any:
     yield
-    assert not any(line.inside or line.waiting for line in places._lines.values())
-    places._lines.clear()
+    assert not any(calls.holders or calls.waiting for calls in default_client().queues.values())
+    default_client().queues.clear()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -100,8 +101,8 @@ def test_waiting_for_a_place_is_waiting(path: str, limits: Timeout, name: str) -
         error = PATHS[path](app_of(server), "two", timeout=limits).error
         assert len(server.posts) == 1
     assert isinstance(error, RequestTimeoutError)
-    assert f"no place became free within {name} s: max_concurrency=1" in str(error)
-    assert (error.resend, error.attempts, error.partial) == ("not_started", 0, None)
+    assert f"no slot became free within {name} s: max_concurrency=1" in str(error)
+    assert (error.request_state, error.attempts, error.partial) == ("not_sent", 0, None)
 
 
 async def test_without_a_limit_none_waits() -> None:
@@ -151,7 +152,7 @@ def test_another_thread_closes_a_call_that_waits() -> None:
         assert len(server.posts) == 1
     (error,) = seen
     assert isinstance(error, ConnectError)
-    assert "closed while it waited for a free place" in str(error)
+    assert "closed while it waited for a free slot" in str(error)
 
 
 def failure_of(events: Any) -> BaseException:
@@ -203,22 +204,21 @@ def test_the_first_to_come_is_the_first_to_go() -> None:
 
 def test_a_call_that_ends_while_its_thread_is_at_work_in_the_line_is_heard() -> None:
     """As the garbage collector may end one at any moment."""
-    settings, woken = BailianApp(app_id="app", api_key="sk-test").settings, list[str]()
-    first, second, third = (places.Place(settings, 1, deadline=None) for _ in range(3))
+    calls, notified = WaitQueue(), list[str]()
+    first, second, third = (ConcurrencySlot(calls, 1, Timeout(), deadline=None) for _ in range(3))
 
     def end_second() -> None:
-        woken.append("second")
+        notified.append("second")
         second.__exit__()
 
-    first.wake, second.wake = lambda: woken.append("first"), end_second
-    third.wake = lambda: woken.append("third")
-    line = first._line
+    first.notify, second.notify = lambda: notified.append("first"), end_second
+    third.notify = lambda: notified.append("third")
     for place in (first, second, third):
-        line.tell(place, comes=True)
-    assert woken == ["first"]
+        calls.enqueue(place, arrives=True)
+    assert notified == ["first"]
     first.__exit__()
-    assert woken == ["first", "second", "third"]
-    assert line.inside == {third}
+    assert notified == ["first", "second", "third"]
+    assert calls.holders == {third}
     third.__exit__()
 
 

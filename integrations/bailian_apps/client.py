@@ -1,0 +1,280 @@
+"""`Client`: the connections, concurrency slots and session rounds that calls share.
+
+There is one default client. Make another one for a proxy or certificates that differ from the
+environment's, for a limit of its own, or to close its connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from typing_extensions import Self
+
+from bailian_apps.concurrency import ConcurrencySlot, WaitQueue
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.request import AppRequest
+from bailian_apps.core.settings import AppSettings
+
+if TYPE_CHECKING:
+    from bailian_apps.transport.async_http import AsyncConnections
+    from bailian_apps.transport.sse import Frame
+    from bailian_apps.transport.sync_http import SyncConnections
+
+MAX_SESSIONS = 10_000
+"""How many sessions' rounds are remembered; the one claimed longest ago is dropped first."""
+
+SessionKey: TypeAlias = tuple[str | None, str, str]
+"""The API's address (emulators that replay one recording share its sessions), the app and the
+session."""
+
+RegisterAbort: TypeAlias = "Callable[[Callable[[], object]], None]"
+
+
+class SessionRounds:
+    """The newest claimed round of each session. Safe to use from any thread, and after a fork.
+
+    A session of the cloud is one line of rounds. Two calls that continue from the same answer (a
+    branch, a regenerated answer, two calls at once) would both write the next round, and each would
+    find the other's prompt in the app's memory. So a call claims the next round first, and the call
+    that comes second sends the whole history instead.
+    """
+
+    def __init__(self, *, max_sessions: int = MAX_SESSIONS) -> None:
+        """Start without claims.
+
+        Args:
+            max_sessions: How many sessions are remembered.
+        """
+        self._rounds: OrderedDict[SessionKey, int] = OrderedDict()
+        self._max_sessions = max_sessions
+        self.unlock()
+
+    def claim(self, key: SessionKey, round_: int) -> bool:
+        """Claim a round of a session; False if it, or a later one, was claimed before."""
+        with self._lock:
+            if self._rounds.get(key, 0) >= round_:
+                return False
+            self._rounds[key] = round_
+            self._rounds.move_to_end(key)
+            if len(self._rounds) > self._max_sessions:
+                self._rounds.popitem(last=False)
+            return True
+
+    def release(self, key: SessionKey, round_: int) -> None:
+        """Undo a claim: its call certainly did not start."""
+        with self._lock:
+            if self._rounds.get(key) == round_:
+                self._rounds[key] = round_ - 1
+
+    def unlock(self) -> None:
+        """Make a new lock: after a fork, the thread that held the old one may not exist."""
+        self._lock = threading.RLock()  # a signal handler may make a call while one claims
+
+
+class Client:
+    """Owns what calls share: connections, concurrency slots and session rounds.
+
+    One client serves any number of apps, threads and event loops. `max_concurrency` counts the
+    calls of an app within a client.
+
+    Example:
+        ```python
+        with Client(proxy="http://127.0.0.1:8080", ca_bundle="corporate.pem") as client:
+            app = BailianApp(app_id="…", client=client)
+            print(app.invoke("Plan a day in Hangzhou").text)
+        ```
+    """
+
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        ca_bundle: str | Path | None = None,
+        max_idle_connections: int = 100,
+    ) -> None:
+        """Make a client. It connects at the first call.
+
+        Args:
+            proxy: The URL of the proxy to use; None for the one in the environment, if any.
+            ca_bundle: A file or directory of certificates to trust; None for the environment's
+                (`REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`), or else certifi's.
+            max_idle_connections: How many sync connections a host may keep open for reuse.
+        """
+        self.session_rounds = SessionRounds()
+        self.queues: dict[tuple[str | None, str], WaitQueue] = {}
+        self._proxy = proxy
+        self._ca_bundle = None if ca_bundle is None else str(ca_bundle)
+        self._max_idle = max_idle_connections
+        self._closed = False
+        self._sync: SyncConnections | None = None
+        self._async: AsyncConnections | None = None
+        self._lock = threading.RLock()  # a signal handler may make a call while one starts
+        _clients.add(self)
+
+    def slot(
+        self,
+        settings: AppSettings,
+        *,
+        deadline: float | None,
+        register_abort: RegisterAbort | None = None,
+    ) -> ConcurrencySlot | contextlib.nullcontext[None]:
+        """Return a context in which a call holds one of the app's slots.
+
+        Args:
+            settings: Whose app, `max_concurrency` and timeout to use.
+            deadline: When the call has to end, by `time.monotonic`; None for no limit.
+            register_abort: Receives the function with which another thread may end the waiting.
+        """
+        if settings.max_concurrency is None:
+            return contextlib.nullcontext()
+        # A queue is kept: there are few apps, and nobody could know that no call will come.
+        calls = self.queues.setdefault((settings.base_url, settings.app_id), WaitQueue())
+        return ConcurrencySlot(
+            calls,
+            settings.max_concurrency,
+            settings.timeouts,
+            deadline=deadline,
+            register_abort=register_abort,
+        )
+
+    def frames(
+        self,
+        request: AppRequest,
+        settings: AppSettings,
+        *,
+        deadline: float | None = None,
+        register_abort: RegisterAbort | None = None,
+    ) -> Generator[list[Frame]]:
+        """Send a request once and return its frames, in lists of those that arrived together.
+
+        Args:
+            request: What to send.
+            settings: Whose key, address, workspace and timeout to use.
+            deadline: When the call has to end, by `time.monotonic`; None for no limit.
+            register_abort: Receives the function with which another thread may end the call.
+
+        Raises:
+            BailianError: What failed; when the request cannot be built, at once.
+        """
+        self._require_open()
+        from bailian_apps.transport.request_builder import build_request
+        from bailian_apps.transport.sync_http import SyncCall
+        from bailian_apps.transport.timeouts import TimeoutBudget
+
+        built = build_request(request, settings)
+        call = SyncCall(self._sync_connections(), TimeoutBudget(settings.timeouts, deadline))
+        if register_abort is not None:
+            register_abort(call.abort)
+        return call.frames(built)
+
+    async def aframes(
+        self, request: AppRequest, settings: AppSettings, *, deadline: float | None = None
+    ) -> AsyncGenerator[list[Frame]]:
+        """As `frames`, natively async."""
+        self._require_open()
+        from bailian_apps.transport.request_builder import build_request, load_sdk
+
+        if not load_sdk.cache_info().currsize:
+            import asyncio  # 40 ms, which a program without a loop does not pay
+
+            await asyncio.to_thread(load_sdk)  # importing the SDK would block the loop for a second
+        from bailian_apps.transport.async_http import AsyncCall
+        from bailian_apps.transport.timeouts import TimeoutBudget
+
+        call = AsyncCall(self._async_connections(), TimeoutBudget(settings.timeouts, deadline))
+        return call.frames(build_request(request, settings))
+
+    def close(self) -> None:
+        """Close the idle sync connections. Calls that run end first; new ones are refused."""
+        self._closed = True
+        if self._sync is not None:
+            self._sync.close()
+
+    async def aclose(self) -> None:
+        """As `close`, and close the async connections of the running event loop."""
+        self.close()
+        if self._async is not None:
+            await self._async.aclose()
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the client."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the client."""
+        await self.aclose()
+
+    def __deepcopy__(self, _: object) -> Self:
+        """Return the client itself: copies of an adapter share their connections."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: connections belong to their process."""
+        raise TypeError("a Client cannot be pickled; make one in the process that uses it")
+
+    def _sync_connections(self) -> SyncConnections:
+        if self._sync is None:
+            from bailian_apps.transport.environment import Environment
+            from bailian_apps.transport.sync_http import SyncConnections
+
+            made = SyncConnections(Environment(self._proxy, self._ca_bundle), self._max_idle)
+            with self._lock:
+                self._sync = self._sync or made
+        return self._sync
+
+    def _async_connections(self) -> AsyncConnections:
+        if self._async is None:
+            from bailian_apps.transport.async_http import AsyncConnections
+            from bailian_apps.transport.environment import Environment
+
+            made = AsyncConnections(Environment(self._proxy, self._ca_bundle))
+            with self._lock:
+                self._async = self._async or made
+        return self._async
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InvalidInputError("client", "is closed", "Make a new Client")
+
+    def reset_after_fork(self) -> None:
+        """Drop what belongs to the parent process; called in a forked child.
+
+        Parent and child would read each other's answers from one socket, and the calls that hold
+        slots are the parent's.
+        """
+        self._sync, self._lock = None, threading.RLock()
+        self.queues.clear()
+        self.session_rounds.unlock()
+
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_default = Client()
+
+
+def default_client() -> Client:
+    """Return the client of all calls that are given no other."""
+    return _default
+
+
+def _reset_clients() -> None:
+    for client in list(_clients):
+        client.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_clients)

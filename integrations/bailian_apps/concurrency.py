@@ -1,0 +1,166 @@
+"""The limit `max_concurrency`: how many calls of an app may run at once, sync and async together.
+
+A call without a free slot waits in a queue, for as long as it may take to connect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+
+from typing_extensions import Self
+
+from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
+from bailian_apps.core.settings import Timeout
+
+
+class WaitQueue:
+    """The calls of one app: those that hold a slot, and those that wait for one.
+
+    No thread blocks on the lock, because the garbage collector may end an abandoned stream at any
+    moment, also while its own thread holds it. Arrivals and departures are appended to a queue, and
+    whichever thread holds the lock drains it.
+    """
+
+    def __init__(self) -> None:
+        """Start without calls."""
+        self.holders: set[ConcurrencySlot] = set()
+        self.waiting: deque[ConcurrencySlot] = deque()
+        self._pending: deque[tuple[ConcurrencySlot, bool]] = deque()
+        self._draining = threading.Lock()
+
+    def enqueue(self, slot: ConcurrencySlot, *, arrives: bool) -> None:
+        """Record that a call arrives or leaves, and give free slots to waiting calls."""
+        self._pending.append((slot, arrives))
+        while self._pending and self._draining.acquire(blocking=False):
+            try:
+                while self._pending:
+                    self._apply(*self._pending.popleft())
+            finally:
+                self._draining.release()
+
+    def _apply(self, slot: ConcurrencySlot, arrives: bool) -> None:
+        if arrives:
+            self.waiting.append(slot)
+        elif slot in self.waiting:
+            self.waiting.remove(slot)
+        else:
+            self.holders.discard(slot)
+        while self.waiting:
+            if len(self.holders) >= self.waiting[0].limit:
+                self.holders -= {each for each in self.holders if each.is_orphaned}
+                if len(self.holders) >= self.waiting[0].limit:
+                    return
+            first = self.waiting.popleft()
+            self.holders.add(first)
+            first.notify()
+
+
+class ConcurrencySlot:
+    """One call's slot, as a context manager, sync or async.
+
+    Attributes:
+        limit: How many calls may run, this one included.
+        notify: Ends the waiting: the slot is free, or the call was closed.
+    """
+
+    def __init__(
+        self,
+        calls: WaitQueue,
+        limit: int,
+        timeouts: Timeout,
+        *,
+        deadline: float | None,
+        register_abort: Callable[[Callable[[], object]], None] | None = None,
+    ) -> None:
+        """Prepare; entering waits for the slot.
+
+        Args:
+            calls: The other calls of the app.
+            limit: How many calls may run, this one included.
+            timeouts: Its `connect_s` bounds the waiting.
+            deadline: When the call has to end, by `time.monotonic`; None for no limit.
+            register_abort: Receives the function with which another thread may end the waiting.
+        """
+        self.limit = limit
+        self.notify: Callable[[], object]
+        self._calls = calls
+        self._timeouts = timeouts
+        self._deadline = float("inf") if deadline is None else deadline
+        self._register_abort = register_abort
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether the call can never end: its event loop was closed without being shut down."""
+        return self._loop is not None and self._loop.is_closed()
+
+    def __enter__(self) -> Self:
+        """Wait for the slot.
+
+        Raises:
+            RequestTimeoutError: None became free in time; nothing was sent.
+            ConnectError: Another thread closed the call.
+        """
+        notified = queue.SimpleQueue[None]()
+        self.notify = lambda: notified.put(None)
+        with self._queued() as left_s:
+            if self._register_abort is not None:
+                self._register_abort(self.notify)
+            with contextlib.suppress(queue.Empty):
+                notified.get(timeout=left_s)
+                if self not in self._calls.holders:
+                    raise ConnectError(
+                        "the call was closed while it waited for a free slot; nothing was sent"
+                    )
+        return self
+
+    async def __aenter__(self) -> Self:
+        """As `__enter__`, natively async."""
+        self._loop = loop = asyncio.get_running_loop()
+        notified = loop.create_future()
+
+        def notify() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed, with the call in it
+                loop.call_soon_threadsafe(notified.set_result, None)
+
+        self.notify = notify
+        with self._queued() as left_s:
+            if self not in self._calls.holders:
+                await asyncio.wait([notified], timeout=left_s)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the slot, or the queue, to the next call."""
+        self._calls.enqueue(self, arrives=False)
+
+    async def __aexit__(self, *_: object) -> None:
+        """As `__exit__`; it never waits."""
+        self.__exit__()
+
+    @contextlib.contextmanager
+    def _queued(self) -> Generator[float]:
+        """Queue for as long as the body waits; yields how many seconds that may be."""
+        until = min(time.monotonic() + self._timeouts.connect_s, self._deadline)
+        self._calls.enqueue(self, arrives=True)
+        try:
+            yield max(until - time.monotonic(), 0)
+            if self not in self._calls.holders:
+                raise self._timeout_error(until)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _timeout_error(self, until: float) -> BailianError:
+        name = "total_s" if until == self._deadline else "connect_s"
+        error = RequestTimeoutError(
+            f"no slot became free within {name}={getattr(self._timeouts, name):g} s: "
+            f"max_concurrency={self.limit} calls of this app were running; nothing was sent"
+        )
+        error.request_state, error.attempts = "not_sent", 0
+        return error

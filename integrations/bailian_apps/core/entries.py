@@ -1,0 +1,157 @@
+"""Readers of what a frame lists: nodes of a workflow and actions of an agent. Pure.
+
+They know where the wire has each value, and nothing of the frames before; `steps` does. The files
+named here are in tests/recordings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias, cast
+
+from bailian_apps.core.result import EXECUTING, SUCCESS, StepKind
+from bailian_apps.core.values import (
+    JsonObject,
+    as_text,
+    first_text,
+    json_object,
+    milliseconds,
+    node_result,
+    text_or_none,
+)
+
+Source: TypeAlias = Literal["thoughts", "message"]
+"""Where a node is listed: in `thoughts`, or in `workflow_message`."""
+
+# What an agent's entry has and a workflow's has not (agent-mcp-thoughts-third-party-abridged.json).
+_AGENT_KEYS = ("action_type", "action", "thought")
+# By `action_type`; every other type is a tool: `api`, `mcp`, …
+_AGENT_KINDS: dict[str, StepKind] = {
+    "reasoning": "reasoning",
+    "agentRag": "retrieval",
+    "response": "response",
+}
+# An LLM node's content in workflow-message-format-plus-elided.sse.
+_RESULT_KEYS = {"result", "reasoningContent"}
+
+
+class Node(NamedTuple):
+    """A workflow's node, as one frame lists it; `output` and `reasoning` are its newest piece."""
+
+    source: Source
+    id: str
+    name: str | None
+    type: str | None
+    status: str
+    output: str
+    reasoning: str
+    duration_ms: float | None
+    error: str | None
+    parent_id: str | None
+
+
+def node_of_thought(raw: object, position: int) -> Node | None:
+    """Read a node from an entry of `thoughts` (workflow-timed.jsonl).
+
+    Args:
+        raw: The entry's `response`, which is a JSON string.
+        position: Its index in the list, for a node without id and name.
+
+    Returns:
+        The node; None if the entry is not one.
+    """
+    node = json_object(raw)
+    if node is None or not ("nodeId" in node or "nodeStatus" in node):
+        return None
+    name = text_or_none(node.get("nodeName"))
+    output, reasoning = node_result(node.get("nodeResult"))
+    return Node(
+        source="thoughts",
+        id=text_or_none(node.get("nodeId")) or name or f"node-{position}",
+        name=name,
+        type=text_or_none(node.get("nodeType")),
+        status=text_or_none(node.get("nodeStatus")) or EXECUTING,
+        output=output,
+        reasoning=reasoning,
+        duration_ms=milliseconds(node.get("nodeExecTime")),
+        error=first_text(node, "nodeErrorMsg", "errorMessage", "errorMsg", "error"),
+        parent_id=text_or_none(node.get("parentNodeId")),
+    )
+
+
+def node_of_message(message: JsonObject, *, json_content: bool) -> Node:
+    """Read the node of a `workflow_message` (workflow-message-format.sse).
+
+    Args:
+        message: The `workflow_message`.
+        json_content: See `StreamMode.json_content`. If False, JSON in the content is the app's
+            own text.
+    """
+    content = message.get("message")
+    output = as_text(cast("JsonObject", content).get("content")) if type(content) is dict else ""
+    reasoning = ""
+    type_ = text_or_none(message.get("node_type"))
+    if (
+        json_content
+        and type_ in ("LLM", None)  # another node's own text may be such an object
+        and (inner := json_object(output))
+        and inner.keys() <= _RESULT_KEYS
+    ):
+        output, reasoning = as_text(inner.get("result")), as_text(inner.get("reasoningContent"))
+    name = text_or_none(message.get("node_name"))
+    status = text_or_none(message.get("node_status")) or EXECUTING
+    # The API's page has a bool, the SDK's model a str.
+    if status == EXECUTING and message.get("node_is_completed") in (True, "true"):
+        status = SUCCESS
+    return Node(
+        source="message",
+        id=text_or_none(message.get("node_id")) or name or "node-0",
+        name=name,
+        type=type_,
+        status=status,
+        output=output,
+        reasoning=reasoning,
+        duration_ms=milliseconds(message.get("node_exec_time")),
+        error=first_text(message, "node_error_msg", "error_message", "error"),
+        parent_id=text_or_none(message.get("parent_node_id")),
+    )
+
+
+def is_action(entry: JsonObject) -> bool:
+    """Whether an entry of `thoughts` is an agent's."""
+    return any(entry.get(key) for key in _AGENT_KEYS)
+
+
+def action_head(entry: JsonObject) -> tuple[StepKind, str | None, str | None]:
+    """Read what an agent's entry is: kind, type and name."""
+    action = text_or_none(entry.get("action"))
+    type_ = text_or_none(entry.get("action_type")) or action
+    name = text_or_none(entry.get("action_name")) or action
+    return _AGENT_KINDS.get(type_ or "reasoning", "tool"), type_, name
+
+
+def action_texts(kind: StepKind, entry: JsonObject) -> tuple[str, str]:
+    """Read the output and the reasoning of an agent's entry."""
+    return _TEXT_READERS.get(kind, _read_tool)(entry)
+
+
+def _read_reasoning(entry: JsonObject) -> tuple[str, str]:
+    # `response` repeats `thought` (agent-deep-thinking-elided-head.sse); one may be missing.
+    return "", as_text(entry.get("thought") or entry.get("response"))
+
+
+def _read_tool(entry: JsonObject) -> tuple[str, str]:
+    reasoning = entry.get("reasoning_content") or entry.get("thought")
+    return as_text(entry.get("observation")), as_text(reasoning)
+
+
+def _read_response(entry: JsonObject) -> tuple[str, str]:
+    output, reasoning = _read_tool(entry)
+    return output or as_text(entry.get("response")), reasoning
+
+
+_TEXT_READERS: dict[StepKind, Callable[[JsonObject], tuple[str, str]]] = {
+    "reasoning": _read_reasoning,
+    "response": _read_response,
+}
+"""By kind; every other kind is read as a tool call."""

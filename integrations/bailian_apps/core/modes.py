@@ -1,0 +1,55 @@
+"""Workflow stream modes: what each `flow_stream_mode` changes in the frames. Pure.
+
+One row per mode. The decoder and the step reader ask the row and never compare mode names. A mode
+without a row, or no mode, gets the default row: the frames themselves then show what they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+AnswerChannel: TypeAlias = Literal["text", "node"]
+"""Where an answer streams: in `output.text`, or in the text of the End node."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMode:
+    """How a workflow app streams in one mode.
+
+    Attributes:
+        name: The value of `flow_stream_mode`; `""` for the default row.
+        answer_channel: Where the answer streams; None if the first channel with text decides.
+        is_workflow: Whether the frames are a workflow's even if they list no node. Agent apps
+            ignore the mode, so this is set only where a workflow's frames look like an agent's.
+        json_content: Whether the content of a `workflow_message` may be a JSON object that wraps
+            the node's text and reasoning.
+    """
+
+    name: str
+    answer_channel: AnswerChannel | None = None
+    is_workflow: bool = False
+    json_content: bool = True
+
+
+_DEFAULT = StreamMode("")
+
+STREAM_MODES = {
+    mode.name: mode
+    for mode in (
+        # `thoughts` relist every node: workflow-two-llm.sse, workflow-timed.jsonl.
+        StreamMode("full_thoughts"),
+        # One node's plain text per frame, no `thoughts`: workflow-message-format.sse.
+        StreamMode("message_format", json_content=False),
+        # An LLM node's content is JSON: workflow-message-format-plus-elided.sse.
+        StreamMode("message_format_plus"),
+        # The answer streams in `output.text`, and the last frame repeats it whole. Not recorded:
+        # the vendor's pages no longer list this mode, the SDKs still do.
+        StreamMode("agent_format", answer_channel="text", is_workflow=True),
+    )
+}
+
+
+def stream_mode(name: str | None) -> StreamMode:
+    """Return the row of a mode; the default row for None and for an unknown mode."""
+    return STREAM_MODES.get(name or "", _DEFAULT)

@@ -1,0 +1,241 @@
+"""What an HTTP response means: frames, an answer object or a typed error. Pure."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+from bailian_apps.core.decoder import finish_reason
+from bailian_apps.core.errors import (
+    BailianError,
+    ConnectError,
+    ConnectionLostError,
+    ProtocolError,
+    StreamInterruptedError,
+    api_error,
+    retry_after_s,
+)
+from bailian_apps.transport.sse import ErrorEvent, Frame, SSEReader, parse_json
+
+MAX_ERROR_BYTES: Final = 1 << 20
+"""How much of an error's body is read."""
+
+
+def is_stream(status_code: int, headers: Mapping[str, str]) -> bool:
+    """Whether a response is an event stream with frames."""
+    return status_code == 200 and media_type(headers) == "text/event-stream"
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """Return a response's media type, without parameters."""
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def read_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> Frame:
+    """Read a response that is not an event stream.
+
+    Args:
+        status_code: Its HTTP status.
+        headers: Its HTTP headers.
+        body: Its body; of an error, at least its beginning.
+
+    Returns:
+        The answer object, as the one frame of a run that finished.
+
+    Raises:
+        APIError: The cloud, or a proxy before it, answered with an error.
+        TransportError: A redirect, or a body that is not an answer object.
+    """
+    if 300 <= status_code < 400:
+        raise ProtocolError(
+            "the server answered with a redirect, which is not followed because it would send the "
+            "API key to another address; pass the final address as base_url",
+            status_code=status_code,
+        )
+    if status_code != 200 and media_type(headers) == "text/event-stream":
+        body = _first_data(body)
+    answer = _json_object(body)
+    if answer is not None and (status_code != 200 or answer.get("code")):
+        raise _error_in(answer, None if status_code == 200 else status_code, headers)
+    if answer is not None and isinstance(answer.get("output"), dict):
+        # A complete HTTP body is a finished run, even with a null finish_reason.
+        if finish_reason(answer["output"]) is None:
+            answer["output"]["finish_reason"] = "stop"
+        return answer
+    kind = media_type(headers) or "no content type"
+    if status_code == 200:
+        if not body:
+            raise connection_lost_error(sent=True)
+        raise ProtocolError(
+            f"the server answered 200 with {kind}, which is not an answer of this API; check that "
+            "base_url is the API's address",
+            status_code=status_code,
+        )
+    raise api_error(
+        None,
+        f"the server answered with {kind} instead of JSON"
+        + ("" if body.strip() else ", and an empty body")
+        + "; it may come from a proxy before the API",
+        status_code=status_code,
+        retry_after_s=retry_after_s(headers),
+    )
+
+
+class FrameReader:
+    """Bytes of an event stream in, frames out, grouped by arrival.
+
+    Attributes:
+        run_ended: Whether a frame ended the run. Errors after it are of no consequence.
+        error: The error event that ended the stream, if any. It comes after the frames before it.
+    """
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        """Start at the beginning of a stream that came with `headers`."""
+        self.run_ended = False
+        self.error: BailianError | None = None
+        self._headers = headers
+        self._reader = SSEReader()
+        self._begun = False
+
+    def feed(self, chunk: bytes) -> Sequence[list[Frame]]:
+        """Read a chunk; return its frames in lists of at least one.
+
+        The first frame of a stream is a list of its own, so that nothing delays it.
+        """
+        return self._batches(self._reader.feed(chunk))
+
+    def close(self) -> Sequence[list[Frame]]:
+        """The stream is over: return the frame that it ended in the middle of, if any."""
+        return self._batches(self._reader.close())
+
+    def _batches(self, events: list[Frame | ErrorEvent]) -> Sequence[list[Frame]]:
+        frames: list[Frame] = []
+        for event in events:
+            if type(event) is ErrorEvent:
+                if not self.run_ended:
+                    self.error = _stream_error(event, self._headers)
+                break
+            frame = cast("Frame", event)
+            frames.append(frame)
+            if not self.run_ended:
+                output = frame.get("output")
+                self.run_ended = type(output) is dict and (
+                    finish_reason(cast("Frame", output)) is not None
+                )
+        if not frames:
+            return ()
+        if self._begun or len(frames) == 1:
+            self._begun = True
+            return (frames,)
+        self._begun = True
+        return (frames[:1], frames[1:])
+
+
+def _stream_error(event: ErrorEvent, headers: Mapping[str, str]) -> BailianError:
+    answer = _json_object(event.data) or {"message": event.data.decode("utf-8", "replace")}
+    error = _error_in(answer, event.status_code, headers)
+    # Whatever the code, the run may have happened: a node of a workflow can be throttled after
+    # another one has sent mail.
+    error.request_state = "unknown"
+    return error
+
+
+def _error_in(answer: Frame, status_code: int | None, headers: Mapping[str, str]) -> BailianError:
+    code, message = answer.get("code"), answer.get("message") or answer.get("msg")
+    request_id = answer.get("request_id") or headers.get("X-Request-Id")
+    return api_error(
+        str(code) if code else None,
+        str(message) if message else None,
+        status_code=status_code,
+        request_id=str(request_id) if request_id else None,
+        retry_after_s=retry_after_s(headers),
+    )
+
+
+def _first_data(body: bytes) -> bytes:
+    """Return the data of the first event, where an error comes as an event stream."""
+    for line in body.splitlines():
+        if line.startswith(b"data:"):
+            return line[5:]
+    return body
+
+
+def _json_object(body: bytes) -> Frame | None:
+    try:
+        parsed = parse_json(body)
+    except (ValueError, RecursionError):
+        return None
+    return cast("Frame", parsed) if isinstance(parsed, dict) else None
+
+
+def connection_lost_error(*, sent: bool, streaming: bool = False) -> BailianError:
+    """Make the error for a connection that was lost.
+
+    Args:
+        sent: Whether the request may have reached the server whole.
+        streaming: Whether the answer had begun.
+    """
+    if streaming:
+        return StreamInterruptedError("the connection was lost before the run finished")
+    if sent:
+        return ConnectionLostError(
+            "the connection was lost after the request was sent; the run may have happened"
+        )
+    return ConnectError("the connection was lost before the request was sent")
+
+
+def connect_error(url: str, error: BaseException, *, proxy: str | None) -> ConnectError:
+    """Make the error for a connection that was not made. Of the URL it names only the host.
+
+    Args:
+        url: The URL of the request.
+        error: The library's error.
+        proxy: The proxy that was to be used, if any.
+    """
+    parts = urlsplit(url)
+    host = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+    through = " through the proxy in the environment" if proxy else ""
+    cause = _root_cause(error)
+    failed = ConnectError(
+        f"could not connect to {host}{through}: {_describe(cause)}; nothing was sent"
+    )
+    failed.permanent = isinstance(cause, ValueError)  # a refused certificate, or a host name
+    return failed
+
+
+def environment_error(problem: str) -> ConnectError:
+    """Make the error for an environment in which no attempt can connect."""
+    error = ConnectError(f"{problem}; nothing was sent")
+    error.permanent = True
+    return error
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    cause = error
+    while True:
+        inner = (
+            getattr(cause, "reason", None)
+            or cause.__cause__
+            or (cause.args[0] if cause.args else 0)
+        )
+        if not isinstance(inner, BaseException):
+            return cause
+        cause = inner
+
+
+def _describe(cause: BaseException) -> str:
+    """Describe a cause in a few words. The library's own text would name objects in memory."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"certificate verify failed, {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return f"the TLS handshake failed, {cause.reason or type(cause).__name__}"
+    if isinstance(cause, OSError) and cause.errno:
+        return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+    if isinstance(cause, OSError) and not isinstance(cause, ValueError):
+        return str(cause).rpartition(": ")[2] or type(cause).__name__
+    if status := getattr(cause, "status", None):
+        return f"the proxy answered with HTTP {status}"
+    return type(cause).__name__  # its text may quote a header, and so the key

@@ -1,0 +1,173 @@
+"""Builds HTTP requests with the machinery of `dashscope.Application`. Only this module knows it.
+
+The SDK decides the address, the key, the workspace, the headers and the form of the body. Its
+public `call` also sends the request and reads the answer, and there it loses error codes and sends
+again on its own. So this module takes only the two steps that build the request (their names are
+private, see `private_names`). A contract test compares the result with `Application.call`'s.
+
+The SDK is imported at the first call, because that takes about a second.
+"""
+
+# pyright: reportPrivateUsage=false
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.request import AppRequest
+from bailian_apps.core.settings import AppSettings, check_api_key
+
+SUPPORTED = "dashscope>=1.22.2,<3"
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPRequest:
+    """One POST, ready to be sent. The key and the prompt are in it, and not in its repr."""
+
+    url: str
+    headers: dict[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+class _SDK(NamedTuple):
+    """The parts of the SDK that building a request needs."""
+
+    application: Any
+    build_request: Callable[..., Any]
+    options: frozenset[str]
+    default_api_key: Callable[[], str]
+    error: type[Exception]
+    key_error: type[Exception]
+
+
+@cache
+def load_sdk() -> _SDK:
+    """Import the SDK.
+
+    Raises:
+        ImportError: It is too old or too new, and lacks a name that is needed.
+    """
+    with warnings.catch_warnings():
+        # Some versions deprecate, at import, parts of themselves that are not used here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            from dashscope import Application
+            from dashscope.api_entities import api_request_factory
+            from dashscope.common.api_key import get_default_api_key
+            from dashscope.common.error import AuthenticationError, DashScopeException
+
+            build = cast("Any", api_request_factory)._build_api_request
+            cast("Any", Application)._build_input_parameters  # noqa: B018 - it may be missing
+        except (ImportError, AttributeError) as error:
+            raise ImportError(
+                f"this dashscope {version('dashscope')} lacks {error.name or error}; "
+                f'install a version that works: pip install "{SUPPORTED}"'
+            ) from error
+    return _SDK(
+        application=Application,
+        build_request=build,
+        # An older SDK would send these as parameters of the request.
+        options=_options(api_request_factory),
+        default_api_key=get_default_api_key,
+        error=DashScopeException,
+        key_error=AuthenticationError,
+    )
+
+
+def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
+    """Build the HTTP request of one call.
+
+    Args:
+        request: What to send.
+        settings: Whose key, address and workspace to use.
+
+    Raises:
+        InvalidInputError: There is no key, or the address needs a workspace.
+    """
+    sdk = load_sdk()
+    fields = request.input()
+    files = fields.pop("file_list", None)
+    wire_input, parameters = sdk.application._build_input_parameters(
+        fields.pop("prompt", None),
+        None,
+        fields.pop("messages", None),
+        **fields,
+        **request.parameters(),
+    )
+    if files:
+        wire_input["file_list"] = files  # before 1.24.7 the SDK would send it as a parameter
+    options = {"sdk_module": "app", "workspace": settings.workspace}
+    parameters |= {name: options[name] for name in sdk.options}
+    try:
+        built = sdk.build_request(
+            model="",
+            input=wire_input,
+            task_group=sdk.application.task_group,
+            task=request.app_id,
+            function=sdk.application.function,
+            api_key=_api_key(settings, sdk),
+            is_service=False,
+            stream=True,
+            base_address=settings.base_url,
+            **parameters,
+        )
+    except sdk.error as error:
+        # The address of some regions holds the workspace, and there is none.
+        raise InvalidInputError("workspace", "is missing", str(error)) from None
+    headers = dict(built.headers)
+    if settings.workspace:
+        headers["X-DashScope-WorkSpace"] = settings.workspace
+    headers["user-agent"] = f"{headers.get('user-agent', 'dashscope')}; {_user_agent()}"
+    body = json.dumps(built.data.to_request_object(), ensure_ascii=False).encode()
+    return HTTPRequest(built.url, headers, body)
+
+
+def _api_key(settings: AppSettings, sdk: _SDK) -> str:
+    if settings.api_key is not None:
+        return check_api_key(settings.api_key.get_secret_value())  # unpickled, it was read again
+    try:
+        return check_api_key(sdk.default_api_key())
+    except (sdk.key_error, OSError):
+        raise InvalidInputError(
+            "api_key", "is missing", "Set DASHSCOPE_API_KEY in the environment, or pass api_key="
+        ) from None
+
+
+def _options(factory: object) -> frozenset[str]:
+    """Return what this SDK's `_build_api_request` takes besides parameters of the request."""
+    build = cast("Any", factory)._build_api_request
+    module = {"sdk_module"} & inspect.signature(build).parameters.keys()
+    workspace = {"workspace"} if hasattr(factory, "resolve_base_url") else set[str]()
+    return frozenset(module | workspace)
+
+
+@cache
+def _user_agent() -> str:
+    return f"bailian-apps/{version('bailian-apps')}"
+
+
+class SDKDefaults(NamedTuple):
+    """What a call uses where neither the settings nor the environment decide."""
+
+    base_url: str
+    key_file: Path
+
+
+def sdk_defaults() -> SDKDefaults:
+    """Return the SDK's own defaults. Its address may hold `{workspace_id}`."""
+    load_sdk()
+    import dashscope
+    from dashscope.common.constants import DEFAULT_DASHSCOPE_API_KEY_FILE_PATH
+
+    return SDKDefaults(
+        base_url=str(dashscope.base_http_api_url),
+        key_file=Path(dashscope.api_key_file_path or DEFAULT_DASHSCOPE_API_KEY_FILE_PATH),
+    )

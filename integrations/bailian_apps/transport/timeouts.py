@@ -1,0 +1,96 @@
+"""How long a call waits. Pure; shared by sync and async. Times are those of `time.monotonic`."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
+from bailian_apps.core.settings import Timeout
+
+# How long to wait for the end of the stream after the run has finished; then the socket is closed.
+_DRAIN_S: Final = 0.5
+
+# How long to wait for the body of an error, whose status is already known.
+_ERROR_BODY_S: Final = 5.0
+
+
+class TimeoutBudget:
+    """What a call is waiting for, and until when.
+
+    Only the cloud's silence counts: while the caller handles a frame, nothing but the deadline of
+    the whole call is running.
+
+    Attributes:
+        until: When the current wait ends.
+    """
+
+    __slots__ = ("_deadline", "_limits", "_phase", "until")
+
+    def __init__(self, limits: Timeout, deadline: float | None) -> None:
+        """Start to wait for a connection.
+
+        Args:
+            limits: How long each wait may be.
+            deadline: When the whole call has to end, or None.
+        """
+        self._limits = limits
+        self._deadline = float("inf") if deadline is None else deadline
+        self._wait("connect_s", limits.connect_s)
+
+    def request_started(self) -> None:
+        """Start to wait for the first frame: the request is being sent."""
+        self._wait("first_frame_s", self._limits.first_frame_s)
+
+    def stop_clock(self) -> None:
+        """The caller has a frame."""
+        if self._phase != "ended":
+            self._phase = "between_frames_s"
+            self.until = self._deadline
+
+    def start_clock(self) -> None:
+        """The caller wants the next frame."""
+        if self._phase != "ended":
+            self._wait("between_frames_s", self._limits.between_frames_s)
+
+    def enter_drain_phase(self) -> None:
+        """The run has finished: wait only a moment for the end of its stream."""
+        self._wait("ended", _DRAIN_S)
+
+    def enter_error_phase(self) -> None:
+        """The status is an error: wait only a while for the body that explains it."""
+        self._wait("ended", _ERROR_BODY_S)
+
+    def _wait(self, phase: str, limit_s: float) -> None:
+        self._phase = phase
+        self.until = min(time.monotonic() + limit_s, self._deadline)
+
+    def remaining_s(self) -> float:
+        """Seconds left in the current wait.
+
+        Raises:
+            BailianError: There are none.
+        """
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise self.error()
+        return left
+
+    def connect_and_read_s(self) -> tuple[float, float]:
+        """Seconds to connect in, and then to wait for the head of the response."""
+        until_deadline = self._deadline - time.monotonic()
+        return self.remaining_s(), min(self._limits.first_frame_s, max(until_deadline, 0.001))
+
+    def error(self) -> BailianError:
+        """Make the error for a wait that was too long."""
+        if self.until == self._deadline:
+            what = f"the call took longer than total_s={self._limits.total_s:g} s"
+        elif self._phase == "connect_s":
+            what = f"no connection was made within connect_s={self._limits.connect_s:g} s"
+        elif self._phase == "first_frame_s":
+            what = f"no frame arrived within first_frame_s={self._limits.first_frame_s:g} s"
+        else:
+            what = f"no frame arrived for between_frames_s={self._limits.between_frames_s:g} s"
+        if self._phase == "connect_s":
+            return ConnectError(f"{what}; nothing was sent")
+        return RequestTimeoutError(f"{what}; raise timeout if the app needs longer")
