@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import TextBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock
 
 from bailian_apps import (
     AppResult,
@@ -62,6 +64,33 @@ def test_a_chunk_has_everything_so_far() -> None:
     ] * 2
     assert len({id(chunk.message) for chunk in chunks}) == len(chunks)
     assert len({id(chunk.message.blocks) for chunk in chunks}) == len(chunks)
+
+
+def test_a_chunk_equals_a_validated_response() -> None:
+    """Chunks are built without validation, so a field that LlamaIndex adds must not be missing."""
+    builder = ChatResponseBuilder(Plan(app_id="app"))
+    chunk, other = builder.chunk(TextDelta("答")), builder.chunk(TextDelta("案"))
+    assert chunk is not None
+    assert other is not None
+    message = ChatMessage(
+        role=MessageRole.ASSISTANT, blocks=[TextBlock(text="答")], additional_kwargs={}
+    )
+    validated = ChatResponse(message=message, delta="答", additional_kwargs={})
+    for mine, theirs in (
+        (chunk, validated),
+        (chunk.message, message),
+        (chunk.message.blocks[0], message.blocks[0]),
+    ):
+        assert mine == theirs
+        assert vars(mine).keys() == vars(theirs).keys() == type(theirs).model_fields.keys()
+        assert mine.model_fields_set == theirs.model_fields_set
+        assert mine.__pydantic_private__ is theirs.__pydantic_private__ is None
+        assert mine.model_dump() == theirs.model_dump()
+        assert pickle.loads(pickle.dumps(mine)) == copy.deepcopy(mine) == theirs
+    chunk.message.additional_kwargs["changed"] = chunk.additional_kwargs["changed"] = True
+    chunk.raw = {}
+    assert other.message.additional_kwargs == other.additional_kwargs == {}
+    assert "raw" not in other.model_fields_set
 
 
 @pytest.mark.parametrize("event", [StepDelta("s", "x"), UsageReported(Usage()), UnknownFrame({})])
