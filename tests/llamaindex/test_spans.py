@@ -39,7 +39,7 @@ METHODS = [
 ]
 
 
-def node(id_: str, status: str, result: str = "", kind: str = "LLM", **more: Any) -> dict[str, str]:
+def node(id_: str, status: str, result: Any = "", kind: str = "LLM", **more: Any) -> dict[str, str]:
     """One node of a workflow's `thoughts`."""
     fields = {"nodeId": id_, "nodeName": id_, "nodeType": kind, "nodeStatus": status, **more}
     return {"response": json.dumps({**fields, "nodeResult": json.dumps({"result": result})})}
@@ -174,6 +174,24 @@ def test_a_retrieval_is_two_events_of_its_step(
     assert json.loads(began.str_or_query_bundle) == {"query": "价格"}
     assert [each.node.get_content() for each in ended.nodes] == ["999元"]
     assert began.span_id == ended.span_id == spans.named("retrieval agentRag").id
+
+
+def test_passages_of_a_retrieval_are_one_node_each(
+    by_method: Any, llm_of: Any, events: Any
+) -> None:
+    passages = [{"text": "甲", "score": 0.5, "dataName": "a.pdf"}, {"content": "乙"}]
+    frames = [
+        frame(node("n", "executing", kind="Retrieval")),
+        frame(node("n", "success", passages, "Retrieval"), text="答", finish="stop"),
+    ]
+    with Emulator(apps={"app": lambda call: frames}) as cloud:
+        assert by_method("chat")(llm_of(cloud)).error is None
+    [end] = events.of(RetrievalEndEvent)
+    assert [(each.node.get_content(), each.score) for each in end.nodes] == [
+        ("甲", 0.5),
+        ("乙", None),
+    ]
+    assert end.nodes[0].node.metadata["dataName"] == "a.pdf"
 
 
 # ------------------------------------------------------------------- errors and interruptions
