@@ -57,28 +57,28 @@ def engine_of(loop: asyncio.AbstractEventLoop) -> Callable[..., BailianAppChatEn
 
 
 @pytest.fixture(params=METHODS)
-def say(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
+def send(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
     """Send a message by one of the four methods and read the whole answer."""
     method = request.param
 
-    async def say_async(engine: Any, *args: Any, **kwargs: Any) -> Any:
+    async def send_async(engine: Any, *args: Any, **kwargs: Any) -> Any:
         response = await getattr(engine, method)(*args, **kwargs)
         if "stream" in method:
             deltas = [delta async for delta in response.async_response_gen()]
             assert response.response == "".join(deltas)
         return response
 
-    def say(engine: Any, *args: Any, **kwargs: Any) -> Any:
+    def send(engine: Any, *args: Any, **kwargs: Any) -> Any:
         if method.startswith("a"):
-            return loop.run_until_complete(say_async(engine, *args, **kwargs))
+            return loop.run_until_complete(send_async(engine, *args, **kwargs))
         response = getattr(engine, method)(*args, **kwargs)
         if "stream" in method:
             deltas = list(response.response_gen)
             assert response.response == "".join(deltas)
         return response
 
-    say.method = method  # type: ignore[attr-defined]
-    return say
+    send.method = method  # type: ignore[attr-defined]
+    return send
 
 
 def expect_one_session(cloud: Emulator, history: list[ChatMessage], asked: list[str]) -> None:
@@ -91,10 +91,10 @@ def expect_one_session(cloud: Emulator, history: list[ChatMessage], asked: list[
     ]
 
 
-def test_a_conversation_is_one_session(say: Any, engine_of: Any) -> None:
+def test_a_conversation_is_one_session(send: Any, engine_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
-        answers = [str(say(engine, words)) for words in ("一", "二", "三")]
+        answers = [str(send(engine, question)) for question in ("一", "二", "三")]
         assert answers == ["第1轮好", "第2轮好", "第3轮好"]
         expect_one_session(cloud, engine.chat_history, ["一", "二", "三"])
     contents = [(message.role.value, message.content) for message in engine.chat_history]
@@ -102,12 +102,12 @@ def test_a_conversation_is_one_session(say: Any, engine_of: Any) -> None:
 
 
 def test_the_default_memory_keeps_the_session(
-    say: Any, engine_of: Any, loop: asyncio.AbstractEventLoop
+    send: Any, engine_of: Any, loop: asyncio.AbstractEventLoop
 ) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud, memory=None)
-        say(engine, "一")
-        say(engine, "二")
+        send(engine, "一")
+        send(engine, "二")
         expect_one_session(cloud, engine.chat_history, ["一", "二"])
     # LlamaIndex leaves its database open; the garbage collector would warn, in another test.
     loop.run_until_complete(engine._memory.sql_store._async_engine.dispose())
@@ -116,11 +116,11 @@ def test_the_default_memory_keeps_the_session(
 async def test_a_database_keeps_the_conversation(llm_of: Any, tmp_path: Path) -> None:
     """Each turn has its own engine and memory, as in two processes."""
     with Emulator(apps={"app": app}) as cloud:
-        for turn, words in enumerate(["一", "二"], 1):
+        for turn, question in enumerate(["一", "二"], 1):
             database = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/chat.db")
             memory = Memory.from_defaults("user-1", async_engine=database)
             engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
-            response = await engine.astream_chat(words)
+            response = await engine.astream_chat(question)
             deltas = [delta async for delta in response.async_response_gen()]
             assert "".join(deltas) == f"第{turn}轮好"
             history = await memory.aget_all()
@@ -128,7 +128,7 @@ async def test_a_database_keeps_the_conversation(llm_of: Any, tmp_path: Path) ->
         expect_one_session(cloud, history, ["一", "二"])
 
 
-def test_reasoning_citations_and_tool_calls_are_stored(say: Any, engine_of: Any) -> None:
+def test_reasoning_citations_and_tool_calls_are_stored(send: Any, engine_of: Any) -> None:
     """They are in the message and in the response; LlamaIndex's engines drop them."""
     call = {"action_type": "api", "action_name": "weather", "arguments": '{"city": "杭州"}'}
     reference = {"doc_id": "d", "index_id": "1", "title": "天气", "text": "晴"}
@@ -140,7 +140,7 @@ def test_reasoning_citations_and_tool_calls_are_stored(say: Any, engine_of: Any)
     with Emulator(apps={"app": lambda call: frames}) as cloud:
         engine = engine_of(cloud)
         result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
-        response = say(engine, "天气？")
+        response = send(engine, "天气？")
     assert str(response) == result.text == "晴天"
     kept = engine.chat_history[-1]
     assert [type(block) for block in kept.blocks] == [
@@ -154,55 +154,55 @@ def test_reasoning_citations_and_tool_calls_are_stored(say: Any, engine_of: Any)
     assert source.raw_input["kwargs"] == {"city": "杭州"}
     [node] = response.source_nodes
     assert (node.node.node_id, node.node.metadata["title"]) == ("d", "天气")
-    if "stream" not in say.method:
+    if "stream" not in send.method:
         assert response.metadata["request_id"]
 
 
-def test_an_answer_with_reasoning_keeps_the_session(say: Any, engine_of: Any) -> None:
+def test_an_answer_with_reasoning_keeps_the_session(send: Any, engine_of: Any) -> None:
     stop = {"output": {"text": "", "finish_reason": "stop"}}
     frames = [*recordings.frames("agent-deep-thinking-elided-head.sse"), stop]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "?")
-        say(engine, "?")
+        send(engine, "?")
+        send(engine, "?")
         assert cloud.requests[1].session_id, (
             "reasoning must not prevent the session from continuing"
         )
     assert isinstance(engine.chat_history[1].blocks[0], ThinkingBlock)
 
 
-def test_reset_starts_a_new_session(say: Any, engine_of: Any) -> None:
+def test_reset_starts_a_new_session(send: Any, engine_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
+        send(engine, "一")
         engine.reset()
         assert engine.chat_history == []
-        assert str(say(engine, "二")) == "第1轮好"
+        assert str(send(engine, "二")) == "第1轮好"
         assert cloud.requests[1].session_id is None
 
 
-def test_chat_history_replaces_the_memory(say: Any, engine_of: Any) -> None:
+def test_chat_history_replaces_the_memory(send: Any, engine_of: Any) -> None:
     given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
-        say(engine, "二", given)
+        send(engine, "一")
+        send(engine, "二", given)
         assert [message["content"] for message in cloud.requests[1].messages] == ["甲", "乙", "二"]
         assert [message.content for message in engine.chat_history][:3] == ["甲", "乙", "二"]
 
 
-def test_chat_history_can_be_set_on_creation(say: Any, engine_of: Any) -> None:
+def test_chat_history_can_be_set_on_creation(send: Any, engine_of: Any) -> None:
     given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
     with Emulator(apps={"app": app}) as cloud:
-        say(engine_of(cloud, chat_history=given), "二")
+        send(engine_of(cloud, chat_history=given), "二")
         assert [message["content"] for message in cloud.requests[0].messages] == ["甲", "乙", "二"]
 
 
-def test_a_system_prompt_precedes_every_turn(say: Any, engine_of: Any) -> None:
+def test_a_system_prompt_precedes_every_turn(send: Any, engine_of: Any) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         engine = engine_of(cloud, system_prompt="用中文")
-        say(engine, "一")
-        say(engine, "二")
+        send(engine, "一")
+        send(engine, "二")
         sent = [[message["content"] for message in r.messages] for r in cloud.requests]
         assert sent == [["用中文", "一"], ["用中文", "一", "好", "二"]]
         assert "用中文" not in [message.content for message in engine.chat_history]
@@ -210,23 +210,23 @@ def test_a_system_prompt_precedes_every_turn(say: Any, engine_of: Any) -> None:
             engine_of(cloud, system_prompt="用中文", prefix_messages=[])
 
 
-def test_an_image_of_a_message_is_sent(say: Any, engine_of: Any) -> None:
+def test_an_image_of_a_message_is_sent(send: Any, engine_of: Any) -> None:
     blocks = [TextBlock(text="这是什么？"), ImageBlock(url="https://a/b.png")]
     with Emulator(apps={"app": app}) as cloud:
-        say(engine_of(cloud), ChatMessage(blocks=blocks))
+        send(engine_of(cloud), ChatMessage(blocks=blocks))
         assert cloud.requests[0].input["image_list"] == ["https://a/b.png"]
 
 
 def test_settings_can_be_overridden_for_one_turn(
-    say: Any, engine_of: Any, spans: Any, events: Any
+    send: Any, engine_of: Any, spans: Any, events: Any
 ) -> None:
     params = {"city": "杭州", "user_defined_tokens": {"t": {"user_token": "TOKENSECRET"}}}
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一", biz_params=params, api_key="sk-KEYSECRET")
-        say(engine, "二", session_id="elsewhere")
+        send(engine, "一", biz_params=params, api_key="sk-KEYSECRET")
+        send(engine, "二", session_id="elsewhere")
         with pytest.raises(InvalidInputError, match="colour"):
-            say(engine, "三", colour="red")
+            send(engine, "三", colour="red")
         first, second = cloud.requests
     assert first.biz_params == params
     assert (second.biz_params, second.session_id) == ({}, "elsewhere")
@@ -235,32 +235,32 @@ def test_settings_can_be_overridden_for_one_turn(
     assert "SECRET" not in shown
 
 
-def test_a_full_memory_reserves_tokens_for_the_question(say: Any, engine_of: Any) -> None:
+def test_a_full_memory_reserves_tokens_for_the_question(send: Any, engine_of: Any) -> None:
     """The question is not in the memory yet, but its tokens count."""
     memory = ChatMemoryBuffer.from_defaults(token_limit=12, tokenizer_fn=list)
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         engine = engine_of(cloud, memory=memory, history_mode="messages")
-        say(engine, "一二三")
-        say(engine, "四五六七八九十一二三")
+        send(engine, "一二三")
+        send(engine, "四五六七八九十一二三")
         sent = [message["content"] for message in cloud.requests[1].messages]
         assert sent[-1] == "四五六七八九十一二三"
         assert "一二三" not in sent
-        say(engine, "这些话比记忆能装下的还要多得多")
+        send(engine, "这些话比记忆能装下的还要多得多")
         assert cloud.requests[2].messages[-1]["content"] == "这些话比记忆能装下的还要多得多"
 
 
 # --------------------------------------------------------- failed and interrupted turns
 
 
-def test_a_failed_turn_is_not_stored(say: Any, engine_of: Any, spans: Any) -> None:
+def test_a_failed_turn_is_not_stored(send: Any, engine_of: Any, spans: Any) -> None:
     answers: list[Any] = ["第一", Failure(status=429, code="Throttling"), "第二"]
     with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
+        send(engine, "一")
         with pytest.raises(RateLimitError):
-            say(engine, "二")
+            send(engine, "二")
         assert [message.content for message in engine.chat_history] == ["一", "第一"]
-        say(engine, "三")
+        send(engine, "三")
         assert cloud.requests[2].prompt == "三"
 
 
@@ -359,8 +359,8 @@ async def test_engines_of_one_llm_keep_separate_sessions(llm_of: Any) -> None:
     """One LLM serves many engines at once, because it holds no session."""
 
     async def talk(engine: BailianAppChatEngine) -> AsyncIterator[str]:
-        for words in ("一", "二", "三"):
-            response = await engine.astream_chat(words)
+        for question in ("一", "二", "三"):
+            response = await engine.astream_chat(question)
             yield "".join([delta async for delta in response.async_response_gen()])
 
     async def collect(engine: BailianAppChatEngine) -> list[str]:
@@ -377,11 +377,11 @@ async def test_engines_of_one_llm_keep_separate_sessions(llm_of: Any) -> None:
         assert len(cloud.sessions) == 8
 
 
-def test_spans_of_a_turn_are_nested(say: Any, engine_of: Any, spans: Any) -> None:
+def test_spans_of_a_turn_are_nested(send: Any, engine_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": recordings.FOLDER / "workflow-two-llm-fixed-end.sse"}) as cloud:
-        say(engine_of(cloud), "?")
-    chat = spans.named(f"BailianAppChatEngine.{say.method}")
-    llm = spans.named(f"BailianAppLLM.{say.method}")
+        send(engine_of(cloud), "?")
+    chat = spans.named(f"BailianAppChatEngine.{send.method}")
+    llm = spans.named(f"BailianAppLLM.{send.method}")
     run = spans.named("BailianApp.run")
     assert (llm.parent_id, run.parent_id) == (chat.id, llm.id)
     steps = [note for note in spans.notes if note.parent_id == run.id]
@@ -468,8 +468,8 @@ def test_one_thread_at_a_time_uses_the_memory(engine_of: Any) -> None:
 async def test_concurrent_turns_lose_nothing_in_the_default_memory(llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = BailianAppChatEngine(llm=llm_of(cloud))
-        for words in ("一二三四五六", "七八九十甲乙", "丙丁戊己庚辛"):
-            await asyncio.gather(*map(engine.achat, words))
+        for question in ("一二三四五六", "七八九十甲乙", "丙丁戊己庚辛"):
+            await asyncio.gather(*map(engine.achat, question))
         history = await engine._memory.aget_all()
         contents = [message.content for message in history if message.role == "user"]
         assert sorted(contents) == sorted("一二三四五六七八九十甲乙丙丁戊己庚辛")
@@ -550,7 +550,7 @@ async def test_after_an_interrupted_async_turn_the_whole_history_is_sent(llm_of:
         expect_whole_history(cloud)
 
 
-def test_a_memory_that_drops_the_answer_keeps_the_session(say: Any, engine_of: Any) -> None:
+def test_a_memory_that_drops_the_answer_keeps_the_session(send: Any, engine_of: Any) -> None:
     class Forgetful(ChatMemoryBuffer):
         def get(self, *args: Any, **kwargs: Any) -> list[ChatMessage]:
             return []
@@ -558,35 +558,35 @@ def test_a_memory_that_drops_the_answer_keeps_the_session(say: Any, engine_of: A
     memory = Forgetful.from_defaults(token_limit=3000)
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud, memory=memory)
-        say(engine, "一")
-        say(engine, "二")
+        send(engine, "一")
+        send(engine, "二")
         expect_one_session(cloud, engine.chat_history, ["一", "二"])
 
 
-def test_a_question_over_the_token_limit_keeps_the_session(say: Any, engine_of: Any) -> None:
+def test_a_question_over_the_token_limit_keeps_the_session(send: Any, engine_of: Any) -> None:
     memory = ChatMemoryBuffer.from_defaults(token_limit=8, tokenizer_fn=list)
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud, memory=memory)
-        say(engine, "一")
-        say(engine, "这些话比记忆能装下的还要多得多")
+        send(engine, "一")
+        send(engine, "这些话比记忆能装下的还要多得多")
         assert cloud.requests[1].session_id == session_of(engine.chat_history[1])
 
 
-def test_a_failed_turn_restores_the_replaced_history(say: Any, engine_of: Any) -> None:
+def test_a_failed_turn_restores_the_replaced_history(send: Any, engine_of: Any) -> None:
     answers: list[Any] = ["第一", Failure(status=429, code="Throttling"), "第二"]
     with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
+        send(engine, "一")
         with pytest.raises(RateLimitError):
-            say(engine, "二", [])
+            send(engine, "二", [])
         with pytest.raises(InvalidInputError):
-            say(engine, "二", [], colour="red")
+            send(engine, "二", [], colour="red")
         assert [message.content for message in engine.chat_history] == ["一", "第一"]
-        say(engine, "三")
+        send(engine, "三")
         assert cloud.requests[2].session_id == session_of(engine.chat_history[1])
 
 
-def test_a_failed_turn_does_not_remove_another(say: Any, engine_of: Any) -> None:
+def test_a_failed_turn_does_not_remove_another(send: Any, engine_of: Any) -> None:
     """A turn that another call stored after `chat_history` stays."""
     given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
     kept: list[list[str | None]] = []
@@ -600,9 +600,9 @@ def test_a_failed_turn_does_not_remove_another(say: Any, engine_of: Any) -> None
 
     with Emulator(apps={"app": fail_while_another_speaks}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
+        send(engine, "一")
         with pytest.raises(RateLimitError):
-            say(engine, "二", given)
+            send(engine, "二", given)
         assert [message.content for message in engine.chat_history] == kept[0]
     assert kept[0][:3] == ["甲", "乙", "三"]
 

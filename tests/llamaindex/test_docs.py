@@ -43,7 +43,9 @@ def test_the_code_of_the_page_runs() -> None:
     assert "Bailian Phone Product Introduction" in done.stdout
     assert asked.count("And a second day?") == 2
     sessions = [request.session_id for request in cloud.requests]
-    assert all(sessions[index] for index, words in enumerate(asked) if words == "And a second day?")
+    assert all(
+        sessions[index] for index, question in enumerate(asked) if question == "And a second day?"
+    )
 
 
 def test_the_example_prints_answer_and_steps() -> None:

@@ -130,10 +130,10 @@ async def test_the_simple_chat_engine_keeps_the_session_async(llm_of: Any) -> No
 async def test_a_database_keeps_the_conversation(llm_of: Any, tmp_path: Path) -> None:
     """Each turn has its own LLM and memory, as in two processes."""
     with Emulator(apps={"app": app}) as cloud:
-        for turn, words in enumerate(["一", "二"], 1):
+        for turn, question in enumerate(["一", "二"], 1):
             engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/chat.db")
             memory = Memory.from_defaults("user-1", async_engine=engine)
-            await memory.aput(ChatMessage(content=words))
+            await memory.aput(ChatMessage(content=question))
             answer = await llm_of(cloud).achat(await memory.aget())
             assert answer.message.content == f"第{turn}轮"
             await memory.aput(answer.message)

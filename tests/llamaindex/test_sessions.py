@@ -145,8 +145,8 @@ def test_a_branch_sends_the_whole_history(chat: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = llm_of(cloud)
         trunk = begin(llm)
-        for words in ("左", "右", "右"):
-            chat(llm, [*trunk, user(words)])
+        for question in ("左", "右", "右"):
+            chat(llm, [*trunk, user(question)])
         assert [bool(request.session_id) for request in cloud.requests[1:]] == [True, False, False]
         assert contents(cloud.requests[2]) == contents(cloud.requests[3]) == ["一", "第1轮", "右"]
 
@@ -162,7 +162,7 @@ def test_only_one_of_two_concurrent_calls_uses_the_session(chat: Any, llm_of: An
     with Emulator(apps={"app": app}) as cloud, ThreadPoolExecutor() as pool:
         llm = llm_of(cloud)
         trunk = begin(llm)
-        seen = list(pool.map(lambda words: chat(llm, [*trunk, user(words)]), ("甲", "乙")))
+        seen = list(pool.map(lambda question: chat(llm, [*trunk, user(question)]), ("甲", "乙")))
         assert sorted(each.raw["whole_history"] for each in seen) == [False, True]
         assert sorted(bool(request.session_id) for request in cloud.requests[1:]) == [False, True]
 
@@ -214,8 +214,8 @@ def test_an_unusable_session_forces_the_whole_history(
         history = [first, stored(llm_of(cloud).chat([first]).message)]
         history[0] = ChatMessage(blocks=[TextBlock(text=edited), image])
         llm = llm_of(cloud, **settings)
-        for words in ("二", "三"):
-            history.append(user(words))
+        for question in ("二", "三"):
+            history.append(user(question))
             response = chat(llm, [*system, *history])
             assert response.raw["whole_history"] is True
             assert cloud.requests[-1].session_id is None
@@ -230,11 +230,11 @@ def test_a_chat_engine_that_strips_the_answer_keeps_the_session(streams: bool, l
     with Emulator(apps={"app": lambda call: "  好\n\n"}) as cloud:
         memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
         engine = SimpleChatEngine.from_defaults(llm=llm_of(cloud), memory=memory)
-        for words in ("一", "二", "三"):
+        for question in ("一", "二", "三"):
             if streams:
-                list(engine.stream_chat(words).response_gen)  # ends when the answer is kept
+                list(engine.stream_chat(question).response_gen)  # ends when the answer is kept
             else:
-                engine.chat(words)
+                engine.chat(question)
         [session] = cloud.sessions
         assert [request.session_id for request in cloud.requests] == [None, session, session]
 

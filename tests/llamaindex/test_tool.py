@@ -105,9 +105,9 @@ def scripted(*rounds: list[dict[str, Any]]) -> Scripted:
     return llm
 
 
-async def run(agent: Any, words: str, ctx: Context | None = None) -> tuple[str, list[Any]]:
+async def run(agent: Any, question: str, ctx: Context | None = None) -> tuple[str, list[Any]]:
     """Run an agent; return its answer and the events of its stream."""
-    handler = agent.run(words, ctx=ctx)
+    handler = agent.run(question, ctx=ctx)
     streamed = [event async for event in handler.stream_events()]
     return str(await handler), streamed
 

@@ -133,6 +133,6 @@ class LLMCall(Generic[ResponseT]):
 
 
 def _close_spans_on_gc(chunks: GeneratorT, spans: RunSpans) -> GeneratorT:
-    """End the spans of a generator that nobody reads: its `finally` does not run."""
+    """End the spans of a generator that is never read: its `finally` does not run."""
     weakref.finalize(chunks, spans.abandon).atexit = False
     return chunks
