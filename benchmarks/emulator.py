@@ -1,7 +1,7 @@
-"""What the emulator bears: JSON requests per second, and paced streams at once.
+"""Emulator performance: JSON requests per second, and concurrent paced streams.
 
-The emulator is a process of its own on one core, the client another on another. Every answer is
-read and counted; one that is not whole ends the benchmark.
+The emulator runs in its own process on one core, the client on another. Every answer is read and
+counted; an incomplete one ends the benchmark.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 def request(url: str, *, stream: bool) -> tuple[str, int, bytes]:
-    """The host, the port and the bytes of a call."""
+    """Return the host, the port and the bytes of a call."""
     host, _, port = url.split("/")[2].partition(":")
     body = b'{"input":{"prompt":"hi"},"parameters":{"incremental_output":true}}'
     lines = [
@@ -56,7 +56,7 @@ def request(url: str, *, stream: bool) -> tuple[str, int, bytes]:
 
 
 class Asker(asyncio.Protocol):
-    """Sends requests one after the other on one connection; much cheaper than what answers."""
+    """Sends sequential requests on one connection, at a fraction of the server's cost."""
 
     def __init__(self, content: bytes, count: int) -> None:  # noqa: D107
         self._content, self._left, self._got = content, count, b""
@@ -84,7 +84,7 @@ class Asker(asyncio.Protocol):
 
 
 async def ask(url: str, count: int) -> None:
-    """Ask `count` times on one connection."""
+    """Send `count` requests on one connection."""
     host, port, content = request(url, stream=False)
     loop = asyncio.get_running_loop()
     _, asker = await loop.create_connection(lambda: Asker(content, count), host, port)
@@ -112,12 +112,12 @@ async def measure(json_url: str, paced_url: str, pid: int) -> None:
     wall, cpu = await timed([listen(paced_url) for _ in range(STREAMS)], pid)
     ideal = (FRAMES - 1) * GAP_MS / 1000
     print(
-        f"| {STREAMS} streams at once × {FRAMES} frames, one each {GAP_MS:g} ms | {wall:.2f} | {cpu:.2f} | ideal {ideal:.2f} s |"
+        f"| {STREAMS} concurrent streams × {FRAMES} frames, one every {GAP_MS:g} ms | {wall:.2f} | {cpu:.2f} | ideal {ideal:.2f} s |"
     )
 
 
 async def timed(work: list, pid: int) -> tuple[float, float]:
-    """Return the seconds until all is done, and the server's CPU seconds."""
+    """Return the wall seconds for all work, and the server's CPU seconds."""
     started, used = time.perf_counter(), cpu_s(pid)
     await asyncio.gather(*work)
     return time.perf_counter() - started, cpu_s(pid) - used

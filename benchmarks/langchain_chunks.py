@@ -1,7 +1,7 @@
 """What ChatBailianApp adds per chunk to LangChain's own cost, with no handler and no network.
 
 The floor is a BaseChatModel whose `_stream` yields ready chunks. Both read from memory: the app's
-side is fed ready events through `BailianApp.stream`, replaced, so that transport is not measured.
+side is fed ready events through `Run.stream`, replaced, so that transport is not measured.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
-from bailian_apps.app import BailianApp
 from bailian_apps.core.events import RunFinished, RunStarted, TextDelta
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain import BailianAppRunnable, ChatBailianApp
+from bailian_apps.run import Run
 
 CHUNKS, ROUNDS = 2000, 15
 EVENTS = [
@@ -49,15 +49,15 @@ class Floor(BaseChatModel):
             yield ChatGenerationChunk(message=AIMessageChunk(content="word"))
 
 
-class Ready:
-    """Stands in for BailianApp's streams."""
+def ready_stream(*_: Any, **__: Any) -> Generator[Any]:
+    """Stands in for `Run.stream`."""
+    yield from EVENTS
 
-    def stream(self, *_: Any, **__: Any) -> Generator[Any]:
-        yield from EVENTS
 
-    async def astream(self, *_: Any, **__: Any) -> AsyncGenerator[Any]:
-        for event in EVENTS:
-            yield event
+async def ready_astream(*_: Any, **__: Any) -> AsyncGenerator[Any]:
+    """Stands in for `Run.astream`."""
+    for event in EVENTS:
+        yield event
 
 
 def best(*runs: Any) -> list[float]:
@@ -90,8 +90,8 @@ def nonsync(model: Any) -> Any:
 
 def main() -> None:
     """Print the numbers."""
-    BailianApp.stream = Ready.stream  # type: ignore[method-assign]
-    BailianApp.astream = Ready.astream  # type: ignore[method-assign]
+    Run.stream = ready_stream  # type: ignore[assignment]
+    Run.astream = ready_astream  # type: ignore[assignment]
     model = ChatBailianApp(app_id="a", api_key="k")
     runnable = BailianAppRunnable(app_id="a", api_key="k")
     gc.disable()

@@ -1,7 +1,7 @@
 """The cost of a chunk, compared with LlamaIndex's minimum: CPU µs per chunk, without a network.
 
 The minimum is an `LLM` that builds a `ChatResponse` per chunk under LlamaIndex's own decorators.
-`BailianAppLLM` reads as many text events from a replacement of `run.stream`, so only the adapter is
+`BailianAppLLM` reads as many text events from a replacement of `Run.stream`, so only the adapter is
 measured: conversion, spans, decorators. `SimpleChatEngine` is the minimum of the chat engine.
 
     python llamaindex_chunks.py
@@ -22,8 +22,9 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback
 from llama_index.core.memory import ChatMemoryBuffer
 
-from bailian_apps import AppResult, RunFinished, TextDelta, run
+from bailian_apps import AppResult, RunFinished, TextDelta
 from bailian_apps.llamaindex import BailianAppChatEngine, BailianAppLLM
+from bailian_apps.run import Run
 
 CHUNKS, REPETITIONS = 2000, 15
 HELLO = [ChatMessage(content="你好")]
@@ -117,7 +118,7 @@ def least_us(call: Callable[[], None]) -> float:
 
 def main() -> None:
     floor, ours = Floor(), BailianAppLLM(app_id="app", api_key="k")
-    with patch.object(run, "stream", stream), patch.object(run, "astream", astream):
+    with patch.object(Run, "stream", stream), patch.object(Run, "astream", astream):
         rows = {
             "LLM.stream_chat": (lambda: read(floor), lambda: read(ours)),
             "LLM.astream_chat": (lambda: aread(floor), lambda: aread(ours)),

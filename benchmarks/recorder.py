@@ -1,6 +1,6 @@
-"""What the recorder costs: the first frame, and frames per second, through it and without it.
+"""Recorder overhead: time to the first frame and frames per second, with and without it.
 
-Emulator, recorder and client are a process each.
+Emulator, recorder and client run in separate processes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ CLOUD = f"""
 from bailian_apps.emulator import Emulator
 def app(call):
     count = {FRAMES} if call.prompt == "long" else 1
-    told = {{"output": {{"text": "好", "finish_reason": "null"}}, "usage": {{}}}}
-    return [told] * (count - 1) + [{{"output": {{"text": "", "finish_reason": "stop"}}}}]
+    delta = {{"output": {{"text": "好", "finish_reason": "null"}}, "usage": {{}}}}
+    return [delta] * (count - 1) + [{{"output": {{"text": "", "finish_reason": "stop"}}}}]
 with Emulator(apps={{"app": app}}) as cloud:
     print(cloud.base_url, flush=True)
     input()
@@ -64,7 +64,7 @@ def ask(url: str, prompt: str) -> tuple[float, float]:
 
 
 def started(script: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
-    """Start a server; return it and its address."""
+    """Start a server; return its process and its address."""
     server = subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         stdin=subprocess.PIPE,
@@ -82,7 +82,7 @@ def main() -> None:
         proxy, through = started(PROXY, folder, direct)
         try:
             print("| | first frame, median ms | frames/s |\n|---|---:|---:|")
-            for name, url in (("without", direct), ("through", through)):
+            for name, url in (("without the recorder", direct), ("with the recorder", through)):
                 firsts = [ask(url, "short")[0] for _ in range(CALLS)]
                 took = min(ask(url, "long")[1] for _ in range(3))
                 print(f"| {name} | {statistics.median(firsts) * 1000:.2f} | {FRAMES / took:,.0f} |")

@@ -1,8 +1,8 @@
-"""An app as a tool of a LangChain agent: its steps live, and a second turn in the same session.
+"""An app as a tool of a LangChain agent: its steps, and a second turn in the same session.
 
-The agent's own model is scripted here, so that no other key is needed; any model that calls tools
-can take its place. With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set it asks that app on the cloud;
-else it starts the emulator with a recorded travel workflow. It needs `pip install langchain`.
+The agent's own model is scripted, so no other key is needed; any model that calls tools can take
+its place. With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud;
+otherwise it starts the emulator with a recorded travel workflow. It needs `pip install langchain`.
 Run it with: python examples/langchain_agent.py
 """
 
@@ -23,37 +23,37 @@ QUESTIONS = ["杭州有什么好吃的？", "那有什么好玩的？"]
 
 
 class ScriptedModel(GenericFakeChatModel):
-    """Calls the tool with what it is asked, then says that it has."""
+    """Calls the tool, then ends its turn."""
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> ScriptedModel:
-        """Take the tools; the script knows them."""
+        """Ignore the tools: the script has the calls."""
         return self
 
 
 def scripted() -> ScriptedModel:
-    """A model that calls the tool once for each question."""
-    said: list[AIMessage] = []
+    """Return a model that calls the tool once per question."""
+    messages: list[AIMessage] = []
     for number, question in enumerate(QUESTIONS):
         call = ToolCall(
             type="tool_call", id=f"call-{number}", name="travel", args={"prompt": question}
         )
-        said += [AIMessage("", tool_calls=[call]), AIMessage("(the agent sums it up)")]
-    return ScriptedModel(messages=iter(said))
+        messages += [AIMessage("", tool_calls=[call]), AIMessage("(the agent summarizes)")]
+    return ScriptedModel(messages=iter(messages))
 
 
 def make_tool(stack: ExitStack) -> BailianAppTool:
-    """The app on the cloud, or the recorded one in the emulator."""
-    about: dict[str, Any] = {
+    """Return the app in the cloud, or the recorded one in the emulator."""
+    fields: dict[str, Any] = {
         "name": "travel",
         "description": "Knows dishes and sights of Chinese cities.",
         "remember": True,
     }
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
-        return BailianAppTool(**about)
+        return BailianAppTool(**fields)
     from bailian_apps.emulator import RECORDINGS, Emulator
 
     cloud = stack.enter_context(Emulator(apps={"travel": RECORDINGS / "travel-workflow.jsonl"}))
-    return BailianAppTool(app_id="travel", api_key="any", base_url=cloud.base_url, **about)
+    return BailianAppTool(app_id="travel", api_key="any", base_url=cloud.base_url, **fields)
 
 
 def main() -> None:
@@ -64,9 +64,9 @@ def main() -> None:
         for question in QUESTIONS:
             print(f"> {question}")
             messages = agent.invoke({"messages": [("human", question)]}, config)["messages"]
-            told = [message for message in messages if isinstance(message, ToolMessage)][-1]
-            session = told.artifact["bailian"]
-            print(f"  the app: {told.text}")
+            answer = [message for message in messages if isinstance(message, ToolMessage)][-1]
+            session = answer.artifact["bailian"]
+            print(f"  the app: {answer.text}")
             print(f"  (round {session['round']} of session {session['session_id']})")
 
 

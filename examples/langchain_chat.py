@@ -1,7 +1,8 @@
-"""An app as a LangChain chat model: an answer as it streams, its steps live, and a second turn.
+"""An app as a LangChain chat model: a streamed answer, its steps, and a second turn.
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set it asks that app on the cloud; else it starts the
-emulator with a recorded travel workflow. Run it with: python examples/langchain_chat.py
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud; otherwise it
+starts the emulator with a recorded travel workflow.
+Run it with: python examples/langchain_chat.py
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from bailian_apps.langchain import ChatBailianApp
 
 
 class PrintSteps(BaseCallbackHandler):
-    """Prints what the app does while it does it."""
+    """Prints the app's steps as they end."""
 
     run_inline = True
 
     def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
-        """Print the end of a step."""
+        """Print a step that ended."""
         if name == "bailian_step" and data["event"] != "start":
             step = data["step"]
             print(f"\n  [{step['status']}] {step['name']}: {step.get('output', '')}")
 
 
 def connect(stack: ExitStack) -> ChatBailianApp:
-    """The app on the cloud, or the recorded one in the emulator."""
+    """Return the app in the cloud, or the recorded one in the emulator."""
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
         return ChatBailianApp()
     from bailian_apps.emulator import RECORDINGS, Emulator
@@ -38,10 +39,10 @@ def connect(stack: ExitStack) -> ChatBailianApp:
     return ChatBailianApp(app_id="travel", api_key="any", base_url=cloud.base_url)
 
 
-def ask(model: ChatBailianApp, messages: list[BaseMessage], words: str) -> None:
-    """Ask, print the answer as it comes, and keep both in the list."""
-    print(f"> {words}")
-    messages.append(HumanMessage(words))
+def ask(model: ChatBailianApp, messages: list[BaseMessage], question: str) -> None:
+    """Ask, print the answer as it streams, and add both to the messages."""
+    print(f"> {question}")
+    messages.append(HumanMessage(question))
     chunks: list[AIMessageChunk] = []
     for chunk in model.stream(messages, {"callbacks": [PrintSteps()]}):
         print(chunk.text, end="", flush=True)

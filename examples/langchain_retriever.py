@@ -1,8 +1,8 @@
-"""What an app cites, as a retriever.
+"""The documents that an app cites, as a retriever.
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set it asks that app on the cloud, which should be an
-agent with a knowledge base that shows its sources; else it starts the emulator with an app that
-cites two passages. Run it with: python examples/langchain_retriever.py
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud, which should be
+an agent with a knowledge base that shows its sources; otherwise it starts the emulator with an app
+that cites two passages. Run it with: python examples/langchain_retriever.py
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PASSAGES = [
 
 
 def citing(_: object) -> list[dict[str, Any]]:
-    """An app that cites both passages."""
+    """Return an answer that cites both passages."""
     text = "龙井茶产于西湖<ref>[1]</ref>，清明前采<ref>[2]</ref>。"
     return [{"output": {"text": text, "finish_reason": "stop", "doc_references": PASSAGES}}]
 
 
 def connect(stack: ExitStack) -> BailianAppRetriever:
-    """The app on the cloud, or the one above in the emulator."""
+    """Return the app in the cloud, or the one above in the emulator."""
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
         return BailianAppRetriever()
     from bailian_apps.emulator import Emulator
@@ -36,13 +36,13 @@ def connect(stack: ExitStack) -> BailianAppRetriever:
 
 
 def main() -> None:
-    """Ask, and print what is cited."""
+    """Ask, and print the cited passages."""
     with ExitStack() as stack:
         documents = connect(stack).invoke("龙井茶产于哪里？")
         print(f"{len(documents)} passages")
         for document in documents:
-            about = document.metadata
-            print(f"[{about.get('index_id')}] {about.get('title')}: {document.page_content}")
+            metadata = document.metadata
+            print(f"[{metadata.get('index_id')}] {metadata.get('title')}: {document.page_content}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""An app as a Runnable with a typed result: in a chain, and streamed as it grows.
+"""An app as a Runnable with a typed result: streamed, and in a chain.
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set it asks that app on the cloud; else it starts the
-emulator with a recorded travel workflow. Run it with: python examples/langchain_runnable.py
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud; otherwise it
+starts the emulator with a recorded travel workflow.
+Run it with: python examples/langchain_runnable.py
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from bailian_apps.langchain import BailianAppRunnable
 
 
 def connect(stack: ExitStack) -> BailianAppRunnable:
-    """The app on the cloud, or the recorded one in the emulator."""
+    """Return the app in the cloud, or the recorded one in the emulator."""
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
         return BailianAppRunnable()
     from bailian_apps.emulator import RECORDINGS, Emulator
@@ -25,15 +26,15 @@ def connect(stack: ExitStack) -> BailianAppRunnable:
 
 
 def main() -> None:
-    """Stream a result, then use one inside a chain."""
+    """Stream a result, then use the app in a chain."""
     with ExitStack() as stack:
         app = connect(stack)
         for result in app.stream("杭州有什么好吃的？"):
-            busy = [step.name for step in result.steps if step.status == "executing"]
-            print(f"{len(result.steps)} steps, busy: {', '.join(busy) or '-'}; {result.text}")
+            running = [step.name for step in result.steps if step.status == "executing"]
+            print(f"{len(result.steps)} steps, running: {', '.join(running) or '-'}; {result.text}")
 
         chain = RunnablePassthrough.assign(plan=app) | (
-            lambda said: f"{said['city']}: {said['plan'].text}"
+            lambda state: f"{state['city']}: {state['plan'].text}"
         )
         print(chain.invoke({"prompt": "有什么好玩的？", "city": "杭州"}))
 

@@ -12,6 +12,8 @@ import pytest
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "README.zh-CN.md"]

@@ -9,6 +9,8 @@ import pytest
 
 import bailian_apps
 
+pytestmark = pytest.mark.process
+
 HEAVY = ["langchain_core", "llama_index", "dashscope", "aiohttp", "requests", "starlette", "typer"]
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from bailian_apps import BailianApp, RateLimitError, run
+from bailian_apps import BailianApp, RateLimitError
 from bailian_apps.client import SessionRounds
 from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.turns import Turn
 from bailian_apps.emulator import Emulator, Failure
+from bailian_apps.run import Run
 
 KEY = (None, "app", "s")
 
@@ -62,7 +63,7 @@ def test_of_many_threads_one_gets_the_round() -> None:
 def begun(app: BailianApp) -> list[Turn]:
     """A conversation with one round, and the user's next words."""
     first = plan_request([Turn(role="user", text="one")], app.settings)
-    result = run.invoke(app.settings, first)
+    result = Run(app.settings, first).invoke()
     answer = Turn(role="assistant", text=result.text, marker=first.marker(result))
     return [Turn(role="user", text="one"), answer, Turn(role="user", text="two")]
 
@@ -71,12 +72,12 @@ def talk(app: Any, plan: Any) -> list[Any]:
     """What an app says, in its events."""
 
     async def events() -> list[Any]:
-        return [event async for event in run.astream(app.settings, plan)]
+        return [event async for event in Run(app.settings, plan).astream()]
 
     return asyncio.run(events())
 
 
-@pytest.mark.parametrize("stream", [lambda app, plan: list(run.stream(app.settings, plan)), talk])
+@pytest.mark.parametrize("stream", [lambda app, plan: list(Run(app.settings, plan).stream()), talk])
 def test_of_an_app_that_is_asked_again_only_the_second_answer_is_seen(stream: Any) -> None:
     with Emulator(apps={"app": lambda call: f"{len(call.messages)} messages"}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
@@ -97,7 +98,7 @@ def test_an_app_that_is_asked_again_may_be_busy() -> None:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
         turns = begun(app)
         cloud.forget()
-        result = run.invoke(app.settings, plan_request(turns, app.settings))
+        result = Run(app.settings, plan_request(turns, app.settings)).invoke()
         assert (result.text, result.attempts, result.whole_history) == ("2", 3, True)
 
 
@@ -125,19 +126,19 @@ def test_a_call_that_may_have_run_once_does_not_give_the_session_back() -> None:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
         turns = begun(app)
         with pytest.raises(RateLimitError) as caught:
-            run.invoke(
+            Run(
                 app.settings.with_overrides({"idempotent": True, "max_retries": 1}),
                 plan_request(turns, app.settings),
-            )
+            ).invoke()
         assert caught.value.attempts == 2
-        assert run.invoke(app.settings, plan_request(turns, app.settings)).whole_history
+        assert Run(app.settings, plan_request(turns, app.settings)).invoke().whole_history
 
 
 THROTTLED = Failure(status=429, code="Throttling", headers={"Retry-After": "20"})
 
 
 def closed(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
-    events = run.stream(app.settings, plan)
+    events = Run(app.settings, plan).stream()
     with ThreadPoolExecutor(1) as other:
         told = other.submit(next, events)
         assert logged.wait(10)
@@ -149,7 +150,7 @@ def closed(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
 
 def cancelled(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
     async def begin_and_cancel() -> None:
-        call = asyncio.create_task(run.ainvoke(app.settings, plan))
+        call = asyncio.create_task(Run(app.settings, plan).ainvoke())
         assert await asyncio.to_thread(logged.wait, 10)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -173,7 +174,7 @@ def test_a_call_that_is_given_up_before_it_is_sent_again_gives_the_session_back(
             give_up(app, plan, logged)
         finally:
             app_log.removeFilter(noted)
-        assert not run.invoke(app.settings, plan).whole_history
+        assert not Run(app.settings, plan).invoke().whole_history
         assert len(cloud.requests) == 3
 
 
@@ -181,9 +182,9 @@ def test_one_address_spelled_in_two_ways_is_one_cloud() -> None:
     with Emulator(apps={"app": lambda call: "ok"}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
         plan = plan_request(begun(app), app.settings)
-        assert not run.invoke(app.settings, plan).whole_history
+        assert not Run(app.settings, plan).invoke().whole_history
         elsewhere = app.settings.with_overrides({"base_url": cloud.base_url + "/"})
-        assert run.invoke(elsewhere, plan).whole_history
+        assert Run(elsewhere, plan).invoke().whole_history
 
 
 def test_who_names_a_session_goes_on_in_it_before_the_others() -> None:
@@ -193,11 +194,12 @@ def test_who_names_a_session_goes_on_in_it_before_the_others() -> None:
         session_id = turns[1].marker.session_id if turns[1].marker else None
         for _ in range(2):
             named = plan_request(turns, app.settings, session_id=session_id)
-            assert not run.invoke(app.settings, named).whole_history
-        assert run.invoke(app.settings, plan_request(turns, app.settings)).whole_history
+            assert not Run(app.settings, named).invoke().whole_history
+        assert Run(app.settings, plan_request(turns, app.settings)).invoke().whole_history
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.process
 def test_a_child_does_not_wait_for_a_lock_that_its_parent_held() -> None:
     script = """
         import os

@@ -7,14 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bailian_apps import run
 from bailian_apps.client import Client
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import SETTING_NAMES, AppSettings
-from bailian_apps.run import EventStream
+from bailian_apps.run import EventStream, Run
 
 
 class BailianApp:
@@ -79,11 +78,11 @@ class BailianApp:
             InvalidInputError: An argument cannot be sent; nothing was.
             BailianError: The call failed; `partial` holds what had arrived.
         """
-        return run.invoke(*self._call(prompt, options), client=self.client)
+        return self._run(prompt, options).invoke()
 
     async def ainvoke(self, prompt: str | None = None, **options: Any) -> AppResult:
         """As `invoke`, natively async."""
-        return await run.ainvoke(*self._call(prompt, options), client=self.client)
+        return await self._run(prompt, options).ainvoke()
 
     def stream(self, prompt: str | None = None, **options: Any) -> EventStream:
         """Run the app and yield its events as they happen.
@@ -106,16 +105,14 @@ class BailianApp:
             InvalidInputError: An argument cannot be sent; nothing was.
             BailianError: The call failed; `partial` holds what had arrived.
         """
-        return run.stream(*self._call(prompt, options), client=self.client)
+        return self._run(prompt, options).stream()
 
     def astream(self, prompt: str | None = None, **options: Any) -> AsyncGenerator[AppEvent]:
         """As `stream`, natively async."""
-        return run.astream(*self._call(prompt, options), client=self.client)
+        return self._run(prompt, options).astream()
 
-    def _call(
-        self, prompt: str | None, options: dict[str, Any]
-    ) -> tuple[AppSettings, Plan, dict[str, Any]]:
+    def _run(self, prompt: str | None, options: dict[str, Any]) -> Run:
         settings, options = self.settings.split(options)
         if prompt is not None:
             options["prompt"] = prompt
-        return settings, Plan(app_id=settings.app_id), options
+        return Run(settings, Plan(app_id=settings.app_id), options, client=self.client)

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from typing_extensions import Self
 
-from bailian_apps.concurrency import ConcurrencySlot, WaitQueue
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
 
 if TYPE_CHECKING:
+    from bailian_apps.concurrency import ConcurrencySlot, WaitQueue
     from bailian_apps.transport.async_http import AsyncConnections
+    from bailian_apps.transport.environment import Environment
     from bailian_apps.transport.sse import Frame
-    from bailian_apps.transport.sync_http import SyncConnections
+    from bailian_apps.transport.sync_pool import SyncConnections
+    from bailian_apps.transport.timeouts import TimeoutBudget
 
 MAX_SESSIONS = 10_000
 """How many sessions' rounds are remembered; the one claimed longest ago is dropped first."""
@@ -125,23 +127,16 @@ class Client:
         deadline: float | None,
         register_abort: RegisterAbort | None = None,
     ) -> ConcurrencySlot | contextlib.nullcontext[None]:
-        """Return a context in which a call holds one of the app's slots.
-
-        Args:
-            settings: Whose app, `max_concurrency` and timeout to use.
-            deadline: When the call has to end, by `time.monotonic`; None for no limit.
-            register_abort: Receives the function with which another thread may end the waiting.
-        """
-        if settings.max_concurrency is None:
+        """Return a context in which a call holds one of its app's slots; see `frames`."""
+        limit = settings.max_concurrency
+        if limit is None:
             return contextlib.nullcontext()
+        from bailian_apps.concurrency import ConcurrencySlot, WaitQueue  # it imports asyncio, 40 ms
+
         # A queue is kept: there are few apps, and nobody could know that no call will come.
         calls = self.queues.setdefault((settings.base_url, settings.app_id), WaitQueue())
         return ConcurrencySlot(
-            calls,
-            settings.max_concurrency,
-            settings.timeouts,
-            deadline=deadline,
-            register_abort=register_abort,
+            calls, limit, settings.timeouts, deadline=deadline, register_abort=register_abort
         )
 
     def frames(
@@ -152,24 +147,27 @@ class Client:
         deadline: float | None = None,
         register_abort: RegisterAbort | None = None,
     ) -> Generator[list[Frame]]:
-        """Send a request once and return its frames, in lists of those that arrived together.
+        """Return the frames of one request, in lists of those that arrived together.
 
         Args:
-            request: What to send.
+            request: What to send, at the first `next`, once.
             settings: Whose key, address, workspace and timeout to use.
             deadline: When the call has to end, by `time.monotonic`; None for no limit.
             register_abort: Receives the function with which another thread may end the call.
 
         Raises:
-            BailianError: What failed; when the request cannot be built, at once.
+            BailianError: What failed; where the request cannot be built, at once.
         """
-        self._require_open()
         from bailian_apps.transport.request_builder import build_request
         from bailian_apps.transport.sync_http import SyncCall
-        from bailian_apps.transport.timeouts import TimeoutBudget
+        from bailian_apps.transport.sync_pool import SyncConnections
 
-        built = build_request(request, settings)
-        call = SyncCall(self._sync_connections(), TimeoutBudget(settings.timeouts, deadline))
+        if self._sync is None:
+            made = SyncConnections(self._environment(), self._max_idle)
+            with self._lock:
+                self._sync = self._sync or made
+        built = build_request(request, settings)  # before the clock starts: it imports the SDK
+        call = SyncCall(self._sync, self._budget(settings, deadline))
         if register_abort is not None:
             register_abort(call.abort)
         return call.frames(built)
@@ -178,17 +176,19 @@ class Client:
         self, request: AppRequest, settings: AppSettings, *, deadline: float | None = None
     ) -> AsyncGenerator[list[Frame]]:
         """As `frames`, natively async."""
-        self._require_open()
         from bailian_apps.transport.request_builder import build_request, load_sdk
 
         if not load_sdk.cache_info().currsize:
             import asyncio  # 40 ms, which a program without a loop does not pay
 
             await asyncio.to_thread(load_sdk)  # importing the SDK would block the loop for a second
-        from bailian_apps.transport.async_http import AsyncCall
-        from bailian_apps.transport.timeouts import TimeoutBudget
+        from bailian_apps.transport.async_http import AsyncCall, AsyncConnections
 
-        call = AsyncCall(self._async_connections(), TimeoutBudget(settings.timeouts, deadline))
+        if self._async is None:
+            made = AsyncConnections(self._environment())
+            with self._lock:
+                self._async = self._async or made
+        call = AsyncCall(self._async, self._budget(settings, deadline))
         return call.frames(build_request(request, settings))
 
     def close(self) -> None:
@@ -227,29 +227,17 @@ class Client:
         """Refuse to be pickled: connections belong to their process."""
         raise TypeError("a Client cannot be pickled; make one in the process that uses it")
 
-    def _sync_connections(self) -> SyncConnections:
-        if self._sync is None:
-            from bailian_apps.transport.environment import Environment
-            from bailian_apps.transport.sync_http import SyncConnections
+    def _environment(self) -> Environment:
+        from bailian_apps.transport.environment import Environment
 
-            made = SyncConnections(Environment(self._proxy, self._ca_bundle), self._max_idle)
-            with self._lock:
-                self._sync = self._sync or made
-        return self._sync
+        return Environment(self._proxy, self._ca_bundle)
 
-    def _async_connections(self) -> AsyncConnections:
-        if self._async is None:
-            from bailian_apps.transport.async_http import AsyncConnections
-            from bailian_apps.transport.environment import Environment
+    def _budget(self, settings: AppSettings, deadline: float | None) -> TimeoutBudget:
+        from bailian_apps.transport.timeouts import TimeoutBudget
 
-            made = AsyncConnections(Environment(self._proxy, self._ca_bundle))
-            with self._lock:
-                self._async = self._async or made
-        return self._async
-
-    def _require_open(self) -> None:
         if self._closed:
             raise InvalidInputError("client", "is closed", "Make a new Client")
+        return TimeoutBudget(settings.timeouts, deadline)
 
     def reset_after_fork(self) -> None:
         """Drop what belongs to the parent process; called in a forked child.

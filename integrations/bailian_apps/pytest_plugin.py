@@ -1,7 +1,7 @@
-"""The pytest plugin: a test that asks for `bailian_cloud` runs against a local cloud.
+"""The pytest plugin with the fixture `bailian_cloud`.
 
-pytest loads this at its start, with or without the emulator's extra. So the emulator is imported by
-the fixture, and the plugin does not live in the emulator's room, which would load it.
+pytest imports this module at its start, also without the emulator's extra. So the fixture imports
+the emulator, and the module is not part of the emulator's package, whose import needs the extra.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def _bailian_server() -> Iterator[Emulator]:  # pyright: ignore[reportUnusedFunc
 
 @pytest.fixture
 def bailian_cloud(_bailian_server: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """A local cloud without an app: `bailian_cloud.add_app(app_id, source)` gives it one.
+    """A local cloud without apps: add one with `bailian_cloud.add_app(app_id, source)`.
 
-    One server runs for all tests; its apps, requests, sessions, faults and clock are the test's
-    own. During the test `DASHSCOPE_API_KEY` and `DASHSCOPE_HTTP_BASE_URL` name it, and so does a
-    `dashscope` that was imported before, which reads them only then.
+    One server runs for all tests; its apps, requests, sessions, faults and clock are reset after
+    each test. During the test `DASHSCOPE_API_KEY` and `DASHSCOPE_HTTP_BASE_URL` point to it, and
+    so do the attributes of a `dashscope` that has been imported, which reads them at import.
     """
     monkeypatch.setenv("DASHSCOPE_API_KEY", _KEY)
     monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", _bailian_server.base_url)
-    for name in ("NO_PROXY", "no_proxy"):  # a proxy cannot reach this machine's loopback
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy cannot reach the loopback interface
         monkeypatch.setenv(name, "127.0.0.1", prepend=",")
     sdk = sys.modules.get("dashscope")
     if sdk is not None:

@@ -1,4 +1,4 @@
-"""`chat`, driven in a pseudo-terminal as a person would."""
+"""`chat`, driven in a pseudo-terminal as a person drives it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def talk(call: Call) -> Any:
 def endless(call: Call) -> Iterator[dict[str, Any]]:
     while True:
         yield {"output": {"text": "字 ", "finish_reason": "null", "session_id": call.session_id}}
-        if call.gone.wait(0.02):
+        if call.disconnected.wait(0.02):
             return
 
 
@@ -51,12 +51,12 @@ def chat(cloud: Emulator, folder: Path, *options: str) -> pexpect.spawn[str]:
         dimensions=(30, 80),
         encoding="utf-8",
         echo=False,
-        timeout=30,
+        timeout=50,
     )
 
 
-def said(screen: pexpect.spawn[str]) -> str:
-    """What was drawn since the last look, without what moves the cursor."""
+def drawn(screen: pexpect.spawn[str]) -> str:
+    """Text drawn before the last match, without escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(screen.before))
 
 
@@ -65,17 +65,17 @@ def test_three_turns_in_one_session_then_another_and_a_stopped_answer(
 ) -> None:
     screen = chat(cloud, tmp_path)
     screen.expect("App talk. /help lists the commands.")
-    for number, words in enumerate(("你好", "继续", "再见"), 1):
+    for number, text in enumerate(("你好", "继续", "再见"), 1):
         screen.expect("> ")
-        screen.sendline(words)
-        screen.expect_exact(f"第{number}轮：{words}")
+        screen.sendline(text)
+        screen.expect_exact(f"第{number}轮：{text}")
     screen.expect(PROMPT)
     (session,) = cloud.sessions.values()
     assert [turn.user for turn in session.turns] == ["你好", "继续", "再见"]
     assert [request.messages for request in cloud.requests] == [[], [], []]
 
     screen.sendline("/save chat.json")
-    screen.expect("6 messages in ")
+    screen.expect("Saved 6 messages in ")
     screen.expect(PROMPT)
     saved = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))
     assert saved["app_id"] == "talk"
@@ -86,7 +86,7 @@ def test_three_turns_in_one_session_then_another_and_a_stopped_answer(
         "session_id": session.id,
     }
     screen.sendline("/save chat.md")
-    screen.expect("6 messages in ")
+    screen.expect("Saved 6 messages in ")
     screen.expect(PROMPT)
     assert "**You**\n\n你好\n" in (tmp_path / "chat.md").read_text(encoding="utf-8")
 
@@ -103,14 +103,14 @@ def test_three_turns_in_one_session_then_another_and_a_stopped_answer(
     screen.sendintr()
     screen.expect("stopped")
     screen.expect(PROMPT)
-    assert cloud.requests[4].gone.wait(20)
+    assert cloud.requests[4].disconnected.wait(50)
     screen.sendline("还在吗")
     screen.expect_exact("还在吗")
     screen.expect(PROMPT)
-    # What was read of the stopped answer is part of what is told, in whole, from now on.
-    told = cloud.requests[5].messages
-    assert [message["role"] for message in told] == ["user", "assistant"] * 2 + ["user"]
-    assert told[3]["content"].startswith("字 字 字")
+    # The stopped answer is part of the history, which is sent whole from now on.
+    sent = cloud.requests[5].messages
+    assert [message["role"] for message in sent] == ["user", "assistant"] * 2 + ["user"]
+    assert sent[3]["content"].startswith("字 字 字")
 
     screen.sendeof()
     screen.expect(pexpect.EOF)
@@ -118,18 +118,18 @@ def test_three_turns_in_one_session_then_another_and_a_stopped_answer(
     assert screen.exitstatus == 0
 
 
-def test_a_forgotten_session_is_said_and_everything_is_told_again(
+def test_after_a_forgotten_session_the_whole_history_is_sent(
     cloud: Emulator, tmp_path: Path
 ) -> None:
     screen = chat(cloud, tmp_path)
-    for words in ("一", "二"):
+    for text in ("一", "二"):
         screen.expect("> ")
-        screen.sendline(words)
-        screen.expect_exact(f"：{words}")
+        screen.sendline(text)
+        screen.expect_exact(f"：{text}")
         screen.expect("session ")
         cloud.forget()
-    screen.expect("This answer was given without what was said before")
-    assert "forgotten" not in said(screen)
+    screen.expect("The app answered without the earlier conversation")
+    assert "forgotten" not in drawn(screen)
     screen.expect(PROMPT)
     screen.sendline("三")
     screen.expect_exact("三")
@@ -141,7 +141,7 @@ def test_a_forgotten_session_is_said_and_everything_is_told_again(
     assert screen.exitstatus == 0
 
 
-def test_a_failure_is_shown_and_the_chat_goes_on(cloud: Emulator, tmp_path: Path) -> None:
+def test_the_chat_continues_after_a_failure(cloud: Emulator, tmp_path: Path) -> None:
     (tmp_path / "mine.md").write_text("keep me")
     screen = chat(cloud, tmp_path, "--no-steps")
     screen.expect("> ")
@@ -150,28 +150,28 @@ def test_a_failure_is_shown_and_the_chat_goes_on(cloud: Emulator, tmp_path: Path
     screen.expect(PROMPT)
     assert "\x1b[2J" not in str(screen.before)  # an app cannot clear the screen
     screen.sendline("/save mine.md")
-    screen.expect("exists already")
+    screen.expect("already exists")
     screen.expect(PROMPT)
     assert (tmp_path / "mine.md").read_text() == "keep me"
     screen.sendline("/save ~no-such-user/chat.md")
-    screen.expect("~no-such-user/chat.md is no name of a file")
+    screen.expect("~no-such-user/chat.md is not a valid file name")
     screen.expect(PROMPT)
     screen.sendline("/frobnicate now")
-    screen.expect("/frobnicate is no command")
+    screen.expect("Unknown command /frobnicate")
     screen.expect(PROMPT)
     screen.sendline("//etc")
     screen.expect_exact("第1轮：/etc")
     screen.expect(PROMPT)
     screen.sendline("/history")
     screen.expect(PROMPT)
-    assert said(screen).split() == ["user:", "/etc", "assistant:", "第1轮：/etc"]
+    assert drawn(screen).split() == ["user:", "/etc", "assistant:", "第1轮：/etc"]
     screen.sendline("/quit")
     screen.expect(pexpect.EOF)
     screen.close()
     assert screen.exitstatus == 0
 
 
-def test_lines_from_a_pipe_are_turns_and_only_answers_come_out(cloud: Emulator) -> None:
+def test_a_pipe_sends_lines_and_receives_only_answers(cloud: Emulator) -> None:
     done = bailian("chat", "talk", "--base-url", cloud.base_url, "--no-steps", stdin="一\n\n二\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "第1轮：一\n第2轮：二\n", "")
     assert len(cloud.sessions) == 1

@@ -1,4 +1,4 @@
-"""`doctor`: what it finds, and what it never says."""
+"""`doctor`: what it finds, and what it never prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def findings(output: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def test_all_is_well(tmp_path: Path) -> None:
+def test_a_complete_setup_has_no_missing_finding(tmp_path: Path) -> None:
     with WireServer() as server:
         address = server.base_url
         given = {
@@ -28,36 +28,38 @@ def test_all_is_well(tmp_path: Path) -> None:
             "DASHSCOPE_HTTP_BASE_URL": address,
             "HOME": str(tmp_path),
         }
-        shown, told = bailian("doctor", **given), bailian("doctor", "--json", **given)
+        text, report = bailian("doctor", **given), bailian("doctor", "--json", **given)
         assert server.posts == []
-    assert (shown.returncode, shown.stderr, told.returncode) == (0, "", 0)
-    found = findings(told.stdout)
+    assert (text.returncode, text.stderr, report.returncode) == (0, "", 0)
+    found = findings(report.stdout)
     assert found["key"] == ("ok", "found in DASHSCOPE_API_KEY")
     assert found["app"] == ("ok", "mine (BAILIAN_APP_ID)")
     assert found["address"] == ("ok", f"{address} (DASHSCOPE_HTTP_BASE_URL)")
     assert found["endpoint"][0] == "ok"
     assert {"python", "bailian-apps", "dashscope", "[cli]", "[langchain]"} <= found.keys()
-    for output in (shown.stdout, told.stdout):
+    for output in (text.stdout, report.stdout):
         assert KEY[:6] not in output
         assert KEY[-4:] not in output
 
 
-def test_what_is_missing_is_said_and_ends_with_1(tmp_path: Path) -> None:
+def test_something_missing_is_named_and_exits_with_1(tmp_path: Path) -> None:
     with WireServer() as server:
-        gone = server.base_url
-    done = bailian("doctor", "--json", "--base-url", gone, DASHSCOPE_API_KEY="", HOME=str(tmp_path))
+        closed = server.base_url
+    done = bailian(
+        "doctor", "--json", "--base-url", closed, DASHSCOPE_API_KEY="", HOME=str(tmp_path)
+    )
     found = findings(done.stdout)
     assert done.returncode == 1
     assert json.loads(done.stdout)["ok"] is False
     assert found["key"][0] == "missing"
     assert "DASHSCOPE_API_KEY" in found["key"][1]
     assert found["app"][0] == "note"
-    assert found["address"][1] == f"{gone} (--base-url)"
+    assert found["address"][1] == f"{closed} (--base-url)"
     assert found["endpoint"][0] == "missing"
     assert "refused" in found["endpoint"][1]
 
 
-def test_the_sdk_key_file_counts(tmp_path: Path) -> None:
+def test_the_key_file_of_the_sdk_is_found(tmp_path: Path) -> None:
     folder = tmp_path / ".dashscope"
     folder.mkdir()
     (folder / "api_key").write_text(KEY)
@@ -76,26 +78,26 @@ def test_a_key_that_cannot_be_sent_is_not_shown() -> None:
         done = bailian("doctor", "--base-url", server.base_url, DASHSCOPE_API_KEY="sk-钥匙abc")
     assert done.returncode == 1
     assert "abc" not in done.stdout
-    assert "characters that no key has" in done.stdout
+    assert "characters that an API key cannot have" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("app_id", "detail"),
     [
-        (KEY, "BAILIAN_APP_ID holds what looks like a key"),
-        ("a/b", "in BAILIAN_APP_ID; APP_ID: has a character that an app id cannot have"),
+        (KEY, "BAILIAN_APP_ID holds an API key"),
+        ("a/b", "BAILIAN_APP_ID has a character that an app id cannot have"),
     ],
 )
-def test_what_is_no_app_id_is_said_before_a_call_says_it(app_id: str, detail: str) -> None:
+def test_an_invalid_app_id_is_found_without_a_call(app_id: str, detail: str) -> None:
     with WireServer() as server:
         done = bailian("doctor", "--json", "--base-url", server.base_url, BAILIAN_APP_ID=app_id)
-    state, told = findings(done.stdout)["app"]
+    state, found = findings(done.stdout)["app"]
     assert (done.returncode, state) == (1, "missing")
-    assert told.startswith(detail)
+    assert found.startswith(detail)
     assert KEY not in done.stdout
 
 
-def test_a_proxy_is_told_without_its_password() -> None:
+def test_a_proxy_is_shown_without_its_password() -> None:
     with WireServer() as server:
         proxy = server.base_url.removesuffix("/api/v1")
         done = bailian(
@@ -104,7 +106,7 @@ def test_a_proxy_is_told_without_its_password() -> None:
         )
     found = findings(done.stdout)
     assert found["proxy"] == ("note", f"{proxy}, from the environment")
-    assert "to the proxy" in found["endpoint"][1]
+    assert "the proxy; the API behind it was not checked" in found["endpoint"][1]
     assert "pa55" not in done.stdout
 
 
@@ -115,16 +117,18 @@ def test_a_proxy_is_told_without_its_password() -> None:
         ("endpoint", {"HTTPS_PROXY": "", "REQUESTS_CA_BUNDLE": "/nowhere/ca.pem"}),
     ],
 )
-def test_what_is_amiss_in_the_environment_is_found(finding: str, variables: dict[str, str]) -> None:
+def test_an_invalid_proxy_or_certificate_setting_is_found(
+    finding: str, variables: dict[str, str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"https://127.0.0.1:{server.getsockname()[1]}/api/v1"
         done = bailian("doctor", "--json", "--base-url", address, NO_PROXY="", **variables)
-    state, told = findings(done.stdout)[finding]
+    state, detail = findings(done.stdout)[finding]
     assert (done.returncode, state) == (1, "missing")
-    assert "that the environment names" in told or "/nowhere/ca.pem" in told
+    assert "the proxy in the environment" in detail or "/nowhere/ca.pem" in detail
 
 
-def test_an_extra_that_is_missing_is_told_with_its_command() -> None:
+def test_a_missing_extra_is_shown_with_its_install_command() -> None:
     from bailian_apps.cli.doctor import _extra  # pyright: ignore[reportPrivateUsage]
 
     missing = _extra("langchain", ("no-such-package-here",))

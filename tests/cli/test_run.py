@@ -1,4 +1,4 @@
-"""`run`: what goes to which stream, how it ends, and what it closes."""
+"""`run`: its output streams, its exit codes, and the connections it closes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def echo(call: Call) -> str:
 def endless(call: Call) -> Iterator[dict[str, Any]]:
     while True:
         yield {"output": {"text": "字 ", "finish_reason": "null", "session_id": call.session_id}}
-        if call.gone.wait(0.02):
+        if call.disconnected.wait(0.02):
             return
 
 
@@ -43,10 +43,10 @@ def cloud() -> Iterator[Emulator]:
         yield running
 
 
-# ------------------------------------------------------------------ the streams
+# ------------------------------------------------------------------ output
 
 
-def test_standard_output_is_the_answer_alone(cloud: Emulator) -> None:
+def test_standard_output_has_only_the_answer(cloud: Emulator) -> None:
     done = bailian("run", "two", "hi", "--base-url", cloud.base_url)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == expected_text(RECORDING) + "\n"
@@ -60,7 +60,7 @@ def test_steps_go_to_standard_error_with_their_durations(cloud: Emulator) -> Non
     assert "\x1b" not in done.stderr
 
 
-def test_json_is_one_object_with_the_documented_fields(cloud: Emulator) -> None:
+def test_json_is_one_object_with_documented_fields(cloud: Emulator) -> None:
     done = bailian("run", "two", "hi", "--json", "--base-url", cloud.base_url)
     assert (done.returncode, done.stderr) == (0, "")
     run = json.loads(done.stdout)
@@ -73,7 +73,7 @@ def test_json_is_one_object_with_the_documented_fields(cloud: Emulator) -> None:
     assert [name for name in run if f"`{name}`" not in documented] == []
 
 
-def test_raw_is_every_frame_of_the_recording(cloud: Emulator) -> None:
+def test_raw_prints_every_frame_of_the_recording(cloud: Emulator) -> None:
     done = bailian("run", "two", "hi", "--raw", "--base-url", cloud.base_url)
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line) for line in done.stdout.splitlines()] == frames(RECORDING)
@@ -84,13 +84,13 @@ def test_no_stream_prints_the_answer_at_the_end(cloud: Emulator) -> None:
     assert (done.returncode, done.stdout) == (0, expected_text(RECORDING) + "\n")
 
 
-def test_the_prompt_and_the_app_may_come_from_elsewhere(cloud: Emulator) -> None:
+def test_prompt_and_app_id_have_defaults(cloud: Emulator) -> None:
     more = {"BAILIAN_APP_ID": "echo", "DASHSCOPE_HTTP_BASE_URL": cloud.base_url}
     assert bailian("run", stdin="第一行\n第二行\n", **more).stdout == "第一行\n第二行|{}\n"
     assert bailian("run", "-", "hi", **more).stdout == "hi|{}\n"
 
 
-def test_a_command_needs_no_framework_and_no_emulator(cloud: Emulator) -> None:
+def test_run_needs_no_framework_and_no_emulator(cloud: Emulator) -> None:
     script = (
         "import sys\n"
         "for name in ('langchain_core', 'llama_index', 'starlette', 'uvicorn'):\n"
@@ -108,19 +108,19 @@ def test_a_command_needs_no_framework_and_no_emulator(cloud: Emulator) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "hi|{}\n", "")
 
 
-def test_colour_is_for_terminals_and_not_with_no_color(cloud: Emulator) -> None:
-    def said(**more: str) -> str:
+def test_no_color_switches_colour_off(cloud: Emulator) -> None:
+    def steps(**more: str) -> str:
         return bailian("run", "two", "hi", "--steps", "--base-url", cloud.base_url, **more).stderr
 
     colour = re.compile("\x1b\\[[0-9;]*3[0-9]")
-    assert colour.search(said(FORCE_COLOR="1"))
-    assert not colour.search(said(FORCE_COLOR="1", NO_COLOR="1"))
+    assert colour.search(steps(FORCE_COLOR="1"))
+    assert not colour.search(steps(FORCE_COLOR="1", NO_COLOR="1"))
 
 
-# ---------------------------------------------------------------- the arguments
+# ------------------------------------------------------------------ arguments
 
 
-def test_business_parameters_are_text_or_json(cloud: Emulator, tmp_path: Path) -> None:
+def test_biz_params_are_text_or_json(cloud: Emulator, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.json"
     tokens.write_text('{"city": "苏州", "user_defined_tokens": {"t": {"user_token": "s3"}}}')
     bailian(
@@ -142,29 +142,29 @@ def test_business_parameters_are_text_or_json(cloud: Emulator, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["--biz", "city"], "--biz: is no name=value"),
-        (["--biz", "n:={s3cret"], "--biz n: is not JSON"),
-        (["--biz-json", "[1]"], "--biz-json: is JSON of type list"),
-        (["--biz-json", "s3cret"], "at column 1. Quote it for the shell, or name a file as @FILE"),
-        (["--biz-json", "@/no/s3cret"], "--biz-json: cannot be read (No such file or directory)"),
-        (["--set", "api_key=s3cret"], "--set api_key: would show the key"),
-        (["--set", "tempratur=1"], "tempratur: is not a setting"),
-        (["--set", "prompt=1"], "prompt: is not a setting"),
-        (["--set", "temperature=9"], "temperature: Input should be less than 2"),
+        (["--biz", "city"], "--biz must be NAME=VALUE"),
+        (["--biz", "n:={s3cret"], "--biz n is not JSON"),
+        (["--biz-json", "[1]"], "--biz-json must be a JSON object, not of type list"),
+        (["--biz-json", "s3cret"], "at column 1. Quote it for the shell, or pass a file as @FILE"),
+        (["--biz-json", "@/no/s3cret"], "--biz-json cannot be read (No such file or directory)"),
+        (["--set", "api_key=s3cret"], "--set api_key would show the key"),
+        (["--set", "tempratur=1"], "tempratur is not a setting. Did you mean 'temperature'?"),
+        (["--set", "prompt=1"], ": prompt is not a setting"),
+        (["--set", "temperature=9"], "temperature must be less than 2"),
         (
             ["--timeout", "0"],
-            ": --timeout: is no number of seconds above 0. Pass seconds such as 60",
+            ": --timeout must be a positive number of seconds\n",
         ),
         (
             ["--base-url", "s3cret"],
-            ": --base-url (or DASHSCOPE_HTTP_BASE_URL): is a str that is no",
+            ": --base-url (or DASHSCOPE_HTTP_BASE_URL) is not an http(s) URL",
         ),
-        (["--workspace", "a b"], ": --workspace: has a character"),
+        (["--workspace", "a b"], ": --workspace has a character"),
         (["--json", "--raw"], "--json and --raw"),
         (["--bogus"], "No such option"),
     ],
 )
-def test_what_cannot_be_sent_is_said_and_nothing_is_sent(
+def test_invalid_input_is_named_and_nothing_is_sent(
     arguments: list[str],
     names: str,
     cloud: Emulator,
@@ -172,14 +172,14 @@ def test_what_cannot_be_sent_is_said_and_nothing_is_sent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code = exit_code_of(monkeypatch, "run", "echo", "hi", "--base-url", cloud.base_url, *arguments)
-    said = capsys.readouterr()
-    assert (code, said.out) == (2, "")
-    assert names in said.err
-    assert "s3cret" not in said.err
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (2, "")
+    assert names in printed.err
+    assert "s3cret" not in printed.err
     assert cloud.requests == []
 
 
-# --------------------------------------------------------------- how it ends
+# ------------------------------------------------------------------ endings
 
 
 def refused(status: str, code: str) -> Answer:
@@ -216,30 +216,30 @@ def test_each_class_of_error_has_its_exit_code(
     with WireServer(FAILURES[kind], FAILURES[kind]) as server:
         given = ["--base-url", server.base_url, "--set", "max_retries=0", "--timeout", "0.5"]
         code = exit_code_of(monkeypatch, "run", "app", "hi", *given)
-        told = capsys.readouterr()
+        printed = capsys.readouterr()
         code_as_json = exit_code_of(monkeypatch, "run", "app", "hi", *given, "--json")
         report = json.loads(capsys.readouterr().out)
     assert code == code_as_json == EXIT_CODES[kind]
     name = "APIError" if kind is errors.BailianError else kind.__name__
-    assert told.err.startswith(f"{name}: ")
-    assert told.err.count("\n") == 1
-    assert told.out == ("half\n" if kind is errors.StreamInterruptedError else "")
+    assert printed.err.startswith(f"{name}: ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ("half\n" if kind is errors.StreamInterruptedError else "")
     assert report["error"]["type"] == name
-    assert (report["partial"] or {}).get("text") == (told.out.strip() or None)
+    assert (report["partial"] or {}).get("text") == (printed.out.strip() or None)
 
 
 @pytest.mark.parametrize(
-    ("app_id", "key", "says"),
+    ("app_id", "key", "hint"),
     [
-        ("-", "sk-mine", "APP_ID: is empty. Pass APP_ID or set BAILIAN_APP_ID\n"),
-        ("app", "", "api_key: is missing. Set DASHSCOPE_API_KEY in the environment\n"),
+        ("-", "sk-mine", "APP_ID is empty. Pass APP_ID or set BAILIAN_APP_ID\n"),
+        ("app", "", "API key is missing. Set DASHSCOPE_API_KEY in the environment\n"),
         ("app", "sk-wrong", "set DASHSCOPE_API_KEY; a key belongs to one region, which --base-url"),
     ],
 )
-def test_a_mend_is_one_for_the_terminal(
+def test_a_hint_names_options_not_arguments(
     app_id: str,
     key: str,
-    says: str,
+    hint: str,
     cloud: Emulator,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -250,22 +250,22 @@ def test_a_mend_is_one_for_the_terminal(
     monkeypatch.setattr("dashscope.api_key_file_path", str(tmp_path / "none"))
     cloud.fail("http_401")
     exit_code_of(monkeypatch, "run", app_id, "hi", "--base-url", cloud.base_url)
-    assert says in capsys.readouterr().err
+    assert hint in capsys.readouterr().err
 
 
-def test_words_that_are_no_utf_8_are_told_of_as_a_shell_knows_them(
+def test_a_prompt_that_is_not_utf_8_is_refused(
     cloud: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ("run", "echo", "caf\udce9", "--base-url", cloud.base_url)
     assert exit_code_of(monkeypatch, *given) == 2
-    assert "PROMPT: is no UTF-8 text. Convert it with iconv\n" in capsys.readouterr().err
+    assert "PROMPT is not UTF-8 text. Convert it with iconv\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["half\nthe: s3cret", "钥s3cret"])
 @pytest.mark.parametrize(
     "command", [["run", "echo", "hi"], ["run", "echo", "hi", "--raw"], ["chat"]]
 )
-def test_a_key_that_no_header_can_hold_is_not_sent_and_not_shown(
+def test_a_malformed_key_is_not_sent_and_not_shown(
     command: list[str],
     key: str,
     cloud: Emulator,
@@ -276,33 +276,33 @@ def test_a_key_that_no_header_can_hold_is_not_sent_and_not_shown(
     monkeypatch.setenv("BAILIAN_APP_ID", "echo")
     monkeypatch.setattr("sys.stdin", io.StringIO("hi\n"))
     code = exit_code_of(monkeypatch, *command, "--base-url", cloud.base_url)
-    told = capsys.readouterr()
-    assert (code, told.out, told.err.count("\n")) == (2, "", 1)
-    assert "characters that no key has" in told.err
-    assert "s3cret" not in told.err
+    printed = capsys.readouterr()
+    assert (code, printed.out, printed.err.count("\n")) == (2, "", 1)
+    assert "characters that an API key cannot have" in printed.err
+    assert "s3cret" not in printed.err
 
 
-def test_not_connected_has_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_has_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
     with WireServer() as server:
-        gone = server.base_url
-    arguments = ["run", "app", "hi", "--base-url", gone, "--set", "max_retries=0"]
+        closed = server.base_url
+    arguments = ["run", "app", "hi", "--base-url", closed, "--set", "max_retries=0"]
     assert exit_code_of(monkeypatch, *arguments) == EXIT_CODES[errors.ConnectError]
 
 
-def test_that_it_tries_again_is_said(
+def test_a_retry_is_printed_as_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
     busy = answer("429 Busy", b'{"code":"Throttling"}', "application/json", "Retry-After: 0")
     with WireServer(busy, stream(event(frame("hi")), event(frame("", "stop")))) as server:
         assert exit_code_of(monkeypatch, "run", "app", "x", "--base-url", server.base_url) == 0
-    told = capsys.readouterr()
-    assert told.out == "hi\n"
-    assert "attempt 1 of app app failed with RateLimitError" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == "hi\n"
+    assert "attempt 1 of app app failed with RateLimitError" in printed.err
 
 
-def test_half_a_surrogate_pair_does_not_end_the_answer(
+def test_half_a_surrogate_pair_is_replaced_in_the_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
@@ -328,7 +328,7 @@ def test_the_exit_codes_are_distinct_and_documented() -> None:
             assert re.search(rf"^\| {code} \| .*`{kind.__name__}`", documented, re.M)
 
 
-def test_ctrl_c_closes_the_stream_at_once(cloud: Emulator) -> None:
+def test_ctrl_c_closes_the_connection_at_once(cloud: Emulator) -> None:
     process = subprocess.Popen(
         [BAILIAN, "run", "endless", "hi", "--base-url", cloud.base_url],
         env=environment(),
@@ -339,12 +339,12 @@ def test_ctrl_c_closes_the_stream_at_once(cloud: Emulator) -> None:
     assert process.stdout is not None
     assert process.stdout.read(2) == "字 "
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (130, "")
-    assert cloud.requests[0].gone.wait(20)
+    _, log = process.communicate(timeout=50)
+    assert (process.returncode, log) == (130, "")
+    assert cloud.requests[0].disconnected.wait(50)
 
 
-def test_a_reader_that_leaves_is_no_error_to_read_about(cloud: Emulator) -> None:
+def test_a_closed_pipe_ends_the_command_silently(cloud: Emulator) -> None:
     process = subprocess.Popen(
         [BAILIAN, "run", "endless", "hi", "--base-url", cloud.base_url],
         env=environment(),
@@ -358,18 +358,18 @@ def test_a_reader_that_leaves_is_no_error_to_read_about(cloud: Emulator) -> None
     process.stdout.close()
     with process.stderr:
         assert process.stderr.read() == ""
-    assert process.wait(30) == 1
-    assert cloud.requests[0].gone.wait(20)
+    assert process.wait(50) == 1
+    assert cloud.requests[0].disconnected.wait(50)
 
 
 @pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
-def test_a_stream_may_be_closed(
+def test_a_standard_stream_may_be_closed(
     closed: str,
     cloud: Emulator,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As with `2>&-`, which Python tells by None in the stream's place."""
+    """As with `2>&-`, for which Python sets the stream to None."""
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
     monkeypatch.setattr(sys, closed, None)
     code = exit_code_of(monkeypatch, "run", "echo", "hi", "--steps", "--base-url", cloud.base_url)

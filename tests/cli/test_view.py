@@ -1,4 +1,4 @@
-"""The one renderer of a run, where a process would not show more."""
+"""How a run is shown, where a process of its own would show nothing more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from bailian_apps import AppResult, RunFinished, Step, StepFinished, StepStarted, TextDelta
-from bailian_apps.cli.view import clean, show
+from bailian_apps.cli.view import show
+from bailian_apps.terminal import step_line, step_text, step_tree, strip_controls
 
 
 class Terminal(io.StringIO):
@@ -18,14 +19,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_an_app_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_app_cannot_send_escape_sequences_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hostile = "ok\x1b]0;owned\x07\x9b2J\r\n\tend"
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     events = [TextDelta(hostile), RunFinished(AppResult(text=hostile))]
     show(events, Console(file=Terminal()), steps=False)
     assert terminal.getvalue() == "ok]0;owned2J\n\tend\n"
-    assert clean(hostile) == "ok]0;owned2J\n\tend"
+    assert strip_controls(hostile) == "ok]0;owned2J\n\tend"
 
     pipe = io.StringIO()
     monkeypatch.setattr(sys, "stdout", pipe)
@@ -33,7 +36,7 @@ def test_an_app_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     assert pipe.getvalue() == hostile + "\n"
 
 
-def test_on_one_screen_a_step_waits_for_the_end_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_one_terminal_a_step_waits_for_the_line_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     tool = Step(id="1", kind="tool", name="search")
@@ -53,10 +56,10 @@ def test_on_one_screen_a_step_waits_for_the_end_of_a_line(monkeypatch: pytest.Mo
     assert "half a line\n✗ search 7 ms  no net\nrest\n… late" in drawn
 
 
-def test_in_one_file_a_step_waits_for_the_end_of_a_line(
+def test_in_one_file_a_step_waits_for_the_line_to_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As with `--steps 2>&1`; in two files the answer is only the answer."""
+    """As with `--steps 2>&1`; two files keep answer and steps apart."""
     step = Step(id="1", kind="tool", name="search")
     events = [TextDelta("half"), StepStarted(step), TextDelta(" a line"), RunFinished(AppResult())]
     for other in ("out", "err"):
@@ -68,9 +71,33 @@ def test_in_one_file_a_step_waits_for_the_end_of_a_line(
         assert (tmp_path / "out").read_text() == expected
 
 
-def test_the_last_frame_replaces_what_was_streamed(
+def test_a_replaced_answer_is_written_after_the_streamed_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = AppResult(text="whole", streamed_text="other")
     assert show([TextDelta("other"), RunFinished(result)], Console(), steps=False) is result
     assert capsys.readouterr().out == "other\nwhole\n"
+
+
+def test_plain_lines_and_coloured_lines_have_the_same_text() -> None:
+    running = Step(id="a", kind="node", name="find\x1b[2J", type="Retrieval")
+    failed = Step(id="b", kind="tool", name="mcp", type="mcp", status="fail", error="no\nnet")
+    ended = Step(id="c", kind="node", name="LLM", status="success", output="hi", duration_ms=7)
+    end = Step(id="d", kind="node", name="End", type="End", status="success", output="the answer")
+    assert [step_line(step) for step in (running, failed, ended, end)] == [
+        "… find[2J Retrieval",
+        "✗ mcp  no net",
+        "✓ LLM 7 ms  hi",
+        "✓ End",
+    ]
+    for step in (running, failed, ended, end):
+        assert step_text(step).plain == step_line(step)
+
+
+def test_a_step_is_drawn_below_the_step_it_ran_in() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    outer = Step(id="1", kind="node", name="loop", status="success")
+    inner = Step(id="2", kind="node", name="body", status="success", parent_id="1")
+    with console.capture() as capture:
+        console.print(step_tree([outer, inner], "app"))
+    assert capture.get().split("\n") == ["app", "└── ✓ loop", "    └── ✓ body", ""]

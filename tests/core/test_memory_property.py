@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bailian_apps import AppRequest, AppSettings, BailianError, Client, run
+from bailian_apps import AppRequest, AppSettings, BailianError, Client
 from bailian_apps.core.errors import ConnectionLostError, RateLimitError
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.turns import SessionMarker, Turn
 from bailian_apps.emulator import Call, Emulator
+from bailian_apps.run import Run
 
 MAX_ROUNDS = 4
 TTL_S = 3600
@@ -184,7 +185,7 @@ class World:
         plan = plan_request(turns, settings, now=self.cloud.now)
         self.cloud.fails = fails
         try:
-            result = run.invoke(settings, plan, client=self.client)
+            result = Run(settings, plan, client=self.client).invoke()
         except BailianError:
             assert fails
             return None

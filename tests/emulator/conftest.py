@@ -1,4 +1,4 @@
-"""A plain HTTP client for the emulator, so that its bytes are seen as they are."""
+"""A plain HTTP client for the emulator, to see the bytes that it sends."""
 
 import http.client
 import json
@@ -99,6 +99,21 @@ def open_stream() -> Callable[..., Any]:
         return requested(cloud, *args, stream=True, **kwargs)
 
     return open_stream
+
+
+class RecordedSleep:
+    """A `sleep` for the emulator that records what it should wait for, and does not wait."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+@pytest.fixture
+def sleep() -> RecordedSleep:
+    return RecordedSleep()
 
 
 @pytest.fixture

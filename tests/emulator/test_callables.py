@@ -1,4 +1,4 @@
-"""A function as an app: what it gets, what it may answer, and how it fails."""
+"""Callable apps: their argument, their answers and their failures."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ def payload(text: str, finish_reason: str = "null") -> dict[str, Any]:
     return {"output": {"text": text, "finish_reason": finish_reason}, "usage": {"models": []}}
 
 
-def test_a_text_is_told_as_an_agent_tells_it(post: Callable[..., Any]) -> None:
+def test_a_text_streams_as_the_deltas_of_an_agent(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": lambda call: "很高兴认识你！"}) as cloud:
         deltas = post(cloud, stream=True, parameters=DELTAS)
         grown = post(cloud, stream=True)
@@ -31,7 +31,7 @@ def test_a_text_is_told_as_an_agent_tells_it(post: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("bare", [True, False])
-def test_a_payload_is_an_answer(post: Callable[..., Any], bare: bool) -> None:
+def test_a_payload_is_a_whole_answer(post: Callable[..., Any], bare: bool) -> None:
     output = {"text": "好", "finish_reason": "stop", "doc_references": [{"index_id": "1"}]}
     with Emulator(apps={"app": lambda call: output if bare else {"output": output}}) as cloud:
         answer = post(cloud)
@@ -40,7 +40,7 @@ def test_a_payload_is_an_answer(post: Callable[..., Any], bare: bool) -> None:
     assert {**answer.output, "session_id": session_id} == {**output, "session_id": session_id}
 
 
-def test_payloads_are_frames(post: Callable[..., Any]) -> None:
+def test_a_list_of_payloads_streams_as_frames(post: Callable[..., Any]) -> None:
     frames = [payload("甲"), {"output": None}, payload("乙"), payload("", "stop")]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
         answer = post(cloud, stream=True, parameters=DELTAS)
@@ -99,7 +99,9 @@ class Stateful:
 
 
 @pytest.mark.parametrize(
-    "app", [text, generator, async_generator, returns_generator, Stateful()], ids=lambda a: str(a)
+    "app",
+    [text, generator, async_generator, returns_generator, Stateful()],
+    ids=["text", "generator", "async generator", "returns a generator", "object"],
 )
 @pytest.mark.parametrize("stream", [True, False])
 def test_every_kind_of_function_is_an_app(post: Callable[..., Any], app: Any, stream: bool) -> None:
@@ -110,7 +112,7 @@ def test_every_kind_of_function_is_an_app(post: Callable[..., Any], app: Any, st
     assert outputs[-1]["finish_reason"] == "stop"
 
 
-def test_a_generator_holds_its_stream_open(open_stream: Callable[..., Any]) -> None:
+def test_a_generator_keeps_its_stream_open(open_stream: Callable[..., Any]) -> None:
     released = threading.Event()
 
     def app(call: Call) -> Iterator[dict[str, Any]]:
@@ -121,18 +123,18 @@ def test_a_generator_holds_its_stream_open(open_stream: Callable[..., Any]) -> N
     with Emulator(apps={"app": app}) as cloud, open_stream(cloud) as response:
         head = b"".join(response.readline() for _ in range(5))
         assert "甲".encode() in head
-        assert not cloud.requests[0].gone.is_set()
+        assert not cloud.requests[0].disconnected.is_set()
         released.set()
         assert b'"finish_reason":"stop"' in response.read()
-        assert not cloud.requests[0].gone.is_set()
+        assert not cloud.requests[0].disconnected.is_set()
 
 
-def test_one_app_that_blocks_does_not_hold_up_another(post: Callable[..., Any]) -> None:
+def test_an_app_that_blocks_does_not_delay_another(post: Callable[..., Any]) -> None:
     entered = threading.Event()
 
     def blocks(call: Call) -> str:
         entered.set()
-        call.gone.wait(30)  # longer than a client waits
+        call.disconnected.wait(30)  # longer than a client waits
         return "晚了"
 
     with Emulator(apps={"blocks": blocks, "app": lambda call: "好"}) as cloud:
@@ -143,7 +145,7 @@ def test_one_app_that_blocks_does_not_hold_up_another(post: Callable[..., Any]) 
     caller.join()
 
 
-def test_streams_take_turns(post: Callable[..., Any]) -> None:
+def test_concurrent_streams_take_turns(post: Callable[..., Any]) -> None:
     arrived: list[Call] = []
     both = asyncio.Event()
     order: list[str] = []
@@ -274,13 +276,13 @@ def test_an_exception_in_the_stream_is_an_event(post: Callable[..., Any]) -> Non
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (None, "an app answered None; it must answer a text"),
-        (7, "an app answered 7; it must answer a text"),
-        (["甲"], "an app answered '甲'; it must answer a payload"),
-        ([], "no frame at all"),
+        (None, "an app returned None; it must return a text"),
+        (7, "an app returned 7; it must return a text"),
+        (["甲"], "an app returned '甲'; it must return a payload"),
+        ([], "yielded no frame"),
     ],
 )
-def test_an_answer_of_another_kind_is_named(
+def test_an_answer_of_a_wrong_type_is_reported(
     post: Callable[..., Any], answer: Any, problem: str
 ) -> None:
     with Emulator(apps={"app": lambda call: answer}) as cloud:
@@ -295,22 +297,25 @@ def test_a_generator_without_a_frame_is_an_empty_stream(post: Callable[..., Any]
     assert (answer.status, answer.content) == (200, b"")
 
 
-def test_what_is_no_app_is_refused() -> None:
-    with pytest.raises(TypeError, match="7 is no app; give the path of a recording"):
+def test_a_source_that_is_not_an_app_is_refused() -> None:
+    with pytest.raises(TypeError, match="7 is not an app; pass the path of a recording"):
         Emulator(apps={"app": 7})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
-        ({"status": 99}, "status=99 is no status of an answer; give 200 to 599"),
-        ({"status": 600}, "status=600 is no status of an answer; give 200 to 599"),
-        ({"headers": {"Retry-After": 1}}, "headers['Retry-After'] is 1; give a text of one line"),
-        ({"headers": {"X": "1\r\nY: 2"}}, "give a text of one line"),
+        ({"status": 99}, "status=99 must be an HTTP status from 200 to 599"),
+        ({"status": 600}, "status=600 must be an HTTP status from 200 to 599"),
+        (
+            {"headers": {"Retry-After": 1}},
+            "headers['Retry-After'] must be a single-line string, not 1",
+        ),
+        ({"headers": {"X": "1\r\nY: 2"}}, "must be a single-line string"),
     ],
 )
-def test_what_http_cannot_say_is_no_failure(
-    post: Callable[..., Any], arguments: dict[str, Any], says: str
+def test_a_failure_must_be_valid_http(
+    post: Callable[..., Any], arguments: dict[str, Any], message: str
 ) -> None:
     def app(call: Call) -> Failure:
         return Failure(**{"status": 429, "code": "Throttling", **arguments})
@@ -318,10 +323,10 @@ def test_what_http_cannot_say_is_no_failure(
     with Emulator(apps={"app": app}) as cloud:
         answer = post(cloud)
     assert (answer.status, answer.body["code"]) == (500, "InternalError")
-    assert says in answer.body["message"]
+    assert message in answer.body["message"]
 
 
-def test_what_json_cannot_say_is_an_internal_error(post: Callable[..., Any]) -> None:
+def test_an_answer_that_is_not_json_is_an_internal_error(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": lambda call: {"text": float("nan")}}) as cloud:
         answer = post(cloud)
     assert (answer.status, answer.body["code"]) == (500, "InternalError")

@@ -1,4 +1,4 @@
-"""The emulator starts and ends in order, whatever is open, and answers at the pace it is told."""
+"""The emulator starts and stops in order, with open streams too, and keeps the pace."""
 
 import asyncio
 import http.client
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from bailian_apps.emulator import RECORDINGS, Agent, Call, Emulator, Paced
-from bailian_apps.emulator.serving import RunningServer, transport_of
+from bailian_apps.emulator.server.uvicorn_thread import UvicornThread, transport_of
 
 TRAVEL = RECORDINGS / "travel-workflow.jsonl"
 PATH = "/api/v1/apps/app/completion"
@@ -37,7 +37,7 @@ def no_thread_is_left() -> Iterator[None]:
 
 def endless(call: Call) -> Iterator[dict[str, Any]]:
     yield FIRST
-    call.gone.wait(10)
+    call.disconnected.wait(10)
 
 
 async def endless_async(call: Call) -> AsyncIterator[dict[str, Any]]:
@@ -45,51 +45,41 @@ async def endless_async(call: Call) -> AsyncIterator[dict[str, Any]]:
     await asyncio.Event().wait()
 
 
-class Clock:
-    """Notes what the server waits for, and does not wait."""
-
-    def __init__(self) -> None:
-        self.waits: list[float] = []
-
-    async def __call__(self, seconds: float) -> None:
-        self.waits.append(seconds)
-
-
 @pytest.mark.parametrize(("pace", "times"), [(1.0, 1), (2.0, 0.5), (0.5, 2)])
-def test_the_recorded_pace_is_kept(post: Callable[..., Any], pace: float, times: float) -> None:
-    clock = Clock()
-    with Emulator(apps={"app": TRAVEL}, pace=pace, sleep=clock) as cloud:
+def test_the_recorded_pace_is_kept(
+    post: Callable[..., Any], pace: float, times: float, sleep: Any
+) -> None:
+    with Emulator(apps={"app": TRAVEL}, pace=pace, sleep=sleep) as cloud:
         post(cloud, stream=True, parameters=DELTAS)
     offsets = [json.loads(line)["offset_ms"] for line in TRAVEL.read_text().splitlines()]
     gaps = [later - earlier for earlier, later in pairwise([0, *offsets]) if later > earlier]
     assert len(gaps) == 10  # the second frame came with the first
-    assert clock.waits == pytest.approx([gap / 1000 * times for gap in gaps])
+    assert sleep.waits == pytest.approx([gap / 1000 * times for gap in gaps])
 
 
-def test_a_json_answer_comes_when_the_last_frame_would(post: Callable[..., Any]) -> None:
-    clock = Clock()
-    with Emulator(apps={"app": TRAVEL}, pace=1, sleep=clock) as cloud:
+def test_a_json_answer_waits_as_long_as_the_last_frame(
+    post: Callable[..., Any], sleep: Any
+) -> None:
+    with Emulator(apps={"app": TRAVEL}, pace=1, sleep=sleep) as cloud:
         post(cloud)
-    assert clock.waits == [3.081]
+    assert sleep.waits == [3.081]
 
 
 @pytest.mark.parametrize("mode", ["message_format", "message_format_plus", "agent_format"])
-def test_derived_modes_keep_the_pace(post: Callable[..., Any], mode: str) -> None:
-    clock = Clock()
-    with Emulator(apps={"app": TRAVEL}, pace=1, sleep=clock) as cloud:
+def test_other_stream_modes_keep_the_pace(post: Callable[..., Any], mode: str, sleep: Any) -> None:
+    with Emulator(apps={"app": TRAVEL}, pace=1, sleep=sleep) as cloud:
         post(cloud, stream=True, parameters={"flow_stream_mode": mode})
-    assert sum(clock.waits) == pytest.approx(3.081)
+    assert sum(sleep.waits) == pytest.approx(3.081)
 
 
 def test_without_a_pace_or_without_times_nothing_waits(
-    recordings: Path, post: Callable[..., Any]
+    recordings: Path, post: Callable[..., Any], sleep: Any
 ) -> None:
-    clock = Clock()
-    with Emulator(apps={"app": TRAVEL}, sleep=clock) as cloud:
+    with Emulator(apps={"app": TRAVEL}, sleep=sleep) as cloud:
         post(cloud, stream=True)
-    with Emulator(apps={"app": recordings / "workflow-two-llm.sse"}, pace=1, sleep=clock) as cloud:
+    with Emulator(apps={"app": recordings / "workflow-two-llm.sse"}, pace=1, sleep=sleep) as cloud:
         post(cloud, stream=True)
-    assert clock.waits == []
+    assert sleep.waits == []
 
 
 def test_the_pace_is_real_time(post: Callable[..., Any]) -> None:
@@ -100,7 +90,7 @@ def test_the_pace_is_real_time(post: Callable[..., Any]) -> None:
     assert elapsed >= 3.081 / 20
 
 
-def test_no_part_of_an_answer_waits_for_the_one_before() -> None:
+def test_connections_have_tcp_nodelay_set() -> None:
     options: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -109,7 +99,7 @@ def test_no_part_of_an_answer_waits_for_the_one_before() -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    server = RunningServer(app, host="127.0.0.1", port=0)
+    server = UvicornThread(app, host="127.0.0.1", port=0)
     try:
         with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as client:
             client.request("GET", "/")
@@ -120,15 +110,15 @@ def test_no_part_of_an_answer_waits_for_the_one_before() -> None:
 
 
 @pytest.mark.parametrize("pace", [-1, float("nan"), float("inf")])
-def test_a_pace_at_which_no_time_passes_is_refused(pace: float) -> None:
-    with pytest.raises(ValueError, match=f"pace={pace} must be 0, which"):
+def test_a_pace_that_is_not_a_finite_number_is_refused(pace: float) -> None:
+    with pytest.raises(ValueError, match=f"pace={pace} must be 0"):
         Emulator(apps={}, pace=pace)
-    with pytest.raises(ValueError, match=f"pace={pace} must be 0, which"):
+    with pytest.raises(ValueError, match=f"pace={pace} must be 0"):
         Paced(Agent(text="x"), pace)
 
 
 @pytest.mark.parametrize("app", [endless, endless_async])
-def test_the_end_cuts_an_open_stream(open_stream: Callable[..., Any], app: Any) -> None:
+def test_stopping_cuts_an_open_stream(open_stream: Callable[..., Any], app: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         opened = open_stream(cloud)
         response = opened.__enter__()
@@ -138,10 +128,10 @@ def test_the_end_cuts_an_open_stream(open_stream: Callable[..., Any], app: Any) 
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         response.read()
     opened.__exit__(None, None, None)
-    assert cloud.requests[0].gone.is_set()
+    assert cloud.requests[0].disconnected.is_set()
 
 
-def test_the_end_cuts_a_paced_replay() -> None:
+def test_stopping_cuts_a_paced_replay() -> None:
     entered = threading.Event()
 
     async def never(seconds: float) -> None:
@@ -156,20 +146,20 @@ def test_the_end_cuts_a_paced_replay() -> None:
     with pytest.raises(ConnectionError):
         connection.getresponse()
     connection.close()
-    assert cloud.requests[0].gone.is_set()
+    assert cloud.requests[0].disconnected.is_set()
 
 
 @pytest.mark.parametrize("app", [endless, endless_async])
-def test_a_client_that_hangs_up_is_noticed(open_stream: Callable[..., Any], app: Any) -> None:
+def test_a_disconnect_of_the_client_is_reported(open_stream: Callable[..., Any], app: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         with open_stream(cloud) as response:
             assert response.readline() == b"id:1\n"
-            assert not cloud.requests[0].gone.is_set()
-        assert cloud.requests[0].gone.wait(10)
+            assert not cloud.requests[0].disconnected.is_set()
+        assert cloud.requests[0].disconnected.wait(10)
 
 
 @pytest.mark.parametrize("how", ["plain", "async"])
-def test_a_generator_is_closed_when_its_client_hangs_up(
+def test_a_generator_is_closed_when_its_client_disconnects(
     open_stream: Callable[..., Any], how: str
 ) -> None:
     closed = threading.Event()
@@ -193,7 +183,7 @@ def test_a_generator_is_closed_when_its_client_hangs_up(
         assert closed.wait(10)
 
 
-def test_a_connection_that_idles_does_not_hold_up_the_end() -> None:
+def test_an_idle_connection_does_not_delay_the_stop() -> None:
     with Emulator(apps={"app": TRAVEL}) as cloud:
         idle = http.client.HTTPConnection("127.0.0.1", _port(cloud), timeout=10)
         body, headers = b'{"input":{"prompt":"hi"}}', {"Authorization": "Bearer k"}
@@ -207,7 +197,7 @@ def test_a_connection_that_idles_does_not_hold_up_the_end() -> None:
     idle.close()
 
 
-def test_an_app_that_still_blocks_is_named(
+def test_an_app_that_still_blocks_is_warned_of(
     open_stream: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
@@ -216,20 +206,20 @@ def test_an_app_that_still_blocks_is_named(
         yield FIRST
         released.wait(10)
 
-    monkeypatch.setattr("bailian_apps.emulator.emulator.PATIENCE_S", 0.01)
+    monkeypatch.setattr("bailian_apps.emulator.emulator.SHUTDOWN_TIMEOUT_S", 0.01)
     cloud = Emulator(apps={"app": stubborn})
     cloud.start()
     before = {thread for thread in threading.enumerate() if "emulator-app" not in thread.name}
     with open_stream(cloud) as response:
         assert response.readline() == b"id:1\n"
-        with pytest.warns(ResourceWarning, match=r"1 app function.*wait for `call\.gone`"):
+        with pytest.warns(ResourceWarning, match=r"1 app function.*wait for `call\.disconnected`"):
             cloud.stop()
     released.set()
     for thread in set(threading.enumerate()) - before:
         thread.join(10)
 
 
-def test_two_emulators_at_once(post: Callable[..., Any]) -> None:
+def test_two_emulators_run_at_the_same_time(post: Callable[..., Any]) -> None:
     with (
         Emulator(apps={"app": lambda call: "一"}) as one,
         Emulator(apps={"app": lambda call: "二"}) as two,
@@ -260,7 +250,7 @@ def test_it_can_be_started_again_on_the_same_port(post: Callable[..., Any]) -> N
     assert len(cloud.requests) == 2
 
 
-def test_it_runs_once_at_a_time() -> None:
+def test_an_emulator_cannot_be_started_twice() -> None:
     cloud = Emulator(apps={})
     with pytest.raises(RuntimeError, match="not running; use it as `with Emulator"):
         _ = cloud.base_url

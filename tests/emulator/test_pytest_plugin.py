@@ -1,36 +1,54 @@
-"""The `bailian_cloud` fixture, in a project of its own: a fresh folder, and a pytest of its own."""
+"""The `bailian_cloud` fixture, in separate projects with their own pytest processes."""
+
+from importlib.metadata import entry_points
 
 import pytest
 
 pytest_plugins = "pytester"
 
-TESTS = '''
+PROJECT = '''
 import os
-import dashscope
+import sys
+
 import pytest
-from bailian_apps import BailianApp, BailianError
-from bailian_apps.emulator import Agent
 
 SERVERS = set()
 
 
 def code_under_test(what):
-    """It knows nothing of a test."""
-    app = BailianApp(app_id="shop", max_retries=0)
-    return app.invoke(what).text
+    """It has no test parameters."""
+    from bailian_apps import BailianApp
+
+    return BailianApp(app_id="shop", max_retries=0).invoke(what).text
 
 
-def test_one(bailian_cloud):
+def test_an_sdk_imported_in_the_test_calls_the_cloud(bailian_cloud):
+    assert "dashscope" not in sys.modules
+    import dashscope
+
+    bailian_cloud.add_app("shop", lambda call: "here")
+    assert dashscope.Application.call(app_id="shop", prompt="?").output.text == "here"
+    # It keeps this address, as the documentation says. The other tests start without it.
+    dashscope.base_http_api_url = "https://dashscope.aliyuncs.com/api/v1"
+    dashscope.api_key = None
+
+
+def test_the_app_and_the_sdk_call_the_cloud(bailian_cloud):
+    import dashscope
+    from bailian_apps.emulator import Agent
+
     SERVERS.add(bailian_cloud.base_url)
     bailian_cloud.add_app("shop", Agent(text="{prompt}: ordered"))
     assert code_under_test("tea") == "tea: ordered"
-    said = dashscope.Application.call(app_id="shop", prompt="cake").output.text
-    assert said == "cake: ordered"
+    answer = dashscope.Application.call(app_id="shop", prompt="cake").output.text
+    assert answer == "cake: ordered"
     assert [request.prompt for request in bailian_cloud.requests] == ["tea", "cake"]
     assert len(bailian_cloud.sessions) == 2
 
 
-def test_two(bailian_cloud):
+def test_each_test_starts_with_an_empty_cloud(bailian_cloud):
+    from bailian_apps import BailianError
+
     SERVERS.add(bailian_cloud.base_url)
     assert bailian_cloud.requests == []
     assert bailian_cloud.sessions == {}
@@ -38,7 +56,7 @@ def test_two(bailian_cloud):
         code_under_test("tea")
 
 
-def test_three(bailian_cloud, tmp_path):
+def test_an_app_may_be_a_file(bailian_cloud, tmp_path):
     SERVERS.add(bailian_cloud.base_url)
     path = tmp_path / "shop.yaml"
     path.write_text("text: from a file")
@@ -46,12 +64,33 @@ def test_three(bailian_cloud, tmp_path):
     assert code_under_test("tea") == "from a file"
 
 
-async def test_four(bailian_cloud):
+async def test_an_async_test_uses_it_too(bailian_cloud):
+    from bailian_apps import BailianApp
+
     bailian_cloud.add_app("shop", lambda call: call.prompt * 2)
     assert (await BailianApp(app_id="shop").ainvoke("a")).text == "aa"
 
 
-def test_nothing_is_left():
+@pytest.fixture
+def proxy(monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "example.com")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+
+def test_a_proxy_is_bypassed(proxy, bailian_cloud):
+    import dashscope
+
+    bailian_cloud.add_app("shop", lambda call: "here")
+    assert code_under_test("?") == "here"
+    assert dashscope.Application.call("shop", "?").output.text == "here"
+    assert os.environ["no_proxy"] == "127.0.0.1,example.com"
+
+
+def test_nothing_is_left_after_a_test():
+    import dashscope
+
     assert len(SERVERS) == 1
     assert "DASHSCOPE_API_KEY" not in os.environ
     assert "DASHSCOPE_HTTP_BASE_URL" not in os.environ
@@ -59,64 +98,48 @@ def test_nothing_is_left():
     assert dashscope.api_key is None
 '''
 
-
-def test_code_under_test_needs_no_change(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(TESTS)
-    pytester.makeini(
-        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n"
-    )
-    result = pytester.runpytest_subprocess("--allow-hosts=127.0.0.1", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=5)
-
-
-def test_an_sdk_that_is_imported_in_the_test_is_led_there_too(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(
-        """
-        def test_late(bailian_cloud):
-            import dashscope
-
-            bailian_cloud.add_app("shop", lambda call: "here")
-            answer = dashscope.Application.call(app_id="shop", prompt="?")
-            assert answer.output.text == "here"
-        """
-    )
-    pytester.runpytest_subprocess().assert_outcomes(passed=1)
-
-
-def test_a_proxy_is_passed_by(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "example.com")
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    pytester.makepyfile(
-        """
-        import os
-        import dashscope
-        from bailian_apps import BailianApp
-
-        def test_here(bailian_cloud):
-            bailian_cloud.add_app("shop", lambda call: "here")
-            assert BailianApp(app_id="shop").invoke("?").text == "here"
-            assert dashscope.Application.call("shop", "?").output.text == "here"
-            assert os.environ["no_proxy"] == "127.0.0.1,example.com"
-        """
-    )
-    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+INI = """
+[pytest]
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+filterwarnings =
+    error
+    ignore:The Assistants API:DeprecationWarning
+"""
 
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Run pytest with this plugin and no other: the others load what they like."""
+    """The options for a pytest with this plugin and no other, because others import much."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     return ["-p", "bailian_apps.pytest_plugin"]
 
 
-def test_pytest_starts_without_the_emulator(pytester: pytest.Pytester, alone: list[str]) -> None:
+def test_pytest_finds_the_plugin_by_its_entry_point() -> None:
+    names = {each.value for each in entry_points(group="pytest11")}
+    assert "bailian_apps.pytest_plugin" in names
+
+
+def test_the_fixture_serves_code_that_is_not_changed_for_tests(
+    pytester: pytest.Pytester, alone: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    pytester.makepyfile(PROJECT)
+    pytester.makeini(INI)
+    plugins = ["-p", "pytest_asyncio.plugin", "-p", "pytest_socket", "-p", "no:cacheprovider"]
+    result = pytester.runpytest_subprocess(*alone, *plugins, "--allow-hosts=127.0.0.1")
+    result.assert_outcomes(passed=7)
+
+
+def test_pytest_starts_without_importing_the_emulator(
+    pytester: pytest.Pytester, alone: list[str]
+) -> None:
     pytester.makepyfile(
         """
         import sys
 
-        def test_loaded():
+        def test_the_plugin_imports_little():
             assert "bailian_apps.pytest_plugin" in sys.modules
             heavy = {"bailian_apps.emulator", "starlette", "uvicorn", "yaml", "dashscope"}
             assert not heavy & sys.modules.keys()
@@ -136,6 +159,8 @@ def test_without_the_extra_only_the_fixture_fails(
     result.stdout.fnmatch_lines(['*bailian_cloud: *pip install "bailian-apps[[]emulator]"'])
 
 
-def test_the_fixture_says_what_it_is(pytester: pytest.Pytester, alone: list[str]) -> None:
+def test_pytest_lists_the_fixture_with_its_description(
+    pytester: pytest.Pytester, alone: list[str]
+) -> None:
     result = pytester.runpytest_subprocess(*alone, "--fixtures")
-    result.stdout.fnmatch_lines(["bailian_cloud -- *", "*A local cloud without an app*"])
+    result.stdout.fnmatch_lines(["bailian_cloud -- *", "*A local cloud without apps*"])

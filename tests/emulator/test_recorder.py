@@ -1,4 +1,4 @@
-"""A recorder changes nothing that passes through it, and writes down all of it but the secrets."""
+"""The recorder relays exchanges unchanged, and records them without secrets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame, 
 
 from bailian_apps import BailianApp, BailianError, StreamInterruptedError
 from bailian_apps.emulator import Emulator, Recorder, load_apps, load_recording
-from bailian_apps.emulator.scrubbing import Scrubber
+from bailian_apps.emulator.recorder.scrubbing import Scrubber
 
 KEY = "sk-0123456789abcdef0123456789abcdef"
 TOKEN = 'tok/en "7"\\ü'
@@ -64,7 +64,7 @@ def read_all(client: socket.socket) -> bytes:
     return bytes(parts)
 
 
-def told(raw: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes, bool]:
+def parsed(raw: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes, bool]:
     """The status, the headers of the whole way, the content, and whether that was all of it.
 
     How a body is cut into chunks is each connection's own affair.
@@ -137,7 +137,7 @@ ANSWERS: dict[str, list[bytes | Do]] = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_client_gets_the_bytes_that_it_would_have_got(name: str, tmp_path: Path) -> None:
+def test_a_client_gets_the_same_bytes_as_without_the_recorder(name: str, tmp_path: Path) -> None:
     with WireServer(*[[*ANSWERS[name], Do.CLOSE]] * 2) as server:
         with exchange(server.base_url, body_of()) as client:
             directly = read_all(client)
@@ -148,7 +148,7 @@ def test_a_client_gets_the_bytes_that_it_would_have_got(name: str, tmp_path: Pat
             through = read_all(client)
         assert server.posts[0] == server.posts[1]
     if directly:
-        assert told(through) == told(directly)
+        assert parsed(through) == parsed(directly)
     else:
         assert not through
     (path,) = proxy.recordings
@@ -157,20 +157,20 @@ def test_a_client_gets_the_bytes_that_it_would_have_got(name: str, tmp_path: Pat
     if not directly:
         assert not replayed
         return
-    status, _, content, whole = told(directly)
-    assert (told(replayed)[0], told(replayed)[3]) == (status, whole)
+    status, _, content, whole = parsed(directly)
+    assert (parsed(replayed)[0], parsed(replayed)[3]) == (status, whole)
     payloads = [line for line in content.split(b"\n") if line.startswith(b"data:{")]
     if name.startswith("cut inside json"):
-        assert told(replayed)[2] in (b"", content)
+        assert parsed(replayed)[2] in (b"", content)
     elif payloads:
         ids = ("request_id", "session_id")
         assert [
             _without(ids, line)
-            for line in told(replayed)[2].split(b"\n")
+            for line in parsed(replayed)[2].split(b"\n")
             if line.startswith(b"data:{")
         ] == [_without(ids, line) for line in payloads]
     elif not content.startswith(b"{"):
-        assert told(replayed)[2] == content
+        assert parsed(replayed)[2] == content
 
 
 def _without(names: tuple[str, ...], line: bytes) -> Any:
@@ -209,7 +209,7 @@ def test_the_upstream_sees_the_request_of_the_client(tmp_path: Path) -> None:
     assert through == direct
 
 
-def test_a_frame_is_at_the_client_as_soon_as_it_came(tmp_path: Path) -> None:
+def test_a_frame_is_relayed_as_soon_as_it_arrives(tmp_path: Path) -> None:
     go_on = threading.Event()
 
     def app(call: Any) -> Iterator[dict[str, Any]]:
@@ -235,7 +235,7 @@ def test_a_frame_is_at_the_client_as_soon_as_it_came(tmp_path: Path) -> None:
     assert len(offsets) == 2
 
 
-def test_a_client_that_hangs_up_ends_the_call_upstream(tmp_path: Path) -> None:
+def test_a_disconnect_of_the_client_ends_the_call_upstream(tmp_path: Path) -> None:
     with (
         WireServer([SSE_HEAD, chunk(event(frame("你"))), Do.STALL]) as server,
         Recorder(tmp_path, upstream=server.base_url) as proxy,
@@ -254,7 +254,7 @@ def test_a_client_that_hangs_up_ends_the_call_upstream(tmp_path: Path) -> None:
     assert caught.value.partial.text == "你"
 
 
-def test_a_client_that_leaves_after_the_last_frame_cuts_nothing(tmp_path: Path) -> None:
+def test_a_disconnect_after_the_last_frame_is_not_a_cut(tmp_path: Path) -> None:
     with (
         WireServer([SSE_HEAD, chunk(event(frame("你", "stop"))), Do.STALL]) as server,
         Recorder(tmp_path, upstream=server.base_url) as proxy,
@@ -266,7 +266,7 @@ def test_a_client_that_leaves_after_the_last_frame_cuts_nothing(tmp_path: Path) 
     assert [each.get("cut") for each in records(proxy.recordings[0])] == [None, None]
 
 
-def test_stopping_cuts_what_is_open_and_writes_it_down(tmp_path: Path) -> None:
+def test_stopping_cuts_open_exchanges_and_records_them(tmp_path: Path) -> None:
     with WireServer([SSE_HEAD, chunk(event(frame("你"))), Do.STALL]) as server:
         proxy = Recorder(tmp_path, upstream=server.base_url)
         proxy.start()
@@ -275,7 +275,7 @@ def test_stopping_cuts_what_is_open_and_writes_it_down(tmp_path: Path) -> None:
                 pass
             proxy.stop()
             proxy.stop()
-            assert not told(SSE_HEAD + read_all(client))[3]
+            assert not parsed(SSE_HEAD + read_all(client))[3]
     assert records(proxy.recordings[0])[-1]["cut"] == "recorder"
 
 
@@ -303,12 +303,7 @@ def test_the_sdk_gets_the_same_frames(tmp_path: Path) -> None:
         assert frames_at(third.base_url) == directly
 
 
-def test_a_recording_keeps_the_pace(tmp_path: Path) -> None:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
+def test_a_recording_keeps_the_pace(tmp_path: Path, sleep: Any) -> None:
     with (
         Emulator(apps={"travel": TRAVEL}, pace=20) as cloud,
         Recorder(tmp_path, upstream=cloud.base_url) as proxy,
@@ -322,7 +317,7 @@ def test_a_recording_keeps_the_pace(tmp_path: Path) -> None:
     assert (recording.request.app_id, recording.request.prompt) == ("travel", "hi")
     with Emulator(apps={"travel": recording}, pace=1, sleep=sleep) as cloud:
         BailianApp(app_id="travel", api_key=KEY, base_url=cloud.base_url).invoke("hi")
-    assert sum(waits) * 1000 == pytest.approx(recorded[-1])
+    assert sum(sleep.waits) * 1000 == pytest.approx(recorded[-1])
 
 
 def test_files_are_private_numbered_and_named(tmp_path: Path) -> None:
@@ -351,11 +346,11 @@ def test_other_requests_pass_and_are_not_recorded(tmp_path: Path) -> None:
         Recorder(tmp_path, upstream=cloud.base_url) as proxy,
         exchange(proxy.base_url, body_of(), app_id="a/b") as client,
     ):
-        assert told(read_all(client))[0] == 404
+        assert parsed(read_all(client))[0] == 404
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_upstream_that_is_not_there_is_said_and_may_be_tried_again(
+def test_an_unreachable_upstream_is_a_503_that_may_be_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -364,14 +359,14 @@ def test_an_upstream_that_is_not_there_is_said_and_may_be_tried_again(
         Recorder(tmp_path, upstream=f"http://127.0.0.1:{port}/api/v1") as proxy,
         exchange(proxy.base_url, body_of()) as client,
     ):
-        status, _, content, _ = told(read_all(client))
+        status, _, content, _ = parsed(read_all(client))
     assert status == 503
     assert json.loads(content)["code"] == "RecorderNotConnected"
     assert f"cannot connect to http://127.0.0.1:{port}" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_gone_does_not_hurt_the_client(
+def test_a_deleted_folder_does_not_affect_the_client(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
@@ -380,31 +375,31 @@ def test_a_folder_that_is_gone_does_not_hurt_the_client(
     ):
         (tmp_path / "out").rmdir()
         with exchange(proxy.base_url, body_of()) as client:
-            assert told(read_all(client))[3]
+            assert parsed(read_all(client))[3]
     assert proxy.recordings == []
     assert "is not recorded" in caplog.text
 
 
-def test_an_answer_compressed_unasked_passes_and_its_body_is_left_out(tmp_path: Path) -> None:
+def test_a_compressed_answer_is_relayed_but_its_body_is_not_recorded(tmp_path: Path) -> None:
     packed = answer("200 OK", b"\x1f\x8bpacked", "application/json", "Content-Encoding: gzip")
     with (
         WireServer([*packed, Do.CLOSE]) as server,
         Recorder(tmp_path, upstream=server.base_url) as proxy,
         exchange(proxy.base_url, body_of()) as client,
     ):
-        assert told(read_all(client))[2] == b"\x1f\x8bpacked"
+        assert parsed(read_all(client))[2] == b"\x1f\x8bpacked"
     assert records(proxy.recordings[0])[1]["raw"] == ""
 
 
 @pytest.mark.parametrize(
     ("upstream", "problem"),
     [
-        ("dashscope.aliyuncs.com", "is no API address"),
+        ("dashscope.aliyuncs.com", "must be an http"),
         ("https://u:p@host/api/v1", "user name or password"),
-        ("https://host/api/v1?a=b", "is no API address"),
+        ("https://host/api/v1?a=b", "must be an http"),
     ],
 )
-def test_an_upstream_that_cannot_be_is_refused(upstream: str, problem: str) -> None:
+def test_an_invalid_upstream_address_is_refused(upstream: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Recorder("out", upstream=upstream)
 
@@ -421,7 +416,7 @@ LOOP = [
 
 
 def looping(_: Any) -> list[dict[str, Any]]:
-    """A node that runs twice and says a word twice, and an answer that streams."""
+    """A node that runs twice and outputs a word twice, and an answer that streams."""
 
     def thought(type_: str, id_: str, status: str, text: str) -> Any:
         result = json.dumps({"result": text})
@@ -433,21 +428,21 @@ def looping(_: Any) -> list[dict[str, Any]]:
 
 
 def thinking(_: Any) -> list[dict[str, Any]]:
-    """An agent that thinks, and says a word twice."""
-    told = [("嗯", ""), ("嗯", ""), ("", "哈"), ("", "哈"), ("", "")]
+    """An agent that thinks, and outputs a word twice."""
+    texts = [("嗯", ""), ("嗯", ""), ("", "哈"), ("", "哈"), ("", "")]
     return [
         frame(
             text,
             "stop" if place == 4 else "null",
             thoughts=[{"action_type": "reasoning", "thought": mind, "response": mind}],
         )
-        for place, (mind, text) in enumerate(told)
+        for place, (mind, text) in enumerate(texts)
     ]
 
 
 @pytest.mark.parametrize("mode", [None, "message_format", "message_format_plus", "agent_format"])
 @pytest.mark.parametrize("app", [looping, thinking, lambda call: "哈哈", TRAVEL])
-def test_a_stream_recorded_without_deltas_is_told_with_and_without(
+def test_a_cumulative_recording_replays_as_deltas_and_cumulative(
     app: Any, mode: str | None, tmp_path: Path
 ) -> None:
     asked = {"has_thoughts": True} | ({"flow_stream_mode": mode} if mode else {})
@@ -459,12 +454,12 @@ def test_a_stream_recorded_without_deltas_is_told_with_and_without(
         return result.text, result.reasoning, result.steps, result.streamed_text, result.usage
 
     def outputs(answer: bytes) -> list[Any]:
-        lines = told(answer)[2].split(b"\n")
+        lines = parsed(answer)[2].split(b"\n")
         return [_without(("session_id", "request_id"), i) for i in lines if i[:5] == b"data:"]
 
     def fold_at(base_url: str) -> Any:
         with exchange(base_url, body_of(), sse=False) as client:
-            answer = json.loads(told(read_all(client))[2])["output"]
+            answer = json.loads(parsed(read_all(client))[2])["output"]
         return answer["text"], answer["finish_reason"]
 
     with (
@@ -481,7 +476,7 @@ def test_a_stream_recorded_without_deltas_is_told_with_and_without(
         assert fold_at(cloud.base_url) == folded
 
 
-def test_what_a_recording_does_not_have_is_said(
+def test_a_feature_missing_in_the_recording_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
@@ -492,12 +487,12 @@ def test_what_a_recording_does_not_have_is_said(
         text = app.invoke("hi", thoughts=False).text
         app.invoke("hi", flow_stream_mode="agent_format")
         app.invoke("hi")
-    for path, asked, lack in zip(
+    for path, asked, missing in zip(
         proxy.recordings,
         [{}, {"flow_stream_mode": "message_format"}, {"flow_stream_mode": "message_format"}],
         [
-            ": it was recorded without has_thoughts, so it has no steps",
-            ": it was recorded with flow_stream_mode=agent_format and is told so",
+            ": recorded without has_thoughts; the replay has no steps",
+            ": recorded with flow_stream_mode=agent_format; it is replayed in that mode",
             None,
         ],
         strict=True,
@@ -506,16 +501,11 @@ def test_what_a_recording_does_not_have_is_said(
         with Emulator(apps={"app": path}) as cloud:
             app = BailianApp(app_id="app", api_key=KEY, base_url=cloud.base_url)
             assert app.invoke("hi", **asked).text == text
-        assert caplog.messages == ([path.name + lack] if lack else [])
+        assert caplog.messages == ([path.name + missing] if missing else [])
 
 
 @pytest.mark.parametrize("sse", [True, False])
-def test_a_cut_recording_is_cut_at_its_moment(tmp_path: Path, sse: bool) -> None:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
+def test_a_cut_recording_is_cut_at_the_same_time(tmp_path: Path, sse: bool, sleep: Any) -> None:
     path = tmp_path / "cut.jsonl"
     data = {"output": {"text": "a", "finish_reason": "null"}}
     head = {"request": {"app_id": "app"}, "response": None}
@@ -526,7 +516,7 @@ def test_a_cut_recording_is_cut_at_its_moment(tmp_path: Path, sse: bool) -> None
         exchange(cloud.base_url, body_of(), sse=sse) as client,
     ):
         assert (b'"a"' in read_all(client)) is sse
-    assert sum(waits) == pytest.approx(0.7)
+    assert sum(sleep.waits) == pytest.approx(0.7)
 
 
 # ---------------------------------------------------------------------------- TLS
@@ -555,13 +545,13 @@ def test_an_upstream_with_tls_is_recorded(
         exchange(proxy.base_url, body_of()) as client,
     ):
         assert server.base_url.startswith("https://")
-        assert told(read_all(client))[3]
+        assert parsed(read_all(client))[3]
     assert [each.output["text"] for each in load_recording(proxy.recordings[0]).frames] == [
         "你", "好"
     ]  # fmt: skip
 
 
-def test_an_upstream_that_nobody_vouches_for_gets_nothing(
+def test_an_upstream_with_an_untrusted_certificate_gets_nothing(
     tls: ssl.SSLContext, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
@@ -569,7 +559,7 @@ def test_an_upstream_that_nobody_vouches_for_gets_nothing(
         Recorder(tmp_path, upstream=server.base_url) as proxy,
         exchange(proxy.base_url, body_of()) as client,
     ):
-        status, _, content, _ = told(read_all(client))
+        status, _, content, _ = parsed(read_all(client))
         assert not server.posts
     assert status == 503
     assert "certificate" in json.loads(content)["message"]
@@ -578,14 +568,14 @@ def test_an_upstream_that_nobody_vouches_for_gets_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_runs_once_at_a_time(tmp_path: Path) -> None:
+def test_a_recorder_cannot_be_started_twice(tmp_path: Path) -> None:
     with Recorder(tmp_path) as proxy, pytest.raises(RuntimeError, match="already running"):
         proxy.start()
     with pytest.raises(RuntimeError, match="not running"):
         _ = proxy.base_url
 
 
-def test_a_folder_answers_each_call_with_what_it_recorded_of_it(tmp_path: Path) -> None:
+def test_a_folder_answers_each_call_with_its_recording(tmp_path: Path) -> None:
     def app(call: Any) -> str:
         return f"{call.prompt} in {call.biz_params.get('city', 'no city')}"
 
@@ -599,11 +589,11 @@ def test_a_folder_answers_each_call_with_what_it_recorded_of_it(tmp_path: Path) 
         Recorder(tmp_path, upstream=cloud.base_url) as proxy,
     ):
         mine = BailianApp(app_id="app", api_key=KEY, base_url=proxy.base_url)
-        told = [mine.invoke(**each).text for each in asked]
+        texts = [mine.invoke(**each).text for each in asked]
         mine.invoke("any", app_id="other")
     with Emulator(apps=load_apps(tmp_path)) as cloud:
         mine = BailianApp(app_id="app", api_key=KEY, base_url=cloud.base_url)
-        assert [mine.invoke(**each).text for each in asked] == told
+        assert [mine.invoke(**each).text for each in asked] == texts
         assert mine.invoke("whatever", app_id="other").text == "other"
         with pytest.raises(BailianError):
             mine.invoke("What was never recorded")
@@ -653,20 +643,20 @@ def test_no_secret_reaches_the_disk(tmp_path: Path) -> None:
     assert result == {"result": "*** ***"}
 
 
-def test_a_refused_request_that_is_no_json_is_not_kept(tmp_path: Path) -> None:
+def test_a_request_body_that_is_not_json_is_not_kept(tmp_path: Path) -> None:
     with (
         Emulator(apps={}) as cloud,
         Recorder(tmp_path, upstream=cloud.base_url) as proxy,
         exchange(proxy.base_url, b'{"user_defined_tokens": "abc' + KEY.encode(), sse=False) as c,
     ):
-        assert told(read_all(c))[0] == 400
+        assert parsed(read_all(c))[0] == 400
     assert records(proxy.recordings[0])[0]["request"]["body"] is None
 
 
 @pytest.mark.parametrize(
     "header", [KEY, f"Bearer {KEY}", f"Bearer other-key\r\nAuthorization: {KEY}"]
 )
-def test_a_key_is_known_however_it_is_sent(header: str, tmp_path: Path) -> None:
+def test_the_key_is_masked_in_every_form_of_the_header(header: str, tmp_path: Path) -> None:
     with (
         WireServer([*ANSWERS["json"], Do.CLOSE]) as server,
         Recorder(tmp_path, upstream=server.base_url) as proxy,
@@ -680,7 +670,7 @@ def test_a_key_is_known_however_it_is_sent(header: str, tmp_path: Path) -> None:
         )
         with socket.create_connection((str(url.hostname), int(url.port or 0))) as client:
             client.sendall(head.encode() + body)
-            assert told(read_all(client))[3]
+            assert parsed(read_all(client))[3]
     assert records(proxy.recordings[0])[0]["request"]["body"]["input"] == {
         "prompt": "my key is ***"
     }
@@ -697,7 +687,7 @@ def test_a_token_of_an_earlier_request_stays_secret(tmp_path: Path) -> None:
     assert records(proxy.recordings[1])[1]["data"]["output"]["text"] == "hello ***"
 
 
-def test_a_secret_half_told_when_the_stream_was_cut_is_masked() -> None:
+def test_an_incomplete_secret_in_a_cut_stream_is_masked() -> None:
     scrubber = Scrubber()
     scrubber.learn(KEY)
     payloads: list[Any] = [{"text": f"it is {KEY[:12]}"}, {"text": KEY[12:25]}]
@@ -705,7 +695,7 @@ def test_a_secret_half_told_when_the_stream_was_cut_is_masked() -> None:
     assert payloads == [{"text": "it is ***"}, {"text": ""}]
 
 
-def test_nodes_that_take_turns_do_not_hide_a_secret() -> None:
+def test_a_secret_split_between_alternating_nodes_is_masked() -> None:
     def node(name: str, text: str) -> Any:
         return {"workflow_message": {"node_id": name, "message": {"content": text}}}
 
@@ -772,7 +762,7 @@ def strings(value: Any) -> Iterator[str]:
 @given(secret=SECRETS, where=st.sampled_from(PLACES), cut=st.integers(0, 99))
 @example(secret='a"b/c\\d', where="twice nested", cut=3)
 @example(secret="x😀\\\\nyü", where="split nested", cut=2)
-def test_a_secret_is_masked_wherever_it_stands(secret: str, where: str, cut: int) -> None:
+def test_a_secret_is_masked_at_every_place(secret: str, where: str, cut: int) -> None:
     scrubber = Scrubber()
     scrubber.learn(secret)
     payloads = scrubber.value(place(secret, where, cut))

@@ -1,4 +1,4 @@
-"""Every recorded file can be read, and what cannot be read says where."""
+"""Every recording can be read, and a malformed one is refused with its file and line."""
 
 import re
 from pathlib import Path
@@ -37,7 +37,7 @@ FRAMES = {
 
 
 @pytest.mark.parametrize(("name", "frames"), FRAMES.items())
-def test_reads_every_recording(recordings: Path, name: str, frames: int) -> None:
+def test_every_recording_can_be_read(recordings: Path, name: str, frames: int) -> None:
     assert len(load_recording(recordings / name).frames) == frames
 
 
@@ -46,7 +46,7 @@ def test_no_recording_is_left_out(recordings: Path) -> None:
     assert there == FRAMES.keys()
 
 
-def test_the_package_brings_the_timed_workflow(recordings: Path) -> None:
+def test_the_package_contains_the_timed_workflow(recordings: Path) -> None:
     brought = RECORDINGS / "travel-workflow.jsonl"
     assert brought.read_bytes() == (recordings / "workflow-timed.jsonl").read_bytes()
 
@@ -60,7 +60,7 @@ def test_an_sse_file_keeps_ids_events_and_statuses(recordings: Path) -> None:
     assert (error.event, error.status, error.payload["code"]) == ("error", 400, "InvalidParameter")
 
 
-def test_offsets_are_read(recordings: Path) -> None:
+def test_the_offsets_of_frames_are_read(recordings: Path) -> None:
     frames = load_recording(recordings / "workflow-timed.jsonl").frames
     assert [frame.offset_ms for frame in frames][:4] == [310, 310, 508, 1110]
 

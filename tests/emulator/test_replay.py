@@ -1,4 +1,4 @@
-"""A recording is replayed to the byte, or told the way the request asks for."""
+"""A recording is replayed byte by byte, or in the form that the request asks for."""
 
 import json
 from collections.abc import Callable
@@ -33,12 +33,12 @@ def nodes_of(output: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def joined_results(outputs: list[dict[str, Any]], field: str = "result") -> dict[str, str]:
-    """What every node said, joined from its deltas."""
-    said: dict[str, str] = {}
+    """The text of each node, joined from its deltas."""
+    texts: dict[str, str] = {}
     for output in outputs:
         for node_id, result in nodes_of(output).items():
-            said[node_id] = said.get(node_id, "") + result.get(field, "")
-    return said
+            texts[node_id] = texts.get(node_id, "") + result.get(field, "")
+    return texts
 
 
 @pytest.mark.parametrize("name", SSE)
@@ -78,7 +78,7 @@ def test_other_files_are_streamed_as_frames(
     assert ids == [f"id:{number}" for number in range(1, len(recorded) + 1)]
 
 
-def test_a_recording_without_an_end_is_given_none(
+def test_a_recording_without_an_end_is_replayed_without_one(
     recordings: Path, post: Callable[..., Any]
 ) -> None:
     path = recordings / "workflow-deep-thinking-streamed-end-head.jsonl"
@@ -117,7 +117,7 @@ def test_one_json_answer_joins_all_frames(
             assert joined_results([answer.output], field) == joined_results(outputs, field)
 
 
-def test_an_empty_field_of_a_later_frame_takes_nothing_away(post: Callable[..., Any]) -> None:
+def test_an_empty_later_field_does_not_replace_an_earlier_one(post: Callable[..., Any]) -> None:
     usage = {"models": [{"model_id": "m", "input_tokens": 1, "output_tokens": 2}]}
     references = [{"index_id": "1"}]
     frames = [
@@ -130,16 +130,18 @@ def test_an_empty_field_of_a_later_frame_takes_nothing_away(post: Callable[..., 
     assert answer.output["doc_references"] == references
 
 
-def test_json_in_an_agents_thought_is_no_node(post: Callable[..., Any]) -> None:
+def test_json_in_an_agents_thought_is_not_a_node(post: Callable[..., Any]) -> None:
     thought = {"action_type": "mcp", "response": '{"content":[]}'}
     parameters = {**DELTAS, "flow_stream_mode": "message_format_plus"}
     with Emulator(apps={"app": lambda call: {"thoughts": [thought], "text": "好"}}) as cloud:
-        (told,) = post(cloud, stream=True, parameters=parameters).outputs
+        (output,) = post(cloud, stream=True, parameters=parameters).outputs
         (grown,) = post(cloud, stream=True, parameters={"has_thoughts": True}).outputs
-    assert told["thoughts"] == grown["thoughts"] == [thought]
+    assert output["thoughts"] == grown["thoughts"] == [thought]
 
 
-def test_a_recorded_json_answer_is_given_whole(recordings: Path, post: Callable[..., Any]) -> None:
+def test_a_recorded_json_answer_is_replayed_unchanged(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     path = recordings / "agent-rag-citations.json"
     recorded = json.loads(path.read_text())
     with Emulator(apps={"app": path}) as cloud:
@@ -153,7 +155,9 @@ def test_an_agents_reasoning_is_joined_in_json(recordings: Path, post: Callable[
     assert (thought["thought"], thought["response"]) == ("嗯，用户", "嗯，用户")
 
 
-def test_by_default_an_agents_text_grows(recordings: Path, post: Callable[..., Any]) -> None:
+def test_by_default_an_agents_text_is_cumulative(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     with Emulator(apps={"app": recordings / "agent-plain-stream.sse"}) as cloud:
         answer = post(cloud, stream=True)
     assert [output["text"] for output in answer.outputs] == [
@@ -175,7 +179,9 @@ def test_cumulative_reasoning_grows_and_then_stays(
     assert [thought["response"] for thought in thoughts] == ["嗯", "嗯，", "嗯，用户"]
 
 
-def test_cumulative_node_results_grow(recordings: Path, post: Callable[..., Any]) -> None:
+def test_cumulative_node_results_grow_frame_by_frame(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     with Emulator(apps={"app": recordings / "workflow-two-llm-fixed-end.sse"}) as cloud:
         outputs = post(cloud, stream=True, parameters={"has_thoughts": True}).outputs
     first = [nodes_of(output).get("LLM_j45e", {}).get("result") for output in outputs]
@@ -190,12 +196,14 @@ def test_cumulative_reasoning_of_a_node_grows(recordings: Path, post: Callable[.
     with Emulator(apps={"app": path}) as cloud:
         deltas = post(cloud, stream=True, parameters=DELTAS).outputs
         whole = post(cloud, stream=True, parameters={"has_thoughts": True}).outputs
-    said = joined_results(deltas, "reasoningContent")["LLM_T61i"]
-    assert said.startswith("嗯，用户问了一")
-    assert nodes_of(whole[-1])["LLM_T61i"]["reasoningContent"] == said
+    texts = joined_results(deltas, "reasoningContent")["LLM_T61i"]
+    assert texts.startswith("嗯，用户问了一")
+    assert nodes_of(whole[-1])["LLM_T61i"]["reasoningContent"] == texts
 
 
-def test_cumulative_messages_grow(recordings: Path, post: Callable[..., Any]) -> None:
+def test_cumulative_messages_grow_frame_by_frame(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     with Emulator(apps={"app": recordings / "workflow-message-format.sse"}) as cloud:
         outputs = post(cloud, stream=True).outputs
     contents = [output["workflow_message"]["message"]["content"] for output in outputs[:-1]]
@@ -228,7 +236,7 @@ def node(status: str, result: str) -> dict[str, Any]:
     return {"output": {"thoughts": [{"response": json.dumps(response)}], "finish_reason": "null"}}
 
 
-def test_a_node_that_runs_again_begins_anew(post: Callable[..., Any]) -> None:
+def test_a_node_that_runs_again_starts_with_new_text(post: Callable[..., Any]) -> None:
     run = [node("executing", "一"), node("success", "二"), node("success", "")]
     again = [node("executing", "三"), node("success", "四")]
     with Emulator(apps={"app": lambda call: [*run, *again]}) as cloud:
@@ -241,7 +249,7 @@ def test_a_node_that_runs_again_begins_anew(post: Callable[..., Any]) -> None:
     assert done == [False, True, False, True]
 
 
-def test_a_node_that_says_the_same_again_is_told_again(post: Callable[..., Any]) -> None:
+def test_a_node_that_repeats_its_text_is_encoded_again(post: Callable[..., Any]) -> None:
     run = [node("executing", ""), node("success", "一"), node("success", "")]
     with Emulator(apps={"app": lambda call: [*run, *run]}) as cloud:
         mode = {**DELTAS, "flow_stream_mode": "message_format_plus"}
@@ -265,17 +273,17 @@ def test_thoughts_come_only_when_asked_for(
 
 @pytest.mark.parametrize("name", FULL_THOUGHTS)
 @pytest.mark.parametrize("has_thoughts", [True, False])
-def test_message_format_tells_the_end_node(
+def test_message_format_has_only_the_end_node(
     recordings: Path, post: Callable[..., Any], name: str, has_thoughts: bool
 ) -> None:
     parameters = {"incremental_output": True, "has_thoughts": has_thoughts}
     parameters["flow_stream_mode"] = "message_format"
     with Emulator(apps={"app": recordings / name}) as cloud:
         outputs = post(cloud, stream=True, parameters=parameters).outputs
-    told = [output for output in outputs if "workflow_message" in output]
-    assert [message["workflow_message"]["node_type"] for message in told] == ["End"]
-    assert told[0]["workflow_message"]["node_is_completed"] is True
-    assert told[0]["workflow_message"]["message"]["content"] == outputs[-1]["text"]
+    messages = [output for output in outputs if "workflow_message" in output]
+    assert [message["workflow_message"]["node_type"] for message in messages] == ["End"]
+    assert messages[0]["workflow_message"]["node_is_completed"] is True
+    assert messages[0]["workflow_message"]["message"]["content"] == outputs[-1]["text"]
     assert outputs[-1].keys() == {"session_id", "finish_reason", "text"}
     assert outputs[-1]["finish_reason"] == "stop"
     assert not any("thoughts" in output for output in outputs)
@@ -297,14 +305,14 @@ def test_message_format_streams_a_streaming_end_node(
 
 
 @pytest.mark.parametrize("name", FULL_THOUGHTS)
-def test_message_format_plus_tells_all_nodes(
+def test_message_format_plus_has_all_nodes(
     recordings: Path, post: Callable[..., Any], name: str
 ) -> None:
     with Emulator(apps={"app": recordings / name}) as cloud:
         full = post(cloud, stream=True, parameters=DELTAS).outputs
         mode = {**DELTAS, "flow_stream_mode": "message_format_plus"}
         answer = post(cloud, stream=True, parameters=mode)
-    said: dict[str, str] = {}
+    texts: dict[str, str] = {}
     completed: list[str] = []
     for output in answer.outputs[:-1]:
         if "workflow_message" not in output:
@@ -313,17 +321,19 @@ def test_message_format_plus_tells_all_nodes(
         content = message["message"]["content"]
         if message["node_type"] == "LLM" and content:
             content = json.loads(content)["result"]
-        said[message["node_id"]] = said.get(message["node_id"], "") + content
+        texts[message["node_id"]] = texts.get(message["node_id"], "") + content
         completed += [message["node_id"]] * message["node_is_completed"]
-    assert said == joined_results(full)
-    assert completed == list(said)
+    assert texts == joined_results(full)
+    assert completed == list(texts)
     assert answer.outputs[-1]["text"] == full[-1]["text"]
     assert answer.frames[-1]["usage"] is not None
     ids = [int(line[3:]) for line in answer.content.decode().split("\n") if line[:3] == "id:"]
     assert ids == list(range(1, len(ids) + 1))
 
 
-def test_message_format_plus_keeps_reasoning(recordings: Path, post: Callable[..., Any]) -> None:
+def test_message_format_plus_keeps_the_reasoning(
+    recordings: Path, post: Callable[..., Any]
+) -> None:
     path = recordings / "workflow-deep-thinking-streamed-end-head.jsonl"
     mode = {**DELTAS, "flow_stream_mode": "message_format_plus"}
     with Emulator(apps={"app": path}) as cloud:
@@ -331,8 +341,8 @@ def test_message_format_plus_keeps_reasoning(recordings: Path, post: Callable[..
         outputs = post(cloud, stream=True, parameters=mode).outputs
     messages = [output["workflow_message"] for output in outputs]
     llm = [json.loads(m["message"]["content"]) for m in messages if m["node_type"] == "LLM"]
-    told = "".join(part["reasoningContent"] for part in llm)
-    assert told == joined_results(full, "reasoningContent")["LLM_T61i"]
+    reasoning = "".join(part["reasoningContent"] for part in llm)
+    assert reasoning == joined_results(full, "reasoningContent")["LLM_T61i"]
 
 
 def test_agent_format_streams_the_end_node_as_text(

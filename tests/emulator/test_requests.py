@@ -1,4 +1,4 @@
-"""What the cloud refuses before any app runs, and what the emulator keeps of a request."""
+"""Requests that are refused before any app runs, and the requests that the emulator keeps."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bailian_apps.emulator import Emulator, ReceivedRequest, server
+from bailian_apps.emulator import Emulator, ReceivedRequest
+from bailian_apps.emulator.server import endpoint
 
 
 def hello(call: object) -> str:
@@ -27,7 +28,7 @@ def hello(call: object) -> str:
         ("right", None, 401),
     ],
 )
-def test_the_key_is_checked(
+def test_the_key_of_a_request_is_checked(
     post: Callable[..., Any], wanted: str | None, sent: str | None, status: int, stream: bool
 ) -> None:
     with Emulator(apps={"app": hello}, api_key=wanted) as cloud:
@@ -46,8 +47,8 @@ def test_an_unknown_app_is_an_event_in_a_stream(recordings: Path, post: Callable
         answer = post(cloud, "nobody", stream=True)
     assert answer.status == 200
     (frame,) = answer.frames
-    told = answer.content.decode().replace(frame["request_id"], "d18bb1bc-…")
-    assert told == recorded
+    normalized = answer.content.decode().replace(frame["request_id"], "d18bb1bc-…")
+    assert normalized == recorded
 
 
 def test_an_unknown_app_is_an_http_error_without_a_stream(post: Callable[..., Any]) -> None:
@@ -99,18 +100,18 @@ def test_a_bad_request_is_refused(
         ("GET", "/api/v1/apps/app/completion", 405),
     ],
 )
-def test_another_path_says_what_is_served(
+def test_an_unknown_path_names_the_served_one(
     post: Callable[..., Any], method: str, path: str, status: int
 ) -> None:
     with Emulator(apps={"app": hello}) as cloud:
         answer = post(cloud, path=path, method=method)
         assert cloud.requests == []
     assert answer.status == status
-    assert f"{method} {path} is not served here" in answer.body["message"]
+    assert f"{method} {path} is not served" in answer.body["message"]
     assert "POST /api/v1/apps/{app_id}/completion is." in answer.body["message"]
 
 
-def test_requests_are_kept_with_their_key_masked(post: Callable[..., Any]) -> None:
+def test_requests_are_kept_with_the_key_masked(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": hello}) as cloud:
         post(cloud, key="sk-secret", prompt="一", biz_params={"city": "杭州"}, session_id="s")
         post(cloud, stream=True, prompt="二", parameters={"has_thoughts": True})
@@ -122,14 +123,14 @@ def test_requests_are_kept_with_their_key_masked(post: Callable[..., Any]) -> No
     assert "sk-secret" not in repr(first)
     assert (second.prompt, second.session_id, second.stream) == ("二", None, True)
     assert second.parameters == {"has_thoughts": True}
-    assert not first.gone.is_set()
+    assert not first.disconnected.is_set()
 
 
 def test_a_long_run_keeps_its_newest_requests(
     post: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert server.KEPT_REQUESTS == 10_000
-    monkeypatch.setattr(server, "KEPT_REQUESTS", 3)
+    assert endpoint.KEPT_REQUESTS == 10_000
+    monkeypatch.setattr(endpoint, "KEPT_REQUESTS", 3)
     with Emulator(apps={"app": hello}) as cloud:
         kept = cloud.requests
         for prompt in "一二三四五":
@@ -151,7 +152,7 @@ def test_the_prompt_is_the_text_of_the_last_message() -> None:
     assert ReceivedRequest(app_id="app", body=body, headers={}).prompt == "看图"
 
 
-def test_half_a_character_travels_escaped(post: Callable[..., Any]) -> None:
+def test_a_lone_surrogate_is_sent_escaped(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": lambda call: {"text": "\ud83d"}}) as cloud:
         answer = post(cloud)
     assert b'"text":"\\ud83d"' in answer.content

@@ -1,4 +1,4 @@
-"""A described app answers in every stream mode, and what describes none says what to mend."""
+"""Scenarios answer in every stream mode, and invalid ones are refused with a remedy."""
 
 import json
 import re
@@ -97,7 +97,7 @@ def steps_of(result: AppResult) -> list[tuple[Any, ...]]:
 
 
 def check_modes(cloud: Emulator, post: Callable[..., Any], app_id: str) -> AppResult:
-    """The same answer in every mode, and of the steps all that the mode tells."""
+    """Every mode has the same answer and, as far as it has steps, the same steps."""
     full, plus, message, agent, plain = (ask(cloud, mode, app_id) for mode in MODES)
     assert {r.text for r in (plus, message, agent, plain)} == {full.text}
     assert {r.streamed_text for r in (full, plus, message, agent, plain)} == {None}
@@ -120,20 +120,20 @@ def check_cumulative(cloud: Emulator, post: Callable[..., Any], app_id: str, mod
     asked = {"has_thoughts": True, "flow_stream_mode": mode}
     grown = post(cloud, app_id, stream=True, parameters=asked).outputs
     deltas = post(cloud, app_id, stream=True, parameters={**asked, **DELTAS}).outputs
-    said: dict[str, str] = {}
+    texts_so_far: dict[str, str] = {}
     for whole, delta in zip(grown, deltas, strict=True):
         texts = zip(node_texts(whole), node_texts(delta), strict=True)
         for (node_id, so_far), (same_id, piece) in texts:
             assert node_id == same_id
-            said[node_id] = said.get(node_id, "") + piece
-            assert so_far == said[node_id]
+            texts_so_far[node_id] = texts_so_far.get(node_id, "") + piece
+            assert so_far == texts_so_far[node_id]
 
 
 def node_texts(output: dict[str, Any]) -> list[tuple[str, str]]:
-    told = [json.loads(thought["response"]) for thought in output.get("thoughts", [])]
+    found = [json.loads(thought["response"]) for thought in output.get("thoughts", [])]
     texts = [
         (node["nodeId"], json.loads(node.get("nodeResult", "{}")).get("result", ""))
-        for node in told
+        for node in found
     ]
     message = output.get("workflow_message")
     if message:
@@ -152,7 +152,9 @@ def test_a_yaml_workflow_is_the_same_in_every_mode(
     assert check_modes(cloud, post, name).text == TEXTS[name]
 
 
-def test_the_steps_are_those_described(cloud: Emulator, yaml_apps: Callable[..., Any]) -> None:
+def test_the_steps_are_those_of_the_scenario(
+    cloud: Emulator, yaml_apps: Callable[..., Any]
+) -> None:
     cloud.add_app("app", yaml_apps(WORKFLOWS)["branches"])
     result = ask(cloud, "full_thoughts")
     assert [(s.name, s.type, s.output, s.reasoning, s.duration_ms) for s in result.steps] == [
@@ -214,11 +216,11 @@ def test_any_workflow_is_the_same_in_every_mode(
 ) -> None:
     cloud.add_app("any", workflow)
     result = check_modes(cloud, post, "any")
-    said = {step.name: (step.output, step.reasoning) for step in result.steps}
+    texts = {step.name: (step.output, step.reasoning) for step in result.steps}
     for node in workflow.nodes:
         if node.output is not None:
             assert isinstance(node.output, str | list)
-            assert said[node.name] == ("".join(node.output), "".join(node.reasoning))
+            assert texts[node.name] == ("".join(node.output), "".join(node.reasoning))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -235,13 +237,13 @@ def test_a_failing_node_ends_the_run(cloud: Emulator, mode: str | None) -> None:
     partial = caught.value.partial
     assert partial is not None
     if mode in ("full_thoughts", "message_format_plus"):
-        told = [(s.name, s.status, s.output, s.error) for s in partial.steps[1:]]
-        assert told == [("writer", "success", "written", None), ("api", "failed", "", "坏了")]
+        found = [(s.name, s.status, s.output, s.error) for s in partial.steps[1:]]
+        assert found == [("writer", "success", "written", None), ("api", "failed", "", "坏了")]
     else:
         assert partial.steps == ()
 
 
-def test_a_branch_that_fails_cuts_the_others(cloud: Emulator, post: Callable[..., Any]) -> None:
+def test_a_failing_branch_ends_the_others(cloud: Emulator, post: Callable[..., Any]) -> None:
     slow = Node(name="slow", after=[], latency_ms=100, output="late")
     failing = Node(name="failing", after=[], latency_ms=50, output="half", fails=ErrorAnswer())
     cloud.add_app("app", Workflow(nodes=[slow, failing]))
@@ -287,7 +289,7 @@ def test_an_agent_thinks_calls_cites_and_answers(
         assert [reference.index_id for reference in result.references] == ["1", "x"]
         (usage,) = result.usage.models
         assert (usage.model_id, usage.input_tokens, usage.output_tokens) == ("qwen-max", 31, 20)
-        told = [(s.kind, s.name, s.input, s.output, s.reasoning) for s in result.steps]
+        found = [(s.kind, s.name, s.input, s.output, s.reasoning) for s in result.steps]
         documents = '[{"index_id":"1","title":"手册","text":"杭州多雨"},{"index_id":"x","doc_id":"d","text":""}]'
         expected = [
             ("reasoning", "思考过程", None, "", "先查天气，再查手册。"),
@@ -296,7 +298,7 @@ def test_an_agent_thinks_calls_cites_and_answers(
             ("reasoning", "思考过程", None, "", "好好"),
             ("retrieval", "手册", {"query": "天气"}, documents, ""),
         ]
-        assert told == (expected if mode is not None else [])
+        assert found == (expected if mode is not None else [])
 
 
 def test_usage_grows_with_the_text(cloud: Emulator, post: Callable[..., Any]) -> None:
@@ -306,9 +308,7 @@ def test_usage_grows_with_the_text(cloud: Emulator, post: Callable[..., Any]) ->
     assert [frame["usage"]["models"][0]["output_tokens"] for frame in frames] == [2, 4, 6, 6]
 
 
-def test_an_answer_knows_prompt_parameters_and_turns(
-    cloud: Emulator, post: Callable[..., Any]
-) -> None:
+def test_placeholders_are_filled_from_the_call(cloud: Emulator, post: Callable[..., Any]) -> None:
     text = 'you: {prompt}, {biz_params.user.name}, {biz_params.n}, {{prompt}}, {"a": {"b": 1}}'
     cloud.add_app("app", Agent(text=text))
     cloud.add_app("next", Rules(rules=[
@@ -332,7 +332,7 @@ def test_an_answer_knows_prompt_parameters_and_turns(
 )
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("kind", ["agent", "workflow"])
-def test_what_a_call_lacks_is_an_error_of_the_cloud(
+def test_a_missing_placeholder_value_is_an_error_of_the_cloud(
     cloud: Emulator, post: Callable[..., Any], text: str, problem: str, stream: bool, kind: str
 ) -> None:
     app = Agent(text=text) if kind == "agent" else Workflow(nodes=[Node(name="a", output=text)])
@@ -351,7 +351,7 @@ rules:
 """
 
 
-def test_the_first_rule_that_holds_answers(
+def test_the_first_matching_rule_answers(
     cloud: Emulator, post: Callable[..., Any], yaml_apps: Callable[..., Any]
 ) -> None:
     cloud.add_app("app", yaml_apps(RULES)["apps"])
@@ -368,14 +368,9 @@ def test_the_first_rule_that_holds_answers(
     assert "None of the 4 rules" in none.body["message"]
 
 
-def test_latency_is_told_at_the_pace(
-    yaml_apps: Callable[..., Any], post: Callable[..., Any]
+def test_latency_follows_the_pace(
+    yaml_apps: Callable[..., Any], post: Callable[..., Any], sleep: Any
 ) -> None:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
     described = yaml_apps(
         """
 apps:
@@ -386,32 +381,29 @@ apps:
     )
     assert isinstance(described["own"], Paced)
     with Emulator(apps=described, pace=1, sleep=sleep) as cloud:
-        told: dict[str, list[float]] = {}
+        found: dict[str, list[float]] = {}
         for app_id in described:
             post(cloud, app_id, stream=True, parameters=DELTAS)
-            told[app_id] = [round(seconds, 6) for seconds in waits]
-            waits.clear()
+            found[app_id] = [round(seconds, 6) for seconds in sleep.waits]
+            sleep.waits.clear()
         post(cloud, "slow")
-    assert told == {"slow": [0.2, 0.04], "own": [0.1, 0.02], "never": []}
-    assert waits == [0.24]
+    assert found == {"slow": [0.2, 0.04], "own": [0.1, 0.02], "never": []}
+    assert sleep.waits == [0.24]
 
 
-def test_a_file_may_have_a_pace_too(tmp_path: Path, post: Callable[..., Any]) -> None:
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
+def test_an_app_in_a_file_may_have_its_own_pace(
+    tmp_path: Path, post: Callable[..., Any], sleep: Any
+) -> None:
     path = tmp_path / "slow.yaml"
     path.write_text("pace: 1\nagent: {text: [x, y], chunk_ms: 40}")
     with Emulator(apps={"slow": path, "twice": Paced(path, 2)}, sleep=sleep) as cloud:
         for app_id in ("slow", "twice"):
             post(cloud, app_id, stream=True)
-    assert waits == [0.04, 0.02]
+    assert sleep.waits == [0.04, 0.02]
 
 
-def test_a_folder_is_one_app_a_file(
-    tmp_path: Path, recordings: Path, post: Callable[..., Any]
+def test_a_folder_has_one_app_per_file(
+    tmp_path: Path, recordings: Path, post: Callable[..., Any], sleep: Any
 ) -> None:
     name = "workflow-two-llm.sse"
     (tmp_path / "recorded").mkdir()
@@ -423,11 +415,6 @@ def test_a_folder_is_one_app_a_file(
         f"apps:\n  steady: {{recording: recorded/{name}, every_ms: 50, pace: 1}}\n"
         f"  same: {{recording: recorded/{name}}}"
     )
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
     apps = load_apps(tmp_path)
     assert sorted(apps) == ["bare", "one", "same", "steady"]
     with Emulator(apps=apps, sleep=sleep) as cloud:
@@ -436,10 +423,10 @@ def test_a_folder_is_one_app_a_file(
             cloud.reset()  # so that each may use the recorded ids
             content = post(cloud, app_id, stream=True, parameters=DELTAS).content
             assert content == (recordings / name).read_bytes()
-    assert waits == [0.05] * 11
+    assert sleep.waits == [0.05] * 11
 
 
-def test_the_page_shows_a_file_that_can_be_read(
+def test_the_example_of_the_page_can_be_loaded(
     tmp_path: Path, recordings: Path, post: Callable[..., Any]
 ) -> None:
     page = Path(__file__).parents[2] / "docs" / "scenarios.md"
@@ -465,7 +452,7 @@ def test_an_app_is_given_as_the_path_of_its_file(tmp_path: Path, post: Callable[
     with Emulator(apps={"app": path, "other": str(path)}) as cloud:
         assert post(cloud, "app").output["text"] == post(cloud, "other").output["text"] == "hi"
     path.write_text("apps: {a: {text: x}, b: {text: y}}")
-    with pytest.raises(ScenarioError, match=r"app\.yaml has 2 apps, a, b; give them all"):
+    with pytest.raises(ScenarioError, match=r"app\.yaml: has 2 apps, a, b; pass load_apps"):
         Emulator(apps={"app": path})
 
 
@@ -476,46 +463,46 @@ W = "apps.a.workflow"
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", ": describes no app; it needs `apps:`"),
-        ("- a", ": describes no app"),
+        ("", ": defines no app; it needs `apps:`"),
+        ("- a", ": defines no app"),
         ("a: [", ":1: not YAML: expected the node content"),
         ("apps: {}\n", ": apps: must be a mapping of app ids"),
-        ("apps: {1: {text: x}}", ": apps.1: an app id is a text; write it in quotes"),
-        ("apps: {a: {text: x}}\nnodes: 1", ": nodes: unknown beside `apps`; put it into an app"),
-        ("text: a\ntext: b", ":2: not YAML: 'text' stands twice"),
-        ("apps: {a: {}}", ": apps.a: give exactly one of text, agent, workflow, recording, error, rules; there is none"),
+        ("apps: {1: {text: x}}", ": apps.1: an app id must be a string; quote it"),
+        ("apps: {a: {text: x}}\nnodes: 1", ": nodes: not allowed beside `apps`; move it into an app"),
+        ("text: a\ntext: b", ":2: not YAML: duplicate key 'text'"),
+        ("apps: {a: {}}", ": apps.a: give exactly one of text, agent, workflow, recording, error, rules; given: none"),
         ("apps: {a: x}", ": apps.a: Input should be"),
-        ("text: a\nagent: {text: b}", ": give exactly one of text, agent, workflow, recording, error, rules; there is text and agent"),
-        ("text: a\nevery_ms: 5", ": every_ms is for a `recording`"),
-        ("text: a\npace: -1", ": pace: Input should be greater than or equal to 0 (it is int '-1')"),
-        ("text: 5", ": text: must be a text, in quotes if it looks like a number, or a list of its pieces (it is int '5')"),
-        ("text: '{promt}'", ": text: {promt} names nothing; a place begins with prompt, biz_params"),
-        ("text: '{nodes.a}'", ": text: {nodes.a} names no node that has run by then; these have: none"),
+        ("text: a\nagent: {text: b}", ": give exactly one of text, agent, workflow, recording, error, rules; given: text, agent"),
+        ("text: a\nevery_ms: 5", ": every_ms needs a `recording`"),
+        ("text: a\npace: -1", ": pace: Input should be greater than or equal to 0 (got int '-1')"),
+        ("text: 5", ": text: must be a string (quoted if it looks like a number) or a list of its pieces (got int '5')"),
+        ("text: '{promt}'", ": text: unknown placeholder {promt}; it must start with prompt, biz_params"),
+        ("text: '{nodes.a}'", ": text: {nodes.a}: no such node runs before; these do: none"),
         ("recording: no.sse", ": recording: "),
-        ("agent: {text: a, references: [{title: '{titel}'}]}", ": agent.references[0]: {titel} names nothing"),
+        ("agent: {text: a, references: [{title: '{titel}'}]}", ": agent.references[0]: unknown placeholder {titel}"),
         ("agent: {thoughts: []}", ": agent.text: Field required"),
-        ("agent: {text: a, thoughts: [{tol: x}]}", ": agent.thoughts[0]: 'tol' is unknown here; did you mean 'tool'?"),
-        ("agent: {text: a, thoughts: [{tool: x, retrieval: y}]}", ": agent.thoughts[0]: give exactly one of reasoning, tool, retrieval; there is tool and retrieval"),
-        ("agent: {text: a, thoughts: [{reasoning: x, type: mcp}]}", ": agent.thoughts[0]: type: not of a reasoning"),
+        ("agent: {text: a, thoughts: [{tol: x}]}", ": agent.thoughts[0]: unknown field 'tol'; did you mean tool?"),
+        ("agent: {text: a, thoughts: [{tool: x, retrieval: y}]}", ": agent.thoughts[0]: give exactly one of reasoning, tool, retrieval; given: tool, retrieval"),
+        ("agent: {text: a, thoughts: [{reasoning: x, type: mcp}]}", ": agent.thoughts[0]: `reasoning` cannot be combined with type"),
         ("rules: []", ": rules: List should have at least 1 item"),
-        ("rules: [{text: a}, {text: b}]", ": no call reaches a rule after rules[0]"),
-        ("rules: [{text: a, when: {matches: '('}}]", ": rules[0].when.matches: is no regular expression"),
-        (NODES % "{name: x, latncy_ms: 5}", f": {W}.nodes[0]: 'latncy_ms' is unknown here; did you mean 'latency_ms'?"),
-        (NODES % "{name: x, latency_ms: '5'}", f": {W}.nodes[0].latency_ms: Input should be a valid number (it is str '5')"),
+        ("rules: [{text: a}, {text: b}]", ": rules[0] matches every call; give it a `when`"),
+        ("rules: [{text: a, when: {matches: '('}}]", ": rules[0].when.matches: is not a regular expression"),
+        (NODES % "{name: x, latncy_ms: 5}", f": {W}.nodes[0]: unknown field 'latncy_ms'; did you mean latency_ms?"),
+        (NODES % "{name: x, latency_ms: '5'}", f": {W}.nodes[0].latency_ms: Input should be a valid number (got str '5')"),
         (NODES % "{name: x, latency_ms: -5}", f": {W}.nodes[0].latency_ms: Input should be greater than or equal to 0"),
         (NODES % "{output: x}", f": {W}.nodes[0].name: Field required"),
-        (NODES % "{name: x, after: y}", f": {W}: node 'x': no node 'y' stands before it; these do: 开始"),
-        (NODES % "{name: x}, {name: x}", f": {W}: node 'x': there are two of this name"),
-        (NODES % "{name: x, id: i}, {name: y, id: i}", f": {W}: node 'y': there are two with the id 'i'"),
-        (NODES % "{name: x}, {name: s, type: Start}", f": {W}: node 's': the Start node is the first one"),
-        (NODES % "{name: e, type: End}, {name: x}", f": {W}: node 'e': the End node is the last one"),
-        (NODES % "{name: x, mirrors: y}", f": {W}.nodes[0]: `mirrors` is for an End node"),
-        (NODES % "{name: x, type: API, reasoning: y}", f": {W}.nodes[0]: `reasoning` is for an LLM node; this is one of type API"),
-        (NODES % "{name: x}, {name: y, after: []}, {name: e, type: End, mirrors: x, after: y}", f": {W}: node 'e': it must also wait for 'x'"),
-        (NODES % "{name: x}, {name: y, after: [], output: '{nodes.x}'}", f": {W}: node 'y': {{nodes.x}} names no node that has run by then; these have: 开始"),
+        (NODES % "{name: x, after: y}", f": {W}: node 'x': no node 'y' comes before it; these do: 开始"),
+        (NODES % "{name: x}, {name: x}", f": {W}: node 'x': another node has the same name"),
+        (NODES % "{name: x, id: i}, {name: y, id: i}", f": {W}: node 'y': another node has the id 'i' too"),
+        (NODES % "{name: x}, {name: s, type: Start}", f": {W}: node 's': there must be one Start node, the first one"),
+        (NODES % "{name: e, type: End}, {name: x}", f": {W}: node 'e': there must be one End node, the last one"),
+        (NODES % "{name: x, mirrors: y}", f": {W}.nodes[0]: `mirrors` needs an End node"),
+        (NODES % "{name: x, type: API, reasoning: y}", f": {W}.nodes[0]: `reasoning` needs an LLM node; the type is API"),
+        (NODES % "{name: x}, {name: y, after: []}, {name: e, type: End, mirrors: x, after: y}", f": {W}: node 'e': it mirrors 'x', so it must wait for it too"),
+        (NODES % "{name: x}, {name: y, after: [], output: '{nodes.x}'}", f": {W}: node 'y': {{nodes.x}}: no such node runs before; these do: 开始"),
     ],
 )  # fmt: skip
-def test_a_file_that_describes_no_app_says_where_and_how_to_mend_it(
+def test_an_invalid_file_is_refused_with_place_and_remedy(
     tmp_path: Path, yaml_apps: Callable[..., Any], text: str, problem: str
 ) -> None:
     with pytest.raises(ScenarioError) as caught:
@@ -523,7 +510,7 @@ def test_a_file_that_describes_no_app_says_where_and_how_to_mend_it(
     assert str(caught.value).startswith(f"{tmp_path / 'apps.yaml'}{problem}")
 
 
-def test_every_problem_of_an_app_is_named(yaml_apps: Callable[..., Any]) -> None:
+def test_every_problem_of_an_app_is_reported(yaml_apps: Callable[..., Any]) -> None:
     with pytest.raises(ScenarioError) as caught:
         yaml_apps(NODES % "{name: x, chunk_ms: a}, {name: ''}")
     assert [line.partition(": ")[2].split(":")[0] for line in str(caught.value).splitlines()] == [
@@ -532,8 +519,8 @@ def test_every_problem_of_an_app_is_named(yaml_apps: Callable[..., Any]) -> None
     ]
 
 
-def test_a_folder_with_one_id_twice_or_without_an_app_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ScenarioError, match="no app in this folder; it needs files that end in"):
+def test_a_folder_with_duplicate_ids_or_without_apps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="no apps in this folder; it needs files that end in"):
         load_apps(tmp_path)
     (tmp_path / "a.yaml").write_text("text: x")
     (tmp_path / "b.yaml").write_text("apps: {a: {text: y}}")

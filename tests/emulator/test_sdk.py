@@ -1,4 +1,4 @@
-"""The official SDK cannot tell the emulator from the cloud."""
+"""The official SDK works with the emulator as with the cloud."""
 
 import inspect
 import json
@@ -23,7 +23,7 @@ def ask() -> Callable[..., Any]:
     return ask
 
 
-def test_one_answer_arrives_whole(recordings: Path, ask: Callable[..., Any]) -> None:
+def test_the_sdk_reads_a_whole_answer(recordings: Path, ask: Callable[..., Any]) -> None:
     with Emulator(apps={"app": recordings / "agent2-sdk-response-object.json"}) as cloud:
         response = ask(cloud)
     recorded = json.loads((recordings / "agent2-sdk-response-object.json").read_text())
@@ -33,7 +33,7 @@ def test_one_answer_arrives_whole(recordings: Path, ask: Callable[..., Any]) -> 
     assert response.usage.models[0].output_tokens == 296
 
 
-def test_two_rounds_of_a_session(ask: Callable[..., Any]) -> None:
+def test_the_sdk_continues_a_session(ask: Callable[..., Any]) -> None:
     def app(call: Call) -> str:
         return f"{len(call.turns)}: {call.prompt}"
 
@@ -111,7 +111,7 @@ MESSAGES = [Message("system", "简短"), Message("user", [{"text": "看"}])]
     ],
     ids=lambda arguments: ",".join(arguments),
 )
-def test_all_that_the_sdk_documents_is_let_in(
+def test_every_documented_argument_is_accepted(
     ask: Callable[..., Any], arguments: dict[str, Any], stream: bool
 ) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
@@ -126,7 +126,7 @@ def test_all_that_the_sdk_documents_is_let_in(
             assert {each.text or "好" for each in (answer if stream else [answer])} == {"好"}
 
 
-def test_a_connection_is_used_again(ask: Callable[..., Any]) -> None:
+def test_the_sdk_can_reuse_a_connection(ask: Callable[..., Any]) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         answers = [ask(cloud).output.text for _ in range(3)]
         answers += [response.output.text for response in ask(cloud, stream=True)]

@@ -1,4 +1,4 @@
-"""Sessions are opened, found again, kept apart and forgotten, as the cloud does it."""
+"""Sessions are opened, continued, kept apart and forgotten as in the cloud."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +13,8 @@ RECORDED = "bb9fb75687104983ae47fc1f34ef36a1"
 
 
 def parrot(call: Call) -> str:
-    said = "".join(turn.user for turn in call.turns)
-    return f"{said}|{call.prompt}"
+    earlier = "".join(turn.user for turn in call.turns)
+    return f"{earlier}|{call.prompt}"
 
 
 @pytest.fixture
@@ -22,9 +22,7 @@ def agent(recordings: Path) -> Path:
     return recordings / "agent-plain-stream.sse"
 
 
-def test_the_first_session_has_the_recorded_id_and_the_second_has_not(
-    agent: Path, post: Callable[..., Any]
-) -> None:
+def test_only_the_first_session_has_the_recorded_id(agent: Path, post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": agent}) as cloud:
         first = post(cloud, stream=True, parameters=DELTAS)
         second = post(cloud, stream=True, parameters=DELTAS)
@@ -34,7 +32,7 @@ def test_the_first_session_has_the_recorded_id_and_the_second_has_not(
     assert first.frames[0]["request_id"] != second.frames[0]["request_id"]
 
 
-def test_a_known_session_comes_back_and_grows(agent: Path, post: Callable[..., Any]) -> None:
+def test_a_known_session_is_continued(agent: Path, post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": agent}) as cloud:
         post(cloud, stream=True, prompt="一", parameters=DELTAS)
         again = post(cloud, stream=True, prompt="二", session_id=RECORDED)
@@ -53,7 +51,7 @@ def test_a_known_session_comes_back_and_grows(agent: Path, post: Callable[..., A
 
 
 @pytest.mark.parametrize("mode", ["full_thoughts", "agent_format", "message_format_plus"])
-def test_a_workflows_answer_is_remembered_once(
+def test_a_workflows_answer_is_one_turn(
     recordings: Path, post: Callable[..., Any], mode: str
 ) -> None:
     with Emulator(apps={"app": recordings / "workflow-two-llm-fixed-end.sse"}) as cloud:
@@ -62,7 +60,7 @@ def test_a_workflows_answer_is_remembered_once(
     assert session.turns == [Turn("你好", "亲,对我的介绍还满意吗")]
 
 
-def test_an_app_is_told_what_was_said_before(post: Callable[..., Any]) -> None:
+def test_an_app_gets_the_earlier_turns(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": parrot}) as cloud:
         first = post(cloud, prompt="一").output
         second = post(cloud, prompt="二", session_id=first["session_id"]).output
@@ -88,7 +86,7 @@ def test_a_session_belongs_to_one_app(post: Callable[..., Any]) -> None:
     assert other["text"] == "|二"
 
 
-def test_messages_win_over_the_session(post: Callable[..., Any]) -> None:
+def test_messages_take_precedence_over_the_session(post: Callable[..., Any]) -> None:
     messages = [{"role": "user", "content": "问"}]
     with Emulator(apps={"app": parrot}) as cloud:
         first = post(cloud, prompt="一").output["session_id"]
@@ -100,7 +98,7 @@ def test_messages_win_over_the_session(post: Callable[..., Any]) -> None:
     assert sessions[output["session_id"]].turns == [Turn("问", "|问")]
 
 
-def test_forgetting_one_session(agent: Path, post: Callable[..., Any]) -> None:
+def test_one_session_can_be_forgotten(agent: Path, post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": agent}) as cloud:
         post(cloud)
         kept = post(cloud).output["session_id"]
@@ -112,7 +110,7 @@ def test_forgetting_one_session(agent: Path, post: Callable[..., Any]) -> None:
             cloud.forget(RECORDED)
 
 
-def test_forgetting_all_sessions(agent: Path, post: Callable[..., Any]) -> None:
+def test_all_sessions_can_be_forgotten(agent: Path, post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": agent}) as cloud:
         first = post(cloud).output["session_id"]
         cloud.forget()
@@ -120,7 +118,7 @@ def test_forgetting_all_sessions(agent: Path, post: Callable[..., Any]) -> None:
         assert post(cloud, session_id=first).output["session_id"] != first
 
 
-def test_a_stream_cut_short_leaves_no_turn(post: Callable[..., Any]) -> None:
+def test_an_incomplete_stream_adds_no_turn(post: Callable[..., Any]) -> None:
     def app(call: Call) -> list[dict[str, Any]]:
         return [{"text": "一半", "finish_reason": "null"}]
 
@@ -138,7 +136,7 @@ def test_a_refused_request_leaves_no_session(post: Callable[..., Any]) -> None:
         assert cloud.sessions == {}
 
 
-def test_an_app_may_name_another_session(post: Callable[..., Any]) -> None:
+def test_an_app_may_answer_with_another_session_id(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": lambda call: {"text": "好", "session_id": "other"}}) as cloud:
         assert post(cloud).output["session_id"] == "other"
 
@@ -157,7 +155,7 @@ def test_a_session_unused_for_an_hour_is_forgotten(post: Callable[..., Any]) -> 
     assert fresh["text"] == "|四"
 
 
-def test_a_session_takes_so_many_rounds(post: Callable[..., Any]) -> None:
+def test_a_session_has_a_maximum_of_rounds(post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": parrot}, session_max_rounds=2) as cloud:
         first = post(cloud, prompt="一").output["session_id"]
         assert post(cloud, prompt="二", session_id=first).output["session_id"] == first
@@ -184,7 +182,7 @@ def test_an_unknown_session_may_be_an_error(
         answer = post(cloud, app_id, session_id=asked, stream=stream)
     assert answer.status == 400
     assert answer.body["code"] == "InvalidParameter"
-    assert f"there is no session {asked}, it has expired" in answer.body["message"]
+    assert f"the session {asked} does not exist, has expired" in answer.body["message"]
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
@@ -196,12 +194,12 @@ def test_the_clock_only_runs_forward(seconds: float) -> None:
 @pytest.mark.parametrize(
     "rules", [{"session_ttl_s": 0}, {"session_max_rounds": 0}, {"unknown_session": "no"}]
 )
-def test_rules_that_no_session_can_meet_are_refused(rules: dict[str, Any]) -> None:
+def test_invalid_session_rules_are_refused(rules: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(rules))}="):
         Emulator(apps={}, **rules)
 
 
-def test_after_a_reset_everything_begins_anew(agent: Path, post: Callable[..., Any]) -> None:
+def test_a_reset_frees_the_recorded_ids_too(agent: Path, post: Callable[..., Any]) -> None:
     with Emulator(apps={"app": agent}) as cloud:
         first = post(cloud).content
         requests = cloud.requests

@@ -1,4 +1,4 @@
-"""Requests are held against what the API documents, and refused in the cloud's own words."""
+"""Requests are checked against the documented API, with the cloud's error messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,15 +43,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize(("request_", "says"), REFUSED, ids=lambda value: str(value)[:50])
-def test_a_request_that_is_wrong_is_refused(
-    post: Callable[..., Any], request_: dict[str, Any], says: str, stream: bool
+@pytest.mark.parametrize(("request_", "message"), REFUSED, ids=lambda value: str(value)[:50])
+def test_an_invalid_request_is_refused(
+    post: Callable[..., Any], request_: dict[str, Any], message: str, stream: bool
 ) -> None:
     with Emulator(apps={"app": hello}) as cloud:
         answer = post(cloud, stream=stream, **request_)
         assert cloud.sessions == {}
     assert (answer.status, answer.body["code"]) == (400, "InvalidParameter")
-    assert says in answer.body["message"]
+    assert message in answer.body["message"]
     assert "secret" not in answer.body["message"]
 
 
@@ -60,14 +60,14 @@ def test_a_request_that_is_wrong_is_refused(
     [r for r, _ in REFUSED[:4]] + [{"image_list": "x"}, {"session_id": {}}, {"session_id": [1]}],
     ids=str,
 )
-def test_what_can_be_answered_is_when_it_is_not_strict(
+def test_without_strict_only_unanswerable_requests_are_refused(
     post: Callable[..., Any], request_: dict[str, Any]
 ) -> None:
     with Emulator(apps={"app": hello}, strict=False, unknown_session="error") as cloud:
         assert post(cloud, **request_).output["text"] == "你好"
 
 
-def test_everything_documented_is_let_in(post: Callable[..., Any]) -> None:
+def test_every_documented_parameter_is_accepted(post: Callable[..., Any]) -> None:
     parameters = {
         "incremental_output": True,
         "has_thoughts": None,

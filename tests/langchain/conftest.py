@@ -1,4 +1,4 @@
-"""An app in the emulator, asked through LangChain on each of its four paths."""
+"""Apps in the emulator, called through LangChain on each of its four paths."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def start_cloud() -> Iterator[StartCloud]:
 
 @pytest.fixture
 def fields_of(start_cloud: StartCloud) -> Callable[..., dict[str, Any]]:
-    """The fields that reach an app: a recording, a function, or an emulator that has `app`."""
+    """Returns the settings for an app: a recording, a function, or a running emulator with `app`."""
 
     def fields_of(source: Any, **fields: Any) -> dict[str, Any]:
         cloud = source if isinstance(source, Emulator) else start_cloud(app=source)
@@ -54,12 +54,12 @@ def fields_of(start_cloud: StartCloud) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def make_model(fields_of: Callable[..., dict[str, Any]]) -> MakeModel:
-    """Makes a model of an app; with a source (recording or function), of one in a new emulator."""
+    """Makes a model of an app, as `fields_of`."""
     return lambda source, **fields: ChatBailianApp(**fields_of(source, **fields))
 
 
 def asked(path: str, model: Any, messages: Any = "hi", config: Any = None, /, **kwargs: Any) -> Any:
-    """The answer on one of the four paths, the chunks of a stream added up."""
+    """Returns the answer on one of the four paths; adds up the chunks of a stream."""
 
     def added(chunks: list[AIMessageChunk]) -> AIMessageChunk:
         assert chunks[-1].chunk_position == "last"
@@ -80,7 +80,7 @@ def asked(path: str, model: Any, messages: Any = "hi", config: Any = None, /, **
 
 @pytest.fixture(params=PATHS)
 def ask(request: pytest.FixtureRequest) -> Ask:
-    """Asks on one of the four paths."""
+    """Calls a model on one of the four paths."""
 
     def ask(model: Any, messages: Any = "hi", config: Any = None, /, **kwargs: Any) -> Any:
         return asked(request.param, model, messages, config, **kwargs)
@@ -90,12 +90,12 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 @pytest.fixture
 def ask_on() -> Callable[..., Any]:
-    """Asks on the path named first."""
+    """Calls a model on the path in the first argument."""
     return asked
 
 
 class Log(BaseCallbackHandler):
-    """Notes every callback: what, of which run, below which run."""
+    """Records every callback with its run and parent run."""
 
     run_inline = True
 
@@ -106,20 +106,20 @@ class Log(BaseCallbackHandler):
         self.parents: dict[Any, Any] = {}
         self.seen: list[Any] = []
         self.errors: dict[str, BaseException] = {}
-        self.told: Callable[[], object] = list  # called on every custom event
+        self.on_step: Callable[[], object] = list  # called for every custom event
 
-    def _start(self, serialized: Any, said: Any, kwargs: dict[str, Any]) -> None:
+    def _start(self, serialized: Any, data: Any, kwargs: dict[str, Any]) -> None:
         name = kwargs.get("name") or (serialized or {}).get("name") or "?"
         self.names[kwargs["run_id"]] = name
         self.parents[kwargs["run_id"]] = kwargs.get("parent_run_id")
         self.events.append(("start", name))
-        self.seen.append((serialized, said, kwargs))
+        self.seen.append((serialized, data, kwargs))
 
-    def _end(self, event: str, said: Any, kwargs: dict[str, Any]) -> None:
+    def _end(self, event: str, data: Any, kwargs: dict[str, Any]) -> None:
         self.events.append((event, self.names[kwargs["run_id"]]))
-        self.seen.append((said, kwargs))
+        self.seen.append((data, kwargs))
         if event == "error":
-            self.errors[self.names[kwargs["run_id"]]] = said
+            self.errors[self.names[kwargs["run_id"]]] = data
 
     def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
         self._start(serialized, messages, kwargs | {"name": "model"})
@@ -163,7 +163,7 @@ class Log(BaseCallbackHandler):
     def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
         self.custom.append((name, data, kwargs["run_id"]))
         self.seen.append((data, kwargs))
-        self.told()
+        self.on_step()
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def log() -> Log:
 
 @dataclass
 class Traces(BaseTracer):
-    """Keeps whole run trees, as LangSmith would get them."""
+    """Records whole run trees, as LangSmith receives them."""
 
     roots: list[Run] = field(default_factory=list)
 
@@ -202,9 +202,9 @@ def tree_of() -> Callable[[Run], Any]:
 
 
 def agent_frames() -> list[dict[str, Any]]:
-    """A made-up agent run: it thinks, calls a tool, looks something up, and answers.
+    """A synthetic agent run: reasoning, a tool call, a retrieval, and the answer.
 
-    No recording shows one as it streams.
+    No recording has one as it streams.
     """
     thinking = {"action_type": "reasoning", "action_name": "思考", "thought": "先查"}
     call = {
@@ -212,11 +212,17 @@ def agent_frames() -> list[dict[str, Any]]:
         "action_name": "weather",
         "action_input": '{"city": "杭州"}',
     }
-    told = {**call, "observation": '{"sky": "clear"}'}
+    answered = {**call, "observation": '{"sky": "clear"}'}
     asked_ = {"action_type": "agentRag", "action_name": "知识检索", "action_input": {"query": "茶"}}
     found = {**asked_, "observation": '[{"text": "龙井", "title": "茶"}]'}
     over = {**thinking, "thought": ""}  # as recorded: an entry that is over stays, empty
-    lists = [[thinking], [over, call], [over, told], [over, told, asked_], [over, told, found]]
+    lists = [
+        [thinking],
+        [over, call],
+        [over, answered],
+        [over, answered, asked_],
+        [over, answered, found],
+    ]
     frames: list[dict[str, Any]] = [
         {"output": {"text": "", "finish_reason": "null", "thoughts": thoughts}}
         for thoughts in lists
@@ -252,16 +258,16 @@ def steps_of() -> Callable[[Run], Any]:
 
 
 class Held:
-    """An app that says a first piece, with a step open, and then waits until nobody listens."""
+    """Sends one piece with a step open, then waits until the client disconnects."""
 
     def __init__(self) -> None:
-        self.gone = threading.Event()
+        self.disconnected = threading.Event()
 
     def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
         mail = [{"action_type": "api", "action_name": "mail"}]
         yield {"output": {"text": "one", "finish_reason": "null", "thoughts": mail}}
-        if call.gone.wait(10):
-            self.gone.set()
+        if call.disconnected.wait(10):
+            self.disconnected.set()
         yield {"output": {"text": "two", "finish_reason": "stop"}}
 
 

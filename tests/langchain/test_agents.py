@@ -34,11 +34,11 @@ class Scripted(GenericFakeChatModel):
 
 
 def script(*prompts: str) -> Scripted:
-    said: list[AIMessage] = []
+    messages: list[AIMessage] = []
     for number, prompt in enumerate(prompts):
         call = ToolCall(type="tool_call", id=str(number), name="travel", args={"prompt": prompt})
-        said += [AIMessage("", tool_calls=[call]), AIMessage("done")]
-    return Scripted(messages=iter(said))
+        messages += [AIMessage("", tool_calls=[call]), AIMessage("done")]
+    return Scripted(messages=iter(messages))
 
 
 def agent_of(fields: dict[str, Any], *prompts: str, **more: Any) -> Any:
@@ -47,10 +47,10 @@ def agent_of(fields: dict[str, Any], *prompts: str, **more: Any) -> Any:
 
 
 def asked(agent: Any, is_async: bool, config: Any = None) -> list[Any]:
-    said = {"messages": [("human", "plan")]}
+    inputs = {"messages": [("human", "plan")]}
     if is_async:
-        return asyncio.run(agent.ainvoke(said, config))["messages"]
-    return agent.invoke(said, config)["messages"]
+        return asyncio.run(agent.ainvoke(inputs, config))["messages"]
+    return agent.invoke(inputs, config)["messages"]
 
 
 both = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -85,15 +85,15 @@ def test_the_apps_conversation_is_the_agents_thread(
 
 
 @both
-def test_the_model_hears_of_what_the_app_reports_and_not_of_the_network(
+def test_the_agents_model_gets_the_apps_errors_but_not_network_errors(
     is_async: bool, fields_of: Any
 ) -> None:
     def app(_: Call) -> Any:
         return Failure(status=400, code="InvokePluginFailed", message="no such city")
 
-    told = asked(agent_of(fields_of(app), "one"), is_async)[2]
-    assert told.status == "error"
-    assert "no such city" in told.content
+    message = asked(agent_of(fields_of(app), "one"), is_async)[2]
+    assert message.status == "error"
+    assert "no such city" in message.content
     gone = {"app_id": "a", "api_key": "k", "base_url": "http://127.0.0.1:9/api/v1"}
     with pytest.raises(ConnectError):
         asked(agent_of({**gone, "max_retries": 0}, "one"), is_async)
@@ -111,8 +111,8 @@ def graph_of(model: ChatBailianApp, **compiled: Any) -> Any:
 
 async def test_a_graph_streams_tokens_steps_and_tool_events(agent: Any, make_model: Any) -> None:
     graph = graph_of(make_model(lambda _: agent))
-    said = {"messages": [("human", "hi")]}
-    parts = [part async for part in graph.astream(said, stream_mode=["messages", "tools"])]
+    inputs = {"messages": [("human", "hi")]}
+    parts = [part async for part in graph.astream(inputs, stream_mode=["messages", "tools"])]
     messages = [part[0] for mode, part in parts if mode == "messages"]
     texts = [m.text for m in messages if isinstance(m, AIMessageChunk) and m.text]
     assert "".join(texts) == "晴，喝茶<ref>[1]</ref>"  # in one piece, if it arrived in one

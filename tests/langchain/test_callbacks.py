@@ -1,10 +1,9 @@
-"""The app's steps are runs below the model's run, on every path and however it ends."""
+"""The app's steps are child runs of the model's run, on every path and however it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -106,7 +105,7 @@ def test_tool_calls_and_retrievals_have_runs_of_their_kind_with_their_inputs(
 def test_a_retrieval_node_of_a_workflow_is_a_retriever_run(
     first: str | None, make_model: Any, ask: Any, traces: Any
 ) -> None:
-    """A node that names its type only when it ends has begun as a chain run, and ends as one."""
+    """A node whose type is reported only at its end was started, and so ends, as a chain run."""
     hits = json.dumps([{"text": "West Lake", "title": "Sights"}, {"text": "Dongpo pork"}])
     frames = [
         frame(thoughts=[node("kb", nodeType=first)]),
@@ -135,14 +134,18 @@ def test_each_run_ends_once_and_before_the_model_does(make_model: Any, ask: Any,
     )
 
 
-def test_custom_events_tell_of_every_step(agent: Any, make_model: Any, ask: Any, log: Any) -> None:
+def test_a_custom_event_reports_the_start_and_end_of_every_step(
+    agent: Any, make_model: Any, ask: Any, log: Any
+) -> None:
     ask(make_model(lambda _: agent), "hi", {"callbacks": [log]})
     assert {name for name, _, _ in log.custom} == {"bailian_step"}
     assert {log.names[run_id] for _, _, run_id in log.custom} == {"model"}
-    told = [(data["event"], data["step"]["kind"]) for _, data, _ in log.custom]
+    reported = [(data["event"], data["step"]["kind"]) for _, data, _ in log.custom]
     kinds = ["reasoning", "tool", "retrieval"]
-    assert sorted(told) == sorted([(event, kind) for event in ("start", "end") for kind in kinds])
-    assert told.index(("start", "tool")) < told.index(("end", "tool"))
+    assert sorted(reported) == sorted(
+        [(event, kind) for event in ("start", "end") for kind in kinds]
+    )
+    assert reported.index(("start", "tool")) < reported.index(("end", "tool"))
 
 
 def test_a_failed_step_is_a_failed_run(make_model: Any, ask: Any, log: Any) -> None:
@@ -174,47 +177,37 @@ def test_an_error_ends_open_steps_last_in_first_out(make_model: Any, ask: Any, l
     assert [data["event"] for _, data, _ in log.custom] == ["start", "start", "error", "error"]
 
 
-class Held:
-    """An app that says a first piece, with a step open, and then waits until nobody listens."""
-
-    def __init__(self) -> None:
-        self.gone = threading.Event()
-
-    def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
-        yield frame("one", thoughts=[{"action_type": "api", "action_name": "mail"}])
-        if call.gone.wait(10):
-            self.gone.set()
-        yield frame("two", "stop")
-
-
 CLOSED = [("start", "model"), ("start", "mail"), ("error", "mail"), ("error", "model")]
 
 
-def test_leaving_a_stream_ends_everything_at_once(make_model: Any, log: Any) -> None:
-    app = Held()
-    stream = make_model(app).stream("hi", {"callbacks": [log]})
+def test_closing_a_stream_ends_the_steps_and_the_connection(
+    held: Any, make_model: Any, log: Any
+) -> None:
+    stream = make_model(held).stream("hi", {"callbacks": [log]})
     assert next(chunk.text for chunk in stream if chunk.text) == "one"
     stream.close()
     assert log.events == CLOSED
     assert isinstance(log.errors["model"], GeneratorExit)
-    assert app.gone.wait(10)
+    assert held.disconnected.wait(10)
 
 
-async def test_closing_an_async_stream_ends_everything_at_once(make_model: Any, log: Any) -> None:
-    app = Held()
-    stream = make_model(app).astream("hi", {"callbacks": [log]})
+async def test_closing_an_async_stream_ends_the_steps_and_the_connection(
+    held: Any, make_model: Any, log: Any
+) -> None:
+    stream = make_model(held).astream("hi", {"callbacks": [log]})
     async for chunk in stream:
         if chunk.text:
             break
     await stream.aclose()
     assert log.events == CLOSED
-    assert await asyncio.to_thread(app.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
 @pytest.mark.parametrize("path", ["ainvoke", "astream"])
-async def test_cancelling_ends_everything_at_once(path: str, make_model: Any, log: Any) -> None:
-    app = Held()
-    model = make_model(app)
+async def test_cancelling_ends_the_steps_and_the_connection(
+    path: str, held: Any, make_model: Any, log: Any
+) -> None:
+    model = make_model(held)
 
     async def run() -> None:
         if path == "ainvoke":
@@ -223,7 +216,7 @@ async def test_cancelling_ends_everything_at_once(path: str, make_model: Any, lo
             pass
 
     begun = asyncio.Event()
-    log.told = begun.set
+    log.on_step = begun.set
     task = asyncio.create_task(run())
     await asyncio.wait_for(begun.wait(), 10)
     task.cancel()
@@ -231,29 +224,29 @@ async def test_cancelling_ends_everything_at_once(path: str, make_model: Any, lo
         await task
     assert log.events == CLOSED
     assert isinstance(log.errors["model"], asyncio.CancelledError)
-    assert await asyncio.to_thread(app.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
 def test_inside_a_chain_the_model_and_its_steps_are_below_the_chain(
     make_model: Any, ask_on: Any, traces: Any
 ) -> None:
     model = make_model(WORKFLOW)
-    chain = ChatPromptTemplate([("human", "{said}")]) | model | RunnableLambda(lambda m: m)
+    chain = ChatPromptTemplate([("human", "{question}")]) | model | RunnableLambda(lambda m: m)
     for path in PATHS:
-        ask_on(path, chain, {"said": "hi"}, {"callbacks": [traces]})
+        ask_on(path, chain, {"question": "hi"}, {"callbacks": [traces]})
     assert len(traces.roots) == 4
     for root in traces.roots:
         (below,) = [run for run in root.child_runs if run.run_type == "llm"]
         assert [run.name for run in below.child_runs] == ["开始", "LLM_j45e", "LLM_2Km9", "结束"]
 
 
-def test_a_chain_streams_text(make_model: Any) -> None:
-    chain = ChatPromptTemplate([("human", "{said}")]) | make_model(WORKFLOW) | StrOutputParser()
-    pieces = list(chain.stream({"said": "hi"}))
+def test_a_chain_with_a_parser_streams_text(make_model: Any) -> None:
+    chain = ChatPromptTemplate([("human", "{question}")]) | make_model(WORKFLOW) | StrOutputParser()
+    pieces = list(chain.stream({"question": "hi"}))
     assert "".join(pieces) == recordings.expected_text(WORKFLOW.name)
 
     async def astream() -> list[str]:
-        return [piece async for piece in chain.astream({"said": "hi"})]
+        return [piece async for piece in chain.astream({"question": "hi"})]
 
     assert asyncio.run(astream()) == pieces
 
@@ -293,16 +286,16 @@ def test_the_run_id_of_the_config_is_the_models(make_model: Any, ask: Any, trace
     assert {run.parent_run_id for run in traces.roots[0].child_runs} == {run_id}
 
 
-async def events_of(runnable: Any, said: Any) -> list[Any]:
-    return [event async for event in runnable.astream_events(said, version="v2")]
+async def events_of(runnable: Any, question: Any) -> list[Any]:
+    return [event async for event in runnable.astream_events(question, version="v2")]
 
 
 @pytest.mark.parametrize("implicit", [True, False], ids=["ainvoke", "astream"])
 async def test_astream_events_shows_tokens_and_steps(implicit: bool, make_model: Any) -> None:
     model = make_model(WORKFLOW)
 
-    async def ask(said: str) -> AIMessage:
-        return await model.ainvoke(said)
+    async def ask(question: str) -> AIMessage:
+        return await model.ainvoke(question)
 
     events = await events_of(RunnableLambda(ask) if implicit else model, "hi")
     pieces = [e["data"]["chunk"].text for e in events if e["event"] == "on_chat_model_stream"]
@@ -316,13 +309,13 @@ async def test_astream_events_shows_tokens_and_steps(implicit: bool, make_model:
 
 
 @pytest.mark.parametrize("streaming", [True, None])
-def test_invoke_reports_tokens_only_when_asked_to(
+def test_invoke_reports_tokens_only_if_streaming_is_set(
     streaming: bool | None, make_model: Any, ask_on: Any, log: Any
 ) -> None:
     model = make_model(recordings.FOLDER / "agent-plain-stream.sse", streaming=streaming)
     for path in ("invoke", "ainvoke"):
         ask_on(path, model, "hi", {"callbacks": [log]})
-    tokens = [said[0] for said in log.seen if isinstance(said[0], str)]
+    tokens = [seen[0] for seen in log.seen if isinstance(seen[0], str)]
     text = recordings.expected_text("agent-plain-stream.sse")
     assert "".join(tokens) == (text * 2 if streaming else "")
 
@@ -345,8 +338,8 @@ def test_in_langgraph_the_tokens_and_the_steps_come_through(make_model: Any, tra
     builder.add_node("结束", lambda state: {"messages": [model.invoke(state["messages"])]})
     builder.add_edge(graph.START, "结束")
     compiled = builder.compile()
-    said = {"messages": [("human", "hi")]}
-    parts = list(compiled.stream(said, {"callbacks": [traces]}, stream_mode="messages"))
+    inputs = {"messages": [("human", "hi")]}
+    parts = list(compiled.stream(inputs, {"callbacks": [traces]}, stream_mode="messages"))
     assert "".join(part.text for part, _ in parts) == recordings.expected_text(WORKFLOW.name)
 
     def models(run: Any) -> Iterator[Any]:
@@ -373,7 +366,7 @@ def test_a_handler_that_raises_ends_the_run_and_not_the_process(
 @pytest.mark.parametrize("path", PATHS)
 def test_langsmith_gets_one_trace_without_secrets(path: str, make_model: Any, ask_on: Any) -> None:
     class Client(langsmith.Client):
-        """Keeps what would be sent."""
+        """Records what would be sent."""
 
         def __init__(self) -> None:
             self.created: list[dict[str, Any]] = []
@@ -421,8 +414,8 @@ def test_a_step_begins_once_even_if_a_handler_raises(make_model: Any) -> None:
     assert starts.count("LLM_j45e") == 1
 
 
-def test_every_token_is_of_the_message_that_the_run_makes(make_model: Any, ask: Any) -> None:
-    """LangGraph and `astream_events` put the chunks of one message together by its id."""
+def test_every_token_has_the_id_of_the_runs_message(make_model: Any, ask: Any) -> None:
+    """LangGraph and `astream_events` join the chunks of one message by its id."""
     heard: list[Any] = []
 
     class Tokens(BaseCallbackHandler):

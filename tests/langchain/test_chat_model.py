@@ -1,4 +1,4 @@
-"""What a `ChatBailianApp` is: its fields, its defaults, and what it refuses."""
+"""The fields and defaults of `ChatBailianApp`, and what it refuses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_timeout_in_parts_is_dumped_traced_and_sent(
     answer = ask(model, "x", {"callbacks": [log]}, timeout=Timeout(total_s=50))
     assert answer.content == "hi"
     (params,) = [
-        said[2]["invocation_params"] for said in log.seen if "invocation_params" in said[-1]
+        seen[2]["invocation_params"] for seen in log.seen if "invocation_params" in seen[-1]
     ]
     assert params["timeout"]["total_s"] == 50
 
@@ -51,7 +51,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert model.api_key.get_secret_value() == "sk-env"
 
 
-def test_model_is_another_name_for_app_id() -> None:
+def test_model_is_an_alias_of_app_id() -> None:
     model = ChatBailianApp(model="app", api_key="k")
     assert model.app_id == model.model == "app"
     assert model._get_ls_params()["ls_model_name"] == "app"
@@ -62,21 +62,23 @@ def test_model_is_another_name_for_app_id() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"app_idd": "x"}, "app_idd: is not a setting. Check its spelling"),
-        ({"max_retry": 3}, "max_retry: is not a setting"),
-        ({"app_id": ""}, "app_id: is empty. Pass app_id= or set BAILIAN_APP_ID"),
-        ({"app_id": "a/b"}, "app_id: has a character that an app id cannot have"),
+        ({"app_idd": "x"}, "app_idd is not a setting. Did you mean 'app_id'?"),
+        ({"max_retry": 3}, "max_retry is not a setting"),
+        ({"app_id": ""}, "app_id is empty. Pass app_id= or set BAILIAN_APP_ID"),
+        ({"app_id": "a/b"}, "app_id has a character that an app id cannot have"),
         ({"temperature": 2}, "temperature"),
-        ({"streaming": "perhaps"}, "streaming: is a str"),
+        ({"streaming": "perhaps"}, "streaming must be a valid boolean"),
     ],
 )
-def test_a_wrong_field_is_named(fields: dict[str, Any], message: str) -> None:
+def test_an_invalid_field_raises_an_error_that_names_it(
+    fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidInputError) as caught:
         make(**fields)
     assert str(caught.value).startswith(message)
 
 
-def test_max_tokens_is_taken_and_said_to_have_no_effect(
+def test_max_tokens_is_accepted_with_a_warning_and_not_sent(
     start_cloud: Any, make_model: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     cloud = start_cloud(app=lambda _: "hi")
@@ -87,14 +89,14 @@ def test_max_tokens_is_taken_and_said_to_have_no_effect(
     assert "max_tokens" not in str(cloud.requests[0].body)
 
 
-def test_tools_and_schemas_are_refused_with_advice() -> None:
+def test_bind_tools_and_structured_output_raise_with_advice() -> None:
     with pytest.raises(NotImplementedError, match="in its console"):
         make().bind_tools([])
     with pytest.raises(NotImplementedError, match="PydanticOutputParser"):
         make().with_structured_output({})
 
 
-def test_the_profile_says_what_an_app_cannot() -> None:
+def test_the_profile_has_no_tool_calling_but_reasoning() -> None:
     profile = getattr(make(), "profile", None)
     if profile is None:
         pytest.skip("this langchain-core has no model profiles")
@@ -102,7 +104,7 @@ def test_the_profile_says_what_an_app_cannot() -> None:
     assert profile["reasoning_output"] is True
 
 
-def test_a_global_cache_is_not_used_unasked(start_cloud: Any, make_model: Any) -> None:
+def test_a_global_cache_is_not_used_by_default(start_cloud: Any, make_model: Any) -> None:
     cloud = start_cloud(app=lambda _: "hi")
     model = make_model(cloud)
     set_llm_cache(InMemoryCache())
@@ -130,7 +132,7 @@ def test_one_model_serves_many_calls_at_once(start_cloud: Any, make_model: Any) 
     assert len({answer.response_metadata["session_id"] for answer in answers}) == 8
 
 
-async def test_abatch(start_cloud: Any, make_model: Any) -> None:
+async def test_abatch_returns_the_answers_in_order(start_cloud: Any, make_model: Any) -> None:
     model = make_model(start_cloud(app=lambda call: call.prompt * 3))
     answers = await model.abatch(["a", "b"])
     assert [answer.content for answer in answers] == ["aaa", "bbb"]
@@ -146,7 +148,7 @@ def test_the_model_can_be_pickled_and_copied(
 
 
 def streamed_otherwise(_: Call) -> list[dict[str, Any]]:
-    """A workflow whose last frame says another text than its End node wrote."""
+    """A workflow whose last frame has another text than its End node streamed."""
     thought = (
         '{"nodeId":"End_1","nodeType":"End","nodeStatus":"executing",'
         '"nodeResult":"{\\"result\\":\\"draft\\"}"}'
@@ -158,7 +160,7 @@ def streamed_otherwise(_: Call) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("output_version", ["v0", "v1"])
-def test_when_the_final_text_is_another_invoke_gives_it_and_stream_says_so(
+def test_a_differing_final_text_is_returned_by_invoke_and_reported_by_stream(
     output_version: str, make_model: Any, ask_on: Any
 ) -> None:
     model = make_model(streamed_otherwise, output_version=output_version)
@@ -171,7 +173,9 @@ def test_when_the_final_text_is_another_invoke_gives_it_and_stream_says_so(
     assert ask_on("invoke", model, stop=["text"]).text == "the final "
 
 
-def test_blocks_of_reasoning_tools_and_citations(agent: Any, make_model: Any, ask: Any) -> None:
+def test_reasoning_tools_and_citations_become_standard_blocks(
+    agent: Any, make_model: Any, ask: Any
+) -> None:
     model, v1 = (make_model(lambda _: agent, output_version=v) for v in ("v0", "v1"))
 
     def standard(message: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The page and the example do what they say."""
+"""The code on the page and in the example runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from bailian_apps.emulator import RECORDINGS
+
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "langchain.md"
@@ -33,7 +35,7 @@ def test_every_example_on_the_page_runs(
 ) -> None:
     names: dict[str, Any] = {}
     examples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(examples) == 13
+    assert len(examples) == 14
     for example in examples:
         exec(compile(example, str(PAGE), "exec"), names)  # the page is ours
     printed = capsys.readouterr().out
@@ -43,7 +45,7 @@ def test_every_example_on_the_page_runs(
 
 
 @pytest.mark.parametrize("where", ["emulator", "cloud"])
-def test_the_example_runs(
+def test_the_example_runs_in_the_emulator_and_on_a_cloud(
     where: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if where == "cloud":
@@ -58,7 +60,7 @@ def test_the_example_runs(
         assert len(cloud.requests) == 2
 
 
-def test_the_example_needs_nothing_but_python(tmp_path: Path) -> None:
+def test_the_example_runs_without_environment_variables(tmp_path: Path) -> None:
     import subprocess
 
     clean = {name: os.environ[name] for name in ("PATH",) if name in os.environ}

@@ -1,4 +1,4 @@
-"""A failed call raises an error that is both ours and LangChain's."""
+"""A failed call raises an error of both this package's and LangChain's class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("status", "code", "own", "counterpart", "again"), CASES)
-def test_both_kinds_and_whether_to_try_again(
+def test_an_error_has_both_classes_and_says_whether_it_is_retryable(
     status: int, code: str, own: str, counterpart: str, again: bool, make_model: Any, ask: Any
 ) -> None:
     failure = Failure(status=status, code=code, message="no")
@@ -48,7 +48,7 @@ def test_both_kinds_and_whether_to_try_again(
     assert error.__suppress_context__
 
 
-def test_nobody_listening_is_a_connection_error(ask: Any) -> None:
+def test_a_closed_port_raises_a_retryable_connection_error(ask: Any) -> None:
     from bailian_apps.langchain import ChatBailianApp
 
     model = ChatBailianApp(
@@ -60,7 +60,7 @@ def test_nobody_listening_is_a_connection_error(ask: Any) -> None:
     assert caught.value.is_retryable is True
 
 
-def test_what_has_begun_is_not_to_be_tried_again(make_model: Any, ask: Any) -> None:
+def test_an_error_after_the_first_frame_is_not_retryable(make_model: Any, ask: Any) -> None:
     def app(_: Call) -> Any:
         yield {"output": {"text": "one", "finish_reason": "null"}}
         yield Failure(status=429, code="Throttling")
@@ -71,14 +71,14 @@ def test_what_has_begun_is_not_to_be_tried_again(make_model: Any, ask: Any) -> N
     assert caught.value.partial.text == "one"
 
 
-def test_an_idempotent_app_may_be_tried_again(make_model: Any, ask: Any) -> None:
+def test_an_error_of_an_idempotent_app_is_retryable(make_model: Any, ask: Any) -> None:
     model = make_model(lambda _: Failure(status=500, code="SystemError"), max_retries=0)
     with pytest.raises(ours.ServerError) as caught:
         ask(model, idempotent=True)
     assert caught.value.is_retryable is True
 
 
-def test_every_error_of_ours_has_a_counterpart() -> None:
+def test_every_error_class_has_a_langchain_counterpart() -> None:
     kinds = {
         kind
         for kind in vars(core_errors).values()
@@ -87,7 +87,7 @@ def test_every_error_of_ours_has_a_counterpart() -> None:
     assert set(errors._COUNTERPARTS) == kinds - {ours.BailianError}
 
 
-def test_each_can_be_pickled() -> None:
+def test_every_error_can_be_pickled_and_restored() -> None:
     for kind in errors._COUNTERPARTS:
         made = kind("f", "p", "m") if kind is ours.InvalidInputError else kind("x", code="c")
         error = as_langchain_error(made)
@@ -97,5 +97,5 @@ def test_each_can_be_pickled() -> None:
         assert again.code == error.code
 
 
-def test_without_langchains_errors_they_are_ours_alone() -> None:
+def test_without_langchains_class_an_error_keeps_its_own_class() -> None:
     assert errors._combine(ours.RateLimitError, "NotInThisVersion") is ours.RateLimitError

@@ -40,18 +40,20 @@ def is_async(request: pytest.FixtureRequest) -> bool:
 
 
 def brief(events: list[Any]) -> list[str]:
-    """Each event as one word, and which block it is about; deltas in a row as one."""
+    """Each event as its kind and block type; consecutive deltas as one."""
     kinds: dict[int, str] = {}
-    said: list[str] = []
+    words: list[str] = []
     for event in events:
         if event["event"] == "content-block-start":
             kinds[event["index"]] = event["content"]["type"]
         word = event["event"].removeprefix("content-block-")
-        said.append(f"{word} {kinds[event['index']]}" if "index" in event else word)
-    return [word for word, _ in groupby(said)]
+        words.append(f"{word} {kinds[event['index']]}" if "index" in event else word)
+    return [word for word, _ in groupby(words)]
 
 
-def test_a_step_is_finished_when_it_finishes(is_async: bool, agent: Any, make_model: Any) -> None:
+def test_a_steps_block_finishes_when_the_step_finishes(
+    is_async: bool, agent: Any, make_model: Any
+) -> None:
     events, _ = streamed(is_async, make_model(lambda _: agent))
     assert brief(events) == [
         "message-start",
@@ -76,26 +78,26 @@ def test_a_step_is_finished_when_it_finishes(is_async: bool, agent: Any, make_mo
     assert starts[1]["args"] == {}
 
 
-def test_a_step_is_shown_before_it_ends(is_async: bool, make_model: Any) -> None:
+def test_a_steps_block_starts_before_the_step_ends(is_async: bool, make_model: Any) -> None:
     events, _ = streamed(is_async, make_model(WORKFLOW))
     first = next(e for e in events if e["event"] == "content-block-start")
     assert first["content"]["value"]["name"] == "开始"
     assert "status" not in first["content"]["value"]
-    said = brief(events)
-    assert said.count("start non_standard") == said.count("finish non_standard") == 4
-    assert said.index("finish non_standard") < said.index("start text")
+    words = brief(events)
+    assert words.count("start non_standard") == words.count("finish non_standard") == 4
+    assert words.index("finish non_standard") < words.index("start text")
 
 
 @pytest.mark.parametrize("source", ["workflow", "agent"])
-def test_the_message_is_the_one_that_invoke_gives(
+def test_the_v3_message_equals_the_message_of_invoke(
     source: str, is_async: bool, agent: Any, make_model: Any
 ) -> None:
     model = make_model(WORKFLOW if source == "workflow" else lambda _: agent, output_version="v1")
     _, message = streamed(is_async, model)
     invoked = model.invoke("hi")
 
-    def blocks(said: Any) -> list[Any]:
-        return sorted(said.content, key=lambda block: block["index"])
+    def blocks(message: Any) -> list[Any]:
+        return sorted(message.content, key=lambda block: block["index"])
 
     assert blocks(message) == blocks(invoked)
     assert message.usage_metadata == invoked.usage_metadata
@@ -106,7 +108,7 @@ def test_the_message_is_the_one_that_invoke_gives(
     assert message.response_metadata["bailian"]["session_id"]
 
 
-def test_a_stop_sequence_ends_it(is_async: bool, agent: Any, make_model: Any) -> None:
+def test_a_stop_sequence_ends_the_v3_stream(is_async: bool, agent: Any, make_model: Any) -> None:
     events, message = streamed(is_async, make_model(lambda _: agent), stop=["，"])
     assert message.text == "晴"
     assert brief(events)[-1] == "message-finish"
@@ -126,7 +128,7 @@ def test_an_error_ends_the_steps_and_the_run(is_async: bool, make_model: Any, lo
     ]  # fmt: skip
 
 
-def test_when_the_last_frame_says_another_text_the_message_has_it(
+def test_the_v3_message_has_the_text_of_a_differing_last_frame(
     is_async: bool, make_model: Any
 ) -> None:
     thought = (
@@ -147,13 +149,15 @@ def test_when_the_last_frame_says_another_text_the_message_has_it(
     assert message.text == model.invoke("hi").text == "the final text"
 
 
-async def test_leaving_a_v3_stream_ends_everything(held: Any, make_model: Any, log: Any) -> None:
+async def test_closing_a_v3_stream_ends_the_steps_and_the_connection(
+    held: Any, make_model: Any, log: Any
+) -> None:
     stream = await make_model(held).astream_events("hi", {"callbacks": [log]}, version="v3")
     async for event in stream:
         if event["event"] == "content-block-delta":
             break
     await stream.aclose()
-    assert await asyncio.to_thread(held.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
     assert log.events == [
         ("start", "model"), ("start", "mail"), ("error", "mail"), ("error", "model"),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What LangChain configures, describes, limits and stores of a model."""
+"""Configurable fields, rate limits, the profile, dumps and parsers."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_the_session_is_a_configurable_field(ask: Any, cloud: Any, make_model: A
     assert sent == [None, session_id, None]
 
 
-def test_the_session_of_a_call_goes_before_the_configured_one(
+def test_the_session_of_a_call_overrides_the_configured_session(
     ask: Any, cloud: Any, make_model: Any
 ) -> None:
-    ask(make_model(cloud, session_id="set"), "hi", session_id="said")
-    assert cloud.requests[0].body["input"]["session_id"] == "said"
+    ask(make_model(cloud, session_id="field"), "hi", session_id="call")
+    assert cloud.requests[0].body["input"]["session_id"] == "call"
 
 
 def test_settings_and_apps_are_configurable(ask: Any, cloud: Any, make_model: Any) -> None:
@@ -61,7 +61,7 @@ def test_settings_and_apps_are_configurable(ask: Any, cloud: Any, make_model: An
 
 
 class Counter(BaseRateLimiter):
-    """Counts what asks for leave; refuses the third."""
+    """Counts acquisitions; refuses the third."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -76,7 +76,7 @@ class Counter(BaseRateLimiter):
         return self.acquire(blocking=blocking)
 
 
-def test_the_rate_limiter_is_asked_once_per_call(ask: Any, cloud: Any, make_model: Any) -> None:
+def test_the_rate_limiter_is_acquired_once_per_call(ask: Any, cloud: Any, make_model: Any) -> None:
     limiter = Counter()
     model = make_model(cloud, rate_limiter=limiter)
     ask(model)
@@ -90,7 +90,7 @@ def test_the_rate_limiter_is_asked_once_per_call(ask: Any, cloud: Any, make_mode
 @pytest.mark.skipif(
     "profile" not in BaseChatModel.model_fields, reason="an older langchain-core has no profiles"
 )
-def test_the_profile_says_what_an_app_can_do() -> None:
+def test_the_profile_lists_image_urls_and_reasoning_only() -> None:
     profile = ChatBailianApp(app_id="app").profile
     assert profile is not None
     able = {name for name, value in profile.items() if value}
@@ -107,10 +107,10 @@ def test_a_dump_holds_no_secret_and_can_be_read_again(make_model: Any) -> None:
     assert kwargs["api_key"] == {"lc": 1, "type": "secret", "id": ["DASHSCOPE_API_KEY"]}
     again = ChatBailianApp(**json.loads(text)["kwargs"] | {"api_key": "sk-secret-key"})
     assert again.biz_params == {"city": "x"}
-    assert again.limits == model.limits
+    assert again.timeouts == model.timeouts
 
 
-def test_copies_answer_too(ask: Any, make_model: Any) -> None:
+def test_copies_of_a_model_can_be_called(ask: Any, make_model: Any) -> None:
     model = make_model(WORKFLOW)
     for again in (copy.deepcopy(model), model.model_copy()):
         assert ask(again).text == recordings.expected_text(WORKFLOW.name)
@@ -121,16 +121,19 @@ class Trip(BaseModel):
     dishes: list[str]
 
 
-def test_a_prompt_and_a_parser_make_a_pydantic_object(
+def test_a_prompt_and_a_parser_return_a_pydantic_object(
     ask: Any, start_cloud: Any, make_model: Any
 ) -> None:
-    """As the page shows it."""
+    """As docs/langchain.md shows it."""
 
     def app(call: Call) -> list[Any]:
-        assert '"dishes"' in call.prompt  # it was told the schema
-        said = '```json\n{"city": "杭州", "dishes": ["东坡肉"]}\n```'
+        assert '"dishes"' in call.prompt  # it received the schema
+        answer = '```json\n{"city": "杭州", "dishes": ["东坡肉"]}\n```'
         return [
-            *[{"output": {"text": part, "finish_reason": "null"}} for part in (said[:9], said[9:])],
+            *[
+                {"output": {"text": part, "finish_reason": "null"}}
+                for part in (answer[:9], answer[9:])
+            ],
             {"output": {"text": "", "finish_reason": "stop"}},
         ]
 
@@ -145,7 +148,7 @@ def test_a_prompt_and_a_parser_make_a_pydantic_object(
         model.with_structured_output(Trip)
 
 
-def test_images_and_files_go_along_by_address(ask: Any, cloud: Any, make_model: Any) -> None:
+def test_images_and_files_are_sent_as_urls(ask: Any, cloud: Any, make_model: Any) -> None:
     blocks: list[Any] = [
         {"type": "text", "text": "hi"},
         {"type": "image", "url": "https://example.com/a.png"},
@@ -160,5 +163,7 @@ def test_images_and_files_go_along_by_address(ask: Any, cloud: Any, make_model: 
         "file_list": ["https://example.com/c.pdf"],
     }
     audio = {"type": "audio", "url": "https://example.com/e.mp3"}
-    with pytest.raises(InvalidInputError, match="block of type 'audio'"):
+    with pytest.raises(
+        InvalidInputError, match="a block of type 'audio', which an app cannot receive"
+    ):
         ask(model, [HumanMessage([*blocks, audio])])

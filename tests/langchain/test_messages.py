@@ -80,7 +80,7 @@ def test_a_message_becomes_a_turn(message: BaseMessage, turn: Turn) -> None:
 TOOL_CALL = {"id": "1", "name": "n", "args": {}}
 
 
-def test_of_local_tools_an_app_is_told_the_results() -> None:
+def test_results_of_local_tools_are_sent_as_user_text() -> None:
     """As an agent that hands off to an app leaves them in the history."""
     messages = [
         HumanMessage("sky?"),
@@ -105,46 +105,58 @@ def test_of_local_tools_an_app_is_told_the_results() -> None:
         (
             ToolMessage([{"type": "image", "base64": "aGk="}], tool_call_id="1"),
             "messages[1].content[0]",
-            "block of type 'image' that holds the data",
+            "has an image without an http(s) URL",
         ),
-        (RemoveMessage("x"), "messages[1]", "is a RemoveMessage"),
-        (ChatMessage("x", role="critic"), "messages[1]", "ChatMessage of role 'critic'"),
-        (AIMessage("", tool_calls=[TOOL_CALL]), "messages[1]", "is an AIMessage with tool_calls"),
-        (AIMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'image'"),
+        (RemoveMessage("x"), "messages[1]", "role 'remove', which an app cannot receive"),
+        (
+            ChatMessage("x", role="critic"),
+            "messages[1]",
+            "role 'critic', which an app cannot receive",
+        ),
+        (
+            AIMessage("", tool_calls=[TOOL_CALL]),
+            "messages[1]",
+            "has tool calls and is the last message",
+        ),
+        (AIMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'assistant'"),
         (
             HumanMessage(["hi", {"type": "image", "base64": "aGk=", "mime_type": "image/png"}]),
             "messages[1].content[1]",
-            "block of type 'image' that holds the data",
+            "has an image without an http(s) URL",
         ),
         (
             HumanMessage(
                 [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]
             ),
             "messages[1].content[0]",
-            "block of type 'image_url' that holds the data",
+            "has an image without an http(s) URL",
         ),
         (
             HumanMessage([{"type": "file", "file_id": "1"}]),
             "messages[1].content[0]",
-            "block of type 'file' that holds the data",
+            "has a file without an http(s) URL",
         ),
         (
             HumanMessage([{"type": "audio", "url": "https://example.com/a.mp3"}]),
             "messages[1].content[0]",
             "block of type 'audio'",
         ),
-        (SystemMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'image'"),
+        (SystemMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'system'"),
     ],
 )
-def test_what_cannot_be_sent_is_named(message: BaseMessage, where: str, what: str) -> None:
+def test_an_unsupported_message_raises_an_error_that_names_its_place(
+    message: BaseMessage, where: str, what: str
+) -> None:
     with pytest.raises(InvalidInputError) as caught:
         to_turns([HumanMessage("first"), message])
     assert caught.value.field == where
     assert what in str(caught.value)
 
 
-def test_it_is_refused_on_every_path(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_an_unsupported_message_is_refused_on_every_path(
+    start_cloud: Any, make_model: Any, ask: Any
+) -> None:
     cloud = start_cloud(app=lambda _: "hi")
-    with pytest.raises(InvalidInputError, match=r"messages\[0\]: is a RemoveMessage"):
+    with pytest.raises(InvalidInputError, match=r"messages\[0\] has role 'remove'"):
         ask(make_model(cloud), [RemoveMessage("x")])
     assert cloud.requests == []

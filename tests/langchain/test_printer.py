@@ -1,4 +1,4 @@
-"""What `StepPrinter` shows, in a terminal and elsewhere."""
+"""What `StepPrinter` prints, in a terminal and elsewhere."""
 
 from __future__ import annotations
 
@@ -34,54 +34,54 @@ class Terminal(io.StringIO):
 
 
 def plain(text: str) -> str:
-    """What was written to a terminal, without what moves the cursor and sets colours."""
+    """Text written to a terminal, without its escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def call(request: pytest.FixtureRequest) -> Any:
-    def call(runnable: Any, said: Any, printer: StepPrinter) -> Any:
+    def call(runnable: Any, given: Any, printer: StepPrinter) -> Any:
         config = {"callbacks": [printer]}
         if request.param:
-            return asyncio.run(runnable.ainvoke(said, config))
-        return runnable.invoke(said, config)
+            return asyncio.run(runnable.ainvoke(given, config))
+        return runnable.invoke(given, config)
 
     return call
 
 
 def kinds(fields: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     tool = BailianAppTool(name="t", description="d", **fields)
-    said = {"type": "tool_call", "id": "1", "name": "t", "args": {"prompt": "hi"}}
+    tool_call = {"type": "tool_call", "id": "1", "name": "t", "args": {"prompt": "hi"}}
     return {
         "model": (ChatBailianApp(**fields), "hi"),
         "runnable": (BailianAppRunnable(**fields), "hi"),
-        "tool": (tool, said),
+        "tool": (tool, tool_call),
         "retriever": (BailianAppRetriever(**fields), "hi"),
     }
 
 
 @pytest.mark.parametrize("kind", ["model", "runnable", "tool", "retriever"])
-def test_lines_where_there_is_no_terminal(kind: str, call: Any, fields_of: Any) -> None:
+def test_a_file_gets_a_line_for_each_change(kind: str, call: Any, fields_of: Any) -> None:
     out = io.StringIO()
     call(*kinds(fields_of(WORKFLOW))[kind], StepPrinter(out))
     lines = out.getvalue().splitlines()
     assert len(lines) == 9
-    assert lines[:2] == ["app: 开始 (Start) started", "app: 开始 (Start) done, 0 ms"]
-    assert re.fullmatch(r"app: 大模型_1 \(LLM\) done, \d+ ms", lines[3])
-    # A retriever's run gives documents, which tell no tokens.
+    assert lines[:2] == ["app: … 开始 Start", "app: ✓ 开始 Start 0 ms"]
+    assert re.fullmatch(r"app: ✓ 大模型_1 LLM \d+ ms  西湖醋鱼.*", lines[3])
+    # A retriever's run returns documents, which do not carry tokens.
     assert lines[-1] == ("app: done" if kind == "retriever" else f"app: done, {TOKENS}")
 
 
-def test_a_tree_in_a_terminal(call: Any, fields_of: Any) -> None:
+def test_a_terminal_gets_a_tree_that_changes(call: Any, fields_of: Any) -> None:
     out = Terminal()
     call(*kinds(fields_of(WORKFLOW))["model"], StepPrinter(out))
     shown = plain(out.getvalue())
-    assert "… LLM_j45e (LLM)" in shown  # while it ran
+    assert "… LLM_j45e LLM" in shown  # while it ran
     last = [line.rstrip() for line in shown.splitlines()][-5:]
     assert last[0] == f"app  done, {TOKENS}"
-    assert last[1] == "├── ✓ 开始 (Start)  0 ms"
-    assert re.fullmatch(r"├── ✓ 大模型_1 \(LLM\)  \d+ ms", last[2])
-    assert re.fullmatch(r"└── ✓ 结束 \(End\)  \d+ ms", last[4])
+    assert last[1] == "├── ✓ 开始 Start 0 ms"
+    assert re.fullmatch(r"├── ✓ 大模型_1 LLM \d+ ms  西湖醋鱼.*", last[2])
+    assert re.fullmatch(r"└── ✓ 结束 End \d+ ms", last[4])  # its output is the answer
 
 
 def failing(_: Call) -> list[Any]:
@@ -93,15 +93,15 @@ def failing(_: Call) -> list[Any]:
     return [*frames, {"output": {"text": "sorry", "finish_reason": "stop"}}]
 
 
-def test_a_failed_step_says_why(call: Any, fields_of: Any) -> None:
+def test_a_failed_step_shows_its_error(call: Any, fields_of: Any) -> None:
     lines, tree = io.StringIO(), Terminal()
     for out in (lines, tree):
         call(*kinds(fields_of(failing))["model"], StepPrinter(out))
-    assert "app: search (Retrieval) failed, no index\n" in lines.getvalue()
-    assert "✗ search (Retrieval)  no index" in plain(tree.getvalue())
+    assert "app: ✗ search Retrieval  no index\n" in lines.getvalue()
+    assert "✗ search Retrieval  no index" in plain(tree.getvalue())
 
 
-def test_a_run_that_is_left_early_says_so(held: Any, fields_of: Any) -> None:
+def test_a_run_that_is_left_early_is_shown_as_such(held: Any, fields_of: Any) -> None:
     for out in (io.StringIO(), Terminal()):
         stream = ChatBailianApp(**fields_of(held)).stream("hi", {"callbacks": [StepPrinter(out)]})
         for chunk in stream:
@@ -109,11 +109,12 @@ def test_a_run_that_is_left_early_says_so(held: Any, fields_of: Any) -> None:
                 break
         stream.close()
         shown = plain(out.getvalue())
-        assert "mail" in shown
+        assert "… mail" in shown
+        assert "✓ mail" not in shown
         assert "left early" in shown
 
 
-def test_a_failed_run_says_so(call: Any, fields_of: Any) -> None:
+def test_a_failed_run_is_shown_with_its_error(call: Any, fields_of: Any) -> None:
     def app(_: Call) -> Any:
         from bailian_apps.emulator import Failure
 
@@ -136,6 +137,16 @@ def test_one_printer_shows_runs_that_are_open_at_once(fields_of: Any) -> None:
         model = ChatBailianApp(**fields_of(WORKFLOW))
         model.batch(["a", "b", "c"], {"callbacks": [StepPrinter(out)]})
         assert plain(out.getvalue()).count(TOKENS) == 3
+
+
+def test_a_log_without_these_characters_still_gets_its_lines(fields_of: Any) -> None:
+    log = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    call = {"callbacks": [StepPrinter(log)]}
+    ChatBailianApp(**fields_of(WORKFLOW)).invoke("hi", call)
+    log.seek(0)
+    lines = log.read().splitlines()
+    assert lines[2] == "app: ? LLM_j45e LLM"
+    assert lines[-1] == f"app: done, {TOKENS}"
 
 
 def test_only_a_terminal_needs_rich(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Every recording, on every path: the answer that LangChain gives is the one that was recorded."""
+"""For every recording, on every path, LangChain's answer is the recorded one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def core_result(model: Any) -> AppResult:
 
 @pytest.mark.parametrize("output_version", ["v0", "v1"])
 @pytest.mark.parametrize("path", WHOLE, ids=by_name)
-def test_the_text_is_the_recorded_one(
+def test_the_answers_text_is_the_recorded_text(
     path: Path, output_version: str, make_model: Any, ask: Any
 ) -> None:
     model = make_model(path, output_version=output_version, **settings_for(path))
@@ -42,7 +42,9 @@ def test_the_text_is_the_recorded_one(
 
 
 @pytest.mark.parametrize("path", WHOLE, ids=by_name)
-def test_everything_else_is_what_the_core_says(path: Path, make_model: Any, ask: Any) -> None:
+def test_steps_references_and_usage_equal_the_core_result(
+    path: Path, make_model: Any, ask: Any
+) -> None:
     model = make_model(path, **settings_for(path))
     answer, result = ask(model), core_result(model)
     extra = answer.additional_kwargs
@@ -71,10 +73,10 @@ def test_all_chunks_added_up_are_the_invoked_message(
     model = make_model(path, output_version=output_version, **settings_for(path))
 
     def facts(message: Any) -> dict[str, Any]:
-        told = message.model_dump(exclude={"id", "type", "tool_call_chunks", "chunk_position"})
+        dumped = message.model_dump(exclude={"id", "type", "tool_call_chunks", "chunk_position"})
         for key in ("session_id", "request_id", "bailian"):  # each call has its own
-            assert told["response_metadata"].pop(key)
-        return told
+            assert dumped["response_metadata"].pop(key)
+        return dumped
 
     expected = facts(ask_on("invoke", model))
     for other in ("ainvoke", "stream", "astream"):
@@ -82,7 +84,7 @@ def test_all_chunks_added_up_are_the_invoked_message(
 
 
 @pytest.mark.parametrize("name", sorted(recordings.UNFINISHED))
-def test_a_run_that_was_cut_off_is_an_error_of_both_kinds(
+def test_an_interrupted_stream_raises_an_error_of_both_classes(
     name: str, make_model: Any, ask: Any
 ) -> None:
     model = make_model(recordings.FOLDER / name)
@@ -94,7 +96,7 @@ def test_a_run_that_was_cut_off_is_an_error_of_both_kinds(
     assert caught.value.partial.steps
 
 
-def test_an_unknown_app_is_an_error_of_both_kinds(make_model: Any, ask: Any) -> None:
+def test_an_unknown_app_raises_an_error_of_both_classes(make_model: Any, ask: Any) -> None:
     model = make_model(recordings.FOLDER / "error-app-id-invalid-elided.sse")
     with pytest.raises(BadRequestError, match="app_id") as caught:
         ask(model)

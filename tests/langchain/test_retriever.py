@@ -1,4 +1,4 @@
-"""An app as a retriever of what it cites."""
+"""An app as a retriever of the documents that it cites."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_cited_passage_is_a_document(get: Any, make: Any) -> None:
             assert document.metadata.get(key) == (reference.get(key) or None)
 
 
-def test_metadata_has_what_the_cloud_tells(get: Any, make: Any) -> None:
+def test_metadata_has_all_fields_that_the_cloud_reports(get: Any, make: Any) -> None:
     reference = {
         "index_id": "1",
         "title": "茶",
@@ -56,11 +56,11 @@ def test_metadata_has_what_the_cloud_tells(get: Any, make: Any) -> None:
     assert (document.page_content, document.metadata) == (text, reference)
 
 
-def test_no_references_are_no_documents(get: Any, make: Any) -> None:
+def test_an_answer_without_references_returns_no_documents(get: Any, make: Any) -> None:
     assert get(make(recordings.FOLDER / "agent-plain-stream.sse"), "hi") == []
 
 
-def test_settings_may_be_overridden_per_call(get: Any, start_cloud: Any, make: Any) -> None:
+def test_settings_can_be_overridden_per_call(get: Any, start_cloud: Any, make: Any) -> None:
     cloud = start_cloud(app=CITING)
     get(make(cloud), "hi", rag_options={"pipeline_ids": ["p"]})
     sent = cloud.requests[0].body
@@ -68,11 +68,11 @@ def test_settings_may_be_overridden_per_call(get: Any, start_cloud: Any, make: A
         {"prompt": "hi"},
         {"pipeline_ids": ["p"]},
     )
-    with pytest.raises(InvalidInputError, match="k is no number"):
+    with pytest.raises(InvalidInputError, match="k must be a non-negative"):
         get(make(cloud), "hi", k=-1)
 
 
-def test_the_steps_are_below_its_run(
+def test_the_steps_are_child_runs_of_the_retriever(
     agent: Any, get: Any, make: Any, traces: Any, steps_of: Any
 ) -> None:
     (document,) = get(make(lambda _: agent), "hi", {"callbacks": [traces]})
@@ -82,7 +82,7 @@ def test_the_steps_are_below_its_run(
     assert root.outputs == {"documents": [document]}
 
 
-def test_an_error_is_typed(get: Any, make: Any) -> None:
+def test_a_retriever_error_has_both_classes(get: Any, make: Any) -> None:
     def app(_: Call) -> Any:
         return Failure(status=404, code="NotFound")
 
@@ -91,9 +91,9 @@ def test_an_error_is_typed(get: Any, make: Any) -> None:
     assert caught.value.is_retryable is False
 
 
-async def test_cancelling_ends_everything_at_once(held: Any, make: Any, log: Any) -> None:
+async def test_cancelling_ends_the_steps_and_the_connection(held: Any, make: Any, log: Any) -> None:
     begun = asyncio.Event()
-    log.told = begun.set
+    log.on_step = begun.set
     task = asyncio.create_task(make(held).ainvoke("hi", {"callbacks": [log]}))
     await asyncio.wait_for(begun.wait(), 10)
     task.cancel()
@@ -101,4 +101,4 @@ async def test_cancelling_ends_everything_at_once(held: Any, make: Any, log: Any
         await task
     name = "BailianAppRetriever"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert await asyncio.to_thread(held.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)

@@ -1,4 +1,4 @@
-"""An app as a Runnable: what goes in, what comes out while it runs, and how it composes."""
+"""An app as a Runnable: its inputs, its streamed results, and how it composes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make(cloud: Any, fields_of: Any) -> Any:
 
 @pytest.fixture(params=["invoke", "ainvoke", "stream", "astream"])
 def run(request: pytest.FixtureRequest) -> Any:
-    """Runs on one of the four paths; of a stream, the last."""
+    """Runs on one of the four paths; returns the last result of a stream."""
 
     async def astream(runnable: Any, *given: Any, **kwargs: Any) -> Any:
         return [result async for result in runnable.astream(*given, **kwargs)][-1]
@@ -63,7 +63,7 @@ def inputs(cloud: Any) -> list[dict[str, Any]]:
     return [request.body["input"] for request in cloud.requests]
 
 
-def test_the_result_is_typed_and_whole(run: Any, make: Any) -> None:
+def test_the_result_is_typed_and_complete(run: Any, make: Any) -> None:
     result = run(make(), "hi")
     assert isinstance(result, AppResult)
     assert (result.text, result.finish_reason) == (TEXT, "stop")
@@ -94,15 +94,17 @@ PROMPT = ChatPromptTemplate([("system", "be brief"), ("human", "hi")])
          {"prompt": "hi", "biz_params": {"a": 1, "prompt": "p"}}),
     ],
 )  # fmt: skip
-def test_what_an_input_sends(given: Any, sent: Any, run: Any, make: Any, cloud: Any) -> None:
+def test_every_form_of_input_is_sent_as_expected(
+    given: Any, sent: Any, run: Any, make: Any, cloud: Any
+) -> None:
     run(make(), given)
-    (told,) = inputs(cloud)
+    (received,) = inputs(cloud)
     if sent == "messages":
-        assert [m["content"] for m in told["messages"]] == ["one", "1", "hi"]
+        assert [m["content"] for m in received["messages"]] == ["one", "1", "hi"]
     elif sent is None:
-        assert [m["content"] for m in told["messages"]] == ["be brief", "hi"]
+        assert [m["content"] for m in received["messages"]] == ["be brief", "hi"]
     else:
-        assert told == sent
+        assert received == sent
 
 
 def test_with_a_schema_only_its_fields_are_sent(run: Any, make: Any, cloud: Any) -> None:
@@ -116,13 +118,15 @@ def test_with_a_schema_only_its_fields_are_sent(run: Any, make: Any, cloud: Any)
 
 
 @pytest.mark.parametrize("given", [7, {"city": "x"}, {}, {"prompt": "hi", "when": object()}])
-def test_what_cannot_be_sent_is_refused(given: Any, run: Any, make: Any, cloud: Any) -> None:
+def test_an_invalid_input_is_refused_before_sending(
+    given: Any, run: Any, make: Any, cloud: Any
+) -> None:
     with pytest.raises(InvalidInputError):
         run(make(), given)
     assert cloud.requests == []
 
 
-def test_settings_may_be_overridden_per_call(run: Any, make: Any, cloud: Any) -> None:
+def test_settings_can_be_overridden_per_call(run: Any, make: Any, cloud: Any) -> None:
     run(make(temperature=0.1), "hi", temperature=0.5, session_id="s")
     assert cloud.requests[0].body["parameters"]["temperature"] == 0.5
     assert inputs(cloud)[0]["session_id"] == "s"
@@ -130,7 +134,7 @@ def test_settings_may_be_overridden_per_call(run: Any, make: Any, cloud: Any) ->
         run(make(), "hi", temprature=0.5)
 
 
-def test_a_conversation_goes_on_in_messages_of_the_chat_model(
+def test_a_runnable_continues_the_conversation_of_a_chat_model(
     run: Any, make: Any, cloud: Any, fields_of: Any
 ) -> None:
     answer: AIMessage = ChatBailianApp(**fields_of(cloud)).invoke("one")
@@ -140,7 +144,7 @@ def test_a_conversation_goes_on_in_messages_of_the_chat_model(
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_streamed_results_grow(is_async: bool, agent: Any, make: Any) -> None:
+def test_streamed_results_grow_until_complete(is_async: bool, agent: Any, make: Any) -> None:
     app = make(lambda _: agent)
 
     async def astream() -> list[AppResult]:
@@ -160,8 +164,8 @@ def test_streamed_results_grow(is_async: bool, agent: Any, make: Any) -> None:
     assert results[-1].references[0].text == "龙井"
 
 
-def test_it_composes(run: Any, make: Any, cloud: Any) -> None:
-    chain = RunnablePassthrough.assign(plan=make()) | (lambda said: said["plan"].text)
+def test_the_runnable_composes_with_other_runnables(run: Any, make: Any, cloud: Any) -> None:
+    chain = RunnablePassthrough.assign(plan=make()) | (lambda state: state["plan"].text)
     assert run(chain, {"prompt": "hi", "city": "杭州"}) == TEXT
     assert inputs(cloud)[0] == {"prompt": "hi", "biz_params": {"city": "杭州"}}
     assert run(PROMPT | make() | (lambda result: result.text), {}) == TEXT
@@ -169,7 +173,7 @@ def test_it_composes(run: Any, make: Any, cloud: Any) -> None:
     assert both == {"a": TEXT}
 
 
-def test_batches(make: Any) -> None:
+def test_batch_and_abatch_return_results_in_order(make: Any) -> None:
     assert [result.text for result in make().batch(["a", "b", "c"])] == [TEXT] * 3
     assert [r.text for r in asyncio.run(make().abatch(["a", "b"]))] == [TEXT] * 2
     failed, well = make().batch([{}, "b"], return_exceptions=True)
@@ -178,7 +182,7 @@ def test_batches(make: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*is in beta:Warning")
-def test_the_schemas_describe_what_goes_in_and_out(make: Any) -> None:
+def test_the_schemas_describe_input_and_output(make: Any) -> None:
     app = make(biz_params_schema=Trip)
     schema = app.get_input_jsonschema()
     assert {"prompt", "messages", "session_id", "city", "日期"} <= set(schema["properties"])
@@ -193,16 +197,16 @@ def test_the_schemas_describe_what_goes_in_and_out(make: Any) -> None:
     assert app.as_tool(name="t", description="d").args["city"]["type"] == "string"
 
 
-def test_leaving_a_stream_ends_everything_at_once(held: Any, make: Any, log: Any) -> None:
+def test_closing_a_stream_ends_the_steps_and_the_connection(held: Any, make: Any, log: Any) -> None:
     stream = make(held).stream("hi", {"callbacks": [log]})
     assert next(result.text for result in stream if result.text) == "one"
     stream.close()
     name = "BailianAppRunnable"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert held.gone.wait(10)
+    assert held.disconnected.wait(10)
 
 
-async def test_closing_an_async_stream_ends_everything_at_once(
+async def test_closing_an_async_stream_ends_the_steps_and_the_connection(
     held: Any, make: Any, log: Any
 ) -> None:
     stream = make(held).astream("hi", {"callbacks": [log]})
@@ -212,10 +216,10 @@ async def test_closing_an_async_stream_ends_everything_at_once(
     await stream.aclose()
     name = "BailianAppRunnable"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert await asyncio.to_thread(held.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
-async def test_events_show_the_results_as_they_grow(make: Any) -> None:
+async def test_astream_events_shows_growing_results(make: Any) -> None:
     events = [event async for event in make().astream_events("hi", version="v2")]
     streamed = [e["data"]["chunk"] for e in events if e["event"] == "on_chain_stream"]
     assert len(streamed) > 5
@@ -223,7 +227,7 @@ async def test_events_show_the_results_as_they_grow(make: Any) -> None:
     assert events[-1]["data"]["output"].text == TEXT
 
 
-async def test_events_of_a_chain_show_them_too(make: Any) -> None:
+async def test_astream_events_of_a_chain_shows_growing_results(make: Any) -> None:
     chain = RunnablePassthrough() | make()
     events = [event async for event in chain.astream_events("hi", version="v2")]
     streamed = [
@@ -236,7 +240,7 @@ async def test_events_of_a_chain_show_them_too(make: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["ainvoke", "astream"])
-async def test_cancelling_ends_everything_at_once(
+async def test_cancelling_ends_the_steps_and_the_connection(
     path: str, held: Any, make: Any, log: Any
 ) -> None:
     app = make(held)
@@ -248,7 +252,7 @@ async def test_cancelling_ends_everything_at_once(
             pass
 
     begun = asyncio.Event()
-    log.told = begun.set
+    log.on_step = begun.set
     task = asyncio.create_task(run())
     await asyncio.wait_for(begun.wait(), 10)
     task.cancel()
@@ -256,10 +260,10 @@ async def test_cancelling_ends_everything_at_once(
         await task
     name = "BailianAppRunnable"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert await asyncio.to_thread(held.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
-def test_an_error_is_typed_and_ends_the_run(run: Any, make: Any, log: Any) -> None:
+def test_an_error_has_both_classes_and_ends_the_run(run: Any, make: Any, log: Any) -> None:
     def app(_: Call) -> Any:
         yield {"output": {"text": "one", "finish_reason": "null"}}
         yield Failure(status=500, code="SystemError")
@@ -301,7 +305,7 @@ def test_a_token_at_the_top_of_the_input_is_sent_and_not_traced(
     assert "tok-secret" not in str(handler.seen)
 
 
-def test_the_inputs_biz_params_go_over_those_that_are_set(run: Any, make: Any, cloud: Any) -> None:
+def test_biz_params_of_the_input_override_the_field(run: Any, make: Any, cloud: Any) -> None:
     runnable = make(biz_params={"lang": "zh", "city": "x"})
     run(runnable, {"prompt": "x", "biz_params": {"city": "H"}, "z": 1})
     assert cloud.requests[0].biz_params == {"lang": "zh", "city": "H", "z": 1}
@@ -309,8 +313,10 @@ def test_the_inputs_biz_params_go_over_those_that_are_set(run: Any, make: Any, c
     assert cloud.requests[1].biz_params == {"only": 1}
 
 
-def test_a_prompt_beside_the_input_is_refused(run: Any, make: Any, cloud: Any) -> None:
-    with pytest.raises(InvalidInputError, match="prompt was given beside the input"):
+def test_a_prompt_keyword_in_addition_to_the_input_is_refused(
+    run: Any, make: Any, cloud: Any
+) -> None:
+    with pytest.raises(InvalidInputError, match="prompt is passed in addition to the input"):
         run(make(), "asked", prompt="other")
     assert not cloud.requests
 

@@ -1,4 +1,4 @@
-"""The key and the users' tokens are in nothing that LangChain shows, traces or stores."""
+"""The key and the users' tokens are in no repr, trace or dump."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make() -> ChatBailianApp:
     return ChatBailianApp(app_id="app", api_key=KEY, biz_params=BIZ)
 
 
-def test_no_form_of_the_model_shows_them() -> None:
+def test_no_repr_or_dump_of_the_model_has_a_secret() -> None:
     model = make()
     assert_no_secret(
         repr(model),
@@ -49,14 +49,14 @@ def test_no_form_of_the_model_shows_them() -> None:
     assert model.biz_params == BIZ
 
 
-def test_the_dumped_model_names_where_the_key_is_read_from() -> None:
+def test_the_dumped_model_names_the_keys_environment_variable() -> None:
     kwargs = dumpd(make())["kwargs"]
     assert kwargs["api_key"] == {"lc": 1, "type": "secret", "id": ["DASHSCOPE_API_KEY"]}
     assert kwargs["biz_params"] == {"city": "杭州"}
 
 
 @pytest.mark.parametrize("per_call", [True, False])
-def test_no_trace_and_no_answer_shows_them(
+def test_no_trace_and_no_answer_has_a_secret(
     per_call: bool, start_cloud: Any, make_model: Any, ask: Any, log: Any, traces: Any
 ) -> None:
     cloud = start_cloud(app=WORKFLOW)
@@ -65,11 +65,11 @@ def test_no_trace_and_no_answer_shows_them(
     answer = ask(model, "hi", {"callbacks": [log, traces]}, **(secrets if per_call else {}))
     assert cloud.requests[0].biz_params == BIZ  # they were sent
     assert_no_secret(answer, log.seen, log.custom, [run.model_dump() for run in traces.roots])
-    (start,) = [said for said in log.seen if "invocation_params" in str(said)]
+    (start,) = [seen for seen in log.seen if "invocation_params" in str(seen)]
     assert "'biz_params': {'city': '杭州'}" in str(start)  # and the rest is traced
 
 
-def test_no_error_shows_them(make_model: Any, ask: Any, log: Any) -> None:
+def test_no_error_of_a_call_has_a_secret(make_model: Any, ask: Any, log: Any) -> None:
     model = make_model(recordings.FOLDER / "error-app-id-invalid-elided.sse", biz_params=BIZ)
     with pytest.raises(Exception, match="AppId") as caught:
         ask(model, "hi", {"callbacks": [log]})
@@ -77,7 +77,7 @@ def test_no_error_shows_them(make_model: Any, ask: Any, log: Any) -> None:
 
 
 @pytest.mark.parametrize("field", ["api_key", "biz_params"])
-def test_no_refusal_shows_them(field: str) -> None:
+def test_no_validation_error_has_a_secret(field: str) -> None:
     wrong: dict[str, Any] = {
         "api_key": f"{KEY}\n{TOKEN}",
         "biz_params": {"user_defined_tokens": {TOKEN, KEY}},

@@ -1,4 +1,4 @@
-"""The conversation is the list of messages; the cloud's session follows from it."""
+"""The conversation is the list of messages; the cloud's session is taken from it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from bailian_apps.langchain import BailianAppRunnable
 
 
 def recall(call: Call) -> str:
-    """An app that says what it knows of the conversation."""
+    """An app that returns what it knows of the conversation."""
     if call.messages:
-        return "told: " + " | ".join(f"{m['role']}={m['content']}" for m in call.messages)
+        return "received: " + " | ".join(f"{m['role']}={m['content']}" for m in call.messages)
     return "known: " + " | ".join([*(turn.user for turn in call.turns), call.prompt])
 
 
@@ -65,10 +65,10 @@ def test_the_marker_survives_dumping_and_trimming(
 
 
 @pytest.mark.parametrize("output_version", ["v0", "v1"])
-def test_no_store_changes_what_was_said(
+def test_storing_messages_does_not_change_their_digest(
     output_version: str, start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
-    """Else every call would send the whole history, and nobody would notice."""
+    """Otherwise every call would silently send the whole history."""
 
     def app(call: Call) -> Iterator[dict[str, Any]]:
         thought = {"action_type": "reasoning", "thought": "嗯"}
@@ -80,15 +80,15 @@ def test_no_store_changes_what_was_said(
     cloud = start_cloud(app=app)
     model = make_model(cloud, output_version=output_version)
     messages: list[Any] = []
-    for said in (" one\n", [{"type": "text", "text": "two "}, "and"], "three"):
-        messages.append(HumanMessage(said))
+    for content in (" one\n", [{"type": "text", "text": "two "}, "and"], "three"):
+        messages.append(HumanMessage(content))
         messages.append(ask(model, messages))
         messages = messages_from_dict(json.loads(json.dumps(messages_to_dict(messages))))
     [session] = cloud.sessions
     assert [request.session_id for request in cloud.requests] == [None, session, session]
 
 
-def test_what_another_app_answered_in_between_is_told(start_cloud: Any, make_model: Any) -> None:
+def test_another_apps_answer_in_between_is_sent_along(start_cloud: Any, make_model: Any) -> None:
     cloud = start_cloud(app=recall, other=lambda _: "blue")
     one, other = make_model(cloud), make_model(cloud, app_id="other")
     messages: list[Any] = [HumanMessage("one")]
@@ -98,11 +98,11 @@ def test_what_another_app_answered_in_between_is_told(start_cloud: Any, make_mod
     answer = one.invoke(messages)
     assert "session_id" not in cloud.requests[2].input
     assert answer.content == (
-        "told: user=one | assistant=known: one | user=colour? | assistant=blue | user=two"
+        "received: user=one | assistant=known: one | user=colour? | assistant=blue | user=two"
     )
 
 
-def test_a_session_that_the_cloud_forgot_is_noticed_and_then_told_anew(
+def test_a_forgotten_session_is_reported_and_then_replaced(
     start_cloud: Any, make_model: Any, ask: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     cloud = start_cloud(app=recall)
@@ -113,14 +113,14 @@ def test_a_session_that_the_cloud_forgot_is_noticed_and_then_told_anew(
     with caplog.at_level(logging.WARNING, "bailian_apps"):
         messages.append(ask(model, messages))
     assert messages[-1].response_metadata["context_lost"] is True
-    assert "has forgotten the conversation" in caplog.text
+    assert "has lost the conversation" in caplog.text
     answer = ask(model, [*messages, HumanMessage("three")])
-    assert answer.content.startswith("told: user=one | assistant=")
+    assert answer.content.startswith("received: user=one | assistant=")
     assert "context_lost" not in answer.response_metadata
 
 
-def told(call: Any) -> list[str]:
-    """The contents of the messages that a request told."""
+def contents(call: Any) -> list[str]:
+    """The contents of the messages in a request."""
     return [message["content"] for message in call.messages]
 
 
@@ -131,14 +131,14 @@ def begin(model: Any, words: str = "one") -> list[Any]:
 
 
 def forgetful(call: Call) -> Iterator[dict[str, Any]]:
-    """As `recall`; in a session that was forgotten it goes on only when nobody listens any more."""
+    """As `recall`; in a forgotten session it continues only after the client disconnects."""
     if call.request.session_id and not call.turns:
         yield {"output": {"text": "who are you?", "finish_reason": "null"}}
-        call.gone.wait(10)
+        call.disconnected.wait(10)
     yield {"output": {"text": recall(call), "finish_reason": "stop"}}
 
 
-def test_an_idempotent_app_that_forgot_is_asked_again_at_once(
+def test_an_idempotent_app_that_forgot_is_called_again_at_once(
     start_cloud: Any, make_model: Any, ask: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     cloud = start_cloud(app=forgetful)
@@ -146,21 +146,23 @@ def test_an_idempotent_app_that_forgot_is_asked_again_at_once(
     messages = [*begin(model), HumanMessage("two")]
     cloud.forget()
     answer = ask(model, messages)
-    assert answer.content == "told: user=one | assistant=known: one | user=two"
+    assert answer.content == "received: user=one | assistant=known: one | user=two"
     assert "context_lost" not in answer.response_metadata
     assert answer.response_metadata["whole_history"] is True
     _, forgot, again = cloud.requests
-    assert forgot.gone.is_set()
+    assert forgot.disconnected.is_set()
     assert forgot.session_id == messages[1].response_metadata["session_id"]
     assert again.session_id is None
     [record] = caplog.records
-    assert "asking again, with the whole history" in record.getMessage()
+    assert "sending the whole history" in record.getMessage()
     messages += [answer, HumanMessage("three")]
     ask(model, messages)
-    assert told(cloud.requests[3]) == [message.text for message in messages]
+    assert contents(cloud.requests[3]) == [message.text for message in messages]
 
 
-def test_it_is_asked_again_once(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_a_forgetful_app_is_called_again_only_once(
+    start_cloud: Any, make_model: Any, ask: Any
+) -> None:
     calls: list[Call] = []
 
     def app(call: Call) -> Any:
@@ -177,7 +179,7 @@ def test_it_is_asked_again_once(start_cloud: Any, make_model: Any, ask: Any) -> 
     assert len(calls) == 3
 
 
-def test_a_branch_is_told_the_whole_history(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_a_branch_sends_the_whole_history(start_cloud: Any, make_model: Any, ask: Any) -> None:
     cloud = start_cloud(app=recall)
     model = make_model(cloud)
     trunk = begin(model)
@@ -185,22 +187,22 @@ def test_a_branch_is_told_the_whole_history(start_cloud: Any, make_model: Any, a
     one.append(ask(model, one))
     other.append(ask(model, other))
     assert one[-1].content == "known: one | left"
-    assert other[-1].content == "told: user=one | assistant=known: one | user=right"
+    assert other[-1].content == "received: user=one | assistant=known: one | user=right"
     assert other[-1].response_metadata["whole_history"] is True
     assert ask(model, [*one, HumanMessage("on")]).content == "known: one | left | on"
-    assert ask(model, [*other, HumanMessage("on")]).content.startswith("told: user=one | ")
+    assert ask(model, [*other, HumanMessage("on")]).content.startswith("received: user=one | ")
 
 
-def test_an_answer_made_anew_does_not_know_the_first(
+def test_a_regenerated_answer_does_not_know_the_first_one(
     start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
     model = make_model(start_cloud(app=recall))
     messages = [*begin(model), HumanMessage("two")]
     ask(model, messages)
-    assert ask(model, messages).content == "told: user=one | assistant=known: one | user=two"
+    assert ask(model, messages).content == "received: user=one | assistant=known: one | user=two"
 
 
-def test_of_two_calls_at_once_one_has_the_session(
+def test_of_two_concurrent_calls_only_one_continues_the_session(
     start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
     both = threading.Barrier(2, timeout=20)
@@ -215,7 +217,7 @@ def test_of_two_calls_at_once_one_has_the_session(
     trunk = begin(model)
     with ThreadPoolExecutor() as pool:
         answers = list(pool.map(lambda w: ask(model, [*trunk, HumanMessage(w)]), ("a", "b")))
-    assert sorted(answer.content.split(":")[0] for answer in answers) == ["known", "told"]
+    assert sorted(answer.content.split(":")[0] for answer in answers) == ["known", "received"]
     assert sorted(bool(request.session_id) for request in cloud.requests[1:]) == [False, True]
 
 
@@ -228,7 +230,7 @@ def test_of_two_calls_at_once_one_has_the_session(
         (Failure(status=400, code="DataInspectionFailed"), False),
     ],
 )
-def test_only_a_call_that_certainly_did_not_start_gives_the_session_back(
+def test_only_a_call_that_did_not_start_releases_the_session(
     failure: Failure, in_session: bool, start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
     answers: list[Any] = ["one", failure, "two"]
@@ -239,10 +241,10 @@ def test_only_a_call_that_certainly_did_not_start_gives_the_session_back(
         ask(model, messages)
     ask(model, messages)
     assert bool(cloud.requests[2].session_id) is in_session
-    assert told(cloud.requests[2]) == ([] if in_session else ["one", "one", "two"])
+    assert contents(cloud.requests[2]) == ([] if in_session else ["one", "one", "two"])
 
 
-def test_a_stream_that_was_broken_off_keeps_the_session(start_cloud: Any, make_model: Any) -> None:
+def test_a_stream_closed_early_keeps_its_session_round(start_cloud: Any, make_model: Any) -> None:
     cloud = start_cloud(app=recall)
     model = make_model(cloud)
     messages = [*begin(model), HumanMessage("two")]
@@ -251,7 +253,7 @@ def test_a_stream_that_was_broken_off_keeps_the_session(start_cloud: Any, make_m
     next(stream)
     stream.close()
     never_read.close()
-    assert model.invoke(messages).content.startswith("told: user=one | ")
+    assert model.invoke(messages).content.startswith("received: user=one | ")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,7 @@ def test_a_stream_that_was_broken_off_keeps_the_session(start_cloud: Any, make_m
     ],
     ids=["too old", "too long", "another system text", "edited"],
 )
-def test_from_then_on_the_whole_history_is_sent(
+def test_once_sent_the_whole_history_is_sent_every_time(
     settings: Any, system: Any, edited: str, start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
     cloud = start_cloud(app=recall)
@@ -278,12 +280,12 @@ def test_from_then_on_the_whole_history_is_sent(
         answer = ask(model, [*system, *messages])
         assert answer.response_metadata["whole_history"] is True
         assert cloud.requests[-1].session_id is None
-        assert told(cloud.requests[-1]) == [each.text for each in (*system, *messages)]
+        assert contents(cloud.requests[-1]) == [each.text for each in (*system, *messages)]
         assert cloud.requests[-1].input["image_list"] == ["https://example.com/a.png"]
         messages.append(answer)
 
 
-def test_the_clouds_long_term_memory(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_memory_id_is_sent_with_every_call(start_cloud: Any, make_model: Any, ask: Any) -> None:
     cloud = start_cloud(app=recall)
     model = make_model(cloud, memory_id="mine")
     ask(model)
@@ -294,7 +296,7 @@ def test_the_clouds_long_term_memory(start_cloud: Any, make_model: Any, ask: Any
     assert sent == ["mine", "yours", "mine", None]
 
 
-def test_a_runnable_says_that_the_context_was_lost(
+def test_a_runnable_reports_a_lost_context(
     start_cloud: Any, fields_of: Any, make_model: Any, ask_on: Any
 ) -> None:
     cloud = start_cloud(app=recall)
@@ -304,7 +306,7 @@ def test_a_runnable_says_that_the_context_was_lost(
     assert BailianAppRunnable(**fields_of(cloud)).invoke(messages).whole_history
 
 
-def test_an_answer_that_was_cut_off_says_it_too(
+def test_an_answer_cut_off_by_stop_reports_a_lost_context(
     start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
     cloud = start_cloud(app=recall)
@@ -314,10 +316,10 @@ def test_an_answer_that_was_cut_off_says_it_too(
     lost = ask(model, messages, stop=["two"])
     assert (lost.content, lost.response_metadata["context_lost"]) == ("known: ", True)
     whole = ask(model, messages, stop=["user=one"])
-    assert (whole.content, whole.response_metadata["whole_history"]) == ("told: ", True)
+    assert (whole.content, whole.response_metadata["whole_history"]) == ("received: ", True)
 
 
-def test_a_session_can_be_named(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_a_session_id_can_be_passed_to_a_call(start_cloud: Any, make_model: Any, ask: Any) -> None:
     cloud = start_cloud(app=recall)
     model = make_model(cloud)
     session_id = ask(model, "one").response_metadata["session_id"]
@@ -325,7 +327,7 @@ def test_a_session_can_be_named(start_cloud: Any, make_model: Any, ask: Any) -> 
     assert ask(model.bind(session_id=session_id), "three").content == "known: one | two | three"
 
 
-def test_who_names_a_session_vouches_for_it(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_an_explicit_session_id_is_always_used(start_cloud: Any, make_model: Any, ask: Any) -> None:
     cloud = start_cloud(app=recall)
     model = make_model(cloud)
     messages = [*begin(model), HumanMessage("two")]
@@ -342,11 +344,13 @@ def test_history_mode_messages_sends_everything_every_time(
     messages: list[Any] = [SystemMessage("be brief"), HumanMessage("one")]
     messages += [ask(model, messages), HumanMessage("two")]
     assert ask(model, messages).content == (
-        "told: system=be brief | user=one | assistant=told: system=be brief | user=one | user=two"
+        "received: system=be brief | user=one | assistant=received: system=be brief | user=one | user=two"
     )
 
 
-def test_images_and_files_go_with_their_turn(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_images_and_files_are_sent_with_their_turn(
+    start_cloud: Any, make_model: Any, ask: Any
+) -> None:
     cloud = start_cloud(app=recall)
     model = make_model(cloud)
     image = {"type": "image", "url": "https://example.com/a.png"}
@@ -360,7 +364,7 @@ def test_images_and_files_go_with_their_turn(start_cloud: Any, make_model: Any, 
     }
 
 
-def test_settings_may_be_overridden_per_call(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_settings_can_be_overridden_per_call(start_cloud: Any, make_model: Any, ask: Any) -> None:
     cloud = start_cloud(app=recall, other=lambda _: "other")
     model = make_model(cloud, temperature=0.5)
     ask(model, biz_params={"city": "杭州"}, temperature=0.1, thoughts=False)
@@ -381,7 +385,7 @@ def test_settings_may_be_overridden_per_call(start_cloud: Any, make_model: Any, 
         ({"model": "a", "app_id": "b"}, "model"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_and_nothing_is_sent(
+def test_an_invalid_call_option_is_refused_before_sending(
     arguments: dict[str, Any], field: str, start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
     cloud = start_cloud(app=recall)
@@ -391,24 +395,26 @@ def test_what_cannot_be_sent_is_refused_and_nothing_is_sent(
     assert cloud.requests == []
 
 
-def test_run_with_message_history(start_cloud: Any, make_model: Any, ask: Any) -> None:
+def test_runnable_with_message_history_continues_the_session(
+    start_cloud: Any, make_model: Any, ask: Any
+) -> None:
     from langchain_core.chat_history import InMemoryChatMessageHistory
     from langchain_core.runnables.history import RunnableWithMessageHistory
 
     cloud = start_cloud(app=recall)
-    prompt = ChatPromptTemplate([MessagesPlaceholder("history"), ("human", "{said}")])
+    prompt = ChatPromptTemplate([MessagesPlaceholder("history"), ("human", "{question}")])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer versions call both classes deprecated
         kept = InMemoryChatMessageHistory()
         chain = RunnableWithMessageHistory(
             prompt | make_model(cloud),
             lambda session_id: kept,
-            input_messages_key="said",
+            input_messages_key="question",
             history_messages_key="history",
         )
     config = {"configurable": {"session_id": "local"}}
-    ask(chain, {"said": "one"}, config)
-    assert ask(chain, {"said": "two"}, config).content == "known: one | two"
+    ask(chain, {"question": "one"}, config)
+    assert ask(chain, {"question": "two"}, config).content == "known: one | two"
     assert all(isinstance(message, AIMessage) for message in kept.messages[1::2])
     assert len(kept.messages) == 4
 

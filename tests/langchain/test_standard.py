@@ -1,11 +1,11 @@
 """LangChain's own standard tests, against the emulator.
 
-They skip what the properties below switch off. What is switched off:
+They skip what the properties below disable:
 
-* `has_tool_calling`, `has_tool_choice`: an app calls its own tools and takes none.
-* `has_structured_output`: an app cannot be given a schema.
-* images, files and audio: the suites send them as base64 data, and an app takes addresses.
-* the VCR test and `test_init_time` are benchmarks of a network and of a class.
+* `has_tool_calling`, `has_tool_choice`: an app only calls its own tools.
+* `has_structured_output`: an app does not take a schema.
+* images, files and audio: the suites send base64 data, and an app takes URLs.
+* the VCR test and `test_init_time` are benchmarks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LangChain's own standard tests for retrievers, against the emulator; nothing is switched off."""
+"""LangChain's own standard tests for retrievers, against the emulator; none is disabled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LangChain's own standard tests for tools, against the emulator; nothing is switched off."""
+"""LangChain's own standard tests for tools, against the emulator; none is disabled."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class _AnApp:
 
     @property
     def tool_constructor_params(self) -> dict[str, Any]:
-        told = {"name": "travel", "description": "Plans trips.", "biz_params_schema": Trip}
-        return {"app_id": "app", "api_key": "k", "base_url": self.base_url, **told}
+        fields = {"name": "travel", "description": "Plans trips.", "biz_params_schema": Trip}
+        return {"app_id": "app", "api_key": "k", "base_url": self.base_url, **fields}
 
     @property
     def tool_invoke_params_example(self) -> dict[str, Any]:
@@ -46,8 +46,8 @@ class TestUnit(_AnApp, ToolsUnitTests):
     @property
     def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
         env = {"DASHSCOPE_API_KEY": "sk-env", "BAILIAN_APP_ID": "from-env"}
-        told = {"name": "travel", "description": "Plans trips."}
-        return env, told, {"api_key": "sk-env", "app_id": "from-env"}
+        fields = {"name": "travel", "description": "Plans trips."}
+        return env, fields, {"api_key": "sk-env", "app_id": "from-env"}
 
 
 class TestIntegration(_AnApp, ToolsIntegrationTests):

@@ -1,4 +1,4 @@
-"""`stop`: an app knows no stop sequences, so the answer is cut off on this side."""
+"""`stop`: the API has no stop sequences, so the adapter cuts the answer off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bailian_apps.emulator import Call
 
 
 class Talker:
-    """Says one piece after the other, and then waits until nobody listens."""
+    """Sends one piece after the other, then waits until the client disconnects."""
 
     def __init__(self, *pieces: str) -> None:
         self.pieces = pieces
@@ -21,13 +21,13 @@ class Talker:
     def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
         for piece in self.pieces:
             yield {"output": {"text": piece, "finish_reason": "null"}}
-        if call.gone.wait(10):
+        if call.disconnected.wait(10):
             self.left.set()
         yield {"output": {"text": "", "finish_reason": "stop"}}
 
 
 @pytest.mark.parametrize("where", ["call", "field"])
-def test_the_answer_ends_there_and_the_connection_is_closed(
+def test_a_stop_sequence_ends_the_answer_and_closes_the_connection(
     where: str, make_model: Any, ask: Any
 ) -> None:
     app = Talker("one, E", "N", "D, two")
@@ -38,18 +38,18 @@ def test_the_answer_ends_there_and_the_connection_is_closed(
     assert app.left.wait(10)
 
 
-def test_the_call_goes_before_the_field(make_model: Any, ask: Any) -> None:
+def test_stop_of_a_call_overrides_the_field(make_model: Any, ask: Any) -> None:
     model = make_model(lambda _: "a b c", stop=["a"])
     assert ask(model, stop=["c"]).content == "a b "
 
 
-def test_an_answer_without_the_sequence_is_whole(make_model: Any, ask: Any) -> None:
+def test_an_answer_without_the_stop_sequence_is_complete(make_model: Any, ask: Any) -> None:
     answer = ask(make_model(lambda _: "almost EN"), stop=["END"])
     assert answer.content == "almost EN"
     assert answer.response_metadata["bailian"]["round"] == 1
 
 
-def test_after_an_answer_that_was_cut_off_the_whole_conversation_is_sent(
+def test_after_a_cut_off_answer_the_whole_conversation_is_sent(
     start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
     cloud = start_cloud(app=lambda _: "one, two")
@@ -60,7 +60,7 @@ def test_after_an_answer_that_was_cut_off_the_whole_conversation_is_sent(
     assert [message["content"] for message in cloud.requests[1].messages] == ["hi", "one", "and?"]
 
 
-def test_steps_that_are_cut_off_end_well(make_model: Any, ask: Any, log: Any) -> None:
+def test_steps_cut_off_by_stop_end_without_error(make_model: Any, ask: Any, log: Any) -> None:
     def app(_: Call) -> list[dict[str, Any]]:
         call = {"action_type": "api", "action_name": "mail"}
         return [

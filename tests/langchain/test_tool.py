@@ -1,4 +1,4 @@
-"""An app as a tool: what it is told, what it answers, and what becomes of its failures."""
+"""An app as a tool: what it receives, what it returns, and how its failures are handled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_tool(fields: dict[str, Any], **more: Any) -> BailianAppTool:
     return BailianAppTool(name="travel", description="Plans trips.", **{**fields, **more})
 
 
-def said(**arguments: Any) -> ToolCall:
+def tool_call(**arguments: Any) -> ToolCall:
     return ToolCall(type="tool_call", id="1", name="travel", args={"prompt": "hi", **arguments})
 
 
@@ -42,8 +42,10 @@ def use(request: pytest.FixtureRequest) -> Any:
     return use
 
 
-def test_the_answer_is_the_content_and_the_rest_the_artifact(use: Any, fields_of: Any) -> None:
-    message = use(make_tool(fields_of(WORKFLOW)), said())
+def test_the_answer_is_the_content_and_everything_else_the_artifact(
+    use: Any, fields_of: Any
+) -> None:
+    message = use(make_tool(fields_of(WORKFLOW)), tool_call())
     assert message.content == recordings.expected_text(WORKFLOW.name)
     assert (message.name, message.status) == ("travel", "success")
     artifact = message.artifact
@@ -59,25 +61,25 @@ def test_the_answer_is_the_content_and_the_rest_the_artifact(use: Any, fields_of
 
 
 def test_references_are_in_the_artifact(use: Any, agent: Any, fields_of: Any) -> None:
-    (reference,) = use(make_tool(fields_of(lambda _: agent)), said()).artifact["references"]
+    (reference,) = use(make_tool(fields_of(lambda _: agent)), tool_call()).artifact["references"]
     assert reference["index_id"] == "1"
     assert reference["text"] == "龙井"
 
 
-def test_words_alone_will_do(use: Any, fields_of: Any) -> None:
+def test_a_plain_string_input_is_enough(use: Any, fields_of: Any) -> None:
     tool = make_tool(fields_of(WORKFLOW), biz_params_schema=None)
     assert use(tool, "hi") == recordings.expected_text(WORKFLOW.name)
 
 
-def test_start_variables_are_arguments_and_go_over_those_that_are_set(
+def test_start_variables_are_arguments_and_override_the_field(
     use: Any, start_cloud: Any, fields_of: Any
 ) -> None:
     cloud = start_cloud(app=WORKFLOW)
     tokens = {"plugin": {"user_token": "secret"}}
     fixed = {"city": "-", "lang": "zh", "user_defined_tokens": tokens}
     tool = make_tool(fields_of(cloud), biz_params=fixed, biz_params_schema=Trip)
-    use(tool, said(city="杭州", day="2024-05-01"))
-    use(tool, said(city="杭州"))
+    use(tool, tool_call(city="杭州", day="2024-05-01"))
+    use(tool, tool_call(city="杭州"))
     first, second = (request.body["input"] for request in cloud.requests)
     sent = {"city": "杭州", "lang": "zh", "user_defined_tokens": tokens}
     assert first["biz_params"] == {**sent, "日期": "2024-05-01"}
@@ -85,7 +87,7 @@ def test_start_variables_are_arguments_and_go_over_those_that_are_set(
     assert first["prompt"] == "hi"
 
 
-def test_the_model_is_told_of_the_prompt_and_the_start_variables_alone(fields_of: Any) -> None:
+def test_the_models_schema_has_the_prompt_and_the_start_variables_only(fields_of: Any) -> None:
     tool = make_tool(fields_of(WORKFLOW), biz_params_schema=Trip, remember=True)
     schema = tool.tool_call_schema.model_json_schema()
     assert list(schema["properties"]) == ["prompt", "city", "day"]
@@ -93,7 +95,9 @@ def test_the_model_is_told_of_the_prompt_and_the_start_variables_alone(fields_of
     assert schema["properties"]["city"]["description"] == "Where to."
 
 
-def test_arguments_of_ones_own(use: Any, start_cloud: Any, fields_of: Any) -> None:
+def test_arguments_of_a_custom_args_schema_are_sent(
+    use: Any, start_cloud: Any, fields_of: Any
+) -> None:
     class Arguments(BaseModel):
         prompt: str
         who: str
@@ -101,7 +105,7 @@ def test_arguments_of_ones_own(use: Any, start_cloud: Any, fields_of: Any) -> No
     cloud = start_cloud(app=WORKFLOW)
     schema = {"type": "object", "properties": {"prompt": {}, "who": {}}}
     for given in (Arguments, schema):
-        use(make_tool(fields_of(cloud), args_schema=given), said(who="me"))
+        use(make_tool(fields_of(cloud), args_schema=given), tool_call(who="me"))
     assert [r.body["input"]["biz_params"] for r in cloud.requests] == [{"who": "me"}] * 2
 
 
@@ -116,14 +120,19 @@ class Clash(BaseModel):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"args_schema": NoPrompt}, "args_schema: has no field 'prompt'"),
-        ({"args_schema": {"properties": {}}}, "args_schema: has no field 'prompt'"),
-        ({"args_schema": {"properties": {"prompt": {}}}, "remember": True}, "is a JSON schema"),
+        ({"args_schema": NoPrompt}, "args_schema has no field 'prompt'"),
+        ({"args_schema": {"properties": {}}}, "args_schema has no field 'prompt'"),
+        (
+            {"args_schema": {"properties": {"prompt": {}}}, "remember": True},
+            "must be a pydantic model",
+        ),
         ({"biz_params_schema": Clash}, "has a field 'runtime'"),
-        ({"app_idd": "x"}, "app_idd: is not a setting"),
+        ({"app_idd": "x"}, "app_idd is not a setting"),
     ],
 )
-def test_a_wrong_field_is_named(fields: dict[str, Any], message: str) -> None:
+def test_an_invalid_field_raises_an_error_that_names_it(
+    fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidInputError, match=message):
         make_tool({"app_id": "app"}, **fields)
 
@@ -137,20 +146,22 @@ def failing(error: Failure) -> Any:
 
 
 @pytest.mark.parametrize("code", ["AppProcessFailed", "InvokePluginFailed", "DataInspectionFailed"])
-def test_what_the_app_reports_is_told_to_the_model(code: str, use: Any, fields_of: Any) -> None:
+def test_an_error_of_the_app_itself_is_returned_to_the_model(
+    code: str, use: Any, fields_of: Any
+) -> None:
     fields = fields_of(failing(Failure(status=400, code=code, message="no such city")))
-    message = use(make_tool(fields), said())
+    message = use(make_tool(fields), tool_call())
     assert (message.status, message.artifact) == ("error", None)
     assert "no such city" in message.content
     with pytest.raises(ToolException, match="no such city") as caught:
-        use(make_tool(fields, handle_tool_error=False), said())
+        use(make_tool(fields, handle_tool_error=False), tool_call())
     assert isinstance(caught.value.__cause__, BailianError)
 
 
-def test_other_failures_are_raised(use: Any, fields_of: Any) -> None:
+def test_all_other_failures_are_raised(use: Any, fields_of: Any) -> None:
     tool = make_tool(fields_of(failing(Failure(status=500, code="SystemError"))))
     with pytest.raises(ServerError) as caught:
-        use(tool, said())
+        use(tool, tool_call())
     assert caught.value.is_retryable is False
     with pytest.raises(ValidationError):
         use(tool, {"prompt": ""})
@@ -159,7 +170,7 @@ def test_other_failures_are_raised(use: Any, fields_of: Any) -> None:
 async def test_cancelling_ends_the_tool_and_its_steps(held: Any, fields_of: Any, log: Any) -> None:
     tool = make_tool(fields_of(held))
     begun = asyncio.Event()
-    log.told = begun.set
+    log.on_step = begun.set
     task = asyncio.create_task(tool.ainvoke("hi", {"callbacks": [log]}))
     await asyncio.wait_for(begun.wait(), 10)
     task.cancel()
@@ -167,13 +178,13 @@ async def test_cancelling_ends_the_tool_and_its_steps(held: Any, fields_of: Any,
         await task
     names = [("start", "travel"), ("start", "mail"), ("error", "mail"), ("error", "travel")]
     assert log.events == names
-    assert await asyncio.to_thread(held.gone.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 10)
 
 
 def test_no_secret_is_in_a_trace_or_a_repr(use: Any, fields_of: Any, traces: Any) -> None:
     secret = {"user_defined_tokens": {"t": {"user_token": "tok-very-secret"}}}
     tool = make_tool(fields_of(WORKFLOW), biz_params=secret)
-    use(tool, said(), {"callbacks": [traces]})
+    use(tool, tool_call(), {"callbacks": [traces]})
     seen = repr(tool) + repr([run.model_dump() for run in traces.roots])
     assert "tok-very" not in seen
     assert "sk-secret" not in seen
@@ -183,10 +194,10 @@ def test_no_secret_is_in_a_trace_or_a_repr(use: Any, fields_of: Any, traces: Any
 
 
 def exchange(tool: BailianAppTool, messages: list[Any], *words: str) -> ToolMessage:
-    """One turn of an agent that calls the tool, as LangGraph's ToolNode does it."""
+    """Calls the tool as LangGraph's ToolNode does; returns the last message."""
     graph = pytest.importorskip("langgraph.graph")
     prebuilt = pytest.importorskip("langgraph.prebuilt")
-    calls = [said(prompt=each) | {"id": each} for each in words]
+    calls = [tool_call(prompt=each) | {"id": each} for each in words]
     messages += [HumanMessage("?"), AIMessage("", tool_calls=calls)]
     builder = graph.StateGraph(graph.MessagesState)
     builder.add_node("tools", prebuilt.ToolNode([tool]))
@@ -207,7 +218,7 @@ def test_a_tool_that_remembers_continues_its_session(start_cloud: Any, fields_of
     assert other.artifact["session_id"] != first.artifact["session_id"]
 
 
-def test_an_agent_that_asks_twice_at_once_loses_nothing(start_cloud: Any, fields_of: Any) -> None:
+def test_two_tool_calls_in_one_message_lose_no_context(start_cloud: Any, fields_of: Any) -> None:
     cloud = start_cloud(app=lambda call: "ok")
     tool = make_tool(fields_of(cloud), remember=True)
     messages: list[Any] = []
@@ -215,11 +226,11 @@ def test_an_agent_that_asks_twice_at_once_loses_nothing(start_cloud: Any, fields
     exchange(tool, messages, "two", "three")
     assert sorted(bool(request.session_id) for request in cloud.requests[1:]) == [False, True]
     exchange(tool, messages, "four")
-    told = [message["content"] for message in cloud.requests[3].messages]
-    assert told == ["one", "ok", "two", "ok", "three", "ok", "four"]
+    contents = [message["content"] for message in cloud.requests[3].messages]
+    assert contents == ["one", "ok", "two", "ok", "three", "ok", "four"]
 
 
-def test_a_tool_says_that_the_app_has_forgotten(start_cloud: Any, fields_of: Any) -> None:
+def test_a_tool_reports_that_the_app_has_forgotten(start_cloud: Any, fields_of: Any) -> None:
     cloud = start_cloud(app=lambda call: "ok")
     tool = make_tool(fields_of(cloud), remember=True)
     messages: list[Any] = []
@@ -230,7 +241,7 @@ def test_a_tool_says_that_the_app_has_forgotten(start_cloud: Any, fields_of: Any
     assert len(cloud.requests[2].messages) == 5
 
 
-def test_another_tools_conversation_is_another(start_cloud: Any, fields_of: Any) -> None:
+def test_another_tools_conversation_is_not_continued(start_cloud: Any, fields_of: Any) -> None:
     cloud = start_cloud(app=WORKFLOW)
     messages: list[Any] = []
     exchange(make_tool(fields_of(cloud), remember=True), messages, "one")
@@ -241,7 +252,7 @@ def test_another_tools_conversation_is_another(start_cloud: Any, fields_of: Any)
     assert cloud.requests[1].body["input"] == {"prompt": "two"}
 
 
-def test_a_session_that_is_over_is_told_everything(start_cloud: Any, fields_of: Any) -> None:
+def test_when_a_session_has_ended_everything_is_sent(start_cloud: Any, fields_of: Any) -> None:
     cloud = start_cloud(app=WORKFLOW)
     tool = make_tool(fields_of(cloud), remember=True, session_max_rounds=1)
     messages: list[Any] = []
@@ -254,7 +265,7 @@ def test_a_session_that_is_over_is_told_everything(start_cloud: Any, fields_of: 
     ]
 
 
-def test_a_tool_that_does_not_remember_begins_anew(start_cloud: Any, fields_of: Any) -> None:
+def test_a_tool_without_remember_starts_a_new_session(start_cloud: Any, fields_of: Any) -> None:
     cloud = start_cloud(app=WORKFLOW)
     messages: list[Any] = []
     for words in ("one", "two"):
@@ -262,12 +273,12 @@ def test_a_tool_that_does_not_remember_begins_anew(start_cloud: Any, fields_of: 
     assert all("session_id" not in request.body["input"] for request in cloud.requests)
 
 
-def test_the_fields_are_the_settings() -> None:
+def test_every_setting_is_a_field_of_the_tool() -> None:
     assert set(AppSettings.model_fields) <= set(BailianAppTool.model_fields)
 
 
-def test_two_calls_at_once_are_both_told_to_the_next(start_cloud: Any, fields_of: Any) -> None:
-    """Each opened a session of its own, so neither session holds both."""
+def test_both_of_two_separate_calls_are_sent_to_the_next(start_cloud: Any, fields_of: Any) -> None:
+    """Each call started its own session, so neither session contains both."""
     cloud = start_cloud(app=lambda call: f"heard {call.prompt}")
     tool = make_tool(fields_of(cloud), remember=True)
     messages: list[Any] = []
@@ -275,8 +286,8 @@ def test_two_calls_at_once_are_both_told_to_the_next(start_cloud: Any, fields_of
         exchange(tool, alone := [], words)
         messages += alone
     exchange(tool, messages, "who am I")
-    told = [each["content"] for each in cloud.requests[-1].messages]
-    assert told == [
+    contents = [each["content"] for each in cloud.requests[-1].messages]
+    assert contents == [
         "my name is Bo",
         "heard my name is Bo",
         "I like tea",
@@ -285,7 +296,7 @@ def test_two_calls_at_once_are_both_told_to_the_next(start_cloud: Any, fields_of
     ]
 
 
-def test_a_secret_argument_is_sent_as_it_is(use: Any, fields_of: Any) -> None:
+def test_a_secretstr_argument_is_sent_unmasked(use: Any, fields_of: Any) -> None:
     class Login(BaseModel):
         pin: SecretStr
 

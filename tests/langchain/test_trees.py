@@ -1,4 +1,4 @@
-"""The tree of an app's steps is the same wherever it is called and whoever watches."""
+"""The tree of an app's steps is the same on every path and for every tracer."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def v3(runnable: Any, config: Any) -> None:
     await (await runnable.astream_events("hi", config, version="v3"))
 
 
-SAID = {"said": "hi"}
+QUESTION = {"question": "hi"}
 MESSAGES = {"messages": [("human", "hi")]}
 SYNC: dict[str, Callable[..., Any]] = {
     "invoke": lambda a, c: a["model"].invoke("hi", c),
@@ -85,8 +85,8 @@ SYNC: dict[str, Callable[..., Any]] = {
     "batch": lambda a, c: a["model"].batch(["hi"], c),
     "v1 content": lambda a, c: run_all(a["v1"].stream("hi", c)),
     "v3": lambda a, c: a["model"].stream_events("hi", c, version="v3").output,
-    "chain invoke": lambda a, c: a["chain"].invoke(SAID, c),
-    "chain stream": lambda a, c: run_all(a["chain"].stream(SAID, c)),
+    "chain invoke": lambda a, c: a["chain"].invoke(QUESTION, c),
+    "chain stream": lambda a, c: run_all(a["chain"].stream(QUESTION, c)),
     "graph invoke": lambda a, c: a["graph"].invoke(MESSAGES, c),
     "graph stream": lambda a, c: run_all(a["graph"].stream(MESSAGES, c, stream_mode="messages")),
     "runnable invoke": lambda a, c: a["runnable"].invoke("hi", c),
@@ -100,9 +100,11 @@ ASYNC: dict[str, Callable[..., Any]] = {
     "abatch": lambda a, c: a["model"].abatch(["hi"], c),
     "astream_events v2": lambda a, c: arun_all(a["model"].astream_events("hi", c, version="v2")),
     "astream_events v3": lambda a, c: v3(a["model"], c),
-    "chain ainvoke": lambda a, c: a["chain"].ainvoke(SAID, c),
-    "chain astream": lambda a, c: arun_all(a["chain"].astream(SAID, c)),
-    "chain astream_events": lambda a, c: arun_all(a["chain"].astream_events(SAID, c, version="v2")),
+    "chain ainvoke": lambda a, c: a["chain"].ainvoke(QUESTION, c),
+    "chain astream": lambda a, c: arun_all(a["chain"].astream(QUESTION, c)),
+    "chain astream_events": lambda a, c: arun_all(
+        a["chain"].astream_events(QUESTION, c, version="v2")
+    ),
     "graph ainvoke": lambda a, c: a["graph"].ainvoke(MESSAGES, c),
     "graph astream": lambda a, c: arun_all(a["graph"].astream(MESSAGES, c, stream_mode="messages")),
     "runnable ainvoke": lambda a, c: a["runnable"].ainvoke("hi", c),
@@ -122,7 +124,7 @@ def adapters(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": model,
         "v1": ChatBailianApp(**fields, output_version="v1"),
-        "chain": ChatPromptTemplate([("human", "{said}")]) | model | StrOutputParser(),
+        "chain": ChatPromptTemplate([("human", "{question}")]) | model | StrOutputParser(),
         "graph": graph_of(model),
         "runnable": BailianAppRunnable(**fields),
         "tool": BailianAppTool(name="ask_app", description="Asks.", **fields),
@@ -151,7 +153,7 @@ def test_every_path_gives_the_same_tree(fields: Any, traces: Any, steps_of: Any)
     assert differing == []
 
 
-def test_the_tree_says_what_the_agent_did(
+def test_the_run_tree_shows_what_the_agent_did(
     agent: Any, fields_of: Any, traces: Any, steps_of: Any
 ) -> None:
     call("invoke", fields_of(lambda _: agent), {"callbacks": [traces]})
@@ -174,7 +176,7 @@ def test_collected_runs_have_the_tree(path: str, fields_of: Any, steps_of: Any) 
 
 
 class Client(langsmith.Client):
-    """Keeps what would be sent to LangSmith."""
+    """Records what would be sent to LangSmith."""
 
     def __init__(self) -> None:
         self.kept: dict[uuid.UUID, dict[str, Any]] = {}
@@ -195,7 +197,7 @@ class Client(langsmith.Client):
         return [tuple(run.get(key) for key in keys) for run in steps]
 
 
-def test_langsmith_gets_the_same_tree_on_every_path(fields: Any) -> None:
+def test_langsmith_receives_the_same_tree_on_every_path(fields: Any) -> None:
     trees = {}
     for path in PATHS:
         client = Client()

@@ -266,7 +266,7 @@ def test_a_failed_turn_is_not_stored(send: Any, engine_of: Any, spans: Any) -> N
 
 def held(call: Call) -> Iterator[dict[str, Any]]:
     yield {"output": {"text": "西", "finish_reason": "null"}}
-    call.gone.wait(10)
+    call.disconnected.wait(10)
 
 
 def test_closing_the_stream_ends_the_run(engine_of: Any, spans: Any, kept: Any) -> None:
@@ -276,7 +276,7 @@ def test_closing_the_stream_ends_the_run(engine_of: Any, spans: Any, kept: Any) 
         assert next(response.chat_stream).delta == "西"
         response.chat_stream.close()
         assert not spans.open_spans
-        assert cloud.requests[0].gone.wait(5)
+        assert cloud.requests[0].disconnected.wait(5)
         assert engine.chat_history == []
 
 
@@ -287,7 +287,7 @@ async def test_closing_the_async_stream_ends_the_run(llm_of: Any, spans: Any, ke
         response = await engine.astream_chat("?")
         assert (await anext(response.achat_stream)).delta == "西"
         await response.achat_stream.aclose()
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
         assert not spans.open_spans
         assert engine.chat_history == []
 
@@ -308,7 +308,7 @@ async def test_cancelling_the_task_ends_the_run(llm_of: Any, spans: Any) -> None
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
         assert not spans.open_spans
         assert str(spans.named("BailianApp.run").error) == "the task was cancelled"
         assert engine.chat_history == []

@@ -122,6 +122,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.process
 def test_import_loads_neither_the_sdk_nor_the_other_framework() -> None:
     done = run_python(
         "import sys, bailian_apps.llamaindex\n"
@@ -132,6 +133,7 @@ def test_import_loads_neither_the_sdk_nor_the_other_framework() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_importing_with_an_old_llama_index_names_the_extra() -> None:
     done = run_python(
         "import llama_index.core.base.llms.types as types; del types.ThinkingBlock\n"
@@ -143,6 +145,7 @@ def test_importing_with_an_old_llama_index_names_the_extra() -> None:
     assert "ThinkingBlock" in done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("missing", ["llama_index", "llama_index.core"])
 def test_importing_without_llama_index_names_the_extra(missing: str) -> None:
     done = run_python(

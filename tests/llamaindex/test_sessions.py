@@ -114,7 +114,7 @@ def forgetful(call: Call) -> Iterator[dict[str, Any]]:
     """In a lost session it only continues when the client has disconnected."""
     if call.request.session_id and not call.turns:
         yield {"output": {"text": "谁？", "finish_reason": "null"}}
-        call.gone.wait(10)
+        call.disconnected.wait(10)
     yield {"output": {"text": "好", "finish_reason": "stop"}}
 
 
@@ -132,7 +132,7 @@ def test_an_idempotent_app_is_called_again_when_its_session_is_lost(
         assert seen.raw["whole_history"] is True
         assert "context_lost" not in seen.last.message.additional_kwargs["bailian"]
         _, forgot, again = cloud.requests
-        assert forgot.gone.is_set()
+        assert forgot.disconnected.is_set()
         assert forgot.session_id == history[1].additional_kwargs["bailian"]["session_id"]
         assert contents(again) == ["一", "好", "二"]
         [record] = caplog.records

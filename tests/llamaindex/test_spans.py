@@ -27,11 +27,12 @@ from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from pydantic import PrivateAttr
 from support import recordings
 
-from bailian_apps import AppFailedError, BailianApp, RateLimitError, ServerError, run
+from bailian_apps import AppFailedError, BailianApp, RateLimitError, ServerError
 from bailian_apps.core.events import StepStarted
 from bailian_apps.core.result import Step
 from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.llamaindex.spans import RunSpans
+from bailian_apps.run import Run
 
 HELLO = [ChatMessage(content="你好")]
 METHODS = [
@@ -61,7 +62,7 @@ def held(call: Call) -> Iterator[dict[str, Any]]:
     """Sends text with two open steps, then waits until the client disconnects."""
     yield frame(node("outer", "executing", "甲"))
     yield frame(node("outer", "executing"), node("End", "executing", "答", kind="End"))
-    call.gone.wait(10)
+    call.disconnected.wait(10)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_closing_early_drops_open_spans(llm_of: Any, spans: Any, how: str) -> No
         else:
             del chunks
         expect_all_dropped(spans, "the stream was closed before its end")
-        assert cloud.requests[0].gone.wait(5)
+        assert cloud.requests[0].disconnected.wait(5)
 
 
 @pytest.mark.parametrize("how", ["close", "forget"])
@@ -270,9 +271,9 @@ async def test_closing_early_drops_open_spans_async(llm_of: Any, spans: Any, how
         else:
             del chunks
             # The event loop closes it, in one of its next iterations.
-            assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+            assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
         expect_all_dropped(spans, "the stream was closed before its end")
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
 @pytest.mark.parametrize("method", ["stream_chat", "stream_complete"])
@@ -287,7 +288,7 @@ def test_closing_frees_the_connection_while_a_handler_keeps_the_exception(
         chunks.close()
         assert any(isinstance(event, ExceptionEvent) for event in events.events)
         expect_all_dropped(spans, "the stream was closed before its end")
-        assert cloud.requests[0].gone.wait(5)
+        assert cloud.requests[0].disconnected.wait(5)
 
 
 @pytest.mark.parametrize("method", ["astream_chat", "astream_complete"])
@@ -300,7 +301,7 @@ async def test_closing_frees_the_connection_while_a_handler_keeps_the_exception_
         await anext(chunks)
         await chunks.aclose()
         expect_all_dropped(spans, "the stream was closed before its end")
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
 def test_closing_the_chunks_closes_the_app_s_stream(
@@ -308,15 +309,15 @@ def test_closing_the_chunks_closes_the_app_s_stream(
 ) -> None:
     """At once, while it is still referenced, and not by the garbage collector."""
     held_on_to: list[Any] = []
-    real = run.stream
+    real = Run.stream
     monkeypatch.setattr(
-        run, "stream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
+        Run, "stream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
     )
     with Emulator(apps={"app": held}) as cloud:
         chunks = llm_of(cloud)._chat_call(HELLO, {}).stream()
         next(chunks)
         chunks.close()
-        assert cloud.requests[0].gone.wait(5)
+        assert cloud.requests[0].disconnected.wait(5)
         assert len(held_on_to) == 1
 
 
@@ -324,15 +325,15 @@ async def test_closing_the_async_chunks_closes_the_app_s_stream(
     llm_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_on_to: list[Any] = []
-    real = run.astream
+    real = Run.astream
     monkeypatch.setattr(
-        run, "astream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
+        Run, "astream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
     )
     with Emulator(apps={"app": held}) as cloud:
         chunks = llm_of(cloud)._chat_call(HELLO, {}).astream()
         await anext(chunks)
         await chunks.aclose()
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
         assert len(held_on_to) == 1
 
 
@@ -353,7 +354,7 @@ async def test_cancelling_the_task_drops_open_spans(llm_of: Any, spans: Any, met
         with pytest.raises(asyncio.CancelledError):
             await task
         expect_all_dropped(spans, "the task was cancelled")
-        assert await asyncio.to_thread(cloud.requests[0].gone.wait, 5)
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
 def test_an_unread_stream_drops_its_run_span(llm_of: Any, spans: Any) -> None:

@@ -46,7 +46,7 @@ def postgres() -> Iterator[str]:
         if user:
             # It refuses to run as root, and nobody else may be let into root's venv.
             for part in package.parent.glob(f"{package.name}*/"):  # the libraries are beside it
-                shutil.copytree(part, directory / part.name)
+                shutil.copytree(part, directory / part.name, copy_function=_link)
             package = directory / package.name
             shutil.chown(directory, user)
         programs = package / "pginstall/bin"
@@ -100,6 +100,13 @@ def _package(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise NoServerError(f"no package {name}: {HOW}")
     return Path(spec.origin).parent
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def _as(user: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from bailian_apps import (
     StreamInterruptedError,
 )
 from bailian_apps.client import default_client
+from bailian_apps.transport.request_builder import build_request
 
 SDK = tuple(int(part) for part in version("dashscope").split(".")[:3])
 NAMES = [path.name for path in recordings.ALL if path.name not in recordings.ERRORS]
@@ -164,6 +165,11 @@ def test_a_region_that_needs_a_workspace_says_so() -> None:
     )
     with pytest.raises(InvalidInputError, match="workspace is missing"):
         app.invoke("hi")
+    request = build_request(
+        AppRequest(app_id="app", prompt="hi"), app.settings.with_overrides({"workspace": "ws-1"})
+    )
+    assert request.url == "https://ws-1.example.com/api/v1/apps/app/completion"
+    assert "sk-test" not in repr(request)
 
 
 @pytest.mark.parametrize("path", ["sync", "async"])
@@ -230,3 +236,20 @@ def test_an_sdk_that_cannot_read_an_answer_is_a_typed_error() -> None:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
         with pytest.raises(BailianError):
             app.invoke("hi")
+
+
+def test_an_sdk_without_a_name_that_is_needed_says_which_versions_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dashscope.api_entities import api_request_factory
+
+    from bailian_apps.transport.request_builder import load_sdk
+
+    monkeypatch.delattr(api_request_factory, "_build_api_request")
+    load_sdk.cache_clear()
+    try:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url="http://127.0.0.1:9/api/v1")
+        with pytest.raises(ImportError, match=r'_build_api_request.*"dashscope>=1\.22\.2,<3"'):
+            app.invoke("hi")
+    finally:
+        load_sdk.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import recordings
 
-from bailian_apps.transport.sse import ErrorEvent, SSEReader, parse_json
+from bailian_apps.core.values import parse_json
+from bailian_apps.transport.sse import ErrorEvent, SSEReader
 
 SSE_FILES = [path for path in recordings.ALL if path.suffix == ".sse"]
 
@@ -112,3 +114,38 @@ def test_a_frame_with_a_code_is_an_error_whatever_its_event_is_called() -> None:
 def test_what_orjson_refuses_is_parsed_by_the_standard_library(data: bytes, value: Any) -> None:
     parsed = parse_json(data)
     assert value is None or str(parsed) == str(value)
+
+
+PASSAGE = "西湖" * 1000
+REFERENCES = [{"index_id": "1", "text": PASSAGE}, {"index_id": "2", "text": '"doc_references":[]'}]
+OUTPUTS = st.fixed_dictionaries(
+    {"text": st.sampled_from(["", "好", '"doc_references":', PASSAGE])},
+    optional={
+        "doc_references": st.sampled_from([REFERENCES, REFERENCES[:1], [], None, "x", {"a": 1}]),
+        "nested": st.just({"doc_references": REFERENCES}),
+    },
+)
+FRAMES = st.lists(
+    st.one_of(
+        st.builds(lambda output: {"output": output}, OUTPUTS),
+        st.builds(lambda output, rest: {"doc_references": rest, "output": output, "z": PASSAGE},
+                  OUTPUTS, st.sampled_from([REFERENCES, None])),
+    ),
+    max_size=6,
+)  # fmt: skip
+
+
+@given(FRAMES, st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")]))
+def test_references_that_are_relisted_are_read_as_if_each_frame_was_parsed(
+    frames: list[dict[str, Any]], escaped: bool, separators: tuple[str, str]
+) -> None:
+    bodies = [json.dumps(each, ensure_ascii=escaped, separators=separators) for each in frames]
+    assert read("".join(f"data:{each}\n\n" for each in bodies).encode()) == frames
+
+
+def test_references_that_every_frame_relists_are_parsed_once() -> None:
+    body = json.dumps({"output": {"doc_references": REFERENCES}}, separators=(",", ":"))
+    frames = read(f"data:{body}\n\n".encode() * 4)
+    lists = [each["output"]["doc_references"] for each in frames if isinstance(each, dict)]
+    assert lists == [REFERENCES] * 4
+    assert lists[1] is lists[2] is lists[3]

@@ -12,35 +12,35 @@ from typing import Any
 from rich.console import Console
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.view import clean, note, show, told
+from bailian_apps.cli.view import format_error, print_note, show
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, TextDelta
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.turns import Turn
-from bailian_apps.run import stream
+from bailian_apps.run import Run
 
 HELP = """\
-/new        forget this conversation and begin another
-/history    show it
-/save FILE  write it as JSON, or as Markdown if FILE ends in .md
-/help       show this
-/quit       leave; Ctrl-D and Ctrl-C do, too
-Ctrl-C during an answer stops the answer. A line that begins with // is sent with one /."""
+/new        start a new conversation
+/history    show this conversation
+/save FILE  save it as JSON, or as Markdown if FILE ends in .md
+/help       show this help
+/quit       leave; Ctrl-D and Ctrl-C leave, too
+Ctrl-C during an answer stops the answer. To send a line that starts with /, write // instead."""
 
 
 class Chat:
-    """One conversation: it ends with an answer, or is empty."""
+    """A conversation with an app. It is empty or ends with an answer."""
 
     def __init__(
         self, app: BailianApp, console: Console, *, session_id: str | None, steps: bool
     ) -> None:
-        """Begin a conversation.
+        """Start a conversation.
 
         Args:
-            app: Whom to talk to.
+            app: The app to talk to.
             console: Where everything but the answers goes.
-            session_id: A session to go on in.
-            steps: Whether the steps are shown.
+            session_id: A session to continue.
+            steps: Whether to show the steps.
         """
         self._app = app
         self._console = console
@@ -50,98 +50,97 @@ class Chat:
         self._saved: set[Path] = set()
 
     def run(self) -> None:
-        """Talk until the user leaves."""
+        """Read and send lines until the user leaves."""
         at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
         if at_terminal:
-            with contextlib.suppress(ImportError):  # it makes `input` an editor with a history
+            with contextlib.suppress(ImportError):  # gives `input` line editing and a history
                 import readline  # noqa: F401  # pyright: ignore[reportUnusedImport]
-            note(self._console, f"App {self._app.settings.app_id}. /help lists the commands.")
+            print_note(self._console, f"App {self._app.settings.app_id}. /help lists the commands.")
         while True:
             try:
                 line = input("> " if at_terminal else "").strip()
             except (EOFError, KeyboardInterrupt):
                 if at_terminal:
-                    note(self._console, "")
+                    print_note(self._console, "")
                 return
             except UnicodeDecodeError:
-                self._complain("that line is no UTF-8 text; it was not sent")
+                self._print_error("The line is not UTF-8 text. It was not sent.")
                 continue
             if line in ("/quit", "/exit"):
                 return
             if line.startswith("/") and not line.startswith("//"):
-                self._obey(*line.partition(" ")[::2])
+                self._run_command(*line.partition(" ")[::2])
             elif line:
-                self._ask(line.removeprefix("/"))
+                self._send(line.removeprefix("/"))
 
-    def _obey(self, command: str, argument: str) -> None:
+    def _run_command(self, command: str, argument: str) -> None:
         if command == "/new":
             self._turns.clear()
             self._session_id = None
-            note(self._console, "A new conversation.")
+            print_note(self._console, "A new conversation.")
         elif command == "/history":
             for turn in self._turns:
-                note(
+                print_note(
                     self._console, f"{turn.role}: {turn.text}", "" if turn.role == "user" else "dim"
                 )
         elif command == "/save":
             self._save(argument.strip())
         elif command == "/help":
-            note(self._console, HELP)
+            print_note(self._console, HELP)
         else:
-            self._complain(f"{clean(command)} is no command; /help lists them")
+            self._print_error(f"Unknown command {command}. /help lists the commands.")
 
-    def _ask(self, words: str) -> None:
-        said = Turn(role="user", text=words)
+    def _send(self, text: str) -> None:
+        question = Turn(role="user", text=text)
         answer: list[str] = []
         try:
-            plan = plan_request(
-                [*self._turns, said], self._app.settings, session_id=self._session_id
-            )
-            with stream(self._app.settings, plan, client=self._app.client) as events:
-                result = show(_noting(events, answer), self._console, steps=self._steps)
+            settings = self._app.settings
+            plan = plan_request([*self._turns, question], settings, session_id=self._session_id)
+            with Run(settings, plan, client=self._app.client).stream() as events:
+                result = show(_collect_text(events, answer), self._console, steps=self._steps)
         except KeyboardInterrupt:
-            note(self._console, "stopped")
-            self._keep_unfinished(said, answer)
+            print_note(self._console, "stopped")
+            self._keep_partial_turn(question, answer)
         except BailianError as error:
-            self._complain(told(error))
-            self._keep_unfinished(said, answer)
+            self._print_error(format_error(error))
+            self._keep_partial_turn(question, answer)
         else:
             self._turns += [
-                said, Turn(role="assistant", text=result.text, marker=plan.marker(result))
+                question, Turn(role="assistant", text=result.text, marker=plan.marker(result))
             ]  # fmt: skip
-            self._session_id = None  # from here on the markers know
+            self._session_id = None  # from now on the turns' markers name the session
             if result.context_lost:
-                self._complain(  # that it was forgotten is logged
-                    "This answer was given without what was said before. With your next words, "
-                    "all of it is sent again."
+                self._print_error(  # after the logged warning that names the sessions
+                    "The app answered without the earlier conversation. Your next message is sent "
+                    "together with all of it."
                 )
 
-    def _keep_unfinished(self, said: Turn, answer: list[str]) -> None:
-        """Keep what was read of an answer that did not end. No session is certain to hold it."""
+    def _keep_partial_turn(self, question: Turn, answer: list[str]) -> None:
+        """Keep what arrived of an answer that did not end, without a session: it may lack it."""
         if answer:
-            self._turns += [said, Turn(role="assistant", text="".join(answer))]
+            self._turns += [question, Turn(role="assistant", text="".join(answer))]
             self._session_id = None
 
     def _save(self, name: str) -> None:
         if not name:
-            self._complain("/save wants the name of a file, such as chat.md")
+            self._print_error("/save needs a file name, such as /save chat.md")
             return
         try:
             path = Path(name).expanduser().resolve()
         except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
-            self._complain(f"{clean(name)} is no name of a file: {error}")
+            self._print_error(f"{name} is not a valid file name: {error}")
             return
         text = self._as_markdown() if path.suffix == ".md" else self._as_json()
         try:
             with path.open("w" if path in self._saved else "x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
-            self._complain(f"{path} exists already; choose another name")
+            self._print_error(f"{path} already exists. Choose another name.")
         except OSError as error:
-            self._complain(f"{path} was not written: {error.strerror}")
+            self._print_error(f"{path} cannot be written: {error.strerror}")
         else:
             self._saved.add(path)
-            note(self._console, f"{len(self._turns)} messages in {path}")
+            print_note(self._console, f"Saved {len(self._turns)} messages in {path}")
 
     def _as_json(self) -> str:
         messages: list[dict[str, Any]] = []
@@ -159,12 +158,12 @@ class Chat:
             for turn in self._turns
         )
 
-    def _complain(self, text: str) -> None:
-        note(self._console, text, "red")
+    def _print_error(self, text: str) -> None:
+        print_note(self._console, text, "red")
 
 
-def _noting(events: Iterable[AppEvent], answer: list[str]) -> Generator[AppEvent]:
-    """The events, while `answer` gets the text that has come."""
+def _collect_text(events: Iterable[AppEvent], answer: list[str]) -> Generator[AppEvent]:
+    """Yield the events, and append the text of the answer to `answer`."""
     for event in events:
         if isinstance(event, TextDelta):
             answer.append(event.text)

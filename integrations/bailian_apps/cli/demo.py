@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
@@ -24,46 +25,59 @@ from llama_index.core.llms import (
 )
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.core.tools import FunctionTool
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.base import BaseEvent
+from llama_index_instrumentation.event_handlers import BaseEventHandler
 from rich.console import Console
 from rich.markup import escape
+from rich.rule import Rule
+from typing_extensions import override
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.screen import LangChainSteps, Screen, llamaindex_steps
+from bailian_apps.cli.view import RunView, print_note
 from bailian_apps.core.errors import BailianError
-from bailian_apps.core.events import RunFinished, StepFinished, StepStarted, TextDelta
-from bailian_apps.core.result import AppResult
+from bailian_apps.core.events import RunFinished
+from bailian_apps.core.result import AppResult, Step
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain import ChatBailianApp
-from bailian_apps.llamaindex import BailianAppLLM
+from bailian_apps.langchain.blocks import STEP_TYPE
+from bailian_apps.langchain.printer import step_of_event
+from bailian_apps.llamaindex import BailianAppLLM, BailianAppStepEvent
+from bailian_apps.terminal import format_tokens, step_tree
 
 QUESTION = "Recommend dishes and sights in Hangzhou."
 NOTES = [
     "Hangzhou lies around West Lake, two hours by train from Shanghai.",
     "Its kitchen is known for Dongpo pork and West Lake fish.",
 ]
+_LABEL = "answer: "
 
 
 def run_demo(console: Console, *, pace: float) -> None:
     """Run the whole demo.
 
     Args:
-        console: Where to print.
+        console: Where to print; it writes to standard output.
         pace: How many times faster than recorded to replay; 0 does not wait.
 
     Raises:
-        BailianError: The cloud answered with an error, or not at all.
+        BailianError: A call failed.
     """
     with _settings(console, pace) as settings:
-        screen = Screen(console)
-        _langchain_chain(settings, screen)
-        _llamaindex_query_engine(settings, screen)
-        result = asyncio.run(_agent_tool(settings, screen))
-        screen.summary(result)
+        _langchain_chain(settings, console)
+        _llamaindex_query_engine(settings, console)
+        result = asyncio.run(_agent_tool(settings, console))
+    _print_title(console, "What the app did")
+    console.print(step_tree(result.steps))
+    for model in result.usage.models:
+        tokens = format_tokens(model.input_tokens, model.output_tokens)
+        print_note(console, f"{model.model_id}: {tokens}", "")
+    print_note(console, f"total: {result.usage.total_tokens} tokens", "bold")
 
 
 @contextmanager
 def _settings(console: Console, pace: float) -> Generator[AppSettings]:
-    """The settings of the app: the cloud's, when the environment names key and app."""
+    """The app on the cloud if key and app id are set; else a recorded one, in an emulator."""
     given = [name for name in ("DASHSCOPE_API_KEY", "BAILIAN_APP_ID") if os.environ.get(name)]
     if len(given) == 2:
         settings = BailianApp().settings
@@ -79,40 +93,40 @@ def _settings(console: Console, pace: float) -> Generator[AppSettings]:
         soft_wrap=True,
     )
     recording = RECORDINGS / "travel-workflow.jsonl"
-    with Emulator(apps={"travel": recording}, pace=pace) as cloud:
+    with Emulator(apps={"travel": recording}, pace=pace) as emulator:
         yield AppSettings.model_validate(
-            {"app_id": "travel", "api_key": "demo", "base_url": cloud.base_url}
+            {"app_id": "travel", "api_key": "demo", "base_url": emulator.base_url}
         )
 
 
 # ------------------------------------------------------------------ three ways
 
 
-def _langchain_chain(settings: AppSettings, screen: Screen) -> None:
-    screen.title("LangChain: prompt | model | parser, streamed")
+def _langchain_chain(settings: AppSettings, console: Console) -> None:
+    _print_title(console, "LangChain: prompt | model | parser, streamed")
     prompt = ChatPromptTemplate.from_messages([("human", "{question}")])
     chain = prompt | ChatBailianApp(**_fields(settings)) | StrOutputParser()
-    for text in chain.stream({"question": QUESTION}, {"callbacks": [LangChainSteps(screen)]}):
-        screen.token(text)
-    screen.end()
+    with RunView(console, label=_LABEL) as view:
+        for text in chain.stream({"question": QUESTION}, {"callbacks": [_LangChainSteps(view)]}):
+            view.write(text)
 
 
-def _llamaindex_query_engine(settings: AppSettings, screen: Screen) -> None:
-    screen.title("LlamaIndex: a query engine over a VectorStoreIndex, streamed")
+def _llamaindex_query_engine(settings: AppSettings, console: Console) -> None:
+    _print_title(console, "LlamaIndex: a query engine over a VectorStoreIndex, streamed")
     index = VectorStoreIndex.from_documents(
         [Document(text=note) for note in NOTES], embed_model=MockEmbedding(embed_dim=8)
     )
-    engine = index.as_query_engine(llm=BailianAppLLM(**_fields(settings)), streaming=True)
-    with llamaindex_steps(screen):
+    llm = BailianAppLLM(**_fields(settings), step_events=True)
+    engine = index.as_query_engine(llm=llm, streaming=True)
+    with RunView(console, label=_LABEL) as view, _llamaindex_steps(view):
         response: Any = engine.query(QUESTION)
         for text in response.response_gen:
-            screen.token(text)
-    screen.end()
-    screen.note(f"answered from {len(response.source_nodes)} retrieved notes")
+            view.write(text)
+    print_note(console, f"answered from {len(response.source_nodes)} retrieved notes")
 
 
-async def _agent_tool(settings: AppSettings, screen: Screen) -> AppResult:
-    screen.title("An agent calls the app as its tool")
+async def _agent_tool(settings: AppSettings, console: Console) -> AppResult:
+    _print_title(console, "An agent calls the app as its tool")
     app = BailianApp(settings)
     results: list[AppResult] = []
     errors: list[BailianError] = []
@@ -120,34 +134,29 @@ async def _agent_tool(settings: AppSettings, screen: Screen) -> AppResult:
     async def travel_app(question: str) -> str:
         """Ask the travel app about dishes and sights of a city."""
         try:
-            async for event in app.astream(question):
-                if isinstance(event, StepStarted):
-                    screen.step_started(event.step.name, event.step.type)
-                elif isinstance(event, StepFinished):
-                    screen.step_finished(event.step)
-                elif isinstance(event, TextDelta):
-                    screen.token(event.text)
-                elif isinstance(event, RunFinished):
-                    results.append(event.result)
+            with RunView(console, label=_LABEL) as view:
+                async for event in app.astream(question):
+                    view.show(event)
+                    if isinstance(event, RunFinished):
+                        results.append(event.result)
         except BailianError as error:
             errors.append(error)  # the agent would take it for the tool's answer
             raise
-        screen.end()
         return results[-1].text
 
     tool = FunctionTool.from_defaults(async_fn=travel_app)
     agent = ReActAgent(tools=[tool], llm=_ScriptedLLM(), streaming=False)
-    screen.note("the agent's own model is scripted here; any LLM can take its place")
+    print_note(console, "The agent's own model is scripted here; any LLM can take its place.")
     # The overload that pyright picks is another one than the keyword's, which is not deprecated.
     answer = await agent.run(user_msg=QUESTION)  # pyright: ignore[reportDeprecated]
     if errors:
         raise errors[0]
-    screen.note(f"the agent's answer: {answer}")
+    print_note(console, f"the agent's answer: {answer}")
     return results[-1]
 
 
 class _ScriptedLLM(CustomLLM):
-    """The agent's own model: calls the tool once, then repeats what it said."""
+    """The agent's own model: calls the tool once, then repeats its answer."""
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -157,8 +166,8 @@ class _ScriptedLLM(CustomLLM):
     def complete(self, prompt: str, formatted: bool = False, **_: Any) -> CompletionResponse:
         last_words = prompt.rpartition("\nuser: ")[2]
         if last_words.startswith("Observation: "):
-            said = last_words.removeprefix("Observation: ").partition("\nassistant:")[0].strip()
-            return CompletionResponse(text=f"Thought: I can answer.\nAnswer: {said}")
+            answer = last_words.removeprefix("Observation: ").partition("\nassistant:")[0].strip()
+            return CompletionResponse(text=f"Thought: I can answer.\nAnswer: {answer}")
         return CompletionResponse(
             text="Thought: I need the travel app.\nAction: travel_app\n"
             f'Action Input: {{"question": "{QUESTION}"}}'
@@ -173,3 +182,45 @@ class _ScriptedLLM(CustomLLM):
 
 def _fields(settings: AppSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in ("app_id", "api_key", "base_url")}
+
+
+class _LangChainSteps(BaseCallbackHandler):
+    """Shows the steps that LangChain's callbacks report."""
+
+    run_inline = True
+
+    def __init__(self, view: RunView) -> None:
+        self._view = view
+
+    @override
+    def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
+        if name == STEP_TYPE and (step := step_of_event(data)) is not None:
+            self._view.show_step(step)
+
+
+class _LlamaIndexSteps(BaseEventHandler):
+    """Shows the steps that LlamaIndex's instrumentation reports."""
+
+    view: Any  # a RunView; pydantic has no schema for it
+
+    @override
+    def handle(self, event: BaseEvent, **_: Any) -> None:
+        if isinstance(event, BailianAppStepEvent):
+            self.view.show_step(Step(**event.step))
+
+
+@contextmanager
+def _llamaindex_steps(view: RunView) -> Generator[None]:
+    """Show, within the block, the steps of whatever LlamaIndex runs."""
+    handler = _LlamaIndexSteps(view=view)
+    root = get_dispatcher()
+    root.add_event_handler(handler)
+    try:
+        yield
+    finally:
+        root.event_handlers.remove(handler)
+
+
+def _print_title(console: Console, text: str) -> None:
+    console.print()
+    console.print(Rule(f"[bold cyan]{escape(text)}", align="left", style="cyan"))

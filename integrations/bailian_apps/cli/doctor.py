@@ -1,4 +1,4 @@
-"""`bailian-apps doctor`: what a call would find here, without making one."""
+"""`bailian-apps doctor`: checks what a call needs, without making one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.view import clean, in_options, note
+from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core.errors import ConnectError, InvalidInputError
 from bailian_apps.core.settings import check_api_key
+from bailian_apps.terminal import strip_controls
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.request_builder import sdk_defaults
 
@@ -33,12 +34,12 @@ _MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "missing": ("✗", "
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What it is.
-        state: `"ok"`; `"note"`, good to know; or `"missing"`, without which a call fails.
-        detail: What was found. It never holds the key, or any part of it.
+        name: What was checked.
+        state: `"ok"`; `"note"`, a hint; or `"missing"`: a call would fail.
+        detail: What was found. It never contains the key, or any part of it.
     """
 
     name: str
@@ -47,13 +48,13 @@ class Finding:
 
 
 def doctor(console: Console, *, base_url: str | None, workspace: str | None, as_json: bool) -> bool:
-    """Look, and print what was found.
+    """Run all checks and print their findings.
 
     Args:
-        console: Where to print for a person.
-        base_url: An address to look at instead of the one that is set.
-        workspace: The workspace, which is part of some regions' address.
-        as_json: Whether to print one JSON object, to standard output.
+        console: Where to print the findings as text.
+        base_url: The API's base URL, instead of the configured one.
+        workspace: The workspace, which is part of the URL in some regions.
+        as_json: Whether to print one JSON object to standard output instead.
 
     Returns:
         Whether nothing is missing.
@@ -71,10 +72,12 @@ def doctor(console: Console, *, base_url: str | None, workspace: str | None, as_
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         mark, style = _MARKS[finding.state]
-        name = Text.assemble((mark, style), f" {finding.name:{width}}  ", clean(finding.detail))
+        name = Text.assemble(
+            (mark, style), f" {finding.name:{width}}  ", strip_controls(finding.detail)
+        )
         console.print(name, soft_wrap=True)
     if not good:
-        note(console, "Something that a call needs is missing; see ✗ above.", "red")
+        print_note(console, "A call would fail here. Correct what is marked with ✗.", "red")
     return good
 
 
@@ -104,7 +107,7 @@ def _key() -> Finding:
     try:
         key = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        detail = f"neither DASHSCOPE_API_KEY is set nor is there {path}"
+        detail = f"not found; set DASHSCOPE_API_KEY, or store the key in {path}"
         return Finding("key", "missing", detail)
     except (OSError, UnicodeDecodeError) as error:
         return Finding("key", "missing", f"{path} cannot be read ({type(error).__name__})")
@@ -115,31 +118,30 @@ def _checked_key(key: str, where: str) -> Finding:
     try:
         check_api_key(key)
     except InvalidInputError as error:
-        return Finding("key", "missing", f"in {where}; {in_options(error.message)}")
+        return Finding("key", "missing", error_message(error, field=f"the key in {where}"))
     return Finding("key", "ok", f"found in {where}")
 
 
 def _app_id() -> Finding:
     app_id = os.environ.get("BAILIAN_APP_ID")
     if not app_id:
-        return Finding("app", "note", "BAILIAN_APP_ID is not set; pass the id to each call")
+        return Finding("app", "note", "BAILIAN_APP_ID is not set; pass the app id to each command")
     if app_id.startswith("sk-"):
-        return Finding("app", "missing", "BAILIAN_APP_ID holds what looks like a key")
+        return Finding("app", "missing", "BAILIAN_APP_ID holds an API key; set it to an app id")
     try:
         BailianApp(app_id=app_id, api_key="any", base_url=None)
     except InvalidInputError as error:
-        return Finding("app", "missing", f"in BAILIAN_APP_ID; {in_options(error.message)}")
+        return Finding("app", "missing", error_message(error, field="BAILIAN_APP_ID"))
     return Finding("app", "ok", f"{app_id} (BAILIAN_APP_ID)")
 
 
 def _address(base_url: str | None, workspace: str | None) -> Finding:
     try:
-        # Any app will do: only the address is looked at.
-        named = BailianApp(
-            app_id="app", api_key="any", **({"base_url": base_url} if base_url else {})
-        )
+        # Any app id will do: only the URL is used.
+        url = base_url or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or None
+        named = BailianApp(app_id="app", api_key="any", base_url=url)
     except InvalidInputError as error:
-        return Finding("address", "missing", in_options(error.message))
+        return Finding("address", "missing", error_message(error))
     if named.settings.base_url:
         rule = "--base-url" if base_url else "DASHSCOPE_HTTP_BASE_URL"
         return Finding("address", "ok", f"{named.settings.base_url} ({rule})")
@@ -154,9 +156,10 @@ def _address(base_url: str | None, workspace: str | None) -> Finding:
 
 
 def _endpoint(url: str) -> list[Finding]:
-    """Connect, and shake hands; nothing is asked, so nothing costs."""
+    """Connect, with a TLS handshake; no request is sent, so this costs nothing."""
+    environment = Environment()
     try:
-        proxy = Environment().proxy_for(url)
+        proxy = environment.proxy_for(url)
     except ConnectError as error:
         return [Finding("proxy", "missing", error.message)]
     findings: list[Finding] = []
@@ -170,11 +173,8 @@ def _endpoint(url: str) -> list[Finding]:
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
             if target.scheme == "https":
-                with (
-                    Environment()
-                    .tls_context()
-                    .wrap_socket(connection, server_hostname=host) as secured
-                ):
+                tls = environment.tls_context()
+                with tls.wrap_socket(connection, server_hostname=host) as secured:
                     how = f"TCP and {secured.version()}"
             else:
                 how = "TCP"
@@ -183,5 +183,5 @@ def _endpoint(url: str) -> list[Finding]:
     except OSError as error:  # an SSLError is one
         problem = getattr(error, "verify_message", "") or error.strerror or str(error)
         return [*findings, Finding("endpoint", "missing", f"{host}:{port}: {problem}")]
-    about = " to the proxy; what is behind it was not tried" if proxy else ""
+    about = " (the proxy; the API behind it was not checked)" if proxy else ""
     return [*findings, Finding("endpoint", "ok", f"{host}:{port} answers, {how}{about}")]

@@ -1,4 +1,4 @@
-"""`bailian-apps run`: one question, one answer."""
+"""`bailian-apps run`: one prompt, one answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bailian_apps.cli.view import as_json, show
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
-from bailian_apps.run import stream
+from bailian_apps.run import Run
 
 
 def run(
@@ -27,34 +27,33 @@ def run(
     output: str,
     steps: bool,
 ) -> None:
-    """Ask once.
+    """Call the app once and print the answer.
 
     Args:
-        app: Whom to ask.
-        prompt: The words; `-` reads standard input.
+        app: The app to call.
+        prompt: The prompt; `-` reads standard input.
         console: Where the steps go.
-        session_id: A session to go on in.
-        output: What standard output gets: `"stream"`, `"text"` (the same, at the end), `"json"` or
-            `"raw"`.
-        steps: Whether the steps are shown.
+        session_id: A session to continue.
+        output: What to write to standard output: `"stream"`, `"text"` (the same, at the end),
+            `"json"` or `"raw"`.
+        steps: Whether to show the steps.
 
     Raises:
-        BailianError: The call failed. With `"json"`, standard output has it too.
+        BailianError: The call failed. With `"json"` the error is on standard output, too.
     """
-    words = _read_prompt(prompt)
-    said = {"session_id": session_id} if session_id else {}
-    if output == "raw":
-        settings = app.settings.with_overrides({"max_retries": 0})
-        plan = Plan.for_prompt(settings.app_id, words)
-        with stream(settings, plan, said, client=app.client, on_frame=_print_json) as events:
-            show(events, console, steps=steps, answer=False)
-        return
-    with app.stream(words, **said) as events:
+    text = _read_prompt(prompt)
+    options = {"session_id": session_id} if session_id else {}
+    settings, on_frame = app.settings, None
+    if output == "raw":  # every frame of one attempt
+        settings, on_frame = settings.with_overrides({"max_retries": 0}), _print_json
+    plan = Plan.for_prompt(settings.app_id, text)
+    called = Run(settings, plan, options, client=app.client, on_frame=on_frame)
+    with called.stream() as events:
         try:
             result = show(events, console, steps=steps, answer=output == "stream")
         except BailianError as error:
             if output == "json":
-                _print_json(_failure(error))
+                _print_json(_error_as_json(error))
             elif output == "text" and error.partial is not None:
                 _print_text(error.partial)
             raise
@@ -69,26 +68,26 @@ def bailian_app(
     *,
     biz: Sequence[str],
     biz_json: str | None,
-    given: Sequence[str],
+    settings: Sequence[str],
     **options: Any,
 ) -> BailianApp:
-    """The app that a command line names.
+    """Make the app that the arguments of a command describe.
 
     Args:
-        app_id: Its id; `-` is that of BAILIAN_APP_ID.
-        biz: Pairs for `biz_params`.
-        biz_json: An object for `biz_params`, or `@` and the path of a file that holds one.
-        given: Pairs of settings.
+        app_id: Its id; `-` reads BAILIAN_APP_ID.
+        biz: `biz_params`, as `name=text` or `name:=JSON`.
+        biz_json: `biz_params` as a JSON object, or as `@` and the path of a JSON file.
+        settings: Other settings, as `name=text` or `name:=JSON`.
         **options: Settings that have options of their own; None for those not used.
 
     Raises:
-        InvalidInputError: Something of it is not valid.
+        InvalidInputError: An argument is not valid.
     """
-    fields = _pairs(given, "--set")
+    fields = _pairs(settings, "--set")
     if "api_key" in fields:
         raise InvalidInputError(
             "--set api_key",
-            "would show the key to whoever lists the processes of this machine",
+            "would show the key in the list of processes of this machine",
             "Set DASHSCOPE_API_KEY instead",
         )
     fields |= {name: value for name, value in options.items() if value is not None}
@@ -100,7 +99,7 @@ def bailian_app(
 
 
 def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
-    """`name=text` and `name:=JSON`, as a dict. No message shows a value: it may be a secret."""
+    """Parse `name=text` and `name:=JSON`. Errors do not show values: they may be secrets."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -108,7 +107,7 @@ def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
         name = name.removesuffix(":")
         if not equals or not name:
             raise InvalidInputError(
-                option, "is no name=value", f"Write {option} city=Hangzhou or {option} days:=2"
+                option, "must be NAME=VALUE", f"Write {option} city=Hangzhou or {option} days:=2"
             )
         values[name] = _parse(value, f"{option} {name}") if as_json else value
     return values
@@ -122,12 +121,14 @@ def _biz_object(text: str | None) -> dict[str, Any]:
             text = Path(text[1:]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInputError(
-                "--biz-json", f"cannot be read ({_why(error)})", "Name a file of UTF-8 text"
+                "--biz-json", f"cannot be read ({_describe_os_error(error)})", "Pass a UTF-8 file"
             ) from None
     value = _parse(text, "--biz-json")
     if not isinstance(value, dict):
         raise InvalidInputError(
-            "--biz-json", f"is JSON of type {type(value).__name__}", 'Pass an object like {"a": 1}'
+            "--biz-json",
+            f"must be a JSON object, not of type {type(value).__name__}",
+            'Pass an object such as {"a": 1}',
         )
     return cast("dict[str, Any]", value)
 
@@ -137,13 +138,13 @@ def _parse(text: str, option: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        other = "name a file as @FILE" if option == "--biz-json" else "use = for plain text"
+        other = "pass a file as @FILE" if option == "--biz-json" else "use = for plain text"
         raise InvalidInputError(
             option, f"is not JSON{where}", f"Quote it for the shell, or {other}"
         ) from None
 
 
-def _why(error: Exception) -> str:
+def _describe_os_error(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
 
 
@@ -153,17 +154,15 @@ def _read_prompt(prompt: str) -> str:
             "PROMPT", "is missing", 'Write it after the app id ("-" for the one in BAILIAN_APP_ID)'
         )
     try:
-        words = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
-        words.encode()
-    except UnicodeError:
-        raise InvalidInputError("PROMPT", "is no UTF-8 text", "Convert it with iconv") from None
-    return words
+        return sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    except UnicodeDecodeError:
+        raise InvalidInputError("PROMPT", "is not UTF-8 text", "Convert it with iconv") from None
 
 
-def _failure(error: BailianError) -> dict[str, Any]:
-    about = ("message", "code", "status_code", "request_id", "session_id", "attempts")
+def _error_as_json(error: BailianError) -> dict[str, Any]:
+    fields = ("message", "code", "status_code", "request_id", "session_id", "attempts")
     return {
-        "error": {"type": type(error).__name__} | {name: getattr(error, name) for name in about},
+        "error": {"type": type(error).__name__} | {name: getattr(error, name) for name in fields},
         "partial": None if error.partial is None else as_json(error.partial),
     }
 

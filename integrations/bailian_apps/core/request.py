@@ -8,7 +8,6 @@ would send it. The fields are those of the vendor's page "Application calling AP
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -325,6 +324,8 @@ def raise_invalid_input(
         raise InvalidInputError(field, cause.problem, cause.hint) from None
     field = ".".join(path) or "arguments"
     if first["type"] == "extra_forbidden":
+        import difflib
+
         known = AppRequest.model_fields if names is None else names
         close = difflib.get_close_matches(path[-1], list(known), n=1)
         hint = f"Did you mean {close[0]!r}?" if close else "Check its spelling"

@@ -5,9 +5,27 @@ from __future__ import annotations
 import json
 from typing import Any, TypeAlias, cast
 
+import orjson
+
 from bailian_apps.core.text import new_suffix
 
 JsonObject: TypeAlias = dict[str, Any]
+
+
+def parse_json(data: str | bytes) -> Any:
+    """Parse JSON with orjson, and with the standard library what orjson refuses.
+
+    orjson refuses NaN, lone surrogates, bytes that are not UTF-8 (here they become U+FFFD) and very
+    deep nesting. Integers of more than 64 bits become floats.
+
+    Raises:
+        ValueError: It is not JSON.
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data if isinstance(data, str) else data.decode("utf-8", "replace"))
 
 
 def json_object(value: object) -> JsonObject | None:
@@ -15,7 +33,7 @@ def json_object(value: object) -> JsonObject | None:
     if not isinstance(value, str) or not value.startswith("{"):
         return None
     try:
-        parsed = json.loads(value)
+        parsed = parse_json(value)
     except (ValueError, RecursionError):
         return None
     return cast("JsonObject", parsed) if isinstance(parsed, dict) else None
@@ -75,6 +93,11 @@ def node_result(value: object) -> tuple[str, str]:
     if result is None:
         return as_text(cast("object", value)), ""
     reasoning = as_text(result.get("reasoningContent"))
+    output = result.get("result")
+    if isinstance(output, str):
+        return output, reasoning
+    if isinstance(value, str):
+        result = cast("JsonObject", json.loads(value))  # its numbers become text: keep every digit
     if "result" in result:
         return as_text(result["result"]), reasoning
     rest = {key: part for key, part in result.items() if key != "reasoningContent"}

@@ -1,19 +1,18 @@
-"""A local stand-in for the Bailian application API.
+"""A local emulator of the Bailian application API.
 
-It answers `POST /api/v1/apps/{app_id}/completion` on the loopback interface with recorded answers,
-described ones or those of a function, so that the official SDK cannot tell it from the cloud. It
-shares no code with the library that it is there to test.
+It serves `POST /api/v1/apps/{app_id}/completion` on the loopback interface and answers from
+recordings, scenarios or Python functions, in the cloud's wire format. It shares no code with the
+library that it is there to test.
 """
 
-from bailian_apps.emulator.calls import Answer, AppFunction, Call, Failure, ReceivedRequest
-from bailian_apps.emulator.choices import Paced, Rule, Rules, When
-from bailian_apps.emulator.recordings import (
+from bailian_apps.emulator.apps.recordings import (
     RECORDINGS,
     Recording,
     RecordingError,
     load_recording,
 )
-from bailian_apps.emulator.scenarios import (
+from bailian_apps.emulator.apps.rules import Paced, Rule, Rules, When
+from bailian_apps.emulator.apps.scenarios import (
     Agent,
     ErrorAnswer,
     Node,
@@ -22,12 +21,13 @@ from bailian_apps.emulator.scenarios import (
     TokenUsage,
     Workflow,
 )
+from bailian_apps.emulator.models import Answer, AppFunction, Call, Failure, ReceivedRequest
 from bailian_apps.emulator.sessions import Session, Turn
 
 try:
-    from bailian_apps.emulator.app_files import ScenarioError, load_apps
+    from bailian_apps.emulator.apps.files import ScenarioError, load_apps
     from bailian_apps.emulator.emulator import Emulator
-    from bailian_apps.emulator.recorder import Recorder
+    from bailian_apps.emulator.recorder.recorder import Recorder
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn", "yaml"}:
         raise

@@ -1,29 +1,33 @@
-"""The cloud's stand-in as its users see it."""
+"""The public class `Emulator`."""
 
 import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING
 
-from bailian_apps.emulator.apps import AppSource, as_app
-from bailian_apps.emulator.calls import ReceivedRequest
-from bailian_apps.emulator.choices import check_pace
-from bailian_apps.emulator.fault_table import FAULTS
-from bailian_apps.emulator.server import BASE_PATH, Cloud, asgi_app
-from bailian_apps.emulator.serving import LOOPBACK, PATIENCE_S, RunningServer, logged
+from pydantic import ValidationError
+
+from bailian_apps.emulator.apps.app import AppSource, as_app
+from bailian_apps.emulator.apps.rules import check_pace
+from bailian_apps.emulator.apps.worker_threads import WorkerThreads
+from bailian_apps.emulator.errors import first_problem
+from bailian_apps.emulator.faults.plan import FaultSpec
+from bailian_apps.emulator.faults.table import FAULTS
+from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.server.endpoint import BASE_PATH, Cloud, asgi_app
+from bailian_apps.emulator.server.local_server import LocalServer
+from bailian_apps.emulator.server.uvicorn_thread import (
+    LOOPBACK,
+    SHUTDOWN_TIMEOUT_S,
+    with_access_log,
+)
 from bailian_apps.emulator.sessions import Session, SessionRules, UnknownSession
-from bailian_apps.emulator.workers import Workers
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
-class Emulator:
-    """A local stand-in for the Bailian application API, on the loopback interface.
+class Emulator(LocalServer):
+    """A local server of the Bailian application API, on the loopback interface.
 
-    A context manager: the server runs in a thread of its own while the `with` block does, and
-    leaving the block cuts the streams that are still open.
+    A context manager: the server runs in its own thread during the `with` block, and leaving the
+    block aborts the streams that are still open.
 
     Example:
         ```python
@@ -49,89 +53,71 @@ class Emulator:
         unknown_session: UnknownSession = "fresh",
         strict: bool = True,
     ) -> None:
-        """Read the recordings; nothing listens before `start`, or before the `with` block.
+        """Load the apps; nothing listens before `start` or the `with` block.
 
         Args:
-            apps: What stands behind each app id: the path of a recording (`.sse`, `.json`,
-                `.jsonl`) or of a YAML file that describes an app, a `Workflow`, an `Agent` or
-                `Rules`, one of these as `Paced`, or a function that gets a `Call` and returns a
-                text, a payload, a list of payloads, or a generator of payloads; it may be async.
-                It fails by returning or raising `Failure`.
-            api_key: The only key that is let in. By default every key is, but no empty one.
+            apps: The app for each app id: the path of a recording (`.sse`, `.json`, `.jsonl`) or
+                of a YAML file, a `Workflow`, an `Agent` or `Rules`, one of these as `Paced`, or a
+                function. The function gets a `Call` and returns a text, a payload, a list of
+                payloads, or a generator of payloads; it may be async. To fail it returns or
+                raises `Failure`.
+            api_key: The only valid key. By default any key but an empty one is valid.
             pace: How many times faster than recorded to answer: 1 is the recorded pace, 2 is twice
-                as fast, 0 does not wait at all.
-            host: The address to listen on; `0.0.0.0` lets every machine call it that can reach
-                this one.
+                as fast, 0 does not wait.
+            host: The address to listen on; `0.0.0.0` accepts connections from other machines.
             port: The port to listen on; 0 takes a free one.
-            sleep: How to wait for the next frame, in seconds; a test may give its own clock.
-            session_ttl_s: After how many seconds without a request a session is forgotten;
-                `advance` lets them pass.
-            session_max_rounds: How many rounds a session takes; the next request gets what an
-                unknown session gets.
-            unknown_session: What a request gets that names no living session of its app: `fresh`
-                opens one under another id, `error` answers with `InvalidParameter`.
-            strict: Whether to refuse parameters that the API does not document, and values of the
-                wrong type or range. Without it, only what cannot be answered is refused.
+            sleep: Waits for a number of seconds before a frame. A test may pass its own function
+                to check the pace without waiting.
+            session_ttl_s: Seconds without a request after which a session is forgotten; see
+                `advance`.
+            session_max_rounds: The maximum number of rounds of a session. A later request is
+                treated like one with an unknown session.
+            unknown_session: The answer to an unknown session id: `fresh` opens a session with
+                another id, `error` answers with `InvalidParameter`.
+            strict: Whether to refuse undocumented parameters, wrong types and values out of range.
+                Otherwise only requests that cannot be answered are refused.
 
         Raises:
             RecordingError: A recording cannot be read.
-            ValueError: The pace is negative or no number, or a session would never live.
-            TypeError: An app is neither a path nor a function.
+            ScenarioError: A YAML file is invalid or has several apps.
+            ValueError: The pace or a session setting is out of range.
+            TypeError: An app is of none of the types above.
         """
         check_pace(pace)
-        self._workers = Workers()
-        ready_apps = {app_id: as_app(source, self._workers) for app_id, source in apps.items()}
-        rules = SessionRules(
-            ttl_s=session_ttl_s, max_rounds=session_max_rounds, unknown=unknown_session
-        )
+        self._threads = WorkerThreads()
         self._cloud = Cloud(
-            ready_apps,
+            {app_id: as_app(source, self._threads) for app_id, source in apps.items()},
             api_key=api_key,
             pace=pace,
             sleep=sleep,
-            session_rules=rules,
+            session_rules=SessionRules(
+                ttl_s=session_ttl_s, max_rounds=session_max_rounds, unknown=unknown_session
+            ),
             strict=strict,
         )
-        self._host = host
-        self._port = port
-        self._running: RunningServer | None = None
-
-    @property
-    def base_url(self) -> str:
-        """What to give a client as its base address.
-
-        Raises:
-            RuntimeError: The emulator is not running.
-        """
-        if self._running is None:
-            raise RuntimeError(
-                "the emulator is not running; use it as `with Emulator(…) as cloud:`"
-            )
-        return self._running.origin + BASE_PATH
+        app = with_access_log(asgi_app(self._cloud))
+        super().__init__(app, base_path=BASE_PATH, host=host, port=port)
 
     @property
     def requests(self) -> list[ReceivedRequest]:
-        """The requests to any app, the refused ones too, in the order of their arrival.
-
-        Only the newest 10,000 are kept.
-        """
+        """The newest 10,000 requests to any app, including refused ones, oldest first."""
         return self._cloud.requests
 
     @property
     def sessions(self) -> dict[str, Session]:
-        """The sessions there are now, by their ids."""
+        """The current sessions by their ids."""
         return self._cloud.sessions.snapshot()
 
     def forget(self, session_id: str | None = None) -> None:
         """Forget a session, as the cloud does after an hour; without an id, forget all.
 
         Raises:
-            KeyError: There is no such session.
+            KeyError: The session does not exist.
         """
         self._cloud.sessions.forget(session_id)
 
     def add_app(self, app_id: str, source: AppSource) -> None:
-        """Put an app behind an id, in place of the one that may be there; `reset` takes it away.
+        """Add or replace an app; `reset` undoes it.
 
         Args:
             app_id: The id.
@@ -139,15 +125,15 @@ class Emulator:
 
         Raises:
             RecordingError: A recording cannot be read.
-            ScenarioError: A YAML file does not describe one app.
-            TypeError: It is no app.
+            ScenarioError: A YAML file is invalid or has several apps.
+            TypeError: It is not an app.
         """
-        self._cloud.apps[app_id] = as_app(source, self._workers)
+        self._cloud.apps[app_id] = as_app(source, self._threads)
 
     @property
     def faults(self) -> dict[str, str]:
-        """The names of all faults that `fail` can stage, and what a client meets."""
-        return {name: fault.about for name, fault in FAULTS.items()}
+        """All faults that `fail` can inject: the name and what the client observes."""
+        return {name: fault.description for name, fault in FAULTS.items()}
 
     def fail(
         self,
@@ -160,97 +146,76 @@ class Emulator:
         app_id: str | None = None,
         after_frames: int | None = None,
     ) -> None:
-        """Stage a fault for the next call, or for others; it is then named in `requests`.
+        """Inject a fault into the next call, or into others; `requests` has its name.
 
-        `http_…` and what else is an answer of its own comes in place of the app's, which is not
-        asked. All other faults spoil the app's answer, while it is on its way. What only a stream
-        can meet waits for a call that streams. Of several faults the one staged first goes first.
+        Faults with their own response (`http_…`, `garbage` …) replace the app's answer, and the
+        app is not called. All other faults change the app's answer as it is sent. A fault that
+        needs a stream waits for a streaming call. If several faults hit a call, the first one
+        added is injected.
 
         Args:
-            fault: Its name; `faults` has them all.
-            nth: Which call to hit, counted from now on; 1 is the next.
-            times: How many calls to hit; one, or with `share` all of it.
-            share: How much of all calls to hit, chosen at random: 0.1 is every tenth.
-            seed: Makes that choice repeatable.
-            app_id: Hit only calls of this app, and count only these.
-            after_frames: How many frames come first, where a fault happens between or inside
-                frames; 1 if not given. In a shorter answer it happens at the end.
+            fault: The name; see `faults`.
+            nth: Which call to hit, counted from now; 1 is the next.
+            times: How many calls to hit; by default 1, or all with `share`.
+            share: The fraction of calls to hit at random: 0.1 is one in ten.
+            seed: Makes the random choice repeatable.
+            app_id: Hit and count only calls of this app.
+            after_frames: How many frames are sent first, for a fault between or inside frames; by
+                default 1. In a shorter answer the fault is at the end.
 
         Raises:
-            ValueError: There is no such fault, or an argument cannot mean anything.
+            ValueError: The fault is unknown, or an argument is invalid.
         """
-        self._cloud.faults.add(
-            fault,
-            nth=nth,
-            times=times,
-            share=share,
-            seed=seed,
-            app_id=app_id,
-            after_frames=after_frames,
-        )
+        fields = {
+            "name": fault,
+            "nth": nth,
+            "times": times,
+            "share": share,
+            "seed": seed,
+            "app_id": app_id,
+            "after_frames": after_frames,
+        }
+        try:
+            spec = FaultSpec.model_validate(fields, strict=True)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from None
+        self._cloud.faults.add(spec)
 
-    def heal(self) -> None:
-        """Stage nothing any more."""
+    def clear_faults(self) -> None:
+        """Remove all faults that have not happened yet."""
         self._cloud.faults.clear()
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass at once for the sessions; nothing waits.
+        """Move the clock of the sessions forward, without waiting.
 
         Raises:
-            ValueError: They are negative, or not finite.
+            ValueError: `seconds` is negative or not finite.
         """
         self._cloud.clock.advance(seconds)
 
     def reset(self) -> None:
-        """Begin anew: without requests, sessions, faults and added apps, the clock set back.
+        """Remove requests, sessions, faults and added apps, and reset the clock.
 
-        Answers that are under way go on, and leave nothing behind.
+        Answers in progress continue, but do not change the new state.
         """
         self._cloud.reset()
 
-    def start(self) -> None:
-        """Begin to listen; `base_url` is good when this returns.
-
-        Raises:
-            RuntimeError: The emulator is already running.
-            OSError: The port is taken, or the address is none of this machine's.
-        """
-        if self._running is not None:
-            raise RuntimeError(f"the emulator is already running at {self.base_url}")
-        self._running = RunningServer(
-            logged(asgi_app(self._cloud)), host=self._host, port=self._port
-        )
-
     def stop(self) -> None:
-        """Cut all open streams and end the server's thread; does nothing when it does not run.
+        """Abort all open streams and end the server's thread; does nothing if not running.
 
         Warns:
-            ResourceWarning: A function of an app still blocks. It should wait for `Call.gone`,
-                or the test should release it before the emulator ends.
+            ResourceWarning: A callable app still blocks. It should wait for `Call.disconnected`,
+                or the test should release it before the emulator stops.
         """
         if self._running is None:
             return
-        self._running.stop()
-        self._running = None
-        left = self._workers.join(PATIENCE_S)
+        super().stop()
+        left = self._threads.join(SHUTDOWN_TIMEOUT_S)
         if left:
             warnings.warn(
-                f"{len(left)} app function(s) of the emulator still run {PATIENCE_S:g} s after "
-                f"its end: {', '.join(left)}; let them wait for `call.gone`, or release them first",
+                f"{len(left)} app function(s) of the emulator still run {SHUTDOWN_TIMEOUT_S:g} s "
+                f"after it stopped: {', '.join(left)}; let them wait for `call.disconnected`, or "
+                "release them first",
                 ResourceWarning,
                 stacklevel=2,
             )
-
-    def __enter__(self) -> "Self":
-        """Start, and return the emulator."""
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.stop()

@@ -1,4 +1,7 @@
-"""The cloud's memory: which sessions there are, and what was said in them."""
+"""The sessions of one emulator and their turns, on a clock that tests can advance.
+
+Nothing here knows of HTTP or of the kinds of apps.
+"""
 
 import threading
 import time
@@ -7,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 UnknownSession: TypeAlias = Literal["fresh", "error"]
-"""What the id of no session gets: a fresh session under another id, or an error."""
+"""The answer to an unknown session id: a fresh session with another id, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One round of a session: what the user said, and the whole answer."""
+    """One round of a session: the user's prompt and the whole answer."""
 
     user: str
     answer: str
@@ -20,7 +23,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One conversation with one app; `turns` grows as answers come to their end."""
+    """One conversation with one app; `turns` grows with each completed answer."""
 
     id: str
     app_id: str
@@ -28,59 +31,58 @@ class Session:
 
 
 class UniqueIds:
-    """Gives out every id once, a recorded one to whoever asks for it first.
+    """Allocates each recorded id at most once, even after its session has been forgotten.
 
-    So the first replay of a recording is exact to the byte, and a second one cannot be taken for
-    the same conversation. An id is never given again, not even after its session was forgotten.
+    So the first replay of a recording is byte-identical, and a second one cannot be mistaken for
+    the same conversation.
     """
 
     def __init__(self) -> None:
-        """Begin with every id free."""
-        self._given: set[str] = set()
+        """Start with all ids free."""
+        self._allocated: set[str] = set()
 
-    def give(self, preferred: str | None, *, otherwise: str, never: str | None = None) -> str:
-        """Return `preferred` if it is new and not `never`, else `otherwise`, which is random."""
-        usable = preferred and preferred != never and preferred not in self._given
-        if not preferred or not usable:
-            return otherwise
-        self._given.add(preferred)
+    def allocate(self, preferred: str | None, *, fallback: str, exclude: str | None = None) -> str:
+        """Return `preferred` if it is free and not `exclude`, else the (random) `fallback`."""
+        if not preferred or preferred == exclude or preferred in self._allocated:
+            return fallback
+        self._allocated.add(preferred)
         return preferred
 
 
 class NoSuchSessionError(LookupError):
-    """A request named a session that there is not, or that takes no more rounds."""
+    """The requested session does not exist, or has reached its maximum number of rounds."""
 
 
 class Clock:
-    """Seconds that pass by themselves, and faster when they are told to."""
+    """A monotonic clock that can be advanced."""
 
     def __init__(self) -> None:
-        """Begin with real time."""
+        """Start with real time."""
         self._ahead_s = 0.0
 
     def now_s(self) -> float:
-        """Return the time, in seconds since some moment."""
+        """Return the time in seconds since an arbitrary moment."""
         return time.monotonic() + self._ahead_s
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass at once.
+        """Move the clock forward.
 
         Raises:
-            ValueError: They are negative, or not finite.
+            ValueError: `seconds` is negative or not finite.
         """
         if not 0 <= seconds < float("inf"):
-            raise ValueError(f"seconds={seconds} must be 0 or more; the clock only runs forward")
+            raise ValueError(f"seconds={seconds} must be 0 or more; the clock only moves forward")
         self._ahead_s += seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRules:
-    """How long a session lives.
+    """How long sessions live.
 
     Attributes:
-        ttl_s: After how many seconds without a request it is forgotten.
-        max_rounds: How many rounds it takes.
-        unknown: What a request gets that names no living session.
+        ttl_s: Seconds without a request after which a session is forgotten.
+        max_rounds: The maximum number of rounds of a session.
+        unknown: The answer to an unknown session id.
     """
 
     ttl_s: float = 3600.0
@@ -90,7 +92,7 @@ class SessionRules:
     def __post_init__(self) -> None:
         """Check the rules."""
         if not self.ttl_s > 0:
-            raise ValueError(f"session_ttl_s={self.ttl_s} is not positive; give seconds")
+            raise ValueError(f"session_ttl_s={self.ttl_s} must be a positive number of seconds")
         if self.max_rounds < 1:
             raise ValueError(f"session_max_rounds={self.max_rounds} must be at least 1")
         if self.unknown not in ("fresh", "error"):
@@ -98,56 +100,56 @@ class SessionRules:
 
 
 class SessionStore:
-    """All sessions of one emulator; asked by the server's thread and by the test's."""
+    """All sessions of one emulator; used by the server's thread and by the test's."""
 
     def __init__(self, rules: SessionRules, clock: Clock) -> None:
-        """Begin without a session."""
+        """Create a store without sessions."""
         self._rules = rules
         self._clock = clock
-        self._sessions: dict[str, tuple[Session, float]] = {}  # and its last use; oldest first
+        # Each session with the time of its last use, least recently used first.
+        self._sessions: dict[str, tuple[Session, float]] = {}
         self._ids = UniqueIds()
         self._lock = threading.Lock()
 
     def open_round(
-        self, app_id: str, asked: str | None, *, resume: bool, recorded: str | None, prompt: str
+        self, app_id: str, requested: str | None, *, resume: bool, recorded: str | None, prompt: str
     ) -> "Round":
-        """Begin a round of the session that was asked for, or of a fresh one under another id.
+        """Start a round of the requested session, or of a fresh one with another id.
 
         Args:
-            app_id: The app; a session belongs to one.
-            asked: The id that the client sent.
-            resume: Whether that id counts; it does not beside `messages`.
-            recorded: The id that a fresh session should have, if it may.
-            prompt: What the user says.
+            app_id: The app; a session belongs to one app.
+            requested: The id that the client sent.
+            resume: Whether to use that id; the cloud ignores it beside `messages`.
+            recorded: The preferred id of a fresh session.
+            prompt: The user's prompt.
 
         Raises:
-            NoSuchSessionError: There is none under this id, and the rules say that this is an
-                error.
+            NoSuchSessionError: The session is unknown, and the rules make that an error.
         """
         with self._lock:
-            self._forget_the_old()
-            known, _ = self._sessions.get(asked if asked and resume else "", (None, 0))
+            self._forget_expired()
+            known, _ = self._sessions.get(requested if requested and resume else "", (None, 0))
             if known and known.app_id == app_id and len(known.turns) < self._rules.max_rounds:
-                self._use(known)
+                self._touch(known)
                 return Round(self, known, prompt)
-            if asked and resume and self._rules.unknown == "error":
-                raise NoSuchSessionError(asked)
-            fresh_id = self._ids.give(recorded, otherwise=uuid.uuid4().hex, never=asked)
+            if requested and resume and self._rules.unknown == "error":
+                raise NoSuchSessionError(requested)
+            fresh_id = self._ids.allocate(recorded, fallback=uuid.uuid4().hex, exclude=requested)
             return Round(self, Session(fresh_id, app_id), prompt)
 
     def keep(self, session: Session) -> None:
-        """Let a session that has begun to answer be found again."""
+        """Store a session, so that later requests find it."""
         with self._lock:
-            self._use(session)
+            self._touch(session)
 
     def forget(self, session_id: str | None) -> None:
-        """Forget one session, or with None all.
+        """Forget one session, or all with None.
 
         Raises:
-            KeyError: There is no such session.
+            KeyError: The session does not exist.
         """
         with self._lock:
-            self._forget_the_old()
+            self._forget_expired()
             if session_id is None:
                 self._sessions.clear()
             elif self._sessions.pop(session_id, None) is None:
@@ -155,36 +157,36 @@ class SessionStore:
                 raise KeyError(f"no session {session_id!r} to forget; there are: {known}")
 
     def snapshot(self) -> dict[str, Session]:
-        """Return the sessions there are, by their ids; the one used last comes last."""
+        """Return the sessions by their ids, the most recently used one last."""
         with self._lock:
-            self._forget_the_old()
+            self._forget_expired()
             return {session.id: session for session, _ in self._sessions.values()}
 
-    def _use(self, session: Session) -> None:
+    def _touch(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
         self._sessions[session.id] = (session, self._clock.now_s())
 
-    def _forget_the_old(self) -> None:
-        oldest_s = self._clock.now_s() - self._rules.ttl_s
+    def _forget_expired(self) -> None:
+        expired_s = self._clock.now_s() - self._rules.ttl_s
         while self._sessions:
             session, used_s = next(iter(self._sessions.values()))
-            if used_s > oldest_s:
+            if used_s > expired_s:
                 return
             del self._sessions[session.id]
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of a session: it is noted where it began, whatever has been reset since."""
+    """One round of a session. It stays with the store it began in, also after a reset."""
 
     store: SessionStore
     session: Session
     prompt: str
 
     def begin(self) -> None:
-        """Let a fresh session be found: it answers. A request that fails before leaves none."""
+        """Store the session at its first frame. A request that fails earlier leaves none."""
         self.store.keep(self.session)
 
     def end(self, answer: str) -> None:
-        """Note the turn."""
+        """Add the turn to the session."""
         self.session.turns.append(Turn(self.prompt, answer))

@@ -4,18 +4,17 @@
 |---|---|
 | reasoning | `reasoning` |
 | a tool, plugin or MCP call; a retrieval | `server_tool_call` and `server_tool_result` |
-| a workflow node | `non_standard`, its value a dict of `type: "bailian_step"` |
+| a workflow node | `non_standard`, its value a dict with `type: "bailian_step"` |
 | answer text | `text`, with a `citation` annotation for each cited document |
 
-`<ref>[1]</ref>` stays in the text; the citation whose `extras["index_id"]` is `"1"` is meant.
+`<ref>[1]</ref>` stays in the text and refers to the citation whose `extras["index_id"]` is `"1"`.
 
 The same function makes the blocks of a chunk as it streams, of a whole message, and of what
-`output_version="v1"` stores. A chunk's blocks carry an `index`, by which LangChain merges them.
+`output_version="v1"` stores. A chunk's blocks have an `index`, by which LangChain merges them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.block_translators import register_translator
 from langchain_core.messages.content import ContentBlock
 
-from bailian_apps.core.result import DocReference, Step
+from bailian_apps.core.result import Step
 
 PROVIDER = "bailian"
 """The `model_provider` of an app's answers."""
@@ -33,29 +32,21 @@ STEP_TYPE = "bailian_step"
 
 
 def step_entry(step: Step) -> dict[str, Any]:
-    """A step as JSON values, without what is empty.
-
-    Its reasoning is left out: it is part of the message's own.
-    """
+    """Return a step as JSON values, without its reasoning, which is part of the message's own."""
     entry = step.to_dict(compact=True)
     entry.pop("reasoning", None)
     return entry
 
 
-def reference_entry(reference: DocReference) -> dict[str, Any]:
-    """A cited document as JSON values, without what is empty."""
-    return reference.to_dict(compact=True)
-
-
-def to_blocks(
+def message_blocks(
     content: str | Sequence[object], extra: Mapping[str, Any], *, indexed: bool = False
 ) -> list[ContentBlock]:
-    """Make the blocks of a message or of a chunk.
+    """Return the content blocks of a message or of a chunk.
 
     Args:
         content: Its content.
         extra: Its `additional_kwargs`.
-        indexed: Whether the blocks are a chunk's, which need an `index` to be merged.
+        indexed: Whether the blocks belong to a chunk and need an `index` to be merged.
 
     Returns:
         Reasoning first, then steps, then text.
@@ -63,8 +54,8 @@ def to_blocks(
     blocks: list[dict[str, Any]] = []
     if reasoning := extra.get("reasoning_content"):
         blocks.append({"type": "reasoning", "reasoning": reasoning, "index": "lc_reasoning"})
-    for entry in extra.get("steps", ()):
-        blocks += step_blocks(entry)
+    for step in extra.get("steps", ()):
+        blocks += to_content_blocks(step)
     references = extra.get("references")
     if isinstance(content, str):
         if content or references:
@@ -74,64 +65,57 @@ def to_blocks(
     if references:
         text = next((b for b in reversed(blocks) if b["type"] == "text"), None)
         if text is not None:
-            text["annotations"] = [citation(entry) for entry in references]
+            text["annotations"] = [citation(reference) for reference in references]
     if not indexed:
         for block in blocks:
             block.pop("index", None)
     return cast("list[ContentBlock]", blocks)
 
 
-def citation(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The standard citation for an entry that `reference_entry` made."""
+def citation(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the standard citation of a document, as `DocReference.to_dict` returns it."""
     standard = {
         "type": "citation",
-        "title": entry.get("title") or entry.get("doc_name"),
-        "url": entry.get("doc_url"),
-        "cited_text": entry.get("text"),
+        "title": reference.get("title") or reference.get("doc_name"),
+        "url": reference.get("doc_url"),
+        "cited_text": reference.get("text"),
         "extras": {
-            key: entry[key]
+            key: reference[key]
             for key in ("index_id", "doc_id", "doc_name", "page_number", "images")
-            if key in entry
+            if key in reference
         },
     }
     return {key: value for key, value in standard.items() if value}
 
 
-def step_blocks(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The blocks for an entry that `step_entry` made, with an `index`: one, or call and result."""
-    index = f"lc_step_{entry['id']}"
-    if entry["kind"] == "node":
-        value = {**entry, "type": STEP_TYPE, "node_type": entry.get("type")}
+def to_content_blocks(step: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the blocks of a step, as `step_entry` returns it: one, or a call and its result."""
+    index = f"lc_step_{step['id']}"
+    if step["kind"] == "node":
+        value = {**step, "type": STEP_TYPE, "node_type": step.get("type")}
         return [{"type": "non_standard", "value": value, "index": index}]
     call = {
         "type": "server_tool_call",
-        "id": entry["id"],
-        "name": entry["name"],
-        "args": as_arguments(entry.get("input")),
+        "id": step["id"],
+        "name": step["name"],
+        "args": as_arguments(step.get("input")),
         "index": index,
     }
     result = {
         "type": "server_tool_result",
-        "tool_call_id": entry["id"],
-        "status": "error" if entry.get("error") else "success",
-        "output": entry.get("error") or entry.get("output", ""),
+        "tool_call_id": step["id"],
+        "status": "error" if step.get("error") else "success",
+        "output": step.get("error") or step.get("output", ""),
         "index": f"{index}_result",
     }
     return [call, result]
 
 
 def as_arguments(value: object) -> dict[str, Any]:
-    """A step's input as named arguments."""
+    """Return a step's input as named arguments."""
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, Any]", value))
     return {} if value is None else {"input": value}
-
-
-def as_text(value: object) -> str:
-    """A step's input as text."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _as_block(item: object) -> dict[str, Any]:
@@ -141,11 +125,11 @@ def _as_block(item: object) -> dict[str, Any]:
 
 
 def _translate(message: AIMessage) -> list[ContentBlock]:
-    return to_blocks(cast("str | list[object]", message.content), message.additional_kwargs)
+    return message_blocks(cast("str | list[object]", message.content), message.additional_kwargs)
 
 
 def _translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
-    return to_blocks(
+    return message_blocks(
         cast("str | list[object]", message.content), message.additional_kwargs, indexed=True
     )
 

@@ -24,16 +24,15 @@ from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 from typing_extensions import override
 
+from bailian_apps.core.redaction import redact_kwargs, secrets_digest
 from bailian_apps.core.settings import AppSettings
-from bailian_apps.langchain.answer import Answer
 from bailian_apps.langchain.blocks import PROVIDER
-from bailian_apps.langchain.call import Call
-from bailian_apps.langchain.callbacks import AnyRunManager
-from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields
-from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEvents
+from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs
+from bailian_apps.langchain.message_chunks import MessageChunkBuilder, as_generation
+from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventBuilder
 from bailian_apps.langchain.runs import is_being_cancelled
-from bailian_apps.langchain.secrecy import shown, tokens_digest
-from bailian_apps.langchain.stream_run import StreamRun, arguments_of, stream_run_of
+from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
+from bailian_apps.langchain.step_runs import AnyRunManager
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -41,20 +40,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class ChatBailianApp(AppFields, BaseChatModel):
+class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     """A Bailian (Model Studio) app as a chat model.
 
-    The fields are the settings of the app (see `AppSettings`), and every one may be overridden per
-    call: `model.invoke("…", biz_params={"city": "Hangzhou"})`. A call also takes `session_id`,
+    The fields are the settings of the app (see `AppSettings`). Each can be overridden per call:
+    `model.invoke("…", biz_params={"city": "Hangzhou"})`. A call also takes `session_id`,
     `image_list` and `file_list`.
 
-    The conversation is the list of messages: each answer remembers the cloud's session in its
-    `response_metadata`, and the next call continues it and sends only what is new. The model holds
-    no conversation, so one object serves any number of threads, tasks and users.
+    The conversation is the list of messages: each answer stores the cloud's session in its
+    `response_metadata`, and the next call continues that session and sends only the new messages.
+    The model stores no conversation, so one object serves any number of threads, tasks and users.
 
-    What the app does (workflow nodes, tool calls, retrievals) are child runs of the model's run for
-    every LangChain callback and tracer, custom events named `bailian_step`, and content blocks of
-    the answer.
+    What the app does (workflow nodes, tool calls, retrievals) is reported as child runs of the
+    model's run to every LangChain callback and tracer, as custom events named `bailian_step`, and
+    as content blocks of the answer.
 
     Example:
         ```python
@@ -67,15 +66,16 @@ class ChatBailianApp(AppFields, BaseChatModel):
         ```
 
     Attributes:
-        session_id: A session of the cloud that you keep yourself, for every call; meant for
-            `configurable_fields`, so that each request names its own. None lets the messages tell.
-        stop: Sequences at which an answer ends. An app knows none, so the answer is cut off here
-            and the connection is closed.
-        max_tokens: Accepted, because other chat models have it, and not sent: an app's limit is
-            set in its console. A warning is logged.
-        streaming: Whether `invoke` reports tokens to callbacks too; False switches `stream` off.
-        cache: Off by default, even if LangChain has a global cache: a cached answer would name an
-            old session, and an app may do things.
+        session_id: The cloud session of every call, if you manage sessions yourself; meant for
+            `configurable_fields`, so that each request sets its own. None takes the session from
+            the messages.
+        stop: Sequences at which an answer ends. The API has no such parameter: the adapter cuts the
+            answer off and closes the connection.
+        max_tokens: Accepted for compatibility with other chat models, but not sent: the limit is
+            set in the app's console. A warning is logged.
+        streaming: Whether `invoke` reports tokens to callbacks; False disables `stream`.
+        cache: Off by default, even if LangChain has a global cache: a cached answer would continue
+            an old session, and an app may have side effects.
     """
 
     model_config = MODEL_CONFIG
@@ -83,33 +83,28 @@ class ChatBailianApp(AppFields, BaseChatModel):
     session_id: str | None = None
     stop: list[str] | None = None
     max_tokens: int | None = None
-    # None and not False: a False that was set, as a copy of all fields does, disables streaming.
+    # Not False: an explicitly set False, as in a copy of all fields, disables streaming.
     streaming: bool | None = None
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
     def __init__(self, **fields: Any) -> None:
-        """Make a model of an app's settings.
+        """Create a model from an app's settings.
 
         Args:
             **fields: The fields of `AppSettings`, and those of every LangChain chat model.
-                `model` is another name for `app_id`.
+                `model` is an alias of `app_id`.
 
         Raises:
-            InvalidInputError: A field is unknown or not valid. It names the field and the mend.
+            InvalidInputError: A field is unknown or invalid. The error names the field.
         """
         super().__init__(**fields)
         if self.max_tokens is not None:
-            logger.warning(
-                "max_tokens=%d is not sent: set the limit of app %s in its console",
-                self.max_tokens,
-                self.app_id,
-            )
-
-    # ------------------------------------------------------------- what it is
+            message = "max_tokens=%d is not sent: set the limit of app %s in its console"
+            logger.warning(message, self.max_tokens, self.app_id)
 
     @property
     def model(self) -> str:
-        """The app's id, under the name that other chat models have."""
+        """The app's id, under the name that other chat models use."""
         return self.app_id
 
     @property
@@ -124,14 +119,14 @@ class ChatBailianApp(AppFields, BaseChatModel):
             name: getattr(self, name) for name in AppSettings.model_fields if name != "api_key"
         }
         params = {name: value for name, value in params.items() if value is not None}
-        return shown({"model_name": self.app_id, **params})
+        return redact_kwargs({"model_name": self.app_id, **params})
 
     @override
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        arguments = shown(arguments_of(kwargs))
-        return super()._get_invocation_params(stop=stop or self.stop, **arguments)
+        kwargs = redact_kwargs(caller_kwargs(kwargs))
+        return super()._get_invocation_params(stop=stop or self.stop, **kwargs)
 
     @override
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -142,15 +137,15 @@ class ChatBailianApp(AppFields, BaseChatModel):
         temperature = kwargs.get("temperature", self.temperature)
         if isinstance(temperature, (int, float)):
             params["ls_temperature"] = temperature
-        if stops := stop or self.stop:
-            params["ls_stop"] = stops
+        if stop := stop or self.stop:
+            params["ls_stop"] = stop
         return params
 
     @override
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        kwargs = arguments_of(kwargs)
-        key = super()._get_llm_string(stop=stop, **shown(kwargs))
-        digest = tokens_digest(self.biz_params, kwargs.get("biz_params"))
+        kwargs = caller_kwargs(kwargs)
+        key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs))
+        digest = secrets_digest(self.biz_params, kwargs.get("biz_params"))
         return f"{key}---{digest}" if digest else key
 
     @override
@@ -168,29 +163,27 @@ class ChatBailianApp(AppFields, BaseChatModel):
 
     @override
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
-        """Not possible: an app calls its own tools.
+        """Not supported: an app calls its own tools.
 
         Raises:
             NotImplementedError: Always.
         """
         raise NotImplementedError(
-            "an app calls its own tools, and cannot be given others: add them to the app in its "
-            "console; or give this app as a tool to an agent whose model takes tools"
+            "an app only calls its own tools: add them to the app in its console, or pass this app "
+            "as a tool to an agent whose model takes tools"
         )
 
     @override
     def with_structured_output(self, schema: Any, **kwargs: Any) -> NoReturn:
-        """Not possible: an app's answer has the form that its console asks for.
+        """Not supported: the format of an app's answer is set in its console.
 
         Raises:
             NotImplementedError: Always.
         """
         raise NotImplementedError(
-            "an app cannot be given a schema: ask for JSON in the app's own prompt, and put a "
-            "parser behind it, such as model | PydanticOutputParser(pydantic_object=…)"
+            "an app does not take a schema: ask for JSON in the prompt and add a parser, such as "
+            "model | PydanticOutputParser(pydantic_object=…)"
         )
-
-    # ------------------------------------------------------------ what it does
 
     @override
     def stream(
@@ -201,31 +194,31 @@ class ChatBailianApp(AppFields, BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """Stream the answer; closing the iterator closes the connection.
+        """Stream the answer. Closing the iterator closes the connection.
 
         Args:
-            input: The conversation, or the user's words.
+            input: The conversation, or a prompt.
             config: LangChain's config.
             stop: Sequences at which the answer ends.
             **kwargs: Settings to override, and `session_id`, `image_list`, `file_list`.
 
         Yields:
-            Chunks; all added up are the message that `invoke` gives.
+            Chunks that add up to the message that `invoke` returns.
 
         Raises:
             BailianError: The call failed.
         """
         config = ensure_config(config)
-        run = StreamRun(CallbackManager.configure(**self._watchers(config)), config, kwargs)
-        outer = super().stream(input, config, stop=stop, **run.keywords(kwargs))
+        run = StreamRun(self, CallbackManager, config, kwargs)
+        stream = super().stream(input, config, stop=stop, **run.add_to(kwargs))
         try:
-            for chunk in outer:  # noqa: UP028  # `yield from` would close `outer` first
+            for chunk in stream:  # noqa: UP028  # `yield from` would close `stream` first
                 yield chunk
         finally:
-            # The steps and the connection first; then LangChain ends the run they belong to.
-            for each in (run.chunks, outer):
-                if each is not None:
-                    cast("Generator[Any]", each).close()
+            # Close the connection and end the steps before LangChain ends the run above them.
+            for generator in (run.chunks, stream):
+                if generator is not None:
+                    cast("Generator[Any]", generator).close()
 
     @override
     async def astream(
@@ -236,47 +229,32 @@ class ChatBailianApp(AppFields, BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        """As `stream`, natively async."""
+        """Stream the answer, natively async; as `stream`."""
         config = ensure_config(config)
-        run = StreamRun(AsyncCallbackManager.configure(**self._watchers(config)), config, kwargs)
-        outer = super().astream(input, config, stop=stop, **run.keywords(kwargs))
+        run = StreamRun(self, AsyncCallbackManager, config, kwargs)
+        stream = super().astream(input, config, stop=stop, **run.add_to(kwargs))
         try:
-            async for chunk in outer:
+            async for chunk in stream:
                 yield chunk
         finally:
-            for each in (run.chunks, outer):
-                if each is not None:
-                    await cast("AsyncGenerator[Any]", each).aclose()
-
-    def _watchers(self, config: RunnableConfig) -> dict[str, Any]:
-        """What LangChain's `stream` configures its callback manager from."""
-        return {
-            "inheritable_callbacks": config.get("callbacks"),
-            "local_callbacks": self.callbacks,
-            "verbose": self.verbose,
-            "inheritable_tags": config.get("tags"),
-            "local_tags": self.tags,
-            "inheritable_metadata": config.get("metadata"),
-            "local_metadata": self.metadata,
-        }
+            for generator in (run.chunks, stream):
+                if generator is not None:
+                    await cast("AsyncGenerator[Any]", generator).aclose()
 
     @override
     def _should_stream(
         self, *, async_api: bool, run_manager: AnyRunManager | None = None, **kwargs: Any
     ) -> bool:
-        # LangChain would drive `_stream` without the run that the steps belong to; `_generate` has
-        # it, and streams itself.
-        return run_manager is None and self._streams(async_api, None, kwargs)
+        # With a run manager, LangChain would call `_stream` without it. `_generate` receives it and
+        # streams by itself.
+        return run_manager is None and self._streams_tokens(async_api, None, kwargs)
 
-    def _streams(
-        self, async_api: bool, run_manager: AnyRunManager | None, kwargs: dict[str, Any]
+    def _streams_tokens(
+        self, async_api: bool, manager: AnyRunManager | None, kwargs: dict[str, Any]
     ) -> bool:
-        """Whether LangChain would stream this call."""
-        return super()._should_stream(
-            async_api=async_api,
-            run_manager=run_manager,  # pyright: ignore[reportArgumentType]
-            **kwargs,
-        )
+        """Return whether LangChain would stream this call."""
+        run_manager: Any = manager
+        return super()._should_stream(async_api=async_api, run_manager=run_manager, **kwargs)
 
     @override
     def _stream(
@@ -286,11 +264,12 @@ class ChatBailianApp(AppFields, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        run = stream_run_of(kwargs)
-        pieces = self._call(messages, stop, run_manager or (run and run.manager), kwargs).pieces()
+        run = StreamRun.of(kwargs)
+        manager = run_manager or (run and run.manager)
+        chunks = self._chat_call(messages, stop, manager, kwargs).stream()
         if run is not None:
-            run.chunks = pieces
-        return (ChatGenerationChunk(message=chunk) for chunk in pieces)
+            run.chunks = chunks
+        return map(as_generation, chunks)
 
     @override
     async def _astream(
@@ -300,13 +279,14 @@ class ChatBailianApp(AppFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        run = stream_run_of(kwargs)
-        pieces = self._call(messages, stop, run_manager or (run and run.manager), kwargs).apieces()
+        run = StreamRun.of(kwargs)
+        manager = run_manager or (run and run.manager)
+        chunks = self._chat_call(messages, stop, manager, kwargs).astream()
         if run is not None:
-            run.chunks = pieces
-        async with aclosing(pieces):
-            async for chunk in pieces:
-                yield ChatGenerationChunk(message=chunk)
+            run.chunks = chunks
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield as_generation(chunk)
 
     def _stream_chat_model_events(
         self,
@@ -315,10 +295,9 @@ class ChatBailianApp(AppFields, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ProtocolEvent]:
-        """What LangChain streams `stream_events(version="v3")` from."""
-        call = self._event_call(messages, stop, run_manager, kwargs)
-        with closing(call.pieces()) as pieces:
-            for events in pieces:
+        """Stream protocol events, for LangChain's `stream_events(version="v3")`."""
+        with closing(self._event_call(messages, stop, run_manager, kwargs).stream()) as batches:
+            for events in batches:
                 yield from events
 
     async def _astream_chat_model_events(
@@ -329,8 +308,8 @@ class ChatBailianApp(AppFields, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ProtocolEvent]:
         call = self._event_call(messages, stop, run_manager, kwargs)
-        async with aclosing(call.apieces()) as pieces:
-            async for events in pieces:
+        async with aclosing(call.astream()) as batches:
+            async for events in batches:
                 for event in events:
                     yield event
 
@@ -342,17 +321,17 @@ class ChatBailianApp(AppFields, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, run_manager, kwargs)
-        token_run = run_manager if self._streams(False, run_manager, kwargs) else None
+        streams = self._streams_tokens(False, run_manager, kwargs)
+        call = self._chat_call(messages, stop, run_manager, kwargs, streams=streams)
         chunks: list[AIMessageChunk] = []
-        with closing(call.pieces()) as pieces:
-            for chunk in pieces:
+        with closing(call.stream()) as stream:
+            for chunk in stream:
                 chunks.append(chunk)
-                if token_run is not None:
-                    chunk.id = f"{LC_ID_PREFIX}-{token_run.run_id}"
-                    generation = ChatGenerationChunk(message=chunk)
-                    token_run.on_llm_new_token(chunk.content, chunk=generation)
-        return ChatResult(generations=[ChatGeneration(message=call.writer.whole(chunks))])
+                if streams and run_manager:
+                    generation = as_generation(chunk)
+                    run_manager.on_llm_new_token(chunk.content, chunk=generation)
+        message = call.builder.final_message(chunks)
+        return ChatResult(generations=[ChatGeneration(message=message)])
 
     @override
     async def _agenerate(
@@ -362,48 +341,56 @@ class ChatBailianApp(AppFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, run_manager, kwargs)
-        token_run = run_manager if self._streams(True, run_manager, kwargs) else None
+        streams = self._streams_tokens(True, run_manager, kwargs)
+        call = self._chat_call(messages, stop, run_manager, kwargs, streams=streams)
         chunks: list[AIMessageChunk] = []
         try:
-            async with aclosing(call.apieces()) as pieces:
-                async for chunk in pieces:
+            async with aclosing(call.astream()) as stream:
+                async for chunk in stream:
                     chunks.append(chunk)
-                    if token_run is not None:
-                        chunk.id = f"{LC_ID_PREFIX}-{token_run.run_id}"
-                        generation = ChatGenerationChunk(message=chunk)
-                        await token_run.on_llm_new_token(chunk.content, chunk=generation)
+                    if streams and run_manager:
+                        generation = as_generation(chunk)
+                        await run_manager.on_llm_new_token(chunk.content, chunk=generation)
         except asyncio.CancelledError as error:
             if run_manager is not None and is_being_cancelled():
                 await run_manager.on_llm_error(error, response=LLMResult(generations=[]))
             raise
-        return ChatResult(generations=[ChatGeneration(message=call.writer.whole(chunks))])
+        message = call.builder.final_message(chunks)
+        return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _call(
+    def _chat_call(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
-        run_manager: AnyRunManager | None,
+        manager: AnyRunManager | None,
         kwargs: dict[str, Any],
-    ) -> Call[Answer]:
-        v1 = self.output_version == "v1"
-        writer = partial(Answer, stops=stop or self.stop or (), v1=v1)
-        return Call(self, messages, self._arguments(kwargs), writer=writer, manager=run_manager)
+        *,
+        streams: bool = True,
+    ) -> ChatCall[MessageChunkBuilder]:
+        make_builder = partial(
+            MessageChunkBuilder,
+            stop=stop or self.stop or (),
+            v1=self.output_version == "v1",
+            message_id=_message_id(manager) if streams else None,
+        )
+        kwargs = {"session_id": self.session_id, **caller_kwargs(kwargs)}
+        return ChatCall(self, messages, kwargs, make_builder, manager)
 
     def _event_call(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
-        run_manager: AnyRunManager | None,
+        manager: AnyRunManager | None,
         kwargs: dict[str, Any],
-    ) -> Call[ProtocolEvents]:
-        message_id = f"{LC_ID_PREFIX}-{run_manager.run_id}" if run_manager else ""
-        writer = partial(ProtocolEvents, stops=stop or self.stop or (), message_id=message_id)
-        return Call(self, messages, self._arguments(kwargs), writer=writer, manager=run_manager)
+    ) -> ChatCall[ProtocolEventBuilder]:
+        make_builder = partial(
+            ProtocolEventBuilder,
+            stop=stop or self.stop or (),
+            message_id=_message_id(manager) or "",
+        )
+        kwargs = {"session_id": self.session_id, **caller_kwargs(kwargs)}
+        return ChatCall(self, messages, kwargs, make_builder, manager)
 
-    def _arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What a call says: its own session goes before the one that is set."""
-        arguments = arguments_of(kwargs)
-        if self.session_id is not None:
-            arguments.setdefault("session_id", self.session_id)
-        return arguments
+
+def _message_id(manager: AnyRunManager | None) -> str | None:
+    return f"{LC_ID_PREFIX}-{manager.run_id}" if manager else None

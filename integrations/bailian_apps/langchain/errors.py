@@ -1,51 +1,56 @@
-"""Errors that are both ours and LangChain's.
+"""Errors that are both this package's and LangChain's.
 
-Each error of an app call is raised as a class that inherits ours (`bailian_apps.RateLimitError`)
-and the one that LangChain has for the same condition (`ModelRateLimitError`), so that code that
-knows either catches it. Where the installed langchain-core has none yet, it is ours alone.
+Each error of a call inherits from this package's class (`bailian_apps.RateLimitError`) and from
+LangChain's class for the same condition (`ModelRateLimitError`), so code that catches either one
+catches it. If the installed langchain-core lacks the class, the error has only the first.
 
-Every error has `is_retryable`, which LangChain's retry middleware reads. It is true only where
-sending the request again cannot run the app twice, or where the app was declared idempotent.
+Every error has `is_retryable`, which LangChain's retry middleware reads. It is true only if sending
+the request again cannot run the app twice, or if the app is declared idempotent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import langchain_core.exceptions as langchain_exceptions
 
-from bailian_apps.core import errors as ours
+from bailian_apps.core import errors
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.retry import is_retryable
+from bailian_apps.core.settings import AppSettings
 
 _COUNTERPARTS: dict[type[BailianError], str] = {
-    ours.InvalidInputError: "ModelInvalidRequestError",
-    ours.APIError: "ModelAPIError",
-    ours.BadRequestError: "ModelInvalidRequestError",
-    ours.ContentBlockedError: "ModelInvalidRequestError",
-    ours.AuthenticationError: "ModelAuthenticationError",
-    ours.PermissionDeniedError: "ModelPermissionDeniedError",
-    ours.NotFoundError: "ModelNotFoundError",
-    ours.BillingError: "ModelPermissionDeniedError",
-    ours.RateLimitError: "ModelRateLimitError",
-    ours.ServiceUnavailableError: "ModelAPIError",
-    ours.AppFailedError: "ModelAPIError",
-    ours.ServerError: "ModelAPIError",
-    ours.TransportError: "ModelConnectionError",
-    ours.ConnectError: "ModelConnectionError",
-    ours.ConnectionLostError: "ModelConnectionError",
-    ours.RequestTimeoutError: "ModelTimeoutError",
-    ours.ProtocolError: "ModelAPIError",
-    ours.StreamInterruptedError: "ModelConnectionError",
+    errors.InvalidInputError: "ModelInvalidRequestError",
+    errors.APIError: "ModelAPIError",
+    errors.BadRequestError: "ModelInvalidRequestError",
+    errors.ContentBlockedError: "ModelInvalidRequestError",
+    errors.AuthenticationError: "ModelAuthenticationError",
+    errors.PermissionDeniedError: "ModelPermissionDeniedError",
+    errors.NotFoundError: "ModelNotFoundError",
+    errors.BillingError: "ModelPermissionDeniedError",
+    errors.RateLimitError: "ModelRateLimitError",
+    errors.ServiceUnavailableError: "ModelAPIError",
+    errors.AppFailedError: "ModelAPIError",
+    errors.ServerError: "ModelAPIError",
+    errors.TransportError: "ModelConnectionError",
+    errors.ConnectError: "ModelConnectionError",
+    errors.ConnectionLostError: "ModelConnectionError",
+    errors.RequestTimeoutError: "ModelTimeoutError",
+    errors.ProtocolError: "ModelAPIError",
+    errors.StreamInterruptedError: "ModelConnectionError",
 }
 
 
-def _combine(own: type[BailianError], counterpart: str) -> type[BailianError]:
-    theirs = getattr(langchain_exceptions, counterpart, None)
-    if theirs is None:
-        return own
-    combined = type(own.__name__, (own, theirs), {"__module__": __name__, "__doc__": own.__doc__})
-    globals()[own.__name__] = combined  # where pickle looks for it
+def _combine(error_class: type[BailianError], counterpart: str) -> type[BailianError]:
+    langchain_class = getattr(langchain_exceptions, counterpart, None)
+    if langchain_class is None:
+        return error_class
+    name = error_class.__name__
+    namespace = {"__module__": __name__, "__doc__": error_class.__doc__}
+    combined = type(name, (error_class, langchain_class), namespace)
+    globals()[name] = combined  # pickle looks the class up in this module
     return combined
 
 
@@ -53,18 +58,36 @@ _COMBINED = {own: _combine(own, counterpart) for own, counterpart in _COUNTERPAR
 
 
 def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> BailianError:
-    """The same error, as LangChain's class too.
+    """Return the same error as an instance of LangChain's class too.
 
     Args:
         error: The error of a call.
-        idempotent: Whether running the app twice does no harm.
+        idempotent: Whether the app may run twice.
 
     Returns:
         An error with the same attributes and traceback, and with `is_retryable`.
     """
-    kind = _COMBINED.get(type(error), type(error))
-    combined = kind.__new__(kind)
+    combined_class = _COMBINED.get(type(error), type(error))
+    combined = combined_class.__new__(combined_class)
     combined.args = error.args
     combined.__dict__.update(error.__dict__)
     cast("Any", combined).is_retryable = is_retryable(error, idempotent=idempotent)
     return combined.with_traceback(error.__traceback__)
+
+
+@contextmanager
+def langchain_errors(settings: AppSettings, kwargs: Mapping[str, Any]) -> Generator[None]:
+    """Raise the errors of a call as LangChain's classes too.
+
+    Args:
+        settings: The settings of the called object.
+        kwargs: The keyword arguments of the call, which may override `idempotent`.
+
+    Raises:
+        BailianError: The converted error.
+    """
+    try:
+        yield
+    except BailianError as error:
+        idempotent = kwargs.get("idempotent", settings.idempotent)
+        raise as_langchain_error(error, idempotent=idempotent is True) from error.__cause__

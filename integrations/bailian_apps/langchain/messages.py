@@ -2,20 +2,20 @@
 
 The whole mapping, to the app:
 
-| LangChain | the app is told |
+| LangChain | sent as |
 |---|---|
 | `SystemMessage`, `ChatMessage(role="system")` | system text |
 | `HumanMessage`, `ChatMessage(role="user")`: string, `text` and `text-plain` blocks | user text |
-| … its `image` and `image_url` blocks with an address | an image of that turn |
-| … its `file` blocks with an address | a file of that turn |
+| … its `image` and `image_url` blocks with a URL | an image of that turn |
+| … its `file` blocks with a URL | a file of that turn |
 | `AIMessage`, `ChatMessage(role="assistant")`: string and `text` blocks | assistant text |
-| … its reasoning, its server-side tool calls and whatever else is no text | nothing |
-| … its `response_metadata["bailian"]` | which session to continue, and from where |
-| … its `tool_calls`; the message, if it says nothing else | nothing; refused in the last message |
+| … its reasoning, its server-side tool calls and all other blocks that are not media | not sent |
+| … its `response_metadata["bailian"]` | the session to continue, and from which message |
+| … its `tool_calls`; the message, if it has no text | not sent; refused in the last message |
 | `ToolMessage`, `FunctionMessage`, `ChatMessage(role="tool")` | user text, "Tool result: …" |
-| `name` and `id` of a message | nothing |
+| `name` and `id` of a message | not sent |
 
-And from the app, as `bailian_apps.langchain.answer` makes it:
+And from the app, as `bailian_apps.langchain.message_chunks` builds it:
 
 | the app | `AIMessage` |
 |---|---|
@@ -26,126 +26,68 @@ And from the app, as `bailian_apps.langchain.answer` makes it:
 | tokens used | `usage_metadata`, and per model call `response_metadata["model_usage"]` |
 | session, request, … | `response_metadata` |
 
-With `output_version="v1"`, and in `content_blocks` always, reasoning, steps and references are
+With `output_version="v1"`, and always in `content_blocks`, reasoning, steps and references are
 standard content blocks instead (see `bailian_apps.langchain.blocks`).
 
-What an app cannot be told is refused: any other message or role, any other block, and images or
-files without an address.
+What an app cannot receive is refused: any other message or role, any other block, and images or
+files without a URL.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    ChatMessage,
-    FunctionMessage,
-    HumanMessage,
-    SystemMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage
 
-from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.turns import Role, SessionMarker, Turn
+from bailian_apps.core.turns import Turn, TurnBuilder, build_turns, unsupported
 
 MARKER_KEY = "bailian"
-"""Where an answer's `response_metadata` holds the marker of its session."""
+"""The key of the session marker in an answer's `response_metadata`."""
 
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "ai": "assistant",
-}
-_TOOL_ROLES = ("tool", "function")
-_MEDIA = frozenset({"image", "image_url", "file", "audio", "input_audio", "video"})
+_OTHER_MEDIA = ("audio", "input_audio", "video")
 
 
 def to_turns(messages: Sequence[BaseMessage]) -> list[Turn]:
-    """Convert a conversation. The mapping is in the module's docstring.
+    """Convert a conversation. The module's docstring has the mapping.
 
     Args:
         messages: The conversation, oldest first.
 
     Returns:
-        One turn for each message, but for those that hold only tool calls.
+        One turn for each message, except those with only tool calls.
 
     Raises:
-        InvalidInputError: A message cannot be sent; it is named by its index and type.
+        InvalidInputError: A message cannot be sent. The error names its index.
     """
-    last = len(messages) - 1
-    return [
-        _to_turn(f"messages[{index}]", message, last=index == last)
-        for index, message in enumerate(messages)
-        if index == last or not (_has_calls(message) and not message.text)
-    ]
+    return build_turns(_read(f"messages[{i}]", message) for i, message in enumerate(messages))
 
 
-def _has_calls(message: BaseMessage) -> bool:
-    return isinstance(message, AIMessage) and bool(message.tool_calls or message.invalid_tool_calls)
-
-
-def _to_turn(where: str, message: BaseMessage, *, last: bool) -> Turn:
-    role = _role_of(where, message)
-    if role != "assistant":
-        parts = _Parts()
-        for path, block in _blocks_of(where, message):
-            _read_block(path, block, parts, media=role == "user")
-        return Turn(
-            role=role,
-            text=("Tool result: " if _is_tool_result(message) else "") + "\n".join(parts.texts),
-            images=tuple(parts.images),
-            files=tuple(parts.files),
-        )
-    if last and _has_calls(message):
-        raise InvalidInputError(
-            where,
-            f"is an {type(message).__name__} with tool_calls, and the last message",
-            "Put the results of its tools after it; an app calls only its own tools",
-        )
-    return Turn(
-        role=role,
-        text=_answer_text(where, message),
-        marker=SessionMarker.from_dict(message.response_metadata.get(MARKER_KEY)),
-    )
-
-
-def _is_tool_result(message: BaseMessage) -> bool:
-    return isinstance(message, (ToolMessage, FunctionMessage)) or (
-        isinstance(message, ChatMessage) and message.role in _TOOL_ROLES
-    )
-
-
-def _role_of(where: str, message: BaseMessage) -> Role:
-    if isinstance(message, HumanMessage) or _is_tool_result(message):
-        return "user"
-    if isinstance(message, AIMessage):
-        return "assistant"
-    if isinstance(message, SystemMessage):
-        return "system"
-    if isinstance(message, ChatMessage) and (role := _ROLES.get(message.role)):
-        return role
-    said = f" of role {message.role!r}" if isinstance(message, ChatMessage) else ""
-    raise InvalidInputError(
+def _read(where: str, message: BaseMessage) -> TurnBuilder:
+    # The type of a chunk is the name of its class: "AIMessageChunk".
+    role = message.type.removesuffix("MessageChunk").lower()
+    builder = TurnBuilder(
         where,
-        f"is a {type(message).__name__}{said}",
-        "An app can be told only system, human, AI and tool messages; leave it out",
+        message.role if isinstance(message, ChatMessage) else role,
+        tool_calls=isinstance(message, AIMessage)
+        and bool(message.tool_calls or message.invalid_tool_calls),
+        marker=message.response_metadata.get(MARKER_KEY),
     )
-
-
-@dataclass
-class _Parts:
-    """What the blocks of one message say."""
-
-    texts: list[str] = field(default_factory=list[str])
-    images: list[str] = field(default_factory=list[str])
-    files: list[str] = field(default_factory=list[str])
+    is_answer = builder.role == "assistant"
+    texts: list[str] = []
+    for path, block in _blocks_of(where, message):
+        kind = block.get("type", "text" if "text" in block else None)
+        if kind in ("text", "text-plain") and isinstance(block.get("text"), str):
+            texts.append(block["text"])
+        elif kind in ("image", "image_url"):
+            builder.image(path, _url_of(block))
+        elif kind == "file":
+            builder.file(path, _url_of(block))
+        elif not is_answer or kind in _OTHER_MEDIA:
+            raise unsupported(path, f"a block of type {kind!r}")
+    # The blocks of an answer are pieces of one text; those of other messages are paragraphs.
+    builder.text(("" if is_answer else "\n").join(texts))
+    return builder
 
 
 def _blocks_of(where: str, message: BaseMessage) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -157,43 +99,6 @@ def _blocks_of(where: str, message: BaseMessage) -> Iterator[tuple[str, Mapping[
         yield f"{where}.content[{index}]", block
 
 
-def _read_block(path: str, block: Mapping[str, Any], parts: _Parts, *, media: bool) -> None:
-    kind = block.get("type", "text" if "text" in block else None)
-    if kind in ("text", "text-plain") and isinstance(block.get("text"), str):
-        parts.texts.append(block["text"])
-    elif media and kind in ("image", "image_url"):
-        parts.images.append(_address(path, kind, block))
-    elif media and kind == "file":
-        parts.files.append(_address(path, kind, block))
-    else:
-        raise InvalidInputError(
-            path,
-            f"is a block of type {kind!r}",
-            "An app can be told text, and in a human message the addresses of images and files",
-        )
-
-
-def _address(path: str, kind: str, block: Mapping[str, Any]) -> str:
+def _url_of(block: Mapping[str, Any]) -> Any:
     value: Any = block.get("url") or block.get("image_url")
-    if isinstance(value, Mapping):
-        value = cast("Mapping[str, Any]", value).get("url")
-    if not isinstance(value, str) or value.startswith("data:"):
-        raise InvalidInputError(
-            path,
-            f"is a block of type {kind!r} that holds the data or the id of it",
-            "Pass an http:// or https:// address that the cloud can fetch",
-        )
-    return value
-
-
-def _answer_text(where: str, message: BaseMessage) -> str:
-    texts: list[str] = []
-    for path, block in _blocks_of(where, message):
-        kind = block.get("type")
-        if kind == "text":
-            texts.append(str(block.get("text") or ""))
-        elif kind in _MEDIA:
-            raise InvalidInputError(
-                path, f"is a block of type {kind!r}", "Of an AI message an app is told only text"
-            )
-    return "".join(texts)
+    return cast("Mapping[str, Any]", value).get("url") if isinstance(value, Mapping) else value

@@ -1,14 +1,14 @@
-"""`StepPrinter`: shows in a terminal what an app does, while it does it.
+"""`StepPrinter`: shows what an app does in a terminal or a log, while it runs.
 
-It stands on the custom event `bailian_step` alone, so it works for a model, a Runnable, a tool and
-a retriever, wherever in a chain or a graph they are. Rich is imported only for a terminal.
+It needs nothing but the custom event `bailian_step`, so it works for a model, a Runnable, a tool
+and a retriever, wherever they are in a chain or a graph.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 from uuid import UUID
@@ -18,8 +18,9 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from typing_extensions import override
 
-from bailian_apps.core.result import AppResult
+from bailian_apps.core.result import EXECUTING, AppResult, Step
 from bailian_apps.langchain.blocks import STEP_TYPE
+from bailian_apps.terminal import MAX_LIVE_STEPS, format_tokens, one_line, step_line, step_tree
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,41 +28,40 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
 
+def step_of_event(data: Mapping[str, Any]) -> Step | None:
+    """Read the step of a `bailian_step` event.
+
+    Args:
+        data: What came with the event.
+
+    Returns:
+        The step; None for the answer itself, and for the end of a step that was cut off.
+    """
+    entry = data["step"]
+    step = Step(**{name: value for name, value in entry.items() if name in Step.__slots__})
+    if step.is_answer:
+        return None
+    if data["event"] == "error":
+        status = step.status if step.failed else "failed"
+        return replace(step, status=status, error=data.get("error"))
+    return step if data["event"] == "start" or step.status != EXECUTING else None
+
+
 @dataclass
-class _Shown:
-    """A step as it is shown."""
-
-    entry: Mapping[str, Any]
-    state: str = "start"
-    error: str | None = None
-
-    @property
-    def name(self) -> str:
-        kind = self.entry.get("type")
-        return f"{self.entry['name']} ({kind})" if kind else str(self.entry["name"])
-
-    @property
-    def took(self) -> str:
-        duration_ms = self.entry.get("duration_ms")
-        return "" if duration_ms is None else f"{duration_ms:.0f} ms"
-
-
-@dataclass
-class _ShownRun:
-    """A run of an app as it is shown."""
+class _PrintedRun:
+    """A run of an app, as far as it was reported."""
 
     app_id: str
-    steps: dict[str, _Shown] = field(default_factory=dict[str, _Shown])
-    end: str | None = None
+    steps: dict[str, Step] = field(default_factory=dict[str, Step])
 
 
-class _View(Protocol):
-    def step(self, run_id: UUID, run: _ShownRun, step: _Shown) -> None: ...
-    def end(self, run_id: UUID, run: _ShownRun) -> None: ...
+class _Display(Protocol):
+    def show_step(self, run_id: UUID, run: _PrintedRun, step: Step) -> None: ...
+    def end_run(self, run_id: UUID, run: _PrintedRun, outcome: str) -> None: ...
 
 
 class StepPrinter(BaseCallbackHandler):
-    """Shows the steps of every app below it, live: their states, durations, and the tokens used.
+    """Prints the steps of the apps that a call runs: state, name, duration, output, tokens used.
 
     In a terminal it is a tree that changes in place; elsewhere (a file, a pipe, a log) each change
     is a line. A terminal needs rich, which comes with `pip install "bailian-apps[cli]"`.
@@ -77,100 +77,98 @@ class StepPrinter(BaseCallbackHandler):
     run_inline = True
 
     def __init__(self, file: TextIO | None = None, *, live: bool | None = None) -> None:
-        """Make a printer; it may be used for any number of calls, also at once.
+        """Make a printer. It can be used for any number of calls, also at the same time.
 
         Args:
-            file: Where to print; standard output, if not given.
+            file: Where to print; standard output by default.
             live: Whether to show a tree; by default, whether `file` is a terminal.
 
         Raises:
-            ImportError: There is a terminal, but no rich.
+            ImportError: The tree needs rich, and rich is not installed.
         """
         out = sys.stdout if file is None else file
         if live is None:
             live = out.isatty()
-        self._view: _View = _Tree(out) if live else _Lines(out)
-        self._runs: dict[UUID, _ShownRun] = {}
+        self._display: _Display = _TreeDisplay(out) if live else _LineDisplay(out)
+        self._runs: dict[UUID, _PrintedRun] = {}
         self._lock = RLock()
 
     @override
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **_: Any) -> None:
-        """Show the start or the end of a step."""
-        if name != STEP_TYPE or data["step"]["kind"] == "response":
+        """Print the start or the end of a step."""
+        if name != STEP_TYPE or (step := step_of_event(data)) is None:
             return
         with self._lock:
-            run = self._runs.setdefault(run_id, _ShownRun(data["app_id"]))
-            step = _Shown(data["step"], data["event"], data.get("error"))
-            run.steps[step.entry["id"]] = step
-            self._view.step(run_id, run, step)
+            run = self._runs.setdefault(run_id, _PrintedRun(data["app_id"]))
+            run.steps[step.id] = step
+            self._display.show_step(run_id, run, step)
 
     @override
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        """Show that a model's run ended."""
+        """Print the end of a model's run."""
         self._end(run_id, response)
 
     @override
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:
-        """Show that a Runnable's run ended."""
+        """Print the end of a Runnable's run."""
         self._end(run_id, outputs)
 
     @override
     def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
-        """Show that a tool's run ended."""
+        """Print the end of a tool's run."""
         self._end(run_id, output)
 
     @override
     def on_retriever_end(self, documents: Any, *, run_id: UUID, **_: Any) -> None:
-        """Show that a retriever's run ended."""
+        """Print the end of a retriever's run."""
         self._end(run_id, documents)
 
     @override
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Show that a model's run failed or was left."""
+        """Print the failure of a model's run."""
         self._end(run_id, error)
 
     @override
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Show that a Runnable's run failed or was left."""
+        """Print the failure of a Runnable's run."""
         self._end(run_id, error)
 
     @override
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Show that a tool's run failed or was left."""
+        """Print the failure of a tool's run."""
         self._end(run_id, error)
 
     @override
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Show that a retriever's run failed or was left."""
+        """Print the failure of a retriever's run."""
         self._end(run_id, error)
 
     def _end(self, run_id: UUID, output: Any) -> None:
         with self._lock:
             if (run := self._runs.pop(run_id, None)) is not None:
-                run.end = _how_it_ended(output)
-                self._view.end(run_id, run)
+                self._display.end_run(run_id, run, _outcome(output))
 
 
-class _Lines:
-    """A line for each change."""
+class _LineDisplay:
+    """Prints a line for each change."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
-    def step(self, run_id: UUID, run: _ShownRun, step: _Shown) -> None:
-        said = {"start": "started", "end": "done", "error": "failed"}[step.state]
-        parts = [f"{run.app_id}: {step.name} {said}", step.took, _one_line(step.error)]
-        self._print(", ".join(part for part in parts if part))
+    def show_step(self, run_id: UUID, run: _PrintedRun, step: Step) -> None:
+        self._print(f"{run.app_id}: {step_line(step)}")
 
-    def end(self, run_id: UUID, run: _ShownRun) -> None:
-        self._print(f"{run.app_id}: {run.end}")
+    def end_run(self, run_id: UUID, run: _PrintedRun, outcome: str) -> None:
+        self._print(f"{run.app_id}: {outcome}")
 
     def _print(self, line: str) -> None:
-        print(line, file=self._file, flush=True)  # it is what this is for
+        # The file may have an encoding without these characters, as pipes on Windows do.
+        encoding = getattr(self._file, "encoding", None) or "utf-8"
+        print(line.encode(encoding, "replace").decode(encoding), file=self._file, flush=True)
 
 
-class _Tree:
-    """A tree for each run that is open, which stays on the screen when the run has ended."""
+class _TreeDisplay:
+    """Draws a tree for each open run; it stays on the screen when the run has ended."""
 
     def __init__(self, file: TextIO) -> None:
         try:
@@ -184,60 +182,50 @@ class _Tree:
         self._live: Live | None = None
         self._trees: dict[UUID, Tree] = {}
 
-    def step(self, run_id: UUID, run: _ShownRun, step: _Shown) -> None:
+    def show_step(self, run_id: UUID, run: _PrintedRun, step: Step) -> None:
         from rich.live import Live
 
-        self._trees[run_id] = _as_tree(run)
+        self._trees[run_id] = self._tree(run, list(run.steps.values())[-MAX_LIVE_STEPS:])
         if self._live is None:
-            # No thread of its own: what is shown changes only here.
+            # Without a refresh thread: what is shown changes only here.
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        self._refresh()
+        self._refresh(self._live)
 
-    def end(self, run_id: UUID, run: _ShownRun) -> None:
+    def end_run(self, run_id: UUID, run: _PrintedRun, outcome: str) -> None:
         del self._trees[run_id]
-        self._refresh()
-        if not self._trees and self._live is not None:
-            self._live.stop()
-            self._live = None
-        self._console.print(_as_tree(run))
+        if self._live is not None:
+            self._refresh(self._live)
+            if not self._trees:
+                self._live.stop()
+                self._live = None
+        self._console.print(self._tree(run, run.steps.values(), outcome))
 
-    def _refresh(self) -> None:
+    def _refresh(self, live: Live) -> None:
         from rich.console import Group
 
-        assert self._live is not None  # noqa: S101
-        self._live.update(Group(*self._trees.values()), refresh=True)
+        live.update(Group(*self._trees.values()), refresh=True)
+
+    def _tree(self, run: _PrintedRun, steps: Iterable[Step], outcome: str = "") -> Tree:
+        from rich.text import Text
+
+        return step_tree(steps, Text.assemble((run.app_id, "bold"), f"  {outcome}".rstrip()))
 
 
-def _as_tree(run: _ShownRun) -> Tree:
-    from rich.text import Text
-    from rich.tree import Tree
-
-    root = Tree(Text.assemble((run.app_id, "bold"), f"  {run.end or ''}".rstrip()))
-    branches: dict[str, Tree] = {}
-    marks = {"start": ("… ", "yellow"), "end": ("✓ ", "green"), "error": ("✗ ", "red")}
-    for step_id, step in run.steps.items():
-        label = Text.assemble(marks[step.state], step.name, (f"  {step.took}".rstrip(), "magenta"))
-        if step.error:
-            label.append(f"  {_one_line(step.error)}", "red")
-        parent = branches.get(step.entry.get("parent_id") or "", root)
-        branches[step_id] = parent.add(label)
-    return root
-
-
-def _how_it_ended(output: Any) -> str:
+def _outcome(output: Any) -> str:
+    """How a run ended, in one line."""
     if isinstance(output, GeneratorExit):
         return "left early"
     if isinstance(output, BaseException):
-        return f"failed: {type(output).__name__}: {_one_line(str(output))}"
+        return f"failed: {type(output).__name__}: {one_line(str(output))}"
     if isinstance(output, ToolMessage) and output.status == "error":
-        return f"failed: {_one_line(output.text)}"
-    used = _tokens(output)
-    return f"done, {used[0]} tokens in, {used[1]} out" if used else "done"
+        return f"failed: {one_line(output.text)}"
+    tokens = _tokens(output)
+    return f"done, {format_tokens(*tokens)}" if tokens else "done"
 
 
 def _tokens(output: Any) -> tuple[int, int] | None:
-    """The tokens of a run, as far as its output tells them."""
+    """The tokens that a run read and wrote, if its output has them."""
     if isinstance(output, AppResult):
         usage = output.usage
         return (usage.input_tokens, usage.output_tokens) if usage.models else None
@@ -251,7 +239,3 @@ def _tokens(output: Any) -> tuple[int, int] | None:
         if isinstance(artifact, Mapping):
             counts = cast("Mapping[str, Any]", artifact).get("usage")
     return (counts["input_tokens"], counts["output_tokens"]) if counts else None
-
-
-def _one_line(text: str | None) -> str:
-    return " ".join((text or "").split())

@@ -18,41 +18,34 @@ from pydantic_core import to_jsonable_python
 from typing_extensions import override
 
 from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidInputError
-from bailian_apps.core.history import Plan, plan_request
+from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import SessionMarker, Turn
-from bailian_apps.langchain.blocks import reference_entry, step_entry
-from bailian_apps.langchain.callbacks import AnyRunManager, StepRuns
-from bailian_apps.langchain.fields import MODEL_CONFIG, AppFields
+from bailian_apps.langchain.blocks import step_entry
+from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import MARKER_KEY
-from bailian_apps.langchain.runs import (
-    aresult_of,
-    is_being_cancelled,
-    result_of,
-    typed_errors,
-    with_settings,
-)
+from bailian_apps.langchain.runs import AppRun, is_being_cancelled
+from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
+from bailian_apps.langchain.step_runs import AnyRunManager
 
-_CORE_ENDS_CANCELLED = tuple(int(part) for part in VERSION.split(".")[:2]) >= (1, 8)
-"""Whether LangChain ends the run of a tool that is cancelled; it does so from 1.8 on."""
-
+_LANGCHAIN_ENDS_CANCELLED_TOOLS = tuple(int(part) for part in VERSION.split(".")[:2]) >= (1, 8)
+"""Whether LangChain itself ends the run of a cancelled tool, as it does since 1.8."""
 
 logger = logging.getLogger(__name__)
 
 
 class AppToolArtifact(TypedDict):
-    """What a call of the tool leaves in `ToolMessage.artifact`: JSON values, for any checkpointer.
+    """The artifact of the tool's `ToolMessage`: JSON values, which any checkpointer can store.
 
     Attributes:
-        prompt: What the app was asked.
-        steps: What it did, as in the content blocks of `ChatBailianApp`.
-        references: The documents that it cites.
+        prompt: The prompt that the app received.
+        steps: The app's steps, as in `additional_kwargs["steps"]` of `ChatBailianApp`.
+        references: The documents that the answer cites.
         usage: `input_tokens`, `output_tokens`, `total_tokens`, and `models`, one per model call.
-        session_id: The session of the cloud.
+        session_id: The cloud's session.
         request_id: The cloud's id of the request.
-        context_lost: Whether the cloud had forgotten the session that was to be continued.
-        bailian: The marker by which the next call of the thread continues the session.
+        context_lost: Whether the cloud had forgotten the session that the call continued.
+        bailian: The marker with which the thread's next call continues the session.
     """
 
     prompt: str
@@ -65,28 +58,28 @@ class AppToolArtifact(TypedDict):
     bailian: dict[str, Any] | None
 
 
-class _Prompt(BaseModel):
-    # LangChain tells the model a field's name, also where the field has an alias.
+class _PromptArgument(BaseModel):
+    # LangChain shows the model the field's name, even if the field has an alias.
     model_config = ConfigDict(populate_by_name=True)
 
     prompt: str = Field(min_length=1, description="What to ask, in full and in plain words.")
 
 
-class _Runtime(BaseModel):
-    # LangGraph fills in what is called `runtime`, and no model is told of it.
+class _RuntimeArgument(BaseModel):
+    # LangGraph injects an argument named `runtime` and does not show it to the model.
     runtime: Annotated[Any, InjectedToolArg] = None
 
 
-class BailianAppTool(AppFields, BaseTool):
+class BailianAppTool(AppSettingsMixin, BaseTool):
     """A Bailian (Model Studio) app as a tool, for `create_agent` and every LangGraph agent.
 
     The fields are the settings of the app (see `AppSettings`) and those of every LangChain tool.
-    The model that uses the tool says a `prompt` and, with `biz_params_schema`, the app's start
-    variables. It is answered with the app's text; `ToolMessage.artifact` is an `AppToolArtifact`.
+    The agent's model passes a `prompt` and, with `biz_params_schema`, the app's start variables. It
+    receives the app's answer; `ToolMessage.artifact` is an `AppToolArtifact`.
 
-    What the app does are child runs of the tool's run. When the app itself fails, or its content
-    inspection objects, the model is told so and may try something else (`handle_tool_error`). All
-    other failures (no connection, a wrong key, a timeout) are raised.
+    The app's steps are child runs of the tool's run. If the app itself fails, or its content
+    inspection blocks the answer, the model receives the error (`handle_tool_error`). All other
+    failures (no connection, a wrong key, a timeout) are raised.
 
     Example:
         ```python
@@ -97,36 +90,36 @@ class BailianAppTool(AppFields, BaseTool):
         ```
 
     Attributes:
-        name: What the model calls the tool.
-        description: What the model is told of it.
+        name: The name of the tool, for the model.
+        description: The description of the tool, for the model.
         biz_params_schema: A pydantic model of the app's start variables. Its fields become
-            arguments of the tool, and what the model says is sent as `biz_params`, over those
-            that are set. What is None is not sent.
-        args_schema: The arguments, if they are to be others. Needs a `prompt`; all else is
-            sent as `biz_params`.
-        remember: Whether a call continues the conversation that the tool had before in the same
-            agent thread. It is read from the tool messages in the agent's state, so a
-            checkpointer keeps it, and another thread has another one.
+            arguments of the tool, which are sent in `biz_params` and override the field. An
+            argument that is None is not sent.
+        args_schema: A schema of the arguments in place of the generated one. It needs a `prompt`;
+            all other arguments are sent in `biz_params`.
+        remember: Whether a call continues the tool's earlier conversation in the same agent thread.
+            The conversation is read from the tool messages in the agent's state, so a checkpointer
+            stores it, and every thread has its own.
     """
 
     model_config = MODEL_CONFIG
 
     biz_params_schema: type[BaseModel] | None = None
     remember: bool = False
-    # Without the artifact a tool could not remember, and LangChain would tell it to the model.
+    # `remember` needs the artifact; with another format LangChain would show it to the model.
     response_format: Literal["content_and_artifact"] = "content_and_artifact"  # pyright: ignore[reportIncompatibleVariableOverride]
     handle_tool_error: Any = True
 
     def __init__(self, **fields: Any) -> None:
-        """Make a tool of an app's settings.
+        """Create a tool from an app's settings.
 
         Args:
             **fields: The fields of `AppSettings`, and those of every LangChain tool.
 
         Raises:
-            InvalidInputError: A field is unknown or not valid. It names the field and the mend.
+            InvalidInputError: A field is unknown or invalid. The error names the field.
         """
-        fields["args_schema"] = _arguments_model(
+        fields["args_schema"] = _arguments_schema(
             str(fields.get("name")),
             fields.get("args_schema"),
             fields.get("biz_params_schema"),
@@ -137,7 +130,7 @@ class BailianAppTool(AppFields, BaseTool):
     @classmethod
     @override
     def is_lc_serializable(cls) -> bool:
-        """A tool holds classes, and cannot be dumped."""
+        """Whether LangChain can dump it: no, because it contains classes."""
         return False
 
     @override
@@ -149,10 +142,9 @@ class BailianAppTool(AppFields, BaseTool):
         run_manager: CallbackManagerForToolRun | None = None,
         **biz_params: Any,
     ) -> tuple[str, AppToolArtifact]:
-        with self._reported_errors():
-            settings, plan, steps = self._open(prompt, biz_params, runtime, run_manager)
-            result = result_of(settings, {"prompt": plan}, steps)
-        return result.text, _artifact(prompt, plan, result)
+        with self._tool_errors():
+            run = self._prepare(prompt, biz_params, runtime, run_manager)
+            return _content_and_artifact(prompt, run.plan, run.result())
 
     @override
     async def _arun(
@@ -164,79 +156,81 @@ class BailianAppTool(AppFields, BaseTool):
         **biz_params: Any,
     ) -> tuple[str, AppToolArtifact]:
         try:
-            with self._reported_errors():
-                settings, plan, steps = self._open(prompt, biz_params, runtime, run_manager)
-                result = await aresult_of(settings, {"prompt": plan}, steps)
+            with self._tool_errors():
+                run = self._prepare(prompt, biz_params, runtime, run_manager)
+                return _content_and_artifact(prompt, run.plan, await run.aresult())
         except asyncio.CancelledError as error:
-            if run_manager is not None and not _CORE_ENDS_CANCELLED and is_being_cancelled():
+            if run_manager and not _LANGCHAIN_ENDS_CANCELLED_TOOLS and is_being_cancelled():
                 await run_manager.on_tool_error(error)
             raise
-        return result.text, _artifact(prompt, plan, result)
 
-    def _open(
+    def _prepare(
         self,
         prompt: str,
-        biz_params: Mapping[str, Any],
+        arguments: Mapping[str, Any],
         runtime: Any,
         manager: AnyRunManager | None,
-    ) -> tuple[AppSettings, Plan, StepRuns | None]:
-        said = {**(self.biz_params or {}), **self._as_biz_params(biz_params)}
-        settings, _ = with_settings(self, {"biz_params": said} if said else {})
+    ) -> AppRun:
+        biz_params = {**(self.biz_params or {}), **self._to_biz_params(arguments)}
         earlier = _earlier_turns(runtime, self.name) if self.remember else []
-        plan = plan_request([*earlier, Turn(role="user", text=prompt)], settings)
-        return settings, plan, StepRuns.of(manager, self.app_id)
+        turns = [*earlier, Turn(role="user", text=prompt)]
+        kwargs = {"biz_params": biz_params} if biz_params else {}
+        return AppRun.prepare(self, turns, kwargs, manager)
 
-    def _as_biz_params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments as the app knows them: by alias, as JSON values."""
+    def _to_biz_params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments as JSON values, under their aliases, as the app names them."""
         schema: Any = self.args_schema
         fields: dict[str, FieldInfo] = getattr(schema, "model_fields", {})
-        said: dict[str, Any] = {}
+        biz_params: dict[str, Any] = {}
         for name, value in arguments.items():
             field = fields.get(name)
             alias = field and (field.serialization_alias or field.alias)
             if value is not None:
                 if isinstance(value, SecretStr):  # it would be sent as asterisks
                     value = value.get_secret_value()
-                said[alias or name] = to_jsonable_python(value)
-        return said
+                biz_params[alias or name] = to_jsonable_python(value)
+        return biz_params
 
     @contextmanager
-    def _reported_errors(self) -> Generator[None]:
+    def _tool_errors(self) -> Generator[None]:
         try:
-            with typed_errors(self, {}):
+            with langchain_errors(self, {}):
                 yield
         except (AppFailedError, ContentBlockedError) as error:
             raise ToolException(str(error)) from error
 
 
-def _arguments_model(
-    name: str, given: Any, biz_params_schema: Any, *, remember: bool
+def _arguments_schema(
+    name: str, args_schema: Any, biz_params_schema: Any, *, remember: bool
 ) -> type[BaseModel] | dict[str, Any]:
-    if isinstance(given, dict):
-        schema = cast("dict[str, Any]", given)
+    """Return the schema of the tool's arguments: the given one, or a generated one."""
+    if isinstance(args_schema, dict):
+        schema = cast("dict[str, Any]", args_schema)
         if remember:
             raise InvalidInputError(
-                "args_schema", "is a JSON schema, with remember=True", "Pass a pydantic model"
+                "args_schema",
+                "must be a pydantic model if remember=True, not a JSON schema",
+                "Pass a pydantic model",
             )
         _require_prompt("prompt" in schema.get("properties", {}))
         return schema
-    model: Any = given or biz_params_schema
-    bases: list[Any] = [model] if model else []
-    taken: set[str] = set(model.model_fields) if model else set()
-    if given:
-        _require_prompt("prompt" in taken)
-        if not remember or "runtime" in taken:  # the latter when this made it before: a copy
-            return given
-    elif clash := taken & {"prompt", "runtime", "run_manager"}:
+    base: Any = args_schema or biz_params_schema
+    bases: list[Any] = [base] if base else []
+    names: set[str] = set(base.model_fields) if base else set()
+    if args_schema:
+        _require_prompt("prompt" in names)
+        if not remember or "runtime" in names:  # a copied tool passes the schema generated before
+            return args_schema
+    elif clash := names & {"prompt", "runtime", "run_manager"}:
         raise InvalidInputError(
             "biz_params_schema",
-            f"has a field {min(clash)!r}, which the tool itself has",
-            "Call the field otherwise, and give it that name as its alias",
+            f"has a field {min(clash)!r}, which is an argument of the tool itself",
+            "Rename the field and set the old name as its alias",
         )
     if remember:
-        bases.append(_Runtime)
-    if not given:
-        bases.append(_Prompt)
+        bases.append(_RuntimeArgument)
+    if not args_schema:
+        bases.append(_PromptArgument)
     title = "".join(part.title() for part in name.replace("-", "_").split("_")) + "Arguments"
     return create_model(title, __base__=tuple(bases))
 
@@ -244,12 +238,12 @@ def _arguments_model(
 def _require_prompt(present: bool) -> None:
     if not present:
         raise InvalidInputError(
-            "args_schema", "has no field 'prompt'", "Add one: it is what the app is asked"
+            "args_schema", "has no field 'prompt'", "Add one: its value is sent to the app"
         )
 
 
 def _earlier_turns(runtime: Any, name: str) -> list[Turn]:
-    """What this tool was asked and answered in the thread, from the messages of its state."""
+    """Return the tool's earlier prompts and answers, from the messages in the agent's state."""
     state = getattr(runtime, "state", None)
     if isinstance(state, Mapping):
         state = cast("Mapping[str, Any]", state).get("messages")
@@ -257,8 +251,8 @@ def _earlier_turns(runtime: Any, name: str) -> list[Turn]:
         state = getattr(state, "messages", None)
     if state is None:
         logger.warning(
-            "tool %s is to remember, but there is no list of messages in the agent's state: it "
-            "begins a new conversation with each call",
+            "tool %s has remember=True, but the agent's state has no list of messages: each call "
+            "starts a new conversation",
             name,
         )
     turns: list[Turn] = []
@@ -274,12 +268,14 @@ def _earlier_turns(runtime: Any, name: str) -> list[Turn]:
     return turns
 
 
-def _artifact(prompt: str, plan: Plan, result: AppResult) -> AppToolArtifact:
+def _content_and_artifact(
+    prompt: str, plan: Plan, result: AppResult
+) -> tuple[str, AppToolArtifact]:
     marker = plan.marker(result)
-    return {
+    return result.text, {
         "prompt": prompt,
         "steps": [step_entry(step) for step in result.steps if not step.is_answer],
-        "references": [reference_entry(reference) for reference in result.references],
+        "references": [reference.to_dict(compact=True) for reference in result.references],
         "usage": result.usage.to_dict(),
         "session_id": result.session_id,
         "request_id": result.request_id,

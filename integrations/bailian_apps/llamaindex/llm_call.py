@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 
 from llama_index.core.callbacks import CallbackManager
 
-from bailian_apps import run
 from bailian_apps.client import Client
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan
@@ -21,6 +20,7 @@ from bailian_apps.core.redaction import redact_biz_params
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.llamaindex.responses import ResponseBuilder
 from bailian_apps.llamaindex.spans import RunSpans
+from bailian_apps.run import Run
 
 ResponseT = TypeVar("ResponseT")
 GeneratorT = TypeVar("GeneratorT", Generator[Any], AsyncGenerator[Any])
@@ -33,7 +33,7 @@ class LLMCall(Generic[ResponseT]):
     Attributes:
         settings: The settings of this call.
         plan: The part of the conversation that is sent.
-        options: The other arguments of the call, see `run.stream`.
+        options: The other arguments of the call, see `AppRequest`.
         builder: Builds the responses.
         client: The connections to use; None for the default client's.
         manager: Receives the legacy events.
@@ -83,7 +83,7 @@ class LLMCall(Generic[ResponseT]):
         return self._astream(streaming=True)
 
     def _stream(self, *, streaming: bool) -> Generator[ResponseT]:
-        events = run.stream(self.settings, self.plan, self.options, client=self.client)
+        events = self._run().stream()
         spans = self._open_spans()
 
         def chunks() -> Generator[ResponseT]:
@@ -96,7 +96,7 @@ class LLMCall(Generic[ResponseT]):
         return _close_spans_on_gc(chunks(), spans)
 
     def _astream(self, *, streaming: bool) -> AsyncGenerator[ResponseT]:
-        events = run.astream(self.settings, self.plan, self.options, client=self.client)
+        events = self._run().astream()
         spans = self._open_spans()
 
         async def chunks() -> AsyncGenerator[ResponseT]:
@@ -108,6 +108,9 @@ class LLMCall(Generic[ResponseT]):
                             yield chunk
 
         return _close_spans_on_gc(chunks(), spans)
+
+    def _run(self) -> Run:
+        return Run(self.settings, self.plan, self.options, client=self.client)
 
     def _open_spans(self) -> RunSpans:
         inputs = {

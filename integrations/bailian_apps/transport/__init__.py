@@ -1,7 +1,6 @@
-"""The only room that knows the SDK and sockets.
+"""The only package that knows the SDK and sockets.
 
-`sdk` builds and runs requests with the SDK's own machinery; `http` and `async_http` hand it
-connections that do not resend, redirect or share anything between keys; `answer` says what an HTTP
-answer means and how long to wait for it; `body` gives what one read brought, and `sse` splits it,
-in linear time. `places` limits how many calls are under way.
+`request_builder` builds requests with the SDK's own machinery; `sync_http` and `async_http` send
+them and read the frames of the answer; `sse` and `http_answer` decide what the bytes mean, and
+`timeouts` how long a call waits. `private_names` lists what no library promises.
 """

@@ -26,7 +26,7 @@ from bailian_apps.transport.http_answer import (
 )
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.sse import Frame
-from bailian_apps.transport.sync_http import KEEP_ALIVE
+from bailian_apps.transport.sync_pool import KEEP_ALIVE
 from bailian_apps.transport.timeouts import TimeoutBudget
 
 # Every wait is bounded by the call's own timer, see `AsyncCall._set_timer`.

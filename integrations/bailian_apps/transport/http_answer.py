@@ -18,7 +18,8 @@ from bailian_apps.core.errors import (
     api_error,
     retry_after_s,
 )
-from bailian_apps.transport.sse import ErrorEvent, Frame, SSEReader, parse_json
+from bailian_apps.core.values import parse_json
+from bailian_apps.transport.sse import ErrorEvent, Frame, SSEReader
 
 MAX_ERROR_BYTES: Final = 1 << 20
 """How much of an error's body is read."""

@@ -126,8 +126,13 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
     if settings.workspace:
         headers["X-DashScope-WorkSpace"] = settings.workspace
     headers["user-agent"] = f"{headers.get('user-agent', 'dashscope')}; {_user_agent()}"
+    url = str(built.url)
+    if "{workspace_id}" in url:  # an older SDK does not fill it in
+        if not settings.workspace:
+            raise InvalidInputError("workspace", "is missing", "base_url holds {workspace_id}")
+        url = url.replace("{workspace_id}", settings.workspace)
     body = json.dumps(built.data.to_request_object(), ensure_ascii=False).encode()
-    return HTTPRequest(built.url, headers, body)
+    return HTTPRequest(url, headers, body)
 
 
 def _api_key(settings: AppSettings, sdk: _SDK) -> str:

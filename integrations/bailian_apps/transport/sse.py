@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-import orjson
+from bailian_apps.core.values import parse_json
 
 Frame: TypeAlias = dict[str, Any]
 """One response object of the API: `output`, `usage`, `request_id`. An event that is not a JSON
@@ -35,20 +35,49 @@ class ErrorEvent:
     status_code: int | None
 
 
-def parse_json(data: bytes) -> Any:
-    """Parse JSON with orjson, and with the standard library what orjson refuses.
+class _FrameParser:
+    """Parses frames, and the `doc_references` that every frame of an agent relists only once.
 
-    orjson refuses NaN, lone surrogates, bytes that are not UTF-8 (here they become U+FFFD) and very
-    deep nesting.
-
-    Raises:
-        ValueError: It is not JSON.
-        RecursionError: It is nested too deeply.
+    They are most of such a frame's bytes. Once two frames in a row had the same, the next ones are
+    compared byte for byte, and parsed without them.
     """
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return json.loads(data.decode("utf-8", "replace"))
+
+    _KEY = b'"doc_references":'
+    _STAND_IN = "\0references"  # stands for them while the rest is parsed
+    _LARGE = 4096  # bytes; below, parsing costs less than this does
+
+    def __init__(self) -> None:
+        self._references: object = None
+        self._raw = b""  # their bytes with the key before them, once they were listed twice
+
+    def parse(self, data: bytes) -> Any:
+        """Parse one frame; raises as `parse_json` does."""
+        if len(data) < self._LARGE or (start := data.find(self._KEY)) < 0:
+            return parse_json(data)
+        if self._raw and data.startswith(self._raw, start):
+            rest = data[start + len(self._raw) :]
+            frame = parse_json(data[:start] + self._KEY + b'"\\u0000references"' + rest)
+            output = _output(frame)
+            if output.get("doc_references") == self._STAND_IN:
+                output["doc_references"] = self._references
+                return frame
+        frame = parse_json(data)
+        references: object = _output(frame).get("doc_references")
+        if not isinstance(references, list):
+            return frame
+        self._raw = b""
+        if references == self._references:
+            text = data[start + len(self._KEY) :].decode("utf-8", "replace").lstrip()
+            _, end = json.JSONDecoder().raw_decode(text)
+            raw = self._KEY + text[:end].encode()
+            self._raw = raw if data.startswith(raw, start) else b""
+        self._references = cast("object", references)
+        return frame
+
+
+def _output(frame: object) -> Frame:
+    output: object = cast("Frame", frame).get("output") if isinstance(frame, dict) else None
+    return cast("Frame", output) if isinstance(output, dict) else {}
 
 
 class SSEReader:
@@ -62,6 +91,7 @@ class SSEReader:
         self._status: int | None = None
         self._first = True
         self._skip_lf = False  # the CR that ended the last chunk may be half of a CR LF
+        self._parser = _FrameParser()
 
     def feed(self, chunk: bytes) -> list[Frame | ErrorEvent]:
         """Read a chunk, cut anywhere, and return the events that it completes."""
@@ -135,7 +165,7 @@ class SSEReader:
 
     def _parse(self, data: bytes) -> Frame | ErrorEvent | None:
         try:
-            frame = parse_json(data)
+            frame = self._parser.parse(data)
         except (ValueError, RecursionError):
             # An error that was cut off has a code and no output; `[DONE]` ends other APIs' streams.
             data = data.strip()

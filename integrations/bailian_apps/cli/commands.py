@@ -1,0 +1,337 @@
+"""The commands of `bailian-apps`: their options and help. Their code is imported when they run."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="bailian-apps",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_AppId = Annotated[
+    str,
+    typer.Argument(
+        help="The app's id, from the console. [bold]-[/] reads BAILIAN_APP_ID.", metavar="APP_ID"
+    ),
+]
+_Biz = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="A start variable of the workflow (biz_params). Use NAME:=JSON for a value that is "
+        "not text. Repeatable.",
+    ),
+]
+_BizJson = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON|@FILE",
+        help="biz_params as one JSON object. Pass user tokens in a file: arguments are visible in "
+        "the list of processes.",
+    ),
+]
+_Session = Annotated[
+    str | None, typer.Option(metavar="ID", help="Continue this session of the cloud.")
+]
+_ModelId = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Use this model, not the console's (agent apps)."),
+]
+_Workspace = Annotated[
+    str | None, typer.Option(metavar="ID", help="The sub-workspace that the app belongs to.")
+]
+_BaseUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The API's base URL (default: DASHSCOPE_HTTP_BASE_URL)."),
+]
+_TimeoutS = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS", help="The longest wait for the next data from the cloud (default: 300)."
+    ),
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other setting: temperature=0.2, flow_stream_mode=agent_format. Repeatable.",
+    ),
+]
+_Steps = Annotated[
+    bool, typer.Option("--steps", help="Show the app's steps on standard error, live.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the run as one JSON object at the end.")]
+_Raw = Annotated[bool, typer.Option("--raw", help="Print each frame from the wire as a JSON line.")]
+_Host = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Listen on this address; 0.0.0.0 admits anyone.")
+]
+_Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
+_Pace = Annotated[
+    float, typer.Option(min=0, help="Speed relative to the recording; 0 does not wait.")
+]
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(metadata.version("bailian-apps"))
+        raise typer.Exit
+
+
+@app.callback()
+def commands(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Run Alibaba Cloud Bailian (Model Studio) apps from a terminal.
+
+    The API key is read from DASHSCOPE_API_KEY.
+
+    [bold]bailian-apps run APP_ID "Plan a day in Hangzhou"[/]   call an app once
+    [bold]bailian-apps chat APP_ID[/]                           have a conversation
+    [bold]bailian-apps serve[/]                                 run a local emulator
+    [bold]bailian-apps record --out FOLDER[/]                   record your own apps
+    [bold]bailian-apps replay FILE[/]                           show a recording
+    [bold]bailian-apps doctor[/]                                check this machine's set-up
+    [bold]bailian-apps demo[/]                                  take a tour; needs no key
+    """
+
+
+@app.command()
+def run(
+    app_id: _AppId = "-",
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            help="The prompt. [bold]-[/], the default, reads standard input.", metavar="PROMPT"
+        ),
+    ] = "-",
+    biz: _Biz = None,
+    biz_json: _BizJson = None,
+    session: _Session = None,
+    model_id: _ModelId = None,
+    workspace: _Workspace = None,
+    base_url: _BaseUrl = None,
+    timeout: _TimeoutS = None,
+    settings: _Set = None,
+    steps: _Steps = False,
+    as_json: _Json = False,
+    raw: _Raw = False,
+    stream: Annotated[
+        bool, typer.Option("--stream/--no-stream", help="Print the answer as it arrives.")
+    ] = True,
+) -> None:
+    """Call an app once and print its answer.
+
+    Standard output gets only the answer; steps and errors go to standard error.
+
+    [bold]bailian-apps run APP_ID "Plan a day" --biz city=Hangzhou --biz days:=2[/]
+    [bold]cat question.txt | bailian-apps run - --steps[/]   (the app of BAILIAN_APP_ID)
+    [bold]bailian-apps run APP_ID "Hello" --json | jq -r .session_id[/]
+
+    Exit codes:
+    0 success, 1 other error, 2 invalid input (nothing was sent), 130 Ctrl-C
+    3 invalid key, 4 permission denied, 5 app not found, 6 request refused
+    7 content blocked, 8 account cannot pay, 9 rate limit, 10 service unavailable
+    11 the app failed, 12 the cloud failed, 13 cannot connect, 14 connection lost
+    15 timeout, 16 not an API response, 17 stream interrupted
+    """
+    from bailian_apps.cli import run as command
+
+    called = command.bailian_app(
+        app_id,
+        biz=biz or (),
+        biz_json=biz_json,
+        settings=settings or (),
+        model_id=model_id,
+        workspace=workspace,
+        base_url=base_url,
+        timeout=timeout,
+    )
+    output = _output(as_json, raw, "stream" if stream else "text")
+    command.run(
+        called, prompt, Console(stderr=True), session_id=session, output=output, steps=steps
+    )
+
+
+@app.command()
+def chat(
+    app_id: _AppId = "-",
+    biz: _Biz = None,
+    biz_json: _BizJson = None,
+    session: _Session = None,
+    model_id: _ModelId = None,
+    workspace: _Workspace = None,
+    base_url: _BaseUrl = None,
+    timeout: _TimeoutS = None,
+    settings: _Set = None,
+    steps: Annotated[
+        bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")
+    ] = True,
+) -> None:
+    """Have a conversation with an app.
+
+    [bold]/new[/] starts a new conversation
+    [bold]/save FILE[/] saves this one
+    [bold]/help[/] lists the other commands
+    Ctrl-C stops an answer, Ctrl-D leaves.
+    """
+    from bailian_apps.cli.chat import Chat
+    from bailian_apps.cli.run import bailian_app
+
+    called = bailian_app(
+        app_id,
+        biz=biz or (),
+        biz_json=biz_json,
+        settings=settings or (),
+        model_id=model_id,
+        workspace=workspace,
+        base_url=base_url,
+        timeout=timeout,
+    )
+    Chat(called, Console(stderr=True), session_id=session, steps=steps).run()
+
+
+@app.command()
+def doctor(
+    base_url: _BaseUrl = None,
+    workspace: _Workspace = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the findings as one JSON object.")
+    ] = False,
+) -> None:
+    """Check what a call needs: versions, extras, key, address, network.
+
+    It connects to the API's address but sends no request, so it costs nothing. It never prints the
+    key. The exit code is 1 if something that a call needs is missing.
+    """
+    from bailian_apps.cli.doctor import doctor as check
+
+    if not check(Console(), base_url=base_url, workspace=workspace, as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Recordings, YAML files, and folders of them (default: a travel app).",
+            metavar="[FILES|FOLDERS]...",
+            exists=True,
+        ),
+    ] = None,
+    apps: Annotated[
+        list[str] | None,
+        typer.Option("--app", metavar="ID=FILE", help="Serve FILE as the app ID. Repeatable."),
+    ] = None,
+    host: _Host = "127.0.0.1",
+    port: _Port = 8790,
+    pace: _Pace = 0.0,
+    api_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Accept only this API key (default: any)."),
+    ] = None,
+) -> None:
+    """Run the emulator, serving apps from files. Press Ctrl-C to stop.
+
+    It prints the environment variables for your program, and then a line for each call.
+
+    [bold]bailian-apps serve[/]                              a recorded travel app
+    [bold]bailian-apps serve recordings/[/]                  your recordings
+    [bold]bailian-apps serve --app shop=shop.yaml --pace 1[/]
+    """
+    emulator = _emulator_commands()
+    out, err = Console(), Console(stderr=True)
+    emulator.serve(
+        files or (), apps or (), out, err, host=host, port=port, pace=pace, api_key=api_key
+    )
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Write the recordings here.")],
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The real API (default: DASHSCOPE_HTTP_BASE_URL, else the public endpoint).",
+        ),
+    ] = None,
+    host: _Host = "127.0.0.1",
+    port: _Port = 8791,
+) -> None:
+    """Record your own apps: forward calls to the cloud and save them. Press Ctrl-C to stop.
+
+    Your program needs only another base URL; it keeps its own key. Recordings contain prompts and
+    answers, but neither the key nor the tokens of your users.
+
+    [bold]bailian-apps record --out recordings[/]
+    [bold]bailian-apps serve recordings[/]
+    """
+    emulator = _emulator_commands()
+    err = Console(stderr=True)
+    emulator.record(out, Console(), err, upstream=upstream, host=host, port=port)
+
+
+@app.command()
+def replay(
+    file: Annotated[
+        Path, typer.Argument(help="A recording, or the YAML file of one app.", exists=True)
+    ],
+    pace: _Pace = 1.0,
+    steps: _Steps = False,
+    as_json: _Json = False,
+    raw: _Raw = False,
+) -> None:
+    """Show a recording as [bold]run[/] shows a call.
+
+    [bold]bailian-apps replay recordings/0001-APP_ID-stream.jsonl --steps[/]
+    """
+    output = _output(as_json, raw, "stream")
+    _emulator_commands().replay(file, Console(stderr=True), pace=pace, output=output, steps=steps)
+
+
+@app.command()
+def demo(pace: _Pace = 1.0) -> None:
+    """Run one app in a LangChain chain, a LlamaIndex query engine and as an agent's tool.
+
+    Without a key it replays a recorded travel workflow in the emulator. With DASHSCOPE_API_KEY and
+    BAILIAN_APP_ID set, it runs that app on the cloud.
+    """
+    try:
+        from bailian_apps.cli.demo import run_demo
+    except ImportError as error:
+        raise SystemExit(
+            'the demo needs all frameworks; install them with: pip install "bailian-apps[all]" '
+            f"({error})"
+        ) from None
+    run_demo(Console(), pace=pace)
+
+
+def _output(as_json: bool, raw: bool, default: str) -> str:
+    if as_json and raw:
+        raise typer.BadParameter("--json and --raw exclude each other")
+    return "json" if as_json else "raw" if raw else default
+
+
+def _emulator_commands() -> ModuleType:
+    try:
+        from bailian_apps.cli import emulator_commands
+    except ImportError as error:
+        raise SystemExit(str(error)) from None
+    return emulator_commands

@@ -1,0 +1,238 @@
+"""`bailian-apps serve`, `record` and `replay`: the commands that run the emulator."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from typing_extensions import override
+
+from bailian_apps.app import BailianApp
+from bailian_apps.cli.run import run
+from bailian_apps.cli.view import print_note
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, load_recording
+from bailian_apps.emulator.apps.app import AppSource
+from bailian_apps.emulator.apps.recordings import Recording
+from bailian_apps.emulator.recorder.recorder import PUBLIC_API
+from bailian_apps.transport.environment import Environment
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    sources: Sequence[Path],
+    named: Sequence[str],
+    out: Console,
+    console: Console,
+    *,
+    host: str,
+    port: int,
+    pace: float,
+    api_key: str | None,
+) -> None:
+    """Run the emulator until Ctrl-C.
+
+    Args:
+        sources: Files and folders of apps; without any, the recording in this package.
+        named: Further apps, as `id=path`.
+        out: Where the client's settings go.
+        console: Where the log goes.
+        host: The address to listen on.
+        port: The port; 0 picks a free one.
+        pace: How many times faster than recorded to answer; 0 does not wait.
+        api_key: The only API key to accept; None accepts any.
+
+    Raises:
+        InvalidInputError: A file does not describe an app, or the address cannot be used.
+    """
+    apps = _apps_of(sources, named) or {"travel": RECORDINGS / "travel-workflow.jsonl"}
+    try:
+        emulator = Emulator(apps=apps, host=host, port=port, pace=pace, api_key=api_key)
+    except ValueError as error:
+        raise InvalidInputError(
+            "--app", f"cannot be used: {error}", "Correct it, or leave it out"
+        ) from None
+    _start(emulator, host, port)
+    key = "the key of --api-key" if api_key else "any-key"
+    variables = {
+        "DASHSCOPE_HTTP_BASE_URL": emulator.base_url,
+        "DASHSCOPE_API_KEY": f'"…"  # {key}' if api_key else key,
+    }
+    print_note(console, f"Emulating {len(apps)} app{'s'[: len(apps) > 1]}: {', '.join(apps)}")
+    _run_until_interrupted(emulator, variables, out, console, host=host)
+
+
+def record(
+    folder: Path, out: Console, console: Console, *, upstream: str | None, host: str, port: int
+) -> None:
+    """Run the recorder until Ctrl-C.
+
+    Args:
+        folder: Where the recordings go.
+        out: Where the client's settings go.
+        console: Where the log goes.
+        upstream: The real API's base URL; by default `DASHSCOPE_HTTP_BASE_URL`, else the public
+            endpoint.
+        host: The address to listen on.
+        port: The port; 0 picks a free one.
+
+    Raises:
+        InvalidInputError: `upstream` is not a base URL, or the address or folder cannot be used.
+    """
+    upstream = upstream or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or PUBLIC_API
+    try:
+        proxy = Recorder(folder, upstream=upstream, host=host, port=port)
+    except ValueError:
+        raise InvalidInputError(
+            "--upstream (or DASHSCOPE_HTTP_BASE_URL)",
+            "must be an http(s) URL without user name and password",
+            f"Pass a URL such as {PUBLIC_API}",
+        ) from None
+    _start(proxy, host, port)
+    if proxy.base_url.rstrip("/") == upstream.rstrip("/"):
+        proxy.stop()
+        raise InvalidInputError(
+            "--upstream", "is the recorder itself", "Unset DASHSCOPE_HTTP_BASE_URL here"
+        )
+    print_note(console, f"Recording {upstream} to {folder}, without API keys and user tokens.")
+    variables = {"DASHSCOPE_HTTP_BASE_URL": proxy.base_url}
+    _run_until_interrupted(proxy, variables, out, console, host=host)
+    count = len(proxy.recordings)
+    print_note(console, f"Recorded {count}. Serve with: bailian-apps serve {folder}")
+
+
+def replay(path: Path, console: Console, *, pace: float, output: str, steps: bool) -> None:
+    """Show a recording as a run.
+
+    Args:
+        path: The recording, or the YAML file of one app.
+        console: Where the steps go.
+        pace: How many times faster than recorded; 0 does not wait.
+        output: What to write to standard output, as for `run`.
+        steps: Whether to show the steps.
+
+    Raises:
+        InvalidInputError: The file cannot be read.
+        BailianError: The recording is of a call that failed.
+    """
+    try:
+        source = (
+            load_recording(path) if path.suffix.startswith(".js") or path.suffix == ".sse" else path
+        )
+        emulator = Emulator(apps={"replay": source}, pace=pace)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(
+            "FILE", f"cannot be used: {error}", "Pass a recording or a YAML file"
+        ) from None
+    prompt, mode = "replay", None
+    if isinstance(source, Recording):
+        mode = source.flow_stream_mode
+        if source.request is not None and source.request.prompt not in ("", "-"):
+            prompt = source.request.prompt
+    with emulator:
+        app = BailianApp(
+            app_id="replay",
+            api_key="replay",
+            base_url=emulator.base_url,
+            flow_stream_mode=mode,
+            max_retries=0,
+        )
+        run(app, prompt, console, session_id=None, output=output, steps=steps)
+
+
+def _apps_of(sources: Sequence[Path], named: Sequence[str]) -> dict[str, AppSource]:
+    apps: dict[str, AppSource] = {}
+    for pair in named:
+        app_id, equals, path = pair.partition("=")
+        if not (app_id and equals and path):
+            raise InvalidInputError("--app", "must be ID=FILE", "Write --app travel=travel.jsonl")
+        apps[app_id] = Path(path)
+    for source in sources:
+        apps = {**_load(source), **apps}
+    return apps
+
+
+def _load(path: Path) -> Mapping[str, AppSource]:
+    try:
+        return load_apps(path)
+    except ValueError as error:
+        raise InvalidInputError(
+            "FILE", f"cannot be used: {error}", "Correct it, or leave it out"
+        ) from None
+
+
+def _start(server: Emulator | Recorder, host: str, port: int) -> None:
+    try:
+        server.start()
+    except OSError as error:
+        if error.filename is not None:  # an error of the recorder's folder, not of the network
+            raise InvalidInputError(
+                "--out",
+                f"cannot be created: {error.filename} ({error.strerror})",
+                "Choose another folder",
+            ) from None
+        raise InvalidInputError(
+            "--port",
+            f"cannot be used: cannot listen on {host} port {port} ({error.strerror or error})",
+            "Choose another --port (0 picks a free one), or an address of this machine",
+        ) from None
+
+
+def _run_until_interrupted(
+    server: Emulator | Recorder,
+    variables: Mapping[str, str],
+    out: Console,
+    console: Console,
+    *,
+    host: str,
+) -> None:
+    """Run a server until Ctrl-C or SIGTERM, and print what it logs."""
+    log = logging.getLogger("bailian_apps.emulator")
+    handler = _LogToConsole(console)
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    if Environment().proxy_for(server.base_url):
+        name = (
+            "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
+        )  # the lower-case name takes precedence
+        variables = {**variables, name: f'"${name},{urlsplit(server.base_url).hostname}"'}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if host not in _LOOPBACK:
+            warning = f"Listening on {host}: anyone who can reach this machine can connect."
+            print_note(console, warning, "yellow")
+        print_note(console, "Set these variables where your program runs:")
+        for name, value in variables.items():
+            out.print(f"export {name}={value}", soft_wrap=True, markup=False, highlight=False)
+        print_note(console, "Press Ctrl-C to stop.")
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        # A second signal must not interrupt the recorder while it writes.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    finally:
+        server.stop()
+        log.removeHandler(handler)
+
+
+class _LogToConsole(logging.Handler):
+    """Prints what a server logs: a line for each call."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        print_note(
+            self._console, self.format(record), "" if record.levelno == logging.INFO else "yellow"
+        )

@@ -1,0 +1,156 @@
+"""Loads apps from recordings, YAML files and folders of them."""
+
+import os
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+from pydantic import ValidationError
+
+from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
+from bailian_apps.emulator.apps.rules import AppDescription, Paced, Rule, Rules, When
+from bailian_apps.emulator.apps.scenarios import Agent, Workflow
+from bailian_apps.emulator.models import USER_TOKENS, ReceivedRequest
+from bailian_apps.emulator.wire.frames import as_object, to_json
+
+DescribedApp: TypeAlias = Workflow | Agent | Rules | Recording | Paced
+"""An app that a file can define."""
+
+_YAML = (".yaml", ".yml")
+
+
+class ScenarioError(ValueError):
+    """A file of apps is invalid; the message has the file and the field."""
+
+
+def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
+    """Load the apps of a file, or of all files in a folder.
+
+    A YAML file has apps by their ids under `apps`, or is one app; the id of that app, and of a
+    recording, is the file name without its suffix. A file of the recorder has the recorded app id.
+    If a folder has several recordings of one app, a call gets the one with its prompt and
+    `biz_params`.
+
+    Args:
+        path: A `.yaml` or `.yml` file, a recording, or a folder of them.
+
+    Raises:
+        ScenarioError: A file is missing or malformed, or two apps have the same id.
+        RecordingError: A recording cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if path.suffix in _YAML:
+            return _load_yaml(path)
+        recording = load_recording(path)
+        return {recording.request.app_id if recording.request else path.stem: recording}
+    apps: dict[str, DescribedApp] = {}
+    origin: dict[str, Path] = {}
+    recorded: dict[str, list[tuple[Recording, ReceivedRequest]]] = {}
+    for file in sorted(each for each in path.iterdir() if each.suffix in (*_YAML, *SUFFIXES)):
+        for app_id, app in load_apps(file).items():
+            request = app.request if isinstance(app, Recording) else None
+            if app_id in apps and not (request and app_id in recorded):
+                raise ScenarioError(
+                    f"{file}: {origin[app_id]} has an app {app_id!r} too; rename one of them"
+                )
+            apps[app_id], origin[app_id] = app, file
+            if isinstance(app, Recording) and request:
+                recorded.setdefault(app_id, []).append((app, request))
+    apps |= {app_id: _rules_of(several) for app_id, several in recorded.items() if several[1:]}
+    if not apps:
+        endings = ", ".join((*_YAML, *SUFFIXES))
+        raise ScenarioError(f"{path}: no apps in this folder; it needs files that end in {endings}")
+    return apps
+
+
+def _rules_of(recorded: list[tuple[Recording, ReceivedRequest]]) -> Rules:
+    """Return one app for all recordings of it; of two equal calls, the later recording counts."""
+    rules: dict[tuple[str, str], Rule] = {}
+    for recording, request in recorded:
+        params = {key: item for key, item in request.biz_params.items() if key != USER_TOKENS}
+        when = When(matches=rf"\A{re.escape(request.prompt)}\Z", biz_params=params)
+        rules[request.prompt, to_json(params)] = Rule(when=when, recording=recording)
+    # Rules with more biz_params come first: a rule without biz_params matches any.
+    most_first = sorted(rules, key=lambda known: -len(known[1]))
+    return Rules(rules=[rules[known] for known in most_first])
+
+
+def load_app(path: Path) -> DescribedApp:
+    """Load the only app of a file.
+
+    Raises:
+        ScenarioError: The file is malformed or has several apps.
+        RecordingError: The recording cannot be read.
+    """
+    apps = load_apps(path)
+    if len(apps) != 1:
+        raise ScenarioError(
+            f"{path}: has {len(apps)} apps, {', '.join(apps)}; pass load_apps(path) as apps"
+        )
+    return next(iter(apps.values()))
+
+
+def _load_yaml(path: Path) -> dict[str, DescribedApp]:
+    try:
+        value: object = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        raise ScenarioError(f"{where}: not YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise ScenarioError(f"{path}: not YAML: {error}") from error
+    content = as_object(value)
+    if not content:
+        raise ScenarioError(f"{path}: defines no app; it needs `apps:` or the fields of one app")
+    if "apps" not in content:
+        return {path.stem: _describe(path, "", content)}
+    if other := [str(name) for name in content if name != "apps"]:
+        raise ScenarioError(
+            f"{path}: {', '.join(other)}: not allowed beside `apps`; move it into an app"
+        )
+    apps: dict[Any, Any] | None = as_object(content["apps"])
+    if not apps:
+        raise ScenarioError(f"{path}: apps: must be a mapping of app ids to apps")
+    for app_id in apps:
+        if not isinstance(app_id, str):
+            raise ScenarioError(f"{path}: apps.{app_id}: an app id must be a string; quote it")
+    return {app_id: _describe(path, f"apps.{app_id}", app) for app_id, app in apps.items()}
+
+
+def _describe(path: Path, where: str, value: object) -> DescribedApp:
+    try:
+        return AppDescription.model_validate(value, context={"folder": path.parent}).app
+    except ValidationError as error:
+        problems = [_problem(where, each) for each in error.errors(include_url=False)]
+        raise ScenarioError("\n".join(f"{path}: {problem}" for problem in problems)) from error
+
+
+def _problem(where: str, error: Any) -> str:
+    field = where
+    for part in error["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] != "missing" and not isinstance(error["input"], dict):
+        message += f" (got {type(error['input']).__name__} {str(error['input'])[:60]!r})"
+    return f"{field}: {message}" if field else message
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses duplicate keys; PyYAML's own loader ignores all but the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return the mapping for a node."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"duplicate key {key!r}", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,206 @@
+"""Requests and answers as the emulator's users see them: what an app is given and may return."""
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from bailian_apps.emulator.sessions import Turn
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_list, as_object, error_frame
+
+USER_TOKENS = "user_defined_tokens"
+"""The field of `biz_params` that holds credentials of the app's users."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedRequest:
+    """One request as the emulator received it. Its `repr` redacts the key and user tokens.
+
+    Attributes:
+        app_id: The requested app id, even if the emulator has no such app.
+        body: The JSON body; empty if it is not a JSON object.
+        headers: The headers by their lower-case names, with the key masked.
+        fault: The name of the fault that was injected into the answer, if any.
+        disconnected: Set when the client disconnects before the answer is complete, or the
+            emulator stops. A callable app that waits for it keeps its stream open until then.
+    """
+
+    app_id: str
+    body: JsonObject
+    headers: dict[str, str]
+    fault: str | None = None
+    disconnected: threading.Event = field(
+        default_factory=threading.Event, compare=False, repr=False
+    )
+
+    def __repr__(self) -> str:
+        """Show the request without secrets."""
+        return (
+            f"{type(self).__name__}(app_id={self.app_id!r}, body={self.redacted_body!r}, "
+            f"headers={self.headers!r}, fault={self.fault!r})"
+        )
+
+    @property
+    def redacted_body(self) -> JsonObject:
+        """The body with `user_defined_tokens` masked."""
+        if USER_TOKENS not in self.biz_params:
+            return self.body
+        biz_params = {**self.biz_params, USER_TOKENS: "***"}
+        return {**self.body, "input": {**self.input, "biz_params": biz_params}}
+
+    @property
+    def input(self) -> JsonObject:
+        """The body's `input`."""
+        return as_object(self.body.get("input")) or {}
+
+    @property
+    def parameters(self) -> JsonObject:
+        """The body's `parameters`."""
+        return as_object(self.body.get("parameters")) or {}
+
+    @property
+    def session_id(self) -> str | None:
+        """The requested session, if any."""
+        session_id = self.input.get("session_id")
+        return session_id if session_id and isinstance(session_id, str) else None
+
+    @property
+    def biz_params(self) -> JsonObject:
+        """The app's own parameters."""
+        return as_object(self.input.get("biz_params")) or {}
+
+    @property
+    def messages(self) -> list[JsonObject]:
+        """The `messages` of the request; a prompt beside them is the last one."""
+        messages = [as_object(message) or {} for message in as_list(self.input.get("messages"))]
+        if messages and self.input.get("prompt"):
+            messages.append({"role": "user", "content": self.input["prompt"]})
+        return messages
+
+    @property
+    def prompt(self) -> str:
+        """The prompt, or the text of the last message."""
+        if self.input.get("prompt"):
+            return str(self.input["prompt"])
+        return _text_of(self.messages[-1].get("content")) if self.messages else ""
+
+    @property
+    def stream(self) -> bool:
+        """Whether the client asked for server-sent events."""
+        return asks_for_stream(self.headers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """The argument of a callable app.
+
+    Attributes:
+        request: The request.
+        session_id: The session of the answer.
+        request_id: The id of this request.
+        turns: The earlier turns of the session.
+    """
+
+    request: ReceivedRequest
+    session_id: str
+    request_id: str
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """See `ReceivedRequest.prompt`."""
+        return self.request.prompt
+
+    @property
+    def messages(self) -> list[JsonObject]:
+        """See `ReceivedRequest.messages`; usually empty."""
+        return self.request.messages
+
+    @property
+    def biz_params(self) -> JsonObject:
+        """See `ReceivedRequest.biz_params`."""
+        return self.request.biz_params
+
+    @property
+    def disconnected(self) -> threading.Event:
+        """See `ReceivedRequest.disconnected`."""
+        return self.request.disconnected
+
+
+class Failure(Exception):
+    """An error answer of the cloud.
+
+    Returned or raised by an app before its first frame, it is a JSON response with this HTTP
+    status. Yielded, or raised later, it is an `event:error` frame; raising also ends the stream.
+    """
+
+    def __init__(
+        self, *, status: int, code: str, message: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Create the failure.
+
+        Args:
+            status: The HTTP status.
+            code: The cloud's error code, such as `Throttling`.
+            message: The error message.
+            headers: Additional headers of a JSON response, such as `Retry-After`.
+
+        Raises:
+            ValueError: The status is not an HTTP status from 200 to 599, or a header value is
+                not a single-line string.
+        """
+        if not 200 <= status <= 599:
+            raise ValueError(f"status={status} must be an HTTP status from 200 to 599")
+        for name, value in (headers or {}).items():
+            if not isinstance(value, str) or set(value) & set("\r\n\0"):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ValueError(f"headers[{name!r}] must be a single-line string, not {value!r}")
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = dict(headers or {})
+
+    def as_frame(self, request_id: str) -> Frame:
+        """Return the failure as an error frame."""
+        return error_frame(
+            status=self.status, code=self.code, message=self.message, request_id=request_id
+        )
+
+
+class CutOff(Exception):
+    """Ends an answer by closing the connection, after the frames already sent."""
+
+    def __init__(self, offset_ms: float) -> None:
+        """Create the exception.
+
+        Args:
+            offset_ms: When it is due after the request, at the recorded pace.
+        """
+        super().__init__(offset_ms)
+        self.offset_ms = offset_ms
+
+
+Answer: TypeAlias = (
+    str
+    | JsonObject
+    | list[JsonObject]
+    | Failure
+    | Iterator[JsonObject | Failure]
+    | AsyncIterator[JsonObject | Failure]
+)
+"""What a callable app may return: a text, one payload, all payloads, or a generator of them."""
+
+AppFunction: TypeAlias = Callable[[Call], Answer | Awaitable[Answer]]
+"""A callable app. A synchronous function runs in its own thread, so it may block."""
+
+
+def asks_for_stream(headers: Mapping[str, str]) -> bool:
+    """Return whether a request with these headers asks for server-sent events."""
+    return headers.get("x-dashscope-sse", "").lower() == "enable"
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = [as_object(part) or {} for part in as_list(content)]
+    return "".join(str(part.get("text", "")) for part in parts)

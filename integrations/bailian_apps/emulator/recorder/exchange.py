@@ -1,0 +1,205 @@
+"""One recorded exchange, and the folder that recordings are written to."""
+
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote
+
+from starlette.datastructures import Headers
+
+from bailian_apps.emulator.apps.recordings import read_event
+from bailian_apps.emulator.recorder.scrubbing import Scrubber
+from bailian_apps.emulator.wire.frames import JsonObject, as_object, encode_json
+
+_COMPLETION = re.compile(r".*/apps/([^/]+)/completion")
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_NUMBER = re.compile(r"(\d{4,})-.*\.jsonl")
+_UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
+
+# A replay needs no others, and another header could hold a secret.
+_KEPT = ("content-type", "retry-after", "user-agent", "x-dashscope-sse", "x-dashscope-workspace")
+
+
+class Exchange:
+    """A request and its response, as they pass through the recorder.
+
+    Attributes:
+        number: Its number in the order of all requests.
+        status: The HTTP status of the response; None before it arrives.
+        ended_by: The side that ended the exchange early, if any.
+    """
+
+    def __init__(self, number: int, path: str, headers: Headers, body: bytes) -> None:
+        """Start the exchange when the whole request has arrived.
+
+        Args:
+            number: The number of the exchange.
+            path: The percent-encoded path of the request.
+            headers: The headers of the request.
+            body: The body of the request.
+        """
+        match = _COMPLETION.fullmatch(path)
+        self.number = number
+        self.status: int | None = None
+        self.ended_by: Literal["client", "upstream", "recorder"] | None = None
+        self._app_id = unquote(match[1]) if match else None
+        self._headers = headers
+        self._body = body
+        self._response_headers: dict[str, str] = {}
+        self._streamed = False
+        self._pending = b""
+        self._searched = 0
+        self._entries: list[JsonObject] = []
+        self._latest_ms = 0.0
+        self._started_at = datetime.now(timezone.utc)
+        self._started = time.monotonic()
+
+    @property
+    def is_call(self) -> bool:
+        """Whether this is a call of an app; nothing else is recorded."""
+        return self._app_id is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete."""
+        data = as_object(self._entries[-1].get("data")) if self._entries else None
+        output = as_object((data or {}).get("output")) or {}
+        return output.get("finish_reason") == "stop"
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Record the status and the headers of the response."""
+        self.status = status
+        self._response_headers = _kept(headers)
+        self._streamed = self._response_headers.get("content-type", "").startswith(
+            "text/event-stream"
+        )
+
+    def feed(self, chunk: bytes) -> None:
+        """Record a part of the response's body that arrived now."""
+        self._latest_ms = self._now_ms()
+        self._pending += chunk
+        while self._streamed and (end := _EVENT_END.search(self._pending, self._searched)):
+            self._add(self._pending[: end.end()])
+            self._pending, self._searched = self._pending[end.end() :], 0
+        self._searched = max(0, len(self._pending) - 3)
+
+    def summary(self) -> str:
+        """Return the result for the log."""
+        took = (time.monotonic() - self._started) * 1000
+        frames = f"{len(self._entries)} frames  " if self._streamed else ""
+        cut = f"  cut off by the {self.ended_by}" if self.ended_by else ""
+        return f"{self.status or 'no answer'}  {frames}{took:.0f} ms{cut}"
+
+    def name(self, scrubber: Scrubber) -> str:
+        """Return the file name: number, app id and kind of response."""
+        app_id = _UNSAFE_IN_NAMES.sub("_", scrubber.text(self._app_id or ""))[:80]
+        body = "stream" if self._streamed else "json"
+        kind = body if self.status == 200 else self.status or "lost"
+        return f"{self.number:04}-{app_id}-{kind}.jsonl"
+
+    def records(self, scrubber: Scrubber) -> list[JsonObject]:
+        """Return the lines of the recording; the scrubber learns the request's secrets."""
+        empty = not (self._streamed or self._entries or self.ended_by)
+        if self._pending or empty:
+            self._add(self._pending)
+            self._pending = b""
+        body = _parse(self._body)
+        for credentials in self._headers.getlist("authorization"):
+            scrubber.learn(credentials.split(" ")[-1])
+        scrubber.learn_tokens(body)
+        head: JsonObject = {
+            "recorded_at": self._started_at.isoformat(timespec="milliseconds"),
+            "request": {"app_id": self._app_id, "headers": _kept(self._headers), "body": body},
+            "response": None,
+        }
+        if self.status is not None:
+            head["response"] = {"status": self.status, "headers": self._response_headers}
+        contents = [
+            scrubber.value({k: e[k] for k in ("data", "raw") if k in e}) for e in self._entries
+        ]
+        scrubber.deltas(contents)
+        lines = [
+            scrubber.value(head),
+            *({**e, **c} for e, c in zip(self._entries, contents, strict=True)),
+        ]
+        cut = {"offset_ms": self._now_ms(), "cut": self.ended_by}
+        return [*lines, cut] if self.ended_by else lines
+
+    def _add(self, content: bytes) -> None:
+        entry = read_event(content) if self._streamed else {"data": _parse(content)}
+        if entry is None or entry["data"] is None:  # kept as it is, even if it is not UTF-8
+            entry = {"raw": content.decode(errors="surrogateescape")}
+        if self.status != 200 and not self._streamed:
+            entry = {"event": "error", "status": self.status, **entry}
+        self._entries.append({"offset_ms": self._latest_ms, **entry})
+
+    def _now_ms(self) -> float:
+        return round((time.monotonic() - self._started) * 1000, 1)
+
+
+class RecordingFolder:
+    """The folder that recordings are written to."""
+
+    def __init__(self, path: Path) -> None:
+        """Use a folder; it is not created before `open`."""
+        self._path = path
+        self._scrubber = Scrubber()
+        self._last_number = 0
+        self._written: dict[int, Path] = {}
+
+    @property
+    def written(self) -> list[Path]:
+        """The recordings written, in the order of their requests."""
+        return [path for _, path in sorted(self._written.items())]
+
+    def open(self) -> None:
+        """Create the folder if it does not exist, and continue its numbering.
+
+        Raises:
+            OSError: It cannot be created.
+        """
+        self._path.mkdir(parents=True, exist_ok=True)
+        names = map(_NUMBER.fullmatch, sorted(each.name for each in self._path.iterdir()))
+        self._last_number = max((int(name[1]) for name in names if name), default=0)
+
+    def next_number(self) -> int:
+        """Return the number of the next exchange."""
+        self._last_number += 1
+        return self._last_number
+
+    def save(self, exchange: Exchange) -> Path:
+        """Write a recording atomically, readable only by its owner.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        lines = exchange.records(self._scrubber)
+        path = self._path / exchange.name(self._scrubber)
+        with tempfile.NamedTemporaryFile(dir=self._path, prefix=".", delete=False) as file:  # 0600
+            try:
+                file.writelines(encode_json(line, end="\n") for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+        self._written[exchange.number] = path
+        return path
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: headers[name] for name in _KEPT if name in headers}
+
+
+def _parse(content: bytes) -> JsonObject | None:
+    try:
+        return as_object(json.loads(content))
+    except ValueError:
+        return None

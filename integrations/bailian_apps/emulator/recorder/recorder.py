@@ -1,0 +1,278 @@
+"""The public class `Recorder`: a proxy that records the calls of an app.
+
+Requests are relayed to the real endpoint, and each byte of the response is relayed as soon as it
+arrives. Each call becomes a recording for the emulator, without the key and user tokens.
+"""
+
+import asyncio
+import logging
+import os
+import ssl
+import urllib.request
+import uuid
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import certifi
+import yarl
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
+from bailian_apps.emulator.server.local_server import LocalServer
+from bailian_apps.emulator.server.uvicorn_thread import LOOPBACK, transport_of, wait_for_disconnect
+from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, encode_json
+
+PUBLIC_API = "https://dashscope.aliyuncs.com/api/v1"
+"""The default upstream: the public endpoint of the Beijing region."""
+
+_CONNECT_S = 10.0
+
+# Headers of a single connection (RFC 9110, 7.6.1).
+_HOP_BY_HOP = {
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+# A compressed response could be neither read nor scrubbed; the other headers are set anew.
+_NOT_RELAYED = _HOP_BY_HOP | {"accept-encoding", "content-length", "expect", "host"}
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder(LocalServer):
+    """A proxy, on the loopback interface, that records each call of an app.
+
+    A context manager, like the emulator. All recordings are written when its block is left.
+
+    Example:
+        ```python
+        with Recorder("recordings") as proxy:
+            BailianApp(app_id="…", base_url=proxy.base_url).invoke("Hello")
+        with Emulator(apps={"mine": proxy.recordings[0]}) as cloud:
+            ...
+        ```
+    """
+
+    def __init__(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        upstream: str = PUBLIC_API,
+        host: str = LOOPBACK,
+        port: int = 0,
+    ) -> None:
+        """Prepare the proxy; nothing listens before `start` or the `with` block.
+
+        Args:
+            out: The folder to write to; it is created if missing. No file in it is replaced.
+            upstream: The base address of the real API.
+            host: The address to listen on.
+            port: The port to listen on; 0 takes a free one.
+
+        Raises:
+            ValueError: `upstream` is not an http(s) URL, or has a user name, password or query.
+        """
+        parts = urlsplit(upstream)
+        if parts.username or parts.password:
+            raise ValueError("upstream must not contain a user name or password; remove them")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
+        self._folder = RecordingFolder(Path(out))
+        self._relay = _Relay(f"{parts.scheme}://{parts.netloc}", self._folder)
+        super().__init__(self._relay, base_path=parts.path.rstrip("/"), host=host, port=port)
+
+    @property
+    def recordings(self) -> list[Path]:
+        """The recordings written so far, in the order of their requests."""
+        return self._folder.written
+
+    def start(self) -> None:
+        """Start to listen; `base_url` can be used when this returns.
+
+        Raises:
+            RuntimeError: The recorder is already running.
+            OSError: The folder cannot be created, the port is taken, or the address does not
+                belong to this machine.
+        """
+        if self._running is None:
+            self._folder.open()
+            self._relay.stopping = False
+        super().start()
+
+    def stop(self) -> None:
+        """Abort open exchanges, write their recordings and stop; does nothing if not running."""
+        self._relay.stopping = True
+        super().stop()
+
+
+class _NotConnectedError(Exception):
+    """The connection to the upstream failed, so nothing was sent."""
+
+
+class _Relay:
+    """The proxy, an ASGI app."""
+
+    def __init__(self, origin: str, folder: RecordingFolder) -> None:
+        self._origin = origin
+        self._folder = folder
+        self.stopping = False
+        self._tls = ssl.create_default_context(
+            cafile=os.environ.get("SSL_CERT_FILE") or certifi.where()
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Relay and record one exchange."""
+        http = Request(scope, receive)
+        try:
+            content = await http.body()
+        except ClientDisconnect:
+            return
+        path = scope["raw_path"].decode("ascii")
+        exchange = Exchange(self._folder.next_number(), path, http.headers, content)
+        relaying = asyncio.create_task(self._relay(http, content, exchange, send))
+        disconnecting = asyncio.create_task(wait_for_disconnect(receive))
+        try:
+            await asyncio.wait({relaying, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+            if not relaying.done():
+                ended_by = "recorder" if self.stopping else "client"
+                relaying.cancel()
+                await asyncio.wait({relaying})
+                exchange.ended_by = None if exchange.finished else ended_by
+            else:
+                try:
+                    relaying.result()
+                except _NotConnectedError as error:
+                    await _send_error(error, scope, receive, send)
+                    return
+            if exchange.is_call:
+                await asyncio.to_thread(self._save, exchange)
+            if exchange.ended_by is None:
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                transport_of(scope).close()  # flushes what was written, but not the body's end
+            await disconnecting
+        finally:
+            disconnecting.cancel()
+
+    async def _relay(self, http: Request, content: bytes, exchange: Exchange, send: Send) -> None:
+        """Relay everything but the end of the response.
+
+        Raises:
+            _NotConnectedError: The connection failed.
+        """
+        target = http.scope["raw_path"] + (
+            b"?" + query if (query := http.scope["query_string"]) else b""
+        )
+        url = self._origin + target.decode("ascii")
+        async with aiohttp.ClientSession(
+            # A new connection for each exchange: the upstream could have closed a kept one.
+            connector=aiohttp.TCPConnector(ssl=self._tls, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+        ) as session:
+            try:
+                response = await session.request(
+                    http.method,
+                    yarl.URL(url, encoded=True),
+                    data=content,
+                    headers=_relayed_headers(http),
+                    skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
+                    allow_redirects=False,
+                    proxy=_proxy_for(url),
+                )
+            except (
+                aiohttp.ClientConnectorError,
+                aiohttp.ClientHttpProxyError,
+                aiohttp.ConnectionTimeoutError,
+            ) as error:
+                is_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
+                hint = "; set SSL_CERT_FILE to trust another CA" if is_certificate else ""
+                raise _NotConnectedError(
+                    f"cannot connect to {self._origin}: {error}{hint}"
+                ) from error
+            except (aiohttp.ClientError, OSError):
+                exchange.ended_by = "upstream"
+                return
+            async with response:
+                await _relay_response(response, exchange, send)
+
+    def _save(self, exchange: Exchange) -> None:
+        try:
+            path = self._folder.save(exchange)
+        except OSError as error:  # the client still gets its response
+            logger.error("exchange %d is not recorded: %s", exchange.number, error)
+        else:
+            logger.info("%s  %s", path.name, exchange.summary())
+
+
+async def _send_error(
+    error: _NotConnectedError, scope: Scope, receive: Receive, send: Send
+) -> None:
+    logger.error("%s", error)
+    body = {"code": "RecorderNotConnected", "message": str(error), "request_id": str(uuid.uuid4())}
+    # 503, because a client may retry what was certainly not sent.
+    response = Response(encode_json(body), 503, media_type=JSON_CONTENT_TYPE)
+    await response(scope, receive, send)
+
+
+async def _relay_response(response: aiohttp.ClientResponse, exchange: Exchange, send: Send) -> None:
+    coding = response.headers.get("Content-Encoding", "identity")
+    if coding != "identity":
+        logger.warning(
+            "the response is compressed (%s) without being requested; its body is not recorded",
+            coding,
+        )
+    exchange.begin(response.status, response.headers)
+    per_connection = _HOP_BY_HOP | _tokens(response.headers.get("Connection", ""))
+    headers = [
+        (name, value)
+        for name, value in response.raw_headers
+        if name.decode("latin-1").lower() not in per_connection
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    # Reading does not wait for a slow client: a lost connection would discard unread data.
+    chunks: asyncio.Queue[bytes] = asyncio.Queue()
+    sending = asyncio.create_task(_send_all(chunks, send))
+    try:
+        async for chunk in response.content.iter_any():
+            if coding == "identity":
+                exchange.feed(chunk)
+            chunks.put_nowait(chunk)
+    except (aiohttp.ClientError, OSError):
+        exchange.ended_by = "upstream"
+    finally:
+        chunks.put_nowait(b"")
+        await sending
+
+
+async def _send_all(chunks: asyncio.Queue[bytes], send: Send) -> None:
+    while chunk := await chunks.get():
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+def _relayed_headers(http: Request) -> list[tuple[str, str]]:
+    left_out = _NOT_RELAYED | _tokens(http.headers.get("connection", ""))
+    headers = [(name, value) for name, value in http.headers.items() if name not in left_out]
+    return [*headers, ("accept-encoding", "identity")]
+
+
+def _tokens(connection: str) -> set[str]:
+    return {name.strip().lower() for name in connection.split(",")}
+
+
+def _proxy_for(url: str) -> str | None:
+    """Return the proxy from the environment for a URL."""
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)

@@ -1,0 +1,117 @@
+"""The admin endpoints under `/__emulator__`, for tests in another process or language."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError, validate_call
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from bailian_apps.emulator.errors import first_problem
+from bailian_apps.emulator.faults.plan import FaultSpec
+from bailian_apps.emulator.faults.table import FAULTS
+from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, JsonObject, as_object, encode_json
+
+if TYPE_CHECKING:
+    from bailian_apps.emulator.server.endpoint import Cloud
+
+ADMIN_PATH = "/__emulator__"
+
+
+def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
+    """Return the admin endpoints of a cloud."""
+
+    def read_requests() -> JsonObject:
+        return {"requests": [_as_json(request) for request in cloud.requests]}
+
+    def forget_requests() -> None:
+        cloud.requests.clear()
+
+    def read_sessions() -> JsonObject:
+        return {"sessions": [asdict(each) for each in cloud.sessions.snapshot().values()]}
+
+    def forget_sessions(session_id: str | None = None) -> None:
+        cloud.sessions.forget(session_id)
+
+    def read_faults() -> JsonObject:
+        return {"faults": {name: fault.description for name, fault in FAULTS.items()}}
+
+    def add_fault(**fields: Any) -> None:
+        cloud.faults.add(FaultSpec.model_validate(fields))
+
+    def advance(advance_s: float) -> None:
+        cloud.clock.advance(advance_s)
+
+    return [
+        _route("/requests", GET=read_requests, DELETE=forget_requests),
+        _route("/sessions", GET=read_sessions, DELETE=forget_sessions),
+        _route("/faults", GET=read_faults, POST=add_fault, DELETE=cloud.faults.clear),
+        _route("/clock", POST=advance),
+        _route("/reset", POST=cloud.reset),
+    ]
+
+
+def _route(path: str, **handlers: Callable[..., JsonObject | None]) -> Route:
+    checked = {method: validate_call(handler) for method, handler in handlers.items()}
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            if _is_from_web_page(request):
+                problem = "not available to web pages; use localhost, and send no Origin"
+                answer, status = _error(problem), 403
+            else:
+                arguments = await _arguments(request)
+                answer, status = checked[request.method](**arguments) or {}, 200
+        except ValidationError as error:
+            answer, status = _error(first_problem(error)), 400
+        except (ValueError, KeyError) as error:
+            answer, status = _error(str(error.args[0])), 400
+        return Response(encode_json(answer), status, media_type=JSON_CONTENT_TYPE)
+
+    return Route(ADMIN_PATH + path, endpoint, methods=list(checked))
+
+
+def _is_from_web_page(request: Request) -> bool:
+    """Return whether a web page sent this: cross-origin, or by DNS rebinding to loopback."""
+    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    server = (request.scope.get("server") or ("",))[0]
+    rebound = _is_loopback(server) and host != "localhost" and not _is_loopback(host)
+    return "origin" in request.headers or rebound
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+async def _arguments(request: Request) -> dict[str, Any]:
+    content = await request.body() if request.method == "POST" else b""
+    if not content:
+        return dict(request.query_params)
+    arguments = as_object(json.loads(content))
+    if arguments is None:
+        raise ValueError("the body must be a JSON object of arguments")
+    return arguments
+
+
+def _error(message: str) -> JsonObject:
+    return {"code": "InvalidParameter", "message": message}
+
+
+def _as_json(request: ReceivedRequest) -> JsonObject:
+    return {
+        "app_id": request.app_id,
+        "stream": request.stream,
+        "fault": request.fault,
+        "gone": request.disconnected.is_set(),
+        "headers": request.headers,
+        "body": request.redacted_body,
+    }

@@ -1,0 +1,281 @@
+"""The completion endpoint: checks a request as the cloud does and sends the answer of its app.
+
+An ASGI app. It knows nothing of the port and the thread it runs in.
+"""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from bailian_apps.emulator.apps.app import App, UnknownApp
+from bailian_apps.emulator.faults.plan import FaultPlan, FaultSpec
+from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest, asks_for_stream
+from bailian_apps.emulator.server.admin import admin_routes
+from bailian_apps.emulator.server.responses import FaultyResponseWriter, ResponseWriter
+from bailian_apps.emulator.server.uvicorn_thread import transport_of, wait_for_disconnect
+from bailian_apps.emulator.server.validation import check, invalid
+from bailian_apps.emulator.sessions import (
+    Clock,
+    NoSuchSessionError,
+    Round,
+    SessionRules,
+    SessionStore,
+    UniqueIds,
+)
+from bailian_apps.emulator.wire.cumulative import join_text
+from bailian_apps.emulator.wire.frames import (
+    JSON_CONTENT_TYPE,
+    Frame,
+    JsonObject,
+    as_object,
+    encode_json,
+)
+from bailian_apps.emulator.wire.rendering import fold, render, select_thoughts
+
+BASE_PATH = "/api/v1"
+KEPT_REQUESTS = 10_000
+
+
+class Cloud:
+    """The completion endpoint and its state."""
+
+    def __init__(
+        self,
+        apps: Mapping[str, App],
+        *,
+        api_key: str | None,
+        pace: float,
+        sleep: Callable[[float], Awaitable[None]],
+        session_rules: SessionRules,
+        strict: bool,
+    ) -> None:
+        """Create the endpoint.
+
+        Args:
+            apps: The apps by their ids.
+            api_key: The only valid key; None accepts any but an empty one.
+            pace: How many times faster than recorded to answer; 0 does not wait.
+            sleep: Waits for a number of seconds.
+            session_rules: How long sessions live.
+            strict: Whether to refuse undocumented parameters.
+        """
+        self._own_apps = apps
+        self._api_key = api_key
+        self._pace = pace
+        self._sleep = sleep
+        self._session_rules = session_rules
+        self._strict = strict
+        self.faults = FaultPlan()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything. Lists that were read before stay as they are."""
+        self.apps = dict(self._own_apps)
+        self.faults.clear()
+        self.clock = Clock()
+        self.requests: list[ReceivedRequest] = []
+        self.sessions = SessionStore(self._session_rules, self.clock)
+        self._request_ids = UniqueIds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; stop when the client disconnects."""
+        http = Request(scope, receive)
+        try:
+            content = await http.body()
+        except ClientDisconnect:
+            return
+        app_id = http.path_params["app_id"]
+        fault = self.faults.take(app_id, stream=asks_for_stream(http.headers))
+        request = ReceivedRequest(
+            app_id=app_id,
+            body=_parse(content),
+            headers=_masked(http.headers),
+            fault=fault.name if fault else None,
+        )
+        self.requests.append(request)
+        del self.requests[:-KEPT_REQUESTS]
+        key = http.headers.get("authorization", "").partition(" ")[2].strip()
+        if fault is None:
+            answer = self._answer(request, key, ResponseWriter(send))
+        else:
+            writer = FaultyResponseWriter(send, transport_of(scope), fault)
+            answer = self._answer_with_fault(request, key, writer, fault)
+        answering = asyncio.create_task(answer)
+        disconnecting = asyncio.create_task(wait_for_disconnect(receive))
+        try:
+            await asyncio.wait({answering, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done() and isinstance(answering.exception(), CutOff):
+                transport_of(scope).close()
+                await disconnecting
+            if fault and answering.done():
+                await disconnecting
+        finally:
+            if not answering.done():
+                request.disconnected.set()
+                answering.cancel()
+            disconnecting.cancel()
+            await asyncio.wait({answering, disconnecting})
+        if not answering.cancelled():
+            with suppress(CutOff):
+                answering.result()
+
+    async def _answer_with_fault(
+        self, request: ReceivedRequest, key: str, writer: FaultyResponseWriter, spec: FaultSpec
+    ) -> None:
+        if spec.fault.raw_response is not None:
+            await writer.send_raw_response()
+        else:
+            await self._answer(request, key, writer, stream=not spec.fault.as_json)
+
+    async def _answer(
+        self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, stream: bool = True
+    ) -> None:
+        request_id = str(uuid.uuid4())
+        try:
+            if not key or self._api_key not in (None, key):
+                raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
+            check(request, strict=self._strict)
+            app = self.apps.get(request.app_id, UnknownApp())
+            request_id = self._request_ids.allocate(app.request_id, fallback=request_id)
+            round_ = self._open_round(request, app)
+            call = Call(
+                request=request,
+                session_id=round_.session.id,
+                request_id=request_id,
+                turns=tuple(round_.session.turns),
+            )
+            pace = self._pace if app.pace is None else app.pace
+            delivery = _Delivery(request.parameters, round_, writer, pace, self._sleep)
+            async with aclosing(app.frames(call)) as frames:
+                if request.stream and stream:
+                    await delivery.stream(frames)
+                else:
+                    await delivery.send_folded(frames)
+        except Failure as failure:
+            await writer.fail(failure, request_id)
+        except CutOff:
+            raise
+        except Exception as error:
+            problem = f"the app {request.app_id!r} of the emulator raised {error!r}"
+            failure = Failure(status=500, code="InternalError", message=problem)
+            await writer.fail(failure, request_id)
+
+    def _open_round(self, request: ReceivedRequest, app: App) -> Round:
+        try:
+            return self.sessions.open_round(
+                request.app_id,
+                request.session_id,
+                resume=not request.messages and not isinstance(app, UnknownApp),
+                recorded=app.session_id,
+                prompt=request.prompt,
+            )
+        except NoSuchSessionError as error:
+            raise invalid(
+                f"Required parameter(session_id) missing or invalid: the session {error} does not "
+                "exist, has expired, or has reached its maximum number of rounds."
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """Sends the frames of one answer as its request asks, and adds the turn to its session."""
+
+    parameters: JsonObject
+    round: Round
+    writer: ResponseWriter
+    pace: float
+    sleep: Callable[[float], Awaitable[None]]
+
+    async def stream(self, frames: AsyncIterator[Frame]) -> None:
+        """Send an event stream."""
+        sent_ms = 0.0
+        async with aclosing(render(self._recorded(frames), self.parameters)) as rendered:
+            try:
+                async for frame in rendered:
+                    await self._wait(frame.offset_ms - sent_ms)
+                    sent_ms = frame.offset_ms
+                    await self.writer.send_frame(frame)
+                    await asyncio.sleep(0)  # without a pace, streams would starve each other
+            except CutOff as cut:
+                await self._wait(cut.offset_ms - sent_ms)
+                raise
+        await self.writer.end_stream()
+
+    async def send_folded(self, frames: AsyncIterator[Frame]) -> None:
+        """Send one JSON response."""
+        try:
+            collected = [frame async for frame in frames]
+        except CutOff as cut:
+            await self._wait(cut.offset_ms)
+            raise
+        if not collected:
+            raise ValueError("the app yielded no frame; yield at least one payload")
+        whole = fold(collected)
+        await self._wait(whole.offset_ms)
+        if whole.event == "result":
+            self.round.begin()
+            self.round.end(join_text("", whole))
+        await self.writer.send_whole(select_thoughts(whole, self.parameters))
+
+    async def _recorded(self, frames: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
+        """Add the turn before its last frame is sent, so that a client that reads it finds it."""
+        text = ""
+        async for frame in frames:
+            text = join_text(text, frame)
+            if frame.event == "result":
+                self.round.begin()
+            if frame.finished:
+                self.round.end(text)
+            yield frame
+
+    async def _wait(self, recorded_ms: float) -> None:
+        if self.pace and recorded_ms > 0:
+            await self.sleep(recorded_ms / 1000 / self.pace)
+
+
+def asgi_app(cloud: Cloud) -> Starlette:
+    """Return the ASGI app with the completion endpoint and the admin endpoints."""
+    path = f"{BASE_PATH}/apps/{{app_id}}/completion"
+
+    async def not_found(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 404
+        message = f"{request.method} {request.url.path} is not served; POST {path} is."
+        body = {"code": "NotFound", "message": message, "request_id": str(uuid.uuid4())}
+        return Response(encode_json(body), status, media_type=JSON_CONTENT_TYPE)
+
+    return Starlette(
+        routes=[Route(path, cloud, methods=["POST"]), *admin_routes(cloud)],
+        exception_handlers={404: not_found, 405: not_found},
+    )
+
+
+def _parse(content: bytes) -> dict[str, object]:
+    try:
+        return as_object(_DECODER.decode(content.decode())) or {}
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # json accepts NaN by default
+
+
+def _masked(headers: Mapping[str, str]) -> dict[str, str]:
+    masked = dict(headers)
+    if "authorization" in masked:
+        masked["authorization"] = masked["authorization"].partition(" ")[0] + " ***"
+    return masked

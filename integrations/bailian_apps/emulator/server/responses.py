@@ -1,0 +1,216 @@
+"""Writes one response, as JSON or as frames: over ASGI, or past it to inject a fault."""
+
+import asyncio
+import socket
+import struct
+import uuid
+import zlib
+from collections.abc import Mapping
+
+from starlette.types import Send
+
+from bailian_apps.emulator.faults.fault import COUNTED_POINTS, Cut, FaultPoint
+from bailian_apps.emulator.faults.plan import FaultSpec
+from bailian_apps.emulator.models import Failure
+from bailian_apps.emulator.server.uvicorn_thread import unacked_bytes
+from bailian_apps.emulator.wire.frames import (
+    JSON_CONTENT_TYPE,
+    STREAM_CONTENT_TYPE,
+    Frame,
+    http_head,
+)
+
+
+class ResponseWriter:
+    """Writes the response to one request over ASGI.
+
+    The status and the headers are sent with the first frame: so a failure before it can still be
+    an HTTP error. A later one is an error event.
+    """
+
+    def __init__(self, send: Send) -> None:
+        """Create a writer for ASGI's `send`."""
+        self._send = send
+        self._streaming = False
+        self._number: int = 0
+
+    async def send_whole(self, frame: Frame, headers: Mapping[str, str] | None = None) -> None:
+        """Send a frame as a JSON response."""
+        content = frame.body
+        own = {"content-type": JSON_CONTENT_TYPE, "content-length": str(len(content))}
+        await self._start(frame.status, {**own, **(headers or {})})
+        await self._send_body(content)
+
+    async def send_frame(self, frame: Frame) -> None:
+        """Send one frame of a stream."""
+        if not self._streaming:
+            await self._start_stream()
+        self._number = self._number + 1 if frame.id is None else frame.id
+        await self._send_event(frame.encode(self._number), stop=frame.finished)
+
+    async def end_stream(self) -> None:
+        """End the stream."""
+        if not self._streaming:
+            await self._start_stream()
+        await self._end()
+
+    async def fail(self, failure: Failure, request_id: str) -> None:
+        """Send a failure and end the response."""
+        frame = failure.as_frame(request_id)
+        if self._streaming:
+            await self.send_frame(frame)
+            await self.end_stream()
+        else:
+            await self.send_whole(frame, failure.headers)
+
+    async def _start_stream(self) -> None:
+        self._streaming = True
+        await self._start(200, {"content-type": STREAM_CONTENT_TYPE})
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": lines})
+
+    async def _send_body(self, content: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": content})
+
+    async def _send_event(self, content: bytes, *, stop: bool) -> None:
+        await self._send({"type": "http.response.body", "body": content, "more_body": True})
+
+    async def _end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b""})
+
+
+class FaultyResponseWriter(ResponseWriter):
+    """Writes a response with a fault directly to the connection, past ASGI.
+
+    The response ends with its connection, so the caller must wait for ASGI's `http.disconnect`.
+    A method that cuts the response never returns; it is cancelled at the disconnect.
+    """
+
+    def __init__(self, send: Send, transport: asyncio.Transport, spec: FaultSpec) -> None:
+        """Create a writer for a connection."""
+        super().__init__(send)
+        self._transport = transport
+        self._fault = spec.fault
+        self._after_frames = 1 if spec.after_frames is None else spec.after_frames
+        self._request_id = str(uuid.uuid4())
+        self._events = 0
+        self._injected = False
+        compresses = self._fault.framing == "gzip"
+        self._compressor = zlib.compressobj(wbits=31) if compresses else None
+
+    async def send_raw_response(self) -> None:
+        """Send the fault's `raw_response` instead of an answer of the app."""
+        self._transport.write(self._fill_in(self._fault.raw_response or b""))
+        await self._cut(self._fault.cut or Cut.CLOSE)
+
+    async def send_frame(self, frame: Frame) -> None:
+        """Send one frame of a stream, unless the fault happens before it."""
+        if not self._streaming:
+            await self._start_stream()
+        if self._is_due("between_frames"):
+            await self._inject()
+        await super().send_frame(frame)
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        if self._fault.point == "before_headers":
+            await self._inject()
+        own = dict(headers)
+        if self._streaming:
+            own |= self._fault.headers
+            if self._fault.framing == "gzip":
+                own["content-encoding"] = "gzip"
+            if self._fault.framing != "none":
+                own["transfer-encoding"] = "chunked"
+        head = http_head(status, {**own, "connection": "close"})
+        if self._fault.point == "inside_headers":
+            self._transport.write(head[: head.index(b"\r\n") + len("\r\nConte")])
+            await self._inject()
+        self._transport.write(head)
+        if self._fault.point == "after_headers":
+            await self._inject()
+
+    async def _send_body(self, content: bytes) -> None:
+        if self._fault.cut and self._fault.point in COUNTED_POINTS:
+            self._transport.write(content[: len(content) // 2])
+            await self._inject()
+        self._transport.write(content)
+        if self._fault.point == "after_stop":
+            await self._inject()
+        self._transport.close()
+
+    async def _send_event(self, content: bytes, *, stop: bool) -> None:
+        fault = self._fault
+        if fault.rewrite is not None:
+            content = fault.rewrite(content, self._events == 0, stop)
+        if self._is_due("inside_frame"):
+            self._write_chunk(content[: len(content) // 2])
+            await self._inject()
+        elif self._is_due("inside_chunk"):
+            self._transport.write(_chunk(content)[: len(content) // 2])
+            await self._inject()
+        self._events += 1
+        self._write_chunk(content)
+        if stop and fault.point == "after_stop":
+            await self._inject()
+
+    async def _end(self) -> None:
+        if not self._injected:  # the answer has fewer frames than `after_frames`
+            await self._inject()
+        if self._compressor is not None:
+            self._transport.write(_chunk(self._compressor.flush()))
+        if self._fault.framing != "none":
+            self._transport.write(b"0\r\n\r\n")
+        self._transport.close()
+
+    def _is_due(self, point: FaultPoint) -> bool:
+        enough = self._events >= self._after_frames
+        return enough and not self._injected and self._fault.point == point
+
+    async def _inject(self) -> None:
+        self._injected = True
+        fault = self._fault
+        if fault.insert is not None:
+            self._number += 1
+            self._write_chunk(self._fill_in(fault.insert))
+        if fault.cut is not None:
+            await self._cut(fault.cut)
+
+    async def _cut(self, how: Cut) -> None:
+        if how is Cut.RESET:
+            await self._wait_until_acked()
+            if not self._transport.is_closing():
+                connection = self._transport.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self._transport.abort()
+        elif how is Cut.CLOSE:
+            self._transport.close()
+        elif how is Cut.END:
+            self._transport.write(b"0\r\n\r\n")
+            self._transport.close()
+        await asyncio.Event().wait()
+
+    async def _wait_until_acked(self) -> None:
+        """Wait until the peer has everything written so far; a reset would discard the rest."""
+        transport = self._transport
+        connection = transport.get_extra_info("socket")
+        while not transport.is_closing() and (  # noqa: ASYNC110
+            transport.get_write_buffer_size() or unacked_bytes(connection)
+        ):
+            await asyncio.sleep(0.001)  # the kernel has no event for it
+
+    def _write_chunk(self, content: bytes) -> None:
+        if self._compressor is not None and content:
+            compressed = self._compressor.compress(content)
+            content = compressed + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+        if content:
+            self._transport.write(_chunk(content) if self._fault.framing != "none" else content)
+
+    def _fill_in(self, template: bytes) -> bytes:
+        numbered = template.replace(b"$number", str(self._number).encode())
+        return numbered.replace(b"$request_id", self._request_id.encode())
+
+
+def _chunk(content: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(content), content)

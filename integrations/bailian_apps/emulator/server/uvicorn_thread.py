@@ -1,0 +1,199 @@
+"""Runs an ASGI app with uvicorn in a thread of this process.
+
+It knows neither the emulator's endpoint nor the recorder.
+"""
+
+import asyncio
+import logging
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+LOOPBACK = "127.0.0.1"
+SHUTDOWN_TIMEOUT_S = 5.0
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+_TRANSPORT = "bailian_apps.transport"
+
+logger = logging.getLogger("bailian_apps.emulator")
+
+
+class UvicornThread:
+    """A uvicorn server in its own thread."""
+
+    def __init__(self, app: ASGIApp, *, host: str, port: int) -> None:
+        """Start the server; it accepts requests when this returns.
+
+        Args:
+            app: The ASGI app.
+            host: The address to listen on.
+            port: The port; 0 takes a free one.
+
+        Raises:
+            OSError: The port is taken, or the address does not belong to this machine.
+        """
+        # Bound and listening here, so that the port is known and no client connects too early.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=2048)
+        # Accepted connections inherit this; asyncio sets it only if the socket has a protocol.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port: int = self._socket.getsockname()[1]
+        self._host = host
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._server = _Server(app, self._ready)
+        name = f"bailian-emulator-{self.port}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise RuntimeError("the emulator could not start") from self._error
+
+    @property
+    def origin(self) -> str:
+        """The scheme, host and port, as a client on this machine can reach them."""
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def stop(self) -> None:
+        """Abort all connections and end the thread."""
+        self._server.stop()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._server.serve(sockets=[self._socket]))
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._socket.close()
+            self._ready.set()
+
+
+def with_access_log(app: ASGIApp) -> ASGIApp:
+    """Wrap an app so that it logs one line per request, without keys and user input."""
+
+    async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.monotonic()
+        status, complete = 0, False
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status, complete
+            status = message.get("status", status)
+            complete = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+
+        try:
+            await app(scope, receive, observed_send)
+        finally:
+            # The raw path is percent-encoded, so it has no control characters for a terminal.
+            path = scope["raw_path"].decode("ascii").partition("/apps/")
+            mode = "stream" if (b"x-dashscope-sse", b"enable") in scope["headers"] else "json"
+            logger.info(
+                "%s  %s  %s  %.0f ms%s",
+                path[2].removesuffix("/completion") or path[0],
+                mode,
+                status or "-",
+                (time.monotonic() - started) * 1000,
+                "" if complete else "  cut off",
+            )
+
+    return logging_app
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Wait until the client has disconnected or has its whole response."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def transport_of(scope: Mapping[str, Any]) -> asyncio.Transport:
+    """Return the connection of a request, for responses that ASGI cannot express.
+
+    An app that closes it must wait for ASGI's `http.disconnect` before it returns.
+    """
+    return cast("asyncio.Transport", scope["extensions"][_TRANSPORT])
+
+
+def unacked_bytes(connection: socket.socket) -> int:
+    """Return how many written bytes the peer has not acknowledged; 0 outside Linux."""
+    if sys.platform != "linux":
+        return 0
+    return struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 with the transport in each request's scope.
+
+    The access log is off here, because uvicorn's own setting changes a logger of the process.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.access_log = False
+        app = cast("ASGIApp", self.app)
+
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["extensions"] = {_TRANSPORT: self.transport}
+            await app(scope, receive, send)
+
+        self.app = cast("Any", with_transport)
+
+
+class _Server(uvicorn.Server):
+    """A server that stops on an event; uvicorn's own polls a flag ten times a second.
+
+    Outside the main thread, uvicorn installs no signal handlers.
+    """
+
+    def __init__(self, app: ASGIApp, ready: threading.Event) -> None:
+        config = uvicorn.Config(
+            cast("Any", app),
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+        )
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and notify the thread that waits for it."""
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._ready.set()
+
+    async def main_loop(self) -> None:
+        """Serve until `stop`."""
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Stop the server; may be called from any thread."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Abort all connections; every open response then ends as if its client had left."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # connection_lost runs in the next iteration of the loop
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=SHUTDOWN_TIMEOUT_S)

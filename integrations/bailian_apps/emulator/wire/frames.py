@@ -1,0 +1,120 @@
+"""Frames, error bodies and JSON as the cloud encodes them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from http.client import responses
+from typing import Any, Literal, TypeAlias, cast
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object as `json.loads` returns it."""
+
+STREAM_CONTENT_TYPE = "text/event-stream;charset=UTF-8"
+JSON_CONTENT_TYPE = "application/json;charset=UTF-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One event of an answer.
+
+    Attributes:
+        payload: The JSON object after `data:`.
+        event: The value of `event:`.
+        status: The number in the comment line `:HTTP_STATUS/n`.
+        id: The value of `id:`; None continues the numbering of the stream.
+        offset_ms: When the frame is due after the request, at the recorded pace.
+        raw: The bytes themselves, if they are not a frame of the cloud.
+        cumulative_output: The output as recorded, if the recording is cumulative.
+    """
+
+    payload: JsonObject
+    event: Literal["result", "error"] = "result"
+    status: int = 200
+    id: int | None = None
+    offset_ms: float = 0.0
+    raw: bytes | None = None
+    cumulative_output: JsonObject | None = None
+
+    @property
+    def output(self) -> JsonObject:
+        """The payload's `output`; empty if it is missing or not an object."""
+        return as_object(self.payload.get("output")) or {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether this frame completes the answer."""
+        return self.output.get("finish_reason") == "stop"
+
+    def with_output(self, output: JsonObject) -> "Frame":
+        """Return a copy with another output. Frames are shared and never changed in place."""
+        return replace(self, payload={**self.payload, "output": output}, cumulative_output=None)
+
+    @property
+    def body(self) -> bytes:
+        """The frame as the body of a JSON response."""
+        return encode_json(self.payload) if self.raw is None else self.raw
+
+    def encode(self, number: int) -> bytes:
+        """Encode the frame as event `number` of its stream.
+
+        The order and the spacing of the lines are the cloud's: see
+        tests/recordings/agent-plain-stream.sse and error-app-id-invalid-elided.sse.
+        """
+        if self.raw is not None:
+            return self.raw
+        return (
+            f"id:{number}\nevent:{self.event}\n:HTTP_STATUS/{self.status}\ndata:"
+        ).encode() + encode_json(self.payload, end="\n\n")
+
+
+def error_frame(*, status: int, code: str, message: str, request_id: str) -> Frame:
+    """Return an error as a frame; its `body` and `status` are the same error as JSON."""
+    return Frame(
+        event="error",
+        status=status,
+        payload={"code": code, "message": message, "request_id": request_id},
+    )
+
+
+def http_head(status: int, headers: Mapping[str, str]) -> bytes:
+    """Encode the status line and the headers of an HTTP/1.1 response."""
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([f"HTTP/1.1 {status} {responses.get(status, '')}", *lines, "", ""]).encode()
+
+
+def to_json(value: object, *, ascii_only: bool = False) -> str:
+    """Encode JSON as the cloud does: compact, and without escaping non-ASCII characters.
+
+    Raises:
+        TypeError: The value has a type that JSON does not support.
+        ValueError: The value contains NaN or an infinity.
+    """
+    return json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":"), allow_nan=False)
+
+
+def encode_json(value: object, *, end: str = "") -> bytes:
+    """Encode JSON as UTF-8, followed by `end`."""
+    try:
+        return (to_json(value) + end).encode()
+    except UnicodeEncodeError:  # UTF-8 cannot encode a lone surrogate, but JSON can escape it
+        return (to_json(value, ascii_only=True) + end).encode()
+
+
+def as_object(value: object) -> JsonObject | None:
+    """Return `value` if it is a JSON object, else None."""
+    return cast("JsonObject", value) if isinstance(value, dict) else None
+
+
+def as_list(value: object) -> list[Any]:
+    """Return `value` if it is a JSON array, else an empty list."""
+    return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def parse_object(text: object) -> JsonObject | None:
+    """Parse a JSON object nested in a string; return None if it is not one."""
+    if not isinstance(text, str) or not text.startswith("{"):
+        return None
+    try:
+        return as_object(json.loads(text))
+    except ValueError:
+        return None

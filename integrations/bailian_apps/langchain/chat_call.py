@@ -1,0 +1,206 @@
+"""One call of a chat model: which run it belongs to, and the chunks of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import uuid4
+
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+)
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+
+from bailian_apps.core.events import AppEvent
+from bailian_apps.core.history import Plan
+from bailian_apps.core.redaction import redact_kwargs, secret_kwargs
+from bailian_apps.langchain.errors import langchain_errors
+from bailian_apps.langchain.messages import to_turns
+from bailian_apps.langchain.runs import AppRun
+from bailian_apps.langchain.settings import AppSettingsMixin
+from bailian_apps.langchain.step_runs import AnyRunManager, amake_calls, make_calls
+
+try:
+    from langchain_core.utils.uuid import uuid7 as _new_run_id
+except ImportError:  # an older langchain-core, whose own run ids are uuid4 too
+    _new_run_id = uuid4
+
+_T_co = TypeVar("_T_co", covariant=True)
+_BuilderT = TypeVar("_BuilderT", bound="ChunkBuilder[Any]")
+_STREAM_RUN = "_bailian_stream_run"
+
+
+class ChunkBuilder(Protocol[_T_co]):
+    """Builds the chunks of an answer: message chunks, or LangChain's protocol events."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the last chunk was built, and no more events are wanted."""
+        ...
+
+    def feed(self, event: AppEvent) -> _T_co | None:
+        """Return the chunk that an event adds, if any."""
+        ...
+
+
+class ChatCall(Generic[_BuilderT]):
+    """One call. Its arguments are checked, and it is sent, when the first chunk is asked for.
+
+    Attributes:
+        builder: Builds the chunks; set when the call starts.
+    """
+
+    builder: _BuilderT
+
+    def __init__(
+        self,
+        model: AppSettingsMixin,
+        messages: Sequence[BaseMessage],
+        kwargs: Mapping[str, Any],
+        make_builder: Callable[[Plan], _BuilderT],
+        manager: AnyRunManager | None,
+    ) -> None:
+        """Keep the arguments of the call.
+
+        Args:
+            model: The called model.
+            messages: The conversation.
+            kwargs: Settings to override, and call options (`session_id`, …).
+            make_builder: Creates the builder for a plan.
+            manager: The LangChain run that the app's steps belong to, if there is one.
+        """
+        self._model = model
+        self._messages = messages
+        self._kwargs = kwargs
+        self._make_builder = make_builder
+        self._manager = manager
+
+    def stream(self) -> Generator[Any]:
+        """Run the app. Closing the generator ends the steps and closes the connection.
+
+        Yields:
+            The builder's chunks.
+
+        Raises:
+            BailianError: The call failed.
+        """
+        with langchain_errors(self._model, self._kwargs):
+            run = self._start()
+            with closing(run.events()) as events:
+                for event in events:
+                    chunk = self.builder.feed(event)
+                    if chunk is None:
+                        continue
+                    if self.builder.done:
+                        # A stop sequence may have cut the run off: its open steps did not fail.
+                        make_calls(run.steps.close(None))
+                        events.close()
+                    yield chunk
+
+    async def astream(self) -> AsyncGenerator[Any]:
+        """Run the app, natively async; as `stream`."""
+        with langchain_errors(self._model, self._kwargs):
+            run = self._start()
+            async with aclosing(run.aevents()) as events:
+                async for event in events:
+                    chunk = self.builder.feed(event)
+                    if chunk is None:
+                        continue
+                    if self.builder.done:
+                        await amake_calls(run.steps.close(None))
+                        await events.aclose()
+                    yield chunk
+
+    def _start(self) -> AppRun:
+        run = AppRun.prepare(self._model, to_turns(self._messages), self._kwargs, self._manager)
+        self.builder = self._make_builder(run.plan)
+        return run
+
+
+class StreamRun:
+    """The LangChain run of one `stream` or `astream`.
+
+    LangChain starts the model's run in `stream` but does not pass it to `_stream`, by design
+    (https://github.com/langchain-ai/langchain/issues/21327). The app's steps are children of that
+    run, so `ChatBailianApp.stream` chooses the run id itself and passes this object to `_stream` in
+    a keyword argument that neither callers nor tracers see.
+
+    Attributes:
+        manager: The model's run.
+        secrets: The arguments that LangChain must not see, because it would trace them.
+        chunks: What `_stream` returned. `stream` closes it before LangChain ends the run.
+    """
+
+    def __init__(
+        self,
+        model: BaseChatModel,
+        manager_class: type[CallbackManager | AsyncCallbackManager],
+        config: RunnableConfig,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        """Choose the run and write it into the config.
+
+        Args:
+            model: The called model.
+            manager_class: The class of the callback manager to configure.
+            config: The config of the call. Its callbacks and run id are set.
+            kwargs: The keyword arguments of the call.
+        """
+        # LangChain's `stream` configures its manager from the config again. Given this manager, it
+        # adds nothing; configured twice from the parts, tracers in the environment would be added
+        # twice, each with a trace of its own.
+        manager = manager_class.configure(**_callback_manager_kwargs(model, config))
+        config["callbacks"] = manager
+        config["run_id"] = run_id = config.get("run_id") or _new_run_id()
+        run_manager_class: Any = (
+            AsyncCallbackManagerForLLMRun
+            if manager_class is AsyncCallbackManager
+            else CallbackManagerForLLMRun
+        )
+        self.manager: AnyRunManager = run_manager_class(
+            run_id=run_id,
+            handlers=manager.handlers,
+            inheritable_handlers=manager.inheritable_handlers,
+            parent_run_id=manager.parent_run_id,
+            tags=manager.tags,
+            inheritable_tags=manager.inheritable_tags,
+            metadata=manager.metadata,
+            inheritable_metadata=manager.inheritable_metadata,
+        )
+        self.secrets = secret_kwargs(kwargs)
+        self.chunks: Generator[Any] | AsyncGenerator[Any] | None = None
+
+    def add_to(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments for LangChain's `stream`, with this and without secrets."""
+        return redact_kwargs(kwargs) | {_STREAM_RUN: self}
+
+    @staticmethod
+    def of(kwargs: Mapping[str, Any]) -> StreamRun | None:
+        """Return the `StreamRun` that LangChain passes on in the keyword arguments, if any."""
+        return kwargs.get(_STREAM_RUN)
+
+
+def caller_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments as the caller passed them, without LangChain's additions."""
+    run = StreamRun.of(kwargs)
+    passed = {key: value for key, value in kwargs.items() if key not in (_STREAM_RUN, "stream")}
+    return passed if run is None else passed | run.secrets
+
+
+def _callback_manager_kwargs(model: BaseChatModel, config: RunnableConfig) -> dict[str, Any]:
+    """Return the arguments with which LangChain's `stream` configures its callback manager."""
+    return {
+        "inheritable_callbacks": config.get("callbacks"),
+        "local_callbacks": model.callbacks,
+        "verbose": model.verbose,
+        "inheritable_tags": config.get("tags"),
+        "local_tags": model.tags,
+        "inheritable_metadata": config.get("metadata"),
+        "local_metadata": model.metadata,
+    }

@@ -1,0 +1,91 @@
+"""The settings of an app as fields of a LangChain class, and the arguments of one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from bailian_apps.client import Client
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.redaction import as_json, redact_biz_params
+from bailian_apps.core.request import raise_invalid_input
+from bailian_apps.core.settings import AppSettings
+
+MODEL_CONFIG = ConfigDict(
+    extra="forbid",
+    hide_input_in_errors=True,
+    protected_namespaces=(),
+    arbitrary_types_allowed=True,
+)
+"""Set on each class itself: an inherited one loses to LangChain's, which ignores unknown fields."""
+
+
+class AppSettingsMixin(AppSettings):
+    """The settings of an app, as fields beside a LangChain class's own."""
+
+    model_config = MODEL_CONFIG
+
+    client: Client | None = Field(default=None, exclude=True, repr=False)
+    """The client whose connections, concurrency slots and session rounds the calls use. Default:
+    the client that all calls share. Never dumped; an object with a client cannot be pickled."""
+
+    def __init__(self, **fields: Any) -> None:
+        """Create it from an app's settings.
+
+        Args:
+            **fields: The fields of `AppSettings`, and those of the LangChain class.
+                `model` is an alias of `app_id`.
+
+        Raises:
+            InvalidInputError: A field is unknown or invalid. The error names the field.
+        """
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise_invalid_input(error, names=type(self).model_fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_model(cls, fields: Any) -> Any:
+        return _with_app_id(fields) if isinstance(fields, dict) else fields
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Whether LangChain can dump it: yes, with the key as a reference."""
+        return True
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """The environment variable that a dump names in place of the key."""
+        return {"api_key": "DASHSCOPE_API_KEY"}
+
+    @property
+    def lc_attributes(self) -> dict[str, Any]:
+        """Attributes whose dumped value differs from the attribute's."""
+        dumped: dict[str, Any] = {"timeout": as_json(self.timeout)}
+        if self.biz_params:
+            dumped["biz_params"] = redact_biz_params(self.biz_params)
+        return dumped
+
+
+def call_kwargs(kwargs: Any) -> dict[str, Any]:
+    """Return a copy of the keyword arguments of a call, with `model` renamed to `app_id`.
+
+    Raises:
+        InvalidInputError: There is a `prompt`: the text belongs in the input.
+    """
+    if "prompt" in kwargs:
+        raise InvalidInputError(
+            "prompt", "is passed in addition to the input", "Put the text into the input"
+        )
+    return _with_app_id(kwargs)
+
+
+def _with_app_id(fields: Any) -> dict[str, Any]:
+    renamed = dict(fields)
+    if (model := renamed.pop("model", None)) is not None:
+        if renamed.get("app_id", model) != model:
+            raise InvalidInputError("model", "differs from app_id", "Pass one of the two")
+        renamed["app_id"] = model
+    return renamed

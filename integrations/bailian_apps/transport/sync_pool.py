@@ -1,0 +1,259 @@
+"""The pooled urllib3 connections of sync calls.
+
+Compared with urllib3's own: connecting takes a bounded time however many addresses a host has, a
+head that drips does not prolong a timeout, informational responses are skipped, and each connection
+shows its socket to the call that uses it, so that the call can be ended from outside. The private
+names that this needs are listed in `private_names`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import threading
+from typing import Any, Final, cast
+
+import urllib3
+import urllib3.connection
+from requests.utils import get_auth_from_url
+from typing_extensions import override
+from urllib3 import make_headers
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from bailian_apps.core.errors import BailianError
+from bailian_apps.transport.environment import Environment
+from bailian_apps.transport.http_answer import (
+    environment_error,
+)
+from bailian_apps.transport.request_builder import HTTPRequest
+from bailian_apps.transport.timeouts import TimeoutBudget
+
+# TCP keep-alive: a connection that a NAT gateway dropped silently is noticed after two minutes.
+KEEP_ALIVE: Final[list[tuple[int, int, int]]] = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, cast("int", getattr(socket, name)), value)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
+]
+
+current = threading.local()
+"""`call`: the `SyncCall` that this thread is sending."""
+
+
+class _DeadlineRawIO(io.RawIOBase):
+    """Reads a socket, bounding the time of the whole head and not only of each read.
+
+    A socket's own timeout starts again with every byte.
+
+    Attributes:
+        budget: How long to wait; None once the head was read, because `ResponseBody` takes over.
+    """
+
+    def __init__(self, connected: socket.socket, raw: Any, budget: TimeoutBudget) -> None:
+        self._sock = connected  # `ResponseBody` finds it by this name, as in a `socket.SocketIO`
+        self._raw = raw
+        self.budget: TimeoutBudget | None = budget
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any, /) -> int | None:
+        if self.budget is not None:
+            self._sock.settimeout(self.budget.remaining_s())
+        return self._raw.readinto(buffer)
+
+    @override
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """A response, without the informational ones (1xx) before it.
+
+    http.client takes a 103 for the response; the real one would stay on the connection and be read
+    as the response to the next call.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._deadline_io = _DeadlineRawIO(sock, self.fp.detach(), current.call.budget)
+        self.fp = io.BufferedReader(self._deadline_io)
+
+    @override
+    def begin(self) -> None:
+        super().begin()
+        while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            self.headers = self.msg = cast("Any", None)  # makes http.client read another head
+            super().begin()
+        self._deadline_io.budget = None
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    """A connection that gives each socket it uses to its call, so that the call can be ended."""
+
+    response_class = _Response
+
+    @override
+    def connect(self) -> None:
+        super().connect()
+        self._track()
+
+    @override
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:  # a pooled connection
+            self._track()
+        super().request(*args, **kwargs)
+
+    def _track(self) -> None:
+        # With TLS in TLS (an https proxy), `sock` is not a socket but has one.
+        current.call.track_socket(getattr(self.sock, "socket", self.sock))
+
+    @override
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address of the host that answers; the addresses share the time.
+
+        urllib3 would give each address all of it.
+        """
+        budget: TimeoutBudget = current.call.budget
+        try:
+            host = self._dns_host.strip("[]")
+            addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise NewConnectionError(self, "no address was found") from error
+        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            try:
+                return self._connect_to(address, budget.remaining_s() / left)
+            except BailianError:
+                raise
+            except OSError as error:
+                if left == 1:
+                    late = isinstance(error, TimeoutError)
+                    failed = ConnectTimeoutError if late else NewConnectionError
+                    raise failed(self, "no address answered") from error
+        raise NewConnectionError(self, "no address was found")
+
+    def _connect_to(self, found: Any, limit_s: float) -> socket.socket:
+        family, kind, protocol, _, address = found
+        connected = socket.socket(family, kind, protocol)
+        try:
+            current.call.track_socket(connected)
+            for option in self.socket_options or ():
+                connected.setsockopt(*option)
+            connected.settimeout(limit_s)
+            connected.connect(address)
+            connected.settimeout(current.call.budget.remaining_s())
+        except BaseException:
+            connected.close()
+            raise
+        return connected
+
+
+class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
+    _connected: socket.socket | None = None
+
+    @override
+    def connect(self) -> None:
+        try:
+            super().connect()
+        finally:
+            if self._connected is not None:
+                self._connected.close()
+
+    @override
+    def _new_conn(self) -> socket.socket:
+        # TLS detaches the socket that it wraps, and shows its own only after the handshake. So the
+        # call tracks this one until then.
+        self._connected = super()._new_conn()
+        return self._connected.dup()
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls: Any = _Connection
+
+
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls: Any = _TLSConnection
+
+
+_POOLS: Final[dict[str, Any]] = {"http": _Pool, "https": _TLSPool}
+
+
+class SyncConnections:
+    """The pooled connections of a client: a pool manager for each proxy and set of certificates."""
+
+    def __init__(self, environment: Environment, max_idle_connections: int) -> None:
+        """Start without connections.
+
+        Args:
+            environment: Which proxy and certificates to use.
+            max_idle_connections: How many connections a host may keep open for reuse.
+        """
+        self.environment = environment
+        self._max_idle = max_idle_connections
+        self._managers: dict[tuple[str | None, str | None], urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+
+    def post(self, request: HTTPRequest, body: io.BytesIO, limits: urllib3.Timeout) -> Any:
+        """Send a request and read the head of the response. Errors are urllib3's own."""
+        return self._manager(request.url).urlopen(
+            "POST",
+            request.url,
+            body=body,
+            # A compressed stream is held back until a block is full.
+            headers={**request.headers, "Accept-Encoding": "identity",
+                     "Content-Length": str(len(request.body))},
+            preload_content=False,
+            decode_content=False,
+            redirect=False,
+            retries=False,
+            timeout=limits,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when their calls end."""
+        with self._lock:
+            managers, self._managers = list(self._managers.values()), {}
+        for manager in managers:
+            manager.clear()
+
+    def _manager(self, url: str) -> urllib3.PoolManager:
+        proxy = self.environment.proxy_for(url)
+        secure = "https:" in (url[:6], (proxy or "")[:6])
+        key = (proxy, self.environment.certificates() if secure else None)
+        with self._lock:
+            if key not in self._managers:
+                self._managers[key] = self._new_manager(proxy, secure=secure)
+            return self._managers[key]
+
+    def _new_manager(self, proxy: str | None, *, secure: bool) -> urllib3.PoolManager:
+        context = self.environment.tls_context() if secure else None
+        options: dict[str, Any] = {
+            "maxsize": self._max_idle,
+            "socket_options": KEEP_ALIVE,
+            "ssl_context": context,
+        }
+        if proxy is None:
+            manager = urllib3.PoolManager(**options)
+        elif not proxy.startswith("socks"):
+            user = ":".join(get_auth_from_url(proxy))
+            headers = make_headers(proxy_basic_auth=user) if user != ":" else None
+            manager = urllib3.ProxyManager(
+                proxy, proxy_headers=headers, proxy_ssl_context=context, **options
+            )
+        else:
+            try:
+                from urllib3.contrib.socks import SOCKSProxyManager
+            except ImportError:
+                raise environment_error(
+                    "the environment names a SOCKS proxy, for which PySocks must be installed"
+                ) from None
+            return SOCKSProxyManager(proxy, **options)  # it has connections of its own
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
