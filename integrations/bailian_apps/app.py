@@ -61,7 +61,8 @@ class BailianApp:
 
     def __repr__(self) -> str:
         """Show the app's id only; settings may hold secrets."""
-        return f"BailianApp(app_id={self.settings.app_id!r})"
+        settings = getattr(self, "settings", None)  # None while a constructor refuses its fields
+        return f"BailianApp(app_id={settings and settings.app_id!r})"
 
     def invoke(self, prompt: str | None = None, **options: Any) -> AppResult:
         """Run the app and wait for the whole answer.
