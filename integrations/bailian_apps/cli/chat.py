@@ -34,14 +34,7 @@ class Chat:
     def __init__(
         self, app: BailianApp, console: Console, *, session_id: str | None, steps: bool
     ) -> None:
-        """Start a conversation.
-
-        Args:
-            app: The app to talk to.
-            console: Where everything but the answers goes.
-            session_id: A session to continue.
-            steps: Whether to show the steps.
-        """
+        """Start a conversation, or continue a session. All but the answers goes to `console`."""
         self._app = app
         self._console = console
         self._session_id = session_id
