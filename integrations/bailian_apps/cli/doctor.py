@@ -56,7 +56,8 @@ def doctor(console: Console, *, base_url: str | None, workspace: str | None, as_
         workspace: The workspace, which is part of the URL in some regions.
         as_json: Whether to print one JSON object to standard output instead.
     """
-    findings = [*_versions(), *map(_extra, _EXTRAS), _key(), _app_id()]
+    extras = [_extra(extra, packages) for extra, packages in _EXTRAS.items()]
+    findings = [*_versions(), *extras, _key(), _app_id()]
     address = _address(base_url, workspace)
     findings.append(address)
     if address.state == "ok":
@@ -85,9 +86,9 @@ def _versions() -> list[Finding]:
     ]
 
 
-def _extra(extra: str) -> Finding:
+def _extra(extra: str, packages: tuple[str, ...]) -> Finding:
     try:
-        found = ", ".join(f"{name} {version(name)}" for name in _EXTRAS[extra])
+        found = ", ".join(f"{name} {version(name)}" for name in packages)
     except PackageNotFoundError:
         return Finding(f"[{extra}]", "note", f'not installed: pip install "bailian-apps[{extra}]"')
     return Finding(f"[{extra}]", "ok", found)

@@ -46,13 +46,10 @@ class MessageChunkBuilder:
         v1: bool = False,
         message_id: str | None = None,
     ) -> None:
-        """Start an answer.
+        """Start an answer to `plan`.
 
-        Args:
-            plan: What is sent; it makes the session marker.
-            stop: Sequences at which the answer ends.
-            v1: Whether the content is standard blocks (`output_version="v1"`).
-            message_id: The id of every chunk; None leaves it to LangChain.
+        `v1` is whether the content is standard blocks (`output_version="v1"`). LangChain chooses
+        the chunks' id if `message_id` is None.
         """
         self.done = False
         """Whether the last chunk was built, and no more events are wanted."""
