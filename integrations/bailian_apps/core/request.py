@@ -45,26 +45,17 @@ _HINTS_BY_TYPE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    """Marks a field that stands in the `input` object of the request body.
-
-    Attributes:
-        name: Its name there; None if it is the field's own.
-    """
-
+@dataclass(frozen=True)
+class _Place:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """Marks a field that stands in the `parameters` object of the request body.
+class Input(_Place):
+    """Marks a field that stands in the body's `input`, under `name` if that is not its own."""
 
-    Attributes:
-        name: Its name there; None if it is the field's own.
-    """
 
-    name: str | None = None
+class Parameter(_Place):
+    """Marks a field that stands in the body's `parameters`; as `Input`."""
 
 
 def _check_app_id(value: object, info: ValidationInfo) -> object:
