@@ -40,10 +40,7 @@ from typing import Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage
 
-from bailian_apps.core.turns import Turn, TurnBuilder, build_turns, unsupported
-
-MARKER_KEY = "bailian"
-"""The key of the session marker in an answer's `response_metadata`."""
+from bailian_apps.core.turns import MARKER_KEY, Turn, TurnBuilder, build_turns, unsupported
 
 _OTHER_MEDIA = ("audio", "input_audio", "video")
 

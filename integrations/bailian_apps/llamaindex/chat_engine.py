@@ -26,9 +26,9 @@ from llama_index.core.tools import ToolOutput
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.turns import MARKER_KEY
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.llm import BailianAppLLM
-from bailian_apps.llamaindex.messages import MARKER_KEY
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes, tool_outputs
 
 _instrumented = instrumented(cast("Any", trace_method("chat")))

@@ -36,10 +36,7 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from bailian_apps.core.turns import Turn, TurnBuilder, build_turns, unsupported
-
-MARKER_KEY = "bailian"
-"""The key of the session marker in an answer's `additional_kwargs`."""
+from bailian_apps.core.turns import MARKER_KEY, Turn, TurnBuilder, build_turns, unsupported
 
 _DROPPED_BLOCKS = (ThinkingBlock, CitationBlock, CachePoint, ToolCallBlock)
 
