@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -136,12 +135,11 @@ class Chat:
             print_note(self._console, f"Saved {len(self._turns)} messages in {path}")
 
     def _as_json(self) -> str:
-        messages: list[dict[str, Any]] = []
-        for turn in self._turns:
-            message: dict[str, Any] = {"role": turn.role, "content": turn.text}
-            if turn.marker is not None:
-                message["session_id"] = turn.marker.session_id
-            messages.append(message)
+        messages = [
+            {"role": turn.role, "content": turn.text}
+            | ({"session_id": turn.marker.session_id} if turn.marker else {})
+            for turn in self._turns
+        ]
         saved = {"app_id": self._app.settings.app_id, "messages": messages}
         return json.dumps(saved, ensure_ascii=False, indent=2) + "\n"
 

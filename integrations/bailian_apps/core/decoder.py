@@ -35,6 +35,7 @@ from bailian_apps.core.modes import AnswerChannel, stream_mode
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Usage
 from bailian_apps.core.steps import StepReader
 from bailian_apps.core.text import SurrogateBuffer, repair_surrogates
+from bailian_apps.core.values import as_text, text_or_none
 
 logger = logging.getLogger(__name__)
 
@@ -292,21 +293,14 @@ def _usage(value: object) -> Usage | None:
 
 
 def _reference(fields: dict[str, Any]) -> DocReference:
+    names = ("index_id", "title", "doc_id", "doc_name", "doc_url")
     return DocReference(
-        index_id=_optional(fields.get("index_id")),
-        title=_optional(fields.get("title")),
-        doc_id=_optional(fields.get("doc_id")),
-        doc_name=_optional(fields.get("doc_name")),
-        doc_url=_optional(fields.get("doc_url")),
-        text=_optional(fields.get("text")) or "",
+        **{name: text_or_none(fields.get(name)) for name in names},
+        text=as_text(fields.get("text")),
         images=tuple(str(image) for image in _items(fields.get("images"))),
         page_number=tuple(page for page in _items(fields.get("page_number")) if type(page) is int),
         raw=fields,
     )
-
-
-def _optional(value: object) -> str | None:
-    return None if value is None or value == "" else str(value)
 
 
 def _items(value: object) -> list[object]:

@@ -30,6 +30,7 @@ from typing_extensions import Self
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.modes import FlowStreamMode
 from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.turns import is_fetchable
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HINTS_BY_TYPE = {
@@ -127,7 +128,7 @@ def _check_text(value: str | None, info: ValidationInfo) -> str | None:
 
 def _check_urls(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     for index, item in enumerate(value):
-        if not item.startswith(("http://", "https://", "oss://")):
+        if not is_fetchable(item):
             raise InvalidInputError(
                 f"{info.field_name}[{index}]",
                 "is not an http(s) URL",

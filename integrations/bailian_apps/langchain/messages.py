@@ -46,13 +46,7 @@ _OTHER_MEDIA = ("audio", "input_audio", "video")
 
 
 def to_turns(messages: Sequence[BaseMessage]) -> list[Turn]:
-    """Convert a conversation. The module's docstring has the mapping.
-
-    Args:
-        messages: The conversation, oldest first.
-
-    Returns:
-        One turn for each message, except those with only tool calls.
+    """Convert a conversation, oldest message first. The module's docstring has the mapping.
 
     Raises:
         InvalidInputError: A message cannot be sent. The error names its index.

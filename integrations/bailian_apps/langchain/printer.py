@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 def step_of_event(data: Mapping[str, Any]) -> Step | None:
     """Read the step of a `bailian_step` event.
 
-    Args:
-        data: What came with the event.
-
     Returns:
         The step; None for the answer itself, and for the end of a step that was cut off.
     """

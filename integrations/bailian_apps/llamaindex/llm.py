@@ -153,8 +153,7 @@ class BailianAppLLM(AppSettings, LLM):
     def with_event_listener(self, listener: Callable[[AppEvent], None]) -> BailianAppLLM:
         """Return a copy of this LLM that calls `listener` for every event of its runs.
 
-        Args:
-            listener: Called in the thread or task that reads the run.
+        It is called in the thread or task that reads the run.
         """
         copy = self.model_copy()
         copy._listener = listener

@@ -42,13 +42,7 @@ _DROPPED_BLOCKS = (ThinkingBlock, CitationBlock, CachePoint, ToolCallBlock)
 
 
 def to_turns(messages: Sequence[ChatMessage]) -> list[Turn]:
-    """Convert a conversation; the module docstring lists the whole mapping.
-
-    Args:
-        messages: The conversation, oldest first.
-
-    Returns:
-        One turn per message, without the messages that only hold tool calls.
+    """Convert a conversation, oldest message first. The module docstring has the mapping.
 
     Raises:
         InvalidInputError: A message has content that an app does not accept. The error names the
