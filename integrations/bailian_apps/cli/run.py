@@ -35,11 +35,8 @@ def run(
         console: Where the steps go.
         session_id: A session to continue.
         output: What to write to standard output: `"stream"`, `"text"` (the same, at the end),
-            `"json"` or `"raw"`.
+            `"json"` (an error, too) or `"raw"`.
         steps: Whether to show the steps.
-
-    Raises:
-        BailianError: The call failed. With `"json"` the error is on standard output, too.
     """
     text = _read_prompt(prompt)
     options = {"session_id": session_id} if session_id else {}
@@ -65,10 +62,9 @@ def run(
 
 def bailian_app(
     app_id: str,
-    *,
-    biz: Sequence[str],
+    biz: Sequence[str] | None,
     biz_json: str | None,
-    settings: Sequence[str],
+    settings: Sequence[str] | None,
     **options: Any,
 ) -> BailianApp:
     """Make the app that the arguments of a command describe.
@@ -83,7 +79,7 @@ def bailian_app(
     Raises:
         InvalidInputError: An argument is not valid.
     """
-    fields = _pairs(settings, "--set")
+    fields = _pairs(settings or (), "--set")
     if "api_key" in fields:
         raise InvalidInputError(
             "--set api_key",
@@ -91,7 +87,7 @@ def bailian_app(
             "Set DASHSCOPE_API_KEY instead",
         )
     fields |= {name: value for name, value in options.items() if value is not None}
-    if params := _biz_object(biz_json) | _pairs(biz, "--biz"):
+    if params := _biz_object(biz_json) | _pairs(biz or (), "--biz"):
         fields["biz_params"] = params
     if app_id != "-":
         fields["app_id"] = app_id

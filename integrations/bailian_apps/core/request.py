@@ -30,6 +30,7 @@ from typing_extensions import Self
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.modes import FlowStreamMode
 from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.turns import is_fetchable
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HINTS_BY_TYPE = {
@@ -45,26 +46,17 @@ _HINTS_BY_TYPE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    """Marks a field that stands in the `input` object of the request body.
-
-    Attributes:
-        name: Its name there; None if it is the field's own.
-    """
-
+@dataclass(frozen=True)
+class _Place:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """Marks a field that stands in the `parameters` object of the request body.
+class Input(_Place):
+    """Marks a field that stands in the body's `input`, under `name` if that is not its own."""
 
-    Attributes:
-        name: Its name there; None if it is the field's own.
-    """
 
-    name: str | None = None
+class Parameter(_Place):
+    """Marks a field that stands in the body's `parameters`; as `Input`."""
 
 
 def _check_app_id(value: object, info: ValidationInfo) -> object:
@@ -138,7 +130,7 @@ def _check_text(value: str | None, info: ValidationInfo) -> str | None:
 
 def _check_urls(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     for index, item in enumerate(value):
-        if not item.startswith(("http://", "https://", "oss://")):
+        if not is_fetchable(item):
             raise InvalidInputError(
                 f"{info.field_name}[{index}]",
                 "is not an http(s) URL",

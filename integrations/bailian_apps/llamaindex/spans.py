@@ -17,7 +17,6 @@ import asyncio
 import inspect
 from collections import OrderedDict
 from contextvars import Context, copy_context
-from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
@@ -66,13 +65,7 @@ class RunSpans:
     def __init__(
         self, inputs: dict[str, Any], manager: CallbackManager, *, step_events: bool = False
     ) -> None:
-        """Enter the run's span, inside the current span.
-
-        Args:
-            inputs: The inputs of the run, without secrets.
-            manager: Receives the legacy events.
-            step_events: Whether to send `BailianAppStepEvent`s.
-        """
+        """Enter the run's span, inside the current span. `inputs` must not hold secrets."""
         self._manager = manager
         self._step_events = step_events
         payload: dict[str, Any] = {EventPayload.ADDITIONAL_KWARGS: inputs}
@@ -86,12 +79,7 @@ class RunSpans:
         self._started = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Drop the spans that are still open."""
         self.close(error or GeneratorExit())
 
@@ -116,11 +104,7 @@ class RunSpans:
             span.event(BailianAppStepEvent, phase=change[0], step=change[1])
 
     def finish(self, text: str) -> None:
-        """Exit the run's span with its result.
-
-        Args:
-            text: The app's answer.
-        """
+        """Exit the run's span with the app's answer."""
         if not self._closed:
             self._closed = True
             for span in reversed(self._steps.values()):  # a guard: the core finishes every step
@@ -133,11 +117,7 @@ class RunSpans:
         self.close(GeneratorExit() if self._started else GeneratorExit(_NEVER_READ))
 
     def close(self, error: BaseException) -> None:
-        """Drop the spans that are still open, last in first out. Closing twice has no effect.
-
-        Args:
-            error: Why the run did not finish.
-        """
+        """Drop the spans that are still open, last in first out. Closing twice has no effect."""
         if self._closed:
             return
         self._closed = True
