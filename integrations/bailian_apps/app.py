@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bailian_apps.client import Client
+from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
 from bailian_apps.core.request import raise_invalid_input
@@ -50,6 +51,8 @@ class BailianApp:
         Raises:
             InvalidInputError: A field is unknown or not valid.
         """
+        if not isinstance(client, Client | None):
+            raise InvalidInputError("client", "must be a Client")
         self.client = client
         if settings is not None:
             self.settings = settings.with_overrides(fields)

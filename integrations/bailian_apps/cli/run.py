@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import as_json, show
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
+from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
+from bailian_apps.core.settings import SETTING_NAMES, AppSettings
 from bailian_apps.run import Run
 
 
@@ -91,7 +94,10 @@ def bailian_app(
         fields["biz_params"] = params
     if app_id != "-":
         fields["app_id"] = app_id
-    return BailianApp(**fields)
+    try:
+        return BailianApp(AppSettings(**fields))
+    except ValidationError as error:
+        raise_invalid_input(error, names=SETTING_NAMES)
 
 
 def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:

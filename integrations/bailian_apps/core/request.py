@@ -322,6 +322,8 @@ def raise_invalid_input(
         known = AppRequest.model_fields if names is None else names
         close = difflib.get_close_matches(path[-1], list(known), n=1)
         hint = f"Did you mean {close[0]!r}?" if close else "Check its spelling"
+        if path[-1] == "client":
+            hint = "Pass it to the constructor"
         raise InvalidInputError(field, "is not a setting", hint) from None
     if first["type"] == "missing":
         raise InvalidInputError(field, "is missing", f"Pass {field}=") from None

@@ -51,9 +51,14 @@ def make_calls(calls: ManagerCalls) -> None:
 async def amake_calls(calls: ManagerCalls) -> None:
     """Make the calls of an async manager."""
     try:
-        result = next(calls)
+        made = next(calls)
         while True:
-            result = calls.send(await result)
+            try:
+                result = await made
+            except Exception as error:  # where the sync manager raises it
+                made = calls.throw(error)
+            else:
+                made = calls.send(result)
     except StopIteration:
         return
 
@@ -99,8 +104,14 @@ class StepRuns:
 
     def close(self, error: BaseException | None) -> ManagerCalls:
         """End the steps that are still open, the newest first; they fail with `error`, if any."""
+        raised: Exception | None = None
         for run in reversed(list(self._open.values())):
-            yield from self._end(run, error)
+            try:
+                yield from self._end(run, error)
+            except Exception as failure:  # a handler's; the others still hear of their runs
+                raised = raised or failure
+        if raised is not None:
+            raise raised
 
     def _start(self, run: _StepRun) -> ManagerCalls:
         step = run.step

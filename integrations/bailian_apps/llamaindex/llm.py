@@ -159,6 +159,16 @@ class BailianAppLLM(AppSettings, LLM):
         copy._listener = listener
         return copy
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """Pickle without secrets.
+
+        Raises:
+            TypeError: It has a client, without which calls could bypass its proxy.
+        """
+        if self.client is not None:
+            raise TypeError("an LLM with a client cannot be pickled; pass client= where it is used")
+        return super().__getstate__()
+
     @classmethod
     def class_name(cls) -> str:
         """The name in serialised forms."""

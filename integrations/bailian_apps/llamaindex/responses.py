@@ -109,7 +109,7 @@ class ChatResponseBuilder:
             blocks=[
                 *([] if thinking is None else [thinking]),
                 TextBlock(text=result.text),
-                *(self._citations or map(citation_block, result.references)),
+                *map(citation_block, result.references),  # its own: chunks share theirs
             ],
             additional_kwargs=session_kwargs(self._plan, result),
         )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import OrderedDict
+from contextlib import ExitStack
 from contextvars import Context, copy_context
 from typing import Any
 from uuid import uuid4
@@ -107,10 +108,11 @@ class RunSpans:
         """Exit the run's span with the app's answer."""
         if not self._closed:
             self._closed = True
-            for span in reversed(self._steps.values()):  # a guard: the core finishes every step
-                span.drop(AppFailedError("the run ended before the step"))
+            with ExitStack() as stack:
+                stack.callback(self._run.exit, text, {EventPayload.RESPONSE: text})
+                for span in self._steps.values():  # a guard: the core finishes every step
+                    stack.callback(span.drop, AppFailedError("the run ended before the step"))
             self._steps.clear()
-            self._run.exit(text, {EventPayload.RESPONSE: text})
 
     def abandon(self) -> None:
         """Drop the spans that are still open, because nothing can read the run any more."""
@@ -123,8 +125,9 @@ class RunSpans:
         self._closed = True
         default = "" if str(error) else _DEFAULT_REASONS.get(type(error), "")
         reason = type(error)(default) if default else error
-        for span in (*reversed(self._steps.values()), self._run):
-            span.drop(reason)
+        with ExitStack() as stack:  # it goes on where a handler raises
+            for span in (self._run, *self._steps.values()):
+                stack.callback(span.drop, reason)
         self._steps.clear()
 
 

@@ -46,7 +46,7 @@ Count: TypeAlias = Annotated[int, Field(ge=0)]
 class Description(BaseModel):
     """Base of all scenario models: frozen, without type coercion and unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
