@@ -10,12 +10,11 @@ import yaml
 from pydantic import ValidationError
 
 from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
-from bailian_apps.emulator.apps.rules import AppDescription, Paced, Rule, Rules, When
-from bailian_apps.emulator.apps.scenarios import Agent, Workflow
+from bailian_apps.emulator.apps.rules import AnswerSource, AppDescription, Paced, Rule, Rules, When
 from bailian_apps.emulator.models import USER_TOKENS, ReceivedRequest
 from bailian_apps.emulator.wire.frames import as_object, to_json
 
-DescribedApp: TypeAlias = Workflow | Agent | Rules | Recording | Paced
+DescribedApp: TypeAlias = AnswerSource | Rules | Paced
 """An app that a file can define."""
 
 _YAML = (".yaml", ".yml")

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import (
     BeforeValidator,
@@ -27,6 +27,9 @@ from bailian_apps.emulator.apps.scenarios import (
 )
 from bailian_apps.emulator.models import Call, Failure
 from bailian_apps.emulator.wire.frames import as_object
+
+AnswerSource: TypeAlias = Workflow | Agent | Recording | ErrorAnswer
+"""What answers a call by itself."""
 
 
 class When(Description):
@@ -102,8 +105,8 @@ class Choice(Description):
         return ["text", "agent", "workflow", "recording", "error"]
 
     @property
-    def source(self) -> "Workflow | Agent | Recording | ErrorAnswer":
-        """The app, recording or error that answers."""
+    def source(self) -> AnswerSource:
+        """What answers."""
         if self.recording is not None and self.every_ms is not None:
             return self.recording.paced(self.every_ms)
         agent = None if self.text is None else Agent(text=self.text)
@@ -138,18 +141,15 @@ class Rules(Description):
                 raise ValueError(f"rules[{index}] matches every call; give it a `when`")
         return self
 
-    def choose(self, call: Call) -> "Workflow | Agent | Recording":
-        """Return the app or recording that answers a call.
+    def choose(self, call: Call) -> AnswerSource:
+        """Return what answers a call.
 
         Raises:
-            Failure: The matching rule is an error, or no rule matches.
+            Failure: No rule matches.
         """
         for rule in self.rules:
             if rule.when is None or rule.when.matches_call(call):
-                source = rule.source
-                if isinstance(source, ErrorAnswer):
-                    raise source.as_failure()
-                return source
+                return rule.source
         message = f"None of the {len(self.rules)} rules of this app matches this call."
         raise Failure(status=400, code="InvalidParameter", message=message)
 
@@ -163,7 +163,7 @@ class Paced:
         pace: See `Emulator`: 1 is the recorded pace, 2 twice as fast, 0 does not wait.
     """
 
-    source: "Workflow | Agent | Rules | Recording | str | os.PathLike[str]"
+    source: AnswerSource | Rules | str | os.PathLike[str]
     pace: float
 
     def __post_init__(self) -> None:
@@ -196,13 +196,7 @@ class AppDescription(Choice):
         return [*super()._kinds(), "rules"]
 
     @property
-    def app(self) -> "Workflow | Agent | Rules | Recording | Paced":
+    def app(self) -> AnswerSource | Rules | Paced:
         """The app."""
-        if self.rules is not None:
-            source = Rules(rules=self.rules)
-        elif self.error is not None:
-            source = Rules(rules=[Rule(error=self.error)])
-        else:
-            source = self.source
-            assert not isinstance(source, ErrorAnswer)  # noqa: S101
+        source = self.source if self.rules is None else Rules(rules=self.rules)
         return source if self.pace is None else Paced(source, self.pace)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from bailian_apps.emulator.apps.app import App, UnknownApp
+from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
 from bailian_apps.emulator.faults.plan import FaultPlan, FaultSpec
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest, asks_for_stream
 from bailian_apps.emulator.server.admin import admin_routes
@@ -146,7 +146,7 @@ class Cloud:
             if not key or self._api_key not in (None, key):
                 raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
             check(request, strict=self._strict)
-            app = self.apps.get(request.app_id, UnknownApp())
+            app = self.apps.get(request.app_id, UNKNOWN_APP)
             request_id = self._request_ids.allocate(app.request_id, fallback=request_id)
             round_ = self._open_round(request, app)
             call = Call(
@@ -176,7 +176,7 @@ class Cloud:
             return self.sessions.open_round(
                 request.app_id,
                 request.session_id,
-                resume=not request.messages and not isinstance(app, UnknownApp),
+                resume=not request.messages and app is not UNKNOWN_APP,
                 recorded=app.session_id,
                 prompt=request.prompt,
             )
