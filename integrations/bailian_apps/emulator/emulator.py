@@ -191,7 +191,7 @@ class Emulator(LocalServer):
         Raises:
             ValueError: `seconds` is negative or not finite.
         """
-        self._cloud.clock.advance(seconds)
+        self._cloud.sessions.advance(seconds)
 
     def reset(self) -> None:
         """Remove requests, sessions, faults and added apps, and reset the clock.

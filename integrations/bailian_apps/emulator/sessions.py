@@ -49,32 +49,6 @@ class UniqueIds:
         return preferred
 
 
-class NoSuchSessionError(LookupError):
-    """The requested session does not exist, or has reached its maximum number of rounds."""
-
-
-class Clock:
-    """A monotonic clock that can be advanced."""
-
-    def __init__(self) -> None:
-        """Start with real time."""
-        self._ahead_s = 0.0
-
-    def now_s(self) -> float:
-        """Return the time in seconds since an arbitrary moment."""
-        return time.monotonic() + self._ahead_s
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock forward.
-
-        Raises:
-            ValueError: `seconds` is negative or not finite.
-        """
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"seconds={seconds} must be 0 or more; the clock only moves forward")
-        self._ahead_s += seconds
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRules:
     """How long sessions live.
@@ -102,43 +76,52 @@ class SessionRules:
 class SessionStore:
     """All sessions of one emulator; used by the server's thread and by the test's."""
 
-    def __init__(self, rules: SessionRules, clock: Clock) -> None:
-        """Create a store without sessions."""
+    def __init__(self, rules: SessionRules) -> None:
+        """Create a store without sessions, whose clock shows real time."""
         self._rules = rules
-        self._clock = clock
+        self._ahead_s = 0.0
         # Each session with the time of its last use, least recently used first.
         self._sessions: dict[str, tuple[Session, float]] = {}
         self._ids = UniqueIds()
         self._lock = threading.Lock()
 
-    def open_round(
-        self, app_id: str, requested: str | None, *, resume: bool, recorded: str | None, prompt: str
-    ) -> "Round":
-        """Start a round of the requested session, or of a fresh one with another id.
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward.
+
+        Raises:
+            ValueError: `seconds` is negative or not finite.
+        """
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds={seconds} must be 0 or more; the clock only moves forward")
+        self._ahead_s += seconds
+
+    def open(
+        self, app_id: str, requested: str | None, *, resume: bool, recorded: str | None
+    ) -> Session | None:
+        """Return the requested session of an app, or a fresh one with another id.
 
         Args:
             app_id: The app; a session belongs to one app.
             requested: The id that the client sent.
             resume: Whether to use that id; the cloud ignores it beside `messages`.
             recorded: The preferred id of a fresh session.
-            prompt: The user's prompt.
 
-        Raises:
-            NoSuchSessionError: The session is unknown, and the rules make that an error.
+        Returns:
+            None if the session is unknown, or has all its rounds, and the rules make that an error.
         """
         with self._lock:
             self._forget_expired()
             known, _ = self._sessions.get(requested if requested and resume else "", (None, 0))
             if known and known.app_id == app_id and len(known.turns) < self._rules.max_rounds:
                 self._touch(known)
-                return Round(self, known, prompt)
+                return known
             if requested and resume and self._rules.unknown == "error":
-                raise NoSuchSessionError(requested)
+                return None
             fresh_id = self._ids.allocate(recorded, fallback=uuid.uuid4().hex, exclude=requested)
-            return Round(self, Session(fresh_id, app_id), prompt)
+            return Session(fresh_id, app_id)
 
     def keep(self, session: Session) -> None:
-        """Store a session, so that later requests find it."""
+        """Store a session at its first frame. A request that fails earlier leaves none."""
         with self._lock:
             self._touch(session)
 
@@ -162,31 +145,17 @@ class SessionStore:
             self._forget_expired()
             return {session.id: session for session, _ in self._sessions.values()}
 
+    def _now_s(self) -> float:
+        return time.monotonic() + self._ahead_s
+
     def _touch(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
-        self._sessions[session.id] = (session, self._clock.now_s())
+        self._sessions[session.id] = (session, self._now_s())
 
     def _forget_expired(self) -> None:
-        expired_s = self._clock.now_s() - self._rules.ttl_s
+        expired_s = self._now_s() - self._rules.ttl_s
         while self._sessions:
             session, used_s = next(iter(self._sessions.values()))
             if used_s > expired_s:
                 return
             del self._sessions[session.id]
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round of a session. It stays with the store it began in, also after a reset."""
-
-    store: SessionStore
-    session: Session
-    prompt: str
-
-    def begin(self) -> None:
-        """Store the session at its first frame. A request that fails earlier leaves none."""
-        self.store.keep(self.session)
-
-    def end(self, answer: str) -> None:
-        """Add the turn to the session."""
-        self.session.turns.append(Turn(self.prompt, answer))

@@ -25,19 +25,11 @@ from bailian_apps.emulator.server.admin import admin_routes
 from bailian_apps.emulator.server.responses import FaultyResponseWriter, ResponseWriter
 from bailian_apps.emulator.server.uvicorn_thread import transport_of, wait_for_disconnect
 from bailian_apps.emulator.server.validation import check, invalid
-from bailian_apps.emulator.sessions import (
-    Clock,
-    NoSuchSessionError,
-    Round,
-    SessionRules,
-    SessionStore,
-    UniqueIds,
-)
+from bailian_apps.emulator.sessions import Session, SessionRules, SessionStore, Turn, UniqueIds
 from bailian_apps.emulator.wire.cumulative import join_text
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     Frame,
-    JsonObject,
     as_object,
     encode_json,
 )
@@ -83,9 +75,8 @@ class Cloud:
         """Forget everything. Lists that were read before stay as they are."""
         self.apps = dict(self._own_apps)
         self.faults.clear()
-        self.clock = Clock()
         self.requests: list[ReceivedRequest] = []
-        self.sessions = SessionStore(self._session_rules, self.clock)
+        self.sessions = SessionStore(self._session_rules)
         self._request_ids = UniqueIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,15 +139,23 @@ class Cloud:
             check(request, strict=self._strict)
             app = self.apps.get(request.app_id, UNKNOWN_APP)
             request_id = self._request_ids.allocate(app.request_id, fallback=request_id)
-            round_ = self._open_round(request, app)
-            call = Call(
-                request=request,
-                session_id=round_.session.id,
-                request_id=request_id,
-                turns=tuple(round_.session.turns),
+            sessions = self.sessions
+            session = sessions.open(
+                request.app_id,
+                request.session_id,
+                resume=not request.messages and app is not UNKNOWN_APP,
+                recorded=app.session_id,
             )
+            if session is None:
+                raise invalid(
+                    "Required parameter(session_id) missing or invalid: the session "
+                    f"{request.session_id} does not exist, has expired, or has reached its "
+                    "maximum number of rounds."
+                )
+            turns = tuple(session.turns)
+            call = Call(request=request, session_id=session.id, request_id=request_id, turns=turns)
             pace = self._pace if app.pace is None else app.pace
-            delivery = _Delivery(request.parameters, round_, writer, pace, self._sleep)
+            delivery = _Delivery(request, sessions, session, writer, pace, self._sleep)
             async with aclosing(app.frames(call)) as frames:
                 if request.stream and stream:
                     await delivery.stream(frames)
@@ -171,28 +170,14 @@ class Cloud:
             failure = Failure(status=500, code="InternalError", message=problem)
             await writer.fail(failure, request_id)
 
-    def _open_round(self, request: ReceivedRequest, app: App) -> Round:
-        try:
-            return self.sessions.open_round(
-                request.app_id,
-                request.session_id,
-                resume=not request.messages and app is not UNKNOWN_APP,
-                recorded=app.session_id,
-                prompt=request.prompt,
-            )
-        except NoSuchSessionError as error:
-            raise invalid(
-                f"Required parameter(session_id) missing or invalid: the session {error} does not "
-                "exist, has expired, or has reached its maximum number of rounds."
-            ) from None
-
 
 @dataclass(frozen=True, slots=True)
 class _Delivery:
     """Sends the frames of one answer as its request asks, and adds the turn to its session."""
 
-    parameters: JsonObject
-    round: Round
+    request: ReceivedRequest
+    sessions: SessionStore  # the one that the session was opened in, also after a reset
+    session: Session
     writer: ResponseWriter
     pace: float
     sleep: Callable[[float], Awaitable[None]]
@@ -200,7 +185,7 @@ class _Delivery:
     async def stream(self, frames: AsyncIterator[Frame]) -> None:
         """Send an event stream."""
         sent_ms = 0.0
-        async with aclosing(render(self._recorded(frames), self.parameters)) as rendered:
+        async with aclosing(render(self._recorded(frames), self.request.parameters)) as rendered:
             try:
                 async for frame in rendered:
                     await self._wait(frame.offset_ms - sent_ms)
@@ -224,9 +209,9 @@ class _Delivery:
         whole = fold(collected)
         await self._wait(whole.offset_ms)
         if whole.event == "result":
-            self.round.begin()
-            self.round.end(join_text("", whole))
-        await self.writer.send_whole(select_thoughts(whole, self.parameters))
+            self.sessions.keep(self.session)
+            self._add_turn(join_text("", whole))
+        await self.writer.send_whole(select_thoughts(whole, self.request.parameters))
 
     async def _recorded(self, frames: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
         """Add the turn before its last frame is sent, so that a client that reads it finds it."""
@@ -234,10 +219,13 @@ class _Delivery:
         async for frame in frames:
             text = join_text(text, frame)
             if frame.event == "result":
-                self.round.begin()
+                self.sessions.keep(self.session)
             if frame.finished:
-                self.round.end(text)
+                self._add_turn(text)
             yield frame
+
+    def _add_turn(self, answer: str) -> None:
+        self.session.turns.append(Turn(self.request.prompt, answer))
 
     async def _wait(self, recorded_ms: float) -> None:
         if self.pace and recorded_ms > 0:
