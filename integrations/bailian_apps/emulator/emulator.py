@@ -14,10 +14,10 @@ from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.server.endpoint import BASE_PATH, Cloud, asgi_app
-from bailian_apps.emulator.server.local_server import LocalServer
-from bailian_apps.emulator.server.uvicorn_thread import (
+from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
     SHUTDOWN_TIMEOUT_S,
+    LocalServer,
     with_access_log,
 )
 from bailian_apps.emulator.sessions import Session, SessionRules, UnknownSession

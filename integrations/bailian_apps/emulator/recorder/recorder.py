@@ -21,8 +21,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
-from bailian_apps.emulator.server.local_server import LocalServer
-from bailian_apps.emulator.server.uvicorn_thread import LOOPBACK, transport_of, wait_for_disconnect
+from bailian_apps.emulator.server.local_server import (
+    LOOPBACK,
+    LocalServer,
+    transport_of,
+    wait_for_disconnect,
+)
 from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, encode_json
 
 PUBLIC_API = "https://dashscope.aliyuncs.com/api/v1"

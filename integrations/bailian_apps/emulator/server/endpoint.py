@@ -22,8 +22,8 @@ from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
 from bailian_apps.emulator.faults.plan import FaultPlan, FaultSpec
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest, asks_for_stream
 from bailian_apps.emulator.server.admin import admin_routes
+from bailian_apps.emulator.server.local_server import transport_of, wait_for_disconnect
 from bailian_apps.emulator.server.responses import FaultyResponseWriter, ResponseWriter
-from bailian_apps.emulator.server.uvicorn_thread import transport_of, wait_for_disconnect
 from bailian_apps.emulator.server.validation import check, invalid
 from bailian_apps.emulator.sessions import Session, SessionRules, SessionStore, Turn, UniqueIds
 from bailian_apps.emulator.wire.cumulative import join_text

@@ -12,7 +12,7 @@ from starlette.types import Send
 from bailian_apps.emulator.faults.fault import COUNTED_POINTS, Cut, FaultPoint
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.models import Failure
-from bailian_apps.emulator.server.uvicorn_thread import unacked_bytes
+from bailian_apps.emulator.server.local_server import unacked_bytes
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     STREAM_CONTENT_TYPE,
