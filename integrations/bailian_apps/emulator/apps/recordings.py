@@ -14,8 +14,8 @@ from typing import Any
 
 from bailian_apps.emulator.models import CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.wire.cumulative import as_deltas
-from bailian_apps.emulator.wire.flow_modes import DEFAULT_MODE, detect_mode
 from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object
+from bailian_apps.emulator.wire.rendering import DEFAULT_MODE, detect_mode
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 """The folder of the recordings in this package."""

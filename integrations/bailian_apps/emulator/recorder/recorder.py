@@ -118,10 +118,6 @@ class Recorder(LocalServer):
         super().stop()
 
 
-class _NotConnectedError(Exception):
-    """The connection to the upstream failed, so nothing was sent."""
-
-
 class _Relay:
     """The proxy, an ASGI app."""
 
@@ -151,12 +147,9 @@ class _Relay:
                 relaying.cancel()
                 await asyncio.wait({relaying})
                 exchange.ended_by = None if exchange.finished else ended_by
-            else:
-                try:
-                    relaying.result()
-                except _NotConnectedError as error:
-                    await _send_error(error, scope, receive, send)
-                    return
+            elif problem := relaying.result():
+                await _unavailable(problem)(scope, receive, send)
+                return
             if exchange.is_call:
                 await asyncio.to_thread(self._save, exchange)
             if exchange.ended_by is None:
@@ -167,12 +160,8 @@ class _Relay:
         finally:
             disconnecting.cancel()
 
-    async def _relay(self, http: Request, content: bytes, exchange: Exchange, send: Send) -> None:
-        """Relay everything but the end of the response.
-
-        Raises:
-            _NotConnectedError: The connection failed.
-        """
+    async def _relay(self, http: Request, content: bytes, exchange: Exchange, send: Send) -> str:
+        """Relay everything but the end of the response; return why nothing was sent, or ""."""
         target = http.scope["raw_path"] + (
             b"?" + query if (query := http.scope["query_string"]) else b""
         )
@@ -201,14 +190,13 @@ class _Relay:
             ) as error:
                 is_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
                 hint = "; set SSL_CERT_FILE to trust another CA" if is_certificate else ""
-                raise _NotConnectedError(
-                    f"cannot connect to {self._origin}: {error}{hint}"
-                ) from error
+                return f"cannot connect to {self._origin}: {error}{hint}"
             except (aiohttp.ClientError, OSError):
                 exchange.ended_by = "upstream"
-                return
+                return ""
             async with response:
                 await _relay_response(response, exchange, send)
+        return ""
 
     def _save(self, exchange: Exchange) -> None:
         try:
@@ -219,14 +207,11 @@ class _Relay:
             logger.info("%s  %s", path.name, exchange.summary())
 
 
-async def _send_error(
-    error: _NotConnectedError, scope: Scope, receive: Receive, send: Send
-) -> None:
-    logger.error("%s", error)
-    body = {"code": "RecorderNotConnected", "message": str(error), "request_id": str(uuid.uuid4())}
+def _unavailable(problem: str) -> Response:
+    logger.error("%s", problem)
+    body = {"code": "RecorderNotConnected", "message": problem, "request_id": str(uuid.uuid4())}
     # 503, because a client may retry what was certainly not sent.
-    response = Response(encode_json(body), 503, media_type=JSON_CONTENT_TYPE)
-    await response(scope, receive, send)
+    return Response(encode_json(body), 503, media_type=JSON_CONTENT_TYPE)
 
 
 async def _relay_response(response: aiohttp.ClientResponse, exchange: Exchange, send: Send) -> None:

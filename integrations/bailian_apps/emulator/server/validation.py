@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bailian_apps.emulator.errors import suggestion
 from bailian_apps.emulator.models import Failure, ReceivedRequest
-from bailian_apps.emulator.wire.flow_modes import FLOW_MODES
 from bailian_apps.emulator.wire.frames import JsonObject, as_list
+from bailian_apps.emulator.wire.rendering import FLOW_MODES
 
 _MAX_FILE_IDS = 100
 
