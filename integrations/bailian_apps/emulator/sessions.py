@@ -30,23 +30,19 @@ class Session:
     turns: list[Turn] = field(default_factory=list[Turn])
 
 
-class UniqueIds:
-    """Allocates each recorded id at most once, even after its session has been forgotten.
+def allocate(
+    allocated: set[str], preferred: str | None, *, fallback: str, exclude: str | None = None
+) -> str:
+    """Return `preferred` if it was not allocated before and is not `exclude`, else `fallback`.
 
-    So the first replay of a recording is byte-identical, and a second one cannot be mistaken for
-    the same conversation.
+    Each recorded id is used at most once, even after its session has been forgotten. So the first
+    replay of a recording is byte-identical, and a second one cannot be mistaken for the same
+    conversation.
     """
-
-    def __init__(self) -> None:
-        """Start with all ids free."""
-        self._allocated: set[str] = set()
-
-    def allocate(self, preferred: str | None, *, fallback: str, exclude: str | None = None) -> str:
-        """Return `preferred` if it is free and not `exclude`, else the (random) `fallback`."""
-        if not preferred or preferred == exclude or preferred in self._allocated:
-            return fallback
-        self._allocated.add(preferred)
-        return preferred
+    if not preferred or preferred == exclude or preferred in allocated:
+        return fallback
+    allocated.add(preferred)
+    return preferred
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +78,7 @@ class SessionStore:
         self._ahead_s = 0.0
         # Each session with the time of its last use, least recently used first.
         self._sessions: dict[str, tuple[Session, float]] = {}
-        self._ids = UniqueIds()
+        self._allocated: set[str] = set()
         self._lock = threading.Lock()
 
     def advance(self, seconds: float) -> None:
@@ -117,7 +113,9 @@ class SessionStore:
                 return known
             if requested and resume and self._rules.unknown == "error":
                 return None
-            fresh_id = self._ids.allocate(recorded, fallback=uuid.uuid4().hex, exclude=requested)
+            fresh_id = allocate(
+                self._allocated, recorded, fallback=uuid.uuid4().hex, exclude=requested
+            )
             return Session(fresh_id, app_id)
 
     def keep(self, session: Session) -> None:

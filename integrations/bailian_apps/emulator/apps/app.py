@@ -21,7 +21,7 @@ from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.apps.worker_threads import WorkerThreads
 from bailian_apps.emulator.apps.workflow import workflow_frames
 from bailian_apps.emulator.models import AppFunction, Call, Failure
-from bailian_apps.emulator.wire.frames import Frame, as_object, error_frame
+from bailian_apps.emulator.wire.frames import Frame, as_object
 
 AppSource: TypeAlias = str | os.PathLike[str] | DescribedApp | AppFunction
 """What `Emulator(apps=…)` accepts as an app."""
@@ -83,13 +83,9 @@ async def _unknown_app(call: Call) -> AsyncGenerator[Frame, None]:
 
     See tests/recordings/error-app-id-invalid-elided.sse.
     """
-    yield error_frame(
-        status=400,
-        code="InvalidParameter",
-        message="Required parameter(AppId) missing or invalid, "
-        "please check the request parameters.",
-        request_id=call.request_id,
-    )
+    problem = "Required parameter(AppId) missing or invalid, please check the request parameters."
+    failure = Failure(status=400, code="InvalidParameter", message=problem)
+    yield failure.as_frame(call.request_id)
 
 
 UNKNOWN_APP = App(_unknown_app)

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import (
     BeforeValidator,
@@ -87,6 +87,8 @@ class Choice(Description):
         every_ms: Milliseconds between the frames of a recording, instead of the recorded times.
     """
 
+    _kinds: ClassVar = ["text", "agent", "workflow", "recording", "error"]
+
     text: AgentText | None = None
     agent: Agent | None = None
     workflow: Workflow | None = None
@@ -96,13 +98,10 @@ class Choice(Description):
 
     @model_validator(mode="after")
     def _check_answer(self) -> "Choice":
-        check_one_of(self, self._kinds())
+        check_one_of(self, self._kinds)
         if self.every_ms is not None and self.recording is None:
             raise ValueError("every_ms needs a `recording`; leave it out")
         return self
-
-    def _kinds(self) -> list[str]:
-        return ["text", "agent", "workflow", "recording", "error"]
 
     @property
     def source(self) -> AnswerSource:
@@ -189,11 +188,10 @@ class AppDescription(Choice):
         pace: Its own pace, see `Paced`.
     """
 
+    _kinds: ClassVar = [*Choice._kinds, "rules"]
+
     rules: Annotated[list[Rule], Field(min_length=1)] | None = None
     pace: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-
-    def _kinds(self) -> list[str]:
-        return [*super()._kinds(), "rules"]
 
     @property
     def app(self) -> AnswerSource | Rules | Paced:

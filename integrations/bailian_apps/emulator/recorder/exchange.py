@@ -36,14 +36,7 @@ class Exchange:
     """
 
     def __init__(self, number: int, path: str, headers: Headers, body: bytes) -> None:
-        """Start the exchange when the whole request has arrived.
-
-        Args:
-            number: The number of the exchange.
-            path: The percent-encoded path of the request.
-            headers: The headers of the request.
-            body: The body of the request.
-        """
+        """Start the exchange when the whole request has arrived; `path` is percent-encoded."""
         match = _COMPLETION.fullmatch(path)
         self.number = number
         self.status: int | None = None

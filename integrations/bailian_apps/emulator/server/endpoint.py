@@ -19,13 +19,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
-from bailian_apps.emulator.faults.plan import FaultPlan, FaultSpec
+from bailian_apps.emulator.faults.plan import FaultPlan
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest, asks_for_stream
 from bailian_apps.emulator.server.admin import admin_routes
 from bailian_apps.emulator.server.local_server import transport_of, wait_for_disconnect
 from bailian_apps.emulator.server.responses import FaultyResponseWriter, ResponseWriter
 from bailian_apps.emulator.server.validation import check, invalid
-from bailian_apps.emulator.sessions import Session, SessionRules, SessionStore, Turn, UniqueIds
+from bailian_apps.emulator.sessions import Session, SessionRules, SessionStore, Turn, allocate
 from bailian_apps.emulator.wire.cumulative import join_text
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
@@ -52,16 +52,7 @@ class Cloud:
         session_rules: SessionRules,
         strict: bool,
     ) -> None:
-        """Create the endpoint.
-
-        Args:
-            apps: The apps by their ids.
-            api_key: The only valid key; None accepts any but an empty one.
-            pace: How many times faster than recorded to answer; 0 does not wait.
-            sleep: Waits for a number of seconds.
-            session_rules: How long sessions live.
-            strict: Whether to refuse undocumented parameters.
-        """
+        """Create the endpoint; the arguments are those of `Emulator`."""
         self._own_apps = apps
         self._api_key = api_key
         self._pace = pace
@@ -77,7 +68,7 @@ class Cloud:
         self.faults.clear()
         self.requests: list[ReceivedRequest] = []
         self.sessions = SessionStore(self._session_rules)
-        self._request_ids = UniqueIds()
+        self._request_ids: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; stop when the client disconnects."""
@@ -101,7 +92,10 @@ class Cloud:
             answer = self._answer(request, key, ResponseWriter(send))
         else:
             writer = FaultyResponseWriter(send, transport_of(scope), fault)
-            answer = self._answer_with_fault(request, key, writer, fault)
+            if fault.fault.raw_response is not None:
+                answer = writer.send_raw_response()
+            else:
+                answer = self._answer(request, key, writer, as_json=fault.fault.as_json)
         answering = asyncio.create_task(answer)
         disconnecting = asyncio.create_task(wait_for_disconnect(receive))
         try:
@@ -121,16 +115,8 @@ class Cloud:
             with suppress(CutOff):
                 answering.result()
 
-    async def _answer_with_fault(
-        self, request: ReceivedRequest, key: str, writer: FaultyResponseWriter, spec: FaultSpec
-    ) -> None:
-        if spec.fault.raw_response is not None:
-            await writer.send_raw_response()
-        else:
-            await self._answer(request, key, writer, stream=not spec.fault.as_json)
-
     async def _answer(
-        self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, stream: bool = True
+        self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, as_json: bool = False
     ) -> None:
         request_id = str(uuid.uuid4())
         try:
@@ -138,7 +124,7 @@ class Cloud:
                 raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
             check(request, strict=self._strict)
             app = self.apps.get(request.app_id, UNKNOWN_APP)
-            request_id = self._request_ids.allocate(app.request_id, fallback=request_id)
+            request_id = allocate(self._request_ids, app.request_id, fallback=request_id)
             sessions = self.sessions
             session = sessions.open(
                 request.app_id,
@@ -157,7 +143,7 @@ class Cloud:
             pace = self._pace if app.pace is None else app.pace
             delivery = _Delivery(request, sessions, session, writer, pace, self._sleep)
             async with aclosing(app.frames(call)) as frames:
-                if request.stream and stream:
+                if request.stream and not as_json:
                     await delivery.stream(frames)
                 else:
                     await delivery.send_folded(frames)

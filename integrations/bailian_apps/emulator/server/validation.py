@@ -99,12 +99,7 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
 
 
 def check(request: ReceivedRequest, *, strict: bool) -> None:
-    """Refuse a request that the cloud refuses before any app runs.
-
-    Args:
-        request: The request.
-        strict: Whether to check the documented parameters too; otherwise only requests that
-            cannot be answered are refused.
+    """Refuse a request that the cloud refuses before any app runs; for `strict` see `Emulator`.
 
     Raises:
         Failure: The request is refused. The message has the parameter's name but not its value.
