@@ -86,7 +86,7 @@ class Emulator(LocalServer):
         check_pace(pace)
         self._threads = WorkerThreads()
         self._cloud = Cloud(
-            {app_id: as_app(source, self._threads) for app_id, source in apps.items()},
+            own_apps={app_id: as_app(source, self._threads) for app_id, source in apps.items()},
             api_key=api_key,
             pace=pace,
             sleep=sleep,

@@ -60,16 +60,10 @@ _ERROR = (
 _LATE = b'{"output":{"text":"late","finish_reason":"null"},"usage":{},"request_id":"$request_id"}'
 
 
-def _padded(padding: bytes) -> Rewrite:
-    """Add an unknown field to the first event; the answer stays the same."""
-
-    def rewrite(event: bytes, first: bool, stop: bool) -> bytes:
-        if not first:
-            return event
-        head, brace, end = event.rpartition(b"}")
-        return head + b',"padding":"' + padding + b'"' + brace + end
-
-    return rewrite
+def _with_padding(event: bytes, padding: bytes) -> bytes:
+    """Add an unknown field; the answer stays the same."""
+    head, brace, end = event.rpartition(b"}")
+    return head + b',"padding":"' + padding + b'"' + brace + end
 
 
 def _each(change: Callable[[bytes], bytes]) -> Rewrite:
@@ -93,7 +87,7 @@ def _over_lines(event: bytes) -> bytes:
 
 def _with_broken_character(event: bytes) -> bytes:
     damaged, count = re.subn(rb"[\xc2-\xf4][\x80-\xbf]+", b"\xff", event, count=1)
-    return damaged if count else _padded(b"\xff")(event, True, False)
+    return damaged if count else _with_padding(event, b"\xff")
 
 
 _SENT: dict[FaultPoint, str] = {
@@ -269,11 +263,11 @@ FAULTS: dict[str, Fault] = {
     ),
     "line_separators": Fault(
         "U+2028 and U+0085 inside the first frame, in a field `padding`",
-        rewrite=_padded("\u2028\x85".encode()),
+        rewrite=_at_first(lambda event: _with_padding(event, "\u2028\x85".encode())),
     ),
     "large_frame": Fault(
         "2 MB more in the first frame, in a field `padding`",
-        rewrite=_padded("好".encode() * 700_000),
+        rewrite=_at_first(lambda event: _with_padding(event, "好".encode() * 700_000)),
     ),
 }
 

@@ -7,7 +7,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -39,35 +39,28 @@ BASE_PATH = "/api/v1"
 KEPT_REQUESTS = 10_000
 
 
+@dataclass(eq=False, kw_only=True)
 class Cloud:
-    """The completion endpoint and its state."""
+    """The completion endpoint and its state; the arguments are those of `Emulator`."""
 
-    def __init__(
-        self,
-        apps: Mapping[str, App],
-        *,
-        api_key: str | None,
-        pace: float,
-        sleep: Callable[[float], Awaitable[None]],
-        session_rules: SessionRules,
-        strict: bool,
-    ) -> None:
-        """Create the endpoint; the arguments are those of `Emulator`."""
-        self._own_apps = apps
-        self._api_key = api_key
-        self._pace = pace
-        self._sleep = sleep
-        self._session_rules = session_rules
-        self._strict = strict
+    own_apps: Mapping[str, App]
+    api_key: str | None
+    pace: float
+    sleep: Callable[[float], Awaitable[None]]
+    session_rules: SessionRules
+    strict: bool
+
+    def __post_init__(self) -> None:
+        """Start without requests, sessions and faults."""
         self.faults = FaultPlan()
         self.reset()
 
     def reset(self) -> None:
         """Forget everything. Lists that were read before stay as they are."""
-        self.apps = dict(self._own_apps)
+        self.apps = dict(self.own_apps)
         self.faults.clear()
         self.requests: list[ReceivedRequest] = []
-        self.sessions = SessionStore(self._session_rules)
+        self.sessions = SessionStore(self.session_rules)
         self._request_ids: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +82,7 @@ class Cloud:
         del self.requests[:-KEPT_REQUESTS]
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
         if fault is None:
-            answer = self._answer(request, key, ResponseWriter(send))
+            answer = self._answer(request, key, ResponseWriter(send, transport_of(scope)))
         else:
             writer = FaultyResponseWriter(send, transport_of(scope), fault)
             if fault.fault.raw_response is not None:
@@ -100,9 +93,6 @@ class Cloud:
         disconnecting = asyncio.create_task(wait_for_disconnect(receive))
         try:
             await asyncio.wait({answering, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done() and isinstance(answering.exception(), CutOff):
-                transport_of(scope).close()
-                await disconnecting
             if fault and answering.done():
                 await disconnecting
         finally:
@@ -112,17 +102,16 @@ class Cloud:
             disconnecting.cancel()
             await asyncio.wait({answering, disconnecting})
         if not answering.cancelled():
-            with suppress(CutOff):
-                answering.result()
+            answering.result()
 
     async def _answer(
         self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, as_json: bool = False
     ) -> None:
         request_id = str(uuid.uuid4())
         try:
-            if not key or self._api_key not in (None, key):
+            if not key or self.api_key not in (None, key):
                 raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
-            check(request, strict=self._strict)
+            check(request, strict=self.strict)
             app = self.apps.get(request.app_id, UNKNOWN_APP)
             request_id = allocate(self._request_ids, app.request_id, fallback=request_id)
             sessions = self.sessions
@@ -140,24 +129,19 @@ class Cloud:
                 )
             turns = tuple(session.turns)
             call = Call(request=request, session_id=session.id, request_id=request_id, turns=turns)
-            pace = self._pace if app.pace is None else app.pace
-            delivery = _Delivery(request, sessions, session, writer, pace, self._sleep)
+            pace = self.pace if app.pace is None else app.pace
+            delivery = _Delivery(request, sessions, session, writer, pace, self.sleep)
             async with aclosing(app.frames(call)) as frames:
-                if request.stream and not as_json:
-                    await delivery.stream(frames)
-                else:
-                    await delivery.send_folded(frames)
+                await delivery.send(frames, stream=request.stream and not as_json)
         except Failure as failure:
             await writer.fail(failure, request_id)
-        except CutOff:
-            raise
         except Exception as error:
             problem = f"the app {request.app_id!r} of the emulator raised {error!r}"
             failure = Failure(status=500, code="InternalError", message=problem)
             await writer.fail(failure, request_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Delivery:
     """Sends the frames of one answer as its request asks, and adds the turn to its session."""
 
@@ -167,33 +151,30 @@ class _Delivery:
     writer: ResponseWriter
     pace: float
     sleep: Callable[[float], Awaitable[None]]
+    now_ms: float = 0.0
 
-    async def stream(self, frames: AsyncIterator[Frame]) -> None:
-        """Send an event stream."""
-        sent_ms = 0.0
+    async def send(self, frames: AsyncIterator[Frame], *, stream: bool) -> None:
+        """Send an event stream or one JSON response."""
+        try:
+            await (self._stream(frames) if stream else self._send_folded(frames))
+        except CutOff as cut:
+            await self._wait_until(cut.offset_ms)
+            await self.writer.cut_off()
+
+    async def _stream(self, frames: AsyncIterator[Frame]) -> None:
         async with aclosing(render(self._recorded(frames), self.request.parameters)) as rendered:
-            try:
-                async for frame in rendered:
-                    await self._wait(frame.offset_ms - sent_ms)
-                    sent_ms = frame.offset_ms
-                    await self.writer.send_frame(frame)
-                    await asyncio.sleep(0)  # without a pace, streams would starve each other
-            except CutOff as cut:
-                await self._wait(cut.offset_ms - sent_ms)
-                raise
+            async for frame in rendered:
+                await self._wait_until(frame.offset_ms)
+                await self.writer.send_frame(frame)
+                await asyncio.sleep(0)  # without a pace, streams would starve each other
         await self.writer.end_stream()
 
-    async def send_folded(self, frames: AsyncIterator[Frame]) -> None:
-        """Send one JSON response."""
-        try:
-            collected = [frame async for frame in frames]
-        except CutOff as cut:
-            await self._wait(cut.offset_ms)
-            raise
+    async def _send_folded(self, frames: AsyncIterator[Frame]) -> None:
+        collected = [frame async for frame in frames]
         if not collected:
             raise ValueError("the app yielded no frame; yield at least one payload")
         whole = fold(collected)
-        await self._wait(whole.offset_ms)
+        await self._wait_until(whole.offset_ms)
         if whole.event == "result":
             self.sessions.keep(self.session)
             self._add_turn(join_text("", whole))
@@ -213,7 +194,8 @@ class _Delivery:
     def _add_turn(self, answer: str) -> None:
         self.session.turns.append(Turn(self.request.prompt, answer))
 
-    async def _wait(self, recorded_ms: float) -> None:
+    async def _wait_until(self, offset_ms: float) -> None:
+        recorded_ms, self.now_ms = offset_ms - self.now_ms, offset_ms
         if self.pace and recorded_ms > 0:
             await self.sleep(recorded_ms / 1000 / self.pace)
 

@@ -28,9 +28,10 @@ class ResponseWriter:
     an HTTP error. A later one is an error event.
     """
 
-    def __init__(self, send: Send) -> None:
-        """Create a writer for ASGI's `send`."""
+    def __init__(self, send: Send, transport: asyncio.Transport) -> None:
+        """Create a writer for ASGI's `send` and the connection below it."""
         self._send = send
+        self._transport = transport
         self._streaming = False
         self._number: int = 0
 
@@ -63,6 +64,11 @@ class ResponseWriter:
         else:
             await self.send_whole(frame, failure.headers)
 
+    async def cut_off(self) -> None:
+        """Close the connection and wait to be cancelled at ASGI's `http.disconnect`."""
+        self._transport.close()
+        await asyncio.Event().wait()
+
     async def _start_stream(self) -> None:
         self._streaming = True
         await self._start(200, {"content-type": STREAM_CONTENT_TYPE})
@@ -89,9 +95,8 @@ class FaultyResponseWriter(ResponseWriter):
     """
 
     def __init__(self, send: Send, transport: asyncio.Transport, spec: FaultSpec) -> None:
-        """Create a writer for a connection."""
-        super().__init__(send)
-        self._transport = transport
+        """Create a writer that injects a fault."""
+        super().__init__(send, transport)
         self._fault = spec.fault
         self._after_frames = 1 if spec.after_frames is None else spec.after_frames
         self._request_id = str(uuid.uuid4())
@@ -184,10 +189,9 @@ class FaultyResponseWriter(ResponseWriter):
                 connection = self._transport.get_extra_info("socket")
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self._transport.abort()
-        elif how is Cut.CLOSE:
-            self._transport.close()
-        elif how is Cut.END:
-            self._transport.write(b"0\r\n\r\n")
+        elif how is not Cut.STALL:
+            if how is Cut.END:
+                self._transport.write(b"0\r\n\r\n")
             self._transport.close()
         await asyncio.Event().wait()
 
