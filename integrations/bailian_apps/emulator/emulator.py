@@ -3,6 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -20,7 +21,7 @@ from bailian_apps.emulator.server.local_server import (
     LocalServer,
     with_access_log,
 )
-from bailian_apps.emulator.sessions import Session, SessionRules, UnknownSession
+from bailian_apps.emulator.sessions import Session, SessionStore, UnknownSession
 
 
 class Emulator(LocalServer):
@@ -90,8 +91,11 @@ class Emulator(LocalServer):
             api_key=api_key,
             pace=pace,
             sleep=sleep,
-            session_rules=SessionRules(
-                ttl_s=session_ttl_s, max_rounds=session_max_rounds, unknown=unknown_session
+            new_sessions=partial(
+                SessionStore,
+                ttl_s=session_ttl_s,
+                max_rounds=session_max_rounds,
+                unknown=unknown_session,
             ),
             strict=strict,
         )

@@ -45,36 +45,24 @@ def allocate(
     return preferred
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRules:
-    """How long sessions live.
-
-    Attributes:
-        ttl_s: Seconds without a request after which a session is forgotten.
-        max_rounds: The maximum number of rounds of a session.
-        unknown: The answer to an unknown session id.
-    """
-
-    ttl_s: float = 3600.0
-    max_rounds: int = 50
-    unknown: UnknownSession = "fresh"
-
-    def __post_init__(self) -> None:
-        """Check the rules."""
-        if not self.ttl_s > 0:
-            raise ValueError(f"session_ttl_s={self.ttl_s} must be a positive number of seconds")
-        if self.max_rounds < 1:
-            raise ValueError(f"session_max_rounds={self.max_rounds} must be at least 1")
-        if self.unknown not in ("fresh", "error"):
-            raise ValueError(f"unknown_session={self.unknown!r} must be 'fresh' or 'error'")
-
-
 class SessionStore:
     """All sessions of one emulator; used by the server's thread and by the test's."""
 
-    def __init__(self, rules: SessionRules) -> None:
-        """Create a store without sessions, whose clock shows real time."""
-        self._rules = rules
+    def __init__(self, *, ttl_s: float, max_rounds: int, unknown: UnknownSession) -> None:
+        """Create a store without sessions; for the arguments see `Emulator`.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
+        if not ttl_s > 0:
+            raise ValueError(f"session_ttl_s={ttl_s} must be a positive number of seconds")
+        if max_rounds < 1:
+            raise ValueError(f"session_max_rounds={max_rounds} must be at least 1")
+        if unknown not in ("fresh", "error"):
+            raise ValueError(f"unknown_session={unknown!r} must be 'fresh' or 'error'")
+        self._ttl_s = ttl_s
+        self._max_rounds = max_rounds
+        self._unknown = unknown
         self._ahead_s = 0.0
         # Each session with the time of its last use, least recently used first.
         self._sessions: dict[str, tuple[Session, float]] = {}
@@ -103,15 +91,15 @@ class SessionStore:
             recorded: The preferred id of a fresh session.
 
         Returns:
-            None if the session is unknown, or has all its rounds, and the rules make that an error.
+            None if the session is unknown, or has all its rounds, and that is an error.
         """
         with self._lock:
             self._forget_expired()
             known, _ = self._sessions.get(requested if requested and resume else "", (None, 0))
-            if known and known.app_id == app_id and len(known.turns) < self._rules.max_rounds:
+            if known and known.app_id == app_id and len(known.turns) < self._max_rounds:
                 self._touch(known)
                 return known
-            if requested and resume and self._rules.unknown == "error":
+            if requested and resume and self._unknown == "error":
                 return None
             fresh_id = allocate(
                 self._allocated, recorded, fallback=uuid.uuid4().hex, exclude=requested
@@ -151,7 +139,7 @@ class SessionStore:
         self._sessions[session.id] = (session, self._now_s())
 
     def _forget_expired(self) -> None:
-        expired_s = self._now_s() - self._rules.ttl_s
+        expired_s = self._now_s() - self._ttl_s
         while self._sessions:
             session, used_s = next(iter(self._sessions.values()))
             if used_s > expired_s:

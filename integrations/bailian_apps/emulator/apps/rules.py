@@ -141,11 +141,7 @@ class Rules(Description):
         return self
 
     def choose(self, call: Call) -> AnswerSource:
-        """Return what answers a call.
-
-        Raises:
-            Failure: No rule matches.
-        """
+        """Return what answers a call; raise Failure if no rule matches."""
         for rule in self.rules:
             if rule.when is None or rule.when.matches_call(call):
                 return rule.source
@@ -171,11 +167,7 @@ class Paced:
 
 
 def check_pace(pace: float) -> None:
-    """Check a pace.
-
-    Raises:
-        ValueError: It is negative or not finite.
-    """
+    """Raise ValueError if a pace is negative or not finite."""
     if not 0 <= pace < float("inf"):
         raise ValueError(f"pace={pace} must be 0 (do not wait) or more; 1 is the recorded pace")
 

@@ -90,9 +90,12 @@ class Recorder(LocalServer):
             raise ValueError("upstream must not contain a user name or password; remove them")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
+        super().__init__(self._handle, base_path=parts.path.rstrip("/"), host=host, port=port)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
         self._folder = RecordingFolder(Path(out))
-        self._relay = _Relay(f"{parts.scheme}://{parts.netloc}", self._folder)
-        super().__init__(self._relay, base_path=parts.path.rstrip("/"), host=host, port=port)
+        self._stopping = False
+        cafile = os.environ.get("SSL_CERT_FILE") or certifi.where()
+        self._tls = ssl.create_default_context(cafile=cafile)
 
     @property
     def recordings(self) -> list[Path]:
@@ -109,27 +112,15 @@ class Recorder(LocalServer):
         """
         if self._running is None:
             self._folder.open()
-            self._relay.stopping = False
+            self._stopping = False
         super().start()
 
     def stop(self) -> None:
         """Abort open exchanges, write their recordings and stop; does nothing if not running."""
-        self._relay.stopping = True
+        self._stopping = True
         super().stop()
 
-
-class _Relay:
-    """The proxy, an ASGI app."""
-
-    def __init__(self, origin: str, folder: RecordingFolder) -> None:
-        self._origin = origin
-        self._folder = folder
-        self.stopping = False
-        self._tls = ssl.create_default_context(
-            cafile=os.environ.get("SSL_CERT_FILE") or certifi.where()
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay and record one exchange."""
         http = Request(scope, receive)
         try:
@@ -143,7 +134,7 @@ class _Relay:
         try:
             await asyncio.wait({relaying, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
             if not relaying.done():
-                ended_by = "recorder" if self.stopping else "client"
+                ended_by = "recorder" if self._stopping else "client"
                 relaying.cancel()
                 await asyncio.wait({relaying})
                 exchange.ended_by = None if exchange.finished else ended_by

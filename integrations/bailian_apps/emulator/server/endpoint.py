@@ -25,7 +25,7 @@ from bailian_apps.emulator.server.admin import admin_routes
 from bailian_apps.emulator.server.local_server import transport_of, wait_for_disconnect
 from bailian_apps.emulator.server.responses import FaultyResponseWriter, ResponseWriter
 from bailian_apps.emulator.server.validation import check, invalid
-from bailian_apps.emulator.sessions import Session, SessionRules, SessionStore, Turn, allocate
+from bailian_apps.emulator.sessions import Session, SessionStore, Turn, allocate
 from bailian_apps.emulator.wire.cumulative import join_text
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
@@ -47,7 +47,7 @@ class Cloud:
     api_key: str | None
     pace: float
     sleep: Callable[[float], Awaitable[None]]
-    session_rules: SessionRules
+    new_sessions: Callable[[], SessionStore]
     strict: bool
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class Cloud:
         self.apps = dict(self.own_apps)
         self.faults.clear()
         self.requests: list[ReceivedRequest] = []
-        self.sessions = SessionStore(self.session_rules)
+        self.sessions = self.new_sessions()
         self._request_ids: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -218,16 +218,14 @@ def asgi_app(cloud: Cloud) -> Starlette:
 
 def _parse(content: bytes) -> dict[str, object]:
     try:
-        return as_object(_DECODER.decode(content.decode())) or {}
+        value = json.loads(content.decode(), parse_constant=_refuse_constant)
+        return as_object(value) or {}
     except (ValueError, RecursionError):
         return {}
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # json accepts NaN by default
+    raise ValueError(f"{word} is not JSON")  # the json module accepts NaN by default
 
 
 def _masked(headers: Mapping[str, str]) -> dict[str, str]:

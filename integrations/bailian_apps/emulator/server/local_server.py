@@ -193,6 +193,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(
             cast("Any", app),
+            interface="asgi3",  # uvicorn takes a method for ASGI 2
             http=_Protocol,
             ws="none",
             lifespan="off",
