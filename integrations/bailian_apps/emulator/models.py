@@ -87,7 +87,7 @@ class ReceivedRequest:
     @property
     def stream(self) -> bool:
         """Whether the client asked for server-sent events."""
-        return asks_for_stream(self.headers)
+        return self.headers.get("x-dashscope-sse", "").lower() == "enable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,11 +187,6 @@ Answer: TypeAlias = (
 
 AppFunction: TypeAlias = Callable[[Call], Answer | Awaitable[Answer]]
 """A callable app. A synchronous function runs in its own thread, so it may block."""
-
-
-def asks_for_stream(headers: Mapping[str, str]) -> bool:
-    """Return whether a request with these headers asks for server-sent events."""
-    return headers.get("x-dashscope-sse", "").lower() == "enable"
 
 
 def _text_of(content: Any) -> str:

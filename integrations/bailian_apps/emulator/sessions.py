@@ -49,11 +49,7 @@ class SessionStore:
     """All sessions of one emulator; used by the server's thread and by the test's."""
 
     def __init__(self, *, ttl_s: float, max_rounds: int, unknown: UnknownSession) -> None:
-        """Create a store without sessions; for the arguments see `Emulator`.
-
-        Raises:
-            ValueError: An argument is out of range.
-        """
+        """Create a store without sessions; see `Emulator` for the arguments and errors."""
         if not ttl_s > 0:
             raise ValueError(f"session_ttl_s={ttl_s} must be a positive number of seconds")
         if max_rounds < 1:
@@ -70,11 +66,7 @@ class SessionStore:
         self._lock = threading.Lock()
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward.
-
-        Raises:
-            ValueError: `seconds` is negative or not finite.
-        """
+        """Move the clock forward; see `Emulator.advance`."""
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"seconds={seconds} must be 0 or more; the clock only moves forward")
         self._ahead_s += seconds
@@ -112,11 +104,7 @@ class SessionStore:
             self._touch(session)
 
     def forget(self, session_id: str | None) -> None:
-        """Forget one session, or all with None.
-
-        Raises:
-            KeyError: The session does not exist.
-        """
+        """Forget one session, or all with None; see `Emulator.forget`."""
         with self._lock:
             self._forget_expired()
             if session_id is None:

@@ -52,13 +52,7 @@ class App:
 
 
 def as_app(source: AppSource, workers: WorkerThreads) -> App:
-    """Return the app for a source.
-
-    Raises:
-        RecordingError: The recording cannot be read.
-        ScenarioError: The YAML file is invalid or has several apps.
-        TypeError: The source is not an `AppSource`.
-    """
+    """Return the app for a source; see `Emulator` for the errors."""
     if isinstance(source, Paced):
         return replace(as_app(source.source, workers), pace=source.pace)
     if isinstance(source, Recording):

@@ -78,12 +78,7 @@ def _rules_of(recorded: list[tuple[Recording, ReceivedRequest]]) -> Rules:
 
 
 def load_app(path: Path) -> DescribedApp:
-    """Load the only app of a file.
-
-    Raises:
-        ScenarioError: The file is malformed or has several apps.
-        RecordingError: The recording cannot be read.
-    """
+    """Load the only app of a file; see `load_apps` for the errors."""
     apps = load_apps(path)
     if len(apps) != 1:
         raise ScenarioError(

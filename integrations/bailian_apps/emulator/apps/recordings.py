@@ -82,7 +82,7 @@ class Recording:
             Failure: The recording is an HTTP error.
             CutOff: After the last frame, if the connection was lost there.
         """
-        if self.request and not self._streamed and self.cut_ms is None:
+        if self.request and not self.streamed and self.cut_ms is None:
             (frame,) = self.frames
             if frame.status != 200 or frame.raw is not None:
                 raise _RecordedFailure(frame, self.response_headers)
@@ -96,16 +96,9 @@ class Recording:
         if self.cut_ms is not None:
             raise CutOff(self.cut_ms)
 
-    @property
-    def cumulative(self) -> bool:
-        """Whether it is a stream that was requested without `incremental_output`."""
-        if self.request is None or not self._streamed:
-            return False
-        return not self.request.parameters.get("incremental_output")
-
     def missing_features(self, parameters: JsonObject) -> str | None:
         """Return what a request asks for that the recording does not have, or None."""
-        if self.request is None or not self._streamed:
+        if self.request is None or not self.streamed:
             return None
         mode = self.flow_stream_mode or DEFAULT_MODE
         if mode not in (DEFAULT_MODE, parameters.get("flow_stream_mode") or DEFAULT_MODE):
@@ -116,7 +109,8 @@ class Recording:
         return None
 
     @property
-    def _streamed(self) -> bool:
+    def streamed(self) -> bool:
+        """Whether the recorder wrote a stream."""
         return self.response_headers.get("content-type", "").startswith("text/event-stream")
 
 
@@ -161,7 +155,8 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
             raise _LineError(1, "the recording is empty; it needs at least one frame")
     except _LineError as error:
         raise RecordingError(f"{path}:{error.line}: {error}") from error
-    if recording.cumulative:
+    request = recording.request
+    if request and recording.streamed and not request.parameters.get("incremental_output"):
         return replace(recording, frames=as_deltas(recording.frames))
     return recording
 

@@ -8,7 +8,7 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from starlette.applications import Starlette
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
 from bailian_apps.emulator.faults.plan import FaultPlan
-from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest, asks_for_stream
+from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.server.admin import admin_routes
 from bailian_apps.emulator.server.local_server import transport_of, wait_for_disconnect
 from bailian_apps.emulator.server.responses import FaultyResponseWriter, ResponseWriter
@@ -71,13 +71,12 @@ class Cloud:
         except ClientDisconnect:
             return
         app_id = http.path_params["app_id"]
-        fault = self.faults.take(app_id, stream=asks_for_stream(http.headers))
         request = ReceivedRequest(
-            app_id=app_id,
-            body=_parse(content),
-            headers=_masked(http.headers),
-            fault=fault.name if fault else None,
+            app_id=app_id, body=_parse(content), headers=_masked(http.headers)
         )
+        fault = self.faults.take(app_id, stream=request.stream)
+        if fault is not None:
+            request = replace(request, fault=fault.name)
         self.requests.append(request)
         del self.requests[:-KEPT_REQUESTS]
         key = http.headers.get("authorization", "").partition(" ")[2].strip()

@@ -37,14 +37,7 @@ class LocalServer:
     """Serves an ASGI app with uvicorn, in a thread, while its `with` block runs."""
 
     def __init__(self, app: ASGIApp, *, base_path: str, host: str, port: int) -> None:
-        """Prepare the server; nothing listens before `start` or the `with` block.
-
-        Args:
-            app: The ASGI app.
-            base_path: The path of `base_url`.
-            host: The address to listen on.
-            port: The port; 0 takes a free one.
-        """
+        """Prepare the server; nothing listens before `start`. Port 0 takes a free one."""
         self._app = app
         self._base_path = base_path
         self._host = host

@@ -44,15 +44,13 @@ class ResponseWriter:
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream."""
-        if not self._streaming:
-            await self._start_stream()
+        await self._start_stream()
         self._number = self._number + 1 if frame.id is None else frame.id
         await self._send_event(frame.encode(self._number), stop=frame.finished)
 
     async def end_stream(self) -> None:
         """End the stream."""
-        if not self._streaming:
-            await self._start_stream()
+        await self._start_stream()
         await self._end()
 
     async def fail(self, failure: Failure, request_id: str) -> None:
@@ -70,8 +68,9 @@ class ResponseWriter:
         await asyncio.Event().wait()
 
     async def _start_stream(self) -> None:
-        self._streaming = True
-        await self._start(200, {"content-type": STREAM_CONTENT_TYPE})
+        if not self._streaming:
+            self._streaming = True
+            await self._start(200, {"content-type": STREAM_CONTENT_TYPE})
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
@@ -102,8 +101,7 @@ class FaultyResponseWriter(ResponseWriter):
         self._request_id = str(uuid.uuid4())
         self._events = 0
         self._injected = False
-        compresses = self._fault.framing == "gzip"
-        self._compressor = zlib.compressobj(wbits=31) if compresses else None
+        self._compressor = zlib.compressobj(wbits=31) if self._fault.framing == "gzip" else None
 
     async def send_raw_response(self) -> None:
         """Send the fault's `raw_response` instead of an answer of the app."""
@@ -112,8 +110,7 @@ class FaultyResponseWriter(ResponseWriter):
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream, unless the fault happens before it."""
-        if not self._streaming:
-            await self._start_stream()
+        await self._start_stream()
         if self._is_due("between_frames"):
             await self._inject()
         await super().send_frame(frame)
