@@ -12,7 +12,7 @@ from ssl import PROTOCOL_TLS_SERVER, SSLContext
 import pytest
 import trustme
 from support.paths import PATHS
-from support.wire import Do, WireServer, event, frame, stream
+from support.wire import WAIT_S, Do, WireServer, event, frame, stream
 
 from bailian_apps import BailianApp, Client, ConnectError, InvalidInputError, RequestTimeoutError
 from bailian_apps.core.history import plan_request
@@ -39,7 +39,7 @@ def test_a_client_keeps_connections_of_its_own_and_closes_them(path: str) -> Non
             with Client() as other:
                 assert PATHS[path](app_of(server, other), "hi").text == "你好"
             assert server.connections == 2
-        assert server.all_gone.wait(60)
+        assert server.all_gone.wait(WAIT_S)
         with pytest.raises(InvalidInputError, match="client is closed"):
             app_of(server, client).invoke("hi")
         assert len(server.posts) == 3
@@ -51,7 +51,7 @@ async def test_a_client_closes_the_async_connections_of_its_loop() -> None:
             for _ in range(2):
                 assert (await app_of(server, client).ainvoke("hi")).text == "你好"
             assert server.connections == 1
-        assert await asyncio.to_thread(server.all_gone.wait, 60)
+        assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
         with pytest.raises(InvalidInputError, match="client is closed"):
             await app_of(server, client).ainvoke("hi")
 
@@ -107,12 +107,13 @@ def test_a_clients_certificates_are_trusted(path: str, tmp_path: Path) -> None:
 def test_a_limit_counts_the_calls_of_one_client() -> None:
     with WireServer(HELD_OPEN, GOOD) as server:
         client = Client()
-        limited = {"max_concurrency": 1, "timeout": {"connect_s": 0.05}}
-        with app_of(server, client, **limited).stream("one") as first:
+        limited = app_of(server, client, max_concurrency=1)
+        with limited.stream("one") as first:
             next(first)
             with pytest.raises(RequestTimeoutError, match="no slot became free"):
-                app_of(server, client, **limited).invoke("two")
-            assert app_of(server, Client(), **limited).invoke("three").text == "你好"
+                limited.invoke("two", timeout={"connect_s": 0.05})
+            other = app_of(server, Client(), max_concurrency=1)
+            assert other.invoke("three").text == "你好"
 
 
 def test_a_session_round_is_claimed_within_one_client() -> None:
