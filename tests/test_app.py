@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support import recordings
 from support.paths import PATHS, STREAMING, Outcome
+from support.wire import WAIT_S
 
 from bailian_apps import (
     AuthenticationError,
@@ -57,7 +58,9 @@ def test_every_recording_on_every_path(name: str, path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", sorted(recordings.UNFINISHED))
-def test_a_recording_without_its_end_is_an_error_that_keeps_what_came(name: str, path: str) -> None:
+def test_a_recording_without_its_end_is_an_error_with_the_partial_result(
+    name: str, path: str
+) -> None:
     outcome = replay(name, path)
     assert isinstance(outcome.error, StreamInterruptedError)
     assert outcome.error.partial is not None
@@ -75,7 +78,7 @@ def test_one_workflow_answers_the_same_in_every_mode(mode: str, path: str) -> No
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_two_turns_in_one_session(path: str) -> None:
+def test_two_turns_share_one_session(path: str) -> None:
     with Emulator(apps={"app": lambda call: f"{len(call.turns)} turns before"}) as cloud:
         app = app_of(cloud)
         first = PATHS[path](app, "one").result
@@ -86,7 +89,7 @@ def test_two_turns_in_one_session(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_wrong_key(path: str) -> None:
+def test_a_wrong_key_is_an_authentication_error(path: str) -> None:
     with Emulator(apps={"app": lambda _: "hi"}, api_key="sk-right") as cloud:
         error = PATHS[path](app_of(cloud), "hi").error
         assert isinstance(error, AuthenticationError)
@@ -98,7 +101,7 @@ def test_a_wrong_key(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_an_unknown_app_id(path: str) -> None:
+def test_an_unknown_app_id_is_a_bad_request(path: str) -> None:
     with Emulator(apps={}) as cloud:
         error = PATHS[path](app_of(cloud, "nobody"), "hi").error
     assert isinstance(error, BadRequestError)
@@ -106,7 +109,7 @@ def test_an_unknown_app_id(path: str) -> None:
     assert "app_id: copy it" in str(error)
 
 
-def test_what_is_refused_sends_nothing() -> None:
+def test_an_invalid_argument_sends_nothing() -> None:
     with Emulator(apps={"app": lambda _: "hi"}) as cloud:
         for overrides in ({"app_id": "a/b"}, {"biz_params": {"x": object()}}, {"nonsense": 1}):
             with pytest.raises(ValueError, match=r"app_id|biz_params\.x|nonsense"):
@@ -116,7 +119,7 @@ def test_what_is_refused_sends_nothing() -> None:
         assert not cloud.requests
 
 
-def test_overrides_hold_for_one_call() -> None:
+def test_overrides_apply_to_one_call() -> None:
     with Emulator(apps={"app": lambda _: "one", "other": lambda _: "two"}) as cloud:
         app = app_of(cloud, biz_params={"city": "杭州"}, thoughts=False)
         assert (
@@ -129,13 +132,13 @@ def test_overrides_hold_for_one_call() -> None:
     assert (second.biz_params, second.parameters["has_thoughts"]) == ({"city": "杭州"}, False)
 
 
-def test_pieces_come_as_they_are_said() -> None:
-    """The first piece is there while the app is still held back."""
-    told = threading.Event()
+def test_deltas_are_delivered_as_they_arrive() -> None:
+    """The first delta is delivered before the app sends the second."""
+    delivered = threading.Event()
 
     def app(call: Call) -> Any:
         yield {"text": "一", "finish_reason": "null"}
-        assert told.wait(10)
+        assert delivered.wait(WAIT_S)
         yield {"text": "二", "finish_reason": "stop"}
 
     with Emulator(apps={"app": app}) as cloud:
@@ -143,7 +146,7 @@ def test_pieces_come_as_they_are_said() -> None:
         for event in app_of(cloud).stream("hi"):
             if isinstance(event, TextDelta):
                 texts.append(event.text)
-                told.set()
+                delivered.set()
     assert texts == ["一", "二"]
 
 

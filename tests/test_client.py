@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trustme
 from support.paths import PATHS
-from support.wire import Do, WireServer, answer, event, frame, stream
+from support.wire import WAIT_S, Do, WireServer, answer, event, frame, stream
 
 from bailian_apps import (
     BailianApp,
@@ -47,7 +47,7 @@ def test_a_client_keeps_connections_of_its_own_and_closes_them(path: str) -> Non
             with Client() as other:
                 assert PATHS[path](app_of(server, other), "hi").text == "你好"
             assert server.connections == 2
-        assert server.all_gone.wait(60)
+        assert server.all_gone.wait(WAIT_S)
         with pytest.raises(InvalidInputError, match="client is closed"):
             app_of(server, client).invoke("hi")
         assert len(server.posts) == 3
@@ -59,7 +59,7 @@ async def test_a_client_closes_the_async_connections_of_its_loop() -> None:
             for _ in range(2):
                 assert (await app_of(server, client).ainvoke("hi")).text == "你好"
             assert server.connections == 1
-        assert await asyncio.to_thread(server.all_gone.wait, 60)
+        assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
         with pytest.raises(InvalidInputError, match="client is closed"):
             await app_of(server, client).ainvoke("hi")
 
@@ -120,12 +120,13 @@ def test_a_clients_certificates_are_trusted(path: str, tmp_path: Path) -> None:
 def test_a_limit_counts_the_calls_of_one_client() -> None:
     with WireServer(HELD_OPEN, GOOD) as server:
         client = Client()
-        limited = {"max_concurrency": 1, "timeout": {"connect_s": 0.05}}
-        with app_of(server, client, **limited).stream("one") as first:
+        limited = app_of(server, client, max_concurrency=1)
+        with limited.stream("one") as first:
             next(first)
             with pytest.raises(RequestTimeoutError, match="no slot became free"):
-                app_of(server, client, **limited).invoke("two")
-            assert app_of(server, Client(), **limited).invoke("three").text == "你好"
+                limited.invoke("two", timeout={"connect_s": 0.05})
+            other = app_of(server, Client(), max_concurrency=1)
+            assert other.invoke("three").text == "你好"
 
 
 def test_a_session_round_is_claimed_within_one_client() -> None:
@@ -157,7 +158,7 @@ async def test_closing_a_client_lets_an_async_call_that_runs_end() -> None:
         await client.aclose()
         kinds = [each.kind async for each in events]
         assert kinds[-1] == "run_finished"
-        assert await asyncio.to_thread(server.all_gone.wait, 60)
+        assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
 
 
 def test_closing_a_client_between_two_attempts_does_not_hide_the_error() -> None:

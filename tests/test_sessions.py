@@ -1,4 +1,4 @@
-"""Session rounds: one call continues a session, and what happens when the cloud has lost it."""
+"""Session rounds: one call continues a session; the next ones, or after a loss, resend the history."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from support.wire import WAIT_S
 
 from bailian_apps import BailianApp, RateLimitError
 from bailian_apps.client import SessionRounds
@@ -23,7 +24,7 @@ from bailian_apps.run import Run
 KEY = (None, "app", "s")
 
 
-def test_a_round_is_claimed_once_and_an_earlier_one_not_at_all() -> None:
+def test_a_round_is_claimed_once_and_an_earlier_one_never() -> None:
     claims = SessionRounds()
     assert claims.claim(KEY, 3)
     assert not claims.claim(KEY, 3)
@@ -33,7 +34,7 @@ def test_a_round_is_claimed_once_and_an_earlier_one_not_at_all() -> None:
     assert claims.claim((None, "other", "s"), 3)
 
 
-def test_a_round_that_was_given_back_may_be_claimed_and_an_earlier_one_not() -> None:
+def test_a_released_round_can_be_claimed_again() -> None:
     claims = SessionRounds()
     claims.claim(KEY, 3)
     claims.release(KEY, 3)
@@ -44,7 +45,7 @@ def test_a_round_that_was_given_back_may_be_claimed_and_an_earlier_one_not() -> 
     assert not claims.claim(KEY, 4)
 
 
-def test_the_session_that_was_claimed_longest_ago_is_forgotten_first() -> None:
+def test_the_session_claimed_longest_ago_is_dropped_first() -> None:
     claims = SessionRounds(max_sessions=2)
     for name, round_ in (("a", 2), ("b", 2), ("a", 3), ("c", 2)):
         assert claims.claim((None, "app", name), round_)
@@ -53,7 +54,7 @@ def test_the_session_that_was_claimed_longest_ago_is_forgotten_first() -> None:
     assert claims.claim((None, "app", "b"), 2)
 
 
-def test_of_many_threads_one_gets_the_round() -> None:
+def test_of_many_threads_one_claims_the_round() -> None:
     claims = SessionRounds()
     with ThreadPoolExecutor(16) as pool:
         for round_ in range(2, 200):
@@ -61,15 +62,15 @@ def test_of_many_threads_one_gets_the_round() -> None:
 
 
 def begun(app: BailianApp) -> list[Turn]:
-    """A conversation with one round, and the user's next words."""
+    """A conversation with one round, and the user's next message."""
     first = plan_request([Turn(role="user", text="one")], app.settings)
     result = Run(app.settings, first).invoke()
     answer = Turn(role="assistant", text=result.text, marker=first.marker(result))
     return [Turn(role="user", text="one"), answer, Turn(role="user", text="two")]
 
 
-def talk(app: Any, plan: Any) -> list[Any]:
-    """What an app says, in its events."""
+def stream_async(app: BailianApp, plan: Plan) -> list[Any]:
+    """The events of a run, natively async."""
 
     async def events() -> list[Any]:
         return [event async for event in Run(app.settings, plan).astream()]
@@ -77,23 +78,28 @@ def talk(app: Any, plan: Any) -> list[Any]:
     return asyncio.run(events())
 
 
-@pytest.mark.parametrize("stream", [lambda app, plan: list(Run(app.settings, plan).stream()), talk])
-def test_of_an_app_that_is_asked_again_only_the_second_answer_is_seen(stream: Any) -> None:
+def stream_sync(app: BailianApp, plan: Plan) -> list[Any]:
+    """The events of a run."""
+    return list(Run(app.settings, plan).stream())
+
+
+@pytest.mark.parametrize("stream", [stream_sync, stream_async])
+def test_of_a_repeated_run_only_the_second_answer_is_delivered(stream: Any) -> None:
     with Emulator(apps={"app": lambda call: f"{len(call.messages)} messages"}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
         turns = begun(app)
         cloud.forget()
-        started, *said, finished = stream(app, plan_request(turns, app.settings))
+        started, *deltas, finished = stream(app, plan_request(turns, app.settings))
         assert started.whole_history
         assert not started.context_lost
-        assert "".join(event.text for event in said) == "3 messages"
+        assert "".join(event.text for event in deltas) == "3 messages"
         assert finished.result.attempts == 2
         assert len(cloud.requests) == 3
 
 
-def test_an_app_that_is_asked_again_may_be_busy() -> None:
+def test_a_repeated_run_is_retried_too() -> None:
     busy = Failure(status=429, code="Throttling", headers={"Retry-After": "0"})
-    answers: list[Any] = ["1", "who are you?", busy, "2"]
+    answers: list[Any] = ["1", "a new session", busy, "2"]
     with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
         turns = begun(app)
@@ -102,8 +108,10 @@ def test_an_app_that_is_asked_again_may_be_busy() -> None:
         assert (result.text, result.attempts, result.whole_history) == ("2", 3, True)
 
 
-def test_a_session_that_the_caller_names_is_lost_aloud(caplog: pytest.LogCaptureFixture) -> None:
-    with Emulator(apps={"app": lambda call: "who are you?"}) as cloud:
+def test_the_loss_of_a_session_that_the_caller_names_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Emulator(apps={"app": lambda call: "a new session"}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, idempotent=True)
         started, *_, finished = app.stream("two", session_id="forgotten")
         assert started.context_lost
@@ -114,8 +122,8 @@ def test_a_session_that_the_caller_names_is_lost_aloud(caplog: pytest.LogCapture
         assert len(cloud.requests) == 1
 
 
-def test_a_call_that_may_have_run_once_does_not_give_the_session_back() -> None:
-    """That its last attempt certainly did not start says nothing of the one before."""
+def test_a_call_that_may_have_run_does_not_release_its_round() -> None:
+    """Its last attempt certainly did not start, but the one before may have run."""
     answers: list[Any] = [
         "1",
         Failure(status=500, code="InternalError"),
@@ -134,16 +142,16 @@ def test_a_call_that_may_have_run_once_does_not_give_the_session_back() -> None:
         assert Run(app.settings, plan_request(turns, app.settings)).invoke().whole_history
 
 
-THROTTLED = Failure(status=429, code="Throttling", headers={"Retry-After": "20"})
+THROTTLED = Failure(status=429, code="Throttling", headers={"Retry-After": "30"})
 
 
 def closed(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
     events = Run(app.settings, plan).stream()
     with ThreadPoolExecutor(1) as other:
-        told = other.submit(next, events)
-        assert logged.wait(10)
+        waiting = other.submit(next, events)
+        assert logged.wait(WAIT_S)
         events.close()
-        error = told.exception(10)
+        error = waiting.exception(WAIT_S)
     assert isinstance(error, RateLimitError)
     assert (error.attempts, error.session_id) == (1, plan.session_id)
 
@@ -151,7 +159,7 @@ def closed(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
 def cancelled(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
     async def begin_and_cancel() -> None:
         call = asyncio.create_task(Run(app.settings, plan).ainvoke())
-        assert await asyncio.to_thread(logged.wait, 10)
+        assert await asyncio.to_thread(logged.wait, WAIT_S)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
@@ -160,7 +168,7 @@ def cancelled(app: BailianApp, plan: Plan, logged: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("give_up", [closed, cancelled])
-def test_a_call_that_is_given_up_before_it_is_sent_again_gives_the_session_back(
+def test_a_call_given_up_before_its_second_attempt_releases_its_round(
     give_up: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers: list[Any] = ["1", THROTTLED, "2"]
@@ -178,7 +186,7 @@ def test_a_call_that_is_given_up_before_it_is_sent_again_gives_the_session_back(
         assert len(cloud.requests) == 3
 
 
-def test_one_address_spelled_in_two_ways_is_one_cloud() -> None:
+def test_two_spellings_of_one_address_share_their_sessions() -> None:
     with Emulator(apps={"app": lambda call: "ok"}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
         plan = plan_request(begun(app), app.settings)
@@ -187,7 +195,7 @@ def test_one_address_spelled_in_two_ways_is_one_cloud() -> None:
         assert Run(elsewhere, plan).invoke().whole_history
 
 
-def test_who_names_a_session_goes_on_in_it_before_the_others() -> None:
+def test_a_session_that_the_caller_names_is_always_continued() -> None:
     with Emulator(apps={"app": lambda call: "ok"}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
         turns = begun(app)
@@ -200,7 +208,7 @@ def test_who_names_a_session_goes_on_in_it_before_the_others() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 @pytest.mark.process
-def test_a_child_does_not_wait_for_a_lock_that_its_parent_held() -> None:
+def test_a_forked_child_does_not_wait_for_its_parents_lock() -> None:
     script = """
         import os
         from bailian_apps.client import default_client
@@ -214,7 +222,7 @@ def test_a_child_does_not_wait_for_a_lock_that_its_parent_held() -> None:
         assert os.waitpid(child, 0)[1] == 0
         assert CLAIMS.claim(key, 3)
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=WAIT_S)
 
 
 def test_a_signal_handler_may_claim_while_its_thread_does() -> None:
@@ -222,7 +230,7 @@ def test_a_signal_handler_may_claim_while_its_thread_does() -> None:
         __slots__ = ()
 
         def __hash__(self) -> int:
-            """As where a signal comes while the lock is held."""
+            """Claim again, as a signal handler may while the lock is held."""
             if not handled:
                 handled.append(True)
                 assert claims.claim(KEY, 2)
@@ -234,6 +242,6 @@ def test_a_signal_handler_may_claim_while_its_thread_does() -> None:
         target=lambda: claims.claim((None, "app", Interrupting("t")), 2), daemon=True
     )
     claiming.start()
-    claiming.join(5)
+    claiming.join(WAIT_S)
     assert not claiming.is_alive()
     assert not claims.claim(KEY, 2)

@@ -1,4 +1,4 @@
-"""Recordings, mutated, cut and split at random: the right events, or a typed error.
+"""Recordings, mutated and cut at random: the right events, or a typed error.
 
 The number of examples is `BAILIAN_EXAMPLES` (default 150 for each property); 100,000 were run once,
 see docs/benchmarks.md.
@@ -57,7 +57,7 @@ def pieces(body: bytes, borders: Iterable[int]) -> list[bytes]:
 
 
 def read(chunks: list[bytes], mode: str | None) -> tuple[list[AppEvent], AppResult | None]:
-    """What the transport and the core make of a body, without the sockets between them."""
+    """Read a body with the transport and the core, without sockets between them."""
     reader, decoder, events = SSEReader(), Decoder(flow_stream_mode=mode), []
     arriving = [event for each in chunks for event in reader.feed(each)]
     for each in arriving + reader.close():
@@ -86,7 +86,7 @@ def test_a_mutated_recording_is_read_the_same_in_any_pieces(
 
 @settings(max_examples=max(20, EXAMPLES // 20))
 @given(mutated(), st.lists(st.integers(min_value=0), max_size=8), st.sampled_from(sorted(PATHS)))
-def test_over_a_socket_it_is_the_same_or_a_typed_error(
+def test_a_mutated_recording_over_a_socket_is_read_the_same(
     mutation: tuple[str, bytes], borders: list[int], path: str
 ) -> None:
     name, body = mutation
@@ -108,8 +108,8 @@ def test_over_a_socket_it_is_the_same_or_a_typed_error(
         assert outcome.result.text == result.text
         assert outcome.result.steps == result.steps
     if path in ("stream", "astream"):
-        told = [each for each in outcome.events if not isinstance(each, RunFinished)]
-        assert rows(told) == rows(events)
+        delivered = [each for each in outcome.events if not isinstance(each, RunFinished)]
+        assert rows(delivered) == rows(events)
 
 
 LINES = st.lists(

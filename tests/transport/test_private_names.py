@@ -1,4 +1,4 @@
-"""Each private name of another library that the transport uses exists, and works as it is used."""
+"""Each private name of another library that the transport uses exists, and works as used here."""
 
 from __future__ import annotations
 

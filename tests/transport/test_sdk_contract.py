@@ -65,7 +65,7 @@ def ours(server: WireServer, workspace: str | None = None, **fields: Any) -> lis
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_our_frames_are_those_of_application_call(name: str) -> None:
+def test_our_frames_equal_those_of_application_call(name: str) -> None:
     with WireServer(*[served(name)] * 3) as server:
         theirs = call_sdk(server)
         frames = ours(server)
@@ -91,27 +91,27 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_our_request_is_that_of_application_call(name: str) -> None:
-    """Byte for byte, but for the order of keys, which follows that of the caller's arguments."""
+def test_our_request_equals_that_of_application_call(name: str) -> None:
+    """Byte for byte, except for the order of keys: that of the caller's arguments."""
     with WireServer(*[GOOD] * 3) as server:
         call_sdk(server, **REQUESTS[name])
         ours(server, **REQUESTS[name])
     theirs, sync, native = server.posts
-    if SDK < (1, 24, 7) and name == "media":  # this SDK does not know the parameter
+    if SDK < (1, 24, 7) and name == "media":  # this SDK sends it as a parameter
         theirs["input"]["file_list"] = theirs["parameters"].pop("file_list")
     if SDK < (1, 27, 5):
-        theirs["parameters"].pop("workspace", None)  # it is a header, and was sent twice
+        theirs["parameters"].pop("workspace", None)  # a header, which this SDK sends here too
     assert theirs == sync == native
     heads = [comparable(head) for head in server.heads]
     assert heads[0] == heads[1] == heads[2]
-    if SDK >= (1, 27, 5):  # before, it escaped what is not ASCII
+    if SDK >= (1, 27, 5):  # older ones escape what is not ASCII
         bodies = [b"".join(sorted(body.split(b","))) for body in server.bodies]
         assert len({len(body) for body in bodies}) == 1
         assert server.bodies[1] == server.bodies[2]
 
 
 def comparable(head: bytes) -> dict[str, str]:
-    """The request line and the headers; those of the HTTP library and of the caller are not ours."""
+    """The request line and the headers, without those of the HTTP library and of the caller."""
     line, *lines = head.decode().strip().split("\r\n")
     headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in lines)}
     for name in ("accept-encoding", "connection", "content-length"):
@@ -124,7 +124,7 @@ def comparable(head: bytes) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", ["sync", "async"])
-def test_the_workspace_is_a_header_and_no_parameter(path: str) -> None:
+def test_the_workspace_is_a_header_and_not_a_parameter(path: str) -> None:
     with WireServer(GOOD) as server:
         app = BailianApp(
             app_id="app", api_key="sk-test", base_url=server.base_url + "/", workspace="ws-1"
@@ -136,9 +136,7 @@ def test_the_workspace_is_a_header_and_no_parameter(path: str) -> None:
     assert server.posts[0]["parameters"] == {"incremental_output": True, "has_thoughts": True}
 
 
-def test_without_a_key_the_sdks_own_rule_counts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_without_a_key_the_sdk_chooses_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     import dashscope
 
     key_file = tmp_path / "api_key"
@@ -159,7 +157,7 @@ def test_without_a_key_the_sdks_own_rule_counts(
         assert len(server.posts) == 1
 
 
-def test_a_region_that_needs_a_workspace_says_so() -> None:
+def test_a_region_that_needs_a_workspace_is_an_error_without_one() -> None:
     app = BailianApp(
         app_id="app", api_key="sk-test", base_url="https://{workspace_id}.example.com/api/v1"
     )
@@ -173,7 +171,7 @@ def test_a_region_that_needs_a_workspace_says_so() -> None:
 
 
 @pytest.mark.parametrize("path", ["sync", "async"])
-def test_neither_key_nor_words_reach_a_log(path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_neither_key_nor_prompt_reaches_a_log(path: str, caplog: pytest.LogCaptureFixture) -> None:
     tokens = {"user_defined_tokens": {"tool": {"user_token": "tok-secret"}}}
     with (
         caplog.at_level(logging.DEBUG),
@@ -182,12 +180,12 @@ def test_neither_key_nor_words_reach_a_log(path: str, caplog: pytest.LogCaptureF
         app = BailianApp(
             app_id="app", api_key="sk-secret", base_url=server.base_url, biz_params=tokens
         )
-        app.invoke("my words") if path == "sync" else asyncio.run(app.ainvoke("my words"))
+        app.invoke("my prompt") if path == "sync" else asyncio.run(app.ainvoke("my prompt"))
         with pytest.raises(StreamInterruptedError) as caught:
-            app.invoke("my words") if path == "sync" else asyncio.run(app.ainvoke("my words"))
+            app.invoke("my prompt") if path == "sync" else asyncio.run(app.ainvoke("my prompt"))
         assert "secret" not in repr(caught.value)
     logged = caplog.text + "".join(str(record.args) for record in caplog.records)
-    for hidden in ("sk-secret", "tok-secret", "my words", "你好"):
+    for hidden in ("sk-secret", "tok-secret", "my prompt", "你好"):
         assert hidden not in logged
     assert json.dumps(server.posts[0]["input"]["biz_params"]) == json.dumps(tokens)
 
@@ -203,8 +201,8 @@ def test_neither_key_nor_words_reach_a_log(path: str, caplog: pytest.LogCaptureF
     ],
     ids=["reset", "cut", "silent", "500"],
 )
-def test_neither_key_nor_words_are_in_what_an_error_leads_to(path: str, served: Answer) -> None:
-    """Reporters of errors follow causes and contexts, and record the variables of each frame."""
+def test_an_error_leads_to_neither_key_nor_prompt(path: str, served: Answer) -> None:
+    """Error reporters follow causes and contexts, and record the variables of each frame."""
     with WireServer(served) as server:
         app = BailianApp(
             app_id="app", api_key="sk-secret", base_url=server.base_url, max_retries=0,
@@ -222,7 +220,7 @@ def test_neither_key_nor_words_are_in_what_an_error_leads_to(path: str, served: 
         error = error.__cause__ or error.__context__
 
 
-def test_the_sdks_own_log_still_works_for_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_of_the_sdk_still_works_for_others(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), WireServer(GOOD, GOOD) as server:
         BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url).invoke("ours")
         call_sdk(server, prompt="theirs")
@@ -230,7 +228,7 @@ def test_the_sdks_own_log_still_works_for_others(caplog: pytest.LogCaptureFixtur
     assert "ours" not in caplog.text
 
 
-def test_an_sdk_that_cannot_read_an_answer_is_a_typed_error() -> None:
+def test_json_nested_too_deep_is_a_typed_error() -> None:
     huge = answer("200 OK", b'{"output":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
     with WireServer(huge) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
@@ -238,7 +236,7 @@ def test_an_sdk_that_cannot_read_an_answer_is_a_typed_error() -> None:
             app.invoke("hi")
 
 
-def test_an_sdk_without_a_name_that_is_needed_says_which_versions_work(
+def test_an_sdk_without_a_private_name_names_the_versions_that_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from dashscope.api_entities import api_request_factory

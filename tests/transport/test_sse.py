@@ -1,4 +1,4 @@
-"""The stream reader: the same events wherever the bytes are cut."""
+"""The reader of event streams: the same events wherever the bytes are cut."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cut(body: bytes, borders: list[int]) -> list[bytes]:
     st.lists(st.integers(min_value=0), max_size=30),
     st.sampled_from(["\n", "\r\n", "\r"]),
 )
-def test_chunk_borders_do_not_matter(path, borders, newline) -> None:  # type: ignore[no-untyped-def]
+def test_chunk_borders_do_not_change_the_events(path, borders, newline) -> None:  # type: ignore[no-untyped-def]
     body = path.read_text(encoding="utf-8").replace("\n", newline).encode()
     events = read(*cut(body, borders))
     if path.name in recordings.ERRORS:
@@ -98,7 +98,7 @@ def test_a_frame_with_a_code_is_an_error_whatever_its_event_is_called() -> None:
         ('{"code":"X","output":{}}', None)
     ]
     assert read(b'data:{"code":"","output":{}}\n\n') == [{"code": "", "output": {}}]
-    # An error that was cut off is no JSON.
+    # An error that was cut off is not JSON.
     assert read(b':HTTP_STATUS/400\ndata:{"code":"X","mess\n\n') == [('{"code":"X","mess', 400)]
 
 
@@ -136,14 +136,14 @@ FRAMES = st.lists(
 
 
 @given(FRAMES, st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")]))
-def test_references_that_are_relisted_are_read_as_if_each_frame_was_parsed(
+def test_references_listed_again_are_read_as_if_each_frame_was_parsed(
     frames: list[dict[str, Any]], escaped: bool, separators: tuple[str, str]
 ) -> None:
     bodies = [json.dumps(each, ensure_ascii=escaped, separators=separators) for each in frames]
     assert read("".join(f"data:{each}\n\n" for each in bodies).encode()) == frames
 
 
-def test_references_that_every_frame_relists_are_parsed_once() -> None:
+def test_references_that_every_frame_lists_again_are_parsed_once() -> None:
     body = json.dumps({"output": {"doc_references": REFERENCES}}, separators=(",", ":"))
     frames = read(f"data:{body}\n\n".encode() * 4)
     lists = [each["output"]["doc_references"] for each in frames if isinstance(each, dict)]

@@ -1,4 +1,4 @@
-"""Over TLS, with a certificate authority of the test's own, and through proxies."""
+"""Calls over TLS, with a certificate authority of the test, and through proxies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import TypeAlias, cast
 import pytest
 import trustme
 from support.paths import PATHS
-from support.wire import SSE_HEAD, Do, WireServer, chunk, event, frame, stream
+from support.wire import SSE_HEAD, WAIT_S, Do, WireServer, chunk, event, frame, stream
 
 from bailian_apps import (
     BailianApp,
@@ -81,7 +81,9 @@ def test_a_connection_that_is_lost_is_an_interrupted_stream(path: str, tls: ssl.
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_server_that_nobody_vouches_for_gets_nothing(path: str, tls: ssl.SSLContext) -> None:
+def test_a_server_with_an_untrusted_certificate_is_sent_nothing(
+    path: str, tls: ssl.SSLContext
+) -> None:
     with WireServer(GOOD, tls=tls) as server:
         error = PATHS[path](app_of(server), "hi").error
         assert not server.posts
@@ -95,11 +97,13 @@ def test_break_closes_a_tls_connection(tls: ssl.SSLContext) -> None:
     with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.STALL], tls=tls) as server:
         with app_of(server).stream("hi") as events:
             next(events)
-        assert server.gone.wait(5)
+        assert server.gone.wait(WAIT_S)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_proxy_that_is_not_there_is_said(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_refuses_connections_is_named(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
@@ -116,10 +120,10 @@ def test_a_proxy_that_is_not_there_is_said(path: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("ending", [Do.RESET, Do.CLOSE])
-def test_lost_behind_a_proxy_is_not_sent_again(
+def test_a_request_lost_behind_a_proxy_is_not_sent_again(
     path: str, ending: Do, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """urllib3 takes it for an error in reaching the proxy."""
+    """urllib3 reports it as an error in reaching the proxy."""
     with WireServer([ending], GOOD) as proxy:
         monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/api/v1"))
         app = BailianApp(app_id="app", api_key="sk-test", base_url="http://example.invalid/api/v1")
@@ -146,7 +150,7 @@ def test_a_handshake_that_fails_sent_nothing(path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "message"),
     [
         ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", "REQUESTS_CA_BUNDLE names certificates"),
         ("CURL_CA_BUNDLE", "/nowhere/ca.pem", "CURL_CA_BUNDLE names certificates"),
@@ -155,15 +159,15 @@ def test_a_handshake_that_fails_sent_nothing(path: str) -> None:
         ("https_proxy", "ftp://user:pa55@127.0.0.1:9", "http://127.0.0.1:8080"),
     ],
 )
-def test_what_is_amiss_in_the_environment_is_said_at_once(
-    path: str, variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_setting_in_the_environment_is_named_at_once(
+    path: str, variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # it comes first
     monkeypatch.setenv(variable, value)
     app = BailianApp(app_id="app", api_key="sk-test", base_url="https://example.invalid/v1")
     error = PATHS[path](app, "hi").error
     assert type(error) is ConnectError
-    assert said in str(error)
+    assert message in str(error)
     assert "nothing was sent" in str(error)
     assert "pa55" not in str(error)
     assert error.attempts == 1
@@ -192,16 +196,14 @@ def test_a_proxy_from_the_environment_is_used(path: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_certificates_are_asked_for_only_over_tls(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_certificates_are_needed_only_for_tls(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     with WireServer(GOOD) as server:
         assert PATHS[path](app_of(server), "hi").text == "你好"
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_file_without_certificates(
+def test_a_file_without_certificates_trusts_no_server(
     path: str, tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "none.pem").write_text("nothing\n")
@@ -212,8 +214,8 @@ def test_a_file_without_certificates(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="it names the files")
-def test_a_folder_of_certificates(
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl names the files")
+def test_a_folder_of_certificates_is_trusted(
     path: str,
     authority: trustme.CA,
     tls: ssl.SSLContext,
@@ -229,7 +231,7 @@ def test_a_folder_of_certificates(
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("response", "message"),
     [
         (b"", ""),
         (b"SSH-2.0-x\r\n\r\n", ""),
@@ -237,8 +239,8 @@ def test_a_folder_of_certificates(
     ],
     ids=["nothing", "garbage", "407"],
 )
-def test_a_proxy_that_ends_before_it_made_the_tunnel_was_sent_nothing(
-    path: str, said: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+def test_a_proxy_that_makes_no_tunnel_is_sent_nothing(
+    path: str, response: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
 
@@ -246,7 +248,7 @@ def test_a_proxy_that_ends_before_it_made_the_tunnel_was_sent_nothing(
             connection, _ = proxy.accept()
             with connection:
                 connection.recv(65536)  # CONNECT …
-                connection.sendall(said)
+                connection.sendall(response)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -255,10 +257,10 @@ def test_a_proxy_that_ends_before_it_made_the_tunnel_was_sent_nothing(
             app_id="app", api_key="sk-test", base_url="https://example.invalid/v1", max_retries=0
         )
         error = PATHS[path](app, "hi").error
-        thread.join(5)
+        thread.join(WAIT_S)
     assert type(error) is ConnectError
     assert error.request_state == "not_sent"
-    assert told in str(error)
+    assert message in str(error)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -285,8 +287,8 @@ async def _tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 async def _socks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """SOCKS 5 without authentication, to an IPv4 address (RFC 1928)."""
-    _, ways = await reader.readexactly(2)
-    await reader.readexactly(ways)
+    _, methods = await reader.readexactly(2)
+    await reader.readexactly(methods)
     writer.write(b"\x05\x00")
     *_, kind = await reader.readexactly(4)
     assert kind == 1
@@ -327,10 +329,10 @@ def proxy(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[int]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    loop, over, port = listening.get(timeout=5)
+    loop, over, port = listening.get(timeout=WAIT_S)
     yield port
     loop.call_soon_threadsafe(over.set)
-    thread.join(5)
+    thread.join(WAIT_S)
     assert not thread.is_alive()
 
 
@@ -351,20 +353,20 @@ def _socks_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @_PYTHON_310
 @pytest.mark.usefixtures("_trusted", "_tls_proxy")
 @pytest.mark.parametrize("path", PATHS)
-def test_tls_within_tls(path: str, tls: ssl.SSLContext) -> None:
+def test_tls_inside_tls_is_read(path: str, tls: ssl.SSLContext) -> None:
     with WireServer(GOOD, tls=tls) as server:
         assert PATHS[path](app_of(server), "hi").text == "你好"
 
 
 @pytest.mark.usefixtures("_trusted", "_tls_proxy")
-def test_tls_within_tls_is_closed_from_another_thread(tls: ssl.SSLContext) -> None:
+def test_tls_inside_tls_is_closed_from_another_thread(tls: ssl.SSLContext) -> None:
     with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.STALL], tls=tls) as server:
         stream_ = app_of(server).stream("hi")
         next(each for each in stream_ if isinstance(each, TextDelta))
         threading.Thread(target=stream_.close).start()
-        with contextlib.suppress(StreamInterruptedError):  # it may have been too early to notice
+        with contextlib.suppress(StreamInterruptedError):  # it may close before the read begins
             list(stream_)
-        assert server.gone.wait(5)
+        assert server.gone.wait(WAIT_S)
 
 
 @pytest.mark.usefixtures("_trusted", "_socks_proxy")
@@ -384,7 +386,7 @@ def test_an_async_call_refuses_a_socks_proxy(path: str, monkeypatch: pytest.Monk
     assert error.attempts == 1
 
 
-def test_a_socks_proxy_without_pysocks_is_said() -> None:
+def test_a_socks_proxy_without_pysocks_is_an_error() -> None:
     script = """
 import sys
 sys.modules["socks"] = None
@@ -407,21 +409,21 @@ def test_a_stream_through_a_socks_proxy_is_closed_from_another_thread() -> None:
         stream_ = app_of(server).stream("hi")
         next(each for each in stream_ if isinstance(each, TextDelta))
         threading.Thread(target=stream_.close).start()
-        with contextlib.suppress(StreamInterruptedError):  # it may have been too early to notice
+        with contextlib.suppress(StreamInterruptedError):  # it may close before the read begins
             list(stream_)
-        assert server.gone.wait(5)
+        assert server.gone.wait(WAIT_S)
 
 
 @pytest.mark.usefixtures("_trusted", "_tls_proxy")
 @pytest.mark.parametrize("path", ["invoke", "stream"])
-def test_silence_within_tls_within_tls(path: str, tls: ssl.SSLContext) -> None:
+def test_silence_inside_tls_inside_tls_times_out(path: str, tls: ssl.SSLContext) -> None:
     with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.STALL], tls=tls) as server:
         app = BailianApp(
             app_id="app",
             api_key="sk-test",
             base_url=server.base_url,
-            timeout=Timeout(first_frame_s=60, between_frames_s=0.2),
+            timeout=Timeout(connect_s=300, first_frame_s=300, between_frames_s=0.2),
         )
         error = PATHS[path](app, "hi").error
         assert type(error) is RequestTimeoutError
-        assert server.gone.wait(5)
+        assert server.gone.wait(WAIT_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
-from contextlib import aclosing, closing
+from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -215,10 +215,12 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             for chunk in stream:  # noqa: UP028  # `yield from` would close `stream` first
                 yield chunk
         finally:
-            # Close the connection and end the steps before LangChain ends the run above them.
-            for generator in (run.chunks, stream):
-                if generator is not None:
-                    cast("Generator[Any]", generator).close()
+            # The connection and the steps first, then LangChain ends the run above them; also where
+            # a handler raises.
+            with ExitStack() as stack:
+                stack.callback(cast("Generator[Any]", stream).close)
+                if run.chunks is not None:
+                    stack.callback(cast("Generator[Any]", run.chunks).close)
 
     @override
     async def astream(
@@ -237,9 +239,10 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             async for chunk in stream:
                 yield chunk
         finally:
-            for generator in (run.chunks, stream):
-                if generator is not None:
-                    await cast("AsyncGenerator[Any]", generator).aclose()
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(cast("AsyncGenerator[Any]", stream).aclose)
+                if run.chunks is not None:
+                    stack.push_async_callback(cast("AsyncGenerator[Any]", run.chunks).aclose)
 
     @override
     def _should_stream(
