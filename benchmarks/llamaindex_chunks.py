@@ -1,8 +1,8 @@
-"""What a chunk costs over LlamaIndex's own floor: CPU µs per chunk, no network.
+"""The cost of a chunk, compared with LlamaIndex's minimum: CPU µs per chunk, without a network.
 
-The floor is an `LLM` that yields ready `ChatResponse`s under LlamaIndex's own decorators; ours reads
-the same number of text events from a stand-in for `BailianApp.stream`, so what is measured is this
-adapter alone: conversion, spans, decorators. `SimpleChatEngine` is the floor of the chat engine.
+The minimum is an `LLM` that builds a `ChatResponse` per chunk under LlamaIndex's own decorators.
+`BailianAppLLM` reads as many text events from a replacement of `Run.stream`, so only the adapter is
+measured: conversion, spans, decorators. `SimpleChatEngine` is the minimum of the chat engine.
 
     python llamaindex_chunks.py
 """
@@ -22,15 +22,16 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback
 from llama_index.core.memory import ChatMemoryBuffer
 
-from bailian_apps import AppResult, BailianApp, RunFinished, TextDelta
+from bailian_apps import AppResult, RunFinished, TextDelta
 from bailian_apps.llamaindex import BailianAppChatEngine, BailianAppLLM
+from bailian_apps.run import Run
 
 CHUNKS, REPETITIONS = 2000, 15
 HELLO = [ChatMessage(content="你好")]
 
 
 class Floor(LLM):
-    """As little as an LLM can do: build a response per chunk, under core's decorators."""
+    """The least that an LLM does: build a response per chunk, under LlamaIndex's decorators."""
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -62,14 +63,14 @@ class Floor(LLM):
 Floor.__abstractmethods__ = frozenset()  # the methods that are not measured
 
 
-def stream(self: Any, *args: Any, **kwargs: Any) -> Any:
+def stream(*args: Any, **kwargs: Any) -> Any:
     for _ in range(CHUNKS):
         yield TextDelta("西湖")
     yield RunFinished(AppResult(text="西湖" * CHUNKS, session_id="s", finish_reason="stop"))
 
 
-async def astream(self: Any, *args: Any, **kwargs: Any) -> Any:
-    for event in stream(self):
+async def astream(*args: Any, **kwargs: Any) -> Any:
+    for event in stream():
         yield event
 
 
@@ -117,7 +118,7 @@ def least_us(call: Callable[[], None]) -> float:
 
 def main() -> None:
     floor, ours = Floor(), BailianAppLLM(app_id="app", api_key="k")
-    with patch.object(BailianApp, "stream", stream), patch.object(BailianApp, "astream", astream):
+    with patch.object(Run, "stream", stream), patch.object(Run, "astream", astream):
         rows = {
             "LLM.stream_chat": (lambda: read(floor), lambda: read(ours)),
             "LLM.astream_chat": (lambda: aread(floor), lambda: aread(ours)),
@@ -130,7 +131,7 @@ def main() -> None:
                 lambda: achat(BailianAppChatEngine(llm=ours, memory=memory())),
             ),
         }
-        print("| path | LlamaIndex's own, µs | ours, µs | over |\n|---|---:|---:|---:|")
+        print("| path | LlamaIndex, µs | Bailian, µs | difference |\n|---|---:|---:|---:|")
         for name, (theirs, mine) in rows.items():
             a, b = least_us(theirs), least_us(mine)
             print(f"| {name} | {a:.1f} | {b:.1f} | {b - a:+.1f} |")

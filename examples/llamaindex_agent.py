@@ -1,11 +1,11 @@
-"""A Bailian app as a tool of a LlamaIndex agent, its steps shown live.
+"""A Bailian app as a tool of a LlamaIndex agent; prints its steps as they happen.
 
     pip install "bailian-apps[llamaindex,emulator]"
     python examples/llamaindex_agent.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set it asks that app on the cloud. Without them it
-starts a local stand-in that replays a recorded workflow app. The agent's own LLM is a scripted
-one here, so that only the app is needed; put a real one in its place.
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
+starts a local emulator that replays a recorded workflow app. The agent's LLM is scripted, so that
+the app is the only service needed; replace it with a real one.
 """
 
 from __future__ import annotations
@@ -28,27 +28,28 @@ QUESTIONS = ("杭州有什么好玩的？", "第二天呢？")
 
 
 class Trip(BaseModel):
-    """What the app needs to know of a trip."""
+    """The arguments of the app."""
 
-    city: str = Field(description="Where to")
+    city: str = Field(description="The destination")
 
 
 class Scripted(CustomLLM):
-    """Asks the tool twice, and then says what it heard."""
+    """Calls the tool twice, then answers with its last output."""
 
     @property
     def metadata(self) -> LLMMetadata:
-        """Nothing special."""
+        """The defaults."""
         return LLMMetadata()
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The next line of the script."""
-        heard = prompt.split("user: Observation: ")[1:]
-        if len(heard) == len(QUESTIONS):
-            answer = heard[-1].splitlines()[0]
+        observations = prompt.split("user: Observation: ")[1:]
+        if len(observations) == len(QUESTIONS):
+            answer = observations[-1].splitlines()[0]
             return CompletionResponse(text=f"Thought: I know.\nAnswer: {answer}")
-        given = json.dumps({"city": "杭州", "prompt": QUESTIONS[len(heard)]}, ensure_ascii=False)
-        lines = ["Thought: I need a plan.", "Action: plan_trip", f"Action Input: {given}"]
+        question = QUESTIONS[len(observations)]
+        arguments = json.dumps({"city": "杭州", "prompt": question}, ensure_ascii=False)
+        lines = ["Thought: I need a plan.", "Action: plan_trip", f"Action Input: {arguments}"]
         return CompletionResponse(text="\n".join(lines))
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
@@ -57,20 +58,20 @@ class Scripted(CustomLLM):
 
 
 @contextmanager
-def an_app() -> Iterator[BailianAppLLM]:
-    """The app on the cloud, if the environment names one; else a recorded one."""
+def open_llm() -> Iterator[BailianAppLLM]:
+    """An LLM for the app in the environment, or for a recorded one on an emulator."""
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
         yield BailianAppLLM()
         return
     from bailian_apps.emulator import RECORDINGS, Emulator
 
-    with Emulator(apps={"travel": RECORDINGS / "travel-workflow.jsonl"}) as cloud:
-        yield BailianAppLLM(app_id="travel", api_key="none", base_url=cloud.base_url)
+    with Emulator(apps={"travel": RECORDINGS / "travel-workflow.jsonl"}) as emulator:
+        yield BailianAppLLM(app_id="travel", api_key="none", base_url=emulator.base_url)
 
 
 async def main() -> None:
-    """Ask, and show what the app does while it does it: its two calls are one conversation."""
-    with an_app() as llm:
+    """Run the agent and print the steps of the app; its two calls form one conversation."""
+    with open_llm() as llm:
         tool = bailian_app_tool(
             llm=llm, name="plan_trip", description="Plans a trip to a city", params=Trip
         )

@@ -1,10 +1,10 @@
-"""A Bailian app as a LlamaIndex chat engine and query engine: streamed, with steps and sources.
+"""A Bailian app as a LlamaIndex chat engine and query engine, streamed, with steps and sources.
 
     pip install "bailian-apps[llamaindex,emulator]"
     python examples/llamaindex_chat.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set it asks that app on the cloud. Without them it
-starts a local stand-in that replays a recorded workflow app.
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
+starts a local emulator that replays a recorded workflow app.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from bailian_apps.llamaindex import BailianAppChatEngine, BailianAppLLM, Bailian
 
 
 @contextmanager
-def an_app() -> Iterator[BailianAppLLM]:
-    """The app on the cloud, if the environment names one; else a recorded one."""
+def open_llm() -> Iterator[BailianAppLLM]:
+    """An LLM for the app in the environment, or for a recorded one on an emulator."""
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
         yield BailianAppLLM()
         return
     from bailian_apps.emulator import RECORDINGS, Emulator
 
-    with Emulator(apps={"travel": RECORDINGS / "travel-workflow.jsonl"}) as cloud:
-        yield BailianAppLLM(app_id="travel", api_key="none", base_url=cloud.base_url)
+    with Emulator(apps={"travel": RECORDINGS / "travel-workflow.jsonl"}) as emulator:
+        yield BailianAppLLM(app_id="travel", api_key="none", base_url=emulator.base_url)
 
 
 def chat(llm: BailianAppLLM) -> None:
-    """Two turns in one session of the cloud, which the memory remembers."""
+    """Two turns in one session, whose marker is stored in the memory."""
     memory = ChatMemoryBuffer.from_defaults(token_limit=100_000)
     engine = BailianAppChatEngine(llm=llm, memory=memory)
-    for words in ("杭州", "第二天呢？"):
-        print(f"> {words}")
-        for piece in engine.stream_chat(words).response_gen:
-            print(piece, end="", flush=True)
+    for question in ("杭州", "第二天呢？"):
+        print(f"> {question}")
+        for delta in engine.stream_chat(question).response_gen:
+            print(delta, end="", flush=True)
         marker = engine.chat_history[-1].additional_kwargs["bailian"]
         print(f"\n  (round {marker['round']} of session {marker['session_id'][:8]}…)")
 
 
 def query(llm: BailianAppLLM) -> None:
-    """One question, outside of any conversation."""
+    """One question without a conversation."""
     response = BailianAppQueryEngine(llm=llm).query("杭州有什么好玩的？")
     print("Query engine:", response)
     print(f"  {len(response.source_nodes)} sources, tokens: {response.metadata['usage']}")
@@ -52,8 +52,8 @@ def query(llm: BailianAppLLM) -> None:
 
 
 def main() -> None:
-    """Do both."""
-    with an_app() as llm:
+    """Run both."""
+    with open_llm() as llm:
         chat(llm)
         query(llm)
 

@@ -1,10 +1,10 @@
-"""A Bailian app in LlamaIndex: under a query engine, streamed, and in a chat of two turns.
+"""A Bailian app as an LLM in LlamaIndex: in a streaming query engine, and in a chat of two turns.
 
     pip install "bailian-apps[llamaindex,emulator]"
     python examples/llamaindex_query.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set it asks that app on the cloud. Without them it
-starts a local stand-in that replays a recorded workflow app.
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
+starts a local emulator that replays a recorded workflow app.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from bailian_apps.llamaindex import BailianAppLLM
 
 
 @contextmanager
-def an_app() -> Iterator[BailianAppLLM]:
-    """The app on the cloud, if the environment names one; else a recorded one."""
+def open_llm() -> Iterator[BailianAppLLM]:
+    """An LLM for the app in the environment, or for a recorded one on an emulator."""
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
         yield BailianAppLLM()
         return
     from bailian_apps.emulator import RECORDINGS, Emulator
 
-    with Emulator(apps={"travel": RECORDINGS / "travel-workflow.jsonl"}) as cloud:
-        yield BailianAppLLM(app_id="travel", api_key="none", base_url=cloud.base_url)
+    with Emulator(apps={"travel": RECORDINGS / "travel-workflow.jsonl"}) as emulator:
+        yield BailianAppLLM(app_id="travel", api_key="none", base_url=emulator.base_url)
 
 
 def query(llm: BailianAppLLM) -> None:
-    """Retrieve from a small index and let the app answer, word by word."""
+    """Retrieve from a small index and stream the app's answer."""
     documents = [
         Document(text="杭州：西湖、灵隐寺、宋城、西溪湿地。"),
         Document(text="苏州：拙政园、虎丘、平江路。"),
@@ -40,29 +40,29 @@ def query(llm: BailianAppLLM) -> None:
     index = VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=8))
     engine = index.as_query_engine(llm=llm, streaming=True)
     print("Query engine:", end=" ")
-    for piece in engine.query("杭州有什么好玩的？").response_gen:
-        print(piece, end="", flush=True)
+    for delta in engine.query("杭州有什么好玩的？").response_gen:
+        print(delta, end="", flush=True)
     print()
 
 
 def chat(llm: BailianAppLLM) -> None:
-    """Two turns on one list of messages: the second continues the first one's session."""
+    """Two turns on one list of messages; the second continues the session of the first."""
     history: list[ChatMessage] = []
-    for words in ("杭州", "第二天呢？"):
-        history.append(ChatMessage(content=words))
+    for question in ("杭州", "第二天呢？"):
+        history.append(ChatMessage(content=question))
         response = llm.chat(history)
         history.append(response.message)
         marker = response.message.additional_kwargs["bailian"]
         print(f"Chat, round {marker['round']} of session {marker['session_id'][:8]}…:", end=" ")
         print(response.message.content)
     for step in response.raw["steps"]:
-        took = "" if step["duration_ms"] is None else f" in {step['duration_ms']:.0f} ms"
-        print(f"  step {step['name']} ({step['type']}): {step['status']}{took}")
+        duration = "" if step["duration_ms"] is None else f" in {step['duration_ms']:.0f} ms"
+        print(f"  step {step['name']} ({step['type']}): {step['status']}{duration}")
 
 
 def main() -> None:
-    """Do both."""
-    with an_app() as llm:
+    """Run both."""
+    with open_llm() as llm:
         query(llm)
         chat(llm)
 

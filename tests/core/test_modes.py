@@ -6,8 +6,7 @@ from typing import get_args
 
 import pytest
 
-from bailian_apps.core.modes import STREAM_MODES, stream_mode
-from bailian_apps.core.request import FlowStreamMode
+from bailian_apps.core.modes import STREAM_MODES, FlowStreamMode, stream_mode
 
 
 def test_every_mode_of_the_setting_has_a_row() -> None:

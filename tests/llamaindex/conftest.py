@@ -1,4 +1,4 @@
-"""What the tests of the LlamaIndex room share: the eight ways to ask, and a recorder of spans."""
+"""Shared by the LlamaIndex tests: the eight LLM methods, and recorders of spans and events."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Way:
-    """One of the eight LLM methods, to be called like any other."""
+class LLMMethod:
+    """One of the eight LLM methods, behind one interface."""
 
     method: str
 
@@ -75,28 +75,28 @@ class Way:
     def chats(self) -> bool:
         return self.method in CHAT_METHODS
 
-    def __call__(self, llm: BailianAppLLM, asked: Any = "你好", **kwargs: Any) -> Seen:
-        if self.chats and isinstance(asked, str):
-            asked = [ChatMessage(content=asked)]
+    def __call__(self, llm: BailianAppLLM, prompt: Any = "你好", **kwargs: Any) -> Seen:
+        if self.chats and isinstance(prompt, str):
+            prompt = [ChatMessage(content=prompt)]
         seen = Seen()
         try:
             if self.method.startswith("a"):
-                asyncio.run(self._ask_async(seen, llm, asked, kwargs))
+                asyncio.run(self._call_async(seen, llm, prompt, kwargs))
             else:
-                self._ask(seen, llm, asked, kwargs)
+                self._call(seen, llm, prompt, kwargs)
         except Exception as error:
             seen.error = error
         return seen
 
-    def _ask(self, seen: Seen, llm: BailianAppLLM, asked: Any, kwargs: dict[str, Any]) -> None:
-        answer = getattr(llm, self.method)(asked, **kwargs)
+    def _call(self, seen: Seen, llm: BailianAppLLM, prompt: Any, kwargs: dict[str, Any]) -> None:
+        answer = getattr(llm, self.method)(prompt, **kwargs)
         for response in answer if self.streams else [answer]:
             seen.responses.append(response)
 
-    async def _ask_async(
-        self, seen: Seen, llm: BailianAppLLM, asked: Any, kwargs: dict[str, Any]
+    async def _call_async(
+        self, seen: Seen, llm: BailianAppLLM, prompt: Any, kwargs: dict[str, Any]
     ) -> None:
-        answer = await getattr(llm, self.method)(asked, **kwargs)
+        answer = await getattr(llm, self.method)(prompt, **kwargs)
         if not self.streams:
             seen.responses.append(answer)
             return
@@ -105,27 +105,27 @@ class Way:
 
 
 @pytest.fixture(params=CHAT_METHODS + COMPLETION_METHODS)
-def ask(request: pytest.FixtureRequest) -> Way:
-    """All eight methods, one after the other."""
-    return Way(request.param)
+def ask(request: pytest.FixtureRequest) -> LLMMethod:
+    """Each of the eight methods."""
+    return LLMMethod(request.param)
 
 
 @pytest.fixture(params=CHAT_METHODS)
-def chat(request: pytest.FixtureRequest) -> Way:
-    """The four chat methods, one after the other."""
-    return Way(request.param)
+def chat(request: pytest.FixtureRequest) -> LLMMethod:
+    """Each of the four chat methods."""
+    return LLMMethod(request.param)
 
 
 @pytest.fixture(params=COMPLETION_METHODS)
-def complete(request: pytest.FixtureRequest) -> Way:
-    """The four completion methods, one after the other."""
-    return Way(request.param)
+def complete(request: pytest.FixtureRequest) -> LLMMethod:
+    """Each of the four completion methods."""
+    return LLMMethod(request.param)
 
 
 @pytest.fixture
-def way() -> Callable[[str], Way]:
-    """One method by its name."""
-    return Way
+def by_method() -> Callable[[str], LLMMethod]:
+    """Makes one method from its name."""
+    return LLMMethod
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def llm_of() -> Callable[..., BailianAppLLM]:
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Keeps what an LLM streams: it must be closed, and not by the garbage collector."""
+    """Keeps what an LLM streams alive, so that only an explicit close can end it."""
     kept: list[Any] = []
 
     def keeping(method: Any) -> Any:
@@ -161,8 +161,8 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @dataclass
-class Note:
-    """One span as it was reported."""
+class RecordedSpan:
+    """One reported span."""
 
     id: str
     parent_id: str | None
@@ -178,9 +178,9 @@ class Note:
 
 
 class SpanRecorder(SimpleSpanHandler):
-    """Keeps every span with its inputs, its result or error, and in the order of entering."""
+    """Records every span with its inputs and its result or error, in the order of entry."""
 
-    _notes: dict[str, Note] = PrivateAttr(default_factory=dict)
+    _notes: dict[str, RecordedSpan] = PrivateAttr(default_factory=dict)
     _order: list[str] = PrivateAttr(default_factory=list)
     _awaited: dict[str, Callable[[], None]] = PrivateAttr(default_factory=dict)
 
@@ -189,7 +189,7 @@ class SpanRecorder(SimpleSpanHandler):
 
     def new_span(self, id_: str, bound_args: Any, *args: Any, **kwargs: Any) -> Any:
         parent_id, instance = kwargs.get("parent_span_id"), kwargs.get("instance")
-        self._notes[id_] = Note(id_, parent_id, dict(bound_args.arguments), instance)
+        self._notes[id_] = RecordedSpan(id_, parent_id, dict(bound_args.arguments), instance)
         self._order.append(f"enter {self._notes[id_].name}")
         self._awaited.pop(self._notes[id_].name, lambda: None)()
         return super().new_span(id_, bound_args, *args, **kwargs)
@@ -212,14 +212,14 @@ class SpanRecorder(SimpleSpanHandler):
         self._order.append(f"{outcome} {note.name}")
 
     @property
-    def notes(self) -> list[Note]:
+    def notes(self) -> list[RecordedSpan]:
         return list(self._notes.values())
 
     @property
     def order(self) -> list[str]:
         return self._order
 
-    def named(self, name: str) -> Note:
+    def named(self, name: str) -> RecordedSpan:
         [note] = [note for note in self.notes if note.name == name]
         return note
 
@@ -237,7 +237,7 @@ class SpanRecorder(SimpleSpanHandler):
         ]
 
     def forget_results(self) -> None:
-        """Let go of what methods returned: it would be kept alive."""
+        """Drop the returned values, which would otherwise stay alive."""
         for note in self.notes:
             note.result = None
 
@@ -250,7 +250,7 @@ class SpanRecorder(SimpleSpanHandler):
 
 @pytest.fixture
 def spans() -> Iterator[SpanRecorder]:
-    """Records every LlamaIndex span of the test; none may be left open."""
+    """Records every LlamaIndex span of the test; fails if one stays open."""
     recorder, root = SpanRecorder(), get_dispatcher()
     root.add_span_handler(recorder)
     yield recorder
@@ -259,7 +259,7 @@ def spans() -> Iterator[SpanRecorder]:
 
 
 class EventRecorder(BaseEventHandler):
-    """Keeps every event."""
+    """Records every event."""
 
     _events: list[Any] = PrivateAttr(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""`BailianAppChatEngine`: what it keeps, where it goes on, and every way out of a turn."""
+"""`BailianAppChatEngine`: what it stores, which session it continues, how a turn can end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bailian_apps import BailianApp, InvalidInputError, RateLimitError
 from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.llamaindex import BailianAppChatEngine
 
-WAYS = ("chat", "stream_chat", "achat", "astream_chat")
+METHODS = ("chat", "stream_chat", "achat", "astream_chat")
 
 
 def app(call: Call) -> str:
@@ -37,7 +37,7 @@ def app(call: Call) -> str:
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """LlamaIndex's synchronous `Memory` takes the thread's loop, and leaves open what it makes."""
+    """LlamaIndex's synchronous `Memory` uses the thread's loop, and leaves its generators open."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield loop
@@ -56,29 +56,29 @@ def engine_of(loop: asyncio.AbstractEventLoop) -> Callable[..., BailianAppChatEn
     return engine_of
 
 
-@pytest.fixture(params=WAYS)
-def say(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
-    """Say something in one of the four ways and read the answer to its end."""
+@pytest.fixture(params=METHODS)
+def send(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
+    """Send a message by one of the four methods and read the whole answer."""
     method = request.param
 
-    async def say_async(engine: Any, *args: Any, **kwargs: Any) -> Any:
+    async def send_async(engine: Any, *args: Any, **kwargs: Any) -> Any:
         response = await getattr(engine, method)(*args, **kwargs)
         if "stream" in method:
-            pieces = [piece async for piece in response.async_response_gen()]
-            assert response.response == "".join(pieces)
+            deltas = [delta async for delta in response.async_response_gen()]
+            assert response.response == "".join(deltas)
         return response
 
-    def say(engine: Any, *args: Any, **kwargs: Any) -> Any:
+    def send(engine: Any, *args: Any, **kwargs: Any) -> Any:
         if method.startswith("a"):
-            return loop.run_until_complete(say_async(engine, *args, **kwargs))
+            return loop.run_until_complete(send_async(engine, *args, **kwargs))
         response = getattr(engine, method)(*args, **kwargs)
         if "stream" in method:
-            pieces = list(response.response_gen)
-            assert response.response == "".join(pieces)
+            deltas = list(response.response_gen)
+            assert response.response == "".join(deltas)
         return response
 
-    say.method = method  # type: ignore[attr-defined]
-    return say
+    send.method = method  # type: ignore[attr-defined]
+    return send
 
 
 def expect_one_session(cloud: Emulator, history: list[ChatMessage], asked: list[str]) -> None:
@@ -91,43 +91,45 @@ def expect_one_session(cloud: Emulator, history: list[ChatMessage], asked: list[
     ]
 
 
-def test_a_conversation_is_one_session(say: Any, engine_of: Any) -> None:
+def test_a_conversation_is_one_session(send: Any, engine_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
-        answers = [str(say(engine, words)) for words in ("一", "二", "三")]
+        answers = [str(send(engine, question)) for question in ("一", "二", "三")]
         assert answers == ["第1轮好", "第2轮好", "第3轮好"]
         expect_one_session(cloud, engine.chat_history, ["一", "二", "三"])
-    said = [(message.role.value, message.content) for message in engine.chat_history]
-    assert said[:3] == [("user", "一"), ("assistant", "第1轮好"), ("user", "二")]
+    contents = [(message.role.value, message.content) for message in engine.chat_history]
+    assert contents[:3] == [("user", "一"), ("assistant", "第1轮好"), ("user", "二")]
 
 
-def test_the_default_memory(say: Any, engine_of: Any, loop: asyncio.AbstractEventLoop) -> None:
+def test_the_default_memory_keeps_the_session(
+    send: Any, engine_of: Any, loop: asyncio.AbstractEventLoop
+) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud, memory=None)
-        say(engine, "一")
-        say(engine, "二")
+        send(engine, "一")
+        send(engine, "二")
         expect_one_session(cloud, engine.chat_history, ["一", "二"])
     # LlamaIndex leaves its database open; the garbage collector would warn, in another test.
     loop.run_until_complete(engine._memory.sql_store._async_engine.dispose())
 
 
 async def test_a_database_keeps_the_conversation(llm_of: Any, tmp_path: Path) -> None:
-    """Each turn has an engine and a memory of its own, as in two processes."""
+    """Each turn has its own engine and memory, as in two processes."""
     with Emulator(apps={"app": app}) as cloud:
-        for turn, words in enumerate(["一", "二"], 1):
+        for turn, question in enumerate(["一", "二"], 1):
             database = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/chat.db")
             memory = Memory.from_defaults("user-1", async_engine=database)
             engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
-            response = await engine.astream_chat(words)
-            pieces = [piece async for piece in response.async_response_gen()]
-            assert "".join(pieces) == f"第{turn}轮好"
+            response = await engine.astream_chat(question)
+            deltas = [delta async for delta in response.async_response_gen()]
+            assert "".join(deltas) == f"第{turn}轮好"
             history = await memory.aget_all()
             await database.dispose()
         expect_one_session(cloud, history, ["一", "二"])
 
 
-def test_what_core_drops_is_kept(say: Any, engine_of: Any) -> None:
-    """Reasoning, citations and tool calls, in the message and in the response."""
+def test_reasoning_citations_and_tool_calls_are_stored(send: Any, engine_of: Any) -> None:
+    """They are in the message and in the response; LlamaIndex's engines drop them."""
     call = {"action_type": "api", "action_name": "weather", "arguments": '{"city": "杭州"}'}
     reference = {"doc_id": "d", "index_id": "1", "title": "天气", "text": "晴"}
     frames = [
@@ -138,7 +140,7 @@ def test_what_core_drops_is_kept(say: Any, engine_of: Any) -> None:
     with Emulator(apps={"app": lambda call: frames}) as cloud:
         engine = engine_of(cloud)
         result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
-        response = say(engine, "天气？")
+        response = send(engine, "天气？")
     assert str(response) == result.text == "晴天"
     kept = engine.chat_history[-1]
     assert [type(block) for block in kept.blocks] == [
@@ -152,53 +154,55 @@ def test_what_core_drops_is_kept(say: Any, engine_of: Any) -> None:
     assert source.raw_input["kwargs"] == {"city": "杭州"}
     [node] = response.source_nodes
     assert (node.node.node_id, node.node.metadata["title"]) == ("d", "天气")
-    if "stream" not in say.method:
+    if "stream" not in send.method:
         assert response.metadata["request_id"]
 
 
-def test_reasoning_is_kept(say: Any, engine_of: Any) -> None:
+def test_an_answer_with_reasoning_keeps_the_session(send: Any, engine_of: Any) -> None:
     stop = {"output": {"text": "", "finish_reason": "stop"}}
     frames = [*recordings.frames("agent-deep-thinking-elided-head.sse"), stop]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "?")
-        say(engine, "?")
-        assert cloud.requests[1].session_id, "reasoning is no obstacle to going on"
+        send(engine, "?")
+        send(engine, "?")
+        assert cloud.requests[1].session_id, (
+            "reasoning must not prevent the session from continuing"
+        )
     assert isinstance(engine.chat_history[1].blocks[0], ThinkingBlock)
 
 
-def test_resetting_begins_a_new_session(say: Any, engine_of: Any) -> None:
+def test_reset_starts_a_new_session(send: Any, engine_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
+        send(engine, "一")
         engine.reset()
         assert engine.chat_history == []
-        assert str(say(engine, "二")) == "第1轮好"
+        assert str(send(engine, "二")) == "第1轮好"
         assert cloud.requests[1].session_id is None
 
 
-def test_a_given_history_replaces_the_memory(say: Any, engine_of: Any) -> None:
+def test_chat_history_replaces_the_memory(send: Any, engine_of: Any) -> None:
     given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
-        say(engine, "二", given)
+        send(engine, "一")
+        send(engine, "二", given)
         assert [message["content"] for message in cloud.requests[1].messages] == ["甲", "乙", "二"]
         assert [message.content for message in engine.chat_history][:3] == ["甲", "乙", "二"]
 
 
-def test_a_history_from_the_start(say: Any, engine_of: Any) -> None:
+def test_chat_history_can_be_set_on_creation(send: Any, engine_of: Any) -> None:
     given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
     with Emulator(apps={"app": app}) as cloud:
-        say(engine_of(cloud, chat_history=given), "二")
+        send(engine_of(cloud, chat_history=given), "二")
         assert [message["content"] for message in cloud.requests[0].messages] == ["甲", "乙", "二"]
 
 
-def test_a_system_prompt_goes_before_every_turn(say: Any, engine_of: Any) -> None:
+def test_a_system_prompt_precedes_every_turn(send: Any, engine_of: Any) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         engine = engine_of(cloud, system_prompt="用中文")
-        say(engine, "一")
-        say(engine, "二")
+        send(engine, "一")
+        send(engine, "二")
         sent = [[message["content"] for message in r.messages] for r in cloud.requests]
         assert sent == [["用中文", "一"], ["用中文", "一", "好", "二"]]
         assert "用中文" not in [message.content for message in engine.chat_history]
@@ -206,21 +210,23 @@ def test_a_system_prompt_goes_before_every_turn(say: Any, engine_of: Any) -> Non
             engine_of(cloud, system_prompt="用中文", prefix_messages=[])
 
 
-def test_a_message_with_an_image(say: Any, engine_of: Any) -> None:
+def test_an_image_of_a_message_is_sent(send: Any, engine_of: Any) -> None:
     blocks = [TextBlock(text="这是什么？"), ImageBlock(url="https://a/b.png")]
     with Emulator(apps={"app": app}) as cloud:
-        say(engine_of(cloud), ChatMessage(blocks=blocks))
+        send(engine_of(cloud), ChatMessage(blocks=blocks))
         assert cloud.requests[0].input["image_list"] == ["https://a/b.png"]
 
 
-def test_one_turn_may_say_something_else(say: Any, engine_of: Any, spans: Any, events: Any) -> None:
+def test_settings_can_be_overridden_for_one_turn(
+    send: Any, engine_of: Any, spans: Any, events: Any
+) -> None:
     params = {"city": "杭州", "user_defined_tokens": {"t": {"user_token": "TOKENSECRET"}}}
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一", biz_params=params, api_key="sk-KEYSECRET")
-        say(engine, "二", session_id="elsewhere")
+        send(engine, "一", biz_params=params, api_key="sk-KEYSECRET")
+        send(engine, "二", session_id="elsewhere")
         with pytest.raises(InvalidInputError, match="colour"):
-            say(engine, "三", colour="red")
+            send(engine, "三", colour="red")
         first, second = cloud.requests
     assert first.biz_params == params
     assert (second.biz_params, second.session_id) == ({}, "elsewhere")
@@ -229,32 +235,32 @@ def test_one_turn_may_say_something_else(say: Any, engine_of: Any, spans: Any, e
     assert "SECRET" not in shown
 
 
-def test_a_memory_that_is_full_leaves_room_for_the_question(say: Any, engine_of: Any) -> None:
-    """What is said now is not in the memory yet; its tokens must be counted all the same."""
+def test_a_full_memory_reserves_tokens_for_the_question(send: Any, engine_of: Any) -> None:
+    """The question is not in the memory yet, but its tokens count."""
     memory = ChatMemoryBuffer.from_defaults(token_limit=12, tokenizer_fn=list)
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         engine = engine_of(cloud, memory=memory, history_mode="messages")
-        say(engine, "一二三")
-        say(engine, "四五六七八九十一二三")
+        send(engine, "一二三")
+        send(engine, "四五六七八九十一二三")
         sent = [message["content"] for message in cloud.requests[1].messages]
         assert sent[-1] == "四五六七八九十一二三"
         assert "一二三" not in sent
-        say(engine, "这些话比记忆能装下的还要多得多")
+        send(engine, "这些话比记忆能装下的还要多得多")
         assert cloud.requests[2].messages[-1]["content"] == "这些话比记忆能装下的还要多得多"
 
 
-# ---------------------------------------------------------------------------- the ways out
+# --------------------------------------------------------- failed and interrupted turns
 
 
-def test_a_turn_that_failed_leaves_no_trace(say: Any, engine_of: Any, spans: Any) -> None:
+def test_a_failed_turn_is_not_stored(send: Any, engine_of: Any, spans: Any) -> None:
     answers: list[Any] = ["第一", Failure(status=429, code="Throttling"), "第二"]
     with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
+        send(engine, "一")
         with pytest.raises(RateLimitError):
-            say(engine, "二")
+            send(engine, "二")
         assert [message.content for message in engine.chat_history] == ["一", "第一"]
-        say(engine, "三")
+        send(engine, "三")
         assert cloud.requests[2].prompt == "三"
 
 
@@ -263,7 +269,7 @@ def held(call: Call) -> Iterator[dict[str, Any]]:
     call.disconnected.wait(10)
 
 
-def test_breaking_off(engine_of: Any, spans: Any, kept: Any) -> None:
+def test_closing_the_stream_ends_the_run(engine_of: Any, spans: Any, kept: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         engine = engine_of(cloud)
         response = engine.stream_chat("?")
@@ -274,7 +280,7 @@ def test_breaking_off(engine_of: Any, spans: Any, kept: Any) -> None:
         assert engine.chat_history == []
 
 
-async def test_breaking_off_async(llm_of: Any, spans: Any, kept: Any) -> None:
+async def test_closing_the_async_stream_ends_the_run(llm_of: Any, spans: Any, kept: Any) -> None:
     memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
     with Emulator(apps={"app": held}) as cloud:
         engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
@@ -286,19 +292,19 @@ async def test_breaking_off_async(llm_of: Any, spans: Any, kept: Any) -> None:
         assert engine.chat_history == []
 
 
-async def test_cancelling(llm_of: Any, spans: Any) -> None:
-    heard = asyncio.Event()
+async def test_cancelling_the_task_ends_the_run(llm_of: Any, spans: Any) -> None:
+    received = asyncio.Event()
     memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
 
     async def listen(engine: BailianAppChatEngine) -> None:
         response = await engine.astream_chat("?")
         async for _ in response.async_response_gen():
-            heard.set()
+            received.set()
 
     with Emulator(apps={"app": held}) as cloud:
         engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
         task = asyncio.create_task(listen(engine))
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(received.wait(), 5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -308,7 +314,7 @@ async def test_cancelling(llm_of: Any, spans: Any) -> None:
         assert engine.chat_history == []
 
 
-def test_a_stream_that_nobody_reads_asks_nothing(engine_of: Any, spans: Any) -> None:
+def test_an_unread_stream_sends_no_request(engine_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         engine = engine_of(cloud)
         response = engine.stream_chat("?")
@@ -338,8 +344,8 @@ def test_no_thread_is_started(engine_of: Any) -> None:
     assert readers == {"西湖在杭", "州市西边", ""}
 
 
-def test_a_turn_is_in_memory_with_its_last_chunk(engine_of: Any) -> None:
-    """A consumer that takes what it wants and stops there did not break anything off."""
+def test_a_turn_is_stored_with_its_last_chunk(engine_of: Any) -> None:
+    """A consumer may stop at the last chunk without closing the stream."""
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
         response = engine.stream_chat("一")
@@ -349,13 +355,13 @@ def test_a_turn_is_in_memory_with_its_last_chunk(engine_of: Any) -> None:
         assert len(engine.chat_history) == 2
 
 
-async def test_conversations_do_not_mix(llm_of: Any) -> None:
-    """One LLM under many engines at once: a session is a value, not a state."""
+async def test_engines_of_one_llm_keep_separate_sessions(llm_of: Any) -> None:
+    """One LLM serves many engines at once, because it holds no session."""
 
     async def talk(engine: BailianAppChatEngine) -> AsyncIterator[str]:
-        for words in ("一", "二", "三"):
-            response = await engine.astream_chat(words)
-            yield "".join([piece async for piece in response.async_response_gen()])
+        for question in ("一", "二", "三"):
+            response = await engine.astream_chat(question)
+            yield "".join([delta async for delta in response.async_response_gen()])
 
     async def collect(engine: BailianAppChatEngine) -> list[str]:
         return [answer async for answer in talk(engine)]
@@ -366,16 +372,16 @@ async def test_conversations_do_not_mix(llm_of: Any) -> None:
             BailianAppChatEngine(llm=llm, memory=ChatMemoryBuffer.from_defaults(token_limit=3000))
             for _ in range(8)
         ]
-        heard = await asyncio.gather(*map(collect, engines))
-        assert heard == [["第1轮好", "第2轮好", "第3轮好"]] * 8
+        received = await asyncio.gather(*map(collect, engines))
+        assert received == [["第1轮好", "第2轮好", "第3轮好"]] * 8
         assert len(cloud.sessions) == 8
 
 
-def test_a_turns_spans(say: Any, engine_of: Any, spans: Any) -> None:
+def test_spans_of_a_turn_are_nested(send: Any, engine_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": recordings.FOLDER / "workflow-two-llm-fixed-end.sse"}) as cloud:
-        say(engine_of(cloud), "?")
-    chat = spans.named(f"BailianAppChatEngine.{say.method}")
-    llm = spans.named(f"BailianAppLLM.{say.method}")
+        send(engine_of(cloud), "?")
+    chat = spans.named(f"BailianAppChatEngine.{send.method}")
+    llm = spans.named(f"BailianAppLLM.{send.method}")
     run = spans.named("BailianApp.run")
     assert (llm.parent_id, run.parent_id) == (chat.id, llm.id)
     steps = [note for note in spans.notes if note.parent_id == run.id]
@@ -390,7 +396,7 @@ def session_of(message: ChatMessage) -> Any:
     return message.additional_kwargs.get("bailian", {}).get("session_id")
 
 
-async def test_two_turns_at_once_lose_nothing(llm_of: Any) -> None:
+async def test_concurrent_turns_lose_no_context(llm_of: Any) -> None:
     memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
     with Emulator(apps={"app": app}) as cloud:
         engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
@@ -401,8 +407,8 @@ async def test_two_turns_at_once_lose_nothing(llm_of: Any) -> None:
         assert {"一", "二", "三"} <= {message["content"] for message in last.messages}
 
 
-async def test_one_turn_at_a_time_is_at_the_memory(llm_of: Any) -> None:
-    """LlamaIndex's `Memory` on one connection loses what is put while another one reads."""
+async def test_one_task_at_a_time_uses_the_memory(llm_of: Any) -> None:
+    """LlamaIndex's `Memory` on one connection loses messages that are put during a read."""
     there: list[str] = []
 
     class Watched(ChatMemoryBuffer):
@@ -429,7 +435,7 @@ async def test_one_turn_at_a_time_is_at_the_memory(llm_of: Any) -> None:
         assert {"一", "二", "三"} <= {message.content for message in engine.chat_history}
 
 
-def test_one_thread_at_a_time_is_at_the_memory(engine_of: Any) -> None:
+def test_one_thread_at_a_time_uses_the_memory(engine_of: Any) -> None:
     met: list[int] = []
     asked = threading.Barrier(2)
 
@@ -459,14 +465,14 @@ def test_one_thread_at_a_time_is_at_the_memory(engine_of: Any) -> None:
     assert not met
 
 
-async def test_turns_at_once_lose_nothing_of_the_default_memory(llm_of: Any) -> None:
+async def test_concurrent_turns_lose_nothing_in_the_default_memory(llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = BailianAppChatEngine(llm=llm_of(cloud))
-        for words in ("一二三四五六", "七八九十甲乙", "丙丁戊己庚辛"):
-            await asyncio.gather(*map(engine.achat, words))
+        for question in ("一二三四五六", "七八九十甲乙", "丙丁戊己庚辛"):
+            await asyncio.gather(*map(engine.achat, question))
         history = await engine._memory.aget_all()
-        said = [message.content for message in history if message.role == "user"]
-        assert sorted(said) == sorted("一二三四五六七八九十甲乙丙丁戊己庚辛")
+        contents = [message.content for message in history if message.role == "user"]
+        assert sorted(contents) == sorted("一二三四五六七八九十甲乙丙丁戊己庚辛")
     await engine._memory.sql_store._async_engine.dispose()
 
 
@@ -496,7 +502,7 @@ def expect_whole_history(cloud: Emulator) -> None:
     assert [message["content"] for message in last.messages] == ["一", "第1轮好", "二半"]
 
 
-def test_after_breaking_off_the_whole_history_is_sent(engine_of: Any) -> None:
+def test_after_an_interrupted_turn_the_whole_history_is_sent(engine_of: Any) -> None:
     with Emulator(apps={"app": second_is_held}) as cloud:
         engine = engine_of(cloud)
         engine.chat("一")
@@ -508,9 +514,9 @@ def test_after_breaking_off_the_whole_history_is_sent(engine_of: Any) -> None:
         expect_whole_history(cloud)
 
 
-@pytest.mark.parametrize("way", ["sync", "async"])
-async def test_breaking_off_does_not_rewrite_the_memory(way: str, llm_of: Any) -> None:
-    """Else a turn that another one keeps meanwhile, perhaps in another process, would be gone."""
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_an_interrupted_turn_does_not_rewrite_the_memory(mode: str, llm_of: Any) -> None:
+    """It would remove turns that another call, perhaps in another process, stored meanwhile."""
 
     class OnlyAppended(ChatMemoryBuffer):
         def set(self, messages: list[ChatMessage]) -> None:
@@ -519,7 +525,7 @@ async def test_breaking_off_does_not_rewrite_the_memory(way: str, llm_of: Any) -
     memory = OnlyAppended.from_defaults(token_limit=3000)
     with Emulator(apps={"app": second_is_held}) as cloud:
         engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
-        if way == "sync":
+        if mode == "sync":
             engine.chat("一")
             stream: Any = engine.stream_chat("二").chat_stream
             next(stream)
@@ -532,7 +538,7 @@ async def test_breaking_off_does_not_rewrite_the_memory(way: str, llm_of: Any) -
         assert [message.content for message in engine.chat_history] == ["一", "第1轮好"]
 
 
-async def test_after_breaking_off_the_whole_history_is_sent_async(llm_of: Any) -> None:
+async def test_after_an_interrupted_async_turn_the_whole_history_is_sent(llm_of: Any) -> None:
     memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
     with Emulator(apps={"app": second_is_held}) as cloud:
         engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
@@ -544,7 +550,7 @@ async def test_after_breaking_off_the_whole_history_is_sent_async(llm_of: Any) -
         expect_whole_history(cloud)
 
 
-def test_a_memory_that_left_the_answer_out_goes_on_in_the_session(say: Any, engine_of: Any) -> None:
+def test_a_memory_that_drops_the_answer_keeps_the_session(send: Any, engine_of: Any) -> None:
     class Forgetful(ChatMemoryBuffer):
         def get(self, *args: Any, **kwargs: Any) -> list[ChatMessage]:
             return []
@@ -552,36 +558,36 @@ def test_a_memory_that_left_the_answer_out_goes_on_in_the_session(say: Any, engi
     memory = Forgetful.from_defaults(token_limit=3000)
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud, memory=memory)
-        say(engine, "一")
-        say(engine, "二")
+        send(engine, "一")
+        send(engine, "二")
         expect_one_session(cloud, engine.chat_history, ["一", "二"])
 
 
-def test_a_question_over_the_limit_goes_on_in_the_session(say: Any, engine_of: Any) -> None:
+def test_a_question_over_the_token_limit_keeps_the_session(send: Any, engine_of: Any) -> None:
     memory = ChatMemoryBuffer.from_defaults(token_limit=8, tokenizer_fn=list)
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud, memory=memory)
-        say(engine, "一")
-        say(engine, "这些话比记忆能装下的还要多得多")
+        send(engine, "一")
+        send(engine, "这些话比记忆能装下的还要多得多")
         assert cloud.requests[1].session_id == session_of(engine.chat_history[1])
 
 
-def test_a_failed_turn_gives_the_replaced_history_back(say: Any, engine_of: Any) -> None:
+def test_a_failed_turn_restores_the_replaced_history(send: Any, engine_of: Any) -> None:
     answers: list[Any] = ["第一", Failure(status=429, code="Throttling"), "第二"]
     with Emulator(apps={"app": lambda call: answers.pop(0)}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
+        send(engine, "一")
         with pytest.raises(RateLimitError):
-            say(engine, "二", [])
+            send(engine, "二", [])
         with pytest.raises(InvalidInputError):
-            say(engine, "二", [], colour="red")
+            send(engine, "二", [], colour="red")
         assert [message.content for message in engine.chat_history] == ["一", "第一"]
-        say(engine, "三")
+        send(engine, "三")
         assert cloud.requests[2].session_id == session_of(engine.chat_history[1])
 
 
-def test_a_failed_turn_takes_away_no_other(say: Any, engine_of: Any) -> None:
-    """A turn that another one keeps meanwhile, after the history that was given, stays."""
+def test_a_failed_turn_does_not_remove_another(send: Any, engine_of: Any) -> None:
+    """A turn that another call stored after `chat_history` stays."""
     given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
     kept: list[list[str | None]] = []
 
@@ -594,14 +600,14 @@ def test_a_failed_turn_takes_away_no_other(say: Any, engine_of: Any) -> None:
 
     with Emulator(apps={"app": fail_while_another_speaks}) as cloud:
         engine = engine_of(cloud)
-        say(engine, "一")
+        send(engine, "一")
         with pytest.raises(RateLimitError):
-            say(engine, "二", given)
+            send(engine, "二", given)
         assert [message.content for message in engine.chat_history] == kept[0]
     assert kept[0][:3] == ["甲", "乙", "三"]
 
 
-def test_a_memory_that_writes_into_user_messages_is_refused(llm_of: Any) -> None:
+def test_a_memory_that_inserts_into_user_messages_is_rejected(llm_of: Any) -> None:
     memory = Memory(token_limit=99, insert_method=InsertMethod.USER, session_id="s")
     with pytest.raises(InvalidInputError) as caught, Emulator(apps={"app": app}) as cloud:
         BailianAppChatEngine(llm=llm_of(cloud), memory=memory)

@@ -1,4 +1,4 @@
-"""What the page and the example promise; that all of them run is tested with the others."""
+"""The page and the example of `BailianAppLLM`; test_examples.py runs all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLE = ROOT / "examples" / "llamaindex_query.py"
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        # LlamaIndex imports langchain-community wherever it is installed.
+        # LlamaIndex imports langchain-community if it is installed.
         [sys.executable, "-W", "error", "-W", f"ignore:{SUNSET}:DeprecationWarning", "-c", code],
         capture_output=True,
         encoding="utf-8",
@@ -31,7 +31,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_the_pages_code_runs() -> None:
+def test_the_code_of_the_page_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) > 5
     recording = ROOT / "tests" / "recordings" / "agent-rag-citations.json"
@@ -47,10 +47,12 @@ def test_the_pages_code_runs() -> None:
     assert "Bailian Phone Product Introduction" in done.stdout
     assert asked.count("And a second day?") == 2
     sessions = [request.session_id for request in cloud.requests]
-    assert all(sessions[index] for index, words in enumerate(asked) if words == "And a second day?")
+    assert all(
+        sessions[index] for index, question in enumerate(asked) if question == "And a second day?"
+    )
 
 
-def test_the_example_says_what_it_should() -> None:
+def test_the_example_prints_answer_and_steps() -> None:
     code = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
     done = run_python(code)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""LlamaIndex's own engines, memory and agents with an app under them."""
+"""LlamaIndex's own engines, memory and agents with an app as their LLM."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def app(call: Call) -> str:
 
 @pytest.fixture(autouse=True)
 def _llama_indexs_event_loop(request: pytest.FixtureRequest) -> Iterator[None]:
-    """LlamaIndex's synchronous methods take the thread's event loop, and leave open what they make."""
+    """LlamaIndex's synchronous methods use the thread's event loop and leave generators open."""
     if inspect.iscoroutinefunction(request.function):
         yield
         return
@@ -47,7 +47,9 @@ def index() -> VectorStoreIndex:
     return VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=8))
 
 
-def test_query_engine(llm_of: Any, index: VectorStoreIndex, spans: Any) -> None:
+def test_the_query_engine_of_an_index_answers(
+    llm_of: Any, index: VectorStoreIndex, spans: Any
+) -> None:
     with Emulator(apps={"app": lambda call: "在杭州"}) as cloud:
         response = index.as_query_engine(llm=llm_of(cloud)).query("西湖在哪里？")
         assert str(response) == "在杭州"
@@ -57,36 +59,40 @@ def test_query_engine(llm_of: Any, index: VectorStoreIndex, spans: Any) -> None:
     assert names.index("BailianAppLLM.chat") + 1 == names.index("BailianApp.run")
 
 
-def test_index_as_chat_engine(llm_of: Any, index: VectorStoreIndex) -> None:
+def test_the_chat_engine_of_an_index_answers(llm_of: Any, index: VectorStoreIndex) -> None:
     with Emulator(apps={"app": lambda call: "在杭州"}) as cloud:
         memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
         engine = index.as_chat_engine(chat_mode="context", llm=llm_of(cloud), memory=memory)
         assert str(engine.chat("西湖在哪里？")) == "在杭州"
         assert "".join(engine.stream_chat("外滩呢？").response_gen) == "在杭州"
         assert "西湖在杭州。" in str(cloud.requests[0].body)
-        said = [message["content"] for message in cloud.requests[1].messages]
-        assert said[-3:] == ["西湖在哪里？", "在杭州", "外滩呢？"]
+        contents = [message["content"] for message in cloud.requests[1].messages]
+        assert contents[-3:] == ["西湖在哪里？", "在杭州", "外滩呢？"]
 
 
-async def test_query_engine_async(llm_of: Any, index: VectorStoreIndex) -> None:
+async def test_the_query_engine_of_an_index_answers_async(
+    llm_of: Any, index: VectorStoreIndex
+) -> None:
     with Emulator(apps={"app": lambda call: "在杭州"}) as cloud:
         response = await index.as_query_engine(llm=llm_of(cloud)).aquery("西湖在哪里？")
         assert str(response) == "在杭州"
 
 
-def test_query_engine_streaming(llm_of: Any, index: VectorStoreIndex) -> None:
+def test_the_query_engine_of_an_index_streams(llm_of: Any, index: VectorStoreIndex) -> None:
     with Emulator(apps={"app": lambda call: "西湖在杭州市西边"}) as cloud:
         engine = index.as_query_engine(llm=llm_of(cloud), streaming=True)
-        pieces = [piece for piece in engine.query("西湖在哪里？").response_gen if piece]
-    assert pieces == ["西湖在杭", "州市西边"]
+        deltas = [delta for delta in engine.query("西湖在哪里？").response_gen if delta]
+    assert deltas == ["西湖在杭", "州市西边"]
 
 
-async def test_query_engine_streaming_async(llm_of: Any, index: VectorStoreIndex) -> None:
+async def test_the_query_engine_of_an_index_streams_async(
+    llm_of: Any, index: VectorStoreIndex
+) -> None:
     with Emulator(apps={"app": lambda call: "西湖在杭州市西边"}) as cloud:
         engine = index.as_query_engine(llm=llm_of(cloud), streaming=True)
         response: Any = await engine.aquery("西湖在哪里？")
-        pieces = [piece async for piece in response.async_response_gen() if piece]
-    assert "".join(pieces) == "西湖在杭州市西边"
+        deltas = [delta async for delta in response.async_response_gen() if delta]
+    assert "".join(deltas) == "西湖在杭州市西边"
 
 
 def expect_one_session(cloud: Emulator, engine: SimpleChatEngine) -> None:
@@ -98,7 +104,7 @@ def expect_one_session(cloud: Emulator, engine: SimpleChatEngine) -> None:
     assert [request.session_id for request in cloud.requests] == [None, *sessions, *sessions]
 
 
-def test_simple_chat_engine(llm_of: Any) -> None:
+def test_the_simple_chat_engine_keeps_the_session(llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = SimpleChatEngine.from_defaults(
             llm=llm_of(cloud), memory=ChatMemoryBuffer.from_defaults(token_limit=3000)
@@ -109,25 +115,25 @@ def test_simple_chat_engine(llm_of: Any) -> None:
         expect_one_session(cloud, engine)
 
 
-async def test_simple_chat_engine_async(llm_of: Any) -> None:
+async def test_the_simple_chat_engine_keeps_the_session_async(llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         engine = SimpleChatEngine.from_defaults(
             llm=llm_of(cloud), memory=ChatMemoryBuffer.from_defaults(token_limit=3000)
         )
         assert str(await engine.achat("一")) == "第1轮"
         response = await engine.astream_chat("二")
-        assert "".join([piece async for piece in response.async_response_gen()]) == "第2轮"
+        assert "".join([delta async for delta in response.async_response_gen()]) == "第2轮"
         assert str(await engine.achat("三")) == "第3轮"
         expect_one_session(cloud, engine)
 
 
 async def test_a_database_keeps_the_conversation(llm_of: Any, tmp_path: Path) -> None:
-    """Each turn is answered by an LLM and a memory of its own, as in two processes."""
+    """Each turn has its own LLM and memory, as in two processes."""
     with Emulator(apps={"app": app}) as cloud:
-        for turn, words in enumerate(["一", "二"], 1):
+        for turn, question in enumerate(["一", "二"], 1):
             engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/chat.db")
             memory = Memory.from_defaults("user-1", async_engine=engine)
-            await memory.aput(ChatMessage(content=words))
+            await memory.aput(ChatMessage(content=question))
             answer = await llm_of(cloud).achat(await memory.aget())
             assert answer.message.content == f"第{turn}轮"
             await memory.aput(answer.message)
@@ -156,7 +162,7 @@ class City(BaseModel):
     name: str
 
 
-def test_structured_output(llm_of: Any) -> None:
+def test_structured_output_is_parsed_from_the_answer(llm_of: Any) -> None:
     with Emulator(apps={"app": lambda call: '{"name": "杭州"}'}) as cloud:
         llm = llm_of(cloud)
         assert llm.structured_predict(City, PromptTemplate("哪里？")) == City(name="杭州")
@@ -164,7 +170,7 @@ def test_structured_output(llm_of: Any) -> None:
         assert chosen.raw == City(name="杭州")
 
 
-async def test_structured_output_async(llm_of: Any) -> None:
+async def test_structured_output_is_parsed_from_the_answer_async(llm_of: Any) -> None:
     with Emulator(apps={"app": lambda call: '{"name": "杭州"}'}) as cloud:
         llm = llm_of(cloud)
         assert await llm.astructured_predict(City, PromptTemplate("哪里？")) == City(name="杭州")
@@ -172,13 +178,13 @@ async def test_structured_output_async(llm_of: Any) -> None:
         assert response.raw == City(name="杭州")
 
 
-def test_structured_query_engine(llm_of: Any, index: VectorStoreIndex) -> None:
+def test_a_structured_query_engine_parses_the_answer(llm_of: Any, index: VectorStoreIndex) -> None:
     with Emulator(apps={"app": lambda call: '{"name": "杭州"}'}) as cloud:
         engine = index.as_query_engine(llm=llm_of(cloud).as_structured_llm(City))
         assert engine.query("西湖在哪里？").response == City(name="杭州")
 
 
-def test_predict(llm_of: Any) -> None:
+def test_predict_formats_the_prompt_template(llm_of: Any) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         assert llm_of(cloud).predict(PromptTemplate("{a}？"), a="甲") == "好"
         assert cloud.requests[0].prompt == "甲？"
@@ -191,7 +197,7 @@ def weather(city: str) -> str:
 
 # LlamaIndex's agents use deprecated parts of pydantic and of LlamaIndex's own workflows.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_react_agent(llm_of: Any) -> None:
+async def test_a_react_agent_calls_its_tool(llm_of: Any) -> None:
     def agent_app(call: Call) -> Iterator[dict[str, Any]] | str:
         asked = str(call.messages or call.prompt)
         if "Observation: 杭州: 晴" in asked:
@@ -207,19 +213,19 @@ async def test_react_agent(llm_of: Any) -> None:
     assert [each.raw["finish_reason"] for each in streamed if each.raw] == ["stop", "stop"]
 
 
-def test_an_agents_reasoning_is_where_agents_look(way: Any, llm_of: Any) -> None:
+def test_reasoning_deltas_are_where_agents_read_them(by_method: Any, llm_of: Any) -> None:
     frames = [
         *recordings.frames("agent-deep-thinking-elided-head.sse"),
         {"output": {"text": "", "finish_reason": "stop"}},
     ]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
-        seen = way("stream_chat")(llm_of(cloud))
+        seen = by_method("stream_chat")(llm_of(cloud))
     deltas = [response.additional_kwargs.get("thinking_delta") for response in seen.responses]
     assert "".join(filter(None, deltas)) == seen.thinking != ""
     assert all(response.message.content is not None for response in seen.responses)
 
 
-def test_token_counting_is_what_the_cloud_reported(ask: Any, llm_of: Any) -> None:
+def test_token_counts_are_what_the_cloud_reported(ask: Any, llm_of: Any) -> None:
     name = "workflow-two-llm-fixed-end.sse"
     counter = TokenCountingHandler(tokenizer=str.split)
     with Emulator(apps={"app": recordings.FOLDER / name}) as cloud:
@@ -233,7 +239,9 @@ def test_token_counting_is_what_the_cloud_reported(ask: Any, llm_of: Any) -> Non
     assert len(counter.llm_token_counts) == 1
 
 
-def test_it_is_a_default_llm_like_any_other(llm_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_llm_can_be_the_default_of_settings(
+    llm_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         monkeypatch.setattr(Settings, "_llm", None)
         Settings.llm = llm_of(cloud)

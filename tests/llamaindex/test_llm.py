@@ -19,14 +19,14 @@ from bailian_apps.llamaindex import BailianAppLLM
 METHODS = [f"{a}{s}{m}" for a in ("", "a") for s in ("", "stream_") for m in ("chat", "complete")]
 
 
-def test_class() -> None:
+def test_the_llm_derives_from_core_s_base_class() -> None:
     names_of_base_classes = [base.__name__ for base in BailianAppLLM.__mro__]
     assert "BaseLLM" in names_of_base_classes
     assert not issubclass(BailianAppLLM, CustomLLM)
     assert not issubclass(BailianAppLLM, FunctionCallingLLM)
 
 
-def test_public_names() -> None:
+def test_the_public_names_are_pinned() -> None:
     assert bailian_apps.llamaindex.__all__ == [
         "BailianAppChatEngine",
         "BailianAppLLM",
@@ -38,7 +38,7 @@ def test_public_names() -> None:
     ]
 
 
-def test_metadata() -> None:
+def test_metadata_describes_a_chat_model_without_functions() -> None:
     llm = BailianAppLLM(app_id="app", api_key="k")
     assert llm.class_name() == "BailianAppLLM"
     assert llm.metadata.model_name == "app"
@@ -56,15 +56,15 @@ def test_every_setting_is_a_field() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"temprature": 1}, "temprature: is not a setting"),
-        ({"model": "qwen-max"}, "model: is not a setting"),
-        ({"app_id": ""}, "app_id: is empty"),
-        ({"app_id": "a/b"}, "app_id: has a character"),
-        ({"temperature": "hot"}, "temperature: is a str"),
-        ({"context_window": 0}, "context_window: "),
+        ({"temprature": 1}, "temprature is not a setting. Did you mean 'temperature'?"),
+        ({"model": "qwen-max"}, "model is not a setting. Did you mean 'model_id'?"),
+        ({"app_id": ""}, "app_id is empty"),
+        ({"app_id": "a/b"}, "app_id has a character"),
+        ({"temperature": "hot"}, "temperature must be a valid number, not a str"),
+        ({"context_window": 0}, "context_window must be "),
     ],
 )
-def test_fields_that_are_refused(fields: dict[str, Any], named: str) -> None:
+def test_invalid_fields_are_rejected_by_name(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         BailianAppLLM(**{"app_id": "app", **fields})
     assert str(caught.value).startswith(named)
@@ -76,7 +76,7 @@ def test_an_unknown_attribute_cannot_be_set() -> None:
         llm.temprature = 1  # type: ignore[attr-defined]
 
 
-def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BAILIAN_APP_ID", "from-environment")
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-1")
     llm = BailianAppLLM()
@@ -85,7 +85,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_methods_look_like_llama_indexs(method: str) -> None:
+def test_methods_have_llama_index_s_signatures(method: str) -> None:
     ours, theirs = getattr(BailianAppLLM, method), getattr(LLM, method)
     assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
     assert inspect.iscoroutinefunction(ours) == method.startswith("a")
@@ -93,7 +93,7 @@ def test_methods_look_like_llama_indexs(method: str) -> None:
     assert ours.__qualname__ == f"BailianAppLLM.{method}"
 
 
-def test_a_subclass_gets_no_second_span(spans: Any, llm_of: Any, way: Any) -> None:
+def test_a_subclass_gets_no_second_span(spans: Any, llm_of: Any, by_method: Any) -> None:
     from bailian_apps.emulator import Emulator
 
     class Own(BailianAppLLM):
@@ -102,15 +102,15 @@ def test_a_subclass_gets_no_second_span(spans: Any, llm_of: Any, way: Any) -> No
 
     assert issubclass(Own, DispatcherSpanMixin)
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
-        way("chat")(llm_of(cloud))
+        by_method("chat")(llm_of(cloud))
         assert [note.name for note in spans.notes] == ["BailianAppLLM.chat", "BailianApp.run"]
         spans.clear()
         own = Own(app_id="app", api_key="k", base_url=cloud.base_url)
-        assert way("chat")(own).text == "好"
+        assert by_method("chat")(own).text == "好"
         assert [note.name for note in spans.notes] == ["Own.chat", "Own.chat", "BailianApp.run"]
 
 
-def test_a_json_schema_can_be_made() -> None:
+def test_the_class_has_a_json_schema() -> None:
     schema = BailianAppLLM.model_json_schema()
     assert schema["properties"]["class_name"]["default"] == "BailianAppLLM"
     assert "app_id" in schema["properties"]
@@ -134,7 +134,7 @@ def test_import_loads_neither_the_sdk_nor_the_other_framework() -> None:
 
 
 @pytest.mark.process
-def test_import_with_an_old_llama_index_says_so_too() -> None:
+def test_importing_with_an_old_llama_index_names_the_extra() -> None:
     done = run_python(
         "import llama_index.core.base.llms.types as types; del types.ThinkingBlock\n"
         "try:\n    import bailian_apps.llamaindex\n"
@@ -147,7 +147,7 @@ def test_import_with_an_old_llama_index_says_so_too() -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("missing", ["llama_index", "llama_index.core"])
-def test_import_without_llama_index_says_what_to_install(missing: str) -> None:
+def test_importing_without_llama_index_names_the_extra(missing: str) -> None:
     done = run_python(
         f"import sys; sys.modules[{missing!r}] = None\n"
         "try:\n    import bailian_apps.llamaindex\n"

@@ -1,4 +1,4 @@
-"""Messages to turns: what is sent, what is left out, and what is refused."""
+"""Messages to turns: what is sent, what is dropped, and what is rejected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MARKER = {"app_id": "app", "session_id": "s", "round": 2, "used_at": 1.5, "syste
         ("model", "assistant"),
     ],
 )
-def test_roles(role: str, turn_role: Any) -> None:
+def test_roles_map_to_three_turn_roles(role: str, turn_role: Any) -> None:
     assert to_turns([ChatMessage(role=role, content="甲")]) == [Turn(role=turn_role, text="甲")]
 
 
@@ -47,7 +47,7 @@ def test_texts_are_joined_as_llama_index_joins_them() -> None:
     assert to_turns([message])[0].text == message.content == "甲\n乙"
 
 
-def test_tool_turns_of_another_llm() -> None:
+def test_tool_calls_of_another_llm_are_dropped() -> None:
     call = ToolCallBlock(tool_name="f", tool_kwargs={})
     calls = {"tool_calls": [{"id": "1"}]}
     messages = [
@@ -72,7 +72,7 @@ def test_an_empty_message_is_an_empty_turn() -> None:
     assert to_turns([ChatMessage(role="assistant")]) == [Turn(role="assistant", text="")]
 
 
-def test_addresses_become_images_and_files() -> None:
+def test_urls_become_images_and_files() -> None:
     message = ChatMessage(
         blocks=[
             TextBlock(text="看"),
@@ -86,7 +86,7 @@ def test_addresses_become_images_and_files() -> None:
     assert turn.files == ("https://example.com/b.pdf",)
 
 
-def test_notes_on_an_answer_are_left_out() -> None:
+def test_thinking_and_citations_are_dropped() -> None:
     citation = CitationBlock(
         cited_content="原文", source="s", title="t", additional_location_info={}
     )
@@ -107,7 +107,7 @@ def test_the_marker_of_an_answer_is_read() -> None:
 
 
 @pytest.mark.parametrize("stored", ["text", {"session_id": 1}, None, [], {**MARKER, "round": "2"}])
-def test_what_is_no_marker_is_passed_over(stored: Any) -> None:
+def test_a_malformed_marker_is_ignored(stored: Any) -> None:
     message = ChatMessage(role="assistant", content="答", additional_kwargs={"bailian": stored})
     assert to_turns([message])[0].marker is None
 
@@ -117,27 +117,31 @@ def test_only_an_answer_has_a_marker() -> None:
     assert to_turns([message])[0].marker is None
 
 
-REFUSED = {
+REJECTED = {
     "tool calls": (
         ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [{"id": "1"}]}),
         "tool calls",
     ),
     "tool call": (
         ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="f", tool_kwargs={})]),
-        "a ToolCallBlock",
+        "tool calls",
     ),
-    "audio": (ChatMessage(blocks=[AudioBlock(url="https://a/b.mp3")]), "an AudioBlock"),
-    "video": (ChatMessage(blocks=[VideoBlock(url="https://a/b.mp4")]), "a VideoBlock"),
+    "tool call of a user": (
+        ChatMessage(blocks=[ToolCallBlock(tool_name="f", tool_kwargs={})]),
+        "tool calls in the role 'user'",
+    ),
+    "audio": (ChatMessage(blocks=[AudioBlock(url="https://a/b.mp3")]), "AudioBlock"),
+    "video": (ChatMessage(blocks=[VideoBlock(url="https://a/b.mp4")]), "VideoBlock"),
     "citable": (
         ChatMessage(blocks=[CitableBlock(title="t", source="s", content="c")]),
-        "a CitableBlock",
+        "CitableBlock",
     ),
-    "image data": (ChatMessage(blocks=[ImageBlock(image=b"\x89PNG")]), "an ImageBlock without"),
+    "image data": (ChatMessage(blocks=[ImageBlock(image=b"\x89PNG")]), "an image without"),
     "image in the address": (
         ChatMessage(blocks=[ImageBlock(url="data:image/png;base64,AAAA")]),
-        "an ImageBlock without",
+        "an image without",
     ),
-    "file data": (ChatMessage(blocks=[DocumentBlock(data=b"%PDF")]), "a DocumentBlock without"),
+    "file data": (ChatMessage(blocks=[DocumentBlock(data=b"%PDF")]), "a file without"),
     "image of an answer": (
         ChatMessage(role="assistant", blocks=[ImageBlock(url="https://a/b.png")]),
         "role 'assistant'",
@@ -146,16 +150,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("role", ["tool", "function"])
-def test_a_tools_result_may_come_last(role: str) -> None:
-    """As in a hand-off of AgentWorkflow: it is what the next agent is asked with."""
+def test_a_tool_result_may_come_last(role: str) -> None:
+    """As in a hand-off of AgentWorkflow, where it is the next agent's last message."""
     *_, last = to_turns([ChatMessage(content="问"), ChatMessage(role=role, content="42")])
     assert (last.role, last.text) == ("user", "Tool result: 42")
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_sent_is_refused(case: str) -> None:
-    message, named = REFUSED[case]
+@pytest.mark.parametrize("case", REJECTED)
+def test_unsupported_content_is_rejected(case: str) -> None:
+    message, named = REJECTED[case]
     with pytest.raises(InvalidInputError, match=r"messages\[1\]") as caught:
         to_turns([ChatMessage(content="问"), message])
     assert named in str(caught.value)
-    assert caught.value.field == "messages[1]"
+    assert caught.value.field in ("messages[1]", "messages[1].blocks[0]")

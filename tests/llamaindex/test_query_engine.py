@@ -1,4 +1,4 @@
-"""`BailianAppQueryEngine` and `BailianAppRetriever`, alone and inside LlamaIndex's own."""
+"""`BailianAppQueryEngine` and `BailianAppRetriever`, alone and inside LlamaIndex's engines."""
 
 from __future__ import annotations
 
@@ -52,44 +52,44 @@ def settings(cloud: Emulator, **more: Any) -> dict[str, Any]:
     }
 
 
-WAYS = ("query", "query streaming", "aquery", "aquery streaming")
+MODES = ("query", "query streaming", "aquery", "aquery streaming")
 
 
-def ask(way: str, cloud: Emulator, question: Any = "西湖在哪里？", **more: Any) -> Any:
-    """Ask in one of the four ways; a streamed response is read to its end."""
+def ask(mode: str, cloud: Emulator, question: Any = "西湖在哪里？", **more: Any) -> Any:
+    """Query by one of the four methods; a streaming response is read to its end."""
     fields = settings(cloud, **more)
-    engine = BailianAppQueryEngine.from_defaults(streaming="streaming" in way, **fields)
+    engine = BailianAppQueryEngine.from_defaults(streaming="streaming" in mode, **fields)
 
     async def ask_async() -> Any:
         response: Any = await engine.aquery(question)
-        if "streaming" not in way:
+        if "streaming" not in mode:
             return response
         assert isinstance(response, AsyncStreamingResponse)
         assert not response.source_nodes
-        response.pieces = [piece async for piece in response.async_response_gen()]
+        response.deltas = [delta async for delta in response.async_response_gen()]
         return response
 
-    if way.startswith("a"):
+    if mode.startswith("a"):
         return asyncio.run(ask_async())
     response: Any = engine.query(question)
-    if "streaming" in way:
+    if "streaming" in mode:
         assert isinstance(response, StreamingResponse)
         assert not response.source_nodes
-        response.pieces = list(response.response_gen)
+        response.deltas = list(response.response_gen)
     return response
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_every_way_says_the_same(way: str) -> None:
+def test_every_method_returns_the_same_answer(mode: str) -> None:
     with Emulator(apps={"app": CITING}) as cloud:
         fields = settings(cloud)
         result = BailianApp(**fields).invoke("西湖在哪里？")
-        response = ask(way, cloud)
-    text = "".join(response.pieces) if "streaming" in way else response.response
+        response = ask(mode, cloud)
+    text = "".join(response.deltas) if "streaming" in mode else response.response
     assert text == result.text
     assert [node.node.get_content(MetadataMode.NONE) for node in response.source_nodes] == [
         reference.text for reference in result.references
@@ -104,47 +104,47 @@ def test_every_way_says_the_same(way: str) -> None:
     assert response.metadata["request_id"]
 
 
-def test_usage_and_steps_are_told(way: str) -> None:
+def test_usage_and_steps_are_in_the_metadata(mode: str) -> None:
     name = "workflow-two-llm-fixed-end.sse"
     with Emulator(apps={"app": recordings.FOLDER / name}) as cloud:
         result = BailianApp(**settings(cloud)).invoke("?")
-        metadata = ask(way, cloud).metadata
+        metadata = ask(mode, cloud).metadata
     assert metadata["usage"]["prompt_tokens"] == result.usage.input_tokens > 0
     assert [step["id"] for step in metadata["steps"]] == [step.id for step in result.steps] != []
 
 
-def test_a_stream_is_a_stream(way: str) -> None:
+def test_a_streaming_response_yields_deltas(mode: str) -> None:
     with Emulator(apps={"app": lambda call: "西湖在杭州市西边"}) as cloud:
-        response = ask(way, cloud)
-    if "streaming" in way:
-        assert response.pieces == ["西湖在杭", "州市西边"]
+        response = ask(mode, cloud)
+    if "streaming" in mode:
+        assert response.deltas == ["西湖在杭", "州市西边"]
     else:
         assert response.response == "西湖在杭州市西边"
 
 
-def test_a_query_is_no_turn_of_a_conversation(way: str) -> None:
+def test_queries_do_not_share_a_session(mode: str) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
-        ask(way, cloud)
-        ask(way, cloud)
+        ask(mode, cloud)
+        ask(mode, cloud)
         assert [request.session_id for request in cloud.requests] == [None, None]
 
 
-def test_an_error_is_raised(way: str) -> None:
+def test_errors_of_the_app_are_raised(mode: str) -> None:
     app = {"app": lambda call: Failure(status=429, code="Throttling")}
     with Emulator(apps=app) as cloud, pytest.raises(RateLimitError):
-        ask(way, cloud)
+        ask(mode, cloud)
 
 
-def test_what_an_app_cannot_see_is_refused(way: str) -> None:
+def test_a_query_with_an_image_path_is_rejected(mode: str) -> None:
     bundle = QueryBundle("这是什么？", image_path="/tmp/picture.png")
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         with pytest.raises(InvalidInputError, match="image_path"):
-            ask(way, cloud, bundle)
+            ask(mode, cloud, bundle)
         assert not cloud.requests
 
 
 @pytest.mark.parametrize("engine", [BailianAppQueryEngine, BailianAppRetriever])
-def test_made_of_an_app_or_of_an_llm(engine: Any, llm_of: Any) -> None:
+def test_engines_are_created_from_an_app_or_an_llm(engine: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": CITING}) as cloud:
         app = BailianApp(**settings(cloud, biz_params={"city": "杭州"}))
         llm = llm_of(cloud, biz_params={"city": "杭州"})
@@ -159,18 +159,18 @@ def test_made_of_an_app_or_of_an_llm(engine: Any, llm_of: Any) -> None:
             engine.from_defaults(**settings(cloud, colour="red"))
 
 
-def test_a_queries_spans_and_events(way: str, spans: Any, events: Any) -> None:
+def test_spans_and_events_of_a_query_are_nested(mode: str, spans: Any, events: Any) -> None:
     name = "workflow-two-llm-fixed-end.sse"
     with Emulator(apps={"app": recordings.FOLDER / name}) as cloud:
-        response = ask(way, cloud)
+        response = ask(mode, cloud)
     names = [note.name.partition(".")[2] or note.name for note in spans.notes]
     llm = {
         "query": "complete",
         "query streaming": "stream_complete",
         "aquery": "acomplete",
         "aquery streaming": "astream_complete",
-    }[way]
-    method = way.partition(" ")[0]
+    }[mode]
+    method = mode.partition(" ")[0]
     assert names[:4] == [method, f"_{method}", llm, "run"]
     assert len(names) == 4 + len(response.metadata["steps"])
     assert [note.parent_id for note in spans.notes[1:4]] == [note.id for note in spans.notes[:3]]
@@ -180,10 +180,10 @@ def test_a_queries_spans_and_events(way: str, spans: Any, events: Any) -> None:
     assert len(events.of(QueryEndEvent)) == 1
 
 
-def test_legacy_callbacks_know_the_query(way: str) -> None:
+def test_legacy_callbacks_receive_the_query(mode: str) -> None:
     debug = LlamaDebugHandler(print_trace_on_end=False)
     with Emulator(apps={"app": CITING}) as cloud:
-        ask(way, cloud, callback_manager=CallbackManager([debug]))
+        ask(mode, cloud, callback_manager=CallbackManager([debug]))
     [(query, end)] = debug.get_event_pairs(CBEventType.QUERY)
     [(llm, _)] = debug.get_event_pairs(CBEventType.LLM)
     [(run, _)] = debug.get_event_pairs(CBEventType.AGENT_STEP)
@@ -200,17 +200,17 @@ def held(call: Call) -> Iterator[dict[str, Any]]:
     call.disconnected.wait(10)
 
 
-def test_a_stream_that_is_closed_ends_the_run(spans: Any, kept: Any) -> None:
+def test_closing_the_stream_ends_the_run(spans: Any, kept: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         engine = BailianAppQueryEngine.from_defaults(streaming=True, **settings(cloud))
-        pieces: Any = engine.query("?").response_gen
-        assert next(pieces) == "西"
-        pieces.close()
+        deltas: Any = engine.query("?").response_gen
+        assert next(deltas) == "西"
+        deltas.close()
         assert not spans.open_spans
         assert cloud.requests[0].disconnected.wait(5)
 
 
-async def test_a_stream_that_is_closed_ends_the_run_async(spans: Any, kept: Any) -> None:
+async def test_closing_the_async_stream_ends_the_run(spans: Any, kept: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         engine = BailianAppQueryEngine.from_defaults(streaming=True, **settings(cloud))
         response: Any = await engine.aquery("?")
@@ -220,7 +220,7 @@ async def test_a_stream_that_is_closed_ends_the_run_async(spans: Any, kept: Any)
         assert not spans.open_spans
 
 
-def test_a_stream_that_nobody_reads_asks_nothing(spans: Any) -> None:
+def test_an_unread_stream_sends_no_request(spans: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         engine = BailianAppQueryEngine.from_defaults(streaming=True, **settings(cloud))
         response = engine.query("?")
@@ -231,7 +231,7 @@ def test_a_stream_that_nobody_reads_asks_nothing(spans: Any) -> None:
         assert not cloud.requests
 
 
-# --------------------------------------------------------------------- inside LlamaIndex's own
+# ----------------------------------------------------------------- inside LlamaIndex's engines
 
 
 def tool_of(cloud: Emulator, *, streaming: bool = False) -> QueryEngineTool:
@@ -239,21 +239,21 @@ def tool_of(cloud: Emulator, *, streaming: bool = False) -> QueryEngineTool:
     return QueryEngineTool.from_defaults(engine, name="app", description="knows phones")
 
 
-def test_in_a_tool() -> None:
+def test_a_query_engine_tool_calls_the_app() -> None:
     with Emulator(apps={"app": CITING}) as cloud:
         output = tool_of(cloud).call("哪款手机？")
     assert "Bailian Zephyr Z9" in output.content
     assert output.raw_output.source_nodes
 
 
-async def test_in_a_tool_async() -> None:
+async def test_a_query_engine_tool_calls_the_app_async() -> None:
     with Emulator(apps={"app": CITING}) as cloud:
         output = await tool_of(cloud).acall("哪款手机？")
     assert "Bailian Zephyr Z9" in output.content
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_in_a_router(llm_of: Any, streaming: bool) -> None:
+def test_a_router_query_engine_selects_the_app(llm_of: Any, streaming: bool) -> None:
     chosen = '[{"choice": 1, "reason": "phones"}]'
     with Emulator(apps={"app": CITING, "chooser": lambda call: chosen}) as cloud:
         chooser = llm_of(cloud, "chooser")
@@ -266,10 +266,10 @@ def test_in_a_router(llm_of: Any, streaming: bool) -> None:
         assert "Bailian Zephyr Z9" in str(response)
     assert response.source_nodes
     assert response.metadata["selector_result"].ind == 0
-    assert response.metadata["request_id"], "filled late, in the router's dict"
+    assert response.metadata["request_id"], "set at the end, in the router's dict"
 
 
-async def test_under_sub_questions(llm_of: Any) -> None:
+async def test_a_sub_question_engine_calls_the_app(llm_of: Any) -> None:
     asked = '```json\n[{"sub_question": "哪款手机？", "tool_name": "app"}]\n```'
     with Emulator(apps={"app": CITING, "asker": lambda call: asked}) as cloud:
         engine = SubQuestionQueryEngine.from_defaults(
@@ -288,7 +288,9 @@ async def test_under_sub_questions(llm_of: Any) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_retrieving(asynchronous: bool, spans: Any, events: Any) -> None:
+def test_the_retriever_returns_the_cited_passages(
+    asynchronous: bool, spans: Any, events: Any
+) -> None:
     with Emulator(apps={"app": CITING}) as cloud:
         retriever = BailianAppRetriever.from_defaults(**settings(cloud))
         if asynchronous:
@@ -304,7 +306,7 @@ def test_retrieving(asynchronous: bool, spans: Any, events: Any) -> None:
 
 
 def test_several_passages_of_one_document_are_all_kept() -> None:
-    """LlamaIndex takes nodes of one id for one, and drops all but the first."""
+    """LlamaIndex drops nodes with an id that it has already seen."""
     references = [
         {"doc_id": "d", "index_id": "1", "text": "甲"},
         {"doc_id": "d", "index_id": "2", "text": "乙"},
@@ -318,12 +320,12 @@ def test_several_passages_of_one_document_are_all_kept() -> None:
     assert len({node.node.node_id for node in nodes}) == 4
 
 
-def test_an_app_that_cites_nothing_gives_nothing() -> None:
+def test_an_answer_without_citations_has_no_nodes() -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         assert BailianAppRetriever.from_defaults(**settings(cloud)).retrieve("?") == []
 
 
-def test_a_model_reads_what_is_said_and_no_ids() -> None:
+def test_ids_and_urls_are_hidden_from_models() -> None:
     reference = {"doc_id": "d", "title": "价目", "doc_url": "https://a/b", "text": "999元"}
     with Emulator(apps={"app": citing(reference)}) as cloud:
         [node] = BailianAppRetriever.from_defaults(**settings(cloud)).retrieve("?")
@@ -334,7 +336,7 @@ def test_a_model_reads_what_is_said_and_no_ids() -> None:
     assert node.node.metadata["doc_url"] == "https://a/b"
 
 
-def test_under_a_retriever_query_engine() -> None:
+def test_a_retriever_query_engine_uses_the_passages() -> None:
     with Emulator(apps={"app": CITING}) as cloud:
         retriever = BailianAppRetriever.from_defaults(**settings(cloud))
         response = RetrieverQueryEngine.from_args(retriever, llm=MockLLM()).query("哪款？")
@@ -342,7 +344,7 @@ def test_under_a_retriever_query_engine() -> None:
     assert len(response.source_nodes) == 1
 
 
-def test_a_retriever_refuses_a_path() -> None:
+def test_the_retriever_rejects_an_image_path() -> None:
     bundle = QueryBundle("这是什么？", image_path="/tmp/picture.png")
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         retriever = BailianAppRetriever.from_defaults(**settings(cloud))
@@ -353,7 +355,7 @@ def test_a_retriever_refuses_a_path() -> None:
         assert not cloud.requests
 
 
-def test_callbacks_beside_an_llm() -> None:
+def test_a_callback_manager_does_not_change_the_given_llm() -> None:
     counter = TokenCountingHandler(tokenizer=list)
     manager = CallbackManager([counter])
     with Emulator(apps={"app": lambda call: "好"}) as cloud:

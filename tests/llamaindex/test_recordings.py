@@ -1,4 +1,4 @@
-"""Every recorded answer says the same by all eight methods."""
+"""Every recorded answer, by all eight methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bailian_apps.emulator import Emulator
 FINISHED = [
     path for path in recordings.ALL if path.name not in recordings.UNFINISHED | recordings.ERRORS
 ]
-CUT_OFF = [path for path in recordings.ALL if path.name in recordings.UNFINISHED]
+TRUNCATED = [path for path in recordings.ALL if path.name in recordings.UNFINISHED]
 STOP = {"output": {"text": "", "finish_reason": "stop"}, "usage": {}}
 
 
@@ -23,12 +23,12 @@ def mode_of(path: Path) -> dict[str, Any]:
 
 
 def source_of(path: Path) -> Any:
-    """A recording, or one that was cut off, with an end put to it: only those have reasoning."""
+    """A recording; a truncated one gets an end, because only those have reasoning."""
     return path if path in FINISHED else lambda call: [*recordings.frames(path.name), STOP]
 
 
-@pytest.mark.parametrize("path", FINISHED + CUT_OFF, ids=lambda path: path.name)
-def test_every_method_says_the_same(ask: Any, llm_of: Any, path: Path) -> None:
+@pytest.mark.parametrize("path", FINISHED + TRUNCATED, ids=lambda path: path.name)
+def test_every_method_returns_the_recorded_answer(ask: Any, llm_of: Any, path: Path) -> None:
     with Emulator(apps={"app": source_of(path)}) as cloud:
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, **mode_of(path))
         result = app.invoke("你好")
@@ -43,9 +43,9 @@ def test_every_method_says_the_same(ask: Any, llm_of: Any, path: Path) -> None:
     assert [each["text"] for each in seen.raw["references"]] == [
         reference.text for reference in result.references
     ]
-    told = seen.raw["usage"].get("models", [])
+    models = seen.raw["usage"].get("models", [])
     reported = result.usage.models
-    assert [each["model_id"] for each in told] == [model.model_id for model in reported]
+    assert [each["model_id"] for each in models] == [model.model_id for model in reported]
     assert seen.raw["usage"].get("prompt_tokens", 0) == result.usage.input_tokens
     assert seen.raw["usage"].get("completion_tokens", 0) == result.usage.output_tokens
     assert seen.raw["usage"].get("total_tokens", 0) == result.usage.total_tokens
@@ -61,8 +61,8 @@ def test_every_method_says_the_same(ask: Any, llm_of: Any, path: Path) -> None:
         assert seen.last.message.role == "assistant"
 
 
-@pytest.mark.parametrize("path", CUT_OFF, ids=lambda path: path.name)
-def test_an_answer_that_was_cut_off_is_an_error(ask: Any, llm_of: Any, path: Path) -> None:
+@pytest.mark.parametrize("path", TRUNCATED, ids=lambda path: path.name)
+def test_a_truncated_answer_is_an_error(ask: Any, llm_of: Any, path: Path) -> None:
     with Emulator(apps={"app": path}) as cloud:
         seen = ask(llm_of(cloud, **mode_of(path)))
     assert isinstance(seen.error, StreamInterruptedError)
@@ -72,17 +72,17 @@ def test_an_answer_that_was_cut_off_is_an_error(ask: Any, llm_of: Any, path: Pat
 
 
 @pytest.mark.parametrize("name", sorted(recordings.ERRORS))
-def test_an_error_is_typed(ask: Any, llm_of: Any, name: str) -> None:
+def test_recorded_errors_are_typed_errors(ask: Any, llm_of: Any, name: str) -> None:
     with Emulator(apps={"app": recordings.FOLDER / name}) as cloud:
         seen = ask(llm_of(cloud))
     assert isinstance(seen.error, BadRequestError)
     assert not seen.responses
 
 
-def test_recordings_hold_what_is_compared() -> None:
-    """Were nothing recorded of a thing, comparing it above would prove nothing."""
+def test_recordings_have_all_that_is_compared() -> None:
+    """The comparison above proves nothing about fields that no recording has."""
     seen = {"reasoning": 0, "references": 0, "usage": 0, "steps": 0}
-    for path in FINISHED + CUT_OFF:
+    for path in FINISHED + TRUNCATED:
         with Emulator(apps={"app": source_of(path)}) as cloud:
             app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, **mode_of(path))
             result = app.invoke("你好")

@@ -1,4 +1,4 @@
-"""The key and the users' tokens reach the cloud, and nothing else."""
+"""The key and the users' tokens reach the cloud and appear nowhere else."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PARAMS = {
 }
 
 
-class Published(BaseCallbackHandler):
-    """Keeps what the legacy callbacks are told."""
+class PayloadRecorder(BaseCallbackHandler):
+    """Records the payloads of the legacy callbacks."""
 
     def __init__(self) -> None:
         super().__init__([], [])
-        self.told: list[Any] = []
+        self.payloads: list[Any] = []
 
     def start_trace(self, trace_id: str | None = None) -> None: ...
 
@@ -38,13 +38,13 @@ class Published(BaseCallbackHandler):
     def on_event_start(
         self, event_type: Any, payload: Any = None, event_id: str = "", **kwargs: Any
     ) -> str:
-        self.told.append(payload)
+        self.payloads.append(payload)
         return event_id
 
     def on_event_end(
         self, event_type: Any, payload: Any = None, event_id: str = "", **kwargs: Any
     ) -> None:
-        self.told.append(payload)
+        self.payloads.append(payload)
 
 
 def expect_no_secret(*shown: Any) -> None:
@@ -69,7 +69,7 @@ def test_no_secret_is_published(
         got.append(call.biz_params)
         return {"output": {"text": "半", "finish_reason": "null"}} if fails else "好"
 
-    legacy = Published()
+    legacy = PayloadRecorder()
     secrets = {"api_key": KEY, "biz_params": PARAMS}
     with Emulator(apps={"app": app}, api_key=KEY) as cloud:
         llm = BailianAppLLM(
@@ -79,7 +79,7 @@ def test_no_secret_is_published(
             **(secrets if where == "settings" else {"api_key": "sk-other"}),
         )
         seen = ask(llm, "你好", **(secrets if where == "call" else {}))
-    assert got == [PARAMS]  # the emulator lets in no other key
+    assert got == [PARAMS]  # the emulator accepts no other key
     assert bool(seen.error) is fails
 
     assert events.events
@@ -89,8 +89,10 @@ def test_no_secret_is_published(
     for note in spans.notes:
         expect_no_secret(note.inputs, note.result, note.error)
         expect_no_secret(getattr(note.inputs.get("kwargs"), "items", dict)())
-    assert len(legacy.told) >= 2
-    expect_no_secret(legacy.told, repr(llm), repr(seen.error), vars(seen.error or Published()))
+    assert len(legacy.payloads) >= 2
+    expect_no_secret(
+        legacy.payloads, repr(llm), repr(seen.error), vars(seen.error or PayloadRecorder())
+    )
     expect_no_secret(caplog.text, *(record.__dict__ for record in caplog.records))
     if not fails:
         expect_no_secret(repr(seen.last), seen.last.model_dump())
@@ -112,7 +114,9 @@ def test_no_serialised_form_has_a_secret() -> None:
     assert llm.biz_params == PARAMS
 
 
-def test_what_was_serialised_reads_the_key_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deserialised_llm_reads_the_key_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     llm = BailianAppLLM(
         app_id="app",
         api_key=KEY,
@@ -130,17 +134,17 @@ def test_what_was_serialised_reads_the_key_again(monkeypatch: pytest.MonkeyPatch
         assert other.api_key.get_secret_value() == "sk-from-environment"
         assert other.model_dump() == llm.model_dump()
         assert (other.temperature, other.biz_params) == (0.5, {"city": "杭州"})
-        assert other.limits.total_s == 9
+        assert other.timeouts.total_s == 9
 
 
-def test_a_copy_is_whole() -> None:
+def test_a_copy_keeps_its_secrets() -> None:
     llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params=PARAMS)
     for other in (copy.copy(llm), copy.deepcopy(llm), llm.model_copy(update={"seed": 1})):
         assert other.api_key.get_secret_value() == KEY
         assert other.biz_params == PARAMS
 
 
-def test_pickling_leaves_the_llm_as_it_was() -> None:
+def test_pickling_does_not_change_the_llm() -> None:
     llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params=PARAMS)
     pickle.dumps(llm)
     assert llm.api_key is not None
@@ -151,7 +155,7 @@ def test_pickling_leaves_the_llm_as_it_was() -> None:
 @pytest.mark.parametrize(
     "fields", [{"api_key": KEY + "\n"}, {"api_key": KEY, "biz_params": [TOKEN]}]
 )
-def test_a_refusal_shows_no_secret(fields: dict[str, Any]) -> None:
+def test_a_validation_error_shows_no_secret(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"api_key|biz_params") as caught:
         BailianAppLLM(app_id="app", **fields)
     expect_no_secret(caught.value, repr(caught.value), caught.getrepr(style="short"))

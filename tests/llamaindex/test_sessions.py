@@ -27,11 +27,11 @@ def user(text: str) -> ChatMessage:
 
 
 def stored(message: ChatMessage) -> ChatMessage:
-    """The message as a chat store gives it back."""
+    """The message after a round trip through a chat store."""
     return ChatMessage.model_validate_json(message.model_dump_json())
 
 
-def test_two_turns_on_one_list(chat: Any, llm_of: Any) -> None:
+def test_two_turns_on_one_list_share_a_session(chat: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm, history = llm_of(cloud), [user("一")]
         history.append(stored(chat(llm, history).last.message))
@@ -47,16 +47,16 @@ def test_two_turns_on_one_list(chat: Any, llm_of: Any) -> None:
 
 
 def test_the_marker_is_small(chat: Any, llm_of: Any) -> None:
-    """LlamaIndex's memory counts tokens over it."""
+    """LlamaIndex's memory counts it as tokens."""
     with Emulator(apps={"app": app}) as cloud:
         message = chat(llm_of(cloud), [user("一")]).last.message
     assert message.additional_kwargs.keys() == {"bailian"}
     assert len(json.dumps(message.additional_kwargs)) < 200
 
 
-def test_only_the_last_chunk_remembers(way: Any, llm_of: Any) -> None:
+def test_only_the_last_chunk_has_the_marker(by_method: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
-        seen = way("stream_chat")(llm_of(cloud), [user("一")])
+        seen = by_method("stream_chat")(llm_of(cloud), [user("一")])
     *chunks, last = seen.responses
     assert chunks
     assert all(chunk.message.additional_kwargs == {} and chunk.raw is None for chunk in chunks)
@@ -64,7 +64,7 @@ def test_only_the_last_chunk_remembers(way: Any, llm_of: Any) -> None:
     assert last.message is not chunks[-1].message
 
 
-def test_the_answer_of_another_app_in_between(chat: Any, llm_of: Any) -> None:
+def test_an_answer_of_another_app_forces_the_whole_history(chat: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app, "other": lambda call: "外人"}) as cloud:
         llm, other, history = llm_of(cloud), llm_of(cloud, "other"), [user("一")]
         history.append(chat(llm, history).last.message)
@@ -79,7 +79,7 @@ def test_the_answer_of_another_app_in_between(chat: Any, llm_of: Any) -> None:
         ]  # fmt: skip
 
 
-def test_lost_context_is_said_and_mended(
+def test_lost_context_is_reported_and_repaired(
     chat: Any, llm_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Emulator(apps={"app": app}) as cloud:
@@ -92,7 +92,7 @@ def test_lost_context_is_said_and_mended(
             history.append(chat(llm, history).last.message)
         assert history[3].additional_kwargs["bailian"]["context_lost"] is True
         [record] = caplog.records
-        assert "has forgotten the conversation" in record.getMessage()
+        assert "has lost the conversation" in record.getMessage()
         history.append(user("三"))
         chat(llm, history)
         assert [message["content"] for message in cloud.requests[2].messages] == [
@@ -100,8 +100,8 @@ def test_lost_context_is_said_and_mended(
         ]  # fmt: skip
 
 
-def told(request: Any) -> list[str]:
-    """The contents of the messages that a request told."""
+def contents(request: Any) -> list[str]:
+    """The contents of the messages of a request."""
     return [message["content"] for message in request.messages]
 
 
@@ -111,14 +111,14 @@ def begin(llm: Any) -> list[ChatMessage]:
 
 
 def forgetful(call: Call) -> Iterator[dict[str, Any]]:
-    """In a session that was forgotten it goes on only when nobody listens any more."""
+    """In a lost session it only continues when the client has disconnected."""
     if call.request.session_id and not call.turns:
         yield {"output": {"text": "谁？", "finish_reason": "null"}}
         call.disconnected.wait(10)
     yield {"output": {"text": "好", "finish_reason": "stop"}}
 
 
-def test_an_idempotent_app_that_forgot_is_asked_again_at_once(
+def test_an_idempotent_app_is_called_again_when_its_session_is_lost(
     chat: Any, llm_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Emulator(apps={"app": forgetful}) as cloud:
@@ -134,24 +134,24 @@ def test_an_idempotent_app_that_forgot_is_asked_again_at_once(
         _, forgot, again = cloud.requests
         assert forgot.disconnected.is_set()
         assert forgot.session_id == history[1].additional_kwargs["bailian"]["session_id"]
-        assert told(again) == ["一", "好", "二"]
+        assert contents(again) == ["一", "好", "二"]
         [record] = caplog.records
-        assert "asking again, with the whole history" in record.getMessage()
+        assert "sending the whole history" in record.getMessage()
         chat(llm, [*history, seen.last.message, user("三")])
-        assert told(cloud.requests[3]) == ["一", "好", "二", "好", "三"]
+        assert contents(cloud.requests[3]) == ["一", "好", "二", "好", "三"]
 
 
-def test_a_branch_is_told_the_whole_history(chat: Any, llm_of: Any) -> None:
+def test_a_branch_sends_the_whole_history(chat: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = llm_of(cloud)
         trunk = begin(llm)
-        for words in ("左", "右", "右"):
-            chat(llm, [*trunk, user(words)])
+        for question in ("左", "右", "右"):
+            chat(llm, [*trunk, user(question)])
         assert [bool(request.session_id) for request in cloud.requests[1:]] == [True, False, False]
-        assert told(cloud.requests[2]) == told(cloud.requests[3]) == ["一", "第1轮", "右"]
+        assert contents(cloud.requests[2]) == contents(cloud.requests[3]) == ["一", "第1轮", "右"]
 
 
-def test_of_two_calls_at_once_one_has_the_session(chat: Any, llm_of: Any) -> None:
+def test_only_one_of_two_concurrent_calls_uses_the_session(chat: Any, llm_of: Any) -> None:
     both = threading.Barrier(2, timeout=20)
 
     def app(call: Call) -> str:
@@ -162,7 +162,7 @@ def test_of_two_calls_at_once_one_has_the_session(chat: Any, llm_of: Any) -> Non
     with Emulator(apps={"app": app}) as cloud, ThreadPoolExecutor() as pool:
         llm = llm_of(cloud)
         trunk = begin(llm)
-        seen = list(pool.map(lambda words: chat(llm, [*trunk, user(words)]), ("甲", "乙")))
+        seen = list(pool.map(lambda question: chat(llm, [*trunk, user(question)]), ("甲", "乙")))
         assert sorted(each.raw["whole_history"] for each in seen) == [False, True]
         assert sorted(bool(request.session_id) for request in cloud.requests[1:]) == [False, True]
 
@@ -174,7 +174,7 @@ def test_of_two_calls_at_once_one_has_the_session(chat: Any, llm_of: Any) -> Non
         (Failure(status=500, code="InternalError"), False),
     ],
 )
-def test_only_a_call_that_certainly_did_not_start_gives_the_session_back(
+def test_only_a_call_that_did_not_start_releases_the_session(
     failure: Failure, in_session: bool, chat: Any, llm_of: Any
 ) -> None:
     answers: list[Any] = ["好", failure, "好"]
@@ -184,15 +184,15 @@ def test_only_a_call_that_certainly_did_not_start_gives_the_session_back(
         assert isinstance(chat(llm, history).error, BailianError)
         chat(llm, history)
         assert bool(cloud.requests[2].session_id) is in_session
-        assert told(cloud.requests[2]) == ([] if in_session else ["一", "好", "二"])
+        assert contents(cloud.requests[2]) == ([] if in_session else ["一", "好", "二"])
 
 
-def test_a_stream_that_nobody_reads_claims_nothing(way: Any, llm_of: Any) -> None:
+def test_an_unread_stream_does_not_take_the_session(by_method: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = llm_of(cloud)
         history = [*begin(llm), user("二")]
         llm.stream_chat(history).close()
-        assert way("chat")(llm, history).text == "第2轮"
+        assert by_method("chat")(llm, history).text == "第2轮"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_stream_that_nobody_reads_claims_nothing(way: Any, llm_of: Any) -> Non
     ],
     ids=["too old", "too long", "another system text", "edited"],
 )
-def test_from_then_on_the_whole_history_is_sent(
+def test_an_unusable_session_forces_the_whole_history(
     settings: Any, system: Any, edited: str, chat: Any, llm_of: Any
 ) -> None:
     with Emulator(apps={"app": app}) as cloud:
@@ -214,34 +214,32 @@ def test_from_then_on_the_whole_history_is_sent(
         history = [first, stored(llm_of(cloud).chat([first]).message)]
         history[0] = ChatMessage(blocks=[TextBlock(text=edited), image])
         llm = llm_of(cloud, **settings)
-        for words in ("二", "三"):
-            history.append(user(words))
+        for question in ("二", "三"):
+            history.append(user(question))
             response = chat(llm, [*system, *history])
             assert response.raw["whole_history"] is True
             assert cloud.requests[-1].session_id is None
-            assert told(cloud.requests[-1]) == [each.content for each in (*system, *history)]
+            assert contents(cloud.requests[-1]) == [each.content for each in (*system, *history)]
             assert cloud.requests[-1].input["image_list"] == ["https://example.com/a.png"]
             history.append(stored(response.last.message))
 
 
 @pytest.mark.parametrize("streams", [True, False])
-def test_a_chat_engine_that_strips_the_answer_goes_on_in_the_session(
-    streams: bool, llm_of: Any
-) -> None:
-    """LlamaIndex's own strip what they streamed, and keep that with the marker."""
+def test_a_chat_engine_that_strips_the_answer_keeps_the_session(streams: bool, llm_of: Any) -> None:
+    """LlamaIndex's engines strip streamed answers, and store them with the marker."""
     with Emulator(apps={"app": lambda call: "  好\n\n"}) as cloud:
         memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
         engine = SimpleChatEngine.from_defaults(llm=llm_of(cloud), memory=memory)
-        for words in ("一", "二", "三"):
+        for question in ("一", "二", "三"):
             if streams:
-                list(engine.stream_chat(words).response_gen)  # ends when the answer is kept
+                list(engine.stream_chat(question).response_gen)  # ends when the answer is kept
             else:
-                engine.chat(words)
+                engine.chat(question)
         [session] = cloud.sessions
         assert [request.session_id for request in cloud.requests] == [None, session, session]
 
 
-def test_the_clouds_long_term_memory(chat: Any, llm_of: Any) -> None:
+def test_memory_id_is_sent_in_every_call(chat: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = llm_of(cloud, memory_id="mine")
         chat(llm)
@@ -252,7 +250,7 @@ def test_the_clouds_long_term_memory(chat: Any, llm_of: Any) -> None:
     assert sent == ["mine", "yours", "mine", None]
 
 
-def test_a_session_that_the_caller_names(chat: Any, llm_of: Any) -> None:
+def test_an_explicit_session_id_is_used(chat: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = llm_of(cloud)
         first = chat(llm, [user("一")]).raw["session_id"]
@@ -260,7 +258,7 @@ def test_a_session_that_the_caller_names(chat: Any, llm_of: Any) -> None:
         assert cloud.requests[1].session_id == first
 
 
-def test_settings_of_one_call_decide(chat: Any, llm_of: Any) -> None:
+def test_settings_of_a_call_override_the_fields(chat: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app, "other": app}) as cloud:
         llm, history = llm_of(cloud), [user("一")]
         history.append(chat(llm, history).last.message)
@@ -275,7 +273,7 @@ def test_settings_of_one_call_decide(chat: Any, llm_of: Any) -> None:
         assert cloud.requests[2].parameters["temperature"] == 0.5
 
 
-def test_a_completion_joins_no_conversation(complete: Any, llm_of: Any) -> None:
+def test_a_completion_never_continues_a_session(complete: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = llm_of(cloud)
         for _ in range(2):
@@ -286,7 +284,7 @@ def test_a_completion_joins_no_conversation(complete: Any, llm_of: Any) -> None:
         assert len(cloud.requests) == 2
 
 
-def test_addresses_of_messages_and_of_the_call_add_up(chat: Any, llm_of: Any) -> None:
+def test_urls_of_messages_and_call_are_both_sent(chat: Any, llm_of: Any) -> None:
     message = ChatMessage(
         blocks=[
             TextBlock(text="看"),
@@ -311,7 +309,7 @@ def test_addresses_of_messages_and_of_the_call_add_up(chat: Any, llm_of: Any) ->
         ({"temperature": "hot"}, "temperature"),
     ],
 )
-def test_arguments_that_cannot_be_sent(
+def test_invalid_arguments_are_rejected_by_name(
     ask: Any, llm_of: Any, kwargs: dict[str, Any], named: str
 ) -> None:
     with Emulator(apps={"app": app}) as cloud:
@@ -322,8 +320,10 @@ def test_arguments_that_cannot_be_sent(
 
 
 @pytest.mark.parametrize(("method", "name"), [("chat", "prompt"), ("complete", "messages")])
-def test_what_is_asked_is_said_once(way: Any, llm_of: Any, method: str, name: str) -> None:
-    """Else the second would replace the first without a word."""
+def test_the_prompt_cannot_be_passed_twice(
+    by_method: Any, llm_of: Any, method: str, name: str
+) -> None:
+    """The second would silently replace the first."""
     with Emulator(apps={"app": app}) as cloud:
         if method == "chat":
             with pytest.raises(InvalidInputError, match=name):
@@ -337,19 +337,21 @@ def test_what_is_asked_is_said_once(way: Any, llm_of: Any, method: str, name: st
 @pytest.mark.parametrize(
     "messages", [[], [ChatMessage(role="assistant", content="答")], [ChatMessage(content="")]]
 )
-def test_a_conversation_without_a_question(chat: Any, llm_of: Any, messages: Any) -> None:
+def test_a_conversation_without_a_question_is_rejected(
+    chat: Any, llm_of: Any, messages: Any
+) -> None:
     with Emulator(apps={"app": app}) as cloud:
         assert isinstance(chat(llm_of(cloud), messages).error, InvalidInputError)
         assert not cloud.requests
 
 
-def test_the_last_frame_is_the_truth(chat: Any, llm_of: Any) -> None:
-    """What streamed from the End node was no beginning of the final text."""
+def test_the_text_of_the_last_frame_wins(chat: Any, llm_of: Any) -> None:
+    """The End node streamed a text that the final text does not start with."""
     node = {"nodeId": "End_1", "nodeName": "结束", "nodeType": "End", "nodeStatus": "executing"}
-    said = {"response": json.dumps({**node, "nodeResult": json.dumps({"result": "草稿"})})}
+    draft = {"response": json.dumps({**node, "nodeResult": json.dumps({"result": "草稿"})})}
     frames = [
-        {"output": {"thoughts": [said], "finish_reason": "null"}},
-        {"output": {"thoughts": [said], "text": "定稿", "finish_reason": "stop"}},
+        {"output": {"thoughts": [draft], "finish_reason": "null"}},
+        {"output": {"thoughts": [draft], "text": "定稿", "finish_reason": "stop"}},
     ]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
         seen = chat(llm_of(cloud))

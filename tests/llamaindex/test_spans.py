@@ -1,4 +1,4 @@
-"""What the app does, as spans: the same tree by every method, and nothing left open on any way out."""
+"""The app's steps as spans: the same tree by every method, and no span stays open."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from bailian_apps import AppFailedError, BailianApp, RateLimitError, ServerError
 from bailian_apps.core.events import StepStarted
 from bailian_apps.core.result import Step
 from bailian_apps.emulator import Call, Emulator, Failure
-from bailian_apps.llamaindex import calls
 from bailian_apps.llamaindex.spans import RunSpans
+from bailian_apps.run import Run
 
 HELLO = [ChatMessage(content="你好")]
 METHODS = [
@@ -40,7 +40,7 @@ METHODS = [
 ]
 
 
-def node(id_: str, status: str, result: str = "", kind: str = "LLM", **more: Any) -> dict[str, str]:
+def node(id_: str, status: str, result: Any = "", kind: str = "LLM", **more: Any) -> dict[str, str]:
     """One node of a workflow's `thoughts`."""
     fields = {"nodeId": id_, "nodeName": id_, "nodeType": kind, "nodeStatus": status, **more}
     return {"response": json.dumps({**fields, "nodeResult": json.dumps({"result": result})})}
@@ -59,7 +59,7 @@ OVERLAPPING = [
 
 
 def held(call: Call) -> Iterator[dict[str, Any]]:
-    """Says something from within two open steps, and then nothing until nobody listens."""
+    """Sends text with two open steps, then waits until the client disconnects."""
     yield frame(node("outer", "executing", "甲"))
     yield frame(node("outer", "executing"), node("End", "executing", "答", kind="End"))
     call.disconnected.wait(10)
@@ -69,23 +69,23 @@ def held(call: Call) -> Iterator[dict[str, Any]]:
     "name", ["workflow-two-llm-fixed-end.sse", "workflow-timed.jsonl", "workflow-two-llm.sse"]
 )
 def test_all_eight_methods_have_the_same_tree(
-    way: Any, llm_of: Any, spans: Any, caplog: pytest.LogCaptureFixture, name: str
+    by_method: Any, llm_of: Any, spans: Any, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     trees: list[Any] = []
     with Emulator(apps={"app": recordings.FOLDER / name}) as cloud:
         result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("你好")
         for method in METHODS:
             spans.clear()
-            assert way(method)(llm_of(cloud)).error is None
+            assert by_method(method)(llm_of(cloud)).error is None
             assert not spans.open_spans
             trees.append(spans.tree())
     assert trees[1:] == trees[:1] * 7
     assert not caplog.records
     [(_, outcome, _, [(run, run_outcome, answer, steps)])] = trees[0]
     assert (outcome, run, run_outcome, answer) == ("exit", "BailianApp.run", "exit", result.text)
-    assert [(outcome, told["name"], told.get("output", "")) for _, outcome, told, _ in steps] == [
-        ("exit", step.name, step.output) for step in result.steps
-    ]
+    assert [
+        (outcome, fields["name"], fields.get("output", "")) for _, outcome, fields, _ in steps
+    ] == [("exit", step.name, step.output) for step in result.steps]
     assert all(name.startswith("node ") and not children for name, _, _, children in steps)
 
 
@@ -102,39 +102,43 @@ def test_overlapping_steps_are_siblings(chat: Any, llm_of: Any, spans: Any) -> N
     assert left.inputs == {"id": "left", "type": "LLM"}
 
 
-def test_a_step_within_a_step(way: Any, llm_of: Any, spans: Any) -> None:
+def test_a_nested_step_is_a_child_span(by_method: Any, llm_of: Any, spans: Any) -> None:
     frames = [
         frame(node("loop", "executing")),
         frame(node("loop", "executing"), node("inner", "executing", parentNodeId="loop")),
         frame(node("loop", "success"), node("inner", "success"), text="答", finish="stop"),
     ]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
-        way("chat")(llm_of(cloud))
+        by_method("chat")(llm_of(cloud))
     assert spans.named("node inner").parent_id == spans.named("node loop").id
 
 
-def test_the_run_knows_what_it_was_asked(way: Any, llm_of: Any, spans: Any) -> None:
+def test_the_run_span_has_the_inputs(by_method: Any, llm_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
-        way("chat")(llm_of(cloud, biz_params={"city": "杭州"}), image_list=["https://a/b.png"])
+        by_method("chat")(
+            llm_of(cloud, biz_params={"city": "杭州"}), image_list=["https://a/b.png"]
+        )
     assert spans.named("BailianApp.run").inputs == {
         "app_id": "app",
         "biz_params": {"city": "杭州"},
         "prompt": "你好",
         "image_list": ("https://a/b.png",),
     }
-    assert spans.named("BailianApp.run").instance is None  # an LLM would count its tokens twice
+    assert (
+        spans.named("BailianApp.run").instance is None
+    )  # with one, tracers would count its tokens twice
 
 
-def test_hyphens_do_not_cut_names_off(way: Any, llm_of: Any, spans: Any) -> None:
+def test_hyphens_do_not_truncate_span_names(by_method: Any, llm_of: Any, spans: Any) -> None:
     frames = [frame(node("deep-thinking", "success"), text="答", finish="stop")]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
-        way("chat")(llm_of(cloud))
+        by_method("chat")(llm_of(cloud))
     assert spans.named("node deep_thinking").result["name"] == "deep-thinking"
 
 
-def test_tags_reach_every_span(way: Any, llm_of: Any, spans: Any) -> None:
+def test_tags_reach_every_span(by_method: Any, llm_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud, instrument_tags({"user": "u"}):
-        way("chat")(llm_of(cloud))
+        by_method("chat")(llm_of(cloud))
     assert len(spans.completed_spans) == 4
     assert all(span.tags == {"user": "u"} for span in spans.completed_spans)
 
@@ -173,7 +177,25 @@ def test_a_retrieval_is_two_events_of_its_step(
     assert began.span_id == ended.span_id == spans.named("retrieval agentRag").id
 
 
-# --------------------------------------------------------------------------- the other ways out
+def test_passages_of_a_retrieval_are_one_node_each(
+    by_method: Any, llm_of: Any, events: Any
+) -> None:
+    passages = [{"text": "甲", "score": 0.5, "dataName": "a.pdf"}, {"content": "乙"}]
+    frames = [
+        frame(node("n", "executing", kind="Retrieval")),
+        frame(node("n", "success", passages, "Retrieval"), text="答", finish="stop"),
+    ]
+    with Emulator(apps={"app": lambda call: frames}) as cloud:
+        assert by_method("chat")(llm_of(cloud)).error is None
+    [end] = events.of(RetrievalEndEvent)
+    assert [(each.node.get_content(), each.score) for each in end.nodes] == [
+        ("甲", 0.5),
+        ("乙", None),
+    ]
+    assert end.nodes[0].node.metadata["dataName"] == "a.pdf"
+
+
+# ------------------------------------------------------------------- errors and interruptions
 
 
 def test_a_failed_step_is_dropped_with_its_error(chat: Any, llm_of: Any, spans: Any) -> None:
@@ -196,7 +218,9 @@ def test_a_failed_step_is_dropped_with_its_error(chat: Any, llm_of: Any, spans: 
     ]
 
 
-def test_an_error_before_the_first_frame(chat: Any, llm_of: Any, spans: Any, events: Any) -> None:
+def test_an_error_before_the_first_frame_drops_the_run(
+    chat: Any, llm_of: Any, spans: Any, events: Any
+) -> None:
     throttled = Failure(status=429, code="Throttling", message="慢一点")
     with Emulator(apps={"app": lambda call: throttled}) as cloud:
         seen = chat(llm_of(cloud))
@@ -206,7 +230,7 @@ def test_an_error_before_the_first_frame(chat: Any, llm_of: Any, spans: Any, eve
     assert "慢一点" in {e.span_id: e.err_str for e in events.of(SpanDropEvent)}[run.id]
 
 
-def test_what_cannot_be_sent_opens_no_run(chat: Any, llm_of: Any, spans: Any) -> None:
+def test_an_invalid_message_opens_no_run_span(chat: Any, llm_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         seen = chat(llm_of(cloud), [ChatMessage(role="assistant", content="42")])
         assert not cloud.requests
@@ -225,7 +249,7 @@ def expect_all_dropped(spans: Any, reason: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "forget"])
-def test_closing_early(llm_of: Any, spans: Any, how: str) -> None:
+def test_closing_early_drops_open_spans(llm_of: Any, spans: Any, how: str) -> None:
     with Emulator(apps={"app": held}) as cloud:
         chunks = llm_of(cloud).stream_chat(HELLO)
         assert next(chunks).delta == "答"
@@ -238,7 +262,7 @@ def test_closing_early(llm_of: Any, spans: Any, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "forget"])
-async def test_closing_early_async(llm_of: Any, spans: Any, how: str) -> None:
+async def test_closing_early_drops_open_spans_async(llm_of: Any, spans: Any, how: str) -> None:
     with Emulator(apps={"app": held}) as cloud:
         chunks = await llm_of(cloud).astream_chat(HELLO)
         assert (await anext(chunks)).delta == "答"
@@ -246,17 +270,17 @@ async def test_closing_early_async(llm_of: Any, spans: Any, how: str) -> None:
             await chunks.aclose()
         else:
             del chunks
-            # Nobody closed it: the event loop does, in one of its next rounds.
+            # The event loop closes it, in one of its next iterations.
             assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
         expect_all_dropped(spans, "the stream was closed before its end")
         assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
 @pytest.mark.parametrize("method", ["stream_chat", "stream_complete"])
-def test_closing_is_closing_whoever_keeps_the_exception(
+def test_closing_frees_the_connection_while_a_handler_keeps_the_exception(
     llm_of: Any, spans: Any, events: Any, method: str
 ) -> None:
-    """LlamaIndex publishes the exception, and in its traceback hangs the generator."""
+    """LlamaIndex publishes the exception, and its traceback refers to the generator."""
     with Emulator(apps={"app": held}) as cloud:
         asked: Any = HELLO if "chat" in method else "你好"
         chunks = getattr(llm_of(cloud), method)(asked)
@@ -268,7 +292,7 @@ def test_closing_is_closing_whoever_keeps_the_exception(
 
 
 @pytest.mark.parametrize("method", ["astream_chat", "astream_complete"])
-async def test_closing_is_closing_whoever_keeps_the_exception_async(
+async def test_closing_frees_the_connection_while_a_handler_keeps_the_exception_async(
     llm_of: Any, spans: Any, events: Any, method: str
 ) -> None:
     with Emulator(apps={"app": held}) as cloud:
@@ -280,31 +304,33 @@ async def test_closing_is_closing_whoever_keeps_the_exception_async(
         assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
-def test_closing_ours_closes_the_apps(llm_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not when the garbage collector comes round: while somebody still holds it."""
+def test_closing_the_chunks_closes_the_app_s_stream(
+    llm_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, while it is still referenced, and not by the garbage collector."""
     held_on_to: list[Any] = []
-    real = BailianApp.stream
+    real = Run.stream
     monkeypatch.setattr(
-        BailianApp, "stream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
+        Run, "stream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
     )
     with Emulator(apps={"app": held}) as cloud:
-        chunks = calls.stream(llm_of(cloud)._plan_chat(HELLO, {}))
+        chunks = llm_of(cloud)._chat_call(HELLO, {}).stream()
         next(chunks)
         chunks.close()
         assert cloud.requests[0].disconnected.wait(5)
         assert len(held_on_to) == 1
 
 
-async def test_closing_ours_closes_the_apps_async(
+async def test_closing_the_async_chunks_closes_the_app_s_stream(
     llm_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_on_to: list[Any] = []
-    real = BailianApp.astream
+    real = Run.astream
     monkeypatch.setattr(
-        BailianApp, "astream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
+        Run, "astream", lambda *a, **k: held_on_to.append(real(*a, **k)) or held_on_to[0]
     )
     with Emulator(apps={"app": held}) as cloud:
-        chunks = calls.astream(llm_of(cloud)._plan_chat(HELLO, {}))
+        chunks = llm_of(cloud)._chat_call(HELLO, {}).astream()
         await anext(chunks)
         await chunks.aclose()
         assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
@@ -312,9 +338,9 @@ async def test_closing_ours_closes_the_apps_async(
 
 
 @pytest.mark.parametrize("method", ["achat", "astream_chat"])
-async def test_cancelling(llm_of: Any, spans: Any, method: str) -> None:
-    heard = asyncio.Event()
-    spans.when_entered("node End", heard.set)
+async def test_cancelling_the_task_drops_open_spans(llm_of: Any, spans: Any, method: str) -> None:
+    received = asyncio.Event()
+    spans.when_entered("node End", received.set)
 
     async def listen() -> None:
         answer = await getattr(llm_of(cloud), method)(HELLO)
@@ -323,7 +349,7 @@ async def test_cancelling(llm_of: Any, spans: Any, method: str) -> None:
 
     with Emulator(apps={"app": held}) as cloud:
         task = asyncio.create_task(listen())
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(received.wait(), 5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -331,7 +357,7 @@ async def test_cancelling(llm_of: Any, spans: Any, method: str) -> None:
         assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
-def test_a_stream_that_nobody_reads(llm_of: Any, spans: Any) -> None:
+def test_an_unread_stream_drops_its_run_span(llm_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         chunks = llm_of(cloud).stream_chat(HELLO)
         assert len(spans.open_spans) == 1
@@ -342,7 +368,7 @@ def test_a_stream_that_nobody_reads(llm_of: Any, spans: Any) -> None:
         assert not cloud.requests
 
 
-async def test_a_stream_that_nobody_reads_async(llm_of: Any, spans: Any) -> None:
+async def test_an_unread_async_stream_drops_its_run_span(llm_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         chunks = await llm_of(cloud).astream_chat(HELLO)
         assert len(spans.open_spans) == 1
@@ -353,8 +379,8 @@ async def test_a_stream_that_nobody_reads_async(llm_of: Any, spans: Any) -> None
         assert not cloud.requests
 
 
-def test_the_run_is_over_with_the_last_chunk(llm_of: Any, spans: Any) -> None:
-    """A consumer that takes what it wants and stops there did not break anything off."""
+def test_the_run_span_ends_with_the_last_chunk(llm_of: Any, spans: Any) -> None:
+    """A consumer may stop at the last chunk without closing the stream."""
     with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud:
         chunks = llm_of(cloud).stream_chat(HELLO)
         for chunk in chunks:
@@ -365,7 +391,7 @@ def test_the_run_is_over_with_the_last_chunk(llm_of: Any, spans: Any) -> None:
     assert spans.named("BailianApp.run").outcome == "exit"
 
 
-def test_an_error_that_is_retried_is_one_run(llm_of: Any, spans: Any) -> None:
+def test_a_retried_call_is_one_run_span(llm_of: Any, spans: Any) -> None:
     answers: list[Any] = [
         Failure(status=429, code="Throttling", headers={"Retry-After": "0"}),
         "好",
@@ -449,7 +475,7 @@ def test_a_context_tracer_finds_the_parents(chat: Any, llm_of: Any, tracer: Any)
     expect_parents(tracer, chat.method)
 
 
-def test_the_consumers_context_is_left_alone(llm_of: Any, tracer: Any) -> None:
+def test_the_consumer_s_context_does_not_change(llm_of: Any, tracer: Any) -> None:
     with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud:
         for _ in llm_of(cloud).stream_chat(HELLO):
             assert (_tracers_current.get(), active_span_id.get()) == ("consumer", None)
@@ -465,8 +491,8 @@ def test_a_stream_may_be_read_in_another_thread(llm_of: Any, tracer: Any) -> Non
     expect_parents(tracer, "stream_chat")
 
 
-def test_a_step_that_was_left_open_is_dropped(spans: Any) -> None:
+def test_an_open_step_is_dropped_with_the_run(spans: Any) -> None:
     run = RunSpans({}, CallbackManager([]))
-    run.read(StepStarted(Step(id="a", kind="node", name="a")))
+    run.record(StepStarted(Step(id="a", kind="node", name="a")))
     run.finish("答")
     assert [spans.named(name).outcome for name in ("node a", "BailianApp.run")] == ["drop", "exit"]

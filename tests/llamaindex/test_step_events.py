@@ -1,4 +1,4 @@
-"""Steps told by other ways than spans: legacy callbacks, and events of our own on request."""
+"""Steps as legacy callback events and, on request, as `BailianAppStepEvent`s."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SEARCH = {"action_type": "agentRag", "action_input": {"query": "价格"}, "obser
 
 
 @dataclass
-class Told:
+class LegacyEvent:
     """One legacy event."""
 
     kind: CBEventType
@@ -54,11 +54,11 @@ class Told:
 
 
 class Recorder(BaseCallbackHandler):
-    """Keeps every legacy event, in the order of their beginnings."""
+    """Records every legacy event, in the order of their start."""
 
     def __init__(self) -> None:
         super().__init__([], [])
-        self.events: dict[str, Told] = {}
+        self.events: dict[str, LegacyEvent] = {}
         self.order: list[str] = []
 
     def start_trace(self, trace_id: str | None = None) -> None: ...
@@ -73,7 +73,7 @@ class Recorder(BaseCallbackHandler):
         parent_id: str = "",
         **kwargs: Any,
     ) -> str:
-        self.events[event_id] = Told(event_type, event_id, parent_id, payload or {})
+        self.events[event_id] = LegacyEvent(event_type, event_id, parent_id, payload or {})
         self.order.append(f"start {event_type.value}")
         return event_id
 
@@ -88,17 +88,17 @@ class Recorder(BaseCallbackHandler):
         self.events[event_id].end = payload or {}
         self.order.append(f"end {event_type.value}")
 
-    def of(self, kind: CBEventType) -> list[Told]:
+    def of(self, kind: CBEventType) -> list[LegacyEvent]:
         return [event for event in self.events.values() if event.kind == kind]
 
     @property
-    def open(self) -> list[Told]:
+    def open(self) -> list[LegacyEvent]:
         return [event for event in self.events.values() if event.end is None]
 
 
 @dataclass
 class Legacy:
-    """A recorder, and a manager that tells it."""
+    """A recorder, and a callback manager with it."""
 
     recorder: Recorder = field(default_factory=Recorder)
 
@@ -112,7 +112,7 @@ def legacy() -> Legacy:
     return Legacy()
 
 
-def test_steps_are_legacy_events_below_the_run(ask: Any, llm_of: Any, legacy: Legacy) -> None:
+def test_steps_are_legacy_events_under_the_run(ask: Any, llm_of: Any, legacy: Legacy) -> None:
     with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud:
         assert ask(llm_of(cloud, callback_manager=legacy.manager)).error is None
     gc.collect()
@@ -130,7 +130,9 @@ def test_steps_are_legacy_events_below_the_run(ask: Any, llm_of: Any, legacy: Le
     assert llm.parent_id == run.parent_id == "root"
 
 
-def test_a_tool_call_and_a_retrieval(ask: Any, llm_of: Any, legacy: Legacy) -> None:
+def test_tool_calls_and_retrievals_have_their_own_legacy_events(
+    ask: Any, llm_of: Any, legacy: Legacy
+) -> None:
     frames = [frame(WEATHER), frame(WEATHER, SEARCH), frame(text="答", finish="stop")]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
         ask(llm_of(cloud, callback_manager=legacy.manager))
@@ -146,14 +148,14 @@ def test_a_tool_call_and_a_retrieval(ask: Any, llm_of: Any, legacy: Legacy) -> N
     assert [n.node.get_content() for n in searched.end[EventPayload.NODES]] == ["999元"]
 
 
-def test_a_step_within_a_step(way: Any, llm_of: Any, legacy: Legacy) -> None:
+def test_a_nested_step_is_a_child_event(by_method: Any, llm_of: Any, legacy: Legacy) -> None:
     frames = [
         frame(node("loop", "executing")),
         frame(node("loop", "executing"), node("inner", "executing", parentNodeId="loop")),
         frame(node("loop", "success"), node("inner", "success"), text="答", finish="stop"),
     ]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
-        way("chat")(llm_of(cloud, callback_manager=legacy.manager))
+        by_method("chat")(llm_of(cloud, callback_manager=legacy.manager))
     run, loop, inner = legacy.recorder.of(CBEventType.AGENT_STEP)
     assert (loop.parent_id, inner.parent_id) == (run.id, loop.id)
 
@@ -185,7 +187,7 @@ def test_closing_early_ends_every_event(llm_of: Any, legacy: Legacy) -> None:
     assert outer.end == run.end
 
 
-def test_below_a_query_engine(llm_of: Any, legacy: Legacy) -> None:
+def test_the_run_is_under_the_query_engine_s_event(llm_of: Any, legacy: Legacy) -> None:
     with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud:
         llm = llm_of(cloud, callback_manager=legacy.manager)
         BailianAppQueryEngine(llm=llm).query("?")
@@ -195,8 +197,8 @@ def test_below_a_query_engine(llm_of: Any, legacy: Legacy) -> None:
     assert not legacy.recorder.open
 
 
-def test_the_consumers_stack_is_left_alone(llm_of: Any, legacy: Legacy) -> None:
-    """What happens while a stream is read is no part of one of its steps."""
+def test_the_consumer_s_event_stack_does_not_change(llm_of: Any, legacy: Legacy) -> None:
+    """An event that the consumer starts while reading is not nested in a step."""
     manager = legacy.manager
     with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud:
         for chunk in llm_of(cloud, callback_manager=manager).stream_chat([ChatMessage("?")]):
@@ -208,28 +210,28 @@ def test_the_consumers_stack_is_left_alone(llm_of: Any, legacy: Legacy) -> None:
     assert {event.parent_id for event in chunkings} == {"root"}
 
 
-# ----------------------------------------------------------------------------- events of ours
+# ------------------------------------------------------------------------ BailianAppStepEvent
 
 
-def test_no_event_of_ours_unasked(ask: Any, llm_of: Any, events: Any) -> None:
+def test_step_events_are_off_by_default(ask: Any, llm_of: Any, events: Any) -> None:
     with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud:
         ask(llm_of(cloud))
     assert not events.of(BailianAppStepEvent)
 
 
-def test_step_events_on_request(ask: Any, llm_of: Any, events: Any, spans: Any) -> None:
+def test_step_events_are_sent_on_request(ask: Any, llm_of: Any, events: Any, spans: Any) -> None:
     with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud:
         ask(llm_of(cloud, step_events=True))
-    told = events.of(BailianAppStepEvent)
-    assert [(event.phase, event.step["id"]) for event in told] == [
+    sent = events.of(BailianAppStepEvent)
+    assert [(event.phase, event.step["id"]) for event in sent] == [
         ("started", "left"),
         ("started", "right"),
         ("finished", "left"),
         ("finished", "right"),
     ]
-    assert told[2].step["output"] == "甲"
+    assert sent[2].step["output"] == "甲"
     names = {note.id: note.name for note in spans.notes}
-    assert [names[event.span_id] for event in told] == [
+    assert [names[event.span_id] for event in sent] == [
         "node left",
         "node right",
         "node left",

@@ -1,4 +1,4 @@
-"""`bailian_app_tool` under LlamaIndex's agents, and the app as a step of a workflow."""
+"""`bailian_app_tool` in LlamaIndex's agents and in a workflow of one's own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
 class Trip(BaseModel):
     """What a trip needs."""
 
-    city: str = Field(description="Where to")
+    city: str = Field(description="The destination")
     days: int = 1
     hotel: str | None = None
 
@@ -56,24 +56,24 @@ def tool_of(cloud: Emulator, **more: Any) -> FunctionTool:
 
 
 class Scripted(MockLLM, FunctionCallingLLM):
-    """A function-calling LLM that says what it was told to: rounds of calls, then an answer."""
+    """A function-calling LLM with a script: rounds of tool calls, then an answer."""
 
     _rounds: list[list[dict[str, Any]]] = PrivateAttr(default_factory=list)
-    _heard: list[Any] = PrivateAttr(default_factory=list)
+    _received: list[Any] = PrivateAttr(default_factory=list)
 
     @property
     def metadata(self) -> LLMMetadata:
         return LLMMetadata(is_function_calling_model=True, is_chat_model=True)
 
     @property
-    def heard(self) -> list[Any]:
-        return self._heard
+    def received(self) -> list[Any]:
+        return self._received
 
     def _prepare_chat_with_tools(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {}
 
     def _next(self, messages: Any) -> ChatResponse:
-        self._heard.append(messages)
+        self._received.append(messages)
         calls = self._rounds.pop(0) if self._rounds else []
         return ChatResponse(
             message=ChatMessage(role="assistant", content="" if calls else "完了"),
@@ -105,9 +105,9 @@ def scripted(*rounds: list[dict[str, Any]]) -> Scripted:
     return llm
 
 
-async def run(agent: Any, words: str, ctx: Context | None = None) -> tuple[str, list[Any]]:
-    """Run an agent; returns its answer, and what was written to its stream."""
-    handler = agent.run(words, ctx=ctx)
+async def run(agent: Any, question: str, ctx: Context | None = None) -> tuple[str, list[Any]]:
+    """Run an agent; return its answer and the events of its stream."""
+    handler = agent.run(question, ctx=ctx)
     streamed = [event async for event in handler.stream_events()]
     return str(await handler), streamed
 
@@ -115,7 +115,7 @@ async def run(agent: Any, words: str, ctx: Context | None = None) -> tuple[str, 
 # --------------------------------------------------------------------------------- the schema
 
 
-def test_without_a_model_it_asks_for_a_prompt() -> None:
+def test_a_tool_without_params_takes_a_prompt() -> None:
     with Emulator(apps={"app": app}) as cloud:
         tool = tool_of(cloud)
         shown = tool.metadata.to_openai_tool()["function"]
@@ -128,19 +128,19 @@ def test_without_a_model_it_asks_for_a_prompt() -> None:
         assert [request.biz_params for request in cloud.requests] == [{}, {}]
 
 
-def test_a_models_fields_become_biz_params() -> None:
+def test_fields_of_params_become_biz_params() -> None:
     with Emulator(apps={"app": app}) as cloud:
         tool = tool_of(cloud, params=Trip, biz_params={"lang": "zh", "days": 9})
         parameters = tool.metadata.get_parameters_dict()
         assert list(parameters["properties"]) == ["city", "days", "hotel", "prompt"]
         assert parameters["required"] == ["city", "prompt"]
-        assert parameters["properties"]["city"]["description"] == "Where to"
+        assert parameters["properties"]["city"]["description"] == "The destination"
         tool.call(city="杭州", prompt="去")
         assert cloud.requests[0].prompt == "去"
         assert cloud.requests[0].biz_params == {"lang": "zh", "days": 1, "city": "杭州"}
 
 
-def test_a_models_own_prompt_is_the_prompt() -> None:
+def test_the_prompt_field_of_params_is_the_prompt() -> None:
     class Question(BaseModel):
         prompt: str
         city: str = "杭州"
@@ -153,14 +153,14 @@ def test_a_models_own_prompt_is_the_prompt() -> None:
         assert cloud.requests[0].biz_params == {"city": "杭州"}
 
 
-def test_arguments_that_are_wrong_are_refused_by_name() -> None:
+def test_invalid_arguments_are_rejected_by_name() -> None:
     with Emulator(apps={"app": app}) as cloud:
         with pytest.raises(InvalidInputError, match="city is missing"):
             tool_of(cloud, params=Trip).call(prompt="去")
         assert not cloud.requests
 
 
-def test_a_model_cannot_name_the_context() -> None:
+def test_params_cannot_have_a_ctx_field() -> None:
     class Bad(BaseModel):
         ctx: str
 
@@ -169,7 +169,7 @@ def test_a_model_cannot_name_the_context() -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_the_output_holds_documents_and_steps(asynchronous: bool) -> None:
+def test_the_output_has_documents_and_steps(asynchronous: bool) -> None:
     with Emulator(apps={"app": recordings.FOLDER / "agent-rag-citations.json"}) as cloud:
         tool = tool_of(cloud)
         result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
@@ -181,7 +181,7 @@ def test_the_output_holds_documents_and_steps(asynchronous: bool) -> None:
     assert not output.is_error
 
 
-def test_of_an_app_or_of_an_llm(llm_of: Any) -> None:
+def test_tools_are_created_from_an_app_or_an_llm(llm_of: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         made = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
         for tool in (
@@ -192,7 +192,7 @@ def test_of_an_app_or_of_an_llm(llm_of: Any) -> None:
         assert tool.metadata.return_direct
 
 
-def test_no_token_is_shown(spans: Any, events: Any) -> None:
+def test_tokens_are_not_published(spans: Any, events: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:
         output = tool_of(cloud, params=Trip, biz_params=TOKENS).call(city="杭州", prompt="去")
         assert cloud.requests[0].biz_params == {"city": "杭州", "days": 1, **TOKENS}
@@ -204,7 +204,7 @@ def test_no_token_is_shown(spans: Any, events: Any) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_function_agent(streaming: bool, spans: Any) -> None:
+async def test_a_function_agent_streams_the_steps_of_the_app(streaming: bool, spans: Any) -> None:
     with Emulator(apps={"app": WORKFLOW}) as cloud:
         result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
         llm = scripted([{"city": "杭州", "prompt": "去杭州"}])
@@ -215,20 +215,20 @@ async def test_function_agent(streaming: bool, spans: Any) -> None:
     [called] = [event for event in streamed if isinstance(event, ToolCallResult)]
     assert called.tool_output.content == result.text
     assert called.tool_kwargs == {"city": "杭州", "prompt": "去杭州"}
-    assert llm.heard[1][-1].content == result.text
-    told = [event for event in streamed if isinstance(event, BailianAppStepStream)]
-    assert {event.tool_name for event in told} == {"plan_trip"}
-    began = [event.step["id"] for event in told if event.phase == "started"]
-    ended = {e.step["id"]: e.step["output"] for e in told if e.phase == "finished"}
-    assert began == [step.id for step in result.steps]
-    assert ended == {step.id: step.output for step in result.steps}
-    assert streamed.index(told[-1]) < streamed.index(called), "live, not afterwards"
+    assert llm.received[1][-1].content == result.text
+    steps = [event for event in streamed if isinstance(event, BailianAppStepStream)]
+    assert {event.tool_name for event in steps} == {"plan_trip"}
+    started = [event.step["id"] for event in steps if event.phase == "started"]
+    finished = {e.step["id"]: e.step["output"] for e in steps if e.phase == "finished"}
+    assert started == [step.id for step in result.steps]
+    assert finished == {step.id: step.output for step in result.steps}
+    assert streamed.index(steps[-1]) < streamed.index(called), "while the tool runs, not afterwards"
     llm_span = spans.named("BailianAppLLM.achat")
     assert spans.named("BailianApp.run").parent_id == llm_span.id
     assert llm_span.parent_id == spans.named("_AppTool.acall").id
 
 
-async def test_an_agents_calls_are_one_session() -> None:
+async def test_all_calls_of_an_agent_share_a_session() -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = scripted([{"prompt": "一"}], [{"prompt": "二"}], [], [{"prompt": "三"}])
         agent = FunctionAgent(tools=[tool_of(cloud)], llm=llm)
@@ -242,7 +242,7 @@ async def test_an_agents_calls_are_one_session() -> None:
         assert [request.session_id for request in cloud.requests] == [None, session, session]
 
 
-async def test_two_agents_runs_do_not_share_a_session() -> None:
+async def test_runs_of_two_agents_do_not_share_a_session() -> None:
     with Emulator(apps={"app": app}) as cloud:
         tool = tool_of(cloud)
         agents = [FunctionAgent(tools=[tool], llm=scripted([{"prompt": "一"}])) for _ in "ab"]
@@ -251,26 +251,26 @@ async def test_two_agents_runs_do_not_share_a_session() -> None:
         assert len(cloud.sessions) == 2
 
 
-async def test_without_a_session() -> None:
+async def test_keep_session_false_starts_a_session_per_call() -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = scripted([{"prompt": "一"}], [{"prompt": "二"}])
         await run(FunctionAgent(tools=[tool_of(cloud, keep_session=False)], llm=llm), "甲")
         assert [request.session_id for request in cloud.requests] == [None, None]
 
 
-async def test_asking_twice_at_once_loses_nothing() -> None:
-    """No session holds both answers, so what was said is sent whole afterwards."""
+async def test_concurrent_tool_calls_lose_no_context() -> None:
+    """No session holds both answers, so the next call sends the whole history."""
     with Emulator(apps={"app": app}) as cloud:
         llm = scripted([{"prompt": "一"}, {"prompt": "二"}], [{"prompt": "三"}])
         await run(FunctionAgent(tools=[tool_of(cloud)], llm=llm), "甲")
         last = cloud.requests[2]
         assert last.session_id is None
-        said = [message["content"] for message in last.messages]
-        assert sorted(said[:4]) == sorted(["一", "第1轮", "二", "第1轮"])
-        assert said[4] == "三"
+        contents = [message["content"] for message in last.messages]
+        assert sorted(contents[:4]) == sorted(["一", "第1轮", "二", "第1轮"])
+        assert contents[4] == "三"
 
 
-async def test_a_failure_is_told_to_the_agent() -> None:
+async def test_the_agent_receives_the_error_of_the_app() -> None:
     failing = {"app": lambda call: Failure(status=429, code="Throttling", message="慢一点")}
     with Emulator(apps=failing) as cloud:
         agent = FunctionAgent(tools=[tool_of(cloud)], llm=scripted([{"prompt": "一"}]))
@@ -280,15 +280,15 @@ async def test_a_failure_is_told_to_the_agent() -> None:
     assert "[Throttling] 慢一点" in called.tool_output.content
 
 
-async def test_return_direct() -> None:
+async def test_return_direct_returns_the_app_s_answer() -> None:
     with Emulator(apps={"app": app}) as cloud:
         tool = tool_of(cloud, return_direct=True)
         agent = FunctionAgent(tools=[tool], llm=scripted([{"prompt": "一"}]))
         assert (await run(agent, "甲"))[0] == "第1轮"
 
 
-async def test_react_agent(llm_of: Any) -> None:
-    """One app thinks, the other one is its tool."""
+async def test_a_react_agent_calls_the_app(llm_of: Any) -> None:
+    """One app is the LLM of the agent, another one its tool."""
 
     def thinker(call: Call) -> str:
         asked = str(call.messages or call.prompt)
@@ -308,7 +308,7 @@ async def test_react_agent(llm_of: Any) -> None:
     assert asked.biz_params == {"city": "杭州", "days": 1}
 
 
-async def test_agent_workflow() -> None:
+async def test_an_agent_workflow_keeps_the_session() -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = scripted([{"prompt": "一"}], [{"prompt": "二"}])
         agent = FunctionAgent(name="guide", tools=[tool_of(cloud)], llm=llm)
@@ -325,7 +325,7 @@ def held(call: Call) -> Iterator[dict[str, Any]]:
     call.disconnected.wait(10)
 
 
-async def test_cancelling_an_agent_hangs_up(spans: Any) -> None:
+async def test_cancelling_an_agent_closes_the_connection(spans: Any) -> None:
     with Emulator(apps={"app": held}) as cloud:
         agent = FunctionAgent(tools=[tool_of(cloud)], llm=scripted([{"prompt": "一"}]))
         handler = agent.run("甲")
@@ -336,7 +336,7 @@ async def test_cancelling_an_agent_hangs_up(spans: Any) -> None:
         assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 5)
 
 
-async def test_the_app_as_a_step_of_a_workflow(llm_of: Any, spans: Any) -> None:
+async def test_a_workflow_step_can_call_the_tool(llm_of: Any, spans: Any) -> None:
     class Travel(Workflow):
         @step
         async def plan(self, ctx: Context, ev: StartEvent) -> StopEvent:
@@ -347,10 +347,10 @@ async def test_the_app_as_a_step_of_a_workflow(llm_of: Any, spans: Any) -> None:
     with Emulator(apps={"app": WORKFLOW, "other": lambda call: "Trip"}) as cloud:
         tool = tool_of(cloud, params=Trip)
         handler = Travel().run(city="杭州")
-        told = [e async for e in handler.stream_events() if isinstance(e, BailianAppStepStream)]
+        steps = [e async for e in handler.stream_events() if isinstance(e, BailianAppStepStream)]
         assert await handler == "Trip"
         assert [request.app_id for request in cloud.requests] == ["app", "other"]
-    assert told[0].phase == "started"
+    assert steps[0].phase == "started"
     runs = [note for note in spans.notes if note.name == "BailianApp.run"]
     parents = {note.id: note.name for note in spans.notes}
     assert [parents[note.parent_id or ""] for note in runs] == [
@@ -359,7 +359,7 @@ async def test_the_app_as_a_step_of_a_workflow(llm_of: Any, spans: Any) -> None:
     ]
 
 
-async def test_a_state_without_room_is_refused() -> None:
+async def test_a_typed_state_is_rejected() -> None:
     class State(BaseModel):
         count: int = 0
 
@@ -377,8 +377,8 @@ async def test_a_state_without_room_is_refused() -> None:
         assert await Typed().run() == "第1轮"
 
 
-def test_agent_tool_events_are_core_s(events: Any) -> None:
-    """The app's own tool calls, below a tool of ours, are core's events too."""
+def test_tool_calls_of_the_app_are_core_events(events: Any) -> None:
+    """The app's own tool calls, inside a tool of ours, are LlamaIndex's own events."""
     call = {"action_type": "api", "action_name": "weather", "observation": "晴"}
     frames = [{"output": {"thoughts": [call], "text": "晴", "finish_reason": "stop"}}]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
@@ -387,7 +387,7 @@ def test_agent_tool_events_are_core_s(events: Any) -> None:
     assert event.tool.name == "weather"
 
 
-async def test_two_apps_of_one_tool_name_share_nothing() -> None:
+async def test_two_apps_with_one_tool_name_share_nothing() -> None:
     with Emulator(apps={"app": app, "other": app}) as cloud:
         agent = FunctionAgent(tools=[tool_of(cloud)], llm=scripted([{"prompt": "一"}]))
         ctx = Context(agent)
@@ -399,20 +399,20 @@ async def test_two_apps_of_one_tool_name_share_nothing() -> None:
         assert (cloud.requests[1].prompt, cloud.requests[1].messages) == ("二", [])
 
 
-async def test_an_agent_hands_off_to_one_that_an_app_thinks_for() -> None:
-    """The last message is then the result of core's own hand-off tool."""
+async def test_an_agent_can_hand_off_to_an_agent_with_an_app() -> None:
+    """The last message is then the result of LlamaIndex's hand-off tool."""
     thought = "Thought: I can answer without using any more tools.\nAnswer: done"
     with Emulator(apps={"app": lambda _: thought}) as cloud:
         root = FunctionAgent(
             name="root",
-            description="The first to be asked.",
+            description="The root agent.",
             llm=scripted([{"tool": "handoff", "to_agent": "expert", "reason": "knows more"}]),
             can_handoff_to=["expert"],
             tools=[],
         )
         expert = ReActAgent(
             name="expert",
-            description="Thinks with an app.",
+            description="Has an app as its LLM.",
             llm=BailianAppLLM(app_id="app", api_key="sk-test", base_url=cloud.base_url),
             tools=[FunctionTool.from_defaults(fn=lambda x: x, name="noop", description="Nothing.")],
         )

@@ -1,7 +1,7 @@
-"""The tracers that people use: llama-index-observability-otel and OpenInference, on real runs.
+"""Real runs under llama-index-observability-otel and OpenInference.
 
-By either, every way into and out of a run gives one tree with nothing left open, the consumer's
-context is as it was, and no warning is logged.
+With either tracer, however a run starts and ends, it exports one tree without open spans, leaves
+the consumer's context unchanged, and logs no warning.
 """
 
 from __future__ import annotations
@@ -127,12 +127,12 @@ def overlapping(call: Call) -> Any:
 
 
 def held(call: Call) -> Iterator[dict[str, Any]]:
-    """Says something from within an open step, and then nothing until nobody listens."""
+    """Sends text with an open step, then waits until the client disconnects."""
     yield frame(node("outer", "executing"), text="答")
     call.disconnected.wait(10)
 
 
-def test_every_method_has_the_tree(ask: Any, llm_of: Any, tracer: Tracer) -> None:
+def test_every_method_exports_the_same_tree(ask: Any, llm_of: Any, tracer: Tracer) -> None:
     with Emulator(apps={"app": overlapping}) as cloud:
         assert ask(llm_of(cloud)).error is None
     gc.collect()
@@ -155,7 +155,9 @@ def test_an_error_is_on_every_span_it_ended(ask: Any, llm_of: Any, tracer: Trace
     tracer.expect_clean()
 
 
-def test_closing_early(way: Any, llm_of: Any, tracer: Tracer) -> None:
+def test_closing_early_ends_every_exported_span(
+    by_method: Any, llm_of: Any, tracer: Tracer
+) -> None:
     with Emulator(apps={"app": held}) as cloud:
         chunks = llm_of(cloud).stream_chat(HELLO)
         next(chunks)
@@ -170,16 +172,16 @@ def test_closing_early(way: Any, llm_of: Any, tracer: Tracer) -> None:
     tracer.expect_clean()
 
 
-async def test_cancelling(llm_of: Any, tracer: Tracer) -> None:
-    heard = asyncio.Event()
+async def test_cancelling_the_task_ends_every_exported_span(llm_of: Any, tracer: Tracer) -> None:
+    received = asyncio.Event()
 
     async def listen() -> None:
         async for _ in await llm_of(cloud).astream_chat(HELLO):
-            heard.set()
+            received.set()
 
     with Emulator(apps={"app": held}) as cloud:
         task = asyncio.create_task(listen())
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(received.wait(), 5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -192,7 +194,7 @@ async def test_cancelling(llm_of: Any, tracer: Tracer) -> None:
     tracer.expect_clean()
 
 
-def test_a_stream_that_nobody_reads(llm_of: Any, tracer: Tracer) -> None:
+def test_an_unread_stream_exports_its_run(llm_of: Any, tracer: Tracer) -> None:
     with Emulator(apps={"app": held}) as cloud:
         chunks = llm_of(cloud).stream_chat(HELLO)
         del chunks
@@ -205,7 +207,7 @@ def test_a_stream_that_nobody_reads(llm_of: Any, tracer: Tracer) -> None:
     tracer.expect_clean()
 
 
-async def test_a_stream_that_nobody_reads_async(llm_of: Any, tracer: Tracer) -> None:
+async def test_an_unread_async_stream_exports_its_run(llm_of: Any, tracer: Tracer) -> None:
     with Emulator(apps={"app": held}) as cloud:
         chunks = await llm_of(cloud).astream_chat(HELLO)
         del chunks
@@ -227,8 +229,8 @@ def below_llm(tracer: Tracer, llm: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("engine", [SimpleChatEngine, BailianAppChatEngine])
-def test_chat_engines_that_stream(llm_of: Any, tracer: Tracer, engine: Any) -> None:
-    """Core's own engine reads the stream in a thread."""
+def test_streaming_chat_engines_export_a_tree(llm_of: Any, tracer: Tracer, engine: Any) -> None:
+    """`SimpleChatEngine` reads the stream in a thread."""
     with Emulator(apps={"app": overlapping}) as cloud:
         response = engine.from_defaults(llm=llm_of(cloud), memory=memory()).stream_chat("你好")
         assert "".join(response.response_gen) == "答"
@@ -239,19 +241,21 @@ def test_chat_engines_that_stream(llm_of: Any, tracer: Tracer, engine: Any) -> N
 
 
 @pytest.mark.parametrize("engine", [SimpleChatEngine, BailianAppChatEngine])
-async def test_chat_engines_that_stream_async(llm_of: Any, tracer: Tracer, engine: Any) -> None:
-    """Core's own engine reads the stream in a task."""
+async def test_streaming_chat_engines_export_a_tree_async(
+    llm_of: Any, tracer: Tracer, engine: Any
+) -> None:
+    """`SimpleChatEngine` reads the stream in a task."""
     with Emulator(apps={"app": overlapping}) as cloud:
         chat = engine.from_defaults(llm=llm_of(cloud), memory=memory())
         response = await chat.astream_chat("你好")
-        assert "".join([piece async for piece in response.async_response_gen()]) == "答"
+        assert "".join([delta async for delta in response.async_response_gen()]) == "答"
     del response
     gc.collect()
     assert below_llm(tracer, "astream_chat") == [RUN]
     tracer.expect_clean()
 
 
-def test_a_query_engine_that_streams(llm_of: Any, tracer: Tracer) -> None:
+def test_a_streaming_query_engine_exports_a_tree(llm_of: Any, tracer: Tracer) -> None:
     with Emulator(apps={"app": overlapping}) as cloud:
         engine = BailianAppQueryEngine(llm=llm_of(cloud), streaming=True)
         response: Any = engine.query("你好")
@@ -262,18 +266,18 @@ def test_a_query_engine_that_streams(llm_of: Any, tracer: Tracer) -> None:
     tracer.expect_clean()
 
 
-async def test_a_query_engine_that_streams_async(llm_of: Any, tracer: Tracer) -> None:
+async def test_a_streaming_query_engine_exports_a_tree_async(llm_of: Any, tracer: Tracer) -> None:
     with Emulator(apps={"app": overlapping}) as cloud:
         engine = BailianAppQueryEngine(llm=llm_of(cloud), streaming=True)
         response: Any = await engine.aquery("你好")
-        assert "".join([piece async for piece in response.async_response_gen()]) == "答"
+        assert "".join([delta async for delta in response.async_response_gen()]) == "答"
     del response
     gc.collect()
     assert below_llm(tracer, "astream_complete") == [RUN]
     tracer.expect_clean()
 
 
-def test_a_retriever_and_a_tool(llm_of: Any, tracer: Tracer) -> None:
+def test_a_retriever_and_a_tool_export_a_tree(llm_of: Any, tracer: Tracer) -> None:
     with Emulator(apps={"app": overlapping}) as cloud:
         BailianAppRetriever(llm=llm_of(cloud)).retrieve("你好")
         bailian_app_tool(llm=llm_of(cloud), name="n", description="d").call(prompt="你好")
@@ -283,17 +287,17 @@ def test_a_retriever_and_a_tool(llm_of: Any, tracer: Tracer) -> None:
 
 
 @pytest.mark.parametrize("tracer", ["openinference"], indirect=True)
-def test_tokens_are_told_once(chat: Any, llm_of: Any, tracer: Tracer) -> None:
-    """OpenInference reads them from the LLM's span; a span of ours must not tell them again."""
+def test_tokens_are_counted_once(chat: Any, llm_of: Any, tracer: Tracer) -> None:
+    """OpenInference reads them from the LLM's span; the run's span must not repeat them."""
     name = "workflow-two-llm-fixed-end.sse"
     with Emulator(apps={"app": recordings.FOLDER / name}) as cloud:
         seen = chat(llm_of(cloud))
         usage = seen.raw["usage"]
     del seen
     gc.collect()
-    told = [
+    counts = [
         (span.name, span.attributes["llm.token_count.prompt"])
         for span in tracer.spans
         if "llm.token_count.prompt" in span.attributes
     ]
-    assert told == [(f"BailianAppLLM.{chat.method}", usage["prompt_tokens"])]
+    assert counts == [(f"BailianAppLLM.{chat.method}", usage["prompt_tokens"])]

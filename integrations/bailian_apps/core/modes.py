@@ -9,6 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+FlowStreamMode: TypeAlias = Literal[
+    "full_thoughts", "message_format", "message_format_plus", "agent_format"
+]
+"""The modes that a setting may name; each has a row in `STREAM_MODES`."""
+
 AnswerChannel: TypeAlias = Literal["text", "node"]
 """Where an answer streams: in `output.text`, or in the text of the End node."""
 

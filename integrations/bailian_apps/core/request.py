@@ -28,11 +28,8 @@ from pydantic import (
 from typing_extensions import Self
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.modes import FlowStreamMode
 from bailian_apps.core.redaction import redact_biz_params
-
-FlowStreamMode: TypeAlias = Literal[
-    "full_thoughts", "message_format", "message_format_plus", "agent_format"
-]
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HINTS_BY_TYPE = {

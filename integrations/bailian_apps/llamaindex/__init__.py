@@ -7,7 +7,7 @@ try:
     from bailian_apps.llamaindex.retriever import BailianAppRetriever
     from bailian_apps.llamaindex.steps import BailianAppStepEvent, BailianAppStepStream
     from bailian_apps.llamaindex.tool import bailian_app_tool
-except ImportError as error:  # not installed, or too old to have what is imported
+except ImportError as error:  # not installed, or too old
     if not (error.name or "").startswith("llama_index"):
         raise
     raise ImportError(

@@ -16,50 +16,58 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
 )
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.llms.callbacks import (  # LlamaIndex leaves them untyped
+from llama_index.core.llms.callbacks import (  # untyped in LlamaIndex
     llm_chat_callback,  # pyright: ignore[reportUnknownVariableType]
     llm_completion_callback,  # pyright: ignore[reportUnknownVariableType]
 )
 from llama_index.core.llms.llm import LLM
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from bailian_apps.app import BailianApp
+from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan, plan_request
+from bailian_apps.core.redaction import unwrap_secrets
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import Turn
-from bailian_apps.llamaindex.calls import Call, ainvoke, astream, invoke, stream
+from bailian_apps.llamaindex.instrumentation import instrumented
+from bailian_apps.llamaindex.llm_call import LLMCall
 from bailian_apps.llamaindex.messages import to_turns
-from bailian_apps.llamaindex.observed import observed
-from bailian_apps.llamaindex.replies import ChatReply, CompletionReply, Reply
-from bailian_apps.llamaindex.secrecy import reveal
+from bailian_apps.llamaindex.responses import (
+    ChatResponseBuilder,
+    CompletionResponseBuilder,
+    ResponseBuilder,
+)
 
 _chat_callback = cast("Any", llm_chat_callback())
 _completion_callback = cast("Any", llm_completion_callback())
 
-T = TypeVar("T")
+ResponseT = TypeVar("ResponseT")
 
 
 class BailianAppLLM(AppSettings, LLM):
     """An agent, workflow or orchestration app on Bailian (Model Studio), as an LLM.
 
-    Its fields are the app's settings, see `AppSettings`; an unknown one is refused. Every call
-    may replace any of them, and may say `session_id`, `image_list` and `file_list`.
+    The fields are the app's settings, see `AppSettings`; an unknown field raises. Every call may
+    override any of them, and also takes `session_id`, `image_list` and `file_list`.
 
-    It holds no conversation. The answer's message remembers the cloud's session in
-    `additional_kwargs["bailian"]`, so a chat goes on wherever its messages go: a list, a chat
-    engine, a `Memory` on a database. A completion is always a conversation of its own.
+    The object holds no conversation. The answer's message keeps the cloud's session in
+    `additional_kwargs["bailian"]`, so a chat continues wherever its messages are stored: in a list,
+    a chat engine, or a `Memory` on a database. A completion never continues a conversation.
 
-    What the app does is shown as spans below the LLM's: the run, and in it each step.
+    The run and each of its steps are spans under the LLM's span.
 
     Attributes:
-        context_window: How many tokens LlamaIndex may pack into one call. The app's model decides
-            what it can really read; the cloud does not say.
-        num_output: How many of them LlamaIndex keeps free for the answer.
-        step_events: Whether to send a `BailianAppStepEvent` for the beginning and the end of each
-            step. OpenInference does not know it, and warns of each.
+        context_window: How many tokens LlamaIndex may pack into one call. The app's model sets the
+            real limit, which the cloud does not report.
+        num_output: How many of them LlamaIndex reserves for the answer.
+        client: The `Client` whose connections the calls use. Default: the one that all apps share.
+            It is in no serialised form.
+        step_events: Whether to send a `BailianAppStepEvent` when a step starts and when it
+            finishes. OpenInference logs a warning for each, because it does not know the event.
 
     Example:
         ```python
@@ -81,75 +89,78 @@ class BailianAppLLM(AppSettings, LLM):
 
     context_window: int = Field(default=131_072, gt=0)
     num_output: int = Field(default=2_048, gt=0)
+    client: SkipJsonSchema[Client | None] = Field(default=None, exclude=True, repr=False)
     step_events: bool = False
 
     _listener: Callable[[AppEvent], None] | None = PrivateAttr(default=None)
 
-    if not TYPE_CHECKING:  # type checkers know the fields better than `**fields`
+    if not TYPE_CHECKING:  # type checkers infer the fields better than from `**fields`
 
         def __init__(self, **fields: Any) -> None:
-            """Make an LLM of an app.
+            """Create an LLM for an app.
 
             Args:
                 **fields: See the class.
 
             Raises:
-                InvalidInputError: A field is unknown or not valid. It names the field and the mend.
+                InvalidInputError: A field is unknown or invalid.
             """
             try:
                 super().__init__(**fields)
             except ValidationError as error:
-                raise_invalid_input(error)
+                raise_invalid_input(error, names=type(self).model_fields)
 
     @model_validator(mode="before")
     @classmethod
     def _drop_class_name(cls, data: Any) -> Any:
-        # LlamaIndex writes it into every serialised form.
+        # LlamaIndex adds it to every serialised form.
         if isinstance(data, dict):
             fields = cast("dict[str, Any]", data)
             return {name: value for name, value in fields.items() if name != "class_name"}
         return data
 
     @classmethod
-    def of(
+    def from_app_or_llm(
         cls,
         app: BailianApp | None = None,
         llm: BailianAppLLM | None = None,
         callback_manager: CallbackManager | None = None,
         **settings: Any,
     ) -> BailianAppLLM:
-        """The LLM that an engine, a retriever or a tool asks: what all their makers accept.
+        """The LLM of an engine, a retriever or a tool, from the arguments that all of them take.
 
         Args:
-            app: An app to make an LLM of.
-            llm: An LLM to take.
-            callback_manager: Who tells the LLM's legacy callbacks; one that was given is copied.
-            **settings: The fields of an LLM to make, when neither is given.
+            app: An app to wrap, with its client.
+            llm: An LLM to use as it is.
+            callback_manager: Receives the legacy events; a given LLM is copied to get it.
+            **settings: The fields of a new LLM, when neither is given.
 
         Raises:
             InvalidInputError: More than one of `app`, `llm` and settings is given, or a field is
-                not valid.
+                invalid.
         """
         if (app is not None) + (llm is not None) + bool(settings) > 1:
             raise InvalidInputError(
-                "app", "was given beside llm or settings", "Pass one of app=, llm= and settings"
+                "app",
+                "cannot be combined with llm or settings",
+                "Pass one of app=, llm= and settings",
             )
         if llm is not None:
             if callback_manager is None:
                 return llm
             return llm.model_copy(update={"callback_manager": callback_manager})
         if app is not None:
-            known = AppSettings.model_fields
-            settings = {name: getattr(app.settings, name) for name in known}
+            settings = {name: getattr(app.settings, name) for name in AppSettings.model_fields}
+            settings["client"] = app.client
         if callback_manager is not None:
             settings["callback_manager"] = callback_manager
         return cls(**settings)
 
-    def heard_by(self, listener: Callable[[AppEvent], None]) -> BailianAppLLM:
-        """This LLM, with somebody who hears every event of its runs as it comes.
+    def with_event_listener(self, listener: Callable[[AppEvent], None]) -> BailianAppLLM:
+        """Return a copy of this LLM that calls `listener` for every event of its runs.
 
         Args:
-            listener: Is called in the thread or task that reads the run.
+            listener: Called in the thread or task that reads the run.
         """
         copy = self.model_copy()
         copy._listener = listener
@@ -162,7 +173,7 @@ class BailianAppLLM(AppSettings, LLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """A chat model without local tools; the app's own tools run in the cloud."""
+        """A chat model without function calling: the app's own tools run in the cloud."""
         return LLMMetadata(
             context_window=self.context_window,
             num_output=self.num_output,
@@ -171,110 +182,125 @@ class BailianAppLLM(AppSettings, LLM):
             model_name=self.app_id,
         )
 
-    @observed(_chat_callback)
+    @instrumented(_chat_callback)
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """Ask the app and wait for the whole answer.
+        """Call the app and wait for the whole answer.
 
         Args:
-            messages: The conversation, ending with the user's words.
-            **kwargs: Settings to replace in this call, and `session_id` (a session to continue;
-                it goes before the messages' own), `image_list` and `file_list` (addresses).
+            messages: The conversation, ending with a user message.
+            **kwargs: Settings to override for this call, and `session_id` (a session to continue;
+                it takes precedence over the messages' own), `image_list` and `file_list` (URLs).
 
         Returns:
             The answer. `raw` has `usage`, `references`, `steps`, `session_id` and `request_id`.
 
         Raises:
-            InvalidInputError: A message or an argument cannot be sent; nothing was.
-            BailianError: The call failed; `partial` holds what had come.
+            InvalidInputError: A message or an argument is invalid; nothing was sent.
+            BailianError: The call failed; `partial` has what was received.
         """
-        return invoke(self._plan_chat(messages, kwargs))
+        return self._chat_call(messages, kwargs).invoke()
 
-    @observed(_chat_callback)
+    @instrumented(_chat_callback)
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """As `chat`, chunk by chunk.
 
-        Every chunk's message holds everything so far. The last has no `delta`, but the session,
-        the citations and `raw`. Reasoning comes in `additional_kwargs["thinking_delta"]`.
+        Every chunk's message has everything received so far. The last chunk has an empty `delta`
+        and adds the session, the citations and `raw`. Reasoning deltas are in
+        `additional_kwargs["thinking_delta"]`.
         """
-        return stream(self._plan_chat(messages, kwargs))
+        return self._chat_call(messages, kwargs).stream()
 
-    @observed(_chat_callback)
+    @instrumented(_chat_callback)
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """As `chat`, natively async."""
-        return await ainvoke(self._plan_chat(messages, kwargs))
+        return await self._chat_call(messages, kwargs).ainvoke()
 
-    @observed(_chat_callback)
+    @instrumented(_chat_callback)
     async def astream_chat(
         self, messages: Sequence[ChatMessage], **kwargs: Any
     ) -> ChatResponseAsyncGen:
         """As `stream_chat`, natively async."""
-        return astream(self._plan_chat(messages, kwargs))
+        return self._chat_call(messages, kwargs).astream()
 
-    @observed(_completion_callback)
+    @instrumented(_completion_callback)
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Ask the app one thing, outside of any conversation.
+        """Call the app with one prompt, without a conversation.
 
         Args:
-            prompt: The words.
-            formatted: Said by LlamaIndex of a prompt that is ready; an app takes it as it is.
-            **kwargs: Settings to replace in this call, and `image_list` and `file_list`.
+            prompt: The prompt.
+            formatted: Ignored; LlamaIndex sets it for prompts that are already formatted.
+            **kwargs: Settings to override for this call, and `image_list` and `file_list`.
 
         Returns:
-            The answer. `raw` is as for `chat`, and holds the `reasoning` too.
+            The answer. `raw` is as for `chat`, and also has `reasoning`.
 
         Raises:
-            InvalidInputError: An argument cannot be sent; nothing was.
-            BailianError: The call failed; `partial` holds what had come.
+            InvalidInputError: An argument is invalid; nothing was sent.
+            BailianError: The call failed; `partial` has what was received.
         """
-        return invoke(self._plan_completion(prompt, kwargs))
+        return self._completion_call(prompt, kwargs).invoke()
 
-    @observed(_completion_callback)
+    @instrumented(_completion_callback)
     def stream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseGen:
-        """As `complete`, chunk by chunk; the last has no `delta`, but `raw`."""
-        return stream(self._plan_completion(prompt, kwargs))
+        """As `complete`, chunk by chunk; the last chunk has an empty `delta`, and `raw`."""
+        return self._completion_call(prompt, kwargs).stream()
 
-    @observed(_completion_callback)
+    @instrumented(_completion_callback)
     async def acomplete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponse:
         """As `complete`, natively async."""
-        return await ainvoke(self._plan_completion(prompt, kwargs))
+        return await self._completion_call(prompt, kwargs).ainvoke()
 
-    @observed(_completion_callback)
+    @instrumented(_completion_callback)
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         """As `stream_complete`, natively async."""
-        return astream(self._plan_completion(prompt, kwargs))
+        return self._completion_call(prompt, kwargs).astream()
 
-    def _plan_chat(
+    def _chat_call(
         self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
-    ) -> Call[ChatResponse]:
-        app, said = self._split(kwargs)
-        session_id = said.pop("session_id", None)
-        plan = plan_request(to_turns(messages), app.settings, session_id=session_id)
-        return self._call(app, plan, said, ChatReply(plan))
+    ) -> LLMCall[ChatResponse]:
+        settings, options = self._split(kwargs)
+        session_id = options.pop("session_id", None)
+        plan = plan_request(to_turns(messages), settings, session_id=session_id)
+        return self._call(settings, plan, options, ChatResponseBuilder(plan))
 
-    def _plan_completion(self, prompt: str, kwargs: dict[str, Any]) -> Call[CompletionResponse]:
-        app, said = self._split(kwargs)
-        if said.get("session_id"):
+    def _completion_call(self, prompt: str, kwargs: dict[str, Any]) -> LLMCall[CompletionResponse]:
+        settings, options = self._split(kwargs)
+        if options.get("session_id"):
             raise InvalidInputError(
-                "session_id", "was given to a completion, which joins no conversation", "Use chat"
+                "session_id", "cannot be passed to a completion, which has no session", "Use chat"
             )
-        plan = plan_request([Turn(role="user", text=prompt)], app.settings)
-        return self._call(app, plan, said, CompletionReply())
+        plan = plan_request([Turn(role="user", text=prompt)], settings)
+        return self._call(settings, plan, options, CompletionResponseBuilder())
 
-    def _call(self, app: BailianApp, plan: Plan, said: dict[str, Any], reply: Reply[T]) -> Call[T]:
-        manager = self.callback_manager
-        return Call(app, plan, said, reply, manager, self.step_events, self._listener)
+    def _call(
+        self,
+        settings: AppSettings,
+        plan: Plan,
+        options: dict[str, Any],
+        builder: ResponseBuilder[ResponseT],
+    ) -> LLMCall[ResponseT]:
+        return LLMCall(
+            settings,
+            plan,
+            options,
+            builder,
+            self.client,
+            self.callback_manager,
+            self.step_events,
+            self._listener,
+        )
 
-    def _split(self, kwargs: dict[str, Any]) -> tuple[BailianApp, dict[str, Any]]:
-        """The app with this call's settings, and what else the call says."""
-        given = reveal(kwargs)
-        for name in given.keys() & {"prompt", "messages"}:
-            raise InvalidInputError(name, "was given twice", "The method's own argument has it")
-        settings = {name: given[name] for name in given.keys() & AppSettings.model_fields.keys()}
-        said = {name: value for name, value in given.items() if name not in settings}
-        return BailianApp(self, **settings), said
+    def _split(self, kwargs: dict[str, Any]) -> tuple[AppSettings, dict[str, Any]]:
+        """The settings of a call, and its other options."""
+        kwargs = unwrap_secrets(kwargs)
+        for name in kwargs.keys() & {"prompt", "messages"}:
+            raise InvalidInputError(
+                name, "is not a keyword argument here", "Pass it as the method's first argument"
+            )
+        return self.split(kwargs)

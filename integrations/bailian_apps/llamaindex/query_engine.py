@@ -21,15 +21,15 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.llamaindex.llm import BailianAppLLM
-from bailian_apps.llamaindex.nodes import run_metadata, source_nodes
+from bailian_apps.llamaindex.responses import run_metadata, source_nodes
 
 
 class BailianAppQueryEngine(BaseQueryEngine):
-    """A Bailian app that answers queries, each outside of any conversation.
+    """Answers queries with a Bailian app, each without a conversation.
 
-    The documents that the answer cites are the response's `source_nodes`; what the app did is in
-    its `metadata`: `steps`, `usage`, `reasoning`, `session_id`, `request_id` and others. While a
-    response streams, both are filled before its last piece.
+    A response has the cited documents in `source_nodes`, and `steps`, `usage`, `reasoning`,
+    `session_id`, `request_id` and others in `metadata`. A streaming response fills both before
+    its last delta.
 
     Example:
         ```python
@@ -48,18 +48,18 @@ class BailianAppQueryEngine(BaseQueryEngine):
         streaming: bool = False,
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        """Make an engine of an app, or of an LLM.
+        """Create an engine from an app or an LLM.
 
         Args:
-            app: The app to ask.
-            llm: The LLM to ask; in place of `app`.
-            streaming: Whether `query` and `aquery` give a streaming response.
-            callback_manager: Who tells the legacy callbacks; the LLM's, if not given.
+            app: The app to call.
+            llm: The LLM to call, instead of `app`.
+            streaming: Whether `query` and `aquery` return a streaming response.
+            callback_manager: Receives the legacy events. Defaults to the LLM's.
 
         Raises:
             InvalidInputError: Both `app` and `llm` are given.
         """
-        self._llm = BailianAppLLM.of(app, llm, callback_manager)
+        self._llm = BailianAppLLM.from_app_or_llm(app, llm, callback_manager)
         self._streaming = streaming
         super().__init__(callback_manager or self._llm.callback_manager)
 
@@ -73,98 +73,102 @@ class BailianAppQueryEngine(BaseQueryEngine):
         callback_manager: CallbackManager | None = None,
         **settings: Any,
     ) -> BailianAppQueryEngine:
-        """Make an engine of an app's settings.
+        """Create an engine from an app's settings.
 
         Args:
-            app: The app to ask, in place of settings.
-            llm: The LLM to ask, in place of settings.
+            app: The app to call, instead of settings.
+            llm: The LLM to call, instead of settings.
             streaming: As for the constructor.
             callback_manager: As for the constructor.
             **settings: The fields of `BailianAppLLM`.
 
         Raises:
-            InvalidInputError: A field is unknown or not valid.
+            InvalidInputError: A field is unknown or invalid.
         """
-        llm = BailianAppLLM.of(app, llm, callback_manager, **settings)
+        llm = BailianAppLLM.from_app_or_llm(app, llm, callback_manager, **settings)
         return cls(llm=llm, streaming=streaming, callback_manager=callback_manager)
 
     def _get_prompt_modules(self) -> PromptMixinType:
-        return {}  # the prompts are the app's own, in the console
+        return {}  # the prompts are part of the app, in the console
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        query = words_of(query_bundle)
+        query = query_text(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
-            response = self._stream(query) if self._streaming else self._ask(query)
+            response = (
+                self._stream(query) if self._streaming else self._final(self._llm.complete(query))
+            )
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        query = words_of(query_bundle)
+        query = query_text(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
-            response = await (self._astream(query) if self._streaming else self._aask(query))
+            response = (
+                await self._astream(query)
+                if self._streaming
+                else self._final(await self._llm.acomplete(query))
+            )
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
-    def _ask(self, query: str) -> Response:
-        return self._whole(self._llm.complete(query))
-
-    async def _aask(self, query: str) -> Response:
-        return self._whole(await self._llm.acomplete(query))
-
-    def _whole(self, answer: CompletionResponse) -> Response:
-        late = _Late(self._llm)
-        late.read(answer)
-        return Response(answer.text, late.nodes, late.metadata)
+    def _final(self, completion: CompletionResponse) -> Response:
+        fields = _DeferredFields(self._llm)
+        fields.read(completion)
+        return Response(completion.text, fields.nodes, fields.metadata)
 
     def _stream(self, query: str) -> StreamingResponse:
-        late = _Late(self._llm)
+        fields = _DeferredFields(self._llm)
         chunks = self._llm.stream_complete(query)
 
-        def pieces() -> Generator[str]:
+        def deltas() -> Generator[str]:
             with closing(chunks):
                 for chunk in chunks:
-                    if piece := late.read(chunk):
-                        yield piece
+                    if delta := fields.read(chunk):
+                        yield delta
 
-        return StreamingResponse(pieces(), late.nodes, late.metadata)
+        return StreamingResponse(deltas(), fields.nodes, fields.metadata)
 
     async def _astream(self, query: str) -> AsyncStreamingResponse:
-        late = _Late(self._llm)
+        fields = _DeferredFields(self._llm)
         chunks: Any = await self._llm.astream_complete(query)
 
-        async def pieces() -> AsyncGenerator[str]:
+        async def deltas() -> AsyncGenerator[str]:
             async with aclosing(chunks):
                 async for chunk in chunks:
-                    if piece := late.read(chunk):
-                        yield piece
+                    if delta := fields.read(chunk):
+                        yield delta
 
-        return AsyncStreamingResponse(pieces(), late.nodes, late.metadata)
+        return AsyncStreamingResponse(deltas(), fields.nodes, fields.metadata)
 
 
-class _Late:
-    """What a response holds from its beginning, and what is known only at its end."""
+class _DeferredFields:
+    """The nodes and metadata that a response holds from the start, filled when the run ends."""
 
     def __init__(self, llm: BailianAppLLM) -> None:
         self.nodes: list[NodeWithScore] = []
-        # Never empty: a RouterQueryEngine puts another dict into the place of an empty one.
+        # Never empty: RouterQueryEngine replaces an empty dict with another one.
         self.metadata: dict[str, Any] = {"app_id": llm.app_id}
 
-    def read(self, answer: CompletionResponse) -> str:
-        """Keep what an answer or its last chunk tells; returns the chunk's piece of text."""
-        if answer.raw is not None:
-            self.nodes += source_nodes(answer.raw)
-            self.metadata |= run_metadata(answer.raw)
-        return answer.delta or ""
+    def read(self, completion: CompletionResponse) -> str:
+        """Take the fields from a final response; return the delta of a chunk."""
+        if completion.raw is not None:
+            self.nodes += source_nodes(completion.raw)
+            self.metadata |= run_metadata(completion.raw)
+        return completion.delta or ""
 
 
-def words_of(query_bundle: QueryBundle) -> str:
-    """The words of a query; an image's path is refused."""
+def query_text(query_bundle: QueryBundle) -> str:
+    """The text of a query.
+
+    Raises:
+        InvalidInputError: The query has an image path.
+    """
     if query_bundle.image_path:
         raise InvalidInputError(
             "query_bundle.image_path",
-            "is a path, which an app cannot be sent",
-            "Ask with BailianAppLLM.chat and an ImageBlock(url=…)",
+            "is a path, which apps do not accept",
+            "Use BailianAppLLM.chat with an ImageBlock(url=…)",
         )
     return query_bundle.query_str

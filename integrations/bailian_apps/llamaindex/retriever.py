@@ -10,15 +10,15 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from bailian_apps.app import BailianApp
 from bailian_apps.llamaindex.llm import BailianAppLLM
-from bailian_apps.llamaindex.nodes import source_nodes
-from bailian_apps.llamaindex.query_engine import words_of
+from bailian_apps.llamaindex.query_engine import query_text
+from bailian_apps.llamaindex.responses import source_nodes
 
 
 class BailianAppRetriever(BaseRetriever):
-    """Asks a Bailian app with a knowledge base, and gives the passages that its answer cites.
+    """Calls a Bailian app with a knowledge base and returns the passages that its answer cites.
 
-    The app runs and answers as ever; its answer is left out. It must be set to show its sources,
-    or there is nothing to give. The cloud tells no scores.
+    The app runs as usual, and its answer is dropped. The console setting that shows sources must
+    be on, or the result is empty. Nodes have no scores, because the cloud sends none.
 
     Example:
         ```python
@@ -35,17 +35,17 @@ class BailianAppRetriever(BaseRetriever):
         *,
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        """Make a retriever of an app, or of an LLM.
+        """Create a retriever from an app or an LLM.
 
         Args:
-            app: The app to ask.
-            llm: The LLM to ask; in place of `app`.
-            callback_manager: Who tells the legacy callbacks; the LLM's, if not given.
+            app: The app to call.
+            llm: The LLM to call, instead of `app`.
+            callback_manager: Receives the legacy events. Defaults to the LLM's.
 
         Raises:
             InvalidInputError: Both `app` and `llm` are given.
         """
-        self._llm = BailianAppLLM.of(app, llm, callback_manager)
+        self._llm = BailianAppLLM.from_app_or_llm(app, llm, callback_manager)
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             callback_manager=callback_manager or self._llm.callback_manager
         )
@@ -59,22 +59,22 @@ class BailianAppRetriever(BaseRetriever):
         callback_manager: CallbackManager | None = None,
         **settings: Any,
     ) -> BailianAppRetriever:
-        """Make a retriever of an app's settings.
+        """Create a retriever from an app's settings.
 
         Args:
-            app: The app to ask, in place of settings.
-            llm: The LLM to ask, in place of settings.
+            app: The app to call, instead of settings.
+            llm: The LLM to call, instead of settings.
             callback_manager: As for the constructor.
             **settings: The fields of `BailianAppLLM`.
 
         Raises:
-            InvalidInputError: A field is unknown or not valid.
+            InvalidInputError: A field is unknown or invalid.
         """
-        llm = BailianAppLLM.of(app, llm, callback_manager, **settings)
+        llm = BailianAppLLM.from_app_or_llm(app, llm, callback_manager, **settings)
         return cls(llm=llm, callback_manager=callback_manager)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return source_nodes(self._llm.complete(words_of(query_bundle)).raw)
+        return source_nodes(self._llm.complete(query_text(query_bundle)).raw)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return source_nodes((await self._llm.acomplete(words_of(query_bundle))).raw)
+        return source_nodes((await self._llm.acomplete(query_text(query_bundle))).raw)

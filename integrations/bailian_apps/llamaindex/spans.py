@@ -1,10 +1,14 @@
-"""What the remote app does, as LlamaIndex spans: the LLM's, in it the run's, in it its steps'.
+"""What the app does, as LlamaIndex spans and legacy callback events: LLM > run > step.
 
 LlamaIndex ends an LLM's span when a streaming method returns its generator, long before the run is
-over, and while a generator runs the current context is its consumer's. So every span here has a
-context of its own, copied from its parent's: a tracer that keeps its current span in the context
-finds the right parent on entering, and what it attached on leaving, and the consumer's context is
-never touched. The run's span is entered while the LLM's is still open.
+over, and a generator runs in the context of its consumer. So every span here has a context of its
+own, copied from its parent's. A tracer that keeps its current span in the context finds the right
+parent on entry and its own state on exit, and the consumer's context never changes. The run's span
+is entered while the LLM's span is still open.
+
+Events of the legacy `CallbackManager` nest by a stack in the context, so they start and end in the
+span's context too. LlamaIndex does not expose the id of the LLM's own event: a run's event is a
+sibling of it, under whatever called the LLM.
 """
 
 from __future__ import annotations
@@ -17,13 +21,12 @@ from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
-from llama_index.core.callbacks import CallbackManager, CBEventType
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation.events.agent import AgentToolCallEvent
 from llama_index.core.instrumentation.events.retrieval import (
     RetrievalEndEvent,
     RetrievalStartEvent,
 )
-from llama_index.core.tools import ToolMetadata
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.dispatcher import active_instrument_tags
@@ -34,57 +37,53 @@ from typing_extensions import Self
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import AppEvent, StepFinished, StepStarted
 from bailian_apps.core.result import Step
-from bailian_apps.llamaindex.legacy import (
-    LegacyEvent,
-    failed,
-    run_begins,
-    run_ended,
-    step_begins,
-    step_ended,
-)
+from bailian_apps.core.values import as_text
 from bailian_apps.llamaindex.steps import (
     BailianAppStepEvent,
-    as_text,
     found_nodes,
+    legacy_end,
+    legacy_start,
+    step_change,
     step_inputs,
     step_name,
-    step_news,
     step_result,
+    tool_metadata,
 )
 
 dispatcher = get_dispatcher(__name__)
 
 RUN_NAME = "BailianApp.run"
 _NEVER_READ = "the stream was never read"
-_UNSAID: dict[type[BaseException], str] = {
+_DEFAULT_REASONS: dict[type[BaseException], str] = {
     GeneratorExit: "the stream was closed before its end",
     asyncio.CancelledError: "the task was cancelled",
 }
 
 
 class RunSpans:
-    """The spans of one run. Created open; every way out of the run goes through `close`."""
+    """The spans of one run. The run's span is entered on creation; `close` ends all of them."""
 
     def __init__(
         self, inputs: dict[str, Any], manager: CallbackManager, *, step_events: bool = False
     ) -> None:
-        """Enter the run's span, inside whichever span is the current one.
+        """Enter the run's span, inside the current span.
 
         Args:
-            inputs: What the run is asked, without secrets.
-            manager: Who tells the legacy callbacks.
+            inputs: The inputs of the run, without secrets.
+            manager: Receives the legacy events.
             step_events: Whether to send `BailianAppStepEvent`s.
         """
         self._manager = manager
         self._step_events = step_events
-        self._run = _Span(RUN_NAME, inputs, manager, *run_begins(inputs))
+        payload: dict[str, Any] = {EventPayload.ADDITIONAL_KWARGS: inputs}
+        self._run = _Span(RUN_NAME, inputs, manager, CBEventType.AGENT_STEP, payload)
         self._steps: dict[str, _Span] = {}
-        self._begun = False
+        self._started = False
         self._closed = False
 
     def __enter__(self) -> Self:
-        """The run begins to be read."""
-        self._begun = True
+        """Mark the run as started."""
+        self._started = True
         return self
 
     def __exit__(
@@ -93,48 +92,48 @@ class RunSpans:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drop what is still open."""
+        """Drop the spans that are still open."""
         self.close(error or GeneratorExit())
 
-    def read(self, event: AppEvent) -> None:
-        """Enter or leave a step's span."""
+    def record(self, event: AppEvent) -> None:
+        """Enter the span of a step that started, exit that of one that finished."""
         if isinstance(event, StepStarted):
             step = event.step
             parent = self._steps.get(step.parent_id or "", self._run)
             span = _Span(
-                step_name(step), step_inputs(step), self._manager, *step_begins(step), parent
+                step_name(step), step_inputs(step), self._manager, *legacy_start(step), parent
             )
             self._steps[step.id] = span
-            self._tell(span, event)
+            self._send_step_event(span, event)
         elif isinstance(event, StepFinished):
             span = self._steps.pop(event.step.id, None)
             if span is not None:
-                self._tell(span, event)
+                self._send_step_event(span, event)
                 _end_step(span, event.step)
 
-    def _tell(self, span: _Span, event: AppEvent) -> None:
-        if self._step_events and (news := step_news(event)):
-            span.event(BailianAppStepEvent, phase=news[0], step=news[1])
+    def _send_step_event(self, span: _Span, event: AppEvent) -> None:
+        if self._step_events and (change := step_change(event)):
+            span.event(BailianAppStepEvent, phase=change[0], step=change[1])
 
     def finish(self, text: str) -> None:
-        """Leave the run's span: it went well.
+        """Exit the run's span with its result.
 
         Args:
-            text: What the app answered.
+            text: The app's answer.
         """
         if not self._closed:
             self._closed = True
-            for span in reversed(self._steps.values()):  # the core ends every step; a guard
+            for span in reversed(self._steps.values()):  # a guard: the core finishes every step
                 span.drop(AppFailedError("the run ended before the step"))
             self._steps.clear()
-            self._run.exit(text, run_ended(text))
+            self._run.exit(text, {EventPayload.RESPONSE: text})
 
     def abandon(self) -> None:
-        """Drop what is still open, because nobody can read the run any more."""
-        self.close(GeneratorExit() if self._begun else GeneratorExit(_NEVER_READ))
+        """Drop the spans that are still open, because nothing can read the run any more."""
+        self.close(GeneratorExit() if self._started else GeneratorExit(_NEVER_READ))
 
     def close(self, error: BaseException) -> None:
-        """Drop every span that is still open, last in first out; twice does nothing.
+        """Drop the spans that are still open, last in first out. Closing twice has no effect.
 
         Args:
             error: Why the run did not finish.
@@ -142,35 +141,39 @@ class RunSpans:
         if self._closed:
             return
         self._closed = True
-        unsaid = "" if str(error) else _UNSAID.get(type(error), "")
-        reason = type(error)(unsaid) if unsaid else error
+        default = "" if str(error) else _DEFAULT_REASONS.get(type(error), "")
+        reason = type(error)(default) if default else error
         for span in (*reversed(self._steps.values()), self._run):
             span.drop(reason)
         self._steps.clear()
 
 
 class _Span:
-    """One span, entered on creation, in a context of its own."""
+    """One span and its legacy event, entered on creation, in a context of its own."""
 
-    __slots__ = ("_arguments", "_context", "_id", "_legacy")
+    __slots__ = ("_arguments", "_context", "_id", "_legacy_id", "_legacy_type", "_manager")
 
     def __init__(
         self,
         name: str,
         inputs: dict[str, Any],
         manager: CallbackManager,
-        kind: CBEventType,
-        payload: dict[str, Any],
+        legacy_type: CBEventType,
+        legacy_payload: dict[str, Any],
         parent: _Span | None = None,
     ) -> None:
-        # Tracers take the name up to the first hyphen.
+        # Tracers cut the name at the first hyphen.
         self._id = f"{name.replace('-', '_')}-{uuid4()}"
-        self._arguments = _bound(inputs)
+        self._arguments = _bound_arguments(inputs)
         self._context: Context = copy_context() if parent is None else parent._context.copy()
-        # First of all: a callback may raise (a token budget), and then no span is left open.
-        self._legacy = (
-            self._context.run(LegacyEvent, manager, kind, payload) if manager.handlers else None
-        )
+        self._manager = manager
+        self._legacy_type = legacy_type
+        self._legacy_id: str | None = None
+        if manager.handlers:
+            # Before the span: a callback may raise (a token budget), and must not leave one open.
+            self._legacy_id = self._context.run(
+                manager.on_event_start, legacy_type, payload=legacy_payload
+            )
         self._context.run(self._enter)
 
     def _enter(self) -> None:
@@ -186,32 +189,36 @@ class _Span:
     def event(self, kind: type[BaseEvent], **fields: Any) -> None:
         self._context.run(dispatcher.event, kind(span_id=self._id, **fields))
 
-    def exit(self, result: Any, payload: dict[str, Any]) -> None:
+    def exit(self, result: Any, legacy_payload: dict[str, Any]) -> None:
         self._context.run(
             dispatcher.span_exit, id_=self._id, bound_args=self._arguments, result=result
         )
-        self._end_legacy(payload)
+        self._end_legacy(legacy_payload)
 
     def drop(self, error: BaseException) -> None:
         self.event(SpanDropEvent, err_str=str(error) or type(error).__name__)
         self._context.run(dispatcher.span_drop, id_=self._id, bound_args=self._arguments, err=error)
-        self._end_legacy(failed(error))
+        self._end_legacy({EventPayload.EXCEPTION: error})
 
     def _end_legacy(self, payload: dict[str, Any]) -> None:
-        if self._legacy is not None:
-            self._context.run(self._legacy.end, payload)
+        if self._legacy_id is not None:
+            self._context.run(
+                self._manager.on_event_end,
+                self._legacy_type,
+                payload=payload,
+                event_id=self._legacy_id,
+            )
 
 
-def _bound(inputs: dict[str, Any]) -> inspect.BoundArguments:
-    """Inputs in the shape in which LlamaIndex hands a span its own."""
+def _bound_arguments(inputs: dict[str, Any]) -> inspect.BoundArguments:
+    """Inputs in the form in which LlamaIndex passes a method's arguments to its span."""
     parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in inputs]
     return inspect.BoundArguments(inspect.Signature(parameters), OrderedDict(inputs))
 
 
 def _end_step(span: _Span, step: Step) -> None:
     if step.span_kind == "tool":
-        metadata = ToolMetadata(name=step.name, description=step.type or "")
-        span.event(AgentToolCallEvent, arguments=as_text(step.input), tool=metadata)
+        span.event(AgentToolCallEvent, arguments=as_text(step.input), tool=tool_metadata(step))
     elif step.span_kind == "retrieval":
         query = as_text(step.input)
         span.event(RetrievalStartEvent, str_or_query_bundle=query)
@@ -219,4 +226,4 @@ def _end_step(span: _Span, step: Step) -> None:
     if step.failed:
         span.drop(AppFailedError(step.error or step.status))
     else:
-        span.exit(step_result(step), step_ended(step))
+        span.exit(step_result(step), legacy_end(step))

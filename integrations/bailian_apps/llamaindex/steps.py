@@ -1,25 +1,28 @@
-"""A step of the remote app in LlamaIndex's words, for spans, legacy events and streams. Pure."""
+"""A step of the app in LlamaIndex's terms: events, span names, legacy callback payloads. Pure."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.core.tools import ToolMetadata
 from llama_index.core.workflow import Event
 from llama_index_instrumentation.base import BaseEvent
 
+from bailian_apps.core.documents import retrieved_documents
 from bailian_apps.core.events import AppEvent, StepFinished, StepStarted
 from bailian_apps.core.result import Step
+from bailian_apps.core.values import as_text
 
-Phase = Literal["started", "finished"]
+Phase: TypeAlias = Literal["started", "finished"]
 
 
 class BailianAppStepEvent(BaseEvent):
-    """The remote app began or ended a step; sent by an LLM with `step_events=True`.
+    """The app started or finished a step; sent by an LLM with `step_events=True`.
 
     Attributes:
-        phase: Whether the step began or ended.
+        phase: Whether the step started or finished.
         step: The step's fields as plain values, see `bailian_apps.Step`.
     """
 
@@ -33,11 +36,11 @@ class BailianAppStepEvent(BaseEvent):
 
 
 class BailianAppStepStream(Event):
-    """The remote app began or ended a step; written to a workflow's stream by an app's tool.
+    """The app started or finished a step; written to a workflow's stream by an app's tool.
 
     Attributes:
-        tool_name: The tool that asked the app.
-        phase: Whether the step began or ended.
+        tool_name: The tool that called the app.
+        phase: Whether the step started or finished.
         step: The step's fields as plain values, see `bailian_apps.Step`.
     """
 
@@ -46,8 +49,8 @@ class BailianAppStepStream(Event):
     step: dict[str, Any]
 
 
-def step_news(event: AppEvent) -> tuple[Phase, dict[str, Any]] | None:
-    """What an event says of a step: its phase and its fields; None when it says nothing."""
+def step_change(event: AppEvent) -> tuple[Phase, dict[str, Any]] | None:
+    """The phase and the fields of the step that an event is about; None for other events."""
     if isinstance(event, StepStarted):
         return "started", event.step.to_dict()
     if isinstance(event, StepFinished):
@@ -56,8 +59,19 @@ def step_news(event: AppEvent) -> tuple[Phase, dict[str, Any]] | None:
 
 
 def found_nodes(step: Step) -> list[NodeWithScore]:
-    """What a retrieval found, as one node: the app tells it as one text."""
-    return [NodeWithScore(node=TextNode(text=step.output))] if step.output else []
+    """The passages that a retrieval found."""
+    return [
+        NodeWithScore(
+            node=TextNode(text=document.text, metadata=dict(document.metadata)),
+            score=document.score,
+        )
+        for document in retrieved_documents(step)
+    ]
+
+
+def tool_metadata(step: Step) -> ToolMetadata:
+    """The tool that a step called."""
+    return ToolMetadata(name=step.name, description=step.type or "")
 
 
 def step_name(step: Step) -> str:
@@ -66,21 +80,35 @@ def step_name(step: Step) -> str:
 
 
 def step_inputs(step: Step) -> dict[str, Any]:
-    """What is known of a step when it begins."""
-    known = {"id": step.id, "type": step.type, "input": step.input}
-    return {name: value for name, value in known.items() if value is not None}
+    """The inputs of a step's span."""
+    inputs = {"id": step.id, "type": step.type, "input": step.input}
+    return {name: value for name, value in inputs.items() if value is not None}
 
 
 def step_result(step: Step) -> dict[str, Any]:
-    """What is known of a step when it has ended."""
-    # An input that came late, and a name that changed, are known only now.
-    told = ("name", "status", "duration_ms", "input", "output", "reasoning")
-    values = ((name, getattr(step, name)) for name in told)
+    """The result of a step's span."""
+    # The input may arrive late and the name may change, so both are in the result too.
+    names = ("name", "status", "duration_ms", "input", "output", "reasoning")
+    values = ((name, getattr(step, name)) for name in names)
     return {name: value for name, value in values if value not in (None, "")}
 
 
-def as_text(value: Any) -> str:
-    """A value as text; JSON, if it is none."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False, default=str)
+def legacy_start(step: Step) -> tuple[CBEventType, dict[str, Any]]:
+    """The type and the start payload of a step's event in the legacy callbacks."""
+    if step.span_kind == "tool":
+        return CBEventType.FUNCTION_CALL, {
+            EventPayload.FUNCTION_CALL: as_text(step.input),
+            EventPayload.TOOL: tool_metadata(step),
+        }
+    if step.span_kind == "retrieval":
+        return CBEventType.RETRIEVE, {EventPayload.QUERY_STR: as_text(step.input)}
+    return CBEventType.AGENT_STEP, {EventPayload.ADDITIONAL_KWARGS: {"name": step.name}}
+
+
+def legacy_end(step: Step) -> dict[str, Any]:
+    """The end payload of a successful step's event in the legacy callbacks."""
+    if step.span_kind == "tool":
+        return {EventPayload.FUNCTION_OUTPUT: step.output}
+    if step.span_kind == "retrieval":
+        return {EventPayload.NODES: found_nodes(step)}
+    return {EventPayload.RESPONSE: step.output}

@@ -19,8 +19,8 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.llamaindex.llm import BailianAppLLM
-from bailian_apps.llamaindex.nodes import run_metadata, source_nodes
-from bailian_apps.llamaindex.steps import BailianAppStepStream, step_news
+from bailian_apps.llamaindex.responses import run_metadata, source_nodes
+from bailian_apps.llamaindex.steps import BailianAppStepStream, step_change
 
 _PROMPT = "prompt"
 _CONTEXT = "ctx"
@@ -37,35 +37,35 @@ def bailian_app_tool(
     keep_session: bool = True,
     **settings: Any,
 ) -> FunctionTool:
-    """Make a tool that asks a Bailian app, for `FunctionAgent`, `ReActAgent` and `AgentWorkflow`.
+    """Create a tool that calls a Bailian app, for `FunctionAgent`, `ReActAgent`, `AgentWorkflow`.
 
-    The calls of one agent are one conversation with the app: what was said is kept in the
-    workflow's `Context`, under the tool's name and the app's id, and goes where the context goes.
-    Steps of the app are written to the workflow's stream as `BailianAppStepStream`. Called outside
-    of a workflow, each call is a conversation of its own.
+    All calls by one agent form one conversation with the app. Its messages are stored in the
+    workflow's `Context`, under the tool's name and the app's id, so it continues wherever the
+    context does. Steps of the app are written to the workflow's stream as `BailianAppStepStream`.
+    Outside a workflow, each call is a conversation of its own.
 
     The output's `raw_output` is a `Response` with the cited documents in `source_nodes`, and
     steps and usage in `metadata`.
 
     Args:
-        app: The app to ask, in place of settings.
-        llm: The LLM to ask, in place of settings.
+        app: The app to call, instead of settings.
+        llm: The LLM to call, instead of settings.
         name: The tool's name.
-        description: What the app can do: by this, an agent chooses the tool.
+        description: What the app can do; an agent selects the tool by it.
         params: A model of the app's `biz_params`, shown to the agent as the tool's arguments.
-            What it gives replaces the `biz_params` of the settings, field by field. Its field
-            `prompt` is the words to the app; one is added if it has none.
-        return_direct: Whether the app's answer is the agent's.
-        keep_session: Whether the calls of one agent are one conversation.
+            Its fields override the `biz_params` of the settings one by one. Its field `prompt` is
+            the prompt; one is added if there is none.
+        return_direct: Whether the agent returns the app's answer as its own.
+        keep_session: Whether all calls by one agent form one conversation.
         **settings: The fields of `BailianAppLLM`.
 
     Raises:
-        InvalidInputError: A field is unknown or not valid.
+        InvalidInputError: A field is unknown or invalid.
 
     Example:
         ```python
         class Trip(BaseModel):
-            city: str = Field(description="Where to")
+            city: str = Field(description="The destination")
 
         tool = bailian_app_tool(
             app_id="…", name="plan_trip", description="Plans a day in a city", params=Trip
@@ -75,7 +75,7 @@ def bailian_app_tool(
     """
     if params is not None and _CONTEXT in params.model_fields:
         raise InvalidInputError(
-            f"params.{_CONTEXT}", "is where LlamaIndex puts the workflow's context", "Rename it"
+            f"params.{_CONTEXT}", "is reserved for the workflow's context", "Rename the field"
         )
     metadata = ToolMetadata(
         name=name,
@@ -83,11 +83,13 @@ def bailian_app_tool(
         fn_schema=_with_prompt(params),
         return_direct=return_direct,
     )
-    return _AppTool(BailianAppLLM.of(app, llm, **settings), metadata, keep_session=keep_session)
+    return _AppTool(
+        BailianAppLLM.from_app_or_llm(app, llm, **settings), metadata, keep_session=keep_session
+    )
 
 
 def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
-    prompt: Any = (str, Field(description="What to ask the app, in words that need no context"))
+    prompt: Any = (str, Field(description="The question for the app, self-contained"))
     if params is None:
         return create_model("BailianAppInput", prompt=prompt)
     if _PROMPT in params.model_fields:
@@ -96,7 +98,7 @@ def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
 
 
 class _AppTool(FunctionTool):
-    """A `FunctionTool`, because agents give the workflow's context to no other."""
+    """A `FunctionTool`: agents pass the workflow's context to no other kind of tool."""
 
     def __init__(self, llm: BailianAppLLM, metadata: ToolMetadata, *, keep_session: bool) -> None:
         super().__init__(fn=self._text, async_fn=self._atext, metadata=metadata)
@@ -112,55 +114,57 @@ class _AppTool(FunctionTool):
         return (await self.acall(*args, **kwargs)).content
 
     def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
-        """Ask the app; with a context, as `acall`, because a context is async."""
+        """Call the app; with a context, through `acall`, because contexts are async."""
         if kwargs.get(_CONTEXT) is not None:
             return asyncio_run(self.acall(*args, **kwargs))
         kwargs.pop(_CONTEXT, None)
-        question, biz_params = self._read(args, kwargs)
-        response = self._llm.chat([question], **biz_params)
+        question, overrides = self._parse(args, kwargs)
+        response = self._llm.chat([question], **overrides)
         return self._output(response, args, kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> ToolOutput:
-        """Ask the app; with a context, in its conversation."""
+        """Call the app; with a context, in its conversation."""
         ctx: Context | None = kwargs.pop(_CONTEXT, None)
-        question, biz_params = self._read(args, kwargs)
+        question, overrides = self._parse(args, kwargs)
         if ctx is None:
-            return self._output(await self._llm.achat([question], **biz_params), args, kwargs)
-        llm = self._llm.heard_by(partial(self._tell, ctx))
-        history = await self._recall(ctx)
-        response = await llm.achat([*history, question], **biz_params)
-        await self._remember(ctx, question, response)
+            return self._output(await self._llm.achat([question], **overrides), args, kwargs)
+        llm = self._llm.with_event_listener(partial(self._write_step, ctx))
+        history = await self._load_history(ctx)
+        response = await llm.achat([*history, question], **overrides)
+        await self._store_turn(ctx, question, response)
         return self._output(response, args, kwargs)
 
-    def _read(
+    def _parse(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[ChatMessage, dict[str, Any]]:
-        """What the agent said, checked: the question, and the arguments of the call."""
+        """Validate the tool's arguments; return the question and the overrides of the call."""
         schema = self.metadata.fn_schema
         assert schema is not None  # noqa: S101
         try:
-            said = schema.model_validate(kwargs | ({_PROMPT: args[0]} if args else {}))
+            arguments = schema.model_validate(kwargs | ({_PROMPT: args[0]} if args else {}))
         except ValidationError as error:
             raise_invalid_input(error)
-        given = said.model_dump(mode="json", by_alias=True, exclude_none=True)
-        question = ChatMessage(role=MessageRole.USER, content=given.pop(_PROMPT, ""))
-        biz_params = {**(self._llm.biz_params or {}), **given}
-        return question, ({"biz_params": biz_params} if given else {})
+        fields = arguments.model_dump(mode="json", by_alias=True, exclude_none=True)
+        question = ChatMessage(role=MessageRole.USER, content=fields.pop(_PROMPT, ""))
+        biz_params = {**(self._llm.biz_params or {}), **fields}
+        return question, ({"biz_params": biz_params} if fields else {})
 
-    def _tell(self, ctx: Context, event: AppEvent) -> None:
-        if news := step_news(event):
+    def _write_step(self, ctx: Context, event: AppEvent) -> None:
+        if change := step_change(event):
             name = self.metadata.get_name()
             ctx.write_event_to_stream(
-                BailianAppStepStream(tool_name=name, phase=news[0], step=news[1])
+                BailianAppStepStream(tool_name=name, phase=change[0], step=change[1])
             )
 
-    async def _recall(self, ctx: Context) -> list[ChatMessage]:
+    async def _load_history(self, ctx: Context) -> list[ChatMessage]:
         if not self._keep_session:
             return []
         state: Any = await ctx.store.get_state()
-        return [ChatMessage.model_validate(each) for each in _kept(state, self._key)]
+        return [ChatMessage.model_validate(each) for each in _stored_messages(state, self._key)]
 
-    async def _remember(self, ctx: Context, question: ChatMessage, response: ChatResponse) -> None:
+    async def _store_turn(
+        self, ctx: Context, question: ChatMessage, response: ChatResponse
+    ) -> None:
         if not self._keep_session:
             return
         message = response.message
@@ -171,7 +175,7 @@ class _AppTool(FunctionTool):
         )
         turn = [each.model_dump(mode="json") for each in (question, answer)]
         async with ctx.store.edit_state() as state:
-            cast("Any", state)[self._key] = [*_kept(state, self._key), *turn]
+            cast("Any", state)[self._key] = [*_stored_messages(state, self._key), *turn]
 
     @property
     def _key(self) -> str:
@@ -190,11 +194,11 @@ class _AppTool(FunctionTool):
         )
 
 
-def _kept(state: Any, key: str) -> list[dict[str, Any]]:
+def _stored_messages(state: Any, key: str) -> list[dict[str, Any]]:
     if not hasattr(state, "__setitem__"):
         raise InvalidInputError(
             _CONTEXT,
-            "has a state of its own type, with no room for the conversation",
+            "has a typed state, which cannot store the conversation",
             "Pass keep_session=False, or use a workflow with an untyped state",
         )
     return list(state.get(key, ()))

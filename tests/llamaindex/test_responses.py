@@ -1,12 +1,14 @@
-"""Events to responses: what a chunk holds, and what the whole response does."""
+"""Events to responses: what chunks and the final response contain."""
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import TextBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock
 
 from bailian_apps import (
     AppResult,
@@ -22,8 +24,12 @@ from bailian_apps import (
     UsageReported,
 )
 from bailian_apps.core.history import Plan
-from bailian_apps.llamaindex.messages import citation_block, raw_response
-from bailian_apps.llamaindex.replies import ChatReply, CompletionReply
+from bailian_apps.llamaindex.responses import (
+    ChatResponseBuilder,
+    CompletionResponseBuilder,
+    citation_block,
+    raw_response,
+)
 
 REFERENCE = DocReference(
     index_id="3",
@@ -37,8 +43,8 @@ REFERENCE = DocReference(
 )
 
 
-def test_a_chunk_holds_everything_so_far() -> None:
-    reply = ChatReply(Plan(app_id="app"))
+def test_a_chunk_has_everything_so_far() -> None:
+    builder = ChatResponseBuilder(Plan(app_id="app"))
     events = [
         ReasoningDelta("想", "t"),
         ReasoningDelta("想", "t"),
@@ -46,7 +52,7 @@ def test_a_chunk_holds_everything_so_far() -> None:
         References((REFERENCE,)),
         TextDelta("案"),
     ]
-    chunks = [chunk for event in events if (chunk := reply.chunk(event))]
+    chunks = [chunk for event in events if (chunk := builder.chunk(event))]
     kinds = [[block.block_type for block in chunk.message.blocks] for chunk in chunks]
     assert kinds == [["thinking", "text"]] * 3 + [["thinking", "text", "citation"]]
     assert [chunk.message.content for chunk in chunks] == ["", "", "答", "答案"]
@@ -60,16 +66,44 @@ def test_a_chunk_holds_everything_so_far() -> None:
     assert len({id(chunk.message.blocks) for chunk in chunks}) == len(chunks)
 
 
+def test_a_chunk_equals_a_validated_response() -> None:
+    """Chunks are built without validation, so a field that LlamaIndex adds must not be missing."""
+    builder = ChatResponseBuilder(Plan(app_id="app"))
+    chunk, other = builder.chunk(TextDelta("答")), builder.chunk(TextDelta("案"))
+    assert chunk is not None
+    assert other is not None
+    message = ChatMessage(
+        role=MessageRole.ASSISTANT, blocks=[TextBlock(text="答")], additional_kwargs={}
+    )
+    validated = ChatResponse(message=message, delta="答", additional_kwargs={})
+    for mine, theirs in (
+        (chunk, validated),
+        (chunk.message, message),
+        (chunk.message.blocks[0], message.blocks[0]),
+    ):
+        assert mine == theirs
+        assert vars(mine).keys() == vars(theirs).keys() == type(theirs).model_fields.keys()
+        assert mine.model_fields_set == theirs.model_fields_set
+        assert mine.__pydantic_private__ is theirs.__pydantic_private__ is None
+        assert mine.model_dump() == theirs.model_dump()
+        assert pickle.loads(pickle.dumps(mine)) == copy.deepcopy(mine) == theirs
+    chunk.message.additional_kwargs["changed"] = chunk.additional_kwargs["changed"] = True
+    chunk.raw = {}
+    assert other.message.additional_kwargs == other.additional_kwargs == {}
+    assert "raw" not in other.model_fields_set
+
+
 @pytest.mark.parametrize("event", [StepDelta("s", "x"), UsageReported(Usage()), UnknownFrame({})])
-def test_what_is_not_the_answer_is_no_chunk(event: Any) -> None:
-    assert ChatReply(Plan(app_id="app")).chunk(event) is None
-    assert CompletionReply().chunk(event) is None
+def test_other_events_have_no_chunk(event: Any) -> None:
+    assert ChatResponseBuilder(Plan(app_id="app")).chunk(event) is None
+    assert CompletionResponseBuilder().chunk(event) is None
 
 
-def test_a_completions_chunk() -> None:
-    reply = CompletionReply()
+def test_completion_chunks_have_the_text_so_far() -> None:
+    builder = CompletionResponseBuilder()
     thought, first, second = (
-        reply.chunk(each) for each in (ReasoningDelta("想", "t"), TextDelta("答"), TextDelta("案"))
+        builder.chunk(each)
+        for each in (ReasoningDelta("想", "t"), TextDelta("答"), TextDelta("案"))
     )
     assert thought is not None
     assert thought.additional_kwargs == {"thinking_delta": "想"}
@@ -77,23 +111,23 @@ def test_a_completions_chunk() -> None:
     assert (first and first.delta, second and second.delta) == ("答", "案")
 
 
-def test_the_whole_response_is_the_results() -> None:
+def test_the_final_response_has_the_final_text() -> None:
     result = AppResult(text="定稿", reasoning="想", references=(REFERENCE,), session_id="s")
-    reply = ChatReply(Plan(app_id="app", round=3))
-    reply.chunk(TextDelta("草稿"))
-    whole = reply.whole(result, "")
-    assert [block.block_type for block in whole.message.blocks] == ["thinking", "text", "citation"]
-    assert whole.message.content == "定稿"
-    assert whole.message.additional_kwargs["bailian"]["round"] == 3
+    builder = ChatResponseBuilder(Plan(app_id="app", round=3))
+    builder.chunk(TextDelta("草稿"))
+    final = builder.final(result, "")
+    assert [block.block_type for block in final.message.blocks] == ["thinking", "text", "citation"]
+    assert final.message.content == "定稿"
+    assert final.message.additional_kwargs["bailian"]["round"] == 3
 
 
-def test_an_answer_without_a_session_remembers_nothing() -> None:
-    whole = ChatReply(Plan(app_id="app")).whole(AppResult(text="答"), None)
-    assert whole.message.additional_kwargs == {}
-    assert whole.message.blocks == [TextBlock(text="答")]
+def test_an_answer_without_a_session_has_no_marker() -> None:
+    final = ChatResponseBuilder(Plan(app_id="app")).final(AppResult(text="答"), None)
+    assert final.message.additional_kwargs == {}
+    assert final.message.blocks == [TextBlock(text="答")]
 
 
-def test_a_citation() -> None:
+def test_a_reference_becomes_a_citation_block() -> None:
     block = citation_block(REFERENCE)
     assert block.cited_content == TextBlock(text="价格 999")
     assert (block.source, block.title) == ("https://a/phones.pdf", "手机")
@@ -108,7 +142,7 @@ def test_a_citation() -> None:
         (DocReference(doc_id="file_1", doc_name="x.pdf"), "x.pdf", "x.pdf", {}),
     ],
 )
-def test_a_citation_of_what_little_is_known(
+def test_a_reference_with_few_fields_becomes_a_citation_block(
     reference: DocReference, source: str, title: str, location: dict[str, int]
 ) -> None:
     block = citation_block(reference)
@@ -116,7 +150,7 @@ def test_a_citation_of_what_little_is_known(
     assert block.additional_location_info == location
 
 
-def test_raw_is_plain() -> None:
+def test_raw_has_plain_values_only() -> None:
     usage = Usage(
         models=(
             ModelUsage(model_id="qwen", input_tokens=3, output_tokens=2),
@@ -139,12 +173,12 @@ def test_raw_is_plain() -> None:
     }
     assert raw["request_id"] == "r"
     assert (raw["steps"][0]["name"], raw["steps"][0]["input"]) == ("大模型", {"a": [1]})
-    assert raw["references"][0]["page_number"] == (4, 5)
+    assert raw["references"][0]["page_number"] == [4, 5]
     assert "raw" not in raw["references"][0]
     assert "streamed_text" not in raw
     assert json.loads(json.dumps(raw))["usage"] == raw["usage"]
 
 
-def test_no_reported_usage_is_not_zero() -> None:
-    """Tracers would show zero tokens, where nobody said how many."""
+def test_missing_usage_is_not_zero() -> None:
+    """Tracers would show zero tokens where the cloud reported none."""
     assert raw_response(AppResult(text="答"))["usage"] == {}

@@ -1,0 +1,282 @@
+"""Converts what a run returns to LlamaIndex responses, messages and nodes. Pure.
+
+=============================================  ====================================================
+AppResult                                      ChatMessage of role `assistant`, and ChatResponse
+=============================================  ====================================================
+`reasoning`                                    one ThinkingBlock, first; omitted when empty
+`text`                                         one TextBlock, always
+`references`                                   one CitationBlock each, after the text
+the session's marker                           `additional_kwargs["bailian"]`
+`usage`, ids, `steps`, `references` …          `ChatResponse.raw`, a plain dict
+=============================================  ====================================================
+
+Engines only see the responses of an LLM, so nodes, metadata and tool outputs are built from `raw`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar, cast
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CitationBlock,
+    CompletionResponse,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+)
+from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.core.tools import ToolOutput
+from pydantic import BaseModel
+
+from bailian_apps.core.events import AppEvent, ReasoningDelta, References, TextDelta
+from bailian_apps.core.history import Plan
+from bailian_apps.core.result import EXECUTING, SUCCESS, AppResult, DocReference, Usage
+from bailian_apps.llamaindex.messages import MARKER_KEY
+
+THINKING_DELTA = "thinking_delta"
+"""Where LlamaIndex's agents read a reasoning delta, in a response's `additional_kwargs`."""
+
+_NODE_METADATA = ("title", "doc_name", "doc_url", "doc_id", "index_id", "page_number", "images")
+_HIDDEN_FROM_MODELS = ("doc_url", "doc_id", "index_id", "page_number", "images")
+
+ResponseT_co = TypeVar("ResponseT_co", covariant=True)
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class ResponseBuilder(Protocol[ResponseT_co]):
+    """Builds the responses of one run."""
+
+    def chunk(self, event: AppEvent) -> ResponseT_co | None:
+        """The chunk for an event; None for an event that has none."""
+        ...
+
+    def final(self, result: AppResult, delta: str | None) -> ResponseT_co:
+        """The response for the finished run.
+
+        Args:
+            result: The result of the run.
+            delta: `""` for the last chunk of a stream, None when the call does not stream.
+        """
+        ...
+
+
+class ChatResponseBuilder:
+    """Builds `ChatResponse`s.
+
+    Every chunk has its own message with everything received so far. Unchanged blocks are shared
+    between chunks.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Start with no text.
+
+        Args:
+            plan: What the call sends; it makes the session marker of the answer.
+        """
+        self._plan = plan
+        self._text = ""
+        self._reasoning = ""
+        self._thinking: ThinkingBlock | None = None
+        self._citations: list[CitationBlock] = []
+
+    def chunk(self, event: AppEvent) -> ChatResponse | None:
+        """The chunk for an event; None for an event that has none."""
+        if isinstance(event, TextDelta):
+            self._text += event.text
+            return self._chunk(event.text, {})
+        if isinstance(event, ReasoningDelta):
+            self._reasoning += event.text
+            self._thinking = thinking_block(self._reasoning)
+            return self._chunk("", {THINKING_DELTA: event.text})
+        if isinstance(event, References):
+            self._citations += map(citation_block, event.items)
+        return None
+
+    def _chunk(self, delta: str, additional_kwargs: dict[str, Any]) -> ChatResponse:
+        text = _copy(_TEXT_BLOCK, {"text": self._text})
+        head = () if self._thinking is None else (self._thinking,)
+        blocks = [*head, text, *self._citations]
+        message = _copy(_MESSAGE, {"blocks": blocks, "additional_kwargs": {}})
+        fields = {"message": message, "delta": delta, "additional_kwargs": additional_kwargs}
+        return _copy(_RESPONSE, fields)
+
+    def final(self, result: AppResult, delta: str | None) -> ChatResponse:
+        """The response for the finished run; engines store its message."""
+        thinking = thinking_block(result.reasoning)
+        message = ChatMessage(
+            role=MessageRole.ASSISTANT,
+            # One text block: `ChatMessage.content` puts newlines between several.
+            blocks=[
+                *([] if thinking is None else [thinking]),
+                TextBlock(text=result.text),
+                *(self._citations or map(citation_block, result.references)),
+            ],
+            additional_kwargs=session_kwargs(self._plan, result),
+        )
+        return ChatResponse(message=message, delta=delta, raw=raw_response(result))
+
+
+class CompletionResponseBuilder:
+    """Builds `CompletionResponse`s; without a message, reasoning and citations are in `raw`."""
+
+    def __init__(self) -> None:
+        """Start with no text."""
+        self._text = ""
+
+    def chunk(self, event: AppEvent) -> CompletionResponse | None:
+        """The chunk for an event; None for an event that has none."""
+        if isinstance(event, TextDelta):
+            self._text += event.text
+            return CompletionResponse(text=self._text, delta=event.text)
+        if isinstance(event, ReasoningDelta):
+            thinking: dict[str, Any] = {THINKING_DELTA: event.text}
+            return CompletionResponse(text=self._text, delta="", additional_kwargs=thinking)
+        return None
+
+    def final(self, result: AppResult, delta: str | None) -> CompletionResponse:
+        """The response for the finished run."""
+        return CompletionResponse(text=result.text, delta=delta, raw=raw_response(result))
+
+
+_TEXT_BLOCK = TextBlock(text="")
+_MESSAGE = ChatMessage(role=MessageRole.ASSISTANT, blocks=[], additional_kwargs={})
+_RESPONSE = ChatResponse(message=_MESSAGE, delta="", additional_kwargs={})
+
+
+def _copy(template: ModelT, fields: dict[str, Any]) -> ModelT:
+    """Copy a model with some fields replaced, without validation.
+
+    A chunk is three such copies. pydantic's `model_construct` and `model_copy` take twice as long,
+    for aliases, extra and private attributes, which these models do not have.
+    """
+    copy = object.__new__(type(template))
+    set_attribute = object.__setattr__
+    set_attribute(copy, "__dict__", {**template.__dict__, **fields})
+    set_attribute(copy, "__pydantic_fields_set__", template.__pydantic_fields_set__.copy())
+    set_attribute(copy, "__pydantic_extra__", None)
+    set_attribute(copy, "__pydantic_private__", None)
+    return copy
+
+
+def thinking_block(reasoning: str) -> ThinkingBlock | None:
+    """The block for some reasoning; None for empty reasoning."""
+    return ThinkingBlock(content=reasoning) if reasoning else None
+
+
+def citation_block(reference: DocReference) -> CitationBlock:
+    """The block for a cited document.
+
+    `additional_location_info` only takes numbers: `index_id`, the number in the text's
+    `<ref>[1]</ref>`, and the first `page_number`. The full reference is in `ChatResponse.raw`.
+    """
+    location: dict[str, int] = {}
+    if reference.index_id and reference.index_id.isdecimal():
+        location["index_id"] = int(reference.index_id)
+    if reference.page_number:
+        location["page_number"] = reference.page_number[0]
+    return CitationBlock(
+        cited_content=TextBlock(text=reference.text),
+        source=reference.doc_url or reference.doc_name or reference.doc_id or "",
+        title=reference.title or reference.doc_name or "",
+        additional_location_info=location,
+    )
+
+
+def session_kwargs(plan: Plan, result: AppResult) -> dict[str, Any]:
+    """The `additional_kwargs` of an answer's message: its session marker, if there is a session.
+
+    They are small, because LlamaIndex's memory counts them as tokens.
+
+    Args:
+        plan: What the call sent.
+        result: What came back.
+    """
+    marker = plan.marker(result)
+    if marker is None:
+        return {}
+    lost = {"context_lost": True} if result.context_lost else {}
+    return {MARKER_KEY: marker.to_dict() | lost}
+
+
+def raw_response(result: AppResult) -> dict[str, Any]:
+    """A result as plain values, for `ChatResponse.raw`. The text is in the message.
+
+    `usage` has the names that LlamaIndex's token counter and tracers read.
+    """
+    raw: dict[str, Any] = {
+        "request_id": result.request_id,
+        "session_id": result.session_id,
+        "finish_reason": result.finish_reason,
+        "attempts": result.attempts,
+        "context_lost": result.context_lost,
+        "whole_history": result.whole_history,
+        "reasoning": result.reasoning,
+        "steps": [step.to_dict() for step in result.steps],
+        "references": [reference.to_dict() for reference in result.references],
+        "usage": _usage_dict(result.usage),
+    }
+    if result.streamed_text is not None:
+        raw["streamed_text"] = result.streamed_text
+    return raw
+
+
+def source_nodes(raw: Mapping[str, Any] | None) -> list[NodeWithScore]:
+    """The documents that an answer cites, as nodes without scores (the cloud sends none).
+
+    A node's id is the document's. When an answer cites several passages of one document, the
+    later ones are `id#2`, `id#3` …: LlamaIndex drops nodes with an id that it has already seen.
+
+    Args:
+        raw: `raw` of the response.
+    """
+    seen: Counter[str] = Counter()
+    nodes: list[NodeWithScore] = []
+    for reference in (raw or {}).get("references", ()):
+        node = TextNode(
+            text=reference["text"],
+            metadata={key: reference[key] for key in _NODE_METADATA if reference[key]},
+            excluded_llm_metadata_keys=list(_HIDDEN_FROM_MODELS),
+            excluded_embed_metadata_keys=list(_HIDDEN_FROM_MODELS),
+        )
+        if doc_id := reference["doc_id"]:
+            seen[doc_id] += 1
+            node.id_ = doc_id if seen[doc_id] == 1 else f"{doc_id}#{seen[doc_id]}"
+        nodes.append(NodeWithScore(node=node))
+    return nodes
+
+
+def run_metadata(raw: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Steps, usage, ids and reasoning of a run: `raw` without what the nodes hold."""
+    return {key: value for key, value in (raw or {}).items() if key != "references"}
+
+
+def tool_outputs(raw: Mapping[str, Any] | None) -> list[ToolOutput]:
+    """The tool, plugin and MCP calls of a run, as a chat response's `sources`."""
+    steps = [step for step in (raw or {}).get("steps", ()) if step["kind"] == "tool"]
+    return [
+        ToolOutput(
+            tool_name=step["name"],
+            content=step["output"],
+            raw_input={"args": (), "kwargs": _as_kwargs(step["input"])},
+            raw_output=step["output"],
+            is_error=step["status"] not in (EXECUTING, SUCCESS),
+        )
+        for step in steps
+    ]
+
+
+def _usage_dict(usage: Usage) -> dict[str, Any]:
+    if not usage.models:
+        return {}  # the cloud reported nothing, which is not zero
+    totals = usage.to_dict()
+    totals["prompt_tokens"] = totals.pop("input_tokens")
+    totals["completion_tokens"] = totals.pop("output_tokens")
+    return totals
+
+
+def _as_kwargs(value: Any) -> Any:
+    return cast("Any", value) if isinstance(value, dict) else {"input": value}
