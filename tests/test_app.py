@@ -135,7 +135,7 @@ def test_pieces_come_as_they_are_said() -> None:
 
     def app(call: Call) -> Any:
         yield {"text": "一", "finish_reason": "null"}
-        assert told.wait(10)
+        assert told.wait(60)
         yield {"text": "二", "finish_reason": "stop"}
 
     with Emulator(apps={"app": app}) as cloud:

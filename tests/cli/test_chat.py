@@ -51,7 +51,7 @@ def chat(cloud: Emulator, folder: Path, *options: str) -> pexpect.spawn[str]:
         dimensions=(30, 80),
         encoding="utf-8",
         echo=False,
-        timeout=50,
+        timeout=120,
     )
 
 

@@ -124,7 +124,7 @@ class WireServer:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
     @property
@@ -137,7 +137,7 @@ class WireServer:
         """Wait for the threads of connections that are gone, once `all_gone` says so."""
         acceptor, *serving = self._threads
         for thread in serving:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
         self._threads = [acceptor]
 

@@ -129,7 +129,7 @@ async def test_what_arrived_before_the_connection_was_lost_is_told() -> None:
             async for each in app.astream("hi"):
                 if isinstance(each, TextDelta):
                     texts.append(each.text)
-                    assert await asyncio.to_thread(server.all_gone.wait, 5)
+                    assert await asyncio.to_thread(server.all_gone.wait, 60)
                     for _ in range(4):  # turns of the loop, in which it reads all that is there
                         await asyncio.sleep(0)
         assert texts == ["你", "好"]
@@ -249,11 +249,11 @@ def test_another_thread_closes_a_compressed_stream() -> None:
         heard = threading.Event()
         thread = threading.Thread(target=listen)
         thread.start()
-        assert heard.wait(5)
+        assert heard.wait(60)
         events.close()
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
-        assert server.gone.wait(5)
+        assert server.gone.wait(60)
     assert [type(each) for each in seen] == [StreamInterruptedError]
 
 

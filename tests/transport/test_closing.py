@@ -64,14 +64,14 @@ def test_break_closes_the_socket() -> None:
         events = app_of(server).stream("hi")
         assert any(isinstance(each, TextDelta) for each in events)  # any() stops at the first
         events.close()
-        assert server.gone.wait(5)
+        assert server.gone.wait(60)
 
 
 def test_forgetting_the_stream_closes_the_socket() -> None:
     with WireServer(HELD_OPEN) as server:
         for _ in app_of(server).stream("hi"):
             break
-        assert server.gone.wait(5)
+        assert server.gone.wait(60)
 
 
 def test_another_thread_closes_the_socket() -> None:
@@ -90,10 +90,10 @@ def test_another_thread_closes_the_socket() -> None:
 
         thread = threading.Thread(target=listen)
         thread.start()
-        assert heard.wait(5)
+        assert heard.wait(60)
         events.close()
-        assert server.gone.wait(5)
-        thread.join(5)
+        assert server.gone.wait(60)
+        thread.join(60)
         assert not thread.is_alive()
     (error,) = seen
     assert isinstance(error, StreamInterruptedError)
@@ -108,7 +108,7 @@ def test_who_reads_just_as_another_thread_closes_finds_the_end(
 
     def close_slowly(response: urllib3.HTTPResponse) -> None:
         closing.set()
-        have_read.wait(5)
+        have_read.wait(60)
         close(response)
 
     with WireServer(HELD_OPEN) as server:
@@ -117,10 +117,10 @@ def test_who_reads_just_as_another_thread_closes_finds_the_end(
         monkeypatch.setattr(urllib3.HTTPResponse, "close", close_slowly)
         closer = threading.Thread(target=events.close)
         closer.start()
-        assert closing.wait(5)
+        assert closing.wait(60)
         assert list(events) == []
         have_read.set()
-        closer.join(5)
+        closer.join(60)
         assert not closer.is_alive()
 
 
@@ -150,10 +150,10 @@ def test_another_thread_closes_the_socket_before_the_answer_begins(
 
         thread = threading.Thread(target=listen)
         thread.start()
-        assert server.asked.wait(5)
+        assert server.asked.wait(60)
         events.close()
-        assert server.gone.wait(5)
-        thread.join(5)
+        assert server.gone.wait(60)
+        thread.join(60)
         assert not thread.is_alive()
         assert len(server.posts) == 1
     (error,) = seen
@@ -177,7 +177,7 @@ def test_a_call_that_is_closed_while_it_connects_sends_nothing(
         monkeypatch.setattr(socket.socket, "connect", closed_meanwhile)
         with pytest.raises(ConnectError):
             next(events)
-        assert server.all_gone.wait(5)
+        assert server.all_gone.wait(60)
         assert server.posts == []
     assert caplog.records == []  # nothing is announced either, such as another attempt
 
@@ -197,7 +197,7 @@ def test_a_call_that_is_closed_just_as_its_answer_begins_does_not_wait_for_the_r
         monkeypatch.setattr("bailian_apps.transport.sync_http.ResponseBody", closed_meanwhile)
         with pytest.raises(ConnectionLostError):
             next(events)
-        assert server.gone.wait(5)
+        assert server.gone.wait(60)
 
 
 def test_a_connection_that_went_back_to_the_pool_is_not_hung_up(
@@ -269,7 +269,7 @@ def test_a_signal_handler_may_close_the_stream_it_interrupts(
         finally:
             killer.join()
             signal.signal(signal.SIGUSR1, before)
-        assert server.gone.wait(5)
+        assert server.gone.wait(60)
 
 
 def test_a_forgotten_stream_is_freed_while_the_pool_is_locked(
@@ -295,11 +295,11 @@ def test_a_forgotten_stream_is_freed_while_the_pool_is_locked(
         caller = threading.Thread(target=lambda: said.append(app.invoke("hi").text), daemon=True)
         try:
             caller.start()
-            caller.join(5)
+            caller.join(60)
         finally:
             gc.enable()
         assert said == ["你好"]
-        assert server.gone.wait(5)
+        assert server.gone.wait(60)
 
 
 def listening(events: Any) -> tuple[threading.Thread, list[BaseException]]:
@@ -331,7 +331,7 @@ def test_another_thread_closes_a_call_that_waits_for_a_connection(
         monkeypatch.setattr(socket.socket, "connect", announced)
         events = app.stream("hi", timeout=Timeout(connect_s=600))
         thread, seen = listening(events)
-        assert connecting.wait(5)
+        assert connecting.wait(60)
         while thread.is_alive():  # it may have announced itself a moment too early
             events.close()
             thread.join(0.05)
@@ -349,7 +349,7 @@ def test_another_thread_closes_a_call_that_waits_for_a_handshake() -> None:
         with connection:
             assert connection.recv(1)  # of the client's greeting
             events.close()
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
     assert [type(each) for each in seen] == [ConnectError]
 
@@ -392,7 +392,7 @@ def test_loops_that_were_closed_and_not_shut_down_are_not_kept() -> None:
         assert len(async_sessions()) <= 1
         async_sessions().clear()
         gc.collect()
-        assert server.all_gone.wait(5)
+        assert server.all_gone.wait(60)
 
 
 def open_things() -> tuple[int, int]:
@@ -449,7 +449,7 @@ def test_a_thousand_cancelled_streams_leave_no_file_task_or_thread() -> None:
                 forgotten()
             asyncio.run(several(times))
             # The server, in this process, closes its ends and ends their threads as it notices.
-            assert server.all_gone.wait(10)
+            assert server.all_gone.wait(60)
             server.join_finished()
 
         all_of_them(1)
@@ -492,7 +492,7 @@ async def test_aclose_closes_the_socket() -> None:
         async for _ in events:
             break
         await events.aclose()
-        assert await asyncio.to_thread(server.gone.wait, 5)
+        assert await asyncio.to_thread(server.gone.wait, 60)
 
 
 async def test_cancelling_closes_the_socket() -> None:
@@ -504,21 +504,21 @@ async def test_cancelling_closes_the_socket() -> None:
                 heard.set()
 
         task = asyncio.create_task(listen())
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(heard.wait(), 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(server.gone.wait, 5)
+        assert await asyncio.to_thread(server.gone.wait, 60)
 
 
 async def test_cancelling_before_the_answer_closes_the_socket() -> None:
     with WireServer([Do.STALL]) as server:
         task = asyncio.create_task(app_of(server).ainvoke("hi"))
-        await asyncio.to_thread(server.asked.wait, 5)
+        await asyncio.to_thread(server.asked.wait, 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(server.gone.wait, 5)
+        assert await asyncio.to_thread(server.gone.wait, 60)
 
 
 def test_a_stream_that_nobody_reads_sends_nothing() -> None:
@@ -534,7 +534,7 @@ def test_every_event_loop_gets_and_ends_its_own_connections() -> None:
 
         def call() -> None:
             assert asyncio.run(app_of(server).ainvoke("hi")).text == "你好"
-            assert server.all_gone.wait(10)
+            assert server.all_gone.wait(60)
             server.join_finished()
 
         call()

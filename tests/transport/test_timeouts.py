@@ -46,7 +46,7 @@ def app_of(server: WireServer, **limits: Any) -> BailianApp:
 def test_each_wait_has_its_limit(path: str, limits: dict[str, Any], answer: Any, says: str) -> None:
     with WireServer(answer) as server:
         error = PATHS[path](app_of(server, **limits), "hi").error
-        assert server.gone.wait(5)
+        assert server.gone.wait(60)
     assert isinstance(error, RequestTimeoutError)
     assert isinstance(error, TimeoutError)
     assert says in str(error)
@@ -190,7 +190,7 @@ def test_what_arrives_while_something_else_holds_up_the_loop_is_read(begin: list
 
     async def call(server: WireServer) -> str:
         calling = asyncio.create_task(app_of(server, **limits).ainvoke("hi"))
-        await asyncio.to_thread(server.asked.wait, 5)
+        await asyncio.to_thread(server.asked.wait, 60)
         threading.Event().wait(0.5)  # as a computation would
         return (await calling).text
 
@@ -204,7 +204,7 @@ def test_a_task_that_is_cancelled_just_as_its_time_runs_out_is_cancelled(idempot
     async def call(server: WireServer) -> bool:
         app = app_of(server, first_frame_s=0.2)
         task = asyncio.create_task(app.ainvoke("hi", idempotent=idempotent))
-        await asyncio.to_thread(server.asked.wait, 5)
+        await asyncio.to_thread(server.asked.wait, 60)
         loop = asyncio.get_running_loop()
         # Both fall in one turn of the loop.
         loop.call_later(0.17, threading.Event().wait, 0.04)
