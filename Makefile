@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := python -m pytest --numprocesses $(WORKERS) --dist worksteal
 LOCKED := --constraint requirements/dev.lock --build-constraint requirements/dev.lock
 FLOOR_LOCKED := --constraint requirements/floor.lock --build-constraint requirements/floor.lock
-FAST_TESTS := tests/core tests/transport tests/langchain tests/llamaindex tests/emulator tests/test_*.py
+FAST_TESTS := tests/core tests/transport tests/langchain tests/llamaindex tests/test_*.py
 
 .PHONY: help demo install test test-fast test-slow test-floor test-sdks soak test-newest coverage \
 	bench check format lock lock-upgrade clean
@@ -29,7 +29,7 @@ test: .venv/.installed ## Run every test that is not slow; with COVERAGE=1 also 
 	$(BIN)/$(PYTEST) -m "not slow" $(if $(COVERAGE),--cov --cov-report=)
 	$(if $(COVERAGE),$(BIN)/coverage report)
 
-test-fast: .venv/.installed ## Run what needs no other process: for each save.
+test-fast: .venv/.installed ## Run what is done in a minute: for each save.
 	$(BIN)/$(PYTEST) -m "not slow and not process" $(FAST_TESTS)
 
 test-slow: test-floor test-sdks soak ## Run what is long by nature.
