@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Iterator
 
@@ -21,6 +22,15 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_event_loop() -> None:
+    """Leave the thread without an event loop, as `asyncio.run` does.
+
+    Where there never was one, LlamaIndex has Python make one, which nobody closes.
+    """
+    asyncio.run(asyncio.sleep(0))
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.scripts import run_script
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 
@@ -17,25 +16,29 @@ pytestmark = pytest.mark.process
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "README.zh-CN.md"]
-
-
-def run(code: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
-    done = subprocess.run(
-        [sys.executable, *code],
-        env=inherited | {"PYTHONUTF8": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")} | {
+    "PYTHONUTF8": "1"
+}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_needs_no_key(path: Path) -> None:
-    assert run([str(path)]).stdout
+def test_an_example_needs_no_key(path: Path, tmp_path: Path) -> None:
+    done = run_script(path.read_text(encoding="utf-8"), tmp_path, ENVIRONMENT)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def run_with_two_variables(source: str, folder: Path) -> Emulator:
+    """Run a program that finds an app and a key; give what stood for the cloud."""
+    with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:
+        variables = {
+            "DASHSCOPE_API_KEY": "sk-mine",
+            "BAILIAN_APP_ID": "mine",
+            "DASHSCOPE_HTTP_BASE_URL": cloud.base_url,  # where "the cloud" is, for this test
+        }
+        done = run_script(source, folder, ENVIRONMENT | variables)
+    assert (done.exit_code, done.stderr) == (0, "")
+    return cloud
 
 
 @pytest.mark.parametrize(
@@ -43,33 +46,20 @@ def test_an_example_needs_no_key(path: Path) -> None:
     [path for path in EXAMPLES if not path.stem.endswith("_test")],
     ids=lambda path: path.stem,
 )
-def test_an_example_runs_on_the_cloud_with_two_variables(path: Path) -> None:
-    with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:
-        run(
-            [str(path)],
-            DASHSCOPE_API_KEY="sk-mine",
-            BAILIAN_APP_ID="mine",
-            DASHSCOPE_HTTP_BASE_URL=cloud.base_url,  # where "the cloud" is, for this test
-        )
-        assert cloud.requests
-        assert {request.app_id for request in cloud.requests} == {"mine"}
+def test_an_example_runs_on_the_cloud_with_two_variables(path: Path, tmp_path: Path) -> None:
+    cloud = run_with_two_variables(path.read_text(encoding="utf-8"), tmp_path)
+    assert cloud.requests
+    assert {request.app_id for request in cloud.requests} == {"mine"}
 
 
-def blocks(path: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+def code_of(path: Path) -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+    return "\n".join(blocks).replace('app_id="…"', 'app_id="mine"')
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_the_code_in_a_page_runs(path: Path) -> None:
+@pytest.mark.parametrize(
+    "path", [path for path in DOCS if code_of(path)], ids=lambda path: path.name
+)
+def test_the_code_in_a_page_runs(path: Path, tmp_path: Path) -> None:
     """All blocks of a page, one after the other, with the two variables set."""
-    code = blocks(path)
-    if not code:
-        pytest.skip("the page has no Python in it")
-    with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:
-        script = "\n".join(code).replace('app_id="…"', 'app_id="mine"')
-        run(
-            ["-c", script],
-            DASHSCOPE_API_KEY="sk-mine",
-            BAILIAN_APP_ID="mine",
-            DASHSCOPE_HTTP_BASE_URL=cloud.base_url,
-        )
+    run_with_two_variables(code_of(path), tmp_path)

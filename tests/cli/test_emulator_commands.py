@@ -264,7 +264,7 @@ def test_without_the_extra_the_error_names_it() -> None:
         "from bailian_apps.cli import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=50
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 1
     assert 'pip install "bailian-apps[emulator]"' in done.stderr

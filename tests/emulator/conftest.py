@@ -72,7 +72,7 @@ def requested(
         headers["Authorization"] = f"Bearer {key}"
     if stream:
         headers["X-DashScope-SSE"] = "enable"
-    with closing(http.client.HTTPConnection(url.hostname, url.port, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(url.hostname, url.port, timeout=60)) as connection:
         connection.request(
             method,
             f"{url.path}/apps/{app_id}/completion" if path is None else path,

@@ -117,7 +117,7 @@ def test_a_generator_keeps_its_stream_open(open_stream: Callable[..., Any]) -> N
 
     def app(call: Call) -> Iterator[dict[str, Any]]:
         yield payload("甲")
-        assert released.wait(10)
+        assert released.wait(60)
         yield payload("", "stop")
 
     with Emulator(apps={"app": app}) as cloud, open_stream(cloud) as response:
@@ -134,13 +134,13 @@ def test_an_app_that_blocks_does_not_delay_another(post: Callable[..., Any]) -> 
 
     def blocks(call: Call) -> str:
         entered.set()
-        call.disconnected.wait(30)  # longer than a client waits
+        call.disconnected.wait(120)  # longer than a client waits
         return "晚了"
 
     with Emulator(apps={"blocks": blocks, "app": lambda call: "好"}) as cloud:
         caller = threading.Thread(target=_ignore_errors, args=(post, cloud, "blocks"))
         caller.start()
-        assert entered.wait(10)
+        assert entered.wait(60)
         assert post(cloud).output["text"] == "好"
     caller.join()
 

@@ -69,7 +69,7 @@ def payloads(content: bytes, stream: bool) -> list[Payload]:
 
 
 def run(*command: str) -> bytes:
-    return subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+    return subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
 
 
 def curl(cloud: Emulator, stream: bool, parameters: Payload) -> list[Payload]:

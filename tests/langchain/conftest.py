@@ -266,7 +266,7 @@ class Held:
     def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
         mail = [{"action_type": "api", "action_name": "mail"}]
         yield {"output": {"text": "one", "finish_reason": "null", "thoughts": mail}}
-        if call.disconnected.wait(10):
+        if call.disconnected.wait(60):
             self.disconnected.set()
         yield {"output": {"text": "two", "finish_reason": "stop"}}
 

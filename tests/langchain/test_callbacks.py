@@ -188,7 +188,7 @@ def test_closing_a_stream_ends_the_steps_and_the_connection(
     stream.close()
     assert log.events == CLOSED
     assert isinstance(log.errors["model"], GeneratorExit)
-    assert held.disconnected.wait(10)
+    assert held.disconnected.wait(60)
 
 
 async def test_closing_an_async_stream_ends_the_steps_and_the_connection(
@@ -200,7 +200,7 @@ async def test_closing_an_async_stream_ends_the_steps_and_the_connection(
             break
     await stream.aclose()
     assert log.events == CLOSED
-    assert await asyncio.to_thread(held.disconnected.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 60)
 
 
 @pytest.mark.parametrize("path", ["ainvoke", "astream"])
@@ -218,13 +218,13 @@ async def test_cancelling_ends_the_steps_and_the_connection(
     begun = asyncio.Event()
     log.on_step = begun.set
     task = asyncio.create_task(run())
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert log.events == CLOSED
     assert isinstance(log.errors["model"], asyncio.CancelledError)
-    assert await asyncio.to_thread(held.disconnected.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 60)
 
 
 def test_inside_a_chain_the_model_and_its_steps_are_below_the_chain(

@@ -157,7 +157,7 @@ async def test_closing_a_v3_stream_ends_the_steps_and_the_connection(
         if event["event"] == "content-block-delta":
             break
     await stream.aclose()
-    assert await asyncio.to_thread(held.disconnected.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 60)
     assert log.events == [
         ("start", "model"), ("start", "mail"), ("error", "mail"), ("error", "model"),
     ]  # fmt: skip

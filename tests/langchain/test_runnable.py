@@ -203,7 +203,7 @@ def test_closing_a_stream_ends_the_steps_and_the_connection(held: Any, make: Any
     stream.close()
     name = "BailianAppRunnable"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert held.disconnected.wait(10)
+    assert held.disconnected.wait(60)
 
 
 async def test_closing_an_async_stream_ends_the_steps_and_the_connection(
@@ -216,7 +216,7 @@ async def test_closing_an_async_stream_ends_the_steps_and_the_connection(
     await stream.aclose()
     name = "BailianAppRunnable"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert await asyncio.to_thread(held.disconnected.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 60)
 
 
 async def test_astream_events_shows_growing_results(make: Any) -> None:
@@ -254,13 +254,13 @@ async def test_cancelling_ends_the_steps_and_the_connection(
     begun = asyncio.Event()
     log.on_step = begun.set
     task = asyncio.create_task(run())
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     name = "BailianAppRunnable"
     assert log.events == [("start", name), ("start", "mail"), ("error", "mail"), ("error", name)]
-    assert await asyncio.to_thread(held.disconnected.wait, 10)
+    assert await asyncio.to_thread(held.disconnected.wait, 60)
 
 
 def test_an_error_has_both_classes_and_ends_the_run(run: Any, make: Any, log: Any) -> None:

@@ -134,7 +134,7 @@ def forgetful(call: Call) -> Iterator[dict[str, Any]]:
     """As `recall`; in a forgotten session it continues only after the client disconnects."""
     if call.request.session_id and not call.turns:
         yield {"output": {"text": "who are you?", "finish_reason": "null"}}
-        call.disconnected.wait(10)
+        call.disconnected.wait(60)
     yield {"output": {"text": recall(call), "finish_reason": "stop"}}
 
 
@@ -205,7 +205,7 @@ def test_a_regenerated_answer_does_not_know_the_first_one(
 def test_of_two_concurrent_calls_only_one_continues_the_session(
     start_cloud: Any, make_model: Any, ask: Any
 ) -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=60)
 
     def app(call: Call) -> str:
         if call.prompt != "one":

@@ -21,7 +21,7 @@ class Talker:
     def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
         for piece in self.pieces:
             yield {"output": {"text": piece, "finish_reason": "null"}}
-        if call.disconnected.wait(10):
+        if call.disconnected.wait(60):
             self.left.set()
         yield {"output": {"text": "", "finish_reason": "stop"}}
 
@@ -35,7 +35,7 @@ def test_a_stop_sequence_ends_the_answer_and_closes_the_connection(
     answer = ask(model, **({"stop": ["END"]} if where == "call" else {}))
     assert answer.content == "one, "
     assert answer.response_metadata["finish_reason"] == "stop"
-    assert app.left.wait(10)
+    assert app.left.wait(60)
 
 
 def test_stop_of_a_call_overrides_the_field(make_model: Any, ask: Any) -> None:

@@ -43,7 +43,7 @@ class Reader:
 
     def app(self, call: Call) -> Iterator[Any]:
         for count, text in enumerate(TEXT):
-            assert self._may_send.acquire(timeout=10)
+            assert self._may_send.acquire(timeout=60)
             if count == self._fails_after:
                 yield Failure(status=500, code="SystemError")
                 return

@@ -114,7 +114,7 @@ def forgetful(call: Call) -> Iterator[dict[str, Any]]:
     """In a lost session it only continues when the client has disconnected."""
     if call.request.session_id and not call.turns:
         yield {"output": {"text": "谁？", "finish_reason": "null"}}
-        call.disconnected.wait(10)
+        call.disconnected.wait(60)
     yield {"output": {"text": "好", "finish_reason": "stop"}}
 
 
@@ -152,7 +152,7 @@ def test_a_branch_sends_the_whole_history(chat: Any, llm_of: Any) -> None:
 
 
 def test_only_one_of_two_concurrent_calls_uses_the_session(chat: Any, llm_of: Any) -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=60)
 
     def app(call: Call) -> str:
         if call.prompt != "一":

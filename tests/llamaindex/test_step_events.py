@@ -174,7 +174,7 @@ def test_an_error_ends_every_event(ask: Any, llm_of: Any, legacy: Legacy) -> Non
 
 def held(call: Call) -> Iterator[dict[str, Any]]:
     yield frame(node("outer", "executing"), text="答")
-    call.disconnected.wait(10)
+    call.disconnected.wait(60)
 
 
 def test_closing_early_ends_every_event(llm_of: Any, legacy: Legacy) -> None:
