@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -51,7 +51,7 @@ class BailianApp:
         Raises:
             InvalidInputError: A field is unknown or not valid.
         """
-        if not isinstance(client, Client | None):
+        if not isinstance(cast("object", client), Client | None):
             raise InvalidInputError("client", "must be a Client")
         self.client = client
         if settings is not None:
