@@ -143,6 +143,8 @@ class Run:
 
     async def astream(self) -> AsyncGenerator[AppEvent]:
         """As `stream`, natively async."""
+        import asyncio  # costs 40 ms, which a program without a loop does not pay
+
         async with self._client.slot(self._settings, deadline=self._total_deadline()):
             with self._session_lease():
                 while True:
@@ -156,7 +158,7 @@ class Run:
                                 yield event
                         yield self._finish()
                     except BailianError as error:
-                        await _sleep(self._retry_delay_or_raise(error))
+                        await asyncio.sleep(self._retry_delay_or_raise(error))
                     else:
                         return
                     finally:
@@ -192,7 +194,6 @@ class Run:
             self._abort()
 
     def _register_abort(self, abort: Callable[[], object]) -> None:
-        """Take the function that ends what the run is waiting for."""
         self._abort = abort
         if self.closed.is_set():
             abort()
@@ -322,9 +323,3 @@ class Run:
             error.request_id = error.request_id or error.partial.request_id
         error.__context__ = None
         raise error.with_traceback(None)
-
-
-async def _sleep(seconds: float) -> None:
-    import asyncio  # costs 40 ms, which a program without a loop does not pay
-
-    await asyncio.sleep(seconds)

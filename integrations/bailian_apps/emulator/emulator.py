@@ -67,8 +67,7 @@ class Emulator(LocalServer):
                 as fast, 0 does not wait.
             host: The address to listen on; `0.0.0.0` accepts connections from other machines.
             port: The port to listen on; 0 takes a free one.
-            sleep: Waits for a number of seconds before a frame. A test may pass its own function
-                to check the pace without waiting.
+            sleep: Waits some seconds before a frame. A test may check the pace without waiting.
             session_ttl_s: Seconds without a request after which a session is forgotten; see
                 `advance`.
             session_max_rounds: The maximum number of rounds of a session. A later request is
@@ -99,8 +98,9 @@ class Emulator(LocalServer):
             ),
             strict=strict,
         )
-        app = with_access_log(asgi_app(self._cloud))
-        super().__init__(app, base_path=BASE_PATH, host=host, port=port)
+        super().__init__(
+            with_access_log(asgi_app(self._cloud)), base_path=BASE_PATH, host=host, port=port
+        )
 
     @property
     def requests(self) -> list[ReceivedRequest]:

@@ -105,13 +105,7 @@ def _tls_context(trusted: str) -> ssl.SSLContext:
 
 
 def diagnose_connect_failure(environment: Environment, url: str, error: Exception) -> BailianError:
-    """Make the error for a request that was not sent; a wrong environment explains it first.
-
-    Args:
-        environment: The proxy and certificates that were used.
-        url: The URL of the request.
-        error: The library's error.
-    """
+    """Make the error for a request that was not sent; a wrong environment explains it first."""
     try:
         proxy = environment.proxy_for(url)
         if url.startswith("https:"):

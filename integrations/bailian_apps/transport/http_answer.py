@@ -36,12 +36,7 @@ def media_type(headers: Mapping[str, str]) -> str:
 
 
 def read_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> Frame:
-    """Read a response that is not an event stream.
-
-    Args:
-        status_code: Its HTTP status.
-        headers: Its HTTP headers.
-        body: Its body; of an error, at least its beginning.
+    """Read a response that is not an event stream; of an error's body, at least its beginning.
 
     Returns:
         The answer object, as the one frame of a run that finished.
@@ -172,12 +167,7 @@ def _json_object(body: bytes) -> Frame | None:
 
 
 def connection_lost_error(*, sent: bool, streaming: bool = False) -> BailianError:
-    """Make the error for a connection that was lost.
-
-    Args:
-        sent: Whether the request may have reached the server whole.
-        streaming: Whether the answer had begun.
-    """
+    """Make the error for a lost connection: before or after sending, or while streaming."""
     if streaming:
         return StreamInterruptedError("the connection was lost before the run finished")
     if sent:
@@ -188,13 +178,7 @@ def connection_lost_error(*, sent: bool, streaming: bool = False) -> BailianErro
 
 
 def connect_error(url: str, error: BaseException, *, proxy: str | None) -> ConnectError:
-    """Make the error for a connection that was not made. Of the URL it names only the host.
-
-    Args:
-        url: The URL of the request.
-        error: The library's error.
-        proxy: The proxy that was to be used, if any.
-    """
+    """Make the error for a connection that was not made. Of the URL it names only the host."""
     parts = urlsplit(url)
     host = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
     through = " through a proxy" if proxy else ""

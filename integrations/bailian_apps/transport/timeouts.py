@@ -28,12 +28,7 @@ class TimeoutBudget:
     __slots__ = ("_deadline", "_limits", "_phase", "until")
 
     def __init__(self, limits: Timeout, deadline: float | None) -> None:
-        """Start to wait for a connection.
-
-        Args:
-            limits: How long each wait may be.
-            deadline: When the whole call has to end, or None.
-        """
+        """Start to wait for a connection; the whole call has to end by `deadline`."""
         self._limits = limits
         self._deadline = float("inf") if deadline is None else deadline
         self._wait("connect_s", limits.connect_s)
