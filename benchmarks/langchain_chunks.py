@@ -1,7 +1,7 @@
-"""What ChatBailianApp adds per chunk to LangChain's own cost, with no handler and no network.
+"""The CPU that ChatBailianApp adds per chunk to LangChain's own, without handlers or a network.
 
-The floor is a BaseChatModel whose `_stream` yields ready chunks. Both read from memory: the app's
-side is fed ready events through `Run.stream`, replaced, so that transport is not measured.
+The minimum is a BaseChatModel whose `_stream` yields ready chunks. `ChatBailianApp` reads as many
+events from a replacement of `Run.stream`, so only the adapter is measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EVENTS = [
 
 
 class Floor(BaseChatModel):
-    """The least that a chat model can do."""
+    """The least that a chat model does: yield ready chunks."""
 
     @property
     def _llm_type(self) -> str:
@@ -61,7 +61,7 @@ async def ready_astream(*_: Any, **__: Any) -> AsyncGenerator[Any]:
 
 
 def best(*runs: Any) -> list[float]:
-    """Microseconds of CPU per chunk for each, the least of some rounds, taken in turns."""
+    """CPU per chunk of each run in µs: the minimum of several rounds, in which they take turns."""
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(ROUNDS):
         for run, taken in zip(runs, times, strict=True):
@@ -80,7 +80,7 @@ def sync(model: Any) -> Any:
     return run
 
 
-def nonsync(model: Any) -> Any:
+def async_(model: Any) -> Any:
     async def run() -> None:
         async for _ in model.astream("hi"):
             pass
@@ -89,14 +89,14 @@ def nonsync(model: Any) -> Any:
 
 
 def main() -> None:
-    """Print the numbers."""
+    """Print the table."""
     Run.stream = ready_stream  # type: ignore[assignment]
     Run.astream = ready_astream  # type: ignore[assignment]
     model = ChatBailianApp(app_id="a", api_key="k")
     runnable = BailianAppRunnable(app_id="a", api_key="k")
     gc.disable()
     sys.stdout.write("| path | LangChain's own, µs | ours, µs | over |\n|---|---:|---:|---:|\n")
-    for name, kind in (("stream", sync), ("astream", nonsync)):
+    for name, kind in (("stream", sync), ("astream", async_)):
         floor, ours, results = best(kind(Floor()), kind(model), kind(runnable))
         for path, cost in (("ChatBailianApp", ours), ("BailianAppRunnable", results)):
             over = cost - floor

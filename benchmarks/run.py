@@ -1,10 +1,10 @@
 """`make bench`: what a frame, a stream and an import cost, beside the bare SDK, in one run.
 
-Ratios in one run are what counts; the microseconds are this machine's. The server is a process of
-its own. CPU is the client process's (`time.process_time`), the least of several repetitions, in
-which the compared take turns.
+Compare the ratios within one run; the microseconds are those of this machine. The server is a
+separate process. CPU is that of the client process (`time.process_time`), the minimum of several
+repetitions, in which the clients take turns.
 
-`--write PAGE` also puts what each part prints between that part's two markers in a page.
+`--write PAGE` also writes the output of each part between that part's two markers in a page.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import server
 Call: TypeAlias = Callable[[str], None]
 REPETITIONS = 20
 ENOUGH_S = 10.0
-"""How much CPU a client may take of its repetitions; but it has three at least."""
+"""CPU seconds after which a client is not repeated again; but it runs three times at least."""
 
 FRAMES = {"small": 2000, "nodes20": 200, "nodes200": 200, "documents": 200, "large": 20}
 """Kinds of frame, and how many of them a stream has that is sent at once."""
@@ -46,14 +46,14 @@ PACED = {"small": 400, "nodes20": 200, "nodes200": 200}
 
 @contextmanager
 def serving() -> Generator[int]:
-    """A server in a process of its own; yields its port."""
+    """Start a server in a separate process; yields its port."""
     with server_process() as (_, port):
         yield port
 
 
 @contextmanager
 def server_process() -> Generator[tuple[Any, int]]:
-    """The same; yields also what it prints."""
+    """As `serving`; yields also the server's output."""
     command = [sys.executable, str(Path(__file__).with_name("server.py"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -64,7 +64,7 @@ def server_process() -> Generator[tuple[Any, int]]:
 
 
 def clients(port: int) -> dict[str, Call]:
-    """What is compared, by name. Each reads one whole stream of an app."""
+    """The clients that are compared, by name. Each reads one whole stream of an app."""
     from dashscope import Application
     from langchain_core.messages import HumanMessage
     from llama_index.core.llms import ChatMessage
@@ -147,7 +147,7 @@ def clients(port: int) -> dict[str, Call]:
 
 
 def least_cpu_us(calls: dict[str, Call], app_id: str, frames: int) -> dict[str, float]:
-    """The least CPU per frame, in µs. They take turns, so that a busy machine is busy for all."""
+    """The minimum CPU per frame in µs. Clients take turns, so a busy machine slows them all."""
     for call in calls.values():
         call(app_id)  # the first one imports and connects
     took: dict[str, list[float]] = {name: [] for name in calls}
@@ -177,27 +177,35 @@ def frame_costs(port: int, kinds: dict[str, int], prefix: str = "") -> None:
         size = sum(map(len, server.body(kind, frames)[1])) / frames
         app_id = f"{prefix}{kind}-{frames}"
         costs = least_cpu_us(compared, app_id, frames)
-        say(f"\n### {kind}: {size:,.0f} B a frame, {frames} frames\n")
-        say("| client | µs a frame | of the bare SDK | of http.client |\n|---|---:|---:|---:|")
+        emit(f"\n### {kind}: {size:,.0f} B a frame, {frames} frames\n")
+        emit("| client | µs a frame | of the bare SDK | of http.client |\n|---|---:|---:|---:|")
         for name, cost in costs.items():
             of_sdk, of_http = cost / costs["bare SDK"], cost / costs["http.client + json"]
-            say(f"| {name} | {cost:,.1f} | {of_sdk:.3f} | {of_http:.2f} |")
+            emit(f"| {name} | {cost:,.1f} | {of_sdk:.3f} | {of_http:.2f} |")
 
 
-ROOMS = {
-    "dashscope": "the SDK",
-    "bailian_apps/core": "decoder",
-    "bailian_apps/transport": "transport",
-    "json/": "JSON",
-    "langchain": "LangChain, with its adapter",
-    "llama": "LlamaIndex, with its adapter",
+PACKAGES = {
+    "dashscope": "dashscope",
+    "bailian_apps/core/": "bailian_apps.core",
+    "bailian_apps/transport/": "bailian_apps.transport",
+    "bailian_apps/langchain/": "bailian_apps.langchain",
+    "bailian_apps/llamaindex/": "bailian_apps.llamaindex",
+    "bailian_apps/": "bailian_apps: run, client and concurrency",
+    "json/": "json",
+    "pydantic": "pydantic",
+    "urllib3": "urllib3 and http.client",
+    "http/client": "urllib3 and http.client",
+    "langchain": "langchain-core",
+    "llama_index": "llama-index-core",
 }
+"""The rows of the profile: parts of a file's path, and the package that they belong to. The first
+that matches counts."""
 
 
 def profile(port: int) -> None:
-    """Where the time goes, by cProfile: per cent of what is not waiting, by room."""
+    """Where the time goes, by cProfile: the share of each package in what is not waiting."""
     compared = clients(port)
-    say("\n| reads | where | % |\n|---|---|---:|")
+    emit("\n| call | package | % |\n|---|---|---:|")
     for name, app_id in (
         ("BailianApp.stream", "small-2000"),
         ("BailianApp.stream", "paced-small-400"),
@@ -212,35 +220,36 @@ def profile(port: int) -> None:
         for (file, _, function), (_, _, own_s, _, callers) in stats.items():
             if "recv_into" in function:
                 continue
-            # What is built in counts for whoever calls it.
+            # A built-in function counts for its caller.
             shares = [(k[0], v[2]) for k, v in callers.items()] if file == "~" else [(file, own_s)]
-            for place, seconds in shares:
-                room = next((room for part, room in ROOMS.items() if part in place), "all else")
-                spent[room] += seconds
-        for room, seconds in spent.most_common():
+            for path, seconds in shares:
+                within = path.rpartition("site-packages/")[2]
+                package = next((row for part, row in PACKAGES.items() if part in within), "other")
+                spent[package] += seconds
+        for package, seconds in spent.most_common():
             share = seconds / sum(spent.values())
             if share >= 0.01:
-                say(f"| {name} of {app_id} | {room} | {share:.0%} |")
+                emit(f"| {name} of {app_id} | {package} | {share:.0%} |")
 
 
 def growth(port: int) -> None:
     """Whether cost grows with bytes only."""
     name = "BailianApp.stream"
     core = {name: clients(port)[name]}
-    say("\n| workflow | bytes | ns a byte |\n|---|---:|---:|")
+    emit("\n| workflow | bytes | ns a byte |\n|---|---:|---:|")
     per_byte: list[float] = []
     for nodes, frames in ((20, 200), (100, 1000)):
         app_id = f"nodes{nodes}-{frames}"
         total = sum(map(len, server.body(f"nodes{nodes}", frames)[1]))
         per_byte.append(least_cpu_us(core, app_id, frames)[name] * frames * 1000 / total)
-        say(f"| {nodes} nodes × {frames} frames | {total:,} | {per_byte[-1]:.2f} |")
-    say(f"\nThe larger costs {per_byte[1] / per_byte[0]:.2f} times as much per byte.")
+        emit(f"| {nodes} nodes × {frames} frames | {total:,} | {per_byte[-1]:.2f} |")
+    emit(f"\nThe larger costs {per_byte[1] / per_byte[0]:.2f} times as much per byte.")
 
 
 def concurrency(port: int, streams: int = 500, frames: int = 200) -> None:
     """Many streams at once, each side in a process of its own, on one core; the best of three."""
-    say("\n| 500 streams × 200 frames, one core | CPU s | wall s | first frame p50 ms |")
-    say("|---|---:|---:|---:|")
+    emit("\n| 500 streams × 200 frames, one core | CPU s | wall s | first frame p50 ms |")
+    emit("|---|---:|---:|---:|")
     rows: dict[str, dict[str, float]] = {}
     for side in ("threads + bare SDK", "BailianApp.astream") * 3:
         done = subprocess.run(
@@ -253,9 +262,9 @@ def concurrency(port: int, streams: int = 500, frames: int = 200) -> None:
         rows[side] = min(rows.get(side, row), row, key=lambda each: each["wall_s"])
     for side, row in rows.items():
         cells = (f"{row[key]:,.2f}" for key in ("cpu_s", "wall_s", "first_ms"))
-        say(f"| {side} | {' | '.join(cells)} |")
+        emit(f"| {side} | {' | '.join(cells)} |")
     ours, theirs = rows["BailianApp.astream"], rows["threads + bare SDK"]
-    say(
+    emit(
         f"\nCPU {ours['cpu_s'] / theirs['cpu_s']:.2f}, wall {ours['wall_s'] / theirs['wall_s']:.2f}."
     )
 
@@ -314,8 +323,8 @@ def one_side(side: str, port: int, streams: int, frames: int) -> None:
 
 
 def memory(port: int, streams: int = 500) -> None:
-    """What an open stream keeps in memory: the client process's RSS, before and after."""
-    say(f"\n| {streams} open streams | RSS a stream, KB |\n|---|---:|")
+    """How much memory an open stream takes: the client process's RSS, before and after."""
+    emit(f"\n| {streams} open streams | RSS a stream, KB |\n|---|---:|")
     for side in ("threads + bare SDK", "BailianApp.stream, in threads", "BailianApp.astream"):
         done = subprocess.run(
             [sys.executable, __file__, "--hold", side, str(port), str(streams)],
@@ -323,7 +332,7 @@ def memory(port: int, streams: int = 500) -> None:
             text=True,
             check=True,
         )
-        say(f"| {side} | {float(done.stdout):.0f} |")
+        emit(f"| {side} | {float(done.stdout):.0f} |")
 
 
 def hold(side: str, port: int, streams: int) -> None:
@@ -392,7 +401,7 @@ def resident_kb() -> float:
 def first_frame(port: int, calls: int = 300) -> None:
     """How long the first frame takes on a connection that is already open."""
     compared = clients(port)
-    say("\n| first frame of a warm connection | median ms |\n|---|---:|")
+    emit("\n| first frame of a warm connection | median ms |\n|---|---:|")
     names = ("http.client + json", "bare SDK", "BailianApp.stream", "BailianApp.astream")
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(calls):
@@ -401,12 +410,12 @@ def first_frame(port: int, calls: int = 300) -> None:
             compared[name]("small-1")
             taken.append(time.perf_counter() - before)
     for name, taken in times.items():
-        say(f"| {name} | {sorted(taken)[calls // 2] * 1e3:.3f} |")
+        emit(f"| {name} | {sorted(taken)[calls // 2] * 1e3:.3f} |")
 
 
 def imports(_port: int, runs: int = 20) -> None:
     """What an import takes, in fresh processes."""
-    say(f"\n| import | ms, median of {runs} | least |\n|---|---:|---:|")
+    emit(f"\n| import | ms, median of {runs} | least |\n|---|---:|---:|")
     times: dict[str, list[float]] = {
         "from pydantic import BaseModel; type('M', (BaseModel,), {})": [],
         "import bailian_apps": [],
@@ -421,7 +430,7 @@ def imports(_port: int, runs: int = 20) -> None:
             done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
             taken.append(float(done.stdout))
     for statement, taken in times.items():
-        say(f"| `{statement}` | {sorted(taken)[runs // 2] * 1e3:.0f} | {min(taken) * 1e3:.0f} |")
+        emit(f"| `{statement}` | {sorted(taken)[runs // 2] * 1e3:.0f} | {min(taken) * 1e3:.0f} |")
 
 
 def closing(_port: int, runs: int = 100) -> None:
@@ -446,18 +455,18 @@ def closing(_port: int, runs: int = 100) -> None:
             return 0.0
 
         def other_thread() -> float:
-            heard, events = threading.Event(), app.stream("x")
+            received, events = threading.Event(), app.stream("x")
 
             def listen() -> None:
                 try:
                     for _ in events:
-                        heard.set()
+                        received.set()
                 except BailianError:
                     pass
 
             thread = threading.Thread(target=listen)
             thread.start()
-            heard.wait()
+            received.wait()
             begin = time.monotonic()
             events.close()
             thread.join()
@@ -481,14 +490,14 @@ def closing(_port: int, runs: int = 100) -> None:
             return begin
 
         async def cancel() -> float:
-            heard = asyncio.Event()
+            received = asyncio.Event()
 
             async def listen() -> None:
                 async for _ in app.astream("x"):
-                    heard.set()
+                    received.set()
 
             task = asyncio.create_task(listen())
-            await heard.wait()
+            await received.wait()
             begin = time.monotonic()
             task.cancel()
             await asyncio.wait([task])
@@ -513,26 +522,26 @@ def closing(_port: int, runs: int = 100) -> None:
             "a cancelled task": lambda: loop.run_until_complete(cancel()),
             "a timeout, async": lambda: loop.run_until_complete(atime_out()),
         }
-        say(f"\n| given up by | p50 ms of {runs} | max ms |\n|---|---:|---:|")
+        emit(f"\n| given up by | p50 ms of {runs} | max ms |\n|---|---:|---:|")
         for name, way in ways.items():
             took = sorted((-way() + float(printed.readline())) * 1e3 for _ in range(runs))
-            say(f"| {name} | {took[runs // 2]:.2f} | {took[-1]:.2f} |")
+            emit(f"| {name} | {took[runs // 2]:.2f} | {took[-1]:.2f} |")
 
 
 def chunks(_port: int) -> None:
-    """What a chunk costs over the framework's own cost."""
+    """The CPU that a chunk costs in addition to the framework's own."""
     for name in ("langchain_chunks.py", "llamaindex_chunks.py"):
         script = str(Path(__file__).with_name(name))
         done = subprocess.run(
             [sys.executable, script], stdout=subprocess.PIPE, text=True, check=True
         )
-        say("\n" + done.stdout.strip())
+        emit("\n" + done.stdout.strip())
 
 
 def about(_port: int) -> None:
-    """What this was taken with."""
+    """The date and the versions of this run."""
     packages = ("dashscope", "langchain-core", "llama-index-core", "aiohttp", "requests")
-    say(
+    emit(
         f"Taken on {time.strftime('%Y-%m-%d')} with Python {platform.python_version()}, "
         f"{os.cpu_count()} cores;\n"
         + ", ".join(f"{package} {version(package)}" for package in packages)
@@ -540,20 +549,20 @@ def about(_port: int) -> None:
     )
 
 
-_said: list[str] = []
+_lines: list[str] = []
 
 
-def say(line: str) -> None:
+def emit(line: str) -> None:
     """Print a line of the report."""
-    _said.append(line)
+    _lines.append(line)
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def write(page: Path, name: str) -> None:
-    """Put what was said since the last time between the markers of a part."""
-    text = "\n".join(_said).strip()
-    _said.clear()
+    """Put the lines printed since the last call between the markers of a part."""
+    text = "\n".join(_lines).strip()
+    _lines.clear()
     markers = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     page.write_text(
         markers.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page.read_text("utf-8")),
@@ -562,7 +571,7 @@ def write(page: Path, name: str) -> None:
 
 
 def main() -> None:
-    """Run what was asked for, or all of it."""
+    """Run the named parts, or all of them."""
     parts: dict[str, Callable[..., None]] = {
         "about": about,
         "imports": imports,

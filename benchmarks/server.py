@@ -1,10 +1,10 @@
 """A server that answers every POST with a prepared body, as fast as the socket takes it.
 
-Run as a process of its own, so that its work is not counted as the client's. It prints its port.
-The path says what to serve: `/api/v1/apps/{kind}-{frames}/completion`. A kind may begin with
-`paced-`: 2 ms pass between two frames, so that a client reads each alone; or with `held-`: after
-the first frame nothing comes; or with `watched-`: the same, and when the client has gone, that
-moment of `time.monotonic` is printed.
+Run it as a separate process, so that its work is not counted as the client's. It prints its port.
+The path chooses the body: `/api/v1/apps/{kind}-{frames}/completion`. A kind may begin with
+`paced-` (2 ms pass between two frames, so that a client reads each alone), `held-` (nothing
+follows the first frame) or `watched-` (as `held-`, and when the client disconnects, the server
+prints the time of `time.monotonic`).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                 if how in ("held", "watched"):
                     await reader.read(1)
                     if how == "watched":
-                        say(time.monotonic())
+                        report(time.monotonic())
                     return
                 await asyncio.sleep(0.002)
             writer.write(b"0\r\n\r\n")
@@ -108,8 +108,8 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-def say(value: float) -> None:
-    """Tell whoever started this process."""
+def report(value: float) -> None:
+    """Print a number for the process that started this one."""
     sys.stdout.write(f"{value}\n")
     sys.stdout.flush()
 
@@ -117,7 +117,7 @@ def say(value: float) -> None:
 async def main() -> None:
     """Serve until killed."""
     server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20, backlog=4096)
-    say(server.sockets[0].getsockname()[1])
+    report(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
 

@@ -52,7 +52,7 @@ def test_the_drawing_shows_the_tree_and_all_of_it_is_public() -> None:
         (None, None, "APIError"),
     ],
 )
-def test_a_code_decides_and_else_the_status(
+def test_a_code_decides_the_error_and_else_the_status(
     code: str | None, status: int | None, expected: str
 ) -> None:
     error = errors.api_error(code, "words", status_code=status)
@@ -134,7 +134,7 @@ def test_a_connect_error_that_is_permanent_is_not_retried() -> None:
     assert not is_retryable(error, idempotent=True)
 
 
-def test_the_delay_doubles_and_is_random_unless_the_server_names_one() -> None:
+def test_the_delay_doubles_at_random_unless_the_server_names_one() -> None:
     settings = AppSettings(app_id="app", max_retries=99)
 
     def delays(attempt: int) -> list[float]:

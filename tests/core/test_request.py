@@ -1,4 +1,4 @@
-"""What one call sends, and what it refuses to send."""
+"""The request of a call: what it holds, and which arguments are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bailian_apps.core.request import Input, Parameter
 
 
 def refused(**overrides: Any) -> InvalidInputError:
-    """Call with bad arguments; nothing listens at the address, so anything sent would show."""
+    """Call with invalid arguments; nothing listens at the address, so a request would fail."""
     app = BailianApp(app_id="app", api_key="sk-secret", base_url="http://127.0.0.1:9/api/v1")
     prompt = overrides.pop("prompt", "hi")
     with pytest.raises(InvalidInputError) as caught:
@@ -28,7 +28,7 @@ def refused(**overrides: Any) -> InvalidInputError:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "field", "says"),
+    ("overrides", "field", "message"),
     [
         ({"prompt": ""}, "prompt", "prompt is empty. Pass the user's prompt"),
         ({"prompt": " \n"}, "prompt", "is empty"),
@@ -81,17 +81,17 @@ def refused(**overrides: Any) -> InvalidInputError:
         ({"prompt": None, "session_id": "s", "messages": [{"role": "user", "content": "x"}]}, "session_id", "ignore it"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_sent_is_refused_at_once(
-    overrides: dict[str, Any], field: str, says: str
+def test_an_argument_that_cannot_be_sent_is_refused_at_once(
+    overrides: dict[str, Any], field: str, message: str
 ) -> None:
     error = refused(**overrides)
     assert error.field == field
-    assert says in str(error)
+    assert message in str(error)
     assert "sk-secret" not in str(error) + repr(error) + repr(error.__context__)
     assert isinstance(error, ValueError)
 
 
-def test_the_error_survives_pickling() -> None:
+def test_the_error_for_an_argument_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(refused(prompt="")))
     assert (error.field, str(error)) == ("prompt", "prompt is empty. Pass the user's prompt")
 
@@ -107,7 +107,7 @@ SAMPLES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", [name for name in AppRequest.model_fields if name != "app_id"])
 def test_every_field_of_a_request_is_in_its_body(name: str) -> None:
-    """Also a new one: a field without a place in the body would be dropped silently."""
+    """Also a new one: a field that `input` and `parameters` leave out would be dropped silently."""
     annotated = next(
         c.__annotations__[name] for c in AppRequest.__mro__ if name in c.__annotations__
     )
@@ -118,12 +118,12 @@ def test_every_field_of_a_request_is_in_its_body(name: str) -> None:
     mark = next(
         m for m in AppRequest.model_fields[name].metadata if isinstance(m, (Input, Parameter))
     )
-    place = request.input() if isinstance(mark, Input) else request.parameters()
-    sent = place[mark.name or name]
+    part = request.input() if isinstance(mark, Input) else request.parameters()
+    sent = part[mark.name or name]
     assert sent == (list(value) if isinstance(value, tuple) else value)
 
 
-def test_every_setting_that_is_not_in_the_body_says_where_it_goes() -> None:
+def test_every_setting_outside_the_body_documents_where_it_goes() -> None:
     documented = attribute_docstrings(AppSettings)
     for name, info in AppSettings.model_fields.items():
         if not any(isinstance(mark, (Input, Parameter)) for mark in info.metadata):
@@ -153,7 +153,7 @@ def attribute_docstrings(model: type[Any]) -> dict[str, str]:
     return found
 
 
-def test_input_and_parameters_are_the_wires() -> None:
+def test_input_and_parameters_are_those_of_the_wire() -> None:
     request = AppRequest(
         app_id="app",
         prompt="hi",
@@ -230,7 +230,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert AppSettings(app_id="mine").app_id == "mine"
 
 
-def test_an_app_without_an_id_says_where_it_comes_from() -> None:
+def test_an_app_without_an_id_names_the_variable() -> None:
     with pytest.raises(
         InvalidInputError, match=r"app_id is empty\. Pass app_id= or set BAILIAN_APP_ID"
     ):

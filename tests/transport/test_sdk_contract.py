@@ -26,7 +26,7 @@ from bailian_apps import (
     StreamInterruptedError,
 )
 from bailian_apps.client import default_client
-from bailian_apps.transport.request_builder import build_request
+from bailian_apps.transport.request_builder import build_request, sdk_defaults
 
 SDK = tuple(int(part) for part in version("dashscope").split(".")[:3])
 NAMES = [path.name for path in recordings.ALL if path.name not in recordings.ERRORS]
@@ -155,6 +155,16 @@ def test_without_a_key_the_sdk_chooses_one(monkeypatch: pytest.MonkeyPatch, tmp_
         with pytest.raises(InvalidInputError, match="api_key is missing"):
             app.invoke("hi")
         assert len(server.posts) == 1
+
+
+def test_the_defaults_are_those_of_the_sdk(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    import dashscope
+
+    monkeypatch.setattr(dashscope, "base_http_api_url", "https://example.com/api/v1")
+    monkeypatch.setattr(dashscope, "api_key_file_path", str(tmp_path / "key"))
+    assert sdk_defaults() == ("https://example.com/api/v1", tmp_path / "key")
+    monkeypatch.setattr(dashscope, "api_key_file_path", None)
+    assert sdk_defaults().key_file.name == "api_key"
 
 
 def test_a_region_that_needs_a_workspace_is_an_error_without_one() -> None:

@@ -80,7 +80,7 @@ def test_each_wait_has_its_own_limit(
     assert (error.partial is not None) == (HELLO in answer)
 
 
-@pytest.mark.parametrize("path", STREAMING)
+@pytest.mark.parametrize("path", sorted(STREAMING))
 def test_frames_do_not_extend_the_limit_of_the_whole_call(path: str) -> None:
     with moving_clock() as clock, WireServer([SSE_HEAD, HELLO, Do.STALL]) as server:
         app = app_of(server, total_s=500)
@@ -113,7 +113,7 @@ def test_the_wait_for_the_first_frame_may_be_longer_than_between_frames(path: st
         assert PATHS[path](app_of(server, between_frames_s=0.05), "hi").text == "你好"
 
 
-@pytest.mark.parametrize("path", STREAMING)
+@pytest.mark.parametrize("path", sorted(STREAMING))
 def test_a_slow_consumer_is_not_mistaken_for_a_silent_server(path: str) -> None:
     """The time that the consumer takes for a frame does not count as the server's silence."""
     handled = threading.Event()
