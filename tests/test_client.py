@@ -8,13 +8,21 @@ import copy
 import pickle
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
+from typing import Any
 
 import pytest
 import trustme
 from support.paths import PATHS
-from support.wire import Do, WireServer, event, frame, stream
+from support.wire import Do, WireServer, answer, event, frame, stream
 
-from bailian_apps import BailianApp, Client, ConnectError, InvalidInputError, RequestTimeoutError
+from bailian_apps import (
+    BailianApp,
+    Client,
+    ConnectError,
+    InvalidInputError,
+    RateLimitError,
+    RequestTimeoutError,
+)
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.turns import Turn
 from bailian_apps.emulator import Emulator
@@ -76,15 +84,20 @@ def test_a_clients_proxy_is_used_with_its_password(
     assert b"proxy-authorization: basic " + credentials.lower() in head.lower()
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_a_proxy_that_is_not_a_url_is_named(path: str) -> None:
-    app = BailianApp(
-        app_id="app", api_key="k", base_url="http://127.0.0.1:9/v1", client=Client(proxy="ftp://x")
-    )
-    error = PATHS[path](app, "hi").error
-    assert isinstance(error, ConnectError)
-    assert "the proxy of this client is not a URL" in str(error)
-    assert error.attempts == 1
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"proxy": "ftp://x"}, "proxy"),
+        ({"proxy": "http://host:99999"}, "proxy"),
+        ({"max_idle_connections": 0}, "max_idle_connections"),
+        ({"max_idle_connections": None}, "max_idle_connections"),
+        ({"max_idle_connections": True}, "max_idle_connections"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_refused(arguments: Any, field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        Client(**arguments)
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -133,3 +146,30 @@ def test_copies_share_a_client_and_a_pickle_of_one_is_refused() -> None:
     assert copy.deepcopy({"client": client})["client"] is client
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(client)
+
+
+async def test_closing_a_client_lets_an_async_call_that_runs_end() -> None:
+    head, first, *rest = stream(event(frame("你")), event(frame("好", "stop")))
+    with WireServer([head, first, Do.PAUSE, *rest]) as server:
+        client = Client()
+        events = app_of(server, client).astream("hi")
+        await anext(events)
+        await client.aclose()
+        kinds = [each.kind async for each in events]
+        assert kinds[-1] == "run_finished"
+        assert await asyncio.to_thread(server.all_gone.wait, 60)
+
+
+def test_closing_a_client_between_two_attempts_does_not_hide_the_error() -> None:
+    class ClosingClient(Client):
+        def frames(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super().frames(*args, **kwargs)
+            finally:
+                self.close()
+
+    busy = answer("429 X", b'{"code":"Throttling"}', "application/json", "Retry-After: 0")
+    with WireServer(busy, busy, busy) as server:
+        with pytest.raises(RateLimitError) as caught:
+            app_of(server, ClosingClient()).invoke("hi")
+        assert caught.value.attempts == len(server.posts) == 3

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bailian_apps.client import Client
+from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
 from bailian_apps.core.request import raise_invalid_input
@@ -50,6 +51,8 @@ class BailianApp:
         Raises:
             InvalidInputError: A field is unknown or not valid.
         """
+        if not isinstance(client, Client | None):
+            raise InvalidInputError("client", "must be a Client")
         self.client = client
         if settings is not None:
             self.settings = settings.with_overrides(fields)
@@ -61,7 +64,8 @@ class BailianApp:
 
     def __repr__(self) -> str:
         """Show the app's id only; settings may hold secrets."""
-        return f"BailianApp(app_id={self.settings.app_id!r})"
+        settings = getattr(self, "settings", None)  # None while a constructor refuses its fields
+        return f"BailianApp(app_id={settings and settings.app_id!r})"
 
     def invoke(self, prompt: str | None = None, **options: Any) -> AppResult:
         """Run the app and wait for the whole answer.

@@ -107,8 +107,20 @@ class Client:
             proxy: The URL of the proxy to use; None for the one in the environment, if any.
             ca_bundle: A file or directory of certificates to trust; None for the environment's
                 (`REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`), or else certifi's.
-            max_idle_connections: How many sync connections a host may keep open for reuse.
+            max_idle_connections: How many sync connections a host may keep open for reuse; at
+                least 1.
+
+        Raises:
+            InvalidInputError: An argument is not valid.
         """
+        if type(max_idle_connections) is not int or max_idle_connections < 1:
+            raise InvalidInputError("max_idle_connections", "must be a positive integer")
+        if proxy is not None:
+            from bailian_apps.transport.environment import proxy_url
+
+            proxy = proxy_url(proxy)
+            if proxy is None:
+                raise InvalidInputError("proxy", "is not a URL such as http://127.0.0.1:8080")
         self.session_rounds = SessionRounds()
         self.queues: dict[tuple[str | None, str], WaitQueue] = {}
         self._proxy = proxy
@@ -127,7 +139,13 @@ class Client:
         deadline: float | None,
         register_abort: RegisterAbort | None = None,
     ) -> ConcurrencySlot | contextlib.nullcontext[None]:
-        """Return a context in which a call holds one of its app's slots; see `frames`."""
+        """Return a context in which a call holds one of its app's slots; see `frames`.
+
+        Raises:
+            InvalidInputError: The client is closed.
+        """
+        if self._closed:
+            raise InvalidInputError("client", "is closed", "Make a new Client")
         limit = settings.max_concurrency
         if limit is None:
             return contextlib.nullcontext()
@@ -235,8 +253,6 @@ class Client:
     def _budget(self, settings: AppSettings, deadline: float | None) -> TimeoutBudget:
         from bailian_apps.transport.timeouts import TimeoutBudget
 
-        if self._closed:
-            raise InvalidInputError("client", "is closed", "Make a new Client")
         return TimeoutBudget(settings.timeouts, deadline)
 
     def reset_after_fork(self) -> None:

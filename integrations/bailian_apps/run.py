@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from bailian_apps.client import Client, default_client
 from bailian_apps.core.decoder import Decoder
-from bailian_apps.core.errors import BailianError
+from bailian_apps.core.errors import BailianError, ConnectionLostError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
@@ -95,7 +95,8 @@ class Run:
             plan: What of the conversation is sent.
             options: What only a call has (`image_list`, `file_list`, …), see `AppRequest`.
             client: The connections to use; None for the default client's.
-            on_frame: Is called with each frame as parsed from the wire, before its events.
+            on_frame: Is called with each frame as parsed from the wire, before its events. Frames
+                may share what they repeat: do not change them.
 
         Raises:
             InvalidInputError: An argument cannot be sent.
@@ -289,6 +290,8 @@ class Run:
         if not self._received and did_not_start(error):
             self._may_have_run -= 1
         if isinstance(error, _SessionForgottenError) and self._plan.fallback is not None:
+            if self.closed.is_set():
+                self._raise_final(ConnectionLostError("the run was closed before it finished"))
             self._prepare(self._plan.fallback)
             return 0.0
         delay_s = None

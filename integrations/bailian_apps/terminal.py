@@ -51,12 +51,7 @@ def step_text(step: Step) -> Text:
 
 
 def step_tree(steps: Iterable[Step], title: str | Text = "") -> Tree:
-    """Steps as a tree: each one below the step that it ran in.
-
-    Args:
-        steps: The steps, in the order in which they began.
-        title: The line above them, if any.
-    """
+    """Steps, in the order in which they began, as a tree: each below the step that it ran in."""
     from rich.tree import Tree
 
     root = Tree(title, hide_root=not title)

@@ -12,15 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from bailian_apps.emulator import RECORDINGS, Agent, Call, Emulator, Paced
-from bailian_apps.emulator.server.uvicorn_thread import UvicornThread, transport_of
+from bailian_apps.emulator.server.local_server import LocalServer, transport_of
 
 TRAVEL = RECORDINGS / "travel-workflow.jsonl"
 PATH = "/api/v1/apps/app/completion"
@@ -99,13 +99,8 @@ def test_connections_have_tcp_nodelay_set() -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    server = UvicornThread(app, host="127.0.0.1", port=0)
-    try:
-        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as client:
-            client.request("GET", "/")
-            assert client.getresponse().status == 204
-    finally:
-        server.stop()
+    with LocalServer(app, base_path="", host="127.0.0.1", port=0) as server:
+        assert httpx.get(server.base_url, trust_env=False).status_code == 204
     assert options == [1]
 
 
@@ -121,9 +116,7 @@ def test_a_pace_that_is_not_a_finite_number_is_refused(pace: float) -> None:
 def stops_in_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The test must not take as long as a server would wait for a stream that does not end."""
     patience_s = 120
-    monkeypatch.setattr(
-        "bailian_apps.emulator.server.uvicorn_thread.SHUTDOWN_TIMEOUT_S", patience_s
-    )
+    monkeypatch.setattr("bailian_apps.emulator.server.local_server.SHUTDOWN_TIMEOUT_S", patience_s)
     started = time.monotonic()
     yield
     assert time.monotonic() - started < patience_s

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.callbacks import CallbackManager
+from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.instrumentation.events.agent import AgentToolCallEvent
@@ -23,7 +24,7 @@ from llama_index.core.instrumentation.events.retrieval import (
 )
 from llama_index.core.instrumentation.events.span import SpanDropEvent
 from llama_index.core.instrumentation.span import SimpleSpan, active_span_id
-from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
+from llama_index.core.instrumentation.span_handlers import BaseSpanHandler, SimpleSpanHandler
 from pydantic import PrivateAttr
 from support import recordings
 
@@ -496,3 +497,30 @@ def test_an_open_step_is_dropped_with_the_run(spans: Any) -> None:
     run.record(StepStarted(Step(id="a", kind="node", name="a")))
     run.finish("答")
     assert [spans.named(name).outcome for name in ("node a", "BailianApp.run")] == ["drop", "exit"]
+
+
+def test_a_legacy_handler_that_raises_leaves_no_span_open() -> None:
+    class Raising(BaseCallbackHandler):
+        def start_trace(self, trace_id: str | None = None) -> None: ...
+
+        def end_trace(self, *_: Any, **__: Any) -> None: ...
+
+        def on_event_start(self, *_: Any, event_id: str = "", **__: Any) -> str:
+            return event_id
+
+        def on_event_end(self, *_: Any, **__: Any) -> None:
+            raise ValueError("a handler")
+
+    handler = SimpleSpanHandler()
+    root = get_dispatcher()
+    root.add_span_handler(handler)
+    try:
+        spans = RunSpans({}, CallbackManager([Raising([], [])]))
+        for name in ("1", "2"):
+            spans.record(StepStarted(Step(id=name, kind="node", name=name)))
+        with pytest.raises(ValueError, match="a handler"):
+            spans.close(GeneratorExit())
+    finally:
+        root.span_handlers.remove(handler)
+    assert not handler.open_spans
+    assert len(handler.dropped_spans) == 3

@@ -1,7 +1,7 @@
-"""A byte-exact HTTP server on loopback: it says what the emulator never would.
+"""A byte-exact HTTP server on loopback, for responses that the emulator cannot give.
 
-Each request takes the next answer: a list of bytes to send and things to do in between. The server
-counts every POST it got, which is how a test knows that nothing was sent twice.
+Each request takes the next scripted answer: bytes to send, and what to do in between. The server
+records every POST, so a test can assert that nothing was sent twice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -24,11 +24,17 @@ class Do(Enum):
 
     CLOSE = "close the connection properly"
     RESET = "reset the connection"
-    PAUSE = "wait 20 ms"
-    STALL = "say nothing until the client goes away or the server is closed"
+    PAUSE = "wait 20 ms: the pace of a slow server, not a way to wait for the client"
+    STALL = "send nothing more until the client disconnects or the server is closed"
 
 
-Answer: TypeAlias = Sequence["bytes | Do"]
+WAIT_S = 60.0
+"""How long a test waits for what must happen. It takes that long only where the test fails."""
+
+Part: TypeAlias = "bytes | Do | threading.Event | Callable[[], object]"
+"""What to send, what else to do, an event to wait for, or a function to call."""
+
+Answer: TypeAlias = Iterable[Part]
 
 SSE_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream;charset=UTF-8\r\n"
@@ -64,14 +70,14 @@ def event(
     return newline.join(lines).encode()
 
 
-def stream(*events: bytes) -> list[bytes | Do]:
+def stream(*events: bytes) -> list[Part]:
     """A whole, well-ended event stream, one chunk per event."""
     return [SSE_HEAD, *(chunk(each) for each in events), END]
 
 
 def answer(
     status: str, body: bytes, content_type: str = "application/json", *headers: str
-) -> list[bytes | Do]:
+) -> list[Part]:
     """A whole answer with a length."""
     lines = [
         f"HTTP/1.1 {status}",
@@ -91,7 +97,7 @@ class WireServer:
         bodies: Their bodies, undecoded.
         asked: Set when the first request was read.
         all_gone: Set while no connection is open.
-        gone: Set when a client closed a connection that a `STALL` was holding open.
+        gone: Set when a client closed a connection before its answer was over.
     """
 
     def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
@@ -99,6 +105,7 @@ class WireServer:
         self._tls = tls
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._events: list[threading.Event] = []  # those that a connection waits for
         self._threads: list[threading.Thread] = []
         self._connections: list[socket.socket] = []
         self.posts: list[dict[str, Any]] = []
@@ -117,6 +124,8 @@ class WireServer:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
+        for event_ in self._events:
+            event_.set()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         with self._lock:
@@ -124,7 +133,7 @@ class WireServer:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(60)
+            thread.join(WAIT_S)
             assert not thread.is_alive()
 
     @property
@@ -134,10 +143,10 @@ class WireServer:
         return f"{scheme}://127.0.0.1:{self._socket.getsockname()[1]}/api/v1"
 
     def join_finished(self) -> None:
-        """Wait for the threads of connections that are gone, once `all_gone` says so."""
+        """Wait for the threads of closed connections; call it once `all_gone` is set."""
         acceptor, *serving = self._threads
         for thread in serving:
-            thread.join(60)
+            thread.join(WAIT_S)
             assert not thread.is_alive()
         self._threads = [acceptor]
 
@@ -164,7 +173,7 @@ class WireServer:
         if self._tls is not None:
             try:
                 connection = self._tls.wrap_socket(connection, server_side=True)
-            except OSError:  # the client does not trust us
+            except OSError:  # the client does not trust the certificate
                 connection.close()
                 return
             with self._lock:
@@ -202,20 +211,35 @@ class WireServer:
             return self._answers.pop(0) if self._answers else [Do.CLOSE]
 
     def _send(self, connection: socket.socket, parts: Answer) -> bool:
-        for part in parts:
-            if isinstance(part, bytes):
-                connection.sendall(part)
-            elif part is Do.PAUSE:
-                self._closing.wait(0.02)
-            elif part is Do.STALL:
-                if not connection.recv(1) and not self._closing.is_set():
-                    self.gone.set()
-                return False
-            else:
-                if part is Do.RESET:
-                    linger = struct.pack("ii", 1, 0)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                else:
-                    connection.shutdown(socket.SHUT_WR)
-                return False
+        """Send an answer; return whether the connection can take another request."""
+        try:
+            return all(self._do(connection, part) for part in parts)
+        except OSError:
+            if not self._closing.is_set():
+                self.gone.set()
+            return False
+
+    def _do(self, connection: socket.socket, part: Part) -> bool:
+        """Carry out one part; return whether the answer goes on after it."""
+        if isinstance(part, bytes):
+            connection.sendall(part)
+        elif isinstance(part, threading.Event):
+            self._events.append(part)
+            if not self._closing.is_set():
+                assert part.wait(WAIT_S)
+        elif part is Do.PAUSE:
+            self._closing.wait(0.02)
+        elif part is Do.STALL:
+            if not connection.recv(1) and not self._closing.is_set():
+                self.gone.set()
+            return False
+        elif part is Do.RESET:
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            return False
+        elif part is Do.CLOSE:
+            connection.shutdown(socket.SHUT_WR)
+            return False
+        else:
+            part()
         return True

@@ -1,4 +1,4 @@
-"""A chunked body, cut anywhere: its content, or an error, as http.client says."""
+"""The body of a response: the same content however its bytes are cut, or an error."""
 
 from __future__ import annotations
 
@@ -8,13 +8,26 @@ import io
 import itertools
 import threading
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clock import moving_clock
 from support.paths import PATHS
-from support.wire import END, SSE_HEAD, Do, WireServer, answer, chunk, event, frame, stream
+from support.wire import (
+    END,
+    SSE_HEAD,
+    WAIT_S,
+    Do,
+    WireServer,
+    answer,
+    chunk,
+    event,
+    frame,
+    stream,
+)
 
 from bailian_apps import (
     BailianApp,
@@ -44,17 +57,17 @@ ENDS = st.sampled_from([b"0\r\n\r\n", b"0;last\r\nName: value\r\n\r\n", b"0\n\n"
     ENDS,
     st.lists(st.integers(min_value=0), max_size=8),
 )
-def test_it_reads_what_http_client_reads(
+def test_a_chunked_body_is_decoded_as_http_client_does(
     chunks: list[tuple[bytes, bytes]], end: bytes, borders: list[int]
 ) -> None:
     body = b"".join(size % len(data) + data + b"\r\n" for size, data in chunks) + end
     decoder = ChunkedDecoder()
     content = b"".join(decoder.feed(piece) for piece in pieces(body, borders))
-    assert content == by_http_client(body)
+    assert content == read_by_http_client(body)
     assert (decoder.done, decoder.trailing_data) == (True, False)
 
 
-def by_http_client(body: bytes) -> bytes:
+def read_by_http_client(body: bytes) -> bytes:
     class Connected:
         def makefile(self, _mode: str) -> io.BytesIO:
             return io.BytesIO(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
@@ -64,7 +77,7 @@ def by_http_client(body: bytes) -> bytes:
     return response.read()
 
 
-def test_what_stands_before_something_malformed_is_read_first() -> None:
+def test_content_before_a_malformed_chunk_is_read_first() -> None:
     decoder = ChunkedDecoder()
     assert decoder.feed(b"2\r\nab\r\nxyz\r\n") == b"ab"
     with pytest.raises(ValueError, match="malformed"):
@@ -72,15 +85,15 @@ def test_what_stands_before_something_malformed_is_read_first() -> None:
 
 
 @pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n", b"1\r\nab\r\n", b"1" * 70_000], ids=repr)
-def test_what_is_malformed_is_an_error(body: bytes) -> None:
+def test_a_malformed_chunk_is_an_error(body: bytes) -> None:
     decoder = ChunkedDecoder()
     with pytest.raises(ValueError, match=r"int|negative|longer|too long|malformed"):
         for _ in range(2):
             decoder.feed(body)
 
 
-def test_nothing_after_the_body_is_taken_for_the_next_answer() -> None:
-    """The connection is not used again; the answer itself is whole."""
+def test_data_after_the_body_is_not_read_as_the_next_answer() -> None:
+    """The connection is not used again; the answer itself is complete."""
     whole = chunk(event(frame("你好", "stop"))) + END
     with WireServer([SSE_HEAD + whole + b"HTTP/1.1 500 X\r\n\r\n"], [SSE_HEAD + whole]) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
@@ -92,8 +105,8 @@ THROTTLED = event({"code": "Throttling", "message": "slow down"}, name="error", 
 
 
 @pytest.mark.parametrize("one_chunk", [True, False])
-def test_what_came_in_one_read_is_told_together_and_before_its_error(one_chunk: bool) -> None:
-    """The first frame waits for nothing, the next ones are one piece, and then comes the error."""
+def test_frames_of_one_read_are_merged_and_come_before_its_error(one_chunk: bool) -> None:
+    """The first frame is delivered alone, the next ones as one delta, and then comes the error."""
     events: list[Any] = [*(event(frame(text)) for text in "西湖醋鱼"), THROTTLED]
     arriving = chunk(b"".join(events)) if one_chunk else b"".join(map(chunk, events))
     with WireServer([SSE_HEAD + arriving, Do.STALL]) as server:
@@ -106,7 +119,7 @@ def test_what_came_in_one_read_is_told_together_and_before_its_error(one_chunk: 
     assert caught.value.partial.text == "西湖醋鱼"
 
 
-async def test_what_came_in_one_read_is_told_together_async() -> None:
+async def test_frames_of_one_read_come_before_its_error_async() -> None:
     events: list[Any] = [*(event(frame(text)) for text in "西湖醋鱼"), THROTTLED]
     with WireServer([SSE_HEAD + b"".join(map(chunk, events)), Do.STALL]) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
@@ -119,24 +132,26 @@ async def test_what_came_in_one_read_is_told_together_async() -> None:
     assert "".join(texts) == "西湖醋鱼"
 
 
-async def test_what_arrived_before_the_connection_was_lost_is_told() -> None:
-    """The caller was busy with a frame meanwhile."""
+async def test_frames_that_arrived_before_the_connection_was_lost_are_read() -> None:
+    """They arrive, and the connection is lost, while the caller handles the frame before them."""
+    handling = threading.Event()
     first, second = (chunk(event(frame(text))) for text in "你好")
-    with WireServer([SSE_HEAD, first, Do.PAUSE, second, Do.CLOSE]) as server:
+    with WireServer([SSE_HEAD, first, handling, second, Do.CLOSE]) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
         texts: list[str] = []
         with pytest.raises(StreamInterruptedError):
             async for each in app.astream("hi"):
                 if isinstance(each, TextDelta):
                     texts.append(each.text)
-                    assert await asyncio.to_thread(server.all_gone.wait, 60)
+                    handling.set()
+                    assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
                     for _ in range(4):  # turns of the loop, in which it reads all that is there
                         await asyncio.sleep(0)
         assert texts == ["你", "好"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_a_server_says_before_its_answer_is_passed_over(path: str) -> None:
+def test_informational_responses_before_the_answer_are_skipped(path: str) -> None:
     """Taken for the answer, it would leave the real one to be read by the next call."""
     early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     answers = [[early * 2, *stream(event(frame(text, "stop")))] for text in ("one", "two")]
@@ -147,13 +162,14 @@ def test_what_a_server_says_before_its_answer_is_passed_over(path: str) -> None:
 
 
 @pytest.mark.parametrize("drip", [b"0", b"0\r\n", b"1;"], ids=repr)
-def test_bytes_that_bring_nothing_do_not_prolong_the_wait(drip: bytes) -> None:
-    """A server that sends a chunk's head, or trailers, byte by byte."""
+def test_bytes_without_content_do_not_extend_the_wait(drip: bytes) -> None:
+    """A server that sends a chunk's head, or trailers, byte by byte until the client gives up."""
     first = SSE_HEAD + chunk(event(frame("你好"))) + drip
-    with WireServer([first, *[Do.PAUSE, b"0"] * 100, Do.CLOSE]) as server:
+    with WireServer(itertools.chain([first], itertools.cycle([Do.PAUSE, b"0"]))) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
         with pytest.raises(RequestTimeoutError, match=r"between_frames_s=0\.2 s"):
             app.invoke("hi", timeout=Timeout(between_frames_s=0.2))
+        assert server.gone.wait(WAIT_S)
 
 
 FAILED = answer("429 X", b'{"code":"Throttling","message":"slow down"}')
@@ -161,24 +177,27 @@ WHOLE = stream(event(frame("你好")), event(frame("", "stop")))
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("arriving", [FAILED, WHOLE], ids=["error", "stream"])
-def test_what_arrives_while_the_process_is_held_up_is_read(
-    path: str, arriving: list[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("response", [FAILED, WHOLE], ids=["error", "stream"])
+def test_what_arrives_while_the_process_is_suspended_is_read(
+    path: str, response: Sequence[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It came in time; that the clock has run out since is not the cloud's silence."""
-    head, _, rest = b"".join(arriving).partition(b"\r\n\r\n")
-    held_up = threading.Event()
+    """It arrived in time, and the time ran out before the process could read it."""
+    head, _, rest = b"".join(response).partition(b"\r\n\r\n")
+    suspended, sent = threading.Event(), threading.Event()
 
-    def hold_up(*arguments: Any) -> bool:
-        held_up.wait(0.3)  # longer than the first frame may take
+    def suspend(*arguments: Any) -> bool:
+        suspended.set()
+        assert sent.wait(WAIT_S)
+        clock.advance(100)
         return is_stream(*arguments)
 
-    monkeypatch.setattr("bailian_apps.transport.sync_http.is_stream", hold_up)
-    monkeypatch.setattr("bailian_apps.transport.async_http.is_stream", hold_up)
-    with WireServer([head + b"\r\n\r\n", Do.PAUSE, rest]) as server:
+    monkeypatch.setattr("bailian_apps.transport.sync_http.is_stream", suspend)
+    monkeypatch.setattr("bailian_apps.transport.async_http.is_stream", suspend)
+    parts = [head + b"\r\n\r\n", suspended, rest, sent.set]
+    with moving_clock() as clock, WireServer(parts) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url, max_retries=0)
-        outcome = PATHS[path](app, "hi", timeout=Timeout(first_frame_s=0.2))
-    if arriving is FAILED:
+        outcome = PATHS[path](app, "hi", timeout=Timeout(first_frame_s=50))
+    if response is FAILED:
         assert isinstance(outcome.error, RateLimitError)
         assert outcome.error.code == "Throttling"
     else:
@@ -186,32 +205,39 @@ def test_what_arrives_while_the_process_is_held_up_is_read(
         assert outcome.text == "你好"
 
 
-def test_after_a_late_read_it_waits_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = itertools.count(1)
-    read = SyncCall._read
+def test_a_read_after_a_late_one_waits_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read but the last finds its frame there; before the third and the fifth, time is up."""
+    texts = "西湖醋鱼！"
+    wanted, sent = ([threading.Event() for _ in texts] for _ in range(2))
+    parts: list[Any] = [SSE_HEAD]
+    for text, before, after in zip(texts, wanted, sent, strict=True):
+        parts += [before, chunk(event(frame(text))), after.set]
+    parts += [*[Do.PAUSE] * 10, chunk(event(frame("", "stop"))), END]
+    reads, read = itertools.count(1), SyncCall._read
 
-    def held_up(call: SyncCall) -> bytes:
-        if next(reads) in (3, 5):
-            threading.Event().wait(1.2)  # longer than between two frames
+    def suspended(call: SyncCall) -> bytes:
+        number = next(reads)
+        if number <= len(texts):
+            wanted[number - 1].set()
+            assert sent[number - 1].wait(WAIT_S)
+        if number in (3, 5):
+            clock.advance(100)
         return read(call)
 
-    monkeypatch.setattr(SyncCall, "_read", held_up)
-    frames = [chunk(event(frame(text))) for text in "西湖鱼"]
-    paused = [part for each in frames for part in (each, Do.PAUSE)]
-    more, stop = chunk(event(frame("！"))), chunk(event(frame("", "stop")))
-    later = [*[Do.PAUSE] * 70, more, Do.PAUSE, stop, END]
-    with WireServer([SSE_HEAD, *paused, *later]) as server:
+    monkeypatch.setattr(SyncCall, "_read", suspended)
+    with moving_clock() as clock, WireServer(parts) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
-        assert app.invoke("hi", timeout=Timeout(between_frames_s=1)).text == "西湖鱼！"
+        assert app.invoke("hi", timeout=Timeout(between_frames_s=50)).text == texts
 
 
 @pytest.mark.parametrize("path", ["invoke", "ainvoke"])
-def test_a_flood_that_brings_nothing_does_not_prolong_the_wait(path: str) -> None:
+def test_a_flood_without_frames_does_not_extend_the_wait(path: str) -> None:
     """There is always something to read, and never a frame."""
-    flood = chunk(b": x\n\n" * 10_000)
-    with WireServer([SSE_HEAD, *[flood] * 100_000]) as server:
+    flood = chunk(b": x\n\n" * 1000)
+    with WireServer(itertools.chain([SSE_HEAD], itertools.repeat(flood))) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
         error = PATHS[path](app, "hi", timeout=Timeout(first_frame_s=0.2)).error
+        assert server.gone.wait(WAIT_S)
     assert isinstance(error, RequestTimeoutError)
 
 
@@ -223,8 +249,8 @@ def compressed(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
 
 
-def test_a_compressed_stream_is_waited_for_no_longer() -> None:
-    """The server was asked for none. The wait for the first frame may be long, the next is not."""
+def test_a_compressed_stream_has_the_same_time_limits() -> None:
+    """A server may compress although the request forbids it; then urllib3 reads the body."""
     with WireServer([HEAD, chunk(compressed(event(frame("你好")))), Do.STALL]) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
         with pytest.raises(RequestTimeoutError, match=r"between_frames_s=0\.05 s") as caught:
@@ -249,25 +275,25 @@ def test_another_thread_closes_a_compressed_stream() -> None:
         heard = threading.Event()
         thread = threading.Thread(target=listen)
         thread.start()
-        assert heard.wait(60)
+        assert heard.wait(WAIT_S)
         events.close()
-        thread.join(60)
+        thread.join(WAIT_S)
         assert not thread.is_alive()
-        assert server.gone.wait(60)
+        assert server.gone.wait(WAIT_S)
     assert [type(each) for each in seen] == [StreamInterruptedError]
 
 
-def test_to_close_a_compressed_stream_does_not_end_another() -> None:
-    """urllib3 gives the connection back as it hands out the last piece."""
+def test_closing_a_compressed_stream_does_not_end_another() -> None:
+    """urllib3 returns the connection to its pool with the last piece of the body."""
+    closed = threading.Event()
     packed = compressed(event(frame("你好")))
     whole = answer("200 OK", packed, "text/event-stream", "Content-Encoding: gzip")
-    with WireServer(
-        whole,
-        [SSE_HEAD, chunk(event(frame("你"))), Do.PAUSE, chunk(event(frame("好", "stop"))), END],
-    ) as server:
+    halves = [chunk(event(frame("你"))), closed, chunk(event(frame("好", "stop")))]
+    with WireServer(whole, [SSE_HEAD, *halves, END]) as server:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
         first, second = app.stream("hi"), app.stream("hi")
         assert [next(first).kind, next(first).kind] == ["run_started", "text_delta"]
         assert next(second).kind == "run_started"
         first.close()
+        closed.set()
         assert [each.kind for each in second][-1] == "run_finished"

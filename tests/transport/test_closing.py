@@ -1,10 +1,11 @@
-"""Whoever stops listening frees the socket at once; the server sees it."""
+"""A call that is given up closes its socket at once; the server sees it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
+import http.client
 import os
 import queue
 import signal
@@ -13,7 +14,7 @@ import ssl
 import sys
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,21 +22,23 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 import urllib3
-from support.wire import SSE_HEAD, Do, WireServer, answer, chunk, event, frame
+from support.wire import END, SSE_HEAD, WAIT_S, Do, WireServer, answer, chunk, event, frame
 
 from bailian_apps import (
     BailianApp,
     BailianError,
+    Client,
     ConnectError,
     ConnectionLostError,
     StreamInterruptedError,
     TextDelta,
     Timeout,
 )
-from bailian_apps.client import default_client
-from bailian_apps.transport.body import ResponseBody
+from bailian_apps.core.history import Plan
+from bailian_apps.run import Run
 
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
+WHOLE = [SSE_HEAD, chunk(event(frame("你好", "stop"))), END]
 
 
 @contextlib.contextmanager
@@ -50,28 +53,31 @@ def full_listener() -> Generator[int]:
         yield listener.getsockname()[1]
 
 
-def async_sessions() -> dict[Any, Any]:
-    connections = default_client()._async
-    return {} if connections is None else connections.sessions
+def app_of(server: WireServer, client: Client | None = None) -> BailianApp:
+    return BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url, client=client)
 
 
-def app_of(server: WireServer) -> BailianApp:
-    return BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+def from_another_thread(function: Callable[[], object]) -> None:
+    """Call a function in another thread, and wait for it."""
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
 
 
-def test_break_closes_the_socket() -> None:
+def test_leaving_the_loop_closes_the_socket() -> None:
     with WireServer(HELD_OPEN) as server:
         events = app_of(server).stream("hi")
         assert any(isinstance(each, TextDelta) for each in events)  # any() stops at the first
         events.close()
-        assert server.gone.wait(60)
+        assert server.gone.wait(WAIT_S)
 
 
-def test_forgetting_the_stream_closes_the_socket() -> None:
+def test_dropping_the_stream_closes_the_socket() -> None:
     with WireServer(HELD_OPEN) as server:
         for _ in app_of(server).stream("hi"):
             break
-        assert server.gone.wait(60)
+        assert server.gone.wait(WAIT_S)
 
 
 def test_another_thread_closes_the_socket() -> None:
@@ -90,10 +96,10 @@ def test_another_thread_closes_the_socket() -> None:
 
         thread = threading.Thread(target=listen)
         thread.start()
-        assert heard.wait(60)
+        assert heard.wait(WAIT_S)
         events.close()
-        assert server.gone.wait(60)
-        thread.join(60)
+        assert server.gone.wait(WAIT_S)
+        thread.join(WAIT_S)
         assert not thread.is_alive()
     (error,) = seen
     assert isinstance(error, StreamInterruptedError)
@@ -101,14 +107,14 @@ def test_another_thread_closes_the_socket() -> None:
     assert error.partial.text == "你好"
 
 
-def test_who_reads_just_as_another_thread_closes_finds_the_end(
+def test_a_read_while_another_thread_closes_ends_the_iteration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     closing, have_read, close = threading.Event(), threading.Event(), urllib3.HTTPResponse.close
 
     def close_slowly(response: urllib3.HTTPResponse) -> None:
         closing.set()
-        have_read.wait(60)
+        have_read.wait(WAIT_S)
         close(response)
 
     with WireServer(HELD_OPEN) as server:
@@ -117,10 +123,10 @@ def test_who_reads_just_as_another_thread_closes_finds_the_end(
         monkeypatch.setattr(urllib3.HTTPResponse, "close", close_slowly)
         closer = threading.Thread(target=events.close)
         closer.start()
-        assert closing.wait(60)
+        assert closing.wait(WAIT_S)
         assert list(events) == []
         have_read.set()
-        closer.join(60)
+        closer.join(WAIT_S)
         assert not closer.is_alive()
 
 
@@ -150,10 +156,10 @@ def test_another_thread_closes_the_socket_before_the_answer_begins(
 
         thread = threading.Thread(target=listen)
         thread.start()
-        assert server.asked.wait(60)
+        assert server.asked.wait(WAIT_S)
         events.close()
-        assert server.gone.wait(60)
-        thread.join(60)
+        assert server.gone.wait(WAIT_S)
+        thread.join(WAIT_S)
         assert not thread.is_alive()
         assert len(server.posts) == 1
     (error,) = seen
@@ -168,56 +174,51 @@ def test_a_call_that_is_closed_while_it_connects_sends_nothing(
         events = app_of(server).stream("hi")
         connect = socket.socket.connect
 
-        def closed_meanwhile(connecting: socket.socket, address: Any) -> None:
+        def close_meanwhile(connecting: socket.socket, address: Any) -> None:
             connect(connecting, address)
-            closer = threading.Thread(target=events.close)
-            closer.start()
-            closer.join()
+            from_another_thread(events.close)
 
-        monkeypatch.setattr(socket.socket, "connect", closed_meanwhile)
+        monkeypatch.setattr(socket.socket, "connect", close_meanwhile)
         with pytest.raises(ConnectError):
             next(events)
-        assert server.all_gone.wait(60)
+        assert server.all_gone.wait(WAIT_S)
         assert server.posts == []
     assert caplog.records == []  # nothing is announced either, such as another attempt
 
 
-def test_a_call_that_is_closed_just_as_its_answer_begins_does_not_wait_for_the_rest(
+def test_a_call_that_is_closed_as_its_answer_begins_does_not_wait_for_the_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with WireServer(HELD_OPEN) as server:
         events = app_of(server).stream("hi")
 
-        def closed_meanwhile(response: Any) -> ResponseBody:
-            closer = threading.Thread(target=events.close)
-            closer.start()
-            closer.join()
-            return ResponseBody(response)
+        begin = http.client.HTTPResponse.begin
 
-        monkeypatch.setattr("bailian_apps.transport.sync_http.ResponseBody", closed_meanwhile)
+        def close_after_the_head(response: http.client.HTTPResponse) -> None:
+            begin(response)
+            from_another_thread(events.close)
+
+        monkeypatch.setattr(http.client.HTTPResponse, "begin", close_after_the_head)
         with pytest.raises(ConnectionLostError):
             next(events)
-        assert server.gone.wait(60)
+        assert server.gone.wait(WAIT_S)
 
 
-def test_a_connection_that_went_back_to_the_pool_is_not_hung_up(
+def test_a_connection_that_returned_to_the_pool_is_not_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It may be another call's already. Another thread closes just as it goes back."""
-    whole = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
-    with WireServer(whole, whole) as server:
+    """It may be another call's already. Another thread closes the stream as it returns."""
+    with WireServer(WHOLE, WHOLE) as server:
         app = app_of(server)
         events = app.stream("hi")
         release = urllib3.HTTPResponse.release_conn
 
-        def closed_meanwhile(response: urllib3.HTTPResponse) -> None:
-            closer = threading.Thread(target=events.close)
-            closer.start()
-            closer.join()
+        def close_meanwhile(response: urllib3.HTTPResponse) -> None:
+            from_another_thread(events.close)
             release(response)
 
         with monkeypatch.context() as patched:
-            patched.setattr(urllib3.HTTPResponse, "release_conn", closed_meanwhile)
+            patched.setattr(urllib3.HTTPResponse, "release_conn", close_meanwhile)
             assert [each.kind for each in events][-1] == "run_finished"
         assert app.invoke("again").text == "你好"
         assert server.connections == 1
@@ -227,20 +228,19 @@ def test_a_connection_that_went_back_to_the_pool_is_not_hung_up(
 def test_a_signal_handler_may_call_an_app_while_another_call_connects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
-    with WireServer(whole, whole) as server:
+    with WireServer(WHOLE, WHOLE) as server:
         app = app_of(server)
         connect = socket.socket.connect
-        said: list[str] = []
+        texts: list[str] = []
 
         def interrupted(connecting: socket.socket, address: Any) -> None:
-            if not said:
+            if not texts:
                 signal.raise_signal(signal.SIGUSR1)
             connect(connecting, address)
 
         def answer_signal(*_: object) -> None:
-            said.append("")
-            said.append(app.invoke("from the handler").text)
+            texts.append("")
+            texts.append(app.invoke("from the handler").text)
 
         monkeypatch.setattr(socket.socket, "connect", interrupted)
         before = signal.signal(signal.SIGUSR1, answer_signal)
@@ -248,7 +248,7 @@ def test_a_signal_handler_may_call_an_app_while_another_call_connects(
             assert app.invoke("hi").text == "你好"
         finally:
             signal.signal(signal.SIGUSR1, before)
-        assert said == ["", "你好"]
+        assert texts == ["", "你好"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there are no such signals")
@@ -258,26 +258,42 @@ def test_a_signal_handler_may_close_the_stream_it_interrupts(
 ) -> None:
     with WireServer(HELD_OPEN, tls=trusted(tmp_path, monkeypatch) if tls else None) as server:
         events = app_of(server).stream("hi")
-        before = signal.signal(signal.SIGUSR1, lambda *_: events.close())
-        # It comes while this thread reads, wherever it is: it waits for a second frame.
-        killer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+        interrupted, waiting = threading.Event(), threading.Event()
+
+        def handle(_: int, interrupted_frame: Any) -> None:
+            """Close the stream, unless the signal came before it waits for the second frame."""
+            while interrupted_frame is not None:
+                if interrupted_frame.f_code.co_filename.endswith(("socket.py", "ssl.py")):
+                    interrupted.set()
+                    events.close()
+                    return
+                interrupted_frame = interrupted_frame.f_back
+
+        def send_signals(thread: int) -> None:
+            waiting.wait(WAIT_S)
+            while not interrupted.wait(0.02):
+                signal.pthread_kill(thread, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        sender = threading.Thread(target=send_signals, args=(threading.get_ident(),))
+        sender.start()
         try:
             with pytest.raises(StreamInterruptedError):
                 for each in events:
                     if isinstance(each, TextDelta):
-                        killer.start()
+                        waiting.set()
         finally:
-            killer.join()
+            interrupted.set()
+            sender.join()
             signal.signal(signal.SIGUSR1, before)
-        assert server.gone.wait(60)
+        assert server.gone.wait(WAIT_S)
 
 
 def test_a_forgotten_stream_is_freed_while_the_pool_is_locked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The garbage collector closes it in whatever thread, wherever that is."""
-    whole = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
-    with WireServer(HELD_OPEN, whole) as server:
+    """The garbage collector may close it in any thread, at any moment."""
+    with WireServer(HELD_OPEN, WHOLE) as server:
         app = app_of(server)
         cycle: list[Any] = [app.stream("hi")]
         next(cycle[0])
@@ -291,19 +307,19 @@ def test_a_forgotten_stream_is_freed_while_the_pool_is_locked(
             return take(pool)
 
         monkeypatch.setattr(queue.LifoQueue, "_get", collecting)
-        said: list[str] = []
-        caller = threading.Thread(target=lambda: said.append(app.invoke("hi").text), daemon=True)
+        texts: list[str] = []
+        caller = threading.Thread(target=lambda: texts.append(app.invoke("hi").text), daemon=True)
         try:
             caller.start()
-            caller.join(60)
+            caller.join(WAIT_S)
         finally:
             gc.enable()
-        assert said == ["你好"]
-        assert server.gone.wait(60)
+        assert texts == ["你好"]
+        assert server.gone.wait(WAIT_S)
 
 
 def listening(events: Any) -> tuple[threading.Thread, list[BaseException]]:
-    """A thread that waits for the first event, and what it meets."""
+    """A thread that waits for the first event, and the errors that it gets."""
     seen: list[BaseException] = []
 
     def listen() -> None:
@@ -331,8 +347,8 @@ def test_another_thread_closes_a_call_that_waits_for_a_connection(
         monkeypatch.setattr(socket.socket, "connect", announced)
         events = app.stream("hi", timeout=Timeout(connect_s=600))
         thread, seen = listening(events)
-        assert connecting.wait(60)
-        while thread.is_alive():  # it may have announced itself a moment too early
+        assert connecting.wait(WAIT_S)
+        while thread.is_alive():  # its signal comes a moment before it waits
             events.close()
             thread.join(0.05)
     assert [type(each) for each in seen] == [ConnectError]
@@ -349,24 +365,24 @@ def test_another_thread_closes_a_call_that_waits_for_a_handshake() -> None:
         with connection:
             assert connection.recv(1)  # of the client's greeting
             events.close()
-            thread.join(60)
+            thread.join(WAIT_S)
             assert not thread.is_alive()
     assert [type(each) for each in seen] == [ConnectError]
 
 
 def keep_alive_s(port: int) -> float:
-    """When an idle connection to a port of this machine will be probed, as the kernel says."""
+    """Seconds until the kernel probes an idle connection to a port of this machine."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, _, remote, state, _, timer, *_ = line.split()
         kind, _, ticks = timer.partition(":")
         if int(remote.partition(":")[2], 16) == port and state == "01" and kind == "02":
             return int(ticks, 16) / os.sysconf("SC_CLK_TCK")
-    raise AssertionError("never")
+    raise AssertionError("the connection has no keep-alive timer")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it shows the timers of connections")
 async def test_a_silent_connection_is_probed_within_a_minute() -> None:
-    """A NAT gateway drops it without a word, and an app may think for long."""
+    """A NAT gateway drops an idle connection silently, and an app may take long to answer."""
     for path in ("sync", "async"):
         with WireServer(HELD_OPEN) as server:
             port = urlsplit(server.base_url).port or 0
@@ -383,16 +399,20 @@ async def test_a_silent_connection_is_probed_within_a_minute() -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_loops_that_were_closed_and_not_shut_down_are_not_kept() -> None:
-    whole = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
-    with WireServer(*[whole] * 5) as server:
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+    with WireServer(*[WHOLE] * 5) as server:
+        client = Client()
         for _ in range(5):
             loop = asyncio.new_event_loop()
-            loop.run_until_complete(app_of(server).ainvoke("hi"))
+            loop.run_until_complete(app_of(server, client).ainvoke("hi"))
             loop.close()
-        assert len(async_sessions()) <= 1
-        async_sessions().clear()
+            loops.append(weakref.ref(loop))
+            del loop
         gc.collect()
-        assert server.all_gone.wait(60)
+        assert [each() for each in loops[:-1]] == [None] * 4  # the next loop removes the last
+        del client
+        gc.collect()
+        assert server.all_gone.wait(WAIT_S)
 
 
 def open_things() -> tuple[int, int]:
@@ -402,7 +422,7 @@ def open_things() -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_a_thousand_cancelled_streams_leave_no_file_task_or_thread() -> None:
-    """However they end: left, closed, cancelled, timed out or forgotten, with and without a head."""
+    """However they end: left, closed, cancelled, timed out or garbage-collected."""
     with WireServer(*[HELD_OPEN] * 1005) as server:
         app = app_of(server)
 
@@ -448,8 +468,8 @@ def test_a_thousand_cancelled_streams_leave_no_file_task_or_thread() -> None:
                 left()
                 forgotten()
             asyncio.run(several(times))
-            # The server, in this process, closes its ends and ends their threads as it notices.
-            assert server.all_gone.wait(60)
+            # The server, in this process, closes its ends too, and ends their threads.
+            assert server.all_gone.wait(WAIT_S)
             server.join_finished()
 
         all_of_them(1)
@@ -460,8 +480,9 @@ def test_a_thousand_cancelled_streams_leave_no_file_task_or_thread() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_that_closes_a_stream_does_not_end_the_parents() -> None:
-    begin = [SSE_HEAD, chunk(event(frame("你"))), *[Do.PAUSE] * 10]
-    with WireServer([*begin, chunk(event(frame("好", "stop"))), b"0\r\n\r\n"]) as server:
+    child_ended = threading.Event()
+    halves = [chunk(event(frame("你"))), child_ended, chunk(event(frame("好", "stop")))]
+    with WireServer([SSE_HEAD, *halves, END]) as server:
         events = app_of(server).stream("hi")
         next(events)
         child = os.fork()
@@ -469,13 +490,13 @@ def test_a_child_that_closes_a_stream_does_not_end_the_parents() -> None:
             events.close()
             os._exit(0)
         os.waitpid(child, 0)
+        child_ended.set()
         assert [each.kind for each in events][-1] == "run_finished"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_after_fork_the_child_has_its_own_connection() -> None:
-    good = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
-    with WireServer(good, good) as server:
+    with WireServer(WHOLE, WHOLE) as server:
         app = app_of(server)
         assert app.invoke("hi").text == "你好"
         child = os.fork()
@@ -486,16 +507,16 @@ def test_after_fork_the_child_has_its_own_connection() -> None:
         assert server.connections == 2
 
 
-async def test_aclose_closes_the_socket() -> None:
+async def test_aclose_of_a_stream_closes_the_socket() -> None:
     with WireServer(HELD_OPEN) as server:
         events = app_of(server).astream("hi")
         async for _ in events:
             break
         await events.aclose()
-        assert await asyncio.to_thread(server.gone.wait, 60)
+        assert await asyncio.to_thread(server.gone.wait, WAIT_S)
 
 
-async def test_cancelling_closes_the_socket() -> None:
+async def test_cancelling_a_task_closes_the_socket() -> None:
     with WireServer(HELD_OPEN) as server:
         heard = asyncio.Event()
 
@@ -504,21 +525,21 @@ async def test_cancelling_closes_the_socket() -> None:
                 heard.set()
 
         task = asyncio.create_task(listen())
-        await asyncio.wait_for(heard.wait(), 60)
+        await asyncio.wait_for(heard.wait(), WAIT_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(server.gone.wait, 60)
+        assert await asyncio.to_thread(server.gone.wait, WAIT_S)
 
 
 async def test_cancelling_before_the_answer_closes_the_socket() -> None:
     with WireServer([Do.STALL]) as server:
         task = asyncio.create_task(app_of(server).ainvoke("hi"))
-        await asyncio.to_thread(server.asked.wait, 60)
+        await asyncio.to_thread(server.asked.wait, WAIT_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(server.gone.wait, 60)
+        assert await asyncio.to_thread(server.gone.wait, WAIT_S)
 
 
 def test_a_stream_that_nobody_reads_sends_nothing() -> None:
@@ -529,12 +550,11 @@ def test_a_stream_that_nobody_reads_sends_nothing() -> None:
 
 def test_every_event_loop_gets_and_ends_its_own_connections() -> None:
     """`asyncio.run` again and again leaves no thread behind, and no socket (warnings are errors)."""
-    good = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
-    with WireServer(*[good] * 101) as server:
+    with WireServer(*[WHOLE] * 101) as server:
 
         def call() -> None:
             assert asyncio.run(app_of(server).ainvoke("hi")).text == "你好"
-            assert server.all_gone.wait(60)
+            assert server.all_gone.wait(WAIT_S)
             server.join_finished()
 
         call()
@@ -545,9 +565,8 @@ def test_every_event_loop_gets_and_ends_its_own_connections() -> None:
         assert open_things() == before
 
 
-def test_a_loop_that_ended_is_forgotten() -> None:
-    good = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
-    with WireServer(*[good] * 3) as server:
+def test_a_loop_that_ended_is_not_kept() -> None:
+    with WireServer(*[WHOLE] * 3) as server:
         loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
 
         async def call() -> None:
@@ -561,16 +580,19 @@ def test_a_loop_that_ended_is_forgotten() -> None:
 
 
 def test_closing_before_the_first_event_sends_nothing() -> None:
+    """As another thread may, while this one is about to ask for the first event."""
     with WireServer() as server:
-        events = app_of(server).stream("hi")
-        events._run.close()  # as another thread would, while this one is about to begin
+        app = app_of(server)
+        run = Run(app.settings, Plan.for_prompt("app", "hi"))
+        events = run.stream()
+        run.close()
         with pytest.raises(BailianError):
             next(events)
         assert not server.posts
 
 
 def test_an_answer_of_known_length_leaves_a_clean_connection() -> None:
-    """Its last byte is not the end of the response object, which must not meet the next request."""
+    """Its last byte does not close the response object, which the next request must not find open."""
     body = b'{"output":{"text":"one","finish_reason":"stop"}}'
     json_answer = answer("200 OK", body)
     with WireServer(json_answer, json_answer) as server:
@@ -581,8 +603,7 @@ def test_an_answer_of_known_length_leaves_a_clean_connection() -> None:
 
 
 def test_connections_are_used_again() -> None:
-    good = [SSE_HEAD, chunk(event(frame("你好", "stop"))), b"0\r\n\r\n"]
-    with WireServer(*[good] * 6) as server:
+    with WireServer(*[WHOLE] * 6) as server:
         app = app_of(server)
         for _ in range(3):
             app.invoke("hi")

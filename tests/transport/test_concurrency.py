@@ -1,4 +1,4 @@
-"""`max_concurrency`: at most so many calls of an app at once, sync and async together."""
+"""`max_concurrency`: how many calls of an app run at once, sync and async together."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import gc
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from support.paths import PATHS
-from support.wire import END, SSE_HEAD, Do, WireServer, chunk, event, frame
+from support.wire import END, SSE_HEAD, WAIT_S, Do, WireServer, chunk, event, frame
 
 from bailian_apps import BailianApp, BailianError, ConnectError, RequestTimeoutError, Timeout
 from bailian_apps.client import default_client
@@ -28,26 +29,39 @@ def app_of(server: WireServer, **settings: Any) -> BailianApp:
     return BailianApp(api_key="sk-test", base_url=server.base_url, **settings)
 
 
-async def until_waiting(calls: int) -> None:
-    for _ in range(100_000):
-        if sum(len(calls.waiting) for calls in default_client().queues.values()) >= calls:
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("nobody waits")
+@pytest.fixture
+def until_waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A function that waits until so many calls wait for a slot."""
+    changed, enqueue = threading.Condition(), WaitQueue.enqueue
+
+    def enqueue_and_notify(calls: WaitQueue, slot: ConcurrencySlot, *, arrives: bool) -> None:
+        enqueue(calls, slot, arrives=arrives)
+        with changed:
+            changed.notify_all()
+
+    def waiting() -> int:
+        return sum(len(calls.waiting) for calls in default_client().queues.values())
+
+    def wait(count: int) -> None:
+        with changed:
+            assert changed.wait_for(lambda: waiting() >= count, WAIT_S)
+
+    monkeypatch.setattr(WaitQueue, "enqueue", enqueue_and_notify)
+    return wait
 
 
 @pytest.fixture(autouse=True)
-def _all_places_are_given_back() -> Any:
+def _all_slots_are_released() -> Any:
     yield
     assert not any(calls.holders or calls.waiting for calls in default_client().queues.values())
     default_client().queues.clear()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_loop_that_was_closed_with_a_call_in_it_keeps_no_place() -> None:
-    """Nothing of the call will ever run again, so it cannot give its place back."""
+def test_a_loop_that_was_closed_with_a_call_in_it_keeps_no_slot() -> None:
+    """Nothing of the call will ever run again, so it cannot release its slot itself."""
     with WireServer(HELD_OPEN, GOOD, GOOD) as server:
-        app = app_of(server, timeout=Timeout(connect_s=5))
+        app = app_of(server, timeout=Timeout(connect_s=WAIT_S))
         loop, events = asyncio.new_event_loop(), app.astream("hi")
         loop.run_until_complete(anext(events))
         loop.close()
@@ -58,7 +72,8 @@ def test_a_loop_that_was_closed_with_a_call_in_it_keeps_no_place() -> None:
 
 
 def test_threads_and_tasks_are_counted_together() -> None:
-    lock, running, most = threading.Lock(), 0, 0
+    """Each call waits until three run, so a lower limit would show as much as a higher one."""
+    lock, three, running, most = threading.Lock(), threading.Barrier(3), 0, 0
 
     def app(call: Call) -> Any:
         nonlocal running, most
@@ -66,7 +81,7 @@ def test_threads_and_tasks_are_counted_together() -> None:
             running += 1
             most = max(most, running)
         yield {"text": call.prompt, "finish_reason": "null"}
-        threading.Event().wait(0.01)  # so that calls would overlap if they could
+        three.wait(WAIT_S)
         with lock:
             running -= 1
         yield {"text": "", "finish_reason": "stop"}
@@ -74,7 +89,7 @@ def test_threads_and_tasks_are_counted_together() -> None:
     with Emulator(apps={"app": app}) as cloud:
 
         def ask(prompt: int) -> str:
-            # An object of its own each, as the adapters make them.
+            # Each call has an app object of its own.
             own = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, max_concurrency=3)
             return own.invoke(str(prompt)).text
 
@@ -87,7 +102,7 @@ def test_threads_and_tasks_are_counted_together() -> None:
             loops = [pool.submit(asyncio.run, ask_all()) for _ in range(2)]
             assert list(pool.map(ask, range(20))) == [str(n) for n in range(20)]
             assert [each.result() for each in loops] == [[str(n) for n in range(20)]] * 2
-    assert 1 < most <= 3
+    assert most == 3
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -95,7 +110,7 @@ def test_threads_and_tasks_are_counted_together() -> None:
     ("limits", "name"),
     [(SHORT, "connect_s=0.05"), (Timeout(total_s=0.05), "total_s=0.05")],
 )
-def test_waiting_for_a_place_is_waiting(path: str, limits: Timeout, name: str) -> None:
+def test_the_wait_for_a_slot_has_a_limit(path: str, limits: Timeout, name: str) -> None:
     with WireServer(HELD_OPEN) as server, app_of(server).stream("one") as first:
         next(first)
         error = PATHS[path](app_of(server), "two", timeout=limits).error
@@ -105,8 +120,8 @@ def test_waiting_for_a_place_is_waiting(path: str, limits: Timeout, name: str) -
     assert (error.request_state, error.attempts, error.partial) == ("not_sent", 0, None)
 
 
-async def test_without_a_limit_none_waits() -> None:
-    """The libraries keep a hundred connections, and would let a hundred and first call wait."""
+async def test_without_a_limit_no_call_waits() -> None:
+    """By default the libraries allow a hundred connections; the next call would wait for one."""
     with WireServer(*[HELD_OPEN] * 202) as server:
         app = app_of(server, max_concurrency=None)
         streams = [app.stream("hi") for _ in range(101)]
@@ -118,7 +133,7 @@ async def test_without_a_limit_none_waits() -> None:
             each.close()
         for each in asyncs:
             await each.aclose()
-        assert await asyncio.to_thread(server.all_gone.wait, 60)
+        assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
 
 
 def test_other_apps_and_calls_without_a_limit_do_not_wait() -> None:
@@ -128,9 +143,9 @@ def test_other_apps_and_calls_without_a_limit_do_not_wait() -> None:
         assert app_of(server).invoke("three", max_concurrency=None).text == "你好"
 
 
-def test_a_forgotten_or_failed_call_gives_its_place_back() -> None:
+def test_an_abandoned_or_failed_call_releases_its_slot() -> None:
     with WireServer(HELD_OPEN, [Do.CLOSE], GOOD) as server:
-        app = app_of(server, timeout=SHORT)
+        app = app_of(server, timeout=Timeout(connect_s=WAIT_S))
         for _ in app.stream("one"):
             break
         with pytest.raises(BailianError):
@@ -138,16 +153,16 @@ def test_a_forgotten_or_failed_call_gives_its_place_back() -> None:
         assert app.invoke("three").text == "你好"
 
 
-def test_another_thread_closes_a_call_that_waits() -> None:
+def test_another_thread_closes_a_call_that_waits(until_waiting: Callable[[int], None]) -> None:
     with WireServer(HELD_OPEN) as server, app_of(server).stream("one") as first:
         next(first)
         second = app_of(server).stream("two")
         seen: list[BaseException] = []
         thread = threading.Thread(target=lambda: seen.append(failure_of(second)))
         thread.start()
-        asyncio.run(until_waiting(1))
+        until_waiting(1)
         second.close()
-        thread.join(60)
+        thread.join(WAIT_S)
         assert not thread.is_alive()
         assert len(server.posts) == 1
     (error,) = seen
@@ -161,13 +176,13 @@ def failure_of(events: Any) -> BaseException:
     return caught.value
 
 
-async def test_a_cancelled_waiter_leaves_the_line() -> None:
+async def test_a_cancelled_call_leaves_the_queue(until_waiting: Callable[[int], None]) -> None:
     with WireServer(HELD_OPEN, GOOD) as server:
         app = app_of(server)
         first = app.astream("one")
         await anext(first)
         second, third = (asyncio.create_task(app.ainvoke(each)) for each in ("two", "three"))
-        await until_waiting(2)
+        await asyncio.to_thread(until_waiting, 2)
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
@@ -176,34 +191,36 @@ async def test_a_cancelled_waiter_leaves_the_line() -> None:
         assert [post["input"]["prompt"] for post in server.posts] == ["one", "three"]
 
 
-async def test_a_waiter_that_is_cancelled_as_its_turn_comes_passes_it_on() -> None:
+async def test_a_call_that_is_cancelled_as_it_gets_its_slot_releases_it(
+    until_waiting: Callable[[int], None],
+) -> None:
     with WireServer(HELD_OPEN, GOOD) as server:
         app = app_of(server)
         first = app.astream("one")
         await anext(first)
         second = asyncio.create_task(app.ainvoke("two"))
-        await until_waiting(1)
-        await first.aclose()  # `second` has its place now, and does not know yet
+        await asyncio.to_thread(until_waiting, 1)
+        await first.aclose()  # `second` has the slot now, and has not been resumed yet
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
         assert (await app.ainvoke("three")).text == "你好"
 
 
-def test_the_first_to_come_is_the_first_to_go() -> None:
+def test_calls_get_slots_in_order_of_arrival(until_waiting: Callable[[int], None]) -> None:
     with WireServer(HELD_OPEN, *[GOOD] * 5) as server:
         with app_of(server).stream("one") as first:
             next(first)
             pool = ThreadPoolExecutor(5)
             for n in range(5):
                 pool.submit(app_of(server).invoke, str(n))
-                asyncio.run(until_waiting(n + 1))
+                until_waiting(n + 1)
         pool.shutdown()
         assert [post["input"]["prompt"] for post in server.posts] == ["one", *"01234"]
 
 
-def test_a_call_that_ends_while_its_thread_is_at_work_in_the_line_is_heard() -> None:
-    """As the garbage collector may end one at any moment."""
+def test_a_call_that_ends_while_its_thread_drains_the_queue_is_processed() -> None:
+    """The garbage collector may end one at any moment."""
     calls, notified = WaitQueue(), list[str]()
     first, second, third = (ConcurrencySlot(calls, 1, Timeout(), deadline=None) for _ in range(3))
 
@@ -213,8 +230,8 @@ def test_a_call_that_ends_while_its_thread_is_at_work_in_the_line_is_heard() -> 
 
     first.notify, second.notify = lambda: notified.append("first"), end_second
     third.notify = lambda: notified.append("third")
-    for place in (first, second, third):
-        calls.enqueue(place, arrives=True)
+    for slot in (first, second, third):
+        calls.enqueue(slot, arrives=True)
     assert notified == ["first"]
     first.__exit__()
     assert notified == ["first", "second", "third"]
@@ -223,13 +240,13 @@ def test_a_call_that_ends_while_its_thread_is_at_work_in_the_line_is_heard() -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_after_fork_the_places_are_the_childs_own() -> None:
+def test_a_forked_child_has_slots_of_its_own() -> None:
     with WireServer(HELD_OPEN, GOOD) as server, app_of(server).stream("one") as first:
         next(first)
         child = os.fork()
         if child == 0:
             try:
-                os._exit(0 if app_of(server, timeout=SHORT).invoke("two").text == "你好" else 1)
+                os._exit(0 if app_of(server).invoke("two").text == "你好" else 1)
             finally:
                 os._exit(2)
         _, status = os.waitpid(child, 0)
@@ -237,6 +254,6 @@ def test_after_fork_the_places_are_the_childs_own() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, "many", 1.5])
-def test_a_limit_that_lets_nobody_in_is_refused(limit: object) -> None:
+def test_a_limit_below_one_call_is_refused(limit: object) -> None:
     with pytest.raises(ValueError, match="max_concurrency"):
         BailianApp(app_id="app", api_key="sk-test", max_concurrency=limit)

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -34,14 +33,7 @@ class Chat:
     def __init__(
         self, app: BailianApp, console: Console, *, session_id: str | None, steps: bool
     ) -> None:
-        """Start a conversation.
-
-        Args:
-            app: The app to talk to.
-            console: Where everything but the answers goes.
-            session_id: A session to continue.
-            steps: Whether to show the steps.
-        """
+        """Start a conversation, or continue a session. All but the answers goes to `console`."""
         self._app = app
         self._console = console
         self._session_id = session_id
@@ -143,12 +135,11 @@ class Chat:
             print_note(self._console, f"Saved {len(self._turns)} messages in {path}")
 
     def _as_json(self) -> str:
-        messages: list[dict[str, Any]] = []
-        for turn in self._turns:
-            message: dict[str, Any] = {"role": turn.role, "content": turn.text}
-            if turn.marker is not None:
-                message["session_id"] = turn.marker.session_id
-            messages.append(message)
+        messages = [
+            {"role": turn.role, "content": turn.text}
+            | ({"session_id": turn.marker.session_id} if turn.marker else {})
+            for turn in self._turns
+        ]
         saved = {"app_id": self._app.settings.app_id, "messages": messages}
         return json.dumps(saved, ensure_ascii=False, indent=2) + "\n"
 

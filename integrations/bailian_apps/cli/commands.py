@@ -152,16 +152,8 @@ def run(
     """
     from bailian_apps.cli import run as command
 
-    called = command.bailian_app(
-        app_id,
-        biz=biz or (),
-        biz_json=biz_json,
-        settings=settings or (),
-        model_id=model_id,
-        workspace=workspace,
-        base_url=base_url,
-        timeout=timeout,
-    )
+    fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
+    called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
     output = _output(as_json, raw, "stream" if stream else "text")
     command.run(
         called, prompt, Console(stderr=True), session_id=session, output=output, steps=steps
@@ -193,16 +185,8 @@ def chat(
     from bailian_apps.cli.chat import Chat
     from bailian_apps.cli.run import bailian_app
 
-    called = bailian_app(
-        app_id,
-        biz=biz or (),
-        biz_json=biz_json,
-        settings=settings or (),
-        model_id=model_id,
-        workspace=workspace,
-        base_url=base_url,
-        timeout=timeout,
-    )
+    fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
+    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
     Chat(called, Console(stderr=True), session_id=session, steps=steps).run()
 
 

@@ -54,15 +54,7 @@ _LABEL = "answer: "
 
 
 def run_demo(console: Console, *, pace: float) -> None:
-    """Run the whole demo.
-
-    Args:
-        console: Where to print; it writes to standard output.
-        pace: How many times faster than recorded to replay; 0 does not wait.
-
-    Raises:
-        BailianError: A call failed.
-    """
+    """Run the whole demo; `console` writes to standard output, as the answers do."""
     with _settings(console, pace) as settings:
         _langchain_chain(settings, console)
         _llamaindex_query_engine(settings, console)

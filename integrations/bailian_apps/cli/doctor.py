@@ -48,18 +48,16 @@ class Finding:
 
 
 def doctor(console: Console, *, base_url: str | None, workspace: str | None, as_json: bool) -> bool:
-    """Run all checks and print their findings.
+    """Run all checks and print their findings; return whether nothing is missing.
 
     Args:
         console: Where to print the findings as text.
         base_url: The API's base URL, instead of the configured one.
         workspace: The workspace, which is part of the URL in some regions.
         as_json: Whether to print one JSON object to standard output instead.
-
-    Returns:
-        Whether nothing is missing.
     """
-    findings = [*_versions(), *_extras(), _key(), _app_id()]
+    extras = [_extra(extra, packages) for extra, packages in _EXTRAS.items()]
+    findings = [*_versions(), *extras, _key(), _app_id()]
     address = _address(base_url, workspace)
     findings.append(address)
     if address.state == "ok":
@@ -86,10 +84,6 @@ def _versions() -> list[Finding]:
         Finding("python", "ok", f"{platform.python_version()}, {platform.system()}"),
         *(Finding(name, "ok", version(name)) for name in ("bailian-apps", "dashscope")),
     ]
-
-
-def _extras() -> list[Finding]:
-    return [_extra(extra, packages) for extra, packages in _EXTRAS.items()]
 
 
 def _extra(extra: str, packages: tuple[str, ...]) -> Finding:

@@ -11,11 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rich.console import Console
-from typing_extensions import override
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.run import run
-from bailian_apps.cli.view import print_note
+from bailian_apps.cli.view import ConsoleHandler, print_note
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, load_recording
 from bailian_apps.emulator.apps.app import AppSource
@@ -37,20 +36,9 @@ def serve(
     pace: float,
     api_key: str | None,
 ) -> None:
-    """Run the emulator until Ctrl-C.
+    """Run the emulator until Ctrl-C; the options are those of the command.
 
-    Args:
-        sources: Files and folders of apps; without any, the recording in this package.
-        named: Further apps, as `id=path`.
-        out: Where the client's settings go.
-        console: Where the log goes.
-        host: The address to listen on.
-        port: The port; 0 picks a free one.
-        pace: How many times faster than recorded to answer; 0 does not wait.
-        api_key: The only API key to accept; None accepts any.
-
-    Raises:
-        InvalidInputError: A file does not describe an app, or the address cannot be used.
+    The client's environment variables go to `out`, the log to `console`.
     """
     apps = _apps_of(sources, named) or {"travel": RECORDINGS / "travel-workflow.jsonl"}
     try:
@@ -72,20 +60,7 @@ def serve(
 def record(
     folder: Path, out: Console, console: Console, *, upstream: str | None, host: str, port: int
 ) -> None:
-    """Run the recorder until Ctrl-C.
-
-    Args:
-        folder: Where the recordings go.
-        out: Where the client's settings go.
-        console: Where the log goes.
-        upstream: The real API's base URL; by default `DASHSCOPE_HTTP_BASE_URL`, else the public
-            endpoint.
-        host: The address to listen on.
-        port: The port; 0 picks a free one.
-
-    Raises:
-        InvalidInputError: `upstream` is not a base URL, or the address or folder cannot be used.
-    """
+    """Run the recorder until Ctrl-C; the options and the consoles are as for `serve`."""
     upstream = upstream or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or PUBLIC_API
     try:
         proxy = Recorder(folder, upstream=upstream, host=host, port=port)
@@ -109,19 +84,7 @@ def record(
 
 
 def replay(path: Path, console: Console, *, pace: float, output: str, steps: bool) -> None:
-    """Show a recording as a run.
-
-    Args:
-        path: The recording, or the YAML file of one app.
-        console: Where the steps go.
-        pace: How many times faster than recorded; 0 does not wait.
-        output: What to write to standard output, as for `run`.
-        steps: Whether to show the steps.
-
-    Raises:
-        InvalidInputError: The file cannot be read.
-        BailianError: The recording is of a call that failed.
-    """
+    """Show a recording, or the app of a YAML file, as `run` shows a call."""
     try:
         source = (
             load_recording(path) if path.suffix.startswith(".js") or path.suffix == ".sse" else path
@@ -195,14 +158,14 @@ def _run_until_interrupted(
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM, and print what it logs."""
     log = logging.getLogger("bailian_apps.emulator")
-    handler = _LogToConsole(console)
+    handler = ConsoleHandler(console, logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.INFO)
     if Environment().proxy_for(server.base_url):
-        name = (
-            "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
-        )  # the lower-case name takes precedence
+        # The lower-case name takes precedence.
+        name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
         variables = {**variables, name: f'"${name},{urlsplit(server.base_url).hostname}"'}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -221,18 +184,3 @@ def _run_until_interrupted(
     finally:
         server.stop()
         log.removeHandler(handler)
-
-
-class _LogToConsole(logging.Handler):
-    """Prints what a server logs: a line for each call."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.INFO)
-        self._console = console
-        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        print_note(
-            self._console, self.format(record), "" if record.levelno == logging.INFO else "yellow"
-        )

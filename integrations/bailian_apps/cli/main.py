@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from typing_extensions import override
 
 from bailian_apps.cli.commands import app
-from bailian_apps.cli.view import format_error, print_note
+from bailian_apps.cli.view import ConsoleHandler, format_error, print_note
 from bailian_apps.core import errors
 
 EXIT_CODES: dict[type[errors.BailianError], int] = {
@@ -44,7 +43,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     console = Console(stderr=True)
-    logging.getLogger("bailian_apps").addHandler(_WarningsToConsole(console))
+    logging.getLogger("bailian_apps").addHandler(ConsoleHandler(console, logging.WARNING))
     try:
         app()
     except errors.BailianError as error:
@@ -55,15 +54,3 @@ def main() -> None:
 def exit_code(error: errors.BailianError) -> int:
     """The exit code of a command whose call failed with `error`."""
     return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
-
-
-class _WarningsToConsole(logging.Handler):
-    """Prints the library's warnings, such as that of a retry or of a forgotten session."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
-        self._console = console
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        print_note(self._console, record.getMessage(), "yellow")

@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import as_json, show
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
+from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
+from bailian_apps.core.settings import SETTING_NAMES, AppSettings
 from bailian_apps.run import Run
 
 
@@ -35,11 +38,8 @@ def run(
         console: Where the steps go.
         session_id: A session to continue.
         output: What to write to standard output: `"stream"`, `"text"` (the same, at the end),
-            `"json"` or `"raw"`.
+            `"json"` (an error, too) or `"raw"`.
         steps: Whether to show the steps.
-
-    Raises:
-        BailianError: The call failed. With `"json"` the error is on standard output, too.
     """
     text = _read_prompt(prompt)
     options = {"session_id": session_id} if session_id else {}
@@ -65,10 +65,9 @@ def run(
 
 def bailian_app(
     app_id: str,
-    *,
-    biz: Sequence[str],
+    biz: Sequence[str] | None,
     biz_json: str | None,
-    settings: Sequence[str],
+    settings: Sequence[str] | None,
     **options: Any,
 ) -> BailianApp:
     """Make the app that the arguments of a command describe.
@@ -83,7 +82,7 @@ def bailian_app(
     Raises:
         InvalidInputError: An argument is not valid.
     """
-    fields = _pairs(settings, "--set")
+    fields = _pairs(settings or (), "--set")
     if "api_key" in fields:
         raise InvalidInputError(
             "--set api_key",
@@ -91,11 +90,14 @@ def bailian_app(
             "Set DASHSCOPE_API_KEY instead",
         )
     fields |= {name: value for name, value in options.items() if value is not None}
-    if params := _biz_object(biz_json) | _pairs(biz, "--biz"):
+    if params := _biz_object(biz_json) | _pairs(biz or (), "--biz"):
         fields["biz_params"] = params
     if app_id != "-":
         fields["app_id"] = app_id
-    return BailianApp(**fields)
+    try:
+        return BailianApp(AppSettings(**fields))
+    except ValidationError as error:
+        raise_invalid_input(error, names=SETTING_NAMES)
 
 
 def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, StepFinished, StepStarted, TextDelta
@@ -84,6 +85,21 @@ def print_note(console: Console, text: str, style: str = "dim") -> None:
     console.print(Text(strip_controls(text), style), soft_wrap=True)
 
 
+class ConsoleHandler(logging.Handler):
+    """Prints what is logged; warnings and errors in yellow."""
+
+    def __init__(self, console: Console, level: int) -> None:
+        """Print to `console` what has at least `level`."""
+        super().__init__(level)
+        self._console = console
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        style = "yellow" if record.levelno >= logging.WARNING else ""
+        print_note(self._console, self.format(record), style)
+
+
 def format_error(error: BailianError) -> str:
     """An error with its class, in one line, in the terms of the command line."""
     return f"{type(error).__name__}: {error_message(error)}"
@@ -137,13 +153,9 @@ class RunView:
     def __init__(
         self, console: Console, *, steps: bool = True, answer: bool = True, label: str = ""
     ) -> None:
-        """Show a run, between entering and leaving the context.
+        """Show a run, between entering and leaving the context; as `show`.
 
-        Args:
-            console: Where the steps go.
-            steps: Whether to show steps.
-            answer: Whether to write the answer to standard output.
-            label: Text to write before the answer.
+        `label` is written before the answer.
         """
         self._console = console
         self._show_steps = steps

@@ -35,6 +35,7 @@ from bailian_apps.core.modes import AnswerChannel, stream_mode
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Usage
 from bailian_apps.core.steps import StepReader
 from bailian_apps.core.text import SurrogateBuffer, repair_surrogates
+from bailian_apps.core.values import as_text, text_or_none
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class Decoder:
 
     A frame is the API's answer object as parsed from the wire: `output`, `usage`, `request_id`.
     Any of its fields may be null or missing; what cannot be read becomes an `UnknownFrame`.
+
+    Attributes:
+        started: Whether a frame was read.
+        session_id: The session that the frames name.
     """
 
     def __init__(
@@ -63,7 +68,12 @@ class Decoder:
         mode = stream_mode(flow_stream_mode)
         self._asked_session = asked_session
         self._whole_history = whole_history
-        self._steps = StepReader(self._emit_end_node_text, json_content=mode.json_content)
+        self._events: list[AppEvent] = []  # what is new in the frame being read
+        self._steps = StepReader(
+            self._events,
+            lambda end_node_text: self._emit_channel_text("node", end_node_text),
+            json_content=mode.json_content,
+        )
         self._is_workflow = mode.is_workflow
         # Where the answer streams. If the mode leaves it open, the first channel with text decides.
         self._channel: AnswerChannel | None = mode.answer_channel
@@ -75,16 +85,11 @@ class Decoder:
         self._references_raw: object = None
         self._usage_raw: object = None
         self._reported_usage = Usage()
-        self._session_id: str | None = None
+        self.session_id: str | None = None
         self._request_id: str | None = None
         self._finish_reason: str | None = None
-        self._started = False
+        self.started = False
         self._raw: Mapping[str, Any] = {}
-
-    @property
-    def started(self) -> bool:
-        """Whether a frame was read."""
-        return self._started
 
     @property
     def finished(self) -> bool:
@@ -92,15 +97,10 @@ class Decoder:
         return self._finish_reason is not None
 
     @property
-    def session_id(self) -> str | None:
-        """The session that the frames name."""
-        return self._session_id
-
-    @property
     def context_lost(self) -> bool:
         """Whether the frames name another session than the one to continue."""
-        return None not in (self._asked_session, self._session_id) and (
-            self._asked_session != self._session_id
+        return None not in (self._asked_session, self.session_id) and (
+            self._asked_session != self.session_id
         )
 
     def feed(self, frame: Mapping[str, Any]) -> list[AppEvent]:
@@ -117,39 +117,37 @@ class Decoder:
         if not isinstance(output, dict) or self._finish_reason is not None:
             return [UnknownFrame(dict(frame))]
         fields = cast("dict[str, Any]", output)
-        events: list[AppEvent] = []
         finished_steps = self._steps.finished_count
         self._raw = frame
         if session_id := fields.get("session_id"):
-            self._session_id = str(session_id)
+            self.session_id = str(session_id)
         if request_id := frame.get("request_id"):
             self._request_id = str(request_id)
-        if not self._started:
-            self._started = True
-            events.append(
-                RunStarted(
-                    self._session_id, self._request_id, self.context_lost, self._whole_history
-                )
-            )
+        if not self.started:
+            self.started = True
+            ids = (self.session_id, self._request_id)
+            self._events.append(RunStarted(*ids, self.context_lost, self._whole_history))
         if thoughts := fields.get("thoughts"):
             if isinstance(thoughts, list):
-                self._steps.read_thoughts(cast("list[object]", thoughts), events)
+                self._steps.read_thoughts(cast("list[object]", thoughts))
             else:
-                events.append(UnknownFrame(thoughts))
+                self._events.append(UnknownFrame(thoughts))
         if message := fields.get("workflow_message"):
             if isinstance(message, dict):
-                self._steps.read_message(cast("dict[str, Any]", message), events)
+                self._steps.read_message(cast("dict[str, Any]", message))
             else:
-                events.append(UnknownFrame(message))
-        self._read_text(fields, events)
+                self._events.append(UnknownFrame(message))
+        self._read_text(fields)
         if (references := fields.get("doc_references")) and references != self._references_raw:
             self._references_raw = references
-            self._read_references(references, events)
+            self._read_references(references)
         if usage := frame.get("usage"):
             self._usage_raw = usage
             # Counts change with every frame; they are reported when a step ends, and at the end.
             if self._finish_reason is not None or self._steps.finished_count > finished_steps:
-                self._emit_usage(events)
+                self._emit_usage()
+        events = self._events.copy()
+        self._events.clear()
         return events
 
     def finish(self) -> AppResult:
@@ -166,10 +164,10 @@ class Decoder:
             return result
         error = StreamInterruptedError(
             "the stream ended before the run finished; "
-            + ("its partial result is in .partial" if self._started else "no readable frame came"),
+            + ("its partial result is in .partial" if self.started else "no readable frame came"),
             request_id=self._request_id,
         )
-        error.session_id, error.partial = self._session_id, result if self._started else None
+        error.session_id, error.partial = self.session_id, result if self.started else None
         raise error
 
     def partial(self) -> AppResult:
@@ -180,7 +178,7 @@ class Decoder:
             steps=self._steps.steps(),
             references=tuple(self._references),
             usage=_usage(self._usage_raw) or Usage(),
-            session_id=self._session_id,
+            session_id=self.session_id,
             request_id=self._request_id,
             finish_reason=self._finish_reason,
             streamed_text=self._streamed_text,
@@ -191,43 +189,40 @@ class Decoder:
 
     # ------------------------------------------------------------------- text
 
-    def _emit_end_node_text(self, text: str, events: list[AppEvent]) -> None:
-        self._emit_channel_text("node", text, events)
-
-    def _emit_channel_text(self, channel: AnswerChannel, text: str, events: list[AppEvent]) -> None:
+    def _emit_channel_text(self, channel: AnswerChannel, text: str) -> None:
         """Emit text if its channel is the one that the answer streams in."""
         if self._channel is None:
             self._channel = channel
         if channel == self._channel:
-            self._emit_text(text, events)
+            self._emit_text(text)
 
-    def _emit_text(self, text: str, events: list[AppEvent], *, last: bool = False) -> None:
+    def _emit_text(self, text: str, *, last: bool = False) -> None:
         if text := self._buffer.push(text, last=last):
             self._text.append(text)
-            events.append(TextDelta(text))
+            self._events.append(TextDelta(text))
 
-    def _read_text(self, fields: dict[str, Any], events: list[AppEvent]) -> None:
-        value = fields.get("text")
-        if value is not None and not isinstance(value, str):
-            events.append(UnknownFrame({"text": value}))
-        text = value if isinstance(value, str) else ""
+    def _read_text(self, fields: dict[str, Any]) -> None:
+        text = "" if fields.get("text") is None else fields["text"]
+        if not isinstance(text, str):
+            self._events.append(UnknownFrame({"text": text}))
+            text = ""
         self._finish_reason = finish_reason(fields)
         if self._finish_reason is not None:
-            self._read_last_text(text, events)
-            self._steps.finish_all(events)
+            self._read_last_text(text)
+            self._steps.finish_all()
         elif text:
-            self._steps.answer_began(events)
-            self._emit_channel_text("text", text, events)
+            self._steps.answer_began()
+            self._emit_channel_text("text", text)
 
-    def _read_last_text(self, text: str, events: list[AppEvent]) -> None:
+    def _read_last_text(self, text: str) -> None:
         """Emit what the frame that ends the run adds to what was streamed."""
         if not (text and (self._is_workflow or self._steps.saw_node)):
-            self._emit_text(text, events, last=True)
+            self._emit_text(text, last=True)
             return
         self._buffer.reset()  # the last frame repeats the whole text
         streamed, text = "".join(self._text), repair_surrogates(text)
         if text.startswith(streamed):
-            self._emit_text(text[len(streamed) :], events, last=True)
+            self._emit_text(text[len(streamed) :], last=True)
         else:
             self._streamed_text = streamed
             self._text = [text]
@@ -241,12 +236,12 @@ class Decoder:
 
     # ---------------------------------------------------- references and usage
 
-    def _read_references(self, value: object, events: list[AppEvent]) -> None:
+    def _read_references(self, value: object) -> None:
         items = cast("list[object]", value) if isinstance(value, list) else [value]
         new: list[DocReference] = []
         for item in items:
             if not isinstance(item, dict):
-                events.append(UnknownFrame(item))
+                self._events.append(UnknownFrame(item))
                 continue
             reference = _reference(cast("dict[str, Any]", item))
             # A frame may list hundreds: each is compared only with similar ones.
@@ -256,15 +251,15 @@ class Decoder:
                 self._references.append(reference)
                 new.append(reference)
         if new:
-            events.append(References(tuple(new)))
+            self._events.append(References(tuple(new)))
 
-    def _emit_usage(self, events: list[AppEvent]) -> None:
+    def _emit_usage(self) -> None:
         usage = _usage(self._usage_raw)
         if usage is None:
-            events.append(UnknownFrame({"usage": self._usage_raw}))
+            self._events.append(UnknownFrame({"usage": self._usage_raw}))
         elif usage != self._reported_usage:
             self._reported_usage = usage
-            events.append(UsageReported(usage))
+            self._events.append(UsageReported(usage))
 
 
 def finish_reason(output: Mapping[str, Any]) -> str | None:
@@ -298,21 +293,14 @@ def _usage(value: object) -> Usage | None:
 
 
 def _reference(fields: dict[str, Any]) -> DocReference:
+    names = ("index_id", "title", "doc_id", "doc_name", "doc_url")
     return DocReference(
-        index_id=_optional(fields.get("index_id")),
-        title=_optional(fields.get("title")),
-        doc_id=_optional(fields.get("doc_id")),
-        doc_name=_optional(fields.get("doc_name")),
-        doc_url=_optional(fields.get("doc_url")),
-        text=_optional(fields.get("text")) or "",
+        **{name: text_or_none(fields.get(name)) for name in names},
+        text=as_text(fields.get("text")),
         images=tuple(str(image) for image in _items(fields.get("images"))),
         page_number=tuple(page for page in _items(fields.get("page_number")) if type(page) is int),
         raw=fields,
     )
-
-
-def _optional(value: object) -> str | None:
-    return None if value is None or value == "" else str(value)
 
 
 def _items(value: object) -> list[object]:

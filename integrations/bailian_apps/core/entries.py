@@ -6,7 +6,6 @@ named here are in tests/recordings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias, cast
 
 from bailian_apps.core.result import EXECUTING, SUCCESS, StepKind
@@ -132,26 +131,10 @@ def action_head(entry: JsonObject) -> tuple[StepKind, str | None, str | None]:
 
 def action_texts(kind: StepKind, entry: JsonObject) -> tuple[str, str]:
     """Read the output and the reasoning of an agent's entry."""
-    return _TEXT_READERS.get(kind, _read_tool)(entry)
-
-
-def _read_reasoning(entry: JsonObject) -> tuple[str, str]:
-    # `response` repeats `thought` (agent-deep-thinking-elided-head.sse); one may be missing.
-    return "", as_text(entry.get("thought") or entry.get("response"))
-
-
-def _read_tool(entry: JsonObject) -> tuple[str, str]:
-    reasoning = entry.get("reasoning_content") or entry.get("thought")
-    return as_text(entry.get("observation")), as_text(reasoning)
-
-
-def _read_response(entry: JsonObject) -> tuple[str, str]:
-    output, reasoning = _read_tool(entry)
-    return output or as_text(entry.get("response")), reasoning
-
-
-_TEXT_READERS: dict[StepKind, Callable[[JsonObject], tuple[str, str]]] = {
-    "reasoning": _read_reasoning,
-    "response": _read_response,
-}
-"""By kind; every other kind is read as a tool call."""
+    if kind == "reasoning":
+        # `response` repeats `thought` (agent-deep-thinking-elided-head.sse); one may be missing.
+        return "", as_text(entry.get("thought") or entry.get("response"))
+    output = as_text(entry.get("observation"))
+    if kind == "response":
+        output = output or as_text(entry.get("response"))
+    return output, as_text(entry.get("reasoning_content") or entry.get("thought"))

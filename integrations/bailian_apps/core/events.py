@@ -148,15 +148,7 @@ def coalesce_deltas(events: Iterable[AppEvent]) -> list[AppEvent]:
 
 
 def fold(partial: AppResult, event: AppEvent) -> AppResult:
-    """Add an event to a partial result.
-
-    Args:
-        partial: The result of the events before.
-        event: The next event.
-
-    Returns:
-        A new result; the same object if the event adds nothing.
-    """
+    """Return a result with the next event added; the same object if the event adds nothing."""
     if isinstance(event, TextDelta):
         return replace(partial, text=partial.text + event.text)
     if isinstance(event, ReasoningDelta):
@@ -164,11 +156,11 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
     if isinstance(event, StepStarted):
         return replace(partial, steps=(*partial.steps, event.step))
     if isinstance(event, StepDelta):
-        running = (
+        steps = (
             replace(step, output=step.output + event.text) if step.id == event.step_id else step
             for step in partial.steps
         )
-        return replace(partial, steps=tuple(running))
+        return replace(partial, steps=tuple(steps))
     if isinstance(event, StepFinished):
         steps = (event.step if s.id == event.step.id else s for s in partial.steps)
         return replace(partial, steps=tuple(steps))

@@ -30,6 +30,7 @@ from typing_extensions import Self
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.modes import FlowStreamMode
 from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.turns import is_fetchable
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HINTS_BY_TYPE = {
@@ -45,26 +46,17 @@ _HINTS_BY_TYPE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
-    """Marks a field that stands in the `input` object of the request body.
-
-    Attributes:
-        name: Its name there; None if it is the field's own.
-    """
-
+@dataclass(frozen=True)
+class _Place:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """Marks a field that stands in the `parameters` object of the request body.
+class Input(_Place):
+    """Marks a field that stands in the body's `input`, under `name` if that is not its own."""
 
-    Attributes:
-        name: Its name there; None if it is the field's own.
-    """
 
-    name: str | None = None
+class Parameter(_Place):
+    """Marks a field that stands in the body's `parameters`; as `Input`."""
 
 
 def _check_app_id(value: object, info: ValidationInfo) -> object:
@@ -90,8 +82,9 @@ def _check_json_object(value: object, info: ValidationInfo) -> object:
         return None
     if not isinstance(value, Mapping):
         raise InvalidInputError(field, f"must be a dict of JSON values, not {_kind(value)}")
-    _require_json(cast("Mapping[object, object]", value), field)
-    return cast("object", value)
+    fields = dict(cast("Mapping[object, object]", value))
+    _require_json(fields, field)
+    return fields
 
 
 def _require_json(value: object, path: str) -> None:
@@ -102,10 +95,11 @@ def _require_json(value: object, path: str) -> None:
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidInputError(path, f"is {value}, which JSON cannot represent", "Pass None")
-    elif isinstance(value, Mapping):
-        for key, item in cast("Mapping[object, object]", value).items():
+    elif isinstance(value, dict):
+        for key, item in cast("dict[object, object]", value).items():
             if not isinstance(key, str):
                 raise InvalidInputError(path, f"must have str keys, not {_kind(key)}")
+            _require_utf8(key, f"a key of {path}")
             _require_json(item, f"{path}.{key}")
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(cast("Sequence[object]", value)):
@@ -136,7 +130,7 @@ def _check_text(value: str | None, info: ValidationInfo) -> str | None:
 
 def _check_urls(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
     for index, item in enumerate(value):
-        if not item.startswith(("http://", "https://", "oss://")):
+        if not is_fetchable(item):
             raise InvalidInputError(
                 f"{info.field_name}[{index}]",
                 "is not an http(s) URL",
@@ -176,7 +170,7 @@ class WireOptions(BaseModel):
     """How a workflow streams. Default: the cloud's, `full_thoughts`. Workflow apps.
     `parameters.flow_stream_mode`."""
 
-    memory_id: Annotated[str | None, Input()] = None
+    memory_id: Annotated[Text | None, Input()] = None
     """The long-term memory to use. Default: none. Agent apps. `input.memory_id`."""
 
     rag_options: Annotated[JsonObject | None, Parameter()] = None
@@ -187,7 +181,7 @@ class WireOptions(BaseModel):
     """Whether a reasoning model thinks first. Default: the console's. Agent apps.
     `parameters.enable_thinking`."""
 
-    model_id: Annotated[str | None, Parameter()] = None
+    model_id: Annotated[Text | None, Parameter()] = None
     """The model to use, in place of the console's. Default: the console's. Agent apps.
     `parameters.model_id`."""
 
@@ -232,7 +226,7 @@ class AppRequest(WireOptions):
     """The conversation so far, system message first. The cloud then ignores `session_id`, so both
     together are refused. `input.messages`."""
 
-    session_id: Annotated[str | None, Input()] = None
+    session_id: Annotated[Text | None, Input()] = None
     """The cloud's session to continue. Default: a new one. Agent apps and dialog workflows.
     `input.session_id`."""
 
@@ -242,7 +236,7 @@ class AppRequest(WireOptions):
     file_list: Annotated[Urls, Input()] = ()
     """URLs of files. Default: none. All apps. `input.file_list`."""
 
-    doc_tag_codes: Annotated[tuple[str, ...], Input()] = ()
+    doc_tag_codes: Annotated[tuple[Text, ...], Input()] = ()
     """Tags that limit which documents are searched. Default: none. Older agent apps.
     `input.doc_tag_codes`."""
 
@@ -316,8 +310,10 @@ def raise_invalid_input(
             path.append(str(part))
     cause = (first.get("ctx") or {}).get("error")
     if isinstance(cause, InvalidInputError):
-        # It names its own field, at the end of the path.
-        field = ".".join([*path[:-1], cause.field])
+        # It names its own field, at the end of the path; an item's index is in the path alone.
+        last = path[-1] if path else ""
+        item = last if last.startswith(f"{cause.field}[") else cause.field
+        field = ".".join([*path[:-1], item])
         raise InvalidInputError(field, cause.problem, cause.hint) from None
     field = ".".join(path) or "arguments"
     if first["type"] == "extra_forbidden":
@@ -326,6 +322,8 @@ def raise_invalid_input(
         known = AppRequest.model_fields if names is None else names
         close = difflib.get_close_matches(path[-1], list(known), n=1)
         hint = f"Did you mean {close[0]!r}?" if close else "Check its spelling"
+        if path[-1] == "client":
+            hint = "Pass it to the constructor"
         raise InvalidInputError(field, "is not a setting", hint) from None
     if first["type"] == "missing":
         raise InvalidInputError(field, "is missing", f"Pass {field}=") from None

@@ -10,9 +10,11 @@ from __future__ import annotations
 import random
 
 from bailian_apps.core.errors import (
+    AppFailedError,
     BailianError,
     ConnectError,
     ConnectionLostError,
+    ContentBlockedError,
     RateLimitError,
     RequestTimeoutError,
     ServerError,
@@ -25,7 +27,9 @@ MAX_WAIT_S = 30.0
 
 _BACKOFF_S = 0.5  # the window of the first wait; it doubles with each attempt
 _MAX_BACKOFF_S = 8.0
-_NOT_STARTED = (401, 429, 503)  # as HTTP statuses: the cloud refused the request
+# HTTP statuses with which the cloud refuses a request, and errors that a run leads to all the same.
+_REFUSED = (401, 429, 503)
+_MAY_HAVE_RUN = (AppFailedError, ContentBlockedError, ServerError)
 _TRANSIENT = (
     ConnectError,
     ConnectionLostError,
@@ -39,7 +43,7 @@ _TRANSIENT = (
 def did_not_start(error: BailianError) -> bool:
     """Whether it is certain that the app did not run."""
     if error.request_state == "answered":
-        return error.status_code in _NOT_STARTED
+        return error.status_code in _REFUSED and not isinstance(error, _MAY_HAVE_RUN)
     return error.request_state == "not_sent"
 
 
@@ -53,6 +57,8 @@ def is_retryable(error: BailianError, *, idempotent: bool = False) -> bool:
     if error.partial is not None or not isinstance(error, _TRANSIENT):
         return False
     if isinstance(error, ConnectError) and error.permanent:
+        return False
+    if error.status_code == 401:  # whatever its code: the same key is refused again
         return False
     return idempotent or did_not_start(error)
 

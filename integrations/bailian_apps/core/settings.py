@@ -36,7 +36,8 @@ def _is_http_address(value: str) -> bool:
             parts.scheme in ("http", "https")
             and bool((parts.hostname or "").encode("idna"))
             and parts.port != 0
-            and not parts.query
+            and not (parts.query or parts.fragment)
+            and not re.search(r"\s", value)
         )
     except ValueError:  # such as a port above 65535, or a name longer than names can be
         return False
@@ -57,7 +58,8 @@ def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
                 "must not hold a user name or password",
                 "Leave them out: the API key identifies you",
             )
-        value = value.rstrip("/")  # so that one address has one form
+        # So that one address has one form, and its scheme can be compared.
+        value = parts.scheme + value[len(parts.scheme) :].rstrip("/")
     return value
 
 

@@ -11,6 +11,7 @@ The files named here are in tests/recordings.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from bailian_apps.core.entries import (
@@ -35,30 +36,26 @@ from bailian_apps.core.text import SurrogateBuffer, new_suffix
 from bailian_apps.core.values import JsonObject, call_input
 
 
+@dataclass(slots=True)
 class _StepState:
     """A step being read; `snapshot` is its frozen public form."""
 
-    __slots__ = (
-        "buffers", "duration_ms", "error", "finished", "id", "input", "kind", "last", "name",
-        "output", "parent_id", "reasoning", "source", "status", "type",
-    )  # fmt: skip
-
-    def __init__(self, step_id: str, kind: StepKind, name: str, type_: str | None) -> None:
-        self.id = step_id
-        self.kind: StepKind = kind
-        self.name = name
-        self.type = type_
-        self.status = EXECUTING
-        self.input: Any = None
-        self.output: list[str] = []
-        self.reasoning: list[str] = []
-        self.buffers = (SurrogateBuffer(), SurrogateBuffer())  # of output and of reasoning
-        self.error: str | None = None
-        self.duration_ms: float | None = None
-        self.parent_id: str | None = None
-        self.finished = False
-        self.source: Source | None = None  # the channel that this step's text comes from
-        self.last: tuple[str, str] = ("", "")  # the newest piece of output and of reasoning
+    id: str
+    kind: StepKind
+    name: str
+    type: str | None
+    parent_id: str | None
+    input: Any
+    status: str = EXECUTING
+    output: list[str] = field(default_factory=list[str])
+    reasoning: list[str] = field(default_factory=list[str])
+    output_buffer: SurrogateBuffer = field(default_factory=SurrogateBuffer)
+    reasoning_buffer: SurrogateBuffer = field(default_factory=SurrogateBuffer)
+    error: str | None = None
+    duration_ms: float | None = None
+    finished: bool = False
+    source: Source | None = None  # the channel that this step's text comes from
+    last: tuple[str, str] = ("", "")  # the newest piece of output and of reasoning
 
     def snapshot(self) -> Step:
         return Step(
@@ -76,15 +73,13 @@ class _StepState:
         )
 
 
+@dataclass(slots=True)
 class _Entry:
     """What stood at one position of `thoughts` in the frame before."""
 
-    __slots__ = ("raw", "repeats", "step")
-
-    def __init__(self, raw: object, step: _StepState | None = None, repeats: bool = False) -> None:
-        self.raw = raw
-        self.step = step
-        self.repeats = repeats  # an equal entry in the next frame is a new, equal piece of text
+    raw: object
+    step: _StepState | None
+    repeats: bool = False  # an equal entry in the next frame is a new, equal piece of text
 
     @property
     def settled(self) -> bool:
@@ -102,17 +97,19 @@ class StepReader:
     """
 
     def __init__(
-        self, answer: Callable[[str, list[AppEvent]], None], *, json_content: bool = True
+        self, events: list[AppEvent], answer: Callable[[str], None], *, json_content: bool
     ) -> None:
         """Read for a decoder.
 
         Args:
+            events: Takes what is new.
             answer: Is called with every piece of an End node's text.
             json_content: See `StreamMode.json_content`.
         """
         self.saw_node = False
         self.finished_count = 0
         self.reasoning: list[str] = []
+        self._events = events
         self._answer = answer
         self._json_content = json_content
         self._entries: list[_Entry] = []
@@ -128,15 +125,15 @@ class StepReader:
         """Return all steps so far, in the order in which they began."""
         return tuple(step.snapshot() for step in self._steps)
 
-    def finish_all(self, events: list[AppEvent]) -> None:
+    def finish_all(self) -> None:
         """End every step that is still open: the run is over, so they succeeded."""
         for step in self._steps:
             if not step.finished:
-                self._finish(step, SUCCESS, events)
+                self._finish(step, SUCCESS)
 
     # ---------------------------------------------------------------- thoughts
 
-    def read_thoughts(self, thoughts: list[object], events: list[AppEvent]) -> None:
+    def read_thoughts(self, thoughts: list[object]) -> None:
         """Read one frame's `thoughts`."""
         entries, settled = self._entries, self._settled
         if thoughts[: len(settled)] != settled:
@@ -148,46 +145,39 @@ class StepReader:
             if before is not None and before.repeats and before.raw == raw:
                 # "哈" after "哈" is two pieces of text: an equal entry of a running node adds one.
                 assert before.step is not None  # noqa: S101
-                self._append(before.step, "thoughts", *before.step.last, events)
+                self._append(before.step, "thoughts", *before.step.last)
             elif before is None or not before.settled or before.raw != raw:
                 relisted = position + 1 < len(thoughts)
-                entry = self._read_entry(position, item, raw, before, events, relisted=relisted)
+                entry = self._read_entry(position, item, raw, before, relisted=relisted)
                 entries[position : position + 1] = [entry]
             if entry is not None and entry.settled and position == len(settled):
                 settled.append(item)
 
     def _read_entry(
-        self,
-        position: int,
-        item: object,
-        raw: object,
-        before: _Entry | None,
-        events: list[AppEvent],
-        *,
-        relisted: bool,
+        self, position: int, item: object, raw: object, before: _Entry | None, *, relisted: bool
     ) -> _Entry:
         if isinstance(item, dict):
             entry = cast("JsonObject", item)
             if is_action(entry):
-                step = self._read_action(position, entry, before, events, relisted=relisted)
+                step = self._read_action(position, entry, before, relisted=relisted)
                 return _Entry(entry, step)
             node = node_of_thought(raw, position)
             if node is not None:
-                step = self._update_node(node, events)
+                step = self._update_node(node)
                 return _Entry(raw, step, repeats=not step.finished and any(step.last))
-        events.append(UnknownFrame(item))
+        self._events.append(UnknownFrame(item))
         return _Entry(raw, before.step if before else None)
 
-    def read_message(self, message: JsonObject, events: list[AppEvent]) -> None:
+    def read_message(self, message: JsonObject) -> None:
         """Read one frame's `workflow_message`."""
-        self._update_node(node_of_message(message, json_content=self._json_content), events)
+        self._update_node(node_of_message(message, json_content=self._json_content))
 
-    def _update_node(self, node: Node, events: list[AppEvent]) -> _StepState:
+    def _update_node(self, node: Node) -> _StepState:
         self.saw_node = True
         step = self._newest.get(node.id)
         if step is None or (step.finished and _runs_again(step, node)):
             step = self._start(
-                node.id, "node", node.name or node.id, node.type, events, parent_id=node.parent_id
+                node.id, "node", node.name or node.id, node.type, parent_id=node.parent_id
             )
         elif step.finished:
             return step
@@ -195,44 +185,33 @@ class StepReader:
         step.type = node.type or step.type
         if node.duration_ms is not None:
             step.duration_ms = node.duration_ms
-        self._append(step, node.source, node.output, node.reasoning, events)
+        self._append(step, node.source, node.output, node.reasoning)
         if node.status != EXECUTING:
             if node.status != SUCCESS:
                 step.error = node.error or "".join(step.output) or node.status
-            self._finish(step, node.status, events)
+            self._finish(step, node.status)
         return step
 
     # ------------------------------------------------------------------ agents
 
     def _read_action(
-        self,
-        position: int,
-        entry: JsonObject,
-        before: _Entry | None,
-        events: list[AppEvent],
-        *,
-        relisted: bool,
+        self, position: int, entry: JsonObject, before: _Entry | None, *, relisted: bool
     ) -> _StepState:
         """Read an agent's entry. It has no id: its position in the list is its identity.
 
-        Args:
-            position: Its index in `thoughts`.
-            entry: The entry.
-            before: The entry at this position in the frame before.
-            events: Takes what is new.
-            relisted: Whether entries follow. Then one that has not changed adds nothing; the last
-                one may be a second, equal piece of text (agent-deep-thinking-elided-head.sse).
+        If entries follow it (`relisted`), one that has not changed adds nothing; the last one may
+        be a second, equal piece of text (agent-deep-thinking-elided-head.sse).
         """
         kind, type_, name = action_head(entry)
         step = before.step if before else None
         if step is not None and (step.kind != kind or (type_ and step.type != type_)):
             if not step.finished:
-                self._finish(step, SUCCESS, events)
+                self._finish(step, SUCCESS)
             step = None
         unchanged = before is not None and before.raw == entry
         if step is not None and unchanged and (relisted or kind != "reasoning"):
             if not step.finished and step.output and kind != "response":
-                self._finish(step, SUCCESS, events)  # it has its result, and nothing more came
+                self._finish(step, SUCCESS)  # it has its result, and nothing more came
             return step
         output, reasoning = action_texts(kind, entry)
         input_ = call_input(entry, step.input if step else None) if kind != "reasoning" else None
@@ -242,21 +221,19 @@ class StepReader:
             reasoning = new_suffix(step.reasoning, reasoning)
         if step is None or (step.finished and (output or reasoning)):
             step = self._start(
-                f"thought-{position}", kind, name or type_ or kind, type_, events, input_=input_
+                f"thought-{position}", kind, name or type_ or kind, type_, input_=input_
             )
             self._running[step.id] = step
         step.name, step.input = name or step.name, input_
-        self._append(step, "thoughts", output, reasoning, events)
+        self._append(step, "thoughts", output, reasoning)
         return step
 
-    def answer_began(self, events: list[AppEvent]) -> None:
+    def answer_began(self) -> None:
         """The answer streams: an agent's reasoning and tool calls with a result are over."""
-        if not self._running:
-            return
         for step in list(self._running.values()):
             thought = step.kind == "reasoning" and not any(step.last)
             if thought or (step.output and step.kind != "response"):
-                self._finish(step, SUCCESS, events)
+                self._finish(step, SUCCESS)
 
     # ------------------------------------------------------------------ shared
 
@@ -266,26 +243,23 @@ class StepReader:
         kind: StepKind,
         name: str,
         type_: str | None,
-        events: list[AppEvent],
         *,
         parent_id: str | None = None,
         input_: Any = None,
     ) -> _StepState:
         for running in list(self._running.values()):
             if running.kind == "reasoning":  # the next step ends it
-                self._finish(running, SUCCESS, events)
+                self._finish(running, SUCCESS)
         run = self._runs.get(base_id, 0) + 1
         self._runs[base_id] = run
-        step = _StepState(base_id if run == 1 else f"{base_id}#{run}", kind, name, type_)
-        step.parent_id, step.input = parent_id, input_
+        step_id = base_id if run == 1 else f"{base_id}#{run}"
+        step = _StepState(step_id, kind, name, type_, parent_id, input_)
         self._newest[base_id] = step
         self._steps.append(step)
-        events.append(StepStarted(step.snapshot()))
+        self._events.append(StepStarted(step.snapshot()))
         return step
 
-    def _append(
-        self, step: _StepState, source: Source, output: str, reasoning: str, events: list[AppEvent]
-    ) -> None:
+    def _append(self, step: _StepState, source: Source, output: str, reasoning: str) -> None:
         step.last = (output, reasoning)
         if not output and not reasoning:
             return
@@ -293,34 +267,26 @@ class StepReader:
             step.source = source
         elif step.source != source:
             return  # the other channel repeats this step's text
-        self._emit(step, output, reasoning, events)
+        self._emit(step, output, reasoning)
         if output and step.type == "End":
-            self._answer(output, events)
+            self._answer(output)
 
-    def _emit(
-        self,
-        step: _StepState,
-        output: str,
-        reasoning: str,
-        events: list[AppEvent],
-        *,
-        last: bool = False,
-    ) -> None:
-        if (reasoning or last) and (reasoning := step.buffers[1].push(reasoning, last=last)):
+    def _emit(self, step: _StepState, output: str, reasoning: str, *, last: bool = False) -> None:
+        if (reasoning or last) and (reasoning := step.reasoning_buffer.push(reasoning, last=last)):
             step.reasoning.append(reasoning)
             self.reasoning.append(reasoning)
-            events.append(ReasoningDelta(reasoning, step.id))
-        if (output or last) and (output := step.buffers[0].push(output, last=last)):
+            self._events.append(ReasoningDelta(reasoning, step.id))
+        if (output or last) and (output := step.output_buffer.push(output, last=last)):
             step.output.append(output)
-            events.append(StepDelta(step.id, output))
+            self._events.append(StepDelta(step.id, output))
 
-    def _finish(self, step: _StepState, status: str, events: list[AppEvent]) -> None:
-        self._emit(step, "", "", events, last=True)
+    def _finish(self, step: _StepState, status: str) -> None:
+        self._emit(step, "", "", last=True)
         step.status = status
         step.finished = True
         self.finished_count += 1
         self._running.pop(step.id, None)
-        events.append(StepFinished(step.snapshot()))
+        self._events.append(StepFinished(step.snapshot()))
 
 
 def _response(item: object) -> object:

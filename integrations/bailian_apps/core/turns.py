@@ -15,6 +15,10 @@ from bailian_apps.core.errors import InvalidInputError
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
+MARKER_KEY = "bailian"
+"""Where an answer's message stores its `SessionMarker`: in LangChain's `response_metadata`, in
+LlamaIndex's `additional_kwargs`."""
+
 TOOL_RESULT_PREFIX = "Tool result: "
 """How the text of a tool's result begins. The API has no role for it, so it is a user's turn."""
 
@@ -227,10 +231,5 @@ def is_fetchable(url: object) -> TypeGuard[str]:
 
 
 def unsupported(where: str, what: str) -> InvalidInputError:
-    """Return the error for what an app cannot receive.
-
-    Args:
-        where: The message or block, such as `messages[2].content[0]`.
-        what: What it has, such as `an AudioBlock`.
-    """
+    """Return the error for what an app cannot receive, such as `an AudioBlock`."""
     return InvalidInputError(where, f"has {what}, which an app cannot receive", "Remove it")

@@ -25,7 +25,7 @@ def parse_json(data: str | bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(data if isinstance(data, str) else data.decode("utf-8", "replace"))
+        return json.loads(data if isinstance(data, str) else data.decode("utf-8-sig", "replace"))
 
 
 def json_object(value: object) -> JsonObject | None:

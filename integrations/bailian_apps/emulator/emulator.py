@@ -3,6 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -14,13 +15,13 @@ from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.server.endpoint import BASE_PATH, Cloud, asgi_app
-from bailian_apps.emulator.server.local_server import LocalServer
-from bailian_apps.emulator.server.uvicorn_thread import (
+from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
     SHUTDOWN_TIMEOUT_S,
+    LocalServer,
     with_access_log,
 )
-from bailian_apps.emulator.sessions import Session, SessionRules, UnknownSession
+from bailian_apps.emulator.sessions import Session, SessionStore, UnknownSession
 
 
 class Emulator(LocalServer):
@@ -86,12 +87,15 @@ class Emulator(LocalServer):
         check_pace(pace)
         self._threads = WorkerThreads()
         self._cloud = Cloud(
-            {app_id: as_app(source, self._threads) for app_id, source in apps.items()},
+            own_apps={app_id: as_app(source, self._threads) for app_id, source in apps.items()},
             api_key=api_key,
             pace=pace,
             sleep=sleep,
-            session_rules=SessionRules(
-                ttl_s=session_ttl_s, max_rounds=session_max_rounds, unknown=unknown_session
+            new_sessions=partial(
+                SessionStore,
+                ttl_s=session_ttl_s,
+                max_rounds=session_max_rounds,
+                unknown=unknown_session,
             ),
             strict=strict,
         )
@@ -191,7 +195,7 @@ class Emulator(LocalServer):
         Raises:
             ValueError: `seconds` is negative or not finite.
         """
-        self._cloud.clock.advance(seconds)
+        self._cloud.sessions.advance(seconds)
 
     def reset(self) -> None:
         """Remove requests, sessions, faults and added apps, and reset the clock.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from bailian_apps.emulator.sessions import Turn
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_list, as_object, error_frame
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_list, as_object
 
 USER_TOKENS = "user_defined_tokens"
 """The field of `biz_params` that holds credentials of the app's users."""
@@ -87,7 +87,7 @@ class ReceivedRequest:
     @property
     def stream(self) -> bool:
         """Whether the client asked for server-sent events."""
-        return asks_for_stream(self.headers)
+        return self.headers.get("x-dashscope-sse", "").lower() == "enable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,20 +162,15 @@ class Failure(Exception):
 
     def as_frame(self, request_id: str) -> Frame:
         """Return the failure as an error frame."""
-        return error_frame(
-            status=self.status, code=self.code, message=self.message, request_id=request_id
-        )
+        payload = {"code": self.code, "message": self.message, "request_id": request_id}
+        return Frame(event="error", status=self.status, payload=payload)
 
 
 class CutOff(Exception):
     """Ends an answer by closing the connection, after the frames already sent."""
 
     def __init__(self, offset_ms: float) -> None:
-        """Create the exception.
-
-        Args:
-            offset_ms: When it is due after the request, at the recorded pace.
-        """
+        """Create it, due `offset_ms` after the request at the recorded pace."""
         super().__init__(offset_ms)
         self.offset_ms = offset_ms
 
@@ -192,11 +187,6 @@ Answer: TypeAlias = (
 
 AppFunction: TypeAlias = Callable[[Call], Answer | Awaitable[Answer]]
 """A callable app. A synchronous function runs in its own thread, so it may block."""
-
-
-def asks_for_stream(headers: Mapping[str, str]) -> bool:
-    """Return whether a request with these headers asks for server-sent events."""
-    return headers.get("x-dashscope-sse", "").lower() == "enable"
 
 
 def _text_of(content: Any) -> str:

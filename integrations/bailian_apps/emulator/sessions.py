@@ -30,124 +30,81 @@ class Session:
     turns: list[Turn] = field(default_factory=list[Turn])
 
 
-class UniqueIds:
-    """Allocates each recorded id at most once, even after its session has been forgotten.
+def allocate(
+    allocated: set[str], preferred: str | None, *, fallback: str, exclude: str | None = None
+) -> str:
+    """Return `preferred` if it was not allocated before and is not `exclude`, else `fallback`.
 
-    So the first replay of a recording is byte-identical, and a second one cannot be mistaken for
-    the same conversation.
+    Each recorded id is used at most once, even after its session has been forgotten. So the first
+    replay of a recording is byte-identical, and a second one cannot be mistaken for the same
+    conversation.
     """
-
-    def __init__(self) -> None:
-        """Start with all ids free."""
-        self._allocated: set[str] = set()
-
-    def allocate(self, preferred: str | None, *, fallback: str, exclude: str | None = None) -> str:
-        """Return `preferred` if it is free and not `exclude`, else the (random) `fallback`."""
-        if not preferred or preferred == exclude or preferred in self._allocated:
-            return fallback
-        self._allocated.add(preferred)
-        return preferred
-
-
-class NoSuchSessionError(LookupError):
-    """The requested session does not exist, or has reached its maximum number of rounds."""
-
-
-class Clock:
-    """A monotonic clock that can be advanced."""
-
-    def __init__(self) -> None:
-        """Start with real time."""
-        self._ahead_s = 0.0
-
-    def now_s(self) -> float:
-        """Return the time in seconds since an arbitrary moment."""
-        return time.monotonic() + self._ahead_s
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock forward.
-
-        Raises:
-            ValueError: `seconds` is negative or not finite.
-        """
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"seconds={seconds} must be 0 or more; the clock only moves forward")
-        self._ahead_s += seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRules:
-    """How long sessions live.
-
-    Attributes:
-        ttl_s: Seconds without a request after which a session is forgotten.
-        max_rounds: The maximum number of rounds of a session.
-        unknown: The answer to an unknown session id.
-    """
-
-    ttl_s: float = 3600.0
-    max_rounds: int = 50
-    unknown: UnknownSession = "fresh"
-
-    def __post_init__(self) -> None:
-        """Check the rules."""
-        if not self.ttl_s > 0:
-            raise ValueError(f"session_ttl_s={self.ttl_s} must be a positive number of seconds")
-        if self.max_rounds < 1:
-            raise ValueError(f"session_max_rounds={self.max_rounds} must be at least 1")
-        if self.unknown not in ("fresh", "error"):
-            raise ValueError(f"unknown_session={self.unknown!r} must be 'fresh' or 'error'")
+    if not preferred or preferred == exclude or preferred in allocated:
+        return fallback
+    allocated.add(preferred)
+    return preferred
 
 
 class SessionStore:
     """All sessions of one emulator; used by the server's thread and by the test's."""
 
-    def __init__(self, rules: SessionRules, clock: Clock) -> None:
-        """Create a store without sessions."""
-        self._rules = rules
-        self._clock = clock
+    def __init__(self, *, ttl_s: float, max_rounds: int, unknown: UnknownSession) -> None:
+        """Create a store without sessions; see `Emulator` for the arguments and errors."""
+        if not ttl_s > 0:
+            raise ValueError(f"session_ttl_s={ttl_s} must be a positive number of seconds")
+        if max_rounds < 1:
+            raise ValueError(f"session_max_rounds={max_rounds} must be at least 1")
+        if unknown not in ("fresh", "error"):
+            raise ValueError(f"unknown_session={unknown!r} must be 'fresh' or 'error'")
+        self._ttl_s = ttl_s
+        self._max_rounds = max_rounds
+        self._unknown = unknown
+        self._ahead_s = 0.0
         # Each session with the time of its last use, least recently used first.
         self._sessions: dict[str, tuple[Session, float]] = {}
-        self._ids = UniqueIds()
+        self._allocated: set[str] = set()
         self._lock = threading.Lock()
 
-    def open_round(
-        self, app_id: str, requested: str | None, *, resume: bool, recorded: str | None, prompt: str
-    ) -> "Round":
-        """Start a round of the requested session, or of a fresh one with another id.
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward; see `Emulator.advance`."""
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds={seconds} must be 0 or more; the clock only moves forward")
+        self._ahead_s += seconds
+
+    def open(
+        self, app_id: str, requested: str | None, *, resume: bool, recorded: str | None
+    ) -> Session | None:
+        """Return the requested session of an app, or a fresh one with another id.
 
         Args:
             app_id: The app; a session belongs to one app.
             requested: The id that the client sent.
             resume: Whether to use that id; the cloud ignores it beside `messages`.
             recorded: The preferred id of a fresh session.
-            prompt: The user's prompt.
 
-        Raises:
-            NoSuchSessionError: The session is unknown, and the rules make that an error.
+        Returns:
+            None if the session is unknown, or has all its rounds, and that is an error.
         """
         with self._lock:
             self._forget_expired()
             known, _ = self._sessions.get(requested if requested and resume else "", (None, 0))
-            if known and known.app_id == app_id and len(known.turns) < self._rules.max_rounds:
+            if known and known.app_id == app_id and len(known.turns) < self._max_rounds:
                 self._touch(known)
-                return Round(self, known, prompt)
-            if requested and resume and self._rules.unknown == "error":
-                raise NoSuchSessionError(requested)
-            fresh_id = self._ids.allocate(recorded, fallback=uuid.uuid4().hex, exclude=requested)
-            return Round(self, Session(fresh_id, app_id), prompt)
+                return known
+            if requested and resume and self._unknown == "error":
+                return None
+            fresh_id = allocate(
+                self._allocated, recorded, fallback=uuid.uuid4().hex, exclude=requested
+            )
+            return Session(fresh_id, app_id)
 
     def keep(self, session: Session) -> None:
-        """Store a session, so that later requests find it."""
+        """Store a session at its first frame. A request that fails earlier leaves none."""
         with self._lock:
             self._touch(session)
 
     def forget(self, session_id: str | None) -> None:
-        """Forget one session, or all with None.
-
-        Raises:
-            KeyError: The session does not exist.
-        """
+        """Forget one session, or all with None; see `Emulator.forget`."""
         with self._lock:
             self._forget_expired()
             if session_id is None:
@@ -162,31 +119,17 @@ class SessionStore:
             self._forget_expired()
             return {session.id: session for session, _ in self._sessions.values()}
 
+    def _now_s(self) -> float:
+        return time.monotonic() + self._ahead_s
+
     def _touch(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
-        self._sessions[session.id] = (session, self._clock.now_s())
+        self._sessions[session.id] = (session, self._now_s())
 
     def _forget_expired(self) -> None:
-        expired_s = self._clock.now_s() - self._rules.ttl_s
+        expired_s = self._now_s() - self._ttl_s
         while self._sessions:
             session, used_s = next(iter(self._sessions.values()))
             if used_s > expired_s:
                 return
             del self._sessions[session.id]
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One round of a session. It stays with the store it began in, also after a reset."""
-
-    store: SessionStore
-    session: Session
-    prompt: str
-
-    def begin(self) -> None:
-        """Store the session at its first frame. A request that fails earlier leaves none."""
-        self.store.keep(self.session)
-
-    def end(self, answer: str) -> None:
-        """Add the turn to the session."""
-        self.session.turns.append(Turn(self.prompt, answer))

@@ -125,13 +125,9 @@ def _as_block(item: object) -> dict[str, Any]:
 
 
 def _translate(message: AIMessage) -> list[ContentBlock]:
-    return message_blocks(cast("str | list[object]", message.content), message.additional_kwargs)
+    content = cast("str | list[object]", message.content)
+    is_chunk = isinstance(message, AIMessageChunk)
+    return message_blocks(content, message.additional_kwargs, indexed=is_chunk)
 
 
-def _translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
-    return message_blocks(
-        cast("str | list[object]", message.content), message.additional_kwargs, indexed=True
-    )
-
-
-register_translator(PROVIDER, _translate, _translate_chunk)
+register_translator(PROVIDER, _translate, _translate)

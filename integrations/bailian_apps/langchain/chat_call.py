@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import uuid4
 
@@ -49,37 +50,24 @@ class ChunkBuilder(Protocol[_T_co]):
         ...
 
 
+@dataclass
 class ChatCall(Generic[_BuilderT]):
     """One call. Its arguments are checked, and it is sent, when the first chunk is asked for.
 
     Attributes:
-        builder: Builds the chunks; set when the call starts.
+        make_builder: Makes the builder of the chunks, `builder`, when the call starts.
+        model: The called model.
+        messages: The conversation.
+        manager: The LangChain run that the app's steps belong to, if there is one.
+        kwargs: Settings to override, and call options (`session_id`, …).
     """
 
-    builder: _BuilderT
-
-    def __init__(
-        self,
-        model: AppSettingsMixin,
-        messages: Sequence[BaseMessage],
-        kwargs: Mapping[str, Any],
-        make_builder: Callable[[Plan], _BuilderT],
-        manager: AnyRunManager | None,
-    ) -> None:
-        """Keep the arguments of the call.
-
-        Args:
-            model: The called model.
-            messages: The conversation.
-            kwargs: Settings to override, and call options (`session_id`, …).
-            make_builder: Creates the builder for a plan.
-            manager: The LangChain run that the app's steps belong to, if there is one.
-        """
-        self._model = model
-        self._messages = messages
-        self._kwargs = kwargs
-        self._make_builder = make_builder
-        self._manager = manager
+    make_builder: Callable[[Plan], _BuilderT]
+    model: AppSettingsMixin
+    messages: Sequence[BaseMessage]
+    manager: AnyRunManager | None
+    kwargs: Mapping[str, Any]
+    builder: _BuilderT = field(init=False)
 
     def stream(self) -> Generator[Any]:
         """Run the app. Closing the generator ends the steps and closes the connection.
@@ -90,7 +78,7 @@ class ChatCall(Generic[_BuilderT]):
         Raises:
             BailianError: The call failed.
         """
-        with langchain_errors(self._model, self._kwargs):
+        with langchain_errors(self.model, self.kwargs):
             run = self._start()
             with closing(run.events()) as events:
                 for event in events:
@@ -105,7 +93,7 @@ class ChatCall(Generic[_BuilderT]):
 
     async def astream(self) -> AsyncGenerator[Any]:
         """Run the app, natively async; as `stream`."""
-        with langchain_errors(self._model, self._kwargs):
+        with langchain_errors(self.model, self.kwargs):
             run = self._start()
             async with aclosing(run.aevents()) as events:
                 async for event in events:
@@ -118,8 +106,8 @@ class ChatCall(Generic[_BuilderT]):
                     yield chunk
 
     def _start(self) -> AppRun:
-        run = AppRun.prepare(self._model, to_turns(self._messages), self._kwargs, self._manager)
-        self.builder = self._make_builder(run.plan)
+        run = AppRun.prepare(self.model, to_turns(self.messages), self.kwargs, self.manager)
+        self.builder = self.make_builder(run.plan)
         return run
 
 
@@ -144,18 +132,19 @@ class StreamRun:
         config: RunnableConfig,
         kwargs: Mapping[str, Any],
     ) -> None:
-        """Choose the run and write it into the config.
-
-        Args:
-            model: The called model.
-            manager_class: The class of the callback manager to configure.
-            config: The config of the call. Its callbacks and run id are set.
-            kwargs: The keyword arguments of the call.
-        """
+        """Choose the run of a call and write its manager and its id into the config."""
         # LangChain's `stream` configures its manager from the config again. Given this manager, it
         # adds nothing; configured twice from the parts, tracers in the environment would be added
         # twice, each with a trace of its own.
-        manager = manager_class.configure(**_callback_manager_kwargs(model, config))
+        manager = manager_class.configure(
+            inheritable_callbacks=config.get("callbacks"),
+            local_callbacks=model.callbacks,
+            verbose=model.verbose,
+            inheritable_tags=config.get("tags"),
+            local_tags=model.tags,
+            inheritable_metadata=config.get("metadata"),
+            local_metadata=model.metadata,
+        )
         config["callbacks"] = manager
         config["run_id"] = run_id = config.get("run_id") or _new_run_id()
         run_manager_class: Any = (
@@ -191,16 +180,3 @@ def caller_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     run = StreamRun.of(kwargs)
     passed = {key: value for key, value in kwargs.items() if key not in (_STREAM_RUN, "stream")}
     return passed if run is None else passed | run.secrets
-
-
-def _callback_manager_kwargs(model: BaseChatModel, config: RunnableConfig) -> dict[str, Any]:
-    """Return the arguments with which LangChain's `stream` configures its callback manager."""
-    return {
-        "inheritable_callbacks": config.get("callbacks"),
-        "local_callbacks": model.callbacks,
-        "verbose": model.verbose,
-        "inheritable_tags": config.get("tags"),
-        "local_tags": model.tags,
-        "inheritable_metadata": config.get("metadata"),
-        "local_metadata": model.metadata,
-    }

@@ -373,8 +373,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             v1=self.output_version == "v1",
             message_id=_message_id(manager) if streams else None,
         )
-        kwargs = {"session_id": self.session_id, **caller_kwargs(kwargs)}
-        return ChatCall(self, messages, kwargs, make_builder, manager)
+        return ChatCall(make_builder, self, messages, manager, self._call_kwargs(kwargs))
 
     def _event_call(
         self,
@@ -383,13 +382,14 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         manager: AnyRunManager | None,
         kwargs: dict[str, Any],
     ) -> ChatCall[ProtocolEventBuilder]:
+        message_id = _message_id(manager) or ""
         make_builder = partial(
-            ProtocolEventBuilder,
-            stop=stop or self.stop or (),
-            message_id=_message_id(manager) or "",
+            ProtocolEventBuilder, stop=stop or self.stop or (), message_id=message_id
         )
-        kwargs = {"session_id": self.session_id, **caller_kwargs(kwargs)}
-        return ChatCall(self, messages, kwargs, make_builder, manager)
+        return ChatCall(make_builder, self, messages, manager, self._call_kwargs(kwargs))
+
+    def _call_kwargs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"session_id": self.session_id, **caller_kwargs(kwargs)}
 
 
 def _message_id(manager: AnyRunManager | None) -> str | None:

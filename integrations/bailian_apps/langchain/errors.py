@@ -58,15 +58,7 @@ _COMBINED = {own: _combine(own, counterpart) for own, counterpart in _COUNTERPAR
 
 
 def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> BailianError:
-    """Return the same error as an instance of LangChain's class too.
-
-    Args:
-        error: The error of a call.
-        idempotent: Whether the app may run twice.
-
-    Returns:
-        An error with the same attributes and traceback, and with `is_retryable`.
-    """
+    """Return the same error as an instance of LangChain's class too, with `is_retryable`."""
     combined_class = _COMBINED.get(type(error), type(error))
     combined = combined_class.__new__(combined_class)
     combined.args = error.args
@@ -77,15 +69,7 @@ def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> Bail
 
 @contextmanager
 def langchain_errors(settings: AppSettings, kwargs: Mapping[str, Any]) -> Generator[None]:
-    """Raise the errors of a call as LangChain's classes too.
-
-    Args:
-        settings: The settings of the called object.
-        kwargs: The keyword arguments of the call, which may override `idempotent`.
-
-    Raises:
-        BailianError: The converted error.
-    """
+    """Raise the errors of a call as LangChain's classes too. `kwargs` may override settings."""
     try:
         yield
     except BailianError as error:

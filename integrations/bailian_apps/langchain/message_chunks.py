@@ -8,12 +8,11 @@ of all chunks is the message that `invoke` returns, because `invoke` makes it th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk
-from pydantic import BaseModel
 
 from bailian_apps.core.events import (
     AppEvent,
@@ -26,13 +25,11 @@ from bailian_apps.core.events import (
     UsageReported,
 )
 from bailian_apps.core.history import Plan
+from bailian_apps.core.models import copy_model
 from bailian_apps.core.result import AppResult, DocReference, Usage
 from bailian_apps.core.text import StopFilter
-from bailian_apps.core.turns import SessionMarker
+from bailian_apps.core.turns import MARKER_KEY, SessionMarker
 from bailian_apps.langchain.blocks import PROVIDER, message_blocks, step_entry
-from bailian_apps.langchain.messages import MARKER_KEY
-
-_ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
 class MessageChunkBuilder:
@@ -46,13 +43,10 @@ class MessageChunkBuilder:
         v1: bool = False,
         message_id: str | None = None,
     ) -> None:
-        """Start an answer.
+        """Start an answer to `plan`.
 
-        Args:
-            plan: What is sent; it makes the session marker.
-            stop: Sequences at which the answer ends.
-            v1: Whether the content is standard blocks (`output_version="v1"`).
-            message_id: The id of every chunk; None leaves it to LangChain.
+        `v1` is whether the content is standard blocks (`output_version="v1"`). LangChain chooses
+        the chunks' id if `message_id` is None.
         """
         self.done = False
         """Whether the last chunk was built, and no more events are wanted."""
@@ -62,10 +56,9 @@ class MessageChunkBuilder:
         self._metadata = {"model_provider": PROVIDER}
         if v1:
             self._metadata["output_version"] = "v1"
-        empty = AIMessageChunk(content="", response_metadata=self._metadata)
+        self._template = AIMessageChunk(content="", response_metadata=self._metadata)
         if message_id is not None:
-            empty.id = message_id
-        self._template = _Template(empty)
+            self._template.id = message_id
         self._started = RunStarted(None, None)
         self._usage = Usage()
         self._references: list[DocReference] = []
@@ -120,7 +113,8 @@ class MessageChunkBuilder:
         return self._last_chunk(text, cut_off, None)
 
     def _chunk(self, text: str, extra: dict[str, Any] | None = None) -> AIMessageChunk:
-        chunk = self._template.copy(
+        chunk = copy_model(
+            self._template,
             content=message_blocks(text, extra or {}, indexed=True) if self._v1 else text,
             additional_kwargs={},
             response_metadata=self._metadata.copy(),
@@ -179,37 +173,11 @@ def _replace_text(message: Any, text: str) -> None:
             block["text"], text = text, ""
 
 
-class _Template(Generic[_ModelT]):
-    """Copies one validated object with other valid values, through pydantic's pickle protocol.
-
-    Pydantic and LangChain's validators would take three to five times as long per chunk.
-    """
-
-    def __init__(self, instance: _ModelT) -> None:
-        self._class = type(instance)
-        self._values = vars(instance)
-        self._fields_set = instance.model_fields_set
-        self._allows_extra = instance.model_extra is not None
-
-    def copy(self, **values: Any) -> _ModelT:
-        """Return a copy. It shares with the template what `values` does not replace."""
-        copied = self._class.__new__(self._class)
-        copied.__setstate__(
-            {
-                "__dict__": {**self._values, **values},
-                "__pydantic_extra__": {} if self._allows_extra else None,
-                "__pydantic_fields_set__": self._fields_set.copy(),
-                "__pydantic_private__": None,
-            }
-        )
-        return copied
-
-
-_GENERATION = _Template(ChatGenerationChunk(message=AIMessageChunk(content="")))
+_GENERATION = ChatGenerationChunk(message=AIMessageChunk(content=""))
 
 
 def as_generation(chunk: AIMessageChunk) -> ChatGenerationChunk:
     """Return a message chunk as LangChain's `_stream` yields it."""
     content = chunk.content
     text = content if isinstance(content, str) else str(chunk.text)
-    return _GENERATION.copy(message=chunk, text=text)
+    return copy_model(_GENERATION, message=chunk, text=text)

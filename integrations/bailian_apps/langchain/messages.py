@@ -40,22 +40,13 @@ from typing import Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage
 
-from bailian_apps.core.turns import Turn, TurnBuilder, build_turns, unsupported
-
-MARKER_KEY = "bailian"
-"""The key of the session marker in an answer's `response_metadata`."""
+from bailian_apps.core.turns import MARKER_KEY, Turn, TurnBuilder, build_turns, unsupported
 
 _OTHER_MEDIA = ("audio", "input_audio", "video")
 
 
 def to_turns(messages: Sequence[BaseMessage]) -> list[Turn]:
-    """Convert a conversation. The module's docstring has the mapping.
-
-    Args:
-        messages: The conversation, oldest first.
-
-    Returns:
-        One turn for each message, except those with only tool calls.
+    """Convert a conversation, oldest message first. The module's docstring has the mapping.
 
     Raises:
         InvalidInputError: A message cannot be sent. The error names its index.

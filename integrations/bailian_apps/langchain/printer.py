@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 def step_of_event(data: Mapping[str, Any]) -> Step | None:
     """Read the step of a `bailian_step` event.
 
-    Args:
-        data: What came with the event.
-
     Returns:
         The step; None for the answer itself, and for the end of a step that was cut off.
     """
@@ -103,50 +100,14 @@ class StepPrinter(BaseCallbackHandler):
             run.steps[step.id] = step
             self._display.show_step(run_id, run, step)
 
-    @override
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        """Print the end of a model's run."""
-        self._end(run_id, response)
-
-    @override
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **_: Any) -> None:
-        """Print the end of a Runnable's run."""
-        self._end(run_id, outputs)
-
-    @override
-    def on_tool_end(self, output: Any, *, run_id: UUID, **_: Any) -> None:
-        """Print the end of a tool's run."""
-        self._end(run_id, output)
-
-    @override
-    def on_retriever_end(self, documents: Any, *, run_id: UUID, **_: Any) -> None:
-        """Print the end of a retriever's run."""
-        self._end(run_id, documents)
-
-    @override
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Print the failure of a model's run."""
-        self._end(run_id, error)
-
-    @override
-    def on_chain_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Print the failure of a Runnable's run."""
-        self._end(run_id, error)
-
-    @override
-    def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Print the failure of a tool's run."""
-        self._end(run_id, error)
-
-    @override
-    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        """Print the failure of a retriever's run."""
-        self._end(run_id, error)
-
-    def _end(self, run_id: UUID, output: Any) -> None:
+    def _end(self, outcome: Any, *, run_id: UUID, **_: Any) -> None:
         with self._lock:
             if (run := self._runs.pop(run_id, None)) is not None:
-                self._display.end_run(run_id, run, _outcome(output))
+                self._display.end_run(run_id, run, _outcome(outcome))
+
+    # LangChain passes the output or the error by position, so its name does not matter.
+    on_llm_end = on_chain_end = on_tool_end = on_retriever_end = cast("Any", _end)
+    on_llm_error = on_chain_error = on_tool_error = on_retriever_error = cast("Any", _end)
 
 
 class _LineDisplay:

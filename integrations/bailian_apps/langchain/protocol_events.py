@@ -33,13 +33,7 @@ class ProtocolEventBuilder:
     """Builds the protocol events of one answer."""
 
     def __init__(self, plan: Plan, *, stop: Sequence[str] = (), message_id: str) -> None:
-        """Start an answer.
-
-        Args:
-            plan: What is sent; it makes the session marker.
-            stop: Sequences at which the answer ends.
-            message_id: The id of the message.
-        """
+        """Start an answer to `plan`, which ends at the sequences in `stop`."""
         self._chunks = MessageChunkBuilder(plan, stop=stop, v1=True)
         self._open: dict[str, dict[str, Any]] = {}
         self._positions: dict[str, int] = {}

@@ -15,7 +15,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.result import AppResult, DocReference
+from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
@@ -77,9 +77,5 @@ class BailianAppRetriever(AppSettingsMixin, BaseRetriever):
 
 
 def _documents(result: AppResult) -> list[Document]:
-    return [_document(reference) for reference in result.references]
-
-
-def _document(reference: DocReference) -> Document:
-    metadata = reference.to_dict(compact=True)
-    return Document(page_content=metadata.pop("text", ""), metadata=metadata)
+    found = [reference.to_dict(compact=True) for reference in result.references]
+    return [Document(page_content=each.pop("text", ""), metadata=each) for each in found]

@@ -148,8 +148,10 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             for last in _tap_output(run, "tap_output_iter", results):
                 yield last
         except BaseException as error:
-            results.close()
-            run.on_chain_error(error)
+            try:
+                results.close()
+            finally:  # it raises where a handler does
+                run.on_chain_error(error)
             raise
         run.on_chain_end(last)
 
@@ -169,8 +171,10 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             async for last in _tap_output(run, "tap_output_aiter", results):
                 yield last
         except BaseException as error:
-            await results.aclose()
-            await run.on_chain_error(error)
+            try:
+                await results.aclose()
+            finally:
+                await run.on_chain_error(error)
             raise
         await run.on_chain_end(last)
 

@@ -51,39 +51,32 @@ def make_calls(calls: ManagerCalls) -> None:
 async def amake_calls(calls: ManagerCalls) -> None:
     """Make the calls of an async manager."""
     try:
-        result = next(calls)
+        made = next(calls)
         while True:
-            result = calls.send(await result)
+            try:
+                result = await made
+            except Exception as error:  # where the sync manager raises it
+                made = calls.throw(error)
+            else:
+                made = calls.send(result)
     except StopIteration:
         return
 
 
 @dataclass
 class _StepRun:
-    """A step that has started.
-
-    Attributes:
-        step: The step, as last reported.
-        kind: The kind of its run, once that was started; the type of a node may come later.
-        manager: The manager of its run. Reasoning has none.
-    """
+    """A step that has started."""
 
     step: Step
-    kind: SpanKind | None = None
-    manager: Any = None
+    kind: SpanKind | None = None  # of its run, once that has started
+    manager: Any = None  # of its run; reasoning has none
 
 
 class StepRuns:
     """The runs of one call's steps. Each ends exactly once, and before the run of the call."""
 
     def __init__(self, manager: AnyRunManager | None, app_id: str) -> None:
-        """Report the steps below a run.
-
-        Args:
-            manager: The run of the call. All its handlers receive the steps; without a run or
-                without handlers nothing is reported.
-            app_id: The app that runs the steps.
-        """
+        """Report the steps of an app to all handlers of the call's run, if there are any."""
         self._manager: Any = manager if manager is not None and manager.handlers else None
         self._app_id = app_id
         # `ls_…` describes the model. On a step, LangSmith would count the step as a model call.
@@ -110,13 +103,15 @@ class StepRuns:
             yield from self._end(run, error)
 
     def close(self, error: BaseException | None) -> ManagerCalls:
-        """End the steps that are still open, the newest first.
-
-        Args:
-            error: Why the run ended early; None if it was cut off on purpose.
-        """
+        """End the steps that are still open, the newest first; they fail with `error`, if any."""
+        raised: Exception | None = None
         for run in reversed(list(self._open.values())):
-            yield from self._end(run, error)
+            try:
+                yield from self._end(run, error)
+            except Exception as failure:  # a handler's; the others still hear of their runs
+                raised = raised or failure
+        if raised is not None:
+            raise raised
 
     def _start(self, run: _StepRun) -> ManagerCalls:
         step = run.step

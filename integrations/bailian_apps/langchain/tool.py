@@ -20,10 +20,9 @@ from typing_extensions import override
 from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.turns import SessionMarker, Turn
+from bailian_apps.core.turns import MARKER_KEY, SessionMarker, Turn
 from bailian_apps.langchain.blocks import step_entry
 from bailian_apps.langchain.errors import langchain_errors
-from bailian_apps.langchain.messages import MARKER_KEY
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
 from bailian_apps.langchain.step_runs import AnyRunManager

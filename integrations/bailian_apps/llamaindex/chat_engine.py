@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing, closing
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from threading import RLock
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -26,9 +26,9 @@ from llama_index.core.tools import ToolOutput
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.turns import MARKER_KEY
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.llm import BailianAppLLM
-from bailian_apps.llamaindex.messages import MARKER_KEY
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes, tool_outputs
 
 _instrumented = instrumented(cast("Any", trace_method("chat")))
@@ -163,13 +163,10 @@ class BailianAppChatEngine(BaseChatEngine):
             BailianError: The call failed; `partial` has what was received.
         """
         turn = _Turn(message)
-        try:
+        with self._rolling_back(turn):
             messages = self._prepare(turn, chat_history)
             response = self._llm.chat(messages, **overrides)
             self._store(turn, response)
-        except BaseException:
-            self._roll_back(turn)
-            raise
         return turn.response()
 
     @_instrumented
@@ -181,13 +178,10 @@ class BailianAppChatEngine(BaseChatEngine):
     ) -> AgentChatResponse:
         """As `chat`, natively async."""
         turn = _Turn(message)
-        try:
+        async with self._arolling_back(turn):
             messages = await self._aprepare(turn, chat_history)
             response = await self._llm.achat(messages, **overrides)
             await self._astore(turn, response)
-        except BaseException:
-            await self._aroll_back(turn)
-            raise
         return turn.response()
 
     @_instrumented
@@ -203,23 +197,16 @@ class BailianAppChatEngine(BaseChatEngine):
         the run.
         """
         turn = _Turn(message)
-        try:
+        with self._rolling_back(turn):
             messages = self._prepare(turn, chat_history)
             chunks = self._llm.stream_chat(messages, **overrides)
-        except BaseException:
-            self._roll_back(turn)
-            raise
 
         def stream() -> Generator[ChatResponse]:
-            try:
-                with closing(chunks):
-                    for chunk in chunks:
-                        if chunk.raw is not None:
-                            self._store(turn, chunk)
-                        yield chunk
-            except BaseException:
-                self._roll_back(turn)
-                raise
+            with self._rolling_back(turn), closing(chunks):
+                for chunk in chunks:
+                    if chunk.raw is not None:
+                        self._store(turn, chunk)
+                    yield chunk
 
         return turn.streaming(chat_stream=stream())
 
@@ -232,23 +219,16 @@ class BailianAppChatEngine(BaseChatEngine):
     ) -> StreamingAgentChatResponse:
         """As `stream_chat`, natively async: read `async_response_gen()`, or `achat_stream`."""
         turn = _Turn(message)
-        try:
+        async with self._arolling_back(turn):
             messages = await self._aprepare(turn, chat_history)
             chunks: Any = await self._llm.astream_chat(messages, **overrides)
-        except BaseException:
-            await self._aroll_back(turn)
-            raise
 
         async def stream() -> AsyncGenerator[ChatResponse]:
-            try:
-                async with aclosing(chunks):
-                    async for chunk in chunks:
-                        if chunk.raw is not None:
-                            await self._astore(turn, chunk)
-                        yield chunk
-            except BaseException:
-                await self._aroll_back(turn)
-                raise
+            async with self._arolling_back(turn), aclosing(chunks):
+                async for chunk in chunks:
+                    if chunk.raw is not None:
+                        await self._astore(turn, chunk)
+                    yield chunk
 
         return turn.streaming(achat_stream=stream())
 
@@ -294,25 +274,33 @@ class BailianAppChatEngine(BaseChatEngine):
     def _async_lock(self) -> asyncio.Lock:
         return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
-    def _roll_back(self, turn: _Turn) -> None:
-        """Restore the history that a failed or interrupted turn replaced.
+    @contextmanager
+    def _rolling_back(self, turn: _Turn) -> Generator[None]:
+        """Restore the history that a turn replaced, if it fails or is interrupted.
 
         Only while the memory holds what the turn put there: the turns that another call has stored
         since would be lost. Nothing else needs to be undone: the turn is not in the memory, and the
         next plan takes into account that the session may contain it.
         """
-        if turn.replaced is None or turn.is_complete:
-            return
-        with self._lock:
-            if list(self._memory.get_all()) == turn.initial:
-                self._memory.set(turn.replaced)
+        try:
+            yield
+        except BaseException:
+            if turn.replaced is not None and not turn.is_complete:
+                with self._lock:
+                    if list(self._memory.get_all()) == turn.initial:
+                        self._memory.set(turn.replaced)
+            raise
 
-    async def _aroll_back(self, turn: _Turn) -> None:
-        if turn.replaced is None or turn.is_complete:
-            return
-        async with self._async_lock():
-            if list(await self._memory.aget_all()) == turn.initial:
-                await self._memory.aset(turn.replaced)
+    @asynccontextmanager
+    async def _arolling_back(self, turn: _Turn) -> AsyncGenerator[None]:
+        try:
+            yield
+        except BaseException:
+            if turn.replaced is not None and not turn.is_complete:
+                async with self._async_lock():
+                    if list(await self._memory.aget_all()) == turn.initial:
+                        await self._memory.aset(turn.replaced)
+            raise
 
     def _memory_arguments(self, turn: _Turn) -> dict[str, Any]:
         """Arguments of `memory.get`, which reserve tokens for the messages outside the memory."""

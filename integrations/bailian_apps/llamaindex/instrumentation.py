@@ -114,11 +114,7 @@ class _Chunks:
         yield from self._bypassed
 
     def stream(self, traced: Generator[Any]) -> Generator[Any]:
-        """The generator that the caller reads.
-
-        Args:
-            traced: The callback's generator, which reads `for_callback`.
-        """
+        """The generator that the caller reads; `traced` is the callback's."""
         with closing(self._source), closing(traced):
             try:
                 for chunk in traced:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -28,7 +28,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
-from bailian_apps.core.history import Plan, plan_request
+from bailian_apps.core.history import plan_request
 from bailian_apps.core.redaction import unwrap_secrets
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
@@ -36,16 +36,10 @@ from bailian_apps.core.turns import Turn
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.llm_call import LLMCall
 from bailian_apps.llamaindex.messages import to_turns
-from bailian_apps.llamaindex.responses import (
-    ChatResponseBuilder,
-    CompletionResponseBuilder,
-    ResponseBuilder,
-)
+from bailian_apps.llamaindex.responses import ChatResponseBuilder, CompletionResponseBuilder
 
 _chat_callback = cast("Any", llm_chat_callback())
 _completion_callback = cast("Any", llm_completion_callback())
-
-ResponseT = TypeVar("ResponseT")
 
 
 class BailianAppLLM(AppSettings, LLM):
@@ -159,12 +153,21 @@ class BailianAppLLM(AppSettings, LLM):
     def with_event_listener(self, listener: Callable[[AppEvent], None]) -> BailianAppLLM:
         """Return a copy of this LLM that calls `listener` for every event of its runs.
 
-        Args:
-            listener: Called in the thread or task that reads the run.
+        It is called in the thread or task that reads the run.
         """
         copy = self.model_copy()
         copy._listener = listener
         return copy
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Pickle without secrets.
+
+        Raises:
+            TypeError: It has a client, without which calls could bypass its proxy.
+        """
+        if self.client is not None:
+            raise TypeError("an LLM with a client cannot be pickled; pass client= where it is used")
+        return super().__getstate__()
 
     @classmethod
     def class_name(cls) -> str:
@@ -267,7 +270,7 @@ class BailianAppLLM(AppSettings, LLM):
         settings, options = self._split(kwargs)
         session_id = options.pop("session_id", None)
         plan = plan_request(to_turns(messages), settings, session_id=session_id)
-        return self._call(settings, plan, options, ChatResponseBuilder(plan))
+        return LLMCall(self, settings, plan, options, ChatResponseBuilder(plan), self._listener)
 
     def _completion_call(self, prompt: str, kwargs: dict[str, Any]) -> LLMCall[CompletionResponse]:
         settings, options = self._split(kwargs)
@@ -276,25 +279,8 @@ class BailianAppLLM(AppSettings, LLM):
                 "session_id", "cannot be passed to a completion, which has no session", "Use chat"
             )
         plan = plan_request([Turn(role="user", text=prompt)], settings)
-        return self._call(settings, plan, options, CompletionResponseBuilder())
-
-    def _call(
-        self,
-        settings: AppSettings,
-        plan: Plan,
-        options: dict[str, Any],
-        builder: ResponseBuilder[ResponseT],
-    ) -> LLMCall[ResponseT]:
-        return LLMCall(
-            settings,
-            plan,
-            options,
-            builder,
-            self.client,
-            self.callback_manager,
-            self.step_events,
-            self._listener,
-        )
+        builder = CompletionResponseBuilder()
+        return LLMCall(self, settings, plan, options, builder, self._listener)
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[AppSettings, dict[str, Any]]:
         """The settings of a call, and its other options."""

@@ -9,11 +9,8 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from llama_index.core.callbacks import CallbackManager
-
-from bailian_apps.client import Client
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan
 from bailian_apps.core.redaction import redact_biz_params
@@ -21,6 +18,9 @@ from bailian_apps.core.settings import AppSettings
 from bailian_apps.llamaindex.responses import ResponseBuilder
 from bailian_apps.llamaindex.spans import RunSpans
 from bailian_apps.run import Run
+
+if TYPE_CHECKING:
+    from bailian_apps.llamaindex.llm import BailianAppLLM
 
 ResponseT = TypeVar("ResponseT")
 GeneratorT = TypeVar("GeneratorT", Generator[Any], AsyncGenerator[Any])
@@ -31,24 +31,20 @@ class LLMCall(Generic[ResponseT]):
     """One call, validated and planned. Nothing is sent before its stream is read.
 
     Attributes:
+        llm: The called LLM.
         settings: The settings of this call.
         plan: The part of the conversation that is sent.
         options: The other arguments of the call, see `AppRequest`.
         builder: Builds the responses.
-        client: The connections to use; None for the default client's.
-        manager: Receives the legacy events.
-        step_events: Whether spans send a `BailianAppStepEvent` for each step.
         listener: Called for every event of the run.
     """
 
+    llm: BailianAppLLM
     settings: AppSettings
     plan: Plan
     options: dict[str, Any]
     builder: ResponseBuilder[ResponseT]
-    client: Client | None
-    manager: CallbackManager
-    step_events: bool = False
-    listener: Callable[[AppEvent], None] | None = None
+    listener: Callable[[AppEvent], None] | None
 
     def invoke(self) -> ResponseT:
         """Run the app and return the final response.
@@ -56,18 +52,21 @@ class LLMCall(Generic[ResponseT]):
         Raises:
             BailianError: The call failed; `partial` has what was received.
         """
-        [response] = self._stream(streaming=False)
+        [response] = self.stream(streaming=False)
         return response
 
     async def ainvoke(self) -> ResponseT:
         """As `invoke`, natively async."""
-        [response] = [response async for response in self._astream(streaming=False)]
+        [response] = [response async for response in self.astream(streaming=False)]
         return response
 
-    def stream(self) -> Generator[ResponseT]:
+    def stream(self, *, streaming: bool = True) -> Generator[ResponseT]:
         """Run the app and yield its chunks; the last one is the final response.
 
         The run's span is entered at once; the request is sent by the first `next`.
+
+        Args:
+            streaming: False yields the final response only.
 
         Returns:
             The chunks. Closing the generator closes the connection and ends all spans.
@@ -76,13 +75,6 @@ class LLMCall(Generic[ResponseT]):
             InvalidInputError: An argument is invalid; nothing was sent.
             BailianError: The call failed; `partial` has what was received.
         """
-        return self._stream(streaming=True)
-
-    def astream(self) -> AsyncGenerator[ResponseT]:
-        """As `stream`, natively async."""
-        return self._astream(streaming=True)
-
-    def _stream(self, *, streaming: bool) -> Generator[ResponseT]:
         events = self._run().stream()
         spans = self._open_spans()
 
@@ -95,7 +87,8 @@ class LLMCall(Generic[ResponseT]):
 
         return _close_spans_on_gc(chunks(), spans)
 
-    def _astream(self, *, streaming: bool) -> AsyncGenerator[ResponseT]:
+    def astream(self, *, streaming: bool = True) -> AsyncGenerator[ResponseT]:
+        """As `stream`, natively async."""
         events = self._run().astream()
         spans = self._open_spans()
 
@@ -110,7 +103,7 @@ class LLMCall(Generic[ResponseT]):
         return _close_spans_on_gc(chunks(), spans)
 
     def _run(self) -> Run:
-        return Run(self.settings, self.plan, self.options, client=self.client)
+        return Run(self.settings, self.plan, self.options, client=self.llm.client)
 
     def _open_spans(self) -> RunSpans:
         inputs = {
@@ -118,11 +111,8 @@ class LLMCall(Generic[ResponseT]):
             "biz_params": redact_biz_params(self.settings.biz_params or {}),
             **self.plan.request_fields(self.options),
         }
-        return RunSpans(
-            {name: value for name, value in inputs.items() if value},
-            self.manager,
-            step_events=self.step_events,
-        )
+        inputs = {name: value for name, value in inputs.items() if value}
+        return RunSpans(inputs, self.llm.callback_manager, step_events=self.llm.step_events)
 
     def _handle(self, event: AppEvent, spans: RunSpans, *, streaming: bool) -> ResponseT | None:
         """Record an event and build its chunk, if it has one."""

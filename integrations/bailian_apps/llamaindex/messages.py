@@ -36,22 +36,13 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
 )
 
-from bailian_apps.core.turns import Turn, TurnBuilder, build_turns, unsupported
-
-MARKER_KEY = "bailian"
-"""The key of the session marker in an answer's `additional_kwargs`."""
+from bailian_apps.core.turns import MARKER_KEY, Turn, TurnBuilder, build_turns, unsupported
 
 _DROPPED_BLOCKS = (ThinkingBlock, CitationBlock, CachePoint, ToolCallBlock)
 
 
 def to_turns(messages: Sequence[ChatMessage]) -> list[Turn]:
-    """Convert a conversation; the module docstring lists the whole mapping.
-
-    Args:
-        messages: The conversation, oldest first.
-
-    Returns:
-        One turn per message, without the messages that only hold tool calls.
+    """Convert a conversation, oldest message first. The module docstring has the mapping.
 
     Raises:
         InvalidInputError: A message has content that an app does not accept. The error names the

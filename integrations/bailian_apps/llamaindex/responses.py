@@ -30,12 +30,12 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import ToolOutput
-from pydantic import BaseModel
 
 from bailian_apps.core.events import AppEvent, ReasoningDelta, References, TextDelta
 from bailian_apps.core.history import Plan
+from bailian_apps.core.models import copy_model
 from bailian_apps.core.result import EXECUTING, SUCCESS, AppResult, DocReference, Usage
-from bailian_apps.llamaindex.messages import MARKER_KEY
+from bailian_apps.core.turns import MARKER_KEY
 
 THINKING_DELTA = "thinking_delta"
 """Where LlamaIndex's agents read a reasoning delta, in a response's `additional_kwargs`."""
@@ -44,7 +44,6 @@ _NODE_METADATA = ("title", "doc_name", "doc_url", "doc_id", "index_id", "page_nu
 _HIDDEN_FROM_MODELS = ("doc_url", "doc_id", "index_id", "page_number", "images")
 
 ResponseT_co = TypeVar("ResponseT_co", covariant=True)
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class ResponseBuilder(Protocol[ResponseT_co]):
@@ -72,11 +71,7 @@ class ChatResponseBuilder:
     """
 
     def __init__(self, plan: Plan) -> None:
-        """Start with no text.
-
-        Args:
-            plan: What the call sends; it makes the session marker of the answer.
-        """
+        """Start an answer to `plan`."""
         self._plan = plan
         self._text = ""
         self._reasoning = ""
@@ -97,12 +92,13 @@ class ChatResponseBuilder:
         return None
 
     def _chunk(self, delta: str, additional_kwargs: dict[str, Any]) -> ChatResponse:
-        text = _copy(_TEXT_BLOCK, {"text": self._text})
+        text = copy_model(_TEXT_BLOCK, text=self._text)
         head = () if self._thinking is None else (self._thinking,)
         blocks = [*head, text, *self._citations]
-        message = _copy(_MESSAGE, {"blocks": blocks, "additional_kwargs": {}})
-        fields = {"message": message, "delta": delta, "additional_kwargs": additional_kwargs}
-        return _copy(_RESPONSE, fields)
+        message = copy_model(_MESSAGE, blocks=blocks, additional_kwargs={})
+        return copy_model(
+            _RESPONSE, message=message, delta=delta, additional_kwargs=additional_kwargs
+        )
 
     def final(self, result: AppResult, delta: str | None) -> ChatResponse:
         """The response for the finished run; engines store its message."""
@@ -113,7 +109,7 @@ class ChatResponseBuilder:
             blocks=[
                 *([] if thinking is None else [thinking]),
                 TextBlock(text=result.text),
-                *(self._citations or map(citation_block, result.references)),
+                *map(citation_block, result.references),  # its own: chunks share theirs
             ],
             additional_kwargs=session_kwargs(self._plan, result),
         )
@@ -147,21 +143,6 @@ _MESSAGE = ChatMessage(role=MessageRole.ASSISTANT, blocks=[], additional_kwargs=
 _RESPONSE = ChatResponse(message=_MESSAGE, delta="", additional_kwargs={})
 
 
-def _copy(template: ModelT, fields: dict[str, Any]) -> ModelT:
-    """Copy a model with some fields replaced, without validation.
-
-    A chunk is three such copies. pydantic's `model_construct` and `model_copy` take twice as long,
-    for aliases, extra and private attributes, which these models do not have.
-    """
-    copy = object.__new__(type(template))
-    set_attribute = object.__setattr__
-    set_attribute(copy, "__dict__", {**template.__dict__, **fields})
-    set_attribute(copy, "__pydantic_fields_set__", template.__pydantic_fields_set__.copy())
-    set_attribute(copy, "__pydantic_extra__", None)
-    set_attribute(copy, "__pydantic_private__", None)
-    return copy
-
-
 def thinking_block(reasoning: str) -> ThinkingBlock | None:
     """The block for some reasoning; None for empty reasoning."""
     return ThinkingBlock(content=reasoning) if reasoning else None
@@ -190,10 +171,6 @@ def session_kwargs(plan: Plan, result: AppResult) -> dict[str, Any]:
     """The `additional_kwargs` of an answer's message: its session marker, if there is a session.
 
     They are small, because LlamaIndex's memory counts them as tokens.
-
-    Args:
-        plan: What the call sent.
-        result: What came back.
     """
     marker = plan.marker(result)
     if marker is None:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import OrderedDict
+from contextlib import ExitStack
 from contextvars import Context, copy_context
-from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
@@ -66,13 +66,7 @@ class RunSpans:
     def __init__(
         self, inputs: dict[str, Any], manager: CallbackManager, *, step_events: bool = False
     ) -> None:
-        """Enter the run's span, inside the current span.
-
-        Args:
-            inputs: The inputs of the run, without secrets.
-            manager: Receives the legacy events.
-            step_events: Whether to send `BailianAppStepEvent`s.
-        """
+        """Enter the run's span, inside the current span. `inputs` must not hold secrets."""
         self._manager = manager
         self._step_events = step_events
         payload: dict[str, Any] = {EventPayload.ADDITIONAL_KWARGS: inputs}
@@ -86,12 +80,7 @@ class RunSpans:
         self._started = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Drop the spans that are still open."""
         self.close(error or GeneratorExit())
 
@@ -116,35 +105,29 @@ class RunSpans:
             span.event(BailianAppStepEvent, phase=change[0], step=change[1])
 
     def finish(self, text: str) -> None:
-        """Exit the run's span with its result.
-
-        Args:
-            text: The app's answer.
-        """
+        """Exit the run's span with the app's answer."""
         if not self._closed:
             self._closed = True
-            for span in reversed(self._steps.values()):  # a guard: the core finishes every step
-                span.drop(AppFailedError("the run ended before the step"))
+            with ExitStack() as stack:
+                stack.callback(self._run.exit, text, {EventPayload.RESPONSE: text})
+                for span in self._steps.values():  # a guard: the core finishes every step
+                    stack.callback(span.drop, AppFailedError("the run ended before the step"))
             self._steps.clear()
-            self._run.exit(text, {EventPayload.RESPONSE: text})
 
     def abandon(self) -> None:
         """Drop the spans that are still open, because nothing can read the run any more."""
         self.close(GeneratorExit() if self._started else GeneratorExit(_NEVER_READ))
 
     def close(self, error: BaseException) -> None:
-        """Drop the spans that are still open, last in first out. Closing twice has no effect.
-
-        Args:
-            error: Why the run did not finish.
-        """
+        """Drop the spans that are still open, last in first out. Closing twice has no effect."""
         if self._closed:
             return
         self._closed = True
         default = "" if str(error) else _DEFAULT_REASONS.get(type(error), "")
         reason = type(error)(default) if default else error
-        for span in (*reversed(self._steps.values()), self._run):
-            span.drop(reason)
+        with ExitStack() as stack:  # it goes on where a handler raises
+            for span in (self._run, *self._steps.values()):
+                stack.callback(span.drop, reason)
         self._steps.clear()
 
 

@@ -14,7 +14,7 @@ from typing import cast
 import aiohttp
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.transport.environment import Environment
+from bailian_apps.transport.environment import Environment, uses_tls
 from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
     FrameReader,
@@ -37,45 +37,26 @@ _WHOLE_BODY = 1 << 20  # bytes
 _LOOP_LAG_S = 0.05  # a timer that fires this late means that the event loop was blocked
 
 
-class AsyncConnections:
-    """The connections of a client: an aiohttp session for each event loop."""
+class LoopSession:
+    """The connections of one event loop, until the loop shuts down or the client is closed.
 
-    def __init__(self, environment: Environment) -> None:
-        """Start without connections.
+    A loop closes the async generators that were started in it (`asyncio.run` does). So the user
+    does not have to close anything, and no socket is left behind.
+
+    Attributes:
+        session: The aiohttp session.
+    """
+
+    def __init__(self, sessions: dict[asyncio.AbstractEventLoop, LoopSession]) -> None:
+        """Open a session in the running event loop.
 
         Args:
-            environment: Which proxy and certificates to use.
+            sessions: Those of all loops; this one is in it until it is closed.
         """
-        self.environment = environment
-        self.sessions: dict[
-            asyncio.AbstractEventLoop,
-            tuple[aiohttp.ClientSession, AsyncGenerator[aiohttp.ClientSession]],
-        ] = {}
-
-    async def session(self) -> aiohttp.ClientSession:
-        """Return the session of the running event loop."""
-        loop = asyncio.get_running_loop()
-        known = self.sessions.get(loop)
-        if known is None:
-            for other in [each for each in list(self.sessions) if each.is_closed()]:
-                self.sessions.pop(other, None)  # a loop that was closed without being shut down
-            keeper = self._session_until_loop_ends()
-            known = self.sessions[loop] = (await anext(keeper), keeper)
-        return known[0]
-
-    async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
-        _, keeper = self.sessions.get(asyncio.get_running_loop(), (None, None))
-        if keeper is not None:
-            await keeper.aclose()
-
-    async def _session_until_loop_ends(self) -> AsyncGenerator[aiohttp.ClientSession]:
-        """Open a session, and close it when the loop shuts down.
-
-        A loop closes the async generators that were started in it (`asyncio.run` does), so the user
-        does not have to close the session, and no socket is left behind.
-        """
-        session = aiohttp.ClientSession(
+        self._loop = asyncio.get_running_loop()
+        self._sessions = sessions
+        sessions[self._loop] = self
+        self.session = aiohttp.ClientSession(
             # No limit: waiting for a free connection would not be bounded by any timeout.
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -85,11 +66,70 @@ class AsyncConnections:
             max_field_size=_READ_SIZE,
             trace_configs=[_trace_connections()],
         )
+        self._calls = 0
+        self._closing = False
+        self._guard = self._close_with_loop()
+
+    async def acquire(self) -> None:
+        """Start one call's use."""
+        self._calls += 1
+        if self._calls == 1:
+            await anext(self._guard, None)
+
+    async def release(self) -> None:
+        """End one call's use."""
+        self._calls -= 1
+        if self._closing:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections; where calls run, the last one of them does it."""
+        self._closing = True
+        self._forget()
+        if not self._calls:
+            await self._guard.aclose()
+            await self.session.close()
+
+    async def _close_with_loop(self) -> AsyncGenerator[None]:
         try:
-            yield session
+            while True:
+                yield
         finally:
-            self.sessions.pop(asyncio.get_running_loop(), None)
-            await session.close()
+            self._forget()
+            await self.session.close()
+
+    def _forget(self) -> None:
+        if self._sessions.get(self._loop) is self:
+            del self._sessions[self._loop]
+
+
+class AsyncConnections:
+    """The connections of a client, for each event loop."""
+
+    def __init__(self, environment: Environment) -> None:
+        """Start without connections.
+
+        Args:
+            environment: Which proxy and certificates to use.
+        """
+        self.environment = environment
+        self.sessions: dict[asyncio.AbstractEventLoop, LoopSession] = {}
+
+    async def acquire(self) -> LoopSession:
+        """Return the connections of the running event loop, for one call."""
+        known = self.sessions.get(asyncio.get_running_loop())
+        if known is None:
+            for other in [each for each in list(self.sessions) if each.is_closed()]:
+                self.sessions.pop(other, None)  # a loop that was closed without being shut down
+            known = LoopSession(self.sessions)
+        await known.acquire()
+        return known
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; calls that run end first."""
+        known = self.sessions.get(asyncio.get_running_loop())
+        if known is not None:
+            await known.aclose()
 
 
 async def _on_connection(_session: object, context: SimpleNamespace, _params: object) -> None:
@@ -115,6 +155,7 @@ class AsyncCall:
         self._loop_lagged = False
         self._sending: asyncio.Task[aiohttp.ClientResponse] | None = None
         self._connected = False
+        self._loop_session: LoopSession | None = None
         self._response: aiohttp.ClientResponse | None = None
 
     async def frames(self, request: HTTPRequest) -> AsyncGenerator[list[Frame]]:
@@ -149,6 +190,8 @@ class AsyncCall:
                     self._set_timer()
         finally:
             self.close()
+            if self._loop_session is not None:
+                await self._loop_session.release()
 
     def close(self) -> None:
         """Free the connection: to the pool after the last byte, else it is closed at once."""
@@ -162,14 +205,15 @@ class AsyncCall:
         """Send the request and read the head of the response."""
         environment = self._connections.environment
         proxy = environment.proxy_for(request.url)
-        if proxy is not None and proxy.lower().startswith("socks"):
+        if proxy is not None and proxy.startswith("socks"):
             raise environment_error(
                 "async calls cannot use a SOCKS proxy; use an HTTP proxy, or call synchronously"
             )
         self._set_timer()
         try:
-            session = await self._connections.session()
-            secure = "https:" in (request.url[:6], (proxy or "")[:6])
+            self._loop_session = await self._connections.acquire()
+            session = self._loop_session.session
+            secure = uses_tls(request.url, proxy)
             body = request.body
             self._sending = asyncio.ensure_future(
                 session.post(

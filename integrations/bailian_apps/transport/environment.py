@@ -26,7 +26,7 @@ class Environment:
         """Decide what is not left to the environment.
 
         Args:
-            proxy: A proxy's URL; None for the one that the environment names, if any.
+            proxy: A proxy's URL, as `proxy_url` returns it; None for the environment's, if any.
             ca_bundle: A file or directory of certificates; None for the one that the environment
                 names, or else certifi's.
         """
@@ -37,24 +37,20 @@ class Environment:
         """Return the proxy to use for a URL.
 
         Raises:
-            ConnectError: It is not a proxy's URL.
+            ConnectError: The environment names one that is not a URL.
         """
-        proxy, source = self._proxy, "the proxy of this client"
-        if proxy is None:
-            if not urllib.request.getproxies():
-                return None  # the usual case; reading `no_proxy` would take as long again
-            source = "the proxy in the environment (http_proxy, https_proxy or all_proxy)"
-            proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-        if not proxy:
-            return None
-        proxy = proxy if "://" in proxy else f"http://{proxy}"
-        try:
-            parts = urlsplit(proxy)
-            if parts.scheme.lower() in _PROXY_SCHEMES and parts.hostname and parts.port != 0:
-                return proxy
-        except ValueError:  # such as a port above 65535
-            pass
-        raise environment_error(f"{source} is not a URL such as http://127.0.0.1:8080")
+        if self._proxy is not None:
+            return self._proxy
+        if not urllib.request.getproxies():
+            return None  # the usual case; reading `no_proxy` would take as long again
+        named = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+        proxy = proxy_url(named) if named else None
+        if named and proxy is None:
+            raise environment_error(
+                "the proxy in the environment (http_proxy, https_proxy or all_proxy) is not a URL "
+                "such as http://127.0.0.1:8080"
+            )
+        return proxy
 
     def certificates(self) -> str:
         """Return the file or directory of certificates to trust.
@@ -84,6 +80,23 @@ class Environment:
         return _tls_context(self.certificates())
 
 
+def proxy_url(value: str) -> str | None:
+    """Return a proxy's URL with its scheme, in lower case; None if it is not one."""
+    try:
+        parts = urlsplit(value if "://" in value else f"http://{value}")
+        if parts.scheme in _PROXY_SCHEMES and parts.hostname and parts.port != 0:
+            return parts.geturl()
+    except ValueError:  # such as a port above 65535
+        pass
+    return None
+
+
+def uses_tls(url: str, proxy: str | None) -> bool:
+    """Whether the way to a URL has TLS: to the URL itself, or to the proxy."""
+    return url.startswith("https:") or (proxy or "").startswith("https:")
+
+
+# A file that is replaced in place is not read again.
 @cache
 def _tls_context(trusted: str) -> ssl.SSLContext:
     if Path(trusted).is_dir():

@@ -158,10 +158,9 @@ def _error_in(answer: Frame, status_code: int | None, headers: Mapping[str, str]
 
 def _first_data(body: bytes) -> bytes:
     """Return the data of the first event, where an error comes as an event stream."""
-    for line in body.splitlines():
-        if line.startswith(b"data:"):
-            return line[5:]
-    return body
+    event = body.lstrip(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+    data = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(data) or body
 
 
 def _json_object(body: bytes) -> Frame | None:
@@ -198,8 +197,8 @@ def connect_error(url: str, error: BaseException, *, proxy: str | None) -> Conne
     """
     parts = urlsplit(url)
     host = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
-    through = " through the proxy in the environment" if proxy else ""
-    cause = _root_cause(error)
+    through = " through a proxy" if proxy else ""
+    cause = root_cause(error)
     failed = ConnectError(
         f"could not connect to {host}{through}: {_describe(cause)}; nothing was sent"
     )
@@ -214,7 +213,8 @@ def environment_error(problem: str) -> ConnectError:
     return error
 
 
-def _root_cause(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
+    """Return the innermost of the errors that a library has wrapped in each other."""
     cause = error
     while True:
         inner = (

@@ -67,9 +67,11 @@ def load_sdk() -> _SDK:
             build = cast("Any", api_request_factory)._build_api_request
             cast("Any", Application)._build_input_parameters  # noqa: B018 - it may be missing
         except (ImportError, AttributeError) as error:
+            if isinstance(error, ImportError) and not str(error.name).startswith("dashscope"):
+                raise  # a package that the SDK needs
             raise ImportError(
-                f"this dashscope {version('dashscope')} lacks {error.name or error}; "
-                f'install a version that works: pip install "{SUPPORTED}"'
+                f"the installed dashscope does not work with this package ({error}); install one "
+                f'that does: pip install "{SUPPORTED}"'
             ) from error
     return _SDK(
         application=Application,
@@ -129,9 +131,15 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
     url = str(built.url)
     if "{workspace_id}" in url:  # an older SDK does not fill it in
         if not settings.workspace:
-            raise InvalidInputError("workspace", "is missing", "base_url holds {workspace_id}")
+            raise InvalidInputError(
+                "workspace", "is missing", "Pass workspace=: the address holds {workspace_id}"
+            )
         url = url.replace("{workspace_id}", settings.workspace)
-    body = json.dumps(built.data.to_request_object(), ensure_ascii=False).encode()
+    try:
+        body = json.dumps(built.data.to_request_object(), ensure_ascii=False).encode()
+    except (sdk.error, TypeError, ValueError) as error:  # it may quote the whole body
+        problem = f"cannot be written as JSON ({type(error).__name__})"
+        raise InvalidInputError("request", problem, "Check biz_params and rag_options") from None
     return HTTPRequest(url, headers, body)
 
 

@@ -68,9 +68,11 @@ class _FrameParser:
         self._raw = b""
         if references == self._references:
             text = data[start + len(self._KEY) :].decode("utf-8", "replace").lstrip()
-            _, end = json.JSONDecoder().raw_decode(text)
+            value, end = json.JSONDecoder().raw_decode(text)
             raw = self._KEY + text[:end].encode()
-            self._raw = raw if data.startswith(raw, start) else b""
+            # The first key of this name in the frame may be another object's.
+            if value == references and data.startswith(raw, start):
+                self._raw = raw
         self._references = cast("object", references)
         return frame
 

@@ -28,6 +28,7 @@ from bailian_apps.transport.http_answer import (
     connection_lost_error,
     is_stream,
     read_answer,
+    root_cause,
 )
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.sse import Frame
@@ -157,7 +158,9 @@ class SyncCall:
         except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             if self._closed:
                 raise connection_lost_error(sent=body.started) from None
-            late = isinstance(error, (PoolTimeoutError, TimeoutError))
+            late = isinstance(error, PoolTimeoutError) or isinstance(
+                root_cause(error), TimeoutError
+            )
             if late and not isinstance(error, NewConnectionError):
                 raise self.budget.error() from None
             if not body.started:

@@ -22,7 +22,7 @@ from urllib3 import make_headers
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.transport.environment import Environment
+from bailian_apps.transport.environment import Environment, uses_tls
 from bailian_apps.transport.http_answer import (
     environment_error,
 )
@@ -198,7 +198,7 @@ class SyncConnections:
         self.environment = environment
         self._max_idle = max_idle_connections
         self._managers: dict[tuple[str | None, str | None], urllib3.PoolManager] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make a call while one starts
 
     def post(self, request: HTTPRequest, body: io.BytesIO, limits: urllib3.Timeout) -> Any:
         """Send a request and read the head of the response. Errors are urllib3's own."""
@@ -225,12 +225,14 @@ class SyncConnections:
 
     def _manager(self, url: str) -> urllib3.PoolManager:
         proxy = self.environment.proxy_for(url)
-        secure = "https:" in (url[:6], (proxy or "")[:6])
+        secure = uses_tls(url, proxy)
         key = (proxy, self.environment.certificates() if secure else None)
-        with self._lock:
-            if key not in self._managers:
-                self._managers[key] = self._new_manager(proxy, secure=secure)
-            return self._managers[key]
+        manager = self._managers.get(key)
+        if manager is None:
+            made = self._new_manager(proxy, secure=secure)
+            with self._lock:
+                manager = self._managers.setdefault(key, made)
+        return manager
 
     def _new_manager(self, proxy: str | None, *, secure: bool) -> urllib3.PoolManager:
         context = self.environment.tls_context() if secure else None
@@ -239,11 +241,11 @@ class SyncConnections:
             "socket_options": KEEP_ALIVE,
             "ssl_context": context,
         }
+        user, password = get_auth_from_url(proxy or "")
         if proxy is None:
             manager = urllib3.PoolManager(**options)
         elif not proxy.startswith("socks"):
-            user = ":".join(get_auth_from_url(proxy))
-            headers = make_headers(proxy_basic_auth=user) if user != ":" else None
+            headers = make_headers(proxy_basic_auth=f"{user}:{password}") if user else None
             manager = urllib3.ProxyManager(
                 proxy, proxy_headers=headers, proxy_ssl_context=context, **options
             )
@@ -251,9 +253,10 @@ class SyncConnections:
             try:
                 from urllib3.contrib.socks import SOCKSProxyManager
             except ImportError:
-                raise environment_error(
-                    "the environment names a SOCKS proxy, for which PySocks must be installed"
-                ) from None
-            return SOCKSProxyManager(proxy, **options)  # it has connections of its own
+                raise environment_error("for a SOCKS proxy, PySocks must be installed") from None
+            # It has connections of its own.
+            return SOCKSProxyManager(
+                proxy, username=user or None, password=password or None, **options
+            )
         manager.pool_classes_by_scheme = _POOLS
         return manager

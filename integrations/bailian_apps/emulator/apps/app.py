@@ -1,26 +1,27 @@
 """The apps of an emulator: each answers a call with frames.
 
-A new kind of app is a class with the members of `App`.
+A new kind of app is a function that yields the frames of a call.
 """
 
 import inspect
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from bailian_apps.emulator.apps.agent import agent_frames
 from bailian_apps.emulator.apps.files import DescribedApp, load_app
 from bailian_apps.emulator.apps.recordings import Recording, as_payload
-from bailian_apps.emulator.apps.rules import Paced, Rules
-from bailian_apps.emulator.apps.scenarios import Agent, Workflow
+from bailian_apps.emulator.apps.rules import AnswerSource, Paced, Rules
+from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.apps.worker_threads import WorkerThreads
 from bailian_apps.emulator.apps.workflow import workflow_frames
 from bailian_apps.emulator.models import AppFunction, Call, Failure
-from bailian_apps.emulator.wire.frames import Frame, as_object, error_frame
+from bailian_apps.emulator.wire.frames import Frame, as_object
 
 AppSource: TypeAlias = str | os.PathLike[str] | DescribedApp | AppFunction
 """What `Emulator(apps=…)` accepts as an app."""
@@ -31,47 +32,36 @@ _END = object()
 logger = logging.getLogger(__name__)
 
 
-class App(Protocol):
+@dataclass(frozen=True, slots=True)
+class App:
     """One app of the emulator.
 
-    Its frames are deltas, of a workflow in the `full_thoughts` mode if possible;
-    `wire.rendering` turns them into what the request asked for.
+    Attributes:
+        frames: Yields the frames of one answer. They are deltas, of a workflow in the
+            `full_thoughts` mode if possible; `wire.rendering` turns them into what the request
+            asked for. A `Failure` before the first frame is an HTTP error.
+        session_id: The preferred id of its first session.
+        request_id: The preferred id of its first answer.
+        pace: Its own pace; None uses the emulator's.
     """
 
-    @property
-    def session_id(self) -> str | None:
-        """The preferred id of its first session."""
-        ...
-
-    @property
-    def request_id(self) -> str | None:
-        """The preferred id of its first answer."""
-        ...
-
-    @property
-    def pace(self) -> float | None:
-        """Its own pace; None uses the emulator's."""
-        ...
-
-    def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Yield the frames of one answer."""
-        ...
+    frames: Callable[[Call], AsyncGenerator[Frame, None]]
+    session_id: str | None = None
+    request_id: str | None = None
+    pace: float | None = None
 
 
-def as_app(source: AppSource, workers: WorkerThreads) -> "PreparedApp | CallableApp":
-    """Return the app for a source.
-
-    Raises:
-        RecordingError: The recording cannot be read.
-        ScenarioError: The YAML file is invalid or has several apps.
-        TypeError: The source is not an `AppSource`.
-    """
+def as_app(source: AppSource, workers: WorkerThreads) -> App:
+    """Return the app for a source; see `Emulator` for the errors."""
     if isinstance(source, Paced):
         return replace(as_app(source.source, workers), pace=source.pace)
-    if isinstance(source, Recording | Workflow | Agent | Rules):
-        return PreparedApp(source)
+    if isinstance(source, Recording):
+        frames = partial(_frames_of, source)
+        return App(frames, session_id=source.session_id, request_id=source.request_id)
+    if isinstance(source, Workflow | Agent | Rules | ErrorAnswer):
+        return App(partial(_frames_of, source))
     if callable(source):
-        return CallableApp(source, workers)
+        return App(partial(_frames_of_function, source, workers))
     try:
         path = Path(source)
     except TypeError as error:
@@ -82,115 +72,71 @@ def as_app(source: AppSource, workers: WorkerThreads) -> "PreparedApp | Callable
     return as_app(load_app(path), workers)
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedApp:
-    """Answers with a recording or a scenario, with the ids of the call."""
+async def _unknown_app(call: Call) -> AsyncGenerator[Frame, None]:
+    """Yield the error; in a stream it is an event, and the HTTP status is 200.
 
-    source: Recording | Workflow | Agent | Rules
-    pace: float | None = None
-
-    @property
-    def session_id(self) -> str | None:
-        """The recorded session id."""
-        return self.source.session_id if isinstance(self.source, Recording) else None
-
-    @property
-    def request_id(self) -> str | None:
-        """The recorded request id."""
-        return self.source.request_id if isinstance(self.source, Recording) else None
-
-    async def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Yield the frames of one answer.
-
-        Raises:
-            Failure: The answer is an error, or the call has no value for a placeholder.
-        """
-        source = self.source
-        chosen = source.choose(call) if isinstance(source, Rules) else source
-        if isinstance(chosen, Recording):
-            if missing := chosen.missing_features(call.request.parameters):
-                logger.warning("%s: %s", chosen.path.name, missing)
-            frames = chosen.with_ids(session_id=call.session_id, request_id=call.request_id)
-        elif isinstance(chosen, Workflow):
-            frames = workflow_frames(chosen, call)
-        else:
-            frames = agent_frames(chosen, call)
-        for frame in frames:
-            yield frame
-
-
-class UnknownApp:
-    """Answers for every unknown app id."""
-
-    session_id = None
-    request_id = None
-    pace = None
-
-    async def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Yield the error; in a stream it is an event, and the HTTP status is 200.
-
-        See tests/recordings/error-app-id-invalid-elided.sse.
-        """
-        yield error_frame(
-            status=400,
-            code="InvalidParameter",
-            message="Required parameter(AppId) missing or invalid, "
-            "please check the request parameters.",
-            request_id=call.request_id,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class CallableApp:
-    """Answers with the result of a function.
-
-    A text streams as an agent's deltas. A payload is sent unchanged, except that missing ids are
-    added.
+    See tests/recordings/error-app-id-invalid-elided.sse.
     """
+    problem = "Required parameter(AppId) missing or invalid, please check the request parameters."
+    failure = Failure(status=400, code="InvalidParameter", message=problem)
+    yield failure.as_frame(call.request_id)
 
-    function: AppFunction
-    workers: WorkerThreads
-    session_id: None = None
-    request_id: None = None
-    pace: float | None = None
 
-    async def frames(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Yield the frames of one answer.
+UNKNOWN_APP = App(_unknown_app)
+"""Answers for every unknown app id."""
 
-        Raises:
-            Failure: The function returned or raised it.
-            TypeError: The function returned something else than an `Answer`.
-        """
-        answer: Any = await self.workers.run(self.function, call)
-        if inspect.isawaitable(answer):
-            answer = await answer
-        if isinstance(answer, Failure):
-            raise answer
-        if isinstance(answer, str):
-            answer = _deltas_of(answer)
-        elif isinstance(answer, dict):
-            answer = [answer]
-        if isinstance(answer, list | Iterator):
-            items = self._step_through(iter(cast("Iterable[Any]", answer)))
-        elif isinstance(answer, AsyncIterator):
-            items = _close_after(cast("AsyncIterator[Any]", answer))
-        else:
-            raise _not_an_answer(answer, "a text, a payload, a list of payloads or a generator")
-        async with aclosing(items):
-            async for item in items:
-                yield _frame_of(item, call)
 
-    async def _step_through(self, items: Iterator[Any]) -> AsyncGenerator[Any, None]:
-        if not inspect.isgenerator(items):
-            for item in items:
-                yield item
-            return
-        try:
-            while (item := await self.workers.run(next, items, _END)) is not _END:
-                yield item
-        finally:
-            with suppress(ValueError):  # it is still running in its thread, and ends there
-                items.close()
+async def _frames_of(source: AnswerSource | Rules, call: Call) -> AsyncGenerator[Frame, None]:
+    chosen = source.choose(call) if isinstance(source, Rules) else source
+    if isinstance(chosen, ErrorAnswer):
+        raise chosen.as_failure()
+    if isinstance(chosen, Recording):
+        if missing := chosen.missing_features(call.request.parameters):
+            logger.warning("%s: %s", chosen.path.name, missing)
+        frames = chosen.with_ids(session_id=call.session_id, request_id=call.request_id)
+    elif isinstance(chosen, Workflow):
+        frames = workflow_frames(chosen, call)
+    else:
+        frames = agent_frames(chosen, call)
+    for frame in frames:
+        yield frame
+
+
+async def _frames_of_function(
+    function: AppFunction, workers: WorkerThreads, call: Call
+) -> AsyncGenerator[Frame, None]:
+    """Yield the answer of a function; a text streams as an agent's deltas."""
+    answer: Any = await workers.run(function, call)
+    if inspect.isawaitable(answer):
+        answer = await answer
+    if isinstance(answer, Failure):
+        raise answer
+    if isinstance(answer, str):
+        answer = _deltas_of(answer)
+    elif isinstance(answer, dict):
+        answer = [answer]
+    if isinstance(answer, list | Iterator):
+        items = _step_through(iter(cast("Iterable[Any]", answer)), workers)
+    elif isinstance(answer, AsyncIterator):
+        items = _close_after(cast("AsyncIterator[Any]", answer))
+    else:
+        raise _not_an_answer(answer, "a text, a payload, a list of payloads or a generator")
+    async with aclosing(items):
+        async for item in items:
+            yield _frame_of(item, call)
+
+
+async def _step_through(items: Iterator[Any], workers: WorkerThreads) -> AsyncGenerator[Any, None]:
+    if not inspect.isgenerator(items):
+        for item in items:
+            yield item
+        return
+    try:
+        while (item := await workers.run(next, items, _END)) is not _END:
+            yield item
+    finally:
+        with suppress(ValueError):  # it is still running in its thread, and ends there
+            items.close()
 
 
 async def _close_after(items: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:

@@ -10,12 +10,11 @@ import yaml
 from pydantic import ValidationError
 
 from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
-from bailian_apps.emulator.apps.rules import AppDescription, Paced, Rule, Rules, When
-from bailian_apps.emulator.apps.scenarios import Agent, Workflow
+from bailian_apps.emulator.apps.rules import AnswerSource, AppDescription, Paced, Rule, Rules, When
 from bailian_apps.emulator.models import USER_TOKENS, ReceivedRequest
 from bailian_apps.emulator.wire.frames import as_object, to_json
 
-DescribedApp: TypeAlias = Workflow | Agent | Rules | Recording | Paced
+DescribedApp: TypeAlias = AnswerSource | Rules | Paced
 """An app that a file can define."""
 
 _YAML = (".yaml", ".yml")
@@ -79,12 +78,7 @@ def _rules_of(recorded: list[tuple[Recording, ReceivedRequest]]) -> Rules:
 
 
 def load_app(path: Path) -> DescribedApp:
-    """Load the only app of a file.
-
-    Raises:
-        ScenarioError: The file is malformed or has several apps.
-        RecordingError: The recording cannot be read.
-    """
+    """Load the only app of a file; see `load_apps` for the errors."""
     apps = load_apps(path)
     if len(apps) != 1:
         raise ScenarioError(

@@ -14,8 +14,8 @@ from typing import Any
 
 from bailian_apps.emulator.models import CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.wire.cumulative import as_deltas
-from bailian_apps.emulator.wire.flow_modes import DEFAULT_MODE, detect_mode
 from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object
+from bailian_apps.emulator.wire.rendering import DEFAULT_MODE, detect_mode
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 """The folder of the recordings in this package."""
@@ -38,26 +38,16 @@ class Recording:
     Attributes:
         path: The file.
         frames: Its frames, as deltas; a JSON answer has one.
-        head: The request and the response's headers, if the recorder wrote it; else empty.
+        request: The recorded request, without secrets; None if the recorder did not write the file.
+        response_headers: The headers of its response, if the recorder wrote the file.
         cut_ms: When after the request the connection was lost; None if the answer is complete.
     """
 
     path: Path
     frames: tuple[Frame, ...]
-    head: JsonObject = field(default_factory=JsonObject)
+    request: ReceivedRequest | None = None
+    response_headers: dict[str, str] = field(default_factory=dict[str, str])
     cut_ms: float | None = None
-
-    @property
-    def request(self) -> ReceivedRequest | None:
-        """The recorded request, without secrets; None if the recorder did not write the file."""
-        request = as_object(self.head.get("request"))
-        if request is None:
-            return None
-        return ReceivedRequest(
-            app_id=str(request.get("app_id")),
-            body=as_object(request.get("body")) or {},
-            headers=as_object(request.get("headers")) or {},
-        )
 
     @property
     def session_id(self) -> str | None:
@@ -92,10 +82,10 @@ class Recording:
             Failure: The recording is an HTTP error.
             CutOff: After the last frame, if the connection was lost there.
         """
-        if self.head and not self._streamed and self.cut_ms is None:
+        if self.request and not self.streamed and self.cut_ms is None:
             (frame,) = self.frames
             if frame.status != 200 or frame.raw is not None:
-                raise _RecordedFailure(frame, self._response_headers)
+                raise _RecordedFailure(frame, self.response_headers)
         for frame in self.frames:
             payload = {**frame.payload, "request_id": request_id}
             if frame.output:
@@ -106,15 +96,9 @@ class Recording:
         if self.cut_ms is not None:
             raise CutOff(self.cut_ms)
 
-    @property
-    def cumulative(self) -> bool:
-        """Whether it is a stream that was requested without `incremental_output`."""
-        request = self.request
-        return bool(request and self._streamed and not request.parameters.get("incremental_output"))
-
     def missing_features(self, parameters: JsonObject) -> str | None:
         """Return what a request asks for that the recording does not have, or None."""
-        if self.request is None or not self._streamed:
+        if self.request is None or not self.streamed:
             return None
         mode = self.flow_stream_mode or DEFAULT_MODE
         if mode not in (DEFAULT_MODE, parameters.get("flow_stream_mode") or DEFAULT_MODE):
@@ -125,13 +109,9 @@ class Recording:
         return None
 
     @property
-    def _response_headers(self) -> dict[str, str]:
-        response = as_object(self.head.get("response")) or {}
-        return as_object(response.get("headers")) or {}
-
-    @property
-    def _streamed(self) -> bool:
-        return self._response_headers.get("content-type", "").startswith("text/event-stream")
+    def streamed(self) -> bool:
+        """Whether the recorder wrote a stream."""
+        return self.response_headers.get("content-type", "").startswith("text/event-stream")
 
 
 class _RecordedFailure(Failure):
@@ -171,11 +151,12 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
             recording = Recording(path, tuple(_read_sse(text)))
         else:
             recording = Recording(path, (_frame(_parse(text, 1)),))
-        if not recording.frames and not recording.head:
+        if not recording.frames and not recording.request:
             raise _LineError(1, "the recording is empty; it needs at least one frame")
     except _LineError as error:
         raise RecordingError(f"{path}:{error.line}: {error}") from error
-    if recording.cumulative:
+    request = recording.request
+    if request and recording.streamed and not request.parameters.get("incremental_output"):
         return replace(recording, frames=as_deltas(recording.frames))
     return recording
 
@@ -237,7 +218,19 @@ def _read_jsonl(path: Path, text: str) -> Recording:
             if frames and offset_ms < frames[-1].offset_ms:
                 raise _LineError(line, "this frame is earlier than the one before; sort the lines")
             frames.append(replace(_frame(data), offset_ms=offset_ms, **_envelope(record, line)))
-    return Recording(path, tuple(frames), head, cut_ms)
+    headers = as_object((as_object(head.get("response")) or {}).get("headers")) or {}
+    return Recording(path, tuple(frames), _request_of(head), headers, cut_ms)
+
+
+def _request_of(head: JsonObject) -> ReceivedRequest | None:
+    request = as_object(head.get("request"))
+    if request is None:
+        return None
+    return ReceivedRequest(
+        app_id=str(request.get("app_id")),
+        body=as_object(request.get("body")) or {},
+        headers=as_object(request.get("headers")) or {},
+    )
 
 
 def _milliseconds(value: object, line: int, field: str) -> float:

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import (
     BeforeValidator,
@@ -27,6 +27,9 @@ from bailian_apps.emulator.apps.scenarios import (
 )
 from bailian_apps.emulator.models import Call, Failure
 from bailian_apps.emulator.wire.frames import as_object
+
+AnswerSource: TypeAlias = Workflow | Agent | Recording | ErrorAnswer
+"""What answers a call by itself."""
 
 
 class When(Description):
@@ -84,6 +87,8 @@ class Choice(Description):
         every_ms: Milliseconds between the frames of a recording, instead of the recorded times.
     """
 
+    _kinds: ClassVar = ["text", "agent", "workflow", "recording", "error"]
+
     text: AgentText | None = None
     agent: Agent | None = None
     workflow: Workflow | None = None
@@ -93,17 +98,14 @@ class Choice(Description):
 
     @model_validator(mode="after")
     def _check_answer(self) -> "Choice":
-        check_one_of(self, self._kinds())
+        check_one_of(self, self._kinds)
         if self.every_ms is not None and self.recording is None:
             raise ValueError("every_ms needs a `recording`; leave it out")
         return self
 
-    def _kinds(self) -> list[str]:
-        return ["text", "agent", "workflow", "recording", "error"]
-
     @property
-    def source(self) -> "Workflow | Agent | Recording | ErrorAnswer":
-        """The app, recording or error that answers."""
+    def source(self) -> AnswerSource:
+        """What answers."""
         if self.recording is not None and self.every_ms is not None:
             return self.recording.paced(self.every_ms)
         agent = None if self.text is None else Agent(text=self.text)
@@ -138,18 +140,11 @@ class Rules(Description):
                 raise ValueError(f"rules[{index}] matches every call; give it a `when`")
         return self
 
-    def choose(self, call: Call) -> "Workflow | Agent | Recording":
-        """Return the app or recording that answers a call.
-
-        Raises:
-            Failure: The matching rule is an error, or no rule matches.
-        """
+    def choose(self, call: Call) -> AnswerSource:
+        """Return what answers a call; raise Failure if no rule matches."""
         for rule in self.rules:
             if rule.when is None or rule.when.matches_call(call):
-                source = rule.source
-                if isinstance(source, ErrorAnswer):
-                    raise source.as_failure()
-                return source
+                return rule.source
         message = f"None of the {len(self.rules)} rules of this app matches this call."
         raise Failure(status=400, code="InvalidParameter", message=message)
 
@@ -163,7 +158,7 @@ class Paced:
         pace: See `Emulator`: 1 is the recorded pace, 2 twice as fast, 0 does not wait.
     """
 
-    source: "Workflow | Agent | Rules | Recording | str | os.PathLike[str]"
+    source: AnswerSource | Rules | str | os.PathLike[str]
     pace: float
 
     def __post_init__(self) -> None:
@@ -172,11 +167,7 @@ class Paced:
 
 
 def check_pace(pace: float) -> None:
-    """Check a pace.
-
-    Raises:
-        ValueError: It is negative or not finite.
-    """
+    """Raise ValueError if a pace is negative or not finite."""
     if not 0 <= pace < float("inf"):
         raise ValueError(f"pace={pace} must be 0 (do not wait) or more; 1 is the recorded pace")
 
@@ -189,20 +180,13 @@ class AppDescription(Choice):
         pace: Its own pace, see `Paced`.
     """
 
+    _kinds: ClassVar = [*Choice._kinds, "rules"]
+
     rules: Annotated[list[Rule], Field(min_length=1)] | None = None
     pace: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
-    def _kinds(self) -> list[str]:
-        return [*super()._kinds(), "rules"]
-
     @property
-    def app(self) -> "Workflow | Agent | Rules | Recording | Paced":
+    def app(self) -> AnswerSource | Rules | Paced:
         """The app."""
-        if self.rules is not None:
-            source = Rules(rules=self.rules)
-        elif self.error is not None:
-            source = Rules(rules=[Rule(error=self.error)])
-        else:
-            source = self.source
-            assert not isinstance(source, ErrorAnswer)  # noqa: S101
+        source = self.source if self.rules is None else Rules(rules=self.rules)
         return source if self.pace is None else Paced(source, self.pace)

@@ -46,7 +46,7 @@ Count: TypeAlias = Annotated[int, Field(ge=0)]
 class Description(BaseModel):
     """Base of all scenario models: frozen, without type coercion and unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
@@ -291,11 +291,9 @@ class Agent(Description):
 
 
 def split_pieces(text: Any, *, whole: bool = False) -> list[str]:
-    """Return the pieces in which an output streams; a piece is never empty.
+    """Return the pieces in which an output streams, none of them empty.
 
-    Args:
-        text: A text, its pieces, or a JSON object, which is one piece.
-        whole: Whether a text is one piece too.
+    A JSON object is one piece, and so is a text if `whole`.
     """
     fields = as_object(text)
     if fields is not None:
@@ -307,11 +305,7 @@ def split_pieces(text: Any, *, whole: bool = False) -> list[str]:
 
 
 def check_one_of(description: BaseModel, names: Iterable[str]) -> None:
-    """Check that exactly one of the fields is given.
-
-    Raises:
-        ValueError: None or several are given.
-    """
+    """Raise ValueError unless exactly one of the fields is given."""
     given = [name for name in names if getattr(description, name) is not None]
     if len(given) != 1:
         raise ValueError(

@@ -19,14 +19,9 @@ _STEP = re.compile(r"\.([\w-]+)|\[(-?\d+)\]")
 
 
 def check_placeholders(value: object, nodes: Iterable[str] = ()) -> None:
-    """Refuse placeholders that no call can fill.
+    """Raise ValueError if a text, or a JSON value with texts, has placeholders no call can fill.
 
-    Args:
-        value: A text, or a JSON value with texts.
-        nodes: The nodes whose output is available.
-
-    Raises:
-        ValueError: A placeholder starts with an unknown name, or its node has not run before.
+    `nodes` are those that have run before.
     """
     names = list(nodes)
     for text in _texts(value):

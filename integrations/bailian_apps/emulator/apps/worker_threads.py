@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future
 from typing import Any
 
 
@@ -21,12 +21,9 @@ class WorkerThreads:
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function` in a thread; return its result or raise its exception."""
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-
-        def set_outcome(result: Any, error: BaseException | None) -> None:
-            if not outcome.done():
-                outcome.set_result((result, error))
+        # A pair, because a future cannot raise StopIteration.
+        outcome: Future[tuple[Any, BaseException | None]] = Future()
+        outcome.set_running_or_notify_cancel()  # a thread cannot be cancelled
 
         def work() -> None:
             result, error = None, None
@@ -34,15 +31,14 @@ class WorkerThreads:
                 result = function(*args)
             except BaseException as raised:  # raised again by the awaiting task
                 error = raised
-            with suppress(RuntimeError):  # the loop is closed: the server has stopped
-                loop.call_soon_threadsafe(set_outcome, result, error)
+            outcome.set_result((result, error))
 
         name = f"bailian-emulator-app-{getattr(function, '__name__', 'call')}"
         thread = threading.Thread(target=work, name=name, daemon=True)
         self._threads = [known for known in self._threads if known.is_alive()]
         self._threads.append(thread)
         thread.start()
-        result, error = await outcome
+        result, error = await asyncio.wrap_future(outcome)
         if error is not None:
             raise error
         return result

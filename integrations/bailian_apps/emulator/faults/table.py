@@ -18,16 +18,13 @@ from bailian_apps.emulator.wire.frames import (
 
 def _http(status: int, body: bytes, content_type: str = JSON_CONTENT_TYPE, **headers: str) -> bytes:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    own = {"content-type": content_type, "content-length": str(len(body)), "connection": "close"}
+    length = len(body.replace(b"$request_id", bytes(36)))
+    own = {"content-type": content_type, "content-length": str(length), "connection": "close"}
     return http_head(status, {**own, **named}) + body
 
 
 def _json(status: int, body: JsonObject, **headers: str) -> bytes:
-    # Padded to the length of a request id, so that Content-Length is right.
-    body = {**body, "request_id": "$request_id".ljust(36)}
-    return _http(status, encode_json(body), **headers).replace(
-        b"$request_id".ljust(36), b"$request_id"
-    )
+    return _http(status, encode_json({**body, "request_id": "$request_id"}), **headers)
 
 
 def _refusal(
@@ -39,30 +36,34 @@ def _refusal(
     return Fault(description or what, raw_response=content)
 
 
-def _event(data: bytes, *, event: str = "event:error", status: str = ":HTTP_STATUS/400") -> bytes:
+def _event(data: bytes, *, event: str = "event:result", status: str = ":HTTP_STATUS/200") -> bytes:
     return f"id:$number\n{event}\n{status}\ndata:".encode() + data + b"\n\n"
 
 
-def _result(data: bytes) -> bytes:
-    return _event(data, event="event:result", status=":HTTP_STATUS/200")
+def _last_event(
+    description: str,
+    data: bytes,
+    *,
+    event: str = "event:error",
+    status: str = ":HTTP_STATUS/400",
+    point: FaultPoint = "between_frames",
+) -> Fault:
+    inserted = _event(data, event=event, status=status)
+    return Fault(description, insert=inserted, cut=Cut.END, point=point)
 
 
+_THROTTLED = "Requests rate limit exceeded."
+_UNAVAILABLE = "The model is not available."
 _ERROR = (
     b'{"code":"InvalidParameter","message":"Injected by the emulator.","request_id":"$request_id"}'
 )
 _LATE = b'{"output":{"text":"late","finish_reason":"null"},"usage":{},"request_id":"$request_id"}'
 
 
-def _padded(padding: bytes) -> Rewrite:
-    """Add an unknown field to the first event; the answer stays the same."""
-
-    def rewrite(event: bytes, first: bool, stop: bool) -> bytes:
-        if not first:
-            return event
-        head, brace, end = event.rpartition(b"}")
-        return head + b',"padding":"' + padding + b'"' + brace + end
-
-    return rewrite
+def _with_padding(event: bytes, padding: bytes) -> bytes:
+    """Add an unknown field; the answer stays the same."""
+    head, brace, end = event.rpartition(b"}")
+    return head + b',"padding":"' + padding + b'"' + brace + end
 
 
 def _each(change: Callable[[bytes], bytes]) -> Rewrite:
@@ -86,7 +87,7 @@ def _over_lines(event: bytes) -> bytes:
 
 def _with_broken_character(event: bytes) -> bytes:
     damaged, count = re.subn(rb"[\xc2-\xf4][\x80-\xbf]+", b"\xff", event, count=1)
-    return damaged if count else _padded(b"\xff")(event, True, False)
+    return damaged if count else _with_padding(event, b"\xff")
 
 
 _SENT: dict[FaultPoint, str] = {
@@ -133,26 +134,17 @@ FAULTS: dict[str, Fault] = {
         403, "AllocationQuota.FreeTierOnly", "The free quota is used up."
     ),
     "http_404": _refusal(404, "WorkSpaceNotFound", "The workspace is not found."),
-    "throttled": _refusal(429, "Throttling.RateQuota", "Requests rate limit exceeded."),
-    "throttled_retry_now": _refusal(
-        429, "Throttling.RateQuota", "Requests rate limit exceeded.", retry_after="0"
-    ),
-    "throttled_for_an_hour": _refusal(
-        429, "Throttling", "Requests rate limit exceeded.", retry_after="3600"
-    ),
+    "throttled": _refusal(429, "Throttling.RateQuota", _THROTTLED),
+    "throttled_retry_now": _refusal(429, "Throttling.RateQuota", _THROTTLED, retry_after="0"),
+    "throttled_for_an_hour": _refusal(429, "Throttling", _THROTTLED, retry_after="3600"),
     "bill_overdue": _refusal(429, "PostpaidBillOverdue", "The bill is overdue."),
     "http_500": _refusal(500, "InternalError", "An internal error has occurred."),
     "app_failed": _refusal(500, "AppProcessFailed", "The app failed to process the request."),
     "http_500_model_unavailable": _refusal(
-        500,
-        "ModelUnavailable",
-        "The model is not available.",
-        description="500 with a code that belongs to 503",
+        500, "ModelUnavailable", _UNAVAILABLE, description="500 with a code that belongs to 503"
     ),
-    "http_503": _refusal(503, "ModelUnavailable", "The model is not available."),
-    "http_503_retry_now": _refusal(
-        503, "ModelUnavailable", "The model is not available.", retry_after="0"
-    ),
+    "http_503": _refusal(503, "ModelUnavailable", _UNAVAILABLE),
+    "http_503_retry_now": _refusal(503, "ModelUnavailable", _UNAVAILABLE, retry_after="0"),
     # ------------------------------------------------------------ answers of a proxy or gateway
     "http_500_gbk": Fault(
         "500 with a text in GBK",
@@ -191,40 +183,32 @@ FAULTS: dict[str, Fault] = {
         "half of the answer as JSON, to a streaming call", as_json=True, cut=Cut.CLOSE
     ),
     # ------------------------------------------------------------ error events
-    "error_event": Fault("some frames, then an error event", insert=_event(_ERROR), cut=Cut.END),
-    "error_event_spaced": Fault(
-        "an error event written `event: error`",
-        insert=_event(_ERROR, event="event: error"),
-        cut=Cut.END,
+    "error_event": _last_event("some frames, then an error event", _ERROR),
+    "error_event_spaced": _last_event(
+        "an error event written `event: error`", _ERROR, event="event: error"
     ),
-    "error_event_without_code": Fault(
+    "error_event_without_code": _last_event(
         "an error event without a code, of status 503",
-        insert=_event(b'{"message":"no"}', status=":HTTP_STATUS/503"),
-        cut=Cut.END,
+        b'{"message":"no"}',
+        status=":HTTP_STATUS/503",
     ),
-    "error_event_without_code_and_status": Fault(
-        "an error event with neither a code nor a status",
-        insert=_event(b'{"message":"no"}', status=":x"),
-        cut=Cut.END,
+    "error_event_without_code_and_status": _last_event(
+        "an error event with neither a code nor a status", b'{"message":"no"}', status=":x"
     ),
-    "error_event_not_json": Fault(
-        "an error event that is not JSON, of status 500",
-        insert=_event(b"kaputt", status=":HTTP_STATUS/500"),
-        cut=Cut.END,
+    "error_event_not_json": _last_event(
+        "an error event that is not JSON, of status 500", b"kaputt", status=":HTTP_STATUS/500"
     ),
-    "throttled_event": Fault(
+    "throttled_event": _last_event(
         "an error event Throttling, of status 429, as the first frame",
+        b'{"code":"Throttling","message":"no","request_id":"$request_id"}',
+        status=":HTTP_STATUS/429",
         point="after_headers",
-        insert=_event(
-            b'{"code":"Throttling","message":"no","request_id":"$request_id"}',
-            status=":HTTP_STATUS/429",
-        ),
-        cut=Cut.END,
     ),
-    "error_in_result_event": Fault(
+    "error_in_result_event": _last_event(
         "an error object in a result event",
-        insert=_result(_ERROR.replace(b"InvalidParameter", b"AppProcessFailed")),
-        cut=Cut.END,
+        _ERROR.replace(b"InvalidParameter", b"AppProcessFailed"),
+        event="event:result",
+        status=":HTTP_STATUS/200",
     ),
     # ------------------------------------------------------------ unusual but complete answers
     "done_event": Fault(
@@ -236,7 +220,7 @@ FAULTS: dict[str, Fault] = {
         rewrite=_at_stop(lambda event: event + b"data:[DONE]\n\n"),
     ),
     "frame_after_stop": Fault(
-        "a frame after the stop frame", rewrite=_at_stop(lambda event: event + _result(_LATE))
+        "a frame after the stop frame", rewrite=_at_stop(lambda event: event + _event(_LATE))
     ),
     "ended_by_length": Fault(
         "`finish_reason` is `length`, then a reset",
@@ -246,9 +230,9 @@ FAULTS: dict[str, Fault] = {
         point="after_stop",
         cut=Cut.RESET,
     ),
-    "malformed_frame": Fault("a frame that is not JSON", insert=_result(b'{"output":')),
-    "list_frame": Fault("a frame that is a JSON list", insert=_result(b"[1]")),
-    "output_null": Fault('a frame with `"output":null`', insert=_result(b'{"output":null}')),
+    "malformed_frame": Fault("a frame that is not JSON", insert=_event(b'{"output":')),
+    "list_frame": Fault("a frame that is a JSON list", insert=_event(b"[1]")),
+    "output_null": Fault('a frame with `"output":null`', insert=_event(b'{"output":null}')),
     "byte_order_mark": Fault(
         "a byte order mark before the first frame",
         rewrite=_at_first(lambda event: b"\xef\xbb\xbf" + event),
@@ -279,11 +263,11 @@ FAULTS: dict[str, Fault] = {
     ),
     "line_separators": Fault(
         "U+2028 and U+0085 inside the first frame, in a field `padding`",
-        rewrite=_padded("\u2028\x85".encode()),
+        rewrite=_at_first(lambda event: _with_padding(event, "\u2028\x85".encode())),
     ),
     "large_frame": Fault(
         "2 MB more in the first frame, in a field `padding`",
-        rewrite=_padded("好".encode() * 700_000),
+        rewrite=_at_first(lambda event: _with_padding(event, "好".encode() * 700_000)),
     ),
 }
 

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 
 from bailian_apps.emulator.apps.recordings import read_event
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
-from bailian_apps.emulator.wire.frames import JsonObject, as_object, encode_json
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, encode_json
 
 _COMPLETION = re.compile(r".*/apps/([^/]+)/completion")
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -36,14 +36,7 @@ class Exchange:
     """
 
     def __init__(self, number: int, path: str, headers: Headers, body: bytes) -> None:
-        """Start the exchange when the whole request has arrived.
-
-        Args:
-            number: The number of the exchange.
-            path: The percent-encoded path of the request.
-            headers: The headers of the request.
-            body: The body of the request.
-        """
+        """Start the exchange when the whole request has arrived; `path` is percent-encoded."""
         match = _COMPLETION.fullmatch(path)
         self.number = number
         self.status: int | None = None
@@ -69,8 +62,7 @@ class Exchange:
     def finished(self) -> bool:
         """Whether the answer is complete."""
         data = as_object(self._entries[-1].get("data")) if self._entries else None
-        output = as_object((data or {}).get("output")) or {}
-        return output.get("finish_reason") == "stop"
+        return Frame(payload=data or {}).finished
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Record the status and the headers of the response."""
@@ -159,11 +151,7 @@ class RecordingFolder:
         return [path for _, path in sorted(self._written.items())]
 
     def open(self) -> None:
-        """Create the folder if it does not exist, and continue its numbering.
-
-        Raises:
-            OSError: It cannot be created.
-        """
+        """Create the folder if it does not exist, and continue its numbering."""
         self._path.mkdir(parents=True, exist_ok=True)
         names = map(_NUMBER.fullmatch, sorted(each.name for each in self._path.iterdir()))
         self._last_number = max((int(name[1]) for name in names if name), default=0)
@@ -174,11 +162,7 @@ class RecordingFolder:
         return self._last_number
 
     def save(self, exchange: Exchange) -> Path:
-        """Write a recording atomically, readable only by its owner.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Write a recording atomically, readable only by its owner."""
         lines = exchange.records(self._scrubber)
         path = self._path / exchange.name(self._scrubber)
         with tempfile.NamedTemporaryFile(dir=self._path, prefix=".", delete=False) as file:  # 0600

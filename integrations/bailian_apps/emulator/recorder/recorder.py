@@ -21,8 +21,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
-from bailian_apps.emulator.server.local_server import LocalServer
-from bailian_apps.emulator.server.uvicorn_thread import LOOPBACK, transport_of, wait_for_disconnect
+from bailian_apps.emulator.server.local_server import (
+    LOOPBACK,
+    LocalServer,
+    transport_of,
+    wait_for_disconnect,
+)
 from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, encode_json
 
 PUBLIC_API = "https://dashscope.aliyuncs.com/api/v1"
@@ -86,9 +90,12 @@ class Recorder(LocalServer):
             raise ValueError("upstream must not contain a user name or password; remove them")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
+        super().__init__(self._handle, base_path=parts.path.rstrip("/"), host=host, port=port)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
         self._folder = RecordingFolder(Path(out))
-        self._relay = _Relay(f"{parts.scheme}://{parts.netloc}", self._folder)
-        super().__init__(self._relay, base_path=parts.path.rstrip("/"), host=host, port=port)
+        self._stopping = False
+        cafile = os.environ.get("SSL_CERT_FILE") or certifi.where()
+        self._tls = ssl.create_default_context(cafile=cafile)
 
     @property
     def recordings(self) -> list[Path]:
@@ -105,31 +112,15 @@ class Recorder(LocalServer):
         """
         if self._running is None:
             self._folder.open()
-            self._relay.stopping = False
+            self._stopping = False
         super().start()
 
     def stop(self) -> None:
         """Abort open exchanges, write their recordings and stop; does nothing if not running."""
-        self._relay.stopping = True
+        self._stopping = True
         super().stop()
 
-
-class _NotConnectedError(Exception):
-    """The connection to the upstream failed, so nothing was sent."""
-
-
-class _Relay:
-    """The proxy, an ASGI app."""
-
-    def __init__(self, origin: str, folder: RecordingFolder) -> None:
-        self._origin = origin
-        self._folder = folder
-        self.stopping = False
-        self._tls = ssl.create_default_context(
-            cafile=os.environ.get("SSL_CERT_FILE") or certifi.where()
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay and record one exchange."""
         http = Request(scope, receive)
         try:
@@ -143,16 +134,13 @@ class _Relay:
         try:
             await asyncio.wait({relaying, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
             if not relaying.done():
-                ended_by = "recorder" if self.stopping else "client"
+                ended_by = "recorder" if self._stopping else "client"
                 relaying.cancel()
                 await asyncio.wait({relaying})
                 exchange.ended_by = None if exchange.finished else ended_by
-            else:
-                try:
-                    relaying.result()
-                except _NotConnectedError as error:
-                    await _send_error(error, scope, receive, send)
-                    return
+            elif problem := relaying.result():
+                await _unavailable(problem)(scope, receive, send)
+                return
             if exchange.is_call:
                 await asyncio.to_thread(self._save, exchange)
             if exchange.ended_by is None:
@@ -163,12 +151,8 @@ class _Relay:
         finally:
             disconnecting.cancel()
 
-    async def _relay(self, http: Request, content: bytes, exchange: Exchange, send: Send) -> None:
-        """Relay everything but the end of the response.
-
-        Raises:
-            _NotConnectedError: The connection failed.
-        """
+    async def _relay(self, http: Request, content: bytes, exchange: Exchange, send: Send) -> str:
+        """Relay everything but the end of the response; return why nothing was sent, or ""."""
         target = http.scope["raw_path"] + (
             b"?" + query if (query := http.scope["query_string"]) else b""
         )
@@ -197,14 +181,13 @@ class _Relay:
             ) as error:
                 is_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
                 hint = "; set SSL_CERT_FILE to trust another CA" if is_certificate else ""
-                raise _NotConnectedError(
-                    f"cannot connect to {self._origin}: {error}{hint}"
-                ) from error
+                return f"cannot connect to {self._origin}: {error}{hint}"
             except (aiohttp.ClientError, OSError):
                 exchange.ended_by = "upstream"
-                return
+                return ""
             async with response:
                 await _relay_response(response, exchange, send)
+        return ""
 
     def _save(self, exchange: Exchange) -> None:
         try:
@@ -215,14 +198,11 @@ class _Relay:
             logger.info("%s  %s", path.name, exchange.summary())
 
 
-async def _send_error(
-    error: _NotConnectedError, scope: Scope, receive: Receive, send: Send
-) -> None:
-    logger.error("%s", error)
-    body = {"code": "RecorderNotConnected", "message": str(error), "request_id": str(uuid.uuid4())}
+def _unavailable(problem: str) -> Response:
+    logger.error("%s", problem)
+    body = {"code": "RecorderNotConnected", "message": problem, "request_id": str(uuid.uuid4())}
     # 503, because a client may retry what was certainly not sent.
-    response = Response(encode_json(body), 503, media_type=JSON_CONTENT_TYPE)
-    await response(scope, receive, send)
+    return Response(encode_json(body), 503, media_type=JSON_CONTENT_TYPE)
 
 
 async def _relay_response(response: aiohttp.ClientResponse, exchange: Exchange, send: Send) -> None:

@@ -119,12 +119,9 @@ class _Piece:
 
 
 def _pieces(value: Any, path: _Path, changed: Callable[[], None]) -> Iterator[_Piece]:
-    """Yield the texts of a JSON value, including those of JSON nested in texts.
+    """Yield the texts of an object or array at `path`, including those of JSON nested in texts.
 
-    Args:
-        value: An object or an array; anything else has no texts.
-        path: The path of the value.
-        changed: Called after one of its texts was replaced.
+    `changed` is called after one of them was replaced.
     """
     if isinstance(value, dict):  # parallel nodes alternate at the same path
         fields = cast("dict[str, Any]", value)

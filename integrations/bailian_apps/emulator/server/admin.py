@@ -46,7 +46,7 @@ def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
         cloud.faults.add(FaultSpec.model_validate(fields))
 
     def advance(advance_s: float) -> None:
-        cloud.clock.advance(advance_s)
+        cloud.sessions.advance(advance_s)
 
     return [
         _route("/requests", GET=read_requests, DELETE=forget_requests),

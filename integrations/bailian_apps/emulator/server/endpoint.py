@@ -7,8 +7,8 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from starlette.applications import Starlette
@@ -18,26 +18,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from bailian_apps.emulator.apps.app import App, UnknownApp
-from bailian_apps.emulator.faults.plan import FaultPlan, FaultSpec
-from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest, asks_for_stream
+from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
+from bailian_apps.emulator.faults.plan import FaultPlan
+from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.server.admin import admin_routes
+from bailian_apps.emulator.server.local_server import transport_of, wait_for_disconnect
 from bailian_apps.emulator.server.responses import FaultyResponseWriter, ResponseWriter
-from bailian_apps.emulator.server.uvicorn_thread import transport_of, wait_for_disconnect
 from bailian_apps.emulator.server.validation import check, invalid
-from bailian_apps.emulator.sessions import (
-    Clock,
-    NoSuchSessionError,
-    Round,
-    SessionRules,
-    SessionStore,
-    UniqueIds,
-)
+from bailian_apps.emulator.sessions import Session, SessionStore, Turn, allocate
 from bailian_apps.emulator.wire.cumulative import join_text
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     Frame,
-    JsonObject,
     as_object,
     encode_json,
 )
@@ -47,46 +39,29 @@ BASE_PATH = "/api/v1"
 KEPT_REQUESTS = 10_000
 
 
+@dataclass(eq=False, kw_only=True)
 class Cloud:
-    """The completion endpoint and its state."""
+    """The completion endpoint and its state; the arguments are those of `Emulator`."""
 
-    def __init__(
-        self,
-        apps: Mapping[str, App],
-        *,
-        api_key: str | None,
-        pace: float,
-        sleep: Callable[[float], Awaitable[None]],
-        session_rules: SessionRules,
-        strict: bool,
-    ) -> None:
-        """Create the endpoint.
+    own_apps: Mapping[str, App]
+    api_key: str | None
+    pace: float
+    sleep: Callable[[float], Awaitable[None]]
+    new_sessions: Callable[[], SessionStore]
+    strict: bool
 
-        Args:
-            apps: The apps by their ids.
-            api_key: The only valid key; None accepts any but an empty one.
-            pace: How many times faster than recorded to answer; 0 does not wait.
-            sleep: Waits for a number of seconds.
-            session_rules: How long sessions live.
-            strict: Whether to refuse undocumented parameters.
-        """
-        self._own_apps = apps
-        self._api_key = api_key
-        self._pace = pace
-        self._sleep = sleep
-        self._session_rules = session_rules
-        self._strict = strict
+    def __post_init__(self) -> None:
+        """Start without requests, sessions and faults."""
         self.faults = FaultPlan()
         self.reset()
 
     def reset(self) -> None:
         """Forget everything. Lists that were read before stay as they are."""
-        self.apps = dict(self._own_apps)
+        self.apps = dict(self.own_apps)
         self.faults.clear()
-        self.clock = Clock()
         self.requests: list[ReceivedRequest] = []
-        self.sessions = SessionStore(self._session_rules, self.clock)
-        self._request_ids = UniqueIds()
+        self.sessions = self.new_sessions()
+        self._request_ids: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; stop when the client disconnects."""
@@ -96,28 +71,27 @@ class Cloud:
         except ClientDisconnect:
             return
         app_id = http.path_params["app_id"]
-        fault = self.faults.take(app_id, stream=asks_for_stream(http.headers))
         request = ReceivedRequest(
-            app_id=app_id,
-            body=_parse(content),
-            headers=_masked(http.headers),
-            fault=fault.name if fault else None,
+            app_id=app_id, body=_parse(content), headers=_masked(http.headers)
         )
+        fault = self.faults.take(app_id, stream=request.stream)
+        if fault is not None:
+            request = replace(request, fault=fault.name)
         self.requests.append(request)
         del self.requests[:-KEPT_REQUESTS]
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
         if fault is None:
-            answer = self._answer(request, key, ResponseWriter(send))
+            answer = self._answer(request, key, ResponseWriter(send, transport_of(scope)))
         else:
             writer = FaultyResponseWriter(send, transport_of(scope), fault)
-            answer = self._answer_with_fault(request, key, writer, fault)
+            if fault.fault.raw_response is not None:
+                answer = writer.send_raw_response()
+            else:
+                answer = self._answer(request, key, writer, as_json=fault.fault.as_json)
         answering = asyncio.create_task(answer)
         disconnecting = asyncio.create_task(wait_for_disconnect(receive))
         try:
             await asyncio.wait({answering, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done() and isinstance(answering.exception(), CutOff):
-                transport_of(scope).close()
-                await disconnecting
             if fault and answering.done():
                 await disconnecting
         finally:
@@ -127,106 +101,83 @@ class Cloud:
             disconnecting.cancel()
             await asyncio.wait({answering, disconnecting})
         if not answering.cancelled():
-            with suppress(CutOff):
-                answering.result()
-
-    async def _answer_with_fault(
-        self, request: ReceivedRequest, key: str, writer: FaultyResponseWriter, spec: FaultSpec
-    ) -> None:
-        if spec.fault.raw_response is not None:
-            await writer.send_raw_response()
-        else:
-            await self._answer(request, key, writer, stream=not spec.fault.as_json)
+            answering.result()
 
     async def _answer(
-        self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, stream: bool = True
+        self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, as_json: bool = False
     ) -> None:
         request_id = str(uuid.uuid4())
         try:
-            if not key or self._api_key not in (None, key):
+            if not key or self.api_key not in (None, key):
                 raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
-            check(request, strict=self._strict)
-            app = self.apps.get(request.app_id, UnknownApp())
-            request_id = self._request_ids.allocate(app.request_id, fallback=request_id)
-            round_ = self._open_round(request, app)
-            call = Call(
-                request=request,
-                session_id=round_.session.id,
-                request_id=request_id,
-                turns=tuple(round_.session.turns),
+            check(request, strict=self.strict)
+            app = self.apps.get(request.app_id, UNKNOWN_APP)
+            request_id = allocate(self._request_ids, app.request_id, fallback=request_id)
+            sessions = self.sessions
+            session = sessions.open(
+                request.app_id,
+                request.session_id,
+                resume=not request.messages and app is not UNKNOWN_APP,
+                recorded=app.session_id,
             )
-            pace = self._pace if app.pace is None else app.pace
-            delivery = _Delivery(request.parameters, round_, writer, pace, self._sleep)
+            if session is None:
+                raise invalid(
+                    "Required parameter(session_id) missing or invalid: the session "
+                    f"{request.session_id} does not exist, has expired, or has reached its "
+                    "maximum number of rounds."
+                )
+            turns = tuple(session.turns)
+            call = Call(request=request, session_id=session.id, request_id=request_id, turns=turns)
+            pace = self.pace if app.pace is None else app.pace
+            delivery = _Delivery(request, sessions, session, writer, pace, self.sleep)
             async with aclosing(app.frames(call)) as frames:
-                if request.stream and stream:
-                    await delivery.stream(frames)
-                else:
-                    await delivery.send_folded(frames)
+                await delivery.send(frames, stream=request.stream and not as_json)
         except Failure as failure:
             await writer.fail(failure, request_id)
-        except CutOff:
-            raise
         except Exception as error:
             problem = f"the app {request.app_id!r} of the emulator raised {error!r}"
             failure = Failure(status=500, code="InternalError", message=problem)
             await writer.fail(failure, request_id)
 
-    def _open_round(self, request: ReceivedRequest, app: App) -> Round:
-        try:
-            return self.sessions.open_round(
-                request.app_id,
-                request.session_id,
-                resume=not request.messages and not isinstance(app, UnknownApp),
-                recorded=app.session_id,
-                prompt=request.prompt,
-            )
-        except NoSuchSessionError as error:
-            raise invalid(
-                f"Required parameter(session_id) missing or invalid: the session {error} does not "
-                "exist, has expired, or has reached its maximum number of rounds."
-            ) from None
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Delivery:
     """Sends the frames of one answer as its request asks, and adds the turn to its session."""
 
-    parameters: JsonObject
-    round: Round
+    request: ReceivedRequest
+    sessions: SessionStore  # the one that the session was opened in, also after a reset
+    session: Session
     writer: ResponseWriter
     pace: float
     sleep: Callable[[float], Awaitable[None]]
+    now_ms: float = 0.0
 
-    async def stream(self, frames: AsyncIterator[Frame]) -> None:
-        """Send an event stream."""
-        sent_ms = 0.0
-        async with aclosing(render(self._recorded(frames), self.parameters)) as rendered:
-            try:
-                async for frame in rendered:
-                    await self._wait(frame.offset_ms - sent_ms)
-                    sent_ms = frame.offset_ms
-                    await self.writer.send_frame(frame)
-                    await asyncio.sleep(0)  # without a pace, streams would starve each other
-            except CutOff as cut:
-                await self._wait(cut.offset_ms - sent_ms)
-                raise
+    async def send(self, frames: AsyncIterator[Frame], *, stream: bool) -> None:
+        """Send an event stream or one JSON response."""
+        try:
+            await (self._stream(frames) if stream else self._send_folded(frames))
+        except CutOff as cut:
+            await self._wait_until(cut.offset_ms)
+            await self.writer.cut_off()
+
+    async def _stream(self, frames: AsyncIterator[Frame]) -> None:
+        async with aclosing(render(self._recorded(frames), self.request.parameters)) as rendered:
+            async for frame in rendered:
+                await self._wait_until(frame.offset_ms)
+                await self.writer.send_frame(frame)
+                await asyncio.sleep(0)  # without a pace, streams would starve each other
         await self.writer.end_stream()
 
-    async def send_folded(self, frames: AsyncIterator[Frame]) -> None:
-        """Send one JSON response."""
-        try:
-            collected = [frame async for frame in frames]
-        except CutOff as cut:
-            await self._wait(cut.offset_ms)
-            raise
+    async def _send_folded(self, frames: AsyncIterator[Frame]) -> None:
+        collected = [frame async for frame in frames]
         if not collected:
             raise ValueError("the app yielded no frame; yield at least one payload")
         whole = fold(collected)
-        await self._wait(whole.offset_ms)
+        await self._wait_until(whole.offset_ms)
         if whole.event == "result":
-            self.round.begin()
-            self.round.end(join_text("", whole))
-        await self.writer.send_whole(select_thoughts(whole, self.parameters))
+            self.sessions.keep(self.session)
+            self._add_turn(join_text("", whole))
+        await self.writer.send_whole(select_thoughts(whole, self.request.parameters))
 
     async def _recorded(self, frames: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
         """Add the turn before its last frame is sent, so that a client that reads it finds it."""
@@ -234,12 +185,16 @@ class _Delivery:
         async for frame in frames:
             text = join_text(text, frame)
             if frame.event == "result":
-                self.round.begin()
+                self.sessions.keep(self.session)
             if frame.finished:
-                self.round.end(text)
+                self._add_turn(text)
             yield frame
 
-    async def _wait(self, recorded_ms: float) -> None:
+    def _add_turn(self, answer: str) -> None:
+        self.session.turns.append(Turn(self.request.prompt, answer))
+
+    async def _wait_until(self, offset_ms: float) -> None:
+        recorded_ms, self.now_ms = offset_ms - self.now_ms, offset_ms
         if self.pace and recorded_ms > 0:
             await self.sleep(recorded_ms / 1000 / self.pace)
 
@@ -262,16 +217,14 @@ def asgi_app(cloud: Cloud) -> Starlette:
 
 def _parse(content: bytes) -> dict[str, object]:
     try:
-        return as_object(_DECODER.decode(content.decode())) or {}
+        value = json.loads(content.decode(), parse_constant=_refuse_constant)
+        return as_object(value) or {}
     except (ValueError, RecursionError):
         return {}
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # json accepts NaN by default
+    raise ValueError(f"{word} is not JSON")  # the json module accepts NaN by default
 
 
 def _masked(headers: Mapping[str, str]) -> dict[str, str]:

@@ -1,37 +1,53 @@
-"""The common base of `Emulator` and `Recorder`: a context manager that serves an ASGI app."""
+"""The common base of `Emulator` and `Recorder`: serves an ASGI app in a thread of this process.
 
-from types import TracebackType
-from typing import TYPE_CHECKING
+It knows neither the emulator's endpoint nor the recorder.
+"""
 
-from starlette.types import ASGIApp
+import asyncio
+import logging
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, cast
 
-from bailian_apps.emulator.server.uvicorn_thread import UvicornThread
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+LOOPBACK = "127.0.0.1"
+SHUTDOWN_TIMEOUT_S = 5.0
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_TRANSPORT = "bailian_apps.transport"
+
+logger = logging.getLogger("bailian_apps.emulator")
+
 
 class LocalServer:
-    """Serves an ASGI app in a thread while its `with` block runs."""
+    """Serves an ASGI app with uvicorn, in a thread, while its `with` block runs."""
 
     def __init__(self, app: ASGIApp, *, base_path: str, host: str, port: int) -> None:
-        """Prepare the server; nothing listens before `start` or the `with` block.
-
-        Args:
-            app: The ASGI app.
-            base_path: The path of `base_url`.
-            host: The address to listen on.
-            port: The port; 0 takes a free one.
-        """
+        """Prepare the server; nothing listens before `start`. Port 0 takes a free one."""
         self._app = app
         self._base_path = base_path
         self._host = host
         self._port = port
-        self._running: UvicornThread | None = None
+        self._running: tuple[_Server, threading.Thread] | None = None
+        self._base_url = ""
 
     @property
     def base_url(self) -> str:
-        """The base address for clients.
+        """The base address for clients on this machine.
 
         Raises:
             RuntimeError: The server is not running.
@@ -41,10 +57,10 @@ class LocalServer:
             raise RuntimeError(
                 f"the {name.lower()} is not running; use it as `with {name}(…) as server:`"
             )
-        return self._running.origin + self._base_path
+        return self._base_url
 
     def start(self) -> None:
-        """Start to listen; `base_url` can be used when this returns.
+        """Start to listen; the server accepts requests at `base_url` when this returns.
 
         Raises:
             RuntimeError: The server is already running.
@@ -53,12 +69,32 @@ class LocalServer:
         if self._running is not None:
             name = type(self).__name__.lower()
             raise RuntimeError(f"the {name} is already running at {self.base_url}")
-        self._running = UvicornThread(self._app, host=self._host, port=self._port)
+        # Bound and listening here, so that the port is known and no client connects too early.
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listener = socket.create_server((self._host, self._port), family=family, backlog=2048)
+        # Accepted connections inherit this; asyncio sets it only if the socket has a protocol.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        port = listener.getsockname()[1]
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)  # noqa: S104
+        host = f"[{host}]" if ":" in host else host
+        self._base_url = f"http://{host}:{port}{self._base_path}"
+        server = _Server(self._app)
+        thread = threading.Thread(
+            target=server.run_in_thread,
+            args=(listener,),
+            name=f"bailian-emulator-{port}",
+            daemon=True,
+        )
+        thread.start()
+        server.ready.result()
+        self._running = server, thread
 
     def stop(self) -> None:
         """Abort all connections and end the thread; does nothing if it is not running."""
         if self._running is not None:
-            self._running.stop()
+            server, thread = self._running
+            server.stop()
+            thread.join()
             self._running = None
 
     def __enter__(self) -> "Self":
@@ -66,11 +102,133 @@ class LocalServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the server."""
         self.stop()
+
+
+def with_access_log(app: ASGIApp) -> ASGIApp:
+    """Wrap an app so that it logs one line per request, without keys and user input."""
+
+    async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.monotonic()
+        status, complete = 0, False
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status, complete
+            status = message.get("status", status)
+            complete = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+
+        try:
+            await app(scope, receive, observed_send)
+        finally:
+            # The raw path is percent-encoded, so it has no control characters for a terminal.
+            path = scope["raw_path"].decode("ascii").partition("/apps/")
+            mode = "stream" if (b"x-dashscope-sse", b"enable") in scope["headers"] else "json"
+            logger.info(
+                "%s  %s  %s  %.0f ms%s",
+                path[2].removesuffix("/completion") or path[0],
+                mode,
+                status or "-",
+                (time.monotonic() - started) * 1000,
+                "" if complete else "  cut off",
+            )
+
+    return logging_app
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Wait until the client has disconnected or has its whole response."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def transport_of(scope: Mapping[str, Any]) -> asyncio.Transport:
+    """Return the connection of a request, for responses that ASGI cannot express.
+
+    An app that closes it must wait for ASGI's `http.disconnect` before it returns.
+    """
+    return cast("asyncio.Transport", scope["extensions"][_TRANSPORT])
+
+
+def unacked_bytes(connection: socket.socket) -> int:
+    """Return how many written bytes the peer has not acknowledged; 0 outside Linux."""
+    if sys.platform != "linux":
+        return 0
+    return struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4))[0]
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 with the transport in each request's scope.
+
+    The access log is off here, because uvicorn's own setting changes a logger of the process.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.access_log = False
+        app = cast("ASGIApp", self.app)
+
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["extensions"] = {_TRANSPORT: self.transport}
+            await app(scope, receive, send)
+
+        self.app = cast("Any", with_transport)
+
+
+class _Server(uvicorn.Server):
+    """A server that stops on an event; uvicorn's own polls a flag ten times a second.
+
+    Outside the main thread, uvicorn installs no signal handlers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        config = uvicorn.Config(
+            cast("Any", app),
+            interface="asgi3",  # uvicorn takes a method for ASGI 2
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+        )
+        super().__init__(config)
+        self.ready: Future[None] = Future()
+
+    def run_in_thread(self, listener: socket.socket) -> None:
+        """Serve until `stop`; `ready` has the result of the start."""
+        with listener:
+            try:
+                asyncio.run(self.serve(sockets=[listener]))
+            except BaseException as error:
+                if self.ready.done():
+                    raise
+                self.ready.set_exception(error)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self.ready.set_result(None)
+
+    async def main_loop(self) -> None:
+        """Serve until `stop`."""
+        await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Stop the server; may be called from any thread."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Abort all connections; every open response then ends as if its client had left."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # connection_lost runs in the next iteration of the loop
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=SHUTDOWN_TIMEOUT_S)

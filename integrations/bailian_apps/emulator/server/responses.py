@@ -12,7 +12,7 @@ from starlette.types import Send
 from bailian_apps.emulator.faults.fault import COUNTED_POINTS, Cut, FaultPoint
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.models import Failure
-from bailian_apps.emulator.server.uvicorn_thread import unacked_bytes
+from bailian_apps.emulator.server.local_server import unacked_bytes
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     STREAM_CONTENT_TYPE,
@@ -28,9 +28,10 @@ class ResponseWriter:
     an HTTP error. A later one is an error event.
     """
 
-    def __init__(self, send: Send) -> None:
-        """Create a writer for ASGI's `send`."""
+    def __init__(self, send: Send, transport: asyncio.Transport) -> None:
+        """Create a writer for ASGI's `send` and the connection below it."""
         self._send = send
+        self._transport = transport
         self._streaming = False
         self._number: int = 0
 
@@ -43,15 +44,13 @@ class ResponseWriter:
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream."""
-        if not self._streaming:
-            await self._start_stream()
+        await self._start_stream()
         self._number = self._number + 1 if frame.id is None else frame.id
         await self._send_event(frame.encode(self._number), stop=frame.finished)
 
     async def end_stream(self) -> None:
         """End the stream."""
-        if not self._streaming:
-            await self._start_stream()
+        await self._start_stream()
         await self._end()
 
     async def fail(self, failure: Failure, request_id: str) -> None:
@@ -63,9 +62,15 @@ class ResponseWriter:
         else:
             await self.send_whole(frame, failure.headers)
 
+    async def cut_off(self) -> None:
+        """Close the connection and wait to be cancelled at ASGI's `http.disconnect`."""
+        self._transport.close()
+        await asyncio.Event().wait()
+
     async def _start_stream(self) -> None:
-        self._streaming = True
-        await self._start(200, {"content-type": STREAM_CONTENT_TYPE})
+        if not self._streaming:
+            self._streaming = True
+            await self._start(200, {"content-type": STREAM_CONTENT_TYPE})
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
@@ -89,16 +94,14 @@ class FaultyResponseWriter(ResponseWriter):
     """
 
     def __init__(self, send: Send, transport: asyncio.Transport, spec: FaultSpec) -> None:
-        """Create a writer for a connection."""
-        super().__init__(send)
-        self._transport = transport
+        """Create a writer that injects a fault."""
+        super().__init__(send, transport)
         self._fault = spec.fault
         self._after_frames = 1 if spec.after_frames is None else spec.after_frames
         self._request_id = str(uuid.uuid4())
         self._events = 0
         self._injected = False
-        compresses = self._fault.framing == "gzip"
-        self._compressor = zlib.compressobj(wbits=31) if compresses else None
+        self._compressor = zlib.compressobj(wbits=31) if self._fault.framing == "gzip" else None
 
     async def send_raw_response(self) -> None:
         """Send the fault's `raw_response` instead of an answer of the app."""
@@ -107,8 +110,7 @@ class FaultyResponseWriter(ResponseWriter):
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream, unless the fault happens before it."""
-        if not self._streaming:
-            await self._start_stream()
+        await self._start_stream()
         if self._is_due("between_frames"):
             await self._inject()
         await super().send_frame(frame)
@@ -184,10 +186,9 @@ class FaultyResponseWriter(ResponseWriter):
                 connection = self._transport.get_extra_info("socket")
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self._transport.abort()
-        elif how is Cut.CLOSE:
-            self._transport.close()
-        elif how is Cut.END:
-            self._transport.write(b"0\r\n\r\n")
+        elif how is not Cut.STALL:
+            if how is Cut.END:
+                self._transport.write(b"0\r\n\r\n")
             self._transport.close()
         await asyncio.Event().wait()
 

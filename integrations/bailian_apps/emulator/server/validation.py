@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from bailian_apps.emulator.errors import suggestion
 from bailian_apps.emulator.models import Failure, ReceivedRequest
-from bailian_apps.emulator.wire.flow_modes import FLOW_MODES
 from bailian_apps.emulator.wire.frames import JsonObject, as_list
+from bailian_apps.emulator.wire.rendering import FLOW_MODES
 
 _MAX_FILE_IDS = 100
 
@@ -99,12 +99,7 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
 
 
 def check(request: ReceivedRequest, *, strict: bool) -> None:
-    """Refuse a request that the cloud refuses before any app runs.
-
-    Args:
-        request: The request.
-        strict: Whether to check the documented parameters too; otherwise only requests that
-            cannot be answered are refused.
+    """Refuse a request that the cloud refuses before any app runs; for `strict` see `Emulator`.
 
     Raises:
         Failure: The request is refused. The message has the parameter's name but not its value.

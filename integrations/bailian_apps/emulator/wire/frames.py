@@ -67,15 +67,6 @@ class Frame:
         ).encode() + encode_json(self.payload, end="\n\n")
 
 
-def error_frame(*, status: int, code: str, message: str, request_id: str) -> Frame:
-    """Return an error as a frame; its `body` and `status` are the same error as JSON."""
-    return Frame(
-        event="error",
-        status=status,
-        payload={"code": code, "message": message, "request_id": request_id},
-    )
-
-
 def http_head(status: int, headers: Mapping[str, str]) -> bytes:
     """Encode the status line and the headers of an HTTP/1.1 response."""
     lines = [f"{name}: {value}" for name, value in headers.items()]

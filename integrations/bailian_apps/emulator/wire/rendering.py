@@ -2,23 +2,130 @@
 
 Apps yield deltas. A request gets deltas or cumulative texts (`incremental_output`), with or without
 `thoughts` (`has_thoughts`), in one of the workflow modes (`flow_stream_mode`), or one JSON answer.
+
+`FLOW_MODES` has one row per mode; a new mode is a row here, with an encoder if it needs one.
+Only a `full_thoughts` run carries enough to be encoded in another mode. Everything else, such as
+an agent's answer or a run recorded in another mode, passes unchanged.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 from bailian_apps.emulator.wire.cumulative import Accumulator
-from bailian_apps.emulator.wire.flow_modes import DEFAULT_MODE, encoder_for
-from bailian_apps.emulator.wire.frames import Frame, JsonObject
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, to_json
+from bailian_apps.emulator.wire.nodes import RUNNING, nodes_of, read_result, text_of
+
+ModeEncoder: TypeAlias = Callable[[Frame], list[Frame]]
+"""Returns what stands for a frame of one `full_thoughts` answer in another mode."""
+
+
+class MessageFormat:
+    """Encodes node deltas as `workflow_message` frames, for one answer.
+
+    See tests/recordings/workflow-message-format.sse and workflow-message-format-plus-elided.sse.
+    """
+
+    def __init__(self, *, every_node: bool = False) -> None:
+        """Encode the End node (`message_format`), or all nodes (`message_format_plus`)."""
+        self._every_node = every_node
+        self._sequence: dict[str, int] = {}
+        self._done: set[str] = set()
+
+    def __call__(self, frame: Frame) -> list[Frame]:
+        """Return the frames that stand for `frame`."""
+        nodes = list(nodes_of(frame.output))
+        if not nodes:
+            return [frame]
+        outputs: list[JsonObject] = []
+        for node in nodes:
+            if self._every_node or node.get("nodeType") == "End":
+                message = self._message(node)
+                if message is not None:
+                    outputs.append({"workflow_message": message, "finish_reason": "null"})
+        if frame.finished:
+            outputs.append(_without_thoughts(frame))
+        session = {key: item for key, item in frame.output.items() if key == "session_id"}
+        return [replace(frame, id=None).with_output({**session, **output}) for output in outputs]
+
+    def _message(self, node: JsonObject) -> JsonObject | None:
+        """Return the message for a node, or None if the frame only lists it again."""
+        node_id = str(node["nodeId"])
+        completed = node.get("nodeStatus") != RUNNING
+        if completed and node_id in self._done:
+            return None
+        content = self._content(node)
+        if completed:
+            self._done.add(node_id)
+        else:
+            self._done.discard(node_id)  # in a loop, a completed node runs again
+            if not content:
+                return None
+        self._sequence[node_id] = self._sequence.get(node_id, 0) + 1
+        error = node.get("nodeErrorMsg")
+        return {
+            "node_status": node.get("nodeStatus"),
+            "node_type": node.get("nodeType"),
+            "node_msg_seq_id": self._sequence[node_id],
+            "node_name": node.get("nodeName"),
+            "message": {"content": content, "role": "assistant"},
+            "node_is_completed": completed,
+            "node_id": node_id,
+            **({"node_error_msg": error} if error else {}),
+        }
+
+    def _content(self, node: JsonObject) -> str:
+        result = read_result(node)
+        if not self._every_node or node.get("nodeType") != "LLM":
+            return text_of(result)
+        parts = {"result": text_of(result), "reasoningContent": result.get("reasoningContent", "")}
+        return to_json(parts) if any(parts.values()) else ""
+
+
+def _agent_format(frame: Frame) -> list[Frame]:
+    """Encode the End node's deltas as `output.text`; the last frame has the whole answer."""
+    nodes = list(nodes_of(frame.output))
+    if not nodes:
+        return [frame]
+    output = _without_thoughts(frame)
+    if not frame.finished:
+        ends = [node for node in nodes if node.get("nodeType") == "End"]
+        delta = "".join(text_of(read_result(node)) for node in ends)
+        if not delta:
+            return []
+        output["text"] = delta
+    return [replace(frame, id=None).with_output(output)]
+
+
+FLOW_MODES: dict[str, Callable[[], ModeEncoder]] = {
+    "full_thoughts": lambda: lambda frame: [frame],
+    "message_format": MessageFormat,
+    "message_format_plus": lambda: MessageFormat(every_node=True),
+    "agent_format": lambda: _agent_format,
+}
+"""The function that makes the encoder of one answer, by the names of the modes."""
+
+DEFAULT_MODE = "full_thoughts"
+"""The mode of a request that names none; the only one that can be encoded in every other."""
+
+
+def detect_mode(frames: Iterable[Frame]) -> str | None:
+    """Return the mode that recorded frames show by their messages, or None if they have none."""
+    messages = [as_object(frame.output.get("workflow_message")) for frame in frames]
+    node_types = {str(message.get("node_type")) for message in messages if message}
+    if not node_types:
+        return None
+    return "message_format" if node_types == {"End"} else "message_format_plus"
 
 
 async def render(
     frames: AsyncIterator[Frame], parameters: JsonObject
 ) -> AsyncGenerator[Frame, None]:
     """Yield the frames of a stream as the request's `parameters` ask."""
-    encoder = encoder_for(parameters.get("flow_stream_mode") or DEFAULT_MODE)
+    encode = FLOW_MODES[parameters.get("flow_stream_mode") or DEFAULT_MODE]()
     accumulator = None if parameters.get("incremental_output") is True else Accumulator()
     async for frame in frames:
-        for encoded in encoder.feed(frame):
+        for encoded in encode(frame):
             yield select_thoughts(accumulator.feed(encoded) if accumulator else encoded, parameters)
 
 
@@ -45,10 +152,14 @@ def select_thoughts(frame: Frame, parameters: JsonObject) -> Frame:
     """Return the frame, without its `thoughts` unless the request asked for them."""
     if parameters.get("has_thoughts") is True or not frame.output.get("thoughts"):
         return frame
-    return frame.with_output({key: item for key, item in frame.output.items() if key != "thoughts"})
+    return frame.with_output(_without_thoughts(frame))
 
 
 def _updates(later: JsonObject, earlier: JsonObject) -> JsonObject:
     return {
         key: item for key, item in later.items() if key not in earlier or item not in (None, {}, [])
     }
+
+
+def _without_thoughts(frame: Frame) -> JsonObject:
+    return {key: item for key, item in frame.output.items() if key != "thoughts"}
