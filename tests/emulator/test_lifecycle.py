@@ -112,6 +112,17 @@ def test_a_pace_that_is_not_a_finite_number_is_refused(pace: float) -> None:
         Paced(Agent(text="x"), pace)
 
 
+@pytest.fixture
+def stops_in_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test must not take as long as a server would wait for a stream that does not end."""
+    patience_s = 120
+    monkeypatch.setattr("bailian_apps.emulator.server.local_server.SHUTDOWN_TIMEOUT_S", patience_s)
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < patience_s
+
+
+@pytest.mark.usefixtures("stops_in_time")
 @pytest.mark.parametrize("app", [endless, endless_async])
 def test_stopping_cuts_an_open_stream(open_stream: Callable[..., Any], app: Any) -> None:
     with Emulator(apps={"app": app}) as cloud:

@@ -83,4 +83,4 @@ PATHS: dict[str, Path] = {
     "ainvoke": _ainvoke,
     "astream": _astream,
 }
-STREAMING = {"stream", "astream"}
+STREAMING = ("stream", "astream")
