@@ -157,6 +157,17 @@ def test_without_a_key_the_sdk_chooses_one(monkeypatch: pytest.MonkeyPatch, tmp_
         assert len(server.posts) == 1
 
 
+def test_a_default_address_that_needs_a_workspace_is_an_error_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import dashscope
+
+    address = "https://{workspace_id}.example.com/api/v1"
+    monkeypatch.setattr(dashscope, "base_http_api_url", address)
+    with pytest.raises(InvalidInputError, match="workspace is missing"):
+        BailianApp(app_id="app", api_key="sk-test").invoke("hi")
+
+
 def test_the_defaults_are_those_of_the_sdk(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     import dashscope
 
