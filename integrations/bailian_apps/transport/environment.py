@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 import certifi
 import requests.utils
 
-from bailian_apps.core.errors import BailianError
-from bailian_apps.transport.http_answer import connect_error, environment_error
+from bailian_apps.transport.http_answer import environment_error
 
 _PROXY_SCHEMES: Final = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 
@@ -102,14 +101,3 @@ def _tls_context(trusted: str) -> ssl.SSLContext:
     if Path(trusted).is_dir():
         return ssl.create_default_context(capath=trusted)
     return ssl.create_default_context(cafile=trusted)  # 20 ms
-
-
-def diagnose_connect_failure(environment: Environment, url: str, error: Exception) -> BailianError:
-    """Make the error for a request that was not sent; a wrong environment explains it first."""
-    try:
-        proxy = environment.proxy_for(url)
-        if url.startswith("https:"):
-            environment.certificates()
-    except BailianError as wrong:
-        return wrong
-    return connect_error(url, error, proxy=proxy)

@@ -21,10 +21,10 @@ from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
 from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.body import ResponseBody
-from bailian_apps.transport.environment import diagnose_connect_failure
 from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
     FrameReader,
+    connect_error,
     connection_lost_error,
     is_stream,
     read_answer,
@@ -164,8 +164,8 @@ class SyncCall:
             if late and not isinstance(error, NewConnectionError):
                 raise self.budget.error() from None
             if not body.started:
-                environment = self._connections.environment
-                raise diagnose_connect_failure(environment, request.url, error) from None
+                proxy = self._connections.environment.proxy_for(request.url)
+                raise connect_error(request.url, error, proxy=proxy) from None
             raise connection_lost_error(sent=True) from None
         finally:
             current.call = interrupted
