@@ -420,6 +420,7 @@ def open_things() -> tuple[int, int]:
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
 
+@pytest.mark.slow
 def test_a_thousand_cancelled_streams_leave_no_file_task_or_thread() -> None:
     """However they end: left, closed, cancelled, timed out or garbage-collected."""
     with WireServer(*[HELD_OPEN] * 1005) as server:
