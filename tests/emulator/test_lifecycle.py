@@ -37,7 +37,7 @@ def no_thread_is_left() -> Iterator[None]:
 
 def endless(call: Call) -> Iterator[dict[str, Any]]:
     yield FIRST
-    call.disconnected.wait(10)
+    call.disconnected.wait(120)
 
 
 async def endless_async(call: Call) -> AsyncIterator[dict[str, Any]]:
@@ -115,7 +115,7 @@ def test_a_pace_that_is_not_a_finite_number_is_refused(pace: float) -> None:
 @pytest.fixture
 def stops_in_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The test must not take as long as a server would wait for a stream that does not end."""
-    patience_s = 120
+    patience_s = 60
     monkeypatch.setattr("bailian_apps.emulator.server.local_server.SHUTDOWN_TIMEOUT_S", patience_s)
     started = time.monotonic()
     yield
@@ -129,8 +129,6 @@ def test_stopping_cuts_an_open_stream(open_stream: Callable[..., Any], app: Any)
         opened = open_stream(cloud)
         response = opened.__enter__()
         assert response.readline() == b"id:1\n"
-        started = time.monotonic()
-    assert time.monotonic() - started < 4  # the patience for a stream that does not end is 5 s
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         response.read()
     opened.__exit__(None, None, None)
@@ -145,10 +143,10 @@ def test_stopping_cuts_a_paced_replay() -> None:
         await asyncio.Event().wait()
 
     with Emulator(apps={"app": TRAVEL}, pace=1, sleep=never) as cloud:
-        connection = http.client.HTTPConnection("127.0.0.1", _port(cloud), timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", _port(cloud), timeout=60)
         headers = {"Authorization": "Bearer k", "X-DashScope-SSE": "enable"}
         connection.request("POST", PATH, b'{"input":{"prompt":"hi"}}', headers)
-        assert entered.wait(10)
+        assert entered.wait(60)
     with pytest.raises(ConnectionError):
         connection.getresponse()
     connection.close()
@@ -161,7 +159,7 @@ def test_a_disconnect_of_the_client_is_reported(open_stream: Callable[..., Any],
         with open_stream(cloud) as response:
             assert response.readline() == b"id:1\n"
             assert not cloud.requests[0].disconnected.is_set()
-        assert cloud.requests[0].disconnected.wait(10)
+        assert cloud.requests[0].disconnected.wait(60)
 
 
 @pytest.mark.parametrize("how", ["plain", "async"])
@@ -186,20 +184,19 @@ def test_a_generator_is_closed_when_its_client_disconnects(
     with Emulator(apps={"app": plain if how == "plain" else asynchronous}) as cloud:
         with open_stream(cloud) as response:
             assert response.readline() == b"id:1\n"
-        assert closed.wait(10)
+        assert closed.wait(60)
 
 
+@pytest.mark.usefixtures("stops_in_time")
 def test_an_idle_connection_does_not_delay_the_stop() -> None:
     with Emulator(apps={"app": TRAVEL}) as cloud:
-        idle = http.client.HTTPConnection("127.0.0.1", _port(cloud), timeout=10)
+        idle = http.client.HTTPConnection("127.0.0.1", _port(cloud), timeout=60)
         body, headers = b'{"input":{"prompt":"hi"}}', {"Authorization": "Bearer k"}
         idle.request("POST", PATH, body, headers)
         with idle.getresponse() as response:
             assert response.status == 200
             response.read()
         assert idle.sock is not None  # kept alive
-        started = time.monotonic()
-    assert time.monotonic() - started < 4
     idle.close()
 
 
@@ -210,7 +207,7 @@ def test_an_app_that_still_blocks_is_warned_of(
 
     def stubborn(call: Call) -> Iterator[dict[str, Any]]:
         yield FIRST
-        released.wait(10)
+        released.wait(60)
 
     monkeypatch.setattr("bailian_apps.emulator.emulator.SHUTDOWN_TIMEOUT_S", 0.01)
     cloud = Emulator(apps={"app": stubborn})
@@ -222,7 +219,7 @@ def test_an_app_that_still_blocks_is_warned_of(
             cloud.stop()
     released.set()
     for thread in set(threading.enumerate()) - before:
-        thread.join(10)
+        thread.join(60)
 
 
 def test_two_emulators_run_at_the_same_time(post: Callable[..., Any]) -> None:
@@ -240,7 +237,7 @@ def test_it_listens_on_loopback_alone() -> None:
         assert cloud.base_url == f"http://127.0.0.1:{_port(cloud)}/api/v1"
         port = _port(cloud)
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=10)
+        socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def test_it_can_be_started_again_on_the_same_port(post: Callable[..., Any]) -> None:
