@@ -98,9 +98,8 @@ class Emulator(LocalServer):
             ),
             strict=strict,
         )
-        super().__init__(
-            with_access_log(asgi_app(self._cloud)), base_path=BASE_PATH, host=host, port=port
-        )
+        app = with_access_log(asgi_app(self._cloud))
+        super().__init__(app, base_path=BASE_PATH, host=host, port=port)
 
     @property
     def requests(self) -> list[ReceivedRequest]:
