@@ -12,7 +12,9 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := python -m pytest --numprocesses $(WORKERS) --dist worksteal
 LOCKED := --constraint requirements/dev.lock --build-constraint requirements/dev.lock
 FLOOR_LOCKED := --constraint requirements/floor.lock --build-constraint requirements/floor.lock
-FAST_TESTS := tests/core tests/transport tests/langchain tests/llamaindex tests/test_*.py
+# The tests of tracers take long, and few changes concern them.
+FAST_TESTS := $(filter-out %/test_tracers.py %/test_trees.py,$(wildcard \
+	tests/core/test_*.py tests/transport/test_*.py tests/langchain/test_*.py tests/llamaindex/test_*.py tests/test_*.py))
 
 .PHONY: help demo install test test-fast test-slow test-floor test-sdks soak test-newest coverage \
 	bench check format lock lock-upgrade clean
