@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.redaction import hides_arguments, redact_biz_params
 from bailian_apps.core.request import AppId, AppRequest, WireOptions, raise_invalid_input
 
 _WORKSPACE = re.compile(r"[A-Za-z0-9_-]+")
@@ -189,6 +189,10 @@ class AppSettings(WireOptions):
     session_max_rounds: int = Field(default=50, ge=1)
     """How many rounds the cloud keeps in one session. Not sent."""
 
+    secret_biz_params: tuple[str, ...] = ()
+    """Names in `biz_params` whose values are secret too: a name at any depth, or the dotted path to
+    one value, such as `"user_defined_params.tool.code"`. Default: none. Not sent."""
+
     @property
     def timeouts(self) -> Timeout:
         """The timeout as its four limits."""
@@ -205,7 +209,7 @@ class AppSettings(WireOptions):
         state = super().__getstate__()
         fields: dict[str, Any] = state["__dict__"] | {"api_key": None}
         if fields.get("biz_params"):
-            fields["biz_params"] = redact_biz_params(fields["biz_params"])
+            fields["biz_params"] = redact_biz_params(fields["biz_params"], self._secret_names)
         return state | {"__dict__": fields}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -214,6 +218,11 @@ class AppSettings(WireOptions):
             state | {"__dict__": state["__dict__"] | {"api_key": _secret_from_env()}}
         )
 
+    @property
+    def _secret_names(self) -> tuple[str, ...]:
+        return self.secret_biz_params
+
+    @hides_arguments
     def with_overrides(self, overrides: Mapping[str, Any]) -> AppSettings:
         """Return these settings with some replaced, validated again.
 

@@ -31,7 +31,7 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 from llama_index_instrumentation.event_handlers import NullEventHandler
 
-from bailian_apps.core.redaction import wrap_secrets
+from bailian_apps.core.redaction import take, wrap_secrets
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
@@ -63,7 +63,7 @@ def _instrument(method: Callable[..., Any], callback: Callable[..., Any]) -> Cal
 
     def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _capture_generator() as captured:
-            response = traced.__get__(self, type(self))(*args, **wrap_secrets(kwargs))
+            response = traced.__get__(self, type(self))(*args, **_public(self, take(kwargs)))
             return captured.pop().stream(response) if captured else response
 
     return outer
@@ -79,10 +79,15 @@ def _instrument_async(
 
     async def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _capture_generator() as captured:
-            response = await traced.__get__(self, type(self))(*args, **wrap_secrets(kwargs))
+            response = await traced.__get__(self, type(self))(*args, **_public(self, take(kwargs)))
             return captured.pop().astream(response) if captured else response
 
     return outer
+
+
+def _public(owner: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a method of an LLM, or of an engine with one, to be published."""
+    return wrap_secrets(kwargs, getattr(owner, "_llm", owner).secret_biz_params)
 
 
 def _traced(

@@ -17,6 +17,14 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
+from bailian_apps.core.redaction import (
+    hides_arguments,
+    redact_biz_params,
+    secret_fields,
+    take,
+    to_json_values,
+    wrap_secrets,
+)
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
@@ -26,6 +34,7 @@ _PROMPT = "prompt"
 _CONTEXT = "ctx"
 
 
+@hides_arguments
 def bailian_app_tool(
     app: BailianApp | None = None,
     llm: BailianAppLLM | None = None,
@@ -108,15 +117,15 @@ class _AppTool(FunctionTool):
         self._keep_session = keep_session
 
     def _text(self, *args: Any, **kwargs: Any) -> str:
-        return self.call(*args, **kwargs).content
+        return self.call(*args, **take(kwargs)).content
 
     async def _atext(self, *args: Any, **kwargs: Any) -> str:
-        return (await self.acall(*args, **kwargs)).content
+        return (await self.acall(*args, **take(kwargs))).content
 
     def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
         """Call the app; with a context, through `acall`, because contexts are async."""
         if kwargs.get(_CONTEXT) is not None:
-            return asyncio_run(self.acall(*args, **kwargs))
+            return asyncio_run(self.acall(*args, **take(kwargs)))
         kwargs.pop(_CONTEXT, None)
         question, overrides = self._parse(args, kwargs)
         response = self._llm.chat([question], **overrides)
@@ -134,20 +143,28 @@ class _AppTool(FunctionTool):
         await self._store_turn(ctx, question, response)
         return self._output(response, args, kwargs)
 
+    @hides_arguments
     def _parse(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[ChatMessage, dict[str, Any]]:
-        """Validate the tool's arguments; return the question and the overrides of the call."""
+        """Validate the tool's arguments; return the question and the overrides of the call.
+
+        Secrets in `kwargs` are masked, because the output repeats them.
+        """
         schema = self.metadata.fn_schema
         assert schema is not None  # noqa: S101
+        given = take(kwargs)
+        names = (*self._llm.secret_biz_params, *secret_fields(schema))
+        kwargs |= redact_biz_params(given, names)
         try:
-            arguments = schema.model_validate(kwargs | ({_PROMPT: args[0]} if args else {}))
+            arguments = schema.model_validate(given | ({_PROMPT: args[0]} if args else {}))
         except ValidationError as error:
             raise_invalid_input(error)
-        fields = arguments.model_dump(mode="json", by_alias=True, exclude_none=True)
+        fields = to_json_values(arguments, exclude_none=True)
         question = ChatMessage(role=MessageRole.USER, content=fields.pop(_PROMPT, ""))
         biz_params = {**(self._llm.biz_params or {}), **fields}
-        return question, ({"biz_params": biz_params} if fields else {})
+        overrides = {"biz_params": biz_params} if fields else {}
+        return question, wrap_secrets(overrides, names)
 
     def _write_step(self, ctx: Context, event: AppEvent) -> None:
         if change := step_change(event):
