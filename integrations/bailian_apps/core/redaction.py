@@ -40,44 +40,15 @@ _CREDENTIAL_ENDINGS = tuple(
     )
     for plural in ("", "s")
 )  # fmt: skip
-_KEYS = frozenset(
-    [
-        "api",
-        "access",
-        "private",
-        "secret",
-        "app",
-        "auth",
-        "signing",
-        "encryption",
-        "subscription",
-        "account",
-        "ssh",
-    ]
-)
+_KEYS = frozenset({
+    "api", "access", "private", "secret", "app", "auth", "signing", "encryption", "subscription",
+    "account", "ssh",
+})  # fmt: skip
 """A key is a credential after one of these words, and not in `sort_key` or `keyword`."""
-_COUNTS = frozenset(
-    [
-        "max",
-        "min",
-        "num",
-        "number",
-        "count",
-        "total",
-        "limit",
-        "used",
-        "usage",
-        "budget",
-        "per",
-        "input",
-        "output",
-        "prompt",
-        "completion",
-        "reasoning",
-        "cached",
-        "remaining",
-    ]
-)
+_COUNTS = frozenset({
+    "max", "min", "num", "number", "count", "total", "limit", "used", "usage", "budget", "per",
+    "input", "output", "prompt", "completion", "reasoning", "cached", "remaining",
+})  # fmt: skip
 """Tokens are a model's, not a user's, beside one of these words, as in `max_tokens`."""
 
 P = ParamSpec("P")
@@ -118,13 +89,19 @@ def _redacted(value: object, names: Sequence[str], path: str) -> object:
         for name, item in cast("Mapping[object, object]", value).items():
             here = f"{path}.{name}" if path else str(name)
             secret = here in names or str(name) in names or is_credential_name(str(name))
-            visible = item is None or isinstance(item, bool) or not secret
-            fields[name] = _redacted(item, names, here) if visible else MASK
+            hidden = secret and not (
+                item is None or isinstance(item, bool) or _is_count(name, item)
+            )
+            fields[name] = MASK if hidden else _redacted(item, names, here)
         return fields
     if isinstance(value, (list, tuple)):
         shown = [_redacted(item, names, path) for item in cast("Sequence[object]", value)]
         return shown if isinstance(value, list) else tuple(shown)
     return value
+
+
+def _is_count(name: object, value: object) -> bool:
+    return isinstance(value, (int, float)) and str(name).lower().endswith("tokens")
 
 
 def reveal(value: Any) -> Any:
