@@ -149,7 +149,7 @@ def _with_secrets(dumped: Any, value: Any, exclude_none: bool) -> Any:
 
 def secret_fields(schema: object) -> tuple[str, ...]:
     """Return the names and aliases of a model's fields that are secret by their type."""
-    return tuple(_secret_fields(schema, set()))
+    return tuple(dict.fromkeys(_secret_fields(schema, set())))
 
 
 def _secret_fields(schema: object, seen: set[object]) -> Iterator[str]:

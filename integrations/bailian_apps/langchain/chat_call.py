@@ -66,7 +66,7 @@ class ChatCall(Generic[_BuilderT]):
     messages: Sequence[BaseMessage]
     manager: AnyRunManager | None
     kwargs: dict[str, Any] = field(repr=False)
-    builder: _BuilderT = field(init=False)
+    builder: _BuilderT = field(init=False, repr=False)
 
     def stream(self) -> Generator[Any]:
         """Run the app. Closing the generator ends the steps and closes the connection.

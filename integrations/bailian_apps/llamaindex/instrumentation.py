@@ -85,6 +85,27 @@ def _instrument_async(
     return outer
 
 
+def instrumented_tool(method: Callable[..., Any]) -> Any:
+    """Decorate a tool's `call` or `acall` with LlamaIndex's span, which publishes the arguments.
+
+    Args:
+        method: Takes the positional and the keyword arguments as a tuple and a dict, which shows no
+            secret; `unwrap_params` returns the original.
+    """
+    traced: Any = get_dispatcher(method.__module__).span(method)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return traced.__get__(self, type(self))(args, self.without_secrets(take(kwargs)))
+
+    async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await traced.__get__(self, type(self))(args, self.without_secrets(take(kwargs)))
+
+    outer = acall if inspect.iscoroutinefunction(method) else call
+    outer.__doc__ = method.__doc__
+    setattr(outer, DISPATCHER_SPAN_DECORATED_ATTR, True)
+    return outer
+
+
 def _public(owner: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a method of an LLM, or of an engine with one, to be published."""
     return wrap_secrets(kwargs, getattr(owner, "_llm", owner).secret_biz_params)

@@ -23,9 +23,12 @@ from bailian_apps.core.redaction import (
     secret_fields,
     take,
     to_json_values,
+    unwrap_params,
+    wrap_params,
     wrap_secrets,
 )
 from bailian_apps.core.request import raise_invalid_input
+from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
 from bailian_apps.llamaindex.steps import BailianAppStepStream, step_change
@@ -122,16 +125,22 @@ class _AppTool(FunctionTool):
     async def _atext(self, *args: Any, **kwargs: Any) -> str:
         return (await self.acall(*args, **take(kwargs))).content
 
-    def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
+    def without_secrets(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the tool's arguments to be published; `unwrap_params` returns the original."""
+        names = (*self._llm.secret_biz_params, *secret_fields(self.metadata.fn_schema))
+        return wrap_params(arguments, redact_biz_params(arguments, names))
+
+    @instrumented_tool
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
         """Call the app; with a context, through `acall`, because contexts are async."""
-        if kwargs.get(_CONTEXT) is not None:
-            return asyncio_run(self.acall(*args, **take(kwargs)))
-        kwargs.pop(_CONTEXT, None)
+        if kwargs.pop(_CONTEXT, None) is not None:
+            return asyncio_run(self.acall(*args, **unwrap_params(kwargs)))
         question, overrides = self._parse(args, kwargs)
         response = self._llm.chat([question], **overrides)
         return self._output(response, args, kwargs)
 
-    async def acall(self, *args: Any, **kwargs: Any) -> ToolOutput:
+    @instrumented_tool
+    async def acall(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
         """Call the app; with a context, in its conversation."""
         ctx: Context | None = kwargs.pop(_CONTEXT, None)
         question, overrides = self._parse(args, kwargs)
@@ -147,15 +156,11 @@ class _AppTool(FunctionTool):
     def _parse(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[ChatMessage, dict[str, Any]]:
-        """Validate the tool's arguments; return the question and the overrides of the call.
-
-        Secrets in `kwargs` are masked, because the output repeats them.
-        """
+        """Validate the tool's arguments; return the question and the overrides of the call."""
         schema = self.metadata.fn_schema
         assert schema is not None  # noqa: S101
-        given = take(kwargs)
-        names = (*self._llm.secret_biz_params, *secret_fields(schema))
-        kwargs |= redact_biz_params(given, names)
+        given: dict[str, Any] = unwrap_params(kwargs)
+        given.pop(_CONTEXT, None)
         try:
             arguments = schema.model_validate(given | ({_PROMPT: args[0]} if args else {}))
         except ValidationError as error:
@@ -164,6 +169,7 @@ class _AppTool(FunctionTool):
         question = ChatMessage(role=MessageRole.USER, content=fields.pop(_PROMPT, ""))
         biz_params = {**(self._llm.biz_params or {}), **fields}
         overrides = {"biz_params": biz_params} if fields else {}
+        names = (*self._llm.secret_biz_params, *secret_fields(schema))
         return question, wrap_secrets(overrides, names)
 
     def _write_step(self, ctx: Context, event: AppEvent) -> None:
@@ -206,7 +212,7 @@ class _AppTool(FunctionTool):
         return ToolOutput(
             tool_name=self.metadata.get_name(),
             blocks=[TextBlock(text=text)],
-            raw_input={"args": args, "kwargs": kwargs},
+            raw_input={"args": args, "kwargs": dict(kwargs)},
             raw_output=Response(text, source_nodes(response.raw), metadata),
         )
 
