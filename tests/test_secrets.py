@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from llama_index.core.memory import ChatMemoryBuffer
 from pydantic import BaseModel
 
 import bailian_apps
-from bailian_apps import BailianApp, BailianError
+from bailian_apps import BailianApp, BailianError, InvalidInputError
 from bailian_apps.emulator import Emulator
 from bailian_apps.langchain import (
     BailianAppRetriever,
@@ -207,3 +208,58 @@ def test_a_constructor_that_refuses_leaves_no_secret_in_a_frame(
     assert frames_with_secrets(caught.value, HOME) == []
     assert TOKEN not in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def make_each(cloud: Emulator, **fields: Any) -> list[tuple[Any, Callable[..., Any]]]:
+    """Every object that can be pickled, and how to call it."""
+    fields |= {"app_id": "a", "base_url": cloud.base_url}
+    named: Any = fields | {"name": "t", "description": "d"}
+    return [
+        (BailianApp(**fields), lambda app, **kw: app.invoke("hi", **kw)),
+        (ChatBailianApp(**fields), lambda chat, **kw: chat.invoke("hi", **kw)),
+        (BailianAppRunnable(**fields), lambda app, **kw: app.invoke("hi", **kw)),
+        (BailianAppRetriever(**fields), lambda app, **kw: app.invoke("hi", **kw)),
+        (BailianAppLLM(**fields), lambda llm, **kw: llm.complete("hi", **kw)),
+        (
+            BailianAppTool(**named, biz_params_schema=Params, remember=True),
+            lambda tool: tool.invoke({"prompt": "hi", "user_token": TOKEN}),
+        ),
+        (
+            bailian_app_tool(**named, params=Params),
+            lambda tool: tool.call(prompt="hi", user_token=TOKEN),
+        ),
+    ]
+
+
+def test_a_pickle_with_the_environments_key_can_be_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Emulator(apps={"a": lambda call: "ok"}, api_key=KEY) as cloud:
+        monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)
+        for made, ask in make_each(cloud):
+            pickled = pickle.dumps(made)
+            assert KEY.encode() not in pickled
+            asked = len(cloud.requests)
+            ask(pickle.loads(pickled))
+            assert len(cloud.requests) == asked + 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"), [({"api_key": KEY}, "api_key"), ({"biz_params": BIZ_PARAMS}, "biz_params")]
+)
+def test_a_pickle_that_lost_a_secret_sends_nothing_until_it_is_given_again(
+    fields: dict[str, Any], field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "of-another-account")
+    with Emulator(apps={"a": lambda call: "ok"}) as cloud:
+        for made, ask in make_each(cloud, **fields):
+            pickled = pickle.dumps(made)
+            assert KEY.encode() not in pickled
+            again, asked = pickle.loads(pickled), len(cloud.requests)
+            with pytest.raises(InvalidInputError, match="is masked") as caught:
+                ask(again)
+            assert caught.value.field.startswith(field)
+            assert len(cloud.requests) == asked
+            if "ool" not in type(again).__name__:
+                ask(again, **fields)
+                assert len(cloud.requests) == asked + 1

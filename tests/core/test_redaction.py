@@ -172,7 +172,7 @@ def test_a_secretstr_is_sent_in_the_clear_and_shown_nowhere() -> None:
 
 def test_what_a_pickle_has_masked_is_not_sent() -> None:
     settings = AppSettings(app_id="a", api_key="k", biz_params=BIZ_PARAMS)
-    app = BailianApp(pickle.loads(pickle.dumps(settings)))
+    app = BailianApp(pickle.loads(pickle.dumps(settings)), api_key="k")
     with pytest.raises(InvalidInputError, match="Pass the value again") as caught:
         app.invoke("hi")
     assert caught.value.field == "biz_params.user_defined_params.mcp-1.Authorization"

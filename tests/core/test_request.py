@@ -213,6 +213,7 @@ def test_a_pickle_holds_no_secret_and_reads_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokens = {"city": "x", "user_defined_tokens": {"tool": {"user_token": "tok-hidden"}}}
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-hidden")
     pickled = pickle.dumps(
         AppSettings(app_id="app", api_key=SecretStr("sk-hidden"), biz_params=tokens)
     )

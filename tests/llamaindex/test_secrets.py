@@ -136,12 +136,14 @@ def test_a_deserialised_llm_reads_the_key_from_the_environment(
         temperature=0.5,
         timeout={"total_s": 9},
     )
+    monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)
+    pickled = pickle.dumps(llm)
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-from-environment")
     for other in (
         BailianAppLLM.from_dict(llm.to_dict()),
         BailianAppLLM.from_json(llm.to_json()),
         BailianAppLLM.model_validate(llm.model_dump()),
-        pickle.loads(pickle.dumps(llm)),
+        pickle.loads(pickled),
     ):
         assert other.api_key.get_secret_value() == "sk-from-environment"
         assert other.model_dump() == llm.model_dump()

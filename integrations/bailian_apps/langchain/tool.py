@@ -12,7 +12,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackMan
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from langchain_core.version import VERSION
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
 from typing_extensions import override
 
@@ -117,6 +117,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     response_format: Literal["content_and_artifact"] = "content_and_artifact"  # pyright: ignore[reportIncompatibleVariableOverride]
     handle_tool_error: Any = True
 
+    _given_schema: Any = PrivateAttr(default=None)
+
     @hides_arguments
     def __init__(self, **fields: Any) -> None:
         """Create a tool from an app's settings.
@@ -127,13 +129,29 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         Raises:
             InvalidInputError: A field is unknown or invalid. The error names the field.
         """
+        given_schema = fields.get("args_schema")
         fields["args_schema"] = _arguments_schema(
             str(fields.get("name")),
-            fields.get("args_schema"),
+            given_schema,
             fields.get("biz_params_schema"),
             remember=bool(fields.get("remember")),
         )
         super().__init__(**fields)
+        self._given_schema = given_schema
+
+    @override
+    def __getstate__(self) -> dict[Any, Any]:
+        """Pickle without secrets, and without the class that the tool has generated."""
+        state = super().__getstate__()
+        return state | {"__dict__": state["__dict__"] | {"args_schema": self._given_schema}}
+
+    @override
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Unpickle, with a newly generated class."""
+        super().__setstate__(state)
+        self.args_schema = _arguments_schema(
+            self.name, self.args_schema, self.biz_params_schema, remember=self.remember
+        )
 
     @classmethod
     @override

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -95,9 +96,8 @@ def bailian_app_tool(
         fn_schema=_with_prompt(params),
         return_direct=return_direct,
     )
-    return _AppTool(
-        BailianAppLLM.from_app_or_llm(app, llm, **settings), metadata, keep_session=keep_session
-    )
+    llm = BailianAppLLM.from_app_or_llm(app, llm, **settings)
+    return _AppTool(llm, metadata, params, keep_session=keep_session)
 
 
 def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
@@ -112,12 +112,33 @@ def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
 class _AppTool(FunctionTool):
     """A `FunctionTool`: agents pass the workflow's context to no other kind of tool."""
 
-    def __init__(self, llm: BailianAppLLM, metadata: ToolMetadata, *, keep_session: bool) -> None:
+    def __init__(
+        self,
+        llm: BailianAppLLM,
+        metadata: ToolMetadata,
+        params: type[BaseModel] | None,
+        *,
+        keep_session: bool,
+    ) -> None:
         super().__init__(fn=self._text, async_fn=self._atext, metadata=metadata)
         self.requires_context = True
         self.ctx_param_name = _CONTEXT
         self._llm = llm
+        self._params = params
         self._keep_session = keep_session
+
+    def __reduce__(self) -> tuple[Callable[[], FunctionTool], tuple[()]]:
+        """Pickle by the arguments of `bailian_app_tool`; the schema is a generated class."""
+        make = partial(
+            bailian_app_tool,
+            llm=self._llm,
+            name=self.metadata.get_name(),
+            description=self.metadata.description,
+            params=self._params,
+            return_direct=self.metadata.return_direct,
+            keep_session=self._keep_session,
+        )
+        return make, ()
 
     def _text(self, *args: Any, **kwargs: Any) -> str:
         return self.call(*args, **take(kwargs)).content
