@@ -218,14 +218,20 @@ def secret_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in _SECRET_KWARGS if name in kwargs}
 
 
-def secrets_digest(*biz_params: object, names: Sequence[str] = ()) -> str:
+def secrets_digest(biz_params: object, kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     """Return a digest of all `biz_params` that hold secrets; `""` if none does.
 
     A cache key needs it: a user with other tokens must not get the cached answer.
+
+    Args:
+        biz_params: The setting.
+        kwargs: The arguments of the call.
+        names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
+    names = secret_names(kwargs, names)
     secret = [
         reveal(given)
-        for given in biz_params
+        for given in (biz_params, kwargs.get("biz_params"))
         if isinstance(given, Mapping)
         and redact_biz_params(cast("Mapping[str, Any]", given), names) != given
     ]

@@ -24,13 +24,7 @@ from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 from typing_extensions import override
 
-from bailian_apps.core.redaction import (
-    hides_arguments,
-    redact_kwargs,
-    secret_names,
-    secrets_digest,
-    take,
-)
+from bailian_apps.core.redaction import hides_arguments, redact_kwargs, secrets_digest, take
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs
@@ -151,9 +145,9 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     @override
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         kwargs = caller_kwargs(kwargs)
-        names = secret_names(kwargs, self.secret_biz_params)
+        names = self.secret_biz_params
         key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
-        digest = secrets_digest(self.biz_params, kwargs.get("biz_params"), names=names)
+        digest = secrets_digest(self.biz_params, kwargs, names)
         return f"{key}---{digest}" if digest else key
 
     @override
