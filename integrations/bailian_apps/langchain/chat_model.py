@@ -144,8 +144,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
 
     @override
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        kwargs = caller_kwargs(kwargs)
-        names = self.secret_biz_params
+        kwargs, names = caller_kwargs(kwargs), self.secret_biz_params
         key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
         digest = secrets_digest(self.biz_params, kwargs, names)
         return f"{key}---{digest}" if digest else key
