@@ -1,8 +1,8 @@
-"""Writes the tables of settings in docs/app.md from the source: `python docs/settings_table.py`.
+"""Writes the tables in docs/app.md and docs/parameters.md: `python docs/settings_table.py`.
 
 A field's docstring holds its meaning, then `Default: …`, the kind of app it works for and, last,
 where it is sent. What the code itself decides (the default, the place in the request body) is read
-from the field; the docstring may not contradict it. A test fails if the page is out of date.
+from the field; the docstring may not contradict it. A test fails if a page is out of date.
 """
 
 from __future__ import annotations
@@ -23,12 +23,40 @@ from bailian_apps.core.request import AppRequest, Input, Parameter
 from bailian_apps.core.settings import AppSettings, Timeout
 
 PAGE = Path(__file__).with_name("app.md")
+PARAMETERS_PAGE = Path(__file__).with_name("parameters.md")
 BEGIN, END = "<!-- settings -->", "<!-- end -->"
 
 _OBJECTS = {Input: "input", Parameter: "parameters"}
-_KINDS = re.compile(r"(All|Agent|Workflow|Older agent) apps.*|Apps with .*")
-_SENT_OUTSIDE_BODY = re.compile(r"part of the URL|header `[\w-]+`")
+_KINDS = re.compile(
+    r"(All|Agent|Agent 1\.0|Agent 1\.0 and workflow|Workflow|Older agent) apps.*|Apps with .*"
+)
+_SENT_OUTSIDE_BODY = re.compile(r"part of the (?:URL|body|headers)|header `[\w-]+`")
 _NOT_SENT = "not sent"
+
+SDK_NAMES = {
+    "app_id": "app_id", "api_key": "api_key", "workspace": "workspace", "base_url": "base_address",
+    "extra_headers": "headers", "extra_body": "any other keyword (`parameters` only)",
+}  # fmt: skip
+"""The SDK's names for what is not one field of the body; there, its name is the wire's."""
+
+ALWAYS_SENT = {
+    "incremental_output": "`parameters.incremental_output`",
+    "stream": "header `X-DashScope-SSE`",
+}
+"""Parameters that are always `True`: the SDK's name, and where each is sent."""
+
+RECORDED = {
+    "prompt": "agent-plain-stream.sse",
+    "messages": "workflow-multi-turn-messages.json",
+    "session_id": "workflow-multi-turn-session-round-2.json",
+    "biz_params": "workflow-biz-params.json",
+    "file_list": "agent2-file-list.json",
+    "thoughts": "workflow-two-llm.sse",
+    "flow_stream_mode": "workflow-message-format.sse",
+    "incremental_output": "agent-plain-stream.sse",
+    "stream": "agent-plain-stream.sse",
+}
+"""An answer of the real API to a request with the parameter, in tests/recordings."""
 
 
 def docstrings(model: type[BaseModel]) -> dict[str, str]:
@@ -72,6 +100,8 @@ def choices(annotation: object) -> Iterator[str]:
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
         for part in typing.get_args(annotation):
             yield from choices(part)
+    elif typing.get_origin(annotation) is typing.Annotated:
+        yield from choices(typing.get_args(annotation)[0])
 
 
 def row(name: str, field: FieldInfo, docstring: str) -> tuple[str, ...]:
@@ -134,14 +164,49 @@ def tables() -> str:
     )
 
 
-def updated(page: str) -> str:
-    """Return the page with the tables between its two markers written anew."""
+def kinds_of_app(kind: str) -> tuple[bool, bool, bool]:
+    """Return whether agent 1.0, agent 2.0 and workflow apps take a field, by its kind of app."""
+    every = kind == "all" or kind.startswith("with ")
+    only_first = kind.startswith(("agent 1.0", "older agent"))
+    agent = "agent" in kind
+    return every or agent, every or (agent and not only_first), every or "workflow" in kind
+
+
+def sdk_name(name: str, field: FieldInfo) -> str:
+    """Return what `dashscope.Application.call` calls a field."""
+    in_body = place(name, field)
+    return in_body.strip("`").partition(".")[2] if in_body else SDK_NAMES[name]
+
+
+def parameters_table() -> str:
+    """Return the table of everything that is sent: under which names, for which kind of app."""
+    texts = docstrings(AppRequest) | docstrings(AppSettings)
+    rows: list[tuple[str, ...]] = []
+    for name, field in (AppSettings.model_fields | AppRequest.model_fields).items():
+        _, _, kind, sent, _ = row(name, AppSettings.model_fields.get(name, field), texts[name])
+        if sent != _NOT_SENT:
+            rows.append(_parameter(f"`{name}`", name, sdk_name(name, field), sent, kind))
+    for name, sent in ALWAYS_SENT.items():
+        rows.append(_parameter("always `True`", name, name, sent, "all"))
+    kinds = ("agent 1.0", "agent 2.0", "workflow")
+    return table(("ours", "the SDK's", "on the wire", *kinds, "tested by"), rows)
+
+
+def _parameter(ours: str, name: str, sdk: str, sent: str, kind: str) -> tuple[str, ...]:
+    marks = ("✓" if takes else "" for takes in kinds_of_app(kind))
+    tests = ["SDK", "emulator", *(f"`{RECORDED[each]}`" for each in (name,) if each in RECORDED)]
+    return ours, sdk if " " in sdk else f"`{sdk}`", sent, *marks, ", ".join(tests)
+
+
+def updated(page: str, tables_of_page: str | None = None) -> str:
+    """Return a page with the tables between its two markers written anew, app.md's by default."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{PAGE} has no {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+        raise ValueError(f"the page has no {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{tables_of_page or tables()}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, text in ((PAGE, tables()), (PARAMETERS_PAGE, parameters_table())):
+        path.write_text(updated(path.read_text(encoding="utf-8"), text), encoding="utf-8")

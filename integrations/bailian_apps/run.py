@@ -14,14 +14,16 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mappi
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from typing_extensions import Self
 
 from bailian_apps.client import Client, default_client
 from bailian_apps.core.decoder import Decoder
+from bailian_apps.core.endpoint import aread_api_key, read_api_key
 from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
+from bailian_apps.core.redaction import masked_path
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import did_not_start, retry_delay_s
@@ -105,6 +107,10 @@ class Run:
             raise InvalidInputError(
                 "api_key", "is masked: a pickle holds no secrets", "Pass the key again"
             )
+        if (path := masked_path(settings.extra_headers, "extra_headers")) is not None:
+            raise InvalidInputError(
+                path, "is masked: a dump or a pickle holds no secrets", "Pass the value again"
+            )
         self.closed = threading.Event()
         self._settings = settings
         self._client = client or default_client()
@@ -116,6 +122,10 @@ class Run:
         self._abort: Callable[[], object] | None = None
         self._deadline: float | None = None
         self._attempt = 0
+        self._uncounted = 0  # how many of the attempts do not count against `max_retries`
+        self._with_key = settings  # of this attempt, with what a callable `api_key` returned
+        self._refusal: BailianError | None = None  # of that key, until another one is known
+        self._has_asked_again = False
         self._may_have_run = 0  # how many of the attempts
         self._reported_context_loss = False
         self._result = AppResult()
@@ -152,10 +162,11 @@ class Run:
         async with self._client.slot(self._settings, deadline=self._total_deadline()):
             with self._session_lease():
                 while True:
+                    await self._aread_key()
                     frames: AsyncGenerator[list[Any]] | None = None
                     try:
                         frames = await self._client.aframes(
-                            self._next_request(), self._settings, deadline=self._deadline
+                            self._next_request(), self._with_key, deadline=self._deadline
                         )
                         async for arrived in frames:
                             for event in self._feed(arrived):
@@ -176,9 +187,10 @@ class Run:
         }
         with self._client.slot(self._settings, **calls), self._session_lease():
             while True:
+                self._read_key()
                 frames: Generator[list[Any]] | None = None
                 try:
-                    frames = self._client.frames(self._next_request(), self._settings, **calls)
+                    frames = self._client.frames(self._next_request(), self._with_key, **calls)
                     for arrived in frames:
                         yield from self._feed(arrived)
                     yield self._finish()
@@ -214,10 +226,11 @@ class Run:
             self._request = AppRequest.model_validate(plan.request_fields(self._options))
         except ValidationError as error:
             raise_invalid_input(error, names=CALL_NAMES)
+        sent = self._request.input()
         self._decoder = Decoder(
-            flow_stream_mode=self._request.flow_stream_mode,
-            asked_session=self._request.session_id,
-            whole_history=self._request.messages is not None,
+            flow_stream_mode=self._request.parameters().get("flow_stream_mode"),
+            asked_session=sent.get("session_id"),
+            whole_history="messages" in sent,
         )
         self._received = False
 
@@ -246,6 +259,38 @@ class Run:
         finally:
             if claimed and not self._may_have_run:
                 rounds.release(key, plan.round)
+
+    def _read_key(self) -> None:
+        """Ask a callable `api_key` for the key of the next attempt."""
+        if not callable(provider := self._settings.api_key):
+            return
+        try:
+            self._use_key(read_api_key(provider))
+        except InvalidInputError as error:
+            self._raise_final(error)
+
+    async def _aread_key(self) -> None:
+        if not callable(provider := self._settings.api_key):
+            return
+        try:
+            self._use_key(await aread_api_key(provider))
+        except InvalidInputError as error:
+            self._raise_final(error)
+
+    def _use_key(self, key: SecretStr) -> None:
+        if self._refusal is not None and key == self._with_key.api_key:
+            self._raise_final(self._refusal)
+        self._refusal = None
+        self._with_key = self._settings.model_copy(update={"api_key": key})
+
+    def _is_expired_key(self, error: BailianError) -> bool:
+        """Whether a callable `api_key` is asked once more, because the cloud refused its key."""
+        return (
+            error.status_code == 401
+            and did_not_start(error)
+            and callable(self._settings.api_key)
+            and not (self._has_asked_again or self._received or self.closed.is_set())
+        )
 
     def _next_request(self) -> AppRequest:
         """Return what the next attempt sends. Until an error shows otherwise, it may have run."""
@@ -299,9 +344,15 @@ class Run:
                 self._raise_final(ConnectionLostError("the run was closed before it finished"))
             self._prepare(self._plan.fallback)
             return 0.0
+        if self._is_expired_key(error):
+            self._has_asked_again = True
+            self._uncounted += 1
+            self._refusal = error
+            return 0.0
         delay_s = None
         if not (self._received or self.closed.is_set()):
-            delay_s = retry_delay_s(error, attempt=self._attempt, settings=self._settings)
+            attempt = self._attempt - self._uncounted
+            delay_s = retry_delay_s(error, attempt=attempt, settings=self._settings)
         if delay_s is None or (self._deadline and time.monotonic() + delay_s >= self._deadline):
             self._raise_final(error)
         logger.warning(

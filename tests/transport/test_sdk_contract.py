@@ -26,6 +26,8 @@ from bailian_apps import (
     StreamInterruptedError,
 )
 from bailian_apps.client import default_client
+from bailian_apps.core.request import Input, Parameter
+from bailian_apps.emulator import Emulator
 from bailian_apps.transport.request_builder import build_request, sdk_defaults
 
 SDK = tuple(int(part) for part in version("dashscope").split(".")[:3])
@@ -108,6 +110,62 @@ def test_our_request_equals_that_of_application_call(name: str) -> None:
         bodies = [b"".join(sorted(body.split(b","))) for body in server.bodies]
         assert len({len(body) for body in bodies}) == 1
         assert server.bodies[1] == server.bodies[2]
+
+
+SAMPLES: dict[str, Any] = {
+    "prompt": "hi", "messages": [{"role": "user", "content": "hi"}], "biz_params": {"city": "x"},
+    "rag_options": {"pipeline_ids": ["p"]}, "flow_stream_mode": "a_new_mode", "temperature": 0.5,
+    "top_p": 0.5, "top_k": 5, "seed": 7, "dialog_round": 3, "mcp_servers": ["maps"],
+    "image_list": ["https://x/y.png"], "file_list": ["https://x/y.pdf"], "doc_tag_codes": ["t"],
+    "doc_reference_type": "simple", "memory_id": "m", "session_id": "s", "model_id": "qwen",
+}  # fmt: skip
+"""A value of each field that is not a bool; those are False."""
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in AppRequest.model_fields if name not in ("app_id", "extra_body")]
+)
+def test_every_field_of_the_body_has_the_sdk_s_name_and_place(name: str) -> None:
+    """As docs/parameters.md shows them: there, the SDK's name is the wire's."""
+    marks = AppRequest.model_fields[name].metadata
+    wire_name = next(mark.name for mark in marks if isinstance(mark, (Input, Parameter))) or name
+    value = SAMPLES.get(name, False)
+    prompt = {"prompt": None} if name == "messages" else {}
+    with WireServer(*[GOOD] * 3) as server:
+        call_sdk(server, **prompt, **{wire_name: value})
+        ours(server, **prompt, **{name: value})
+    theirs, sync, native = server.posts
+    if SDK < (1, 24, 7) and name == "file_list":
+        theirs["input"]["file_list"] = theirs["parameters"].pop("file_list")
+    assert theirs == sync == native
+    assert value in (sync["input"].get(wire_name), sync["parameters"].get(wire_name))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in AppRequest.model_fields if name not in ("app_id", "extra_body")]
+)
+def test_the_strict_emulator_takes_every_field_of_the_body(name: str) -> None:
+    prompt = None if name in ("prompt", "messages") else "hi"
+    with Emulator(apps={"app": lambda call: "ok"}, strict=True) as cloud:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
+        values = SAMPLES | {
+            "flow_stream_mode": "message_format",  # it knows no others
+            "session_id": app.invoke("hi").session_id,
+        }
+        assert app.invoke(prompt, **{name: values.get(name, False)}).text == "ok"
+
+
+def test_extra_headers_and_body_arrive_as_those_of_the_sdk() -> None:
+    with WireServer(*[GOOD] * 2) as server:
+        call_sdk(server, headers={"X-Trace": "t-1"}, thinking_budget=5, debug={"on": True})
+        BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url).invoke(
+            "hi",
+            extra_headers={"X-Trace": "t-1"},
+            extra_body={"parameters": {"thinking_budget": 5, "debug": {"on": True}}},
+        )
+    assert server.posts[0] == server.posts[1]
+    assert comparable(server.heads[0]) == comparable(server.heads[1])
+    assert comparable(server.heads[1])["x-trace"] == "t-1"
 
 
 def comparable(head: bytes) -> dict[str, str]:

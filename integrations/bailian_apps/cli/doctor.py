@@ -16,8 +16,8 @@ from rich.text import Text
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import error_message, print_note
+from bailian_apps.core.endpoint import check_api_key
 from bailian_apps.core.errors import ConnectError, InvalidInputError
-from bailian_apps.core.settings import check_api_key
 from bailian_apps.terminal import strip_controls
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.request_builder import sdk_defaults

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 FlowStreamMode: TypeAlias = Literal[
     "full_thoughts", "message_format", "message_format_plus", "agent_format"
 ]
-"""The modes that a setting may name; each has a row in `STREAM_MODES`."""
+"""The modes that are known; each has a row in `STREAM_MODES`. A setting may name others too."""
 
 AnswerChannel: TypeAlias = Literal["text", "node"]
 """Where an answer streams: in `output.text`, or in the text of the End node."""

@@ -1,6 +1,7 @@
 """What is secret in a call's arguments, for reprs, dumps, pickles, traces and cache keys. Pure.
 
-Two arguments can hold a secret: `api_key`, and `biz_params`. In `biz_params` these are secret:
+Four arguments can hold a secret: `api_key`, `extra_headers` (every value), `biz_params` and
+`extra_body`. In the last two these are secret:
 
 - at any depth, a value whose name is a credential's (`is_credential_name`), so also everything
   under `user_defined_tokens`;
@@ -28,7 +29,8 @@ from bailian_apps.core.errors import BailianError
 MASK = "**********"
 """What is shown in place of a secret; pydantic shows a `SecretStr` in the same way."""
 
-_SECRET_KWARGS = ("api_key", "biz_params")
+SECRET_FIELDS = frozenset({"biz_params", "extra_body", "extra_headers"})
+"""The arguments of which some values are secret. The key is not among them: it is left out."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _CREDENTIALS = frozenset({"auth", "oauth", "authentication", "bearer", "jwt", "otp", "pwd"})
@@ -173,8 +175,8 @@ def _parts(annotation: object) -> Iterator[object]:
 
 def masked_path(value: object, path: str) -> str | None:
     """Return where a value holds `MASK`, as one from a dump or pickle does; None if nowhere."""
-    if isinstance(value, str):
-        return path if value == MASK else None
+    if isinstance(value, (str, SecretStr)):
+        return path if reveal(value) == MASK else None
     found: Iterable[str | None] = ()
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value).items()
@@ -185,6 +187,26 @@ def masked_path(value: object, path: str) -> str | None:
     return next((each for each in found if each is not None), None)
 
 
+def redacted(field: str, value: Any, names: Sequence[str] = ()) -> Any:
+    """Return an argument as it may be shown; `MASK` for what is refused, a JSON text perhaps.
+
+    Args:
+        field: Its name; one of `SECRET_FIELDS`.
+        value: The argument.
+        names: The setting `secret_biz_params`.
+    """
+    if value is None:
+        return None
+    if isinstance(value, _RedactedParams):
+        return dict(value)
+    if not isinstance(value, Mapping):
+        return MASK
+    fields = cast("Mapping[str, Any]", value)
+    if field == "extra_headers":
+        return dict.fromkeys(fields, MASK)
+    return redact_biz_params(fields, names)
+
+
 def redact_kwargs(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
     """Return the arguments of a call without the key, with other secrets masked, models as JSON.
 
@@ -192,19 +214,12 @@ def redact_kwargs(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[
         kwargs: The arguments.
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
-    public = {name: as_json(value) for name, value in kwargs.items() if name != "api_key"}
-    if (biz_params := public.get("biz_params")) is not None:
-        public["biz_params"] = _shown(biz_params, secret_names(kwargs, names))
-    return public
-
-
-def _shown(biz_params: object, names: Sequence[str]) -> Any:
-    """Return redacted `biz_params`; `MASK` for what is refused, a JSON text perhaps."""
-    if isinstance(biz_params, _RedactedParams):
-        return dict(biz_params)
-    if isinstance(biz_params, Mapping):
-        return redact_biz_params(cast("Mapping[str, Any]", biz_params), names)
-    return MASK
+    names = secret_names(kwargs, names)
+    return {
+        name: redacted(name, value, names) if name in SECRET_FIELDS else as_json(value)
+        for name, value in kwargs.items()
+        if name != "api_key"
+    }
 
 
 def secret_names(kwargs: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
@@ -215,25 +230,28 @@ def secret_names(kwargs: Mapping[str, Any], names: Sequence[str]) -> Sequence[st
 
 def secret_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that `redact_kwargs` takes something from, unchanged."""
-    return {name: kwargs[name] for name in _SECRET_KWARGS if name in kwargs}
+    return {name: kwargs[name] for name in ("api_key", *SECRET_FIELDS) if name in kwargs}
 
 
-def secrets_digest(biz_params: object, kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> str:
-    """Return a digest of all `biz_params` that hold secrets; `""` if none does.
+def secrets_digest(
+    settings: Mapping[str, Any], kwargs: Mapping[str, Any], names: Sequence[str] = ()
+) -> str:
+    """Return a digest of all arguments of which a part is secret; `""` if there are none.
 
     A cache key needs it: a user with other tokens must not get the cached answer.
 
     Args:
-        biz_params: The setting.
+        settings: The settings.
         kwargs: The arguments of the call.
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
     names = secret_names(kwargs, names)
     secret = [
-        reveal(given)
-        for given in (biz_params, kwargs.get("biz_params"))
-        if isinstance(given, Mapping)
-        and redact_biz_params(cast("Mapping[str, Any]", given), names) != given
+        reveal(dict(cast("Mapping[str, Any]", given[field])))
+        for given in (settings, kwargs)
+        for field in sorted(SECRET_FIELDS & given.keys())
+        if isinstance(given[field], Mapping)
+        and redacted(field, given[field], names) != given[field]
     ]
     if not secret:
         return ""
@@ -265,13 +283,16 @@ def wrap_secrets(kwargs: dict[str, Any], names: Sequence[str] = ()) -> dict[str,
         kwargs: The arguments.
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
-    key, biz_params = kwargs.get("api_key"), kwargs.get("biz_params")
-    if isinstance(key, str):
-        kwargs = kwargs | {"api_key": SecretStr(key)}
-    if biz_params is not None and not isinstance(biz_params, _RedactedParams):
-        shown = _shown(biz_params, secret_names(kwargs, names))
-        kwargs = kwargs | {"biz_params": wrap_params(biz_params, {} if shown == MASK else shown)}
-    return kwargs
+    names = secret_names(kwargs, names)
+    wrapped = dict(kwargs)
+    if isinstance(key := kwargs.get("api_key"), str):
+        wrapped["api_key"] = SecretStr(key)
+    for field in SECRET_FIELDS & kwargs.keys():
+        value = kwargs[field]
+        if value is not None and not isinstance(value, _RedactedParams):
+            shown = redacted(field, value, names)
+            wrapped[field] = wrap_params(value, {} if shown == MASK else shown)
+    return wrapped
 
 
 def wrap_params(original: Any, redacted: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,8 @@ would send it. The fields are those of the vendor's page "Application calling AP
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, cast
 
@@ -20,8 +19,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SecretBytes,
-    SecretStr,
     ValidationError,
     ValidationInfo,
     field_serializer,
@@ -30,22 +27,17 @@ from pydantic import (
 from typing_extensions import Self, override
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.json_values import JsonObject, Text, check_text, kind_of
 from bailian_apps.core.modes import FlowStreamMode
-from bailian_apps.core.redaction import masked_path, redact_biz_params, reveal, unwrap_params
+from bailian_apps.core.redaction import (
+    SECRET_FIELDS,
+    masked_path,
+    redacted,
+    reveal,
+)
 from bailian_apps.core.turns import is_fetchable
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_HINTS_BY_TYPE = {
-    "datetime": "Pass .isoformat()",
-    "date": "Pass .isoformat()",
-    "time": "Pass .isoformat()",
-    "Decimal": "Pass str(value) or float(value)",
-    "bytes": "Pass base64 text",
-    "set": "Pass a list",
-    "frozenset": "Pass a list",
-    "UUID": "Pass str(value)",
-    "SecretStr": "Pass .get_secret_value()",
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ def _check_app_id(value: object, info: ValidationInfo) -> object:
     field = info.field_name or "app_id"
     if not isinstance(value, str):
         raise InvalidInputError(
-            field, f"must be a str, not {_kind(value)}", "Pass the id from the app's card"
+            field, f"must be a str, not {kind_of(value)}", "Pass the id from the app's card"
         )
     if not value.strip():
         raise InvalidInputError(field, "is empty", "Pass app_id= or set BAILIAN_APP_ID")
@@ -78,61 +70,25 @@ def _check_app_id(value: object, info: ValidationInfo) -> object:
     return value
 
 
-def _check_json_object(value: object, info: ValidationInfo) -> object:
-    field = info.field_name or "value"
-    value = unwrap_params(value)
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(field, f"must be a dict of JSON values, not {_kind(value)}")
-    fields = dict(cast("Mapping[object, object]", value))
-    _require_json(fields, field, secrets=field == "biz_params")
-    return fields
+def _check_extra_body(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    for name, part in (value or {}).items():
+        if name not in ("input", "parameters"):
+            raise InvalidInputError(
+                "extra_body",
+                f"has the key {name!r}, and takes only 'input' and 'parameters'",
+                f'Pass extra_body={{"parameters": {{{name!r}: …}}}}',
+            )
+        if not isinstance(part, dict):
+            raise InvalidInputError(f"extra_body.{name}", f"must be a dict, not {kind_of(part)}")
+        if cast("dict[str, Any]", part).get("incremental_output", True) is not True:
+            field = f"extra_body.{name}.incremental_output"
+            raise InvalidInputError(field, "must be True, because answers are read as deltas")
+    return value
 
 
-def _require_json(value: object, path: str, *, secrets: bool) -> None:
-    if secrets and isinstance(value, (SecretStr, SecretBytes)):
-        try:
-            value = reveal(value)
-        except UnicodeDecodeError:
-            raise InvalidInputError(path, "is not UTF-8", "Pass base64 text") from None
-    if isinstance(value, str):
-        _require_utf8(value, path)
-    elif value is None or isinstance(value, int):  # bool is an int
-        return
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidInputError(path, f"is {value}, which JSON cannot represent", "Pass None")
-    elif isinstance(value, dict):
-        for key, item in cast("dict[object, object]", value).items():
-            if not isinstance(key, str):
-                raise InvalidInputError(path, f"must have str keys, not {_kind(key)}")
-            _require_utf8(key, f"a key of {path}")
-            _require_json(item, f"{path}.{key}", secrets=secrets)
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(cast("Sequence[object]", value)):
-            _require_json(item, f"{path}[{index}]", secrets=secrets)
-    else:
-        hint = _HINTS_BY_TYPE.get(
-            type(value).__name__, "Pass a str, number, bool, None, list or dict"
-        )
-        raise InvalidInputError(path, f"is {_kind(value)}, which JSON cannot represent", hint)
-
-
-def _require_utf8(value: str, path: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidInputError(
-            path,
-            "has half of a surrogate pair, which cannot be sent",
-            'Pass value.encode("utf-8", "replace").decode()',
-        ) from None
-
-
-def _check_text(value: str | None, info: ValidationInfo) -> str | None:
-    if value is not None:
-        _require_utf8(value, info.field_name or "text")
+def _check_mode(value: object) -> object:
+    if value is not None and not isinstance(value, str):
+        raise InvalidInputError("flow_stream_mode", f"must be a str, not {kind_of(value)}")
     return value
 
 
@@ -147,14 +103,10 @@ def _check_urls(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]
     return value
 
 
-def _kind(value: object) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
-
-
+ModeName: TypeAlias = Annotated[
+    FlowStreamMode | str, BeforeValidator(_check_mode), AfterValidator(check_text)
+]
 AppId: TypeAlias = Annotated[str, BeforeValidator(_check_app_id)]
-JsonObject: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_check_json_object)]
-Text: TypeAlias = Annotated[str, AfterValidator(_check_text)]
 Urls: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_check_urls)]
 
 
@@ -174,43 +126,64 @@ class WireOptions(BaseModel):
     thoughts: Annotated[bool, Parameter("has_thoughts")] = True
     """Whether the app reports its steps. Default: true. All apps. `parameters.has_thoughts`."""
 
-    flow_stream_mode: Annotated[FlowStreamMode | None, Parameter()] = None
-    """How a workflow streams. Default: the cloud's, `full_thoughts`. Workflow apps.
-    `parameters.flow_stream_mode`."""
+    flow_stream_mode: Annotated[ModeName | None, Parameter()] = None
+    """How a workflow streams. A value that is not known is sent as it is. Default: the cloud's,
+    `full_thoughts`. Workflow apps. `parameters.flow_stream_mode`."""
 
     memory_id: Annotated[Text | None, Input()] = None
-    """The long-term memory to use. Default: none. Agent apps. `input.memory_id`."""
+    """The long-term memory to use. Default: none. Agent 1.0 apps. `input.memory_id`."""
 
     rag_options: Annotated[JsonObject | None, Parameter()] = None
-    """Knowledge bases and filters, in place of the console's. Default: the console's. Agent apps.
-    `parameters.rag_options`."""
+    """Knowledge bases and filters, in place of the console's. Default: the console's. Agent 1.0
+    apps. `parameters.rag_options`."""
 
     enable_thinking: Annotated[bool | None, Parameter()] = None
     """Whether a reasoning model thinks first. Default: the console's. Agent apps.
     `parameters.enable_thinking`."""
+
+    enable_web_search: Annotated[bool | None, Parameter()] = None
+    """Whether the app searches the web. Default: the console's. Agent 1.0 apps.
+    `parameters.enable_web_search`."""
+
+    enable_system_time: Annotated[bool | None, Parameter()] = None
+    """Whether the app's model gets the current time. Default: the cloud's, true. Agent 1.0 apps.
+    `parameters.enable_system_time`."""
+
+    dialog_round: Annotated[int | None, Parameter()] = Field(default=None, ge=0)
+    """How many rounds of the conversation the app's model gets. Default: the console's. Agent 1.0
+    apps. `parameters.dialog_round`."""
+
+    mcp_servers: Annotated[tuple[Text, ...], Parameter()] = ()
+    """Ids of the MCP servers to use; of the vendor's SDKs, only Java's names it. Default: the
+    console's. Agent 1.0 apps. `parameters.mcp_servers`."""
 
     model_id: Annotated[Text | None, Parameter()] = None
     """The model to use, in place of the console's. Default: the console's. Agent apps.
     `parameters.model_id`."""
 
     temperature: Annotated[float | None, Parameter()] = Field(default=None, ge=0, lt=2)
-    """Sampling temperature, from 0 to below 2. Default: the console's. Agent apps.
+    """Sampling temperature, from 0 to below 2. Default: the console's. Agent 1.0 apps.
     `parameters.temperature`."""
 
     top_p: Annotated[float | None, Parameter()] = Field(default=None, gt=0, le=1)
-    """Nucleus sampling, above 0, at most 1. Default: the console's. Agent apps.
+    """Nucleus sampling, above 0, at most 1. Default: the console's. Agent 1.0 apps.
     `parameters.top_p`."""
 
     top_k: Annotated[int | None, Parameter()] = Field(default=None, ge=0)
-    """How many candidate tokens are sampled from. Default: the console's. Agent apps.
+    """How many candidate tokens are sampled from. Default: the console's. Agent 1.0 apps.
     `parameters.top_k`."""
 
     seed: Annotated[int | None, Parameter()] = Field(default=None, ge=0)
-    """Makes sampling repeatable. Default: none. Agent apps. `parameters.seed`."""
+    """Makes sampling repeatable. Default: none. Agent 1.0 apps. `parameters.seed`."""
 
-    @field_serializer("biz_params", when_used="unless-none")
+    extra_body: Annotated[JsonObject | None, AfterValidator(_check_extra_body)] = None
+    """What this version has no setting for: `{"input": {…}, "parameters": {…}}`. Each key is added
+    to that object of the body, and replaces what a setting put there. `SecretStr` and credentials
+    as in `biz_params`. Default: none. All apps. Part of the body."""
+
+    @field_serializer("biz_params", "extra_body", when_used="unless-none")
     def _without_secrets(self, value: dict[str, Any]) -> dict[str, Any]:
-        return redact_biz_params(value, self._secret_names)
+        return redacted("", value, self._secret_names)
 
     @property
     def _secret_names(self) -> tuple[str, ...]:
@@ -219,8 +192,8 @@ class WireOptions(BaseModel):
     @override
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            shown = name == "biz_params" and value
-            yield name, redact_biz_params(value, self._secret_names) if shown else value
+            hidden = name in SECRET_FIELDS
+            yield name, redacted(name, value, self._secret_names) if hidden else value
 
 
 class Message(BaseModel):
@@ -242,7 +215,7 @@ class AppRequest(WireOptions):
 
     messages: Annotated[tuple[Message, ...] | None, Input()] = Field(default=None, repr=False)
     """The conversation so far, system message first. The cloud then ignores `session_id`, so both
-    together are refused. `input.messages`."""
+    together are refused. Agent 1.0 and workflow apps. `input.messages`."""
 
     session_id: Annotated[Text | None, Input()] = None
     """The cloud's session to continue. Default: a new one. Agent apps and dialog workflows.
@@ -264,7 +237,9 @@ class AppRequest(WireOptions):
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:
-        if (path := masked_path(self.biz_params, "biz_params")) is not None:
+        path = masked_path(self.biz_params, "biz_params")
+        path = path or masked_path(self.extra_body, "extra_body")
+        if path is not None:
             raise InvalidInputError(
                 path, "is masked: a dump or a pickle holds no secrets", "Pass the value again"
             )
@@ -287,11 +262,14 @@ class AppRequest(WireOptions):
 
     def input(self) -> dict[str, Any]:
         """Return the `input` object of the request body, without empty fields."""
-        return self._marked(Input)
+        return self._marked(Input) | self._extra("input")
 
     def parameters(self) -> dict[str, Any]:
         """Return the `parameters` object, without empty fields. It always asks for deltas."""
-        return {"incremental_output": True, **self._marked(Parameter)}
+        return {"incremental_output": True, **self._marked(Parameter), **self._extra("parameters")}
+
+    def _extra(self, part: str) -> dict[str, Any]:
+        return reveal((self.extra_body or {}).get(part, {}))
 
     def _marked(self, kind: type[Input | Parameter]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
@@ -349,13 +327,8 @@ def _invalid_input(
         return InvalidInputError(field, cause.problem, cause.hint)
     field = ".".join(path) or "arguments"
     if first["type"] == "extra_forbidden":
-        import difflib
-
         known = AppRequest.model_fields if names is None else names
-        close = difflib.get_close_matches(path[-1], list(known), n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "Check its spelling"
-        if path[-1] == "client":
-            hint = "Pass it to the constructor"
+        hint = _spelling_hint(path[-1], list(known))
         return InvalidInputError(field, "is not a setting", hint)
     if first["type"] == "missing":
         return InvalidInputError(field, "is missing", f"Pass {field}=")
@@ -363,5 +336,21 @@ def _invalid_input(
     if not problem.startswith("must"):
         return InvalidInputError(field, f"is not valid: {problem}")
     if first["type"].endswith(("_type", "_parsing")):
-        problem = f"{problem.partition(',')[0]}, not {_kind(first['input'])}"
+        problem = f"{problem.partition(',')[0]}, not {kind_of(first['input'])}"
     return InvalidInputError(field, problem)
+
+
+def _spelling_hint(name: str, known: list[str]) -> str:
+    """Return what to do about an unknown name of a setting or option."""
+    import difflib
+
+    if name == "client":
+        return "Pass it to the constructor"
+    close = difflib.get_close_matches(name, known, n=1)
+    # A name of another package's may hold ours: `dashscope_api_key`, `request_timeout`.
+    close += sorted((each for each in known if f"_{each}" in name), key=len, reverse=True)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    if "extra_body" in known:
+        return "Check its spelling, or pass a parameter that has no setting in extra_body"
+    return "Check its spelling"

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,90 +15,19 @@ from pydantic import (
     SecretStr,
     ValidationError,
     ValidationInfo,
+    field_serializer,
 )
 
+from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace, api_key_from_env
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import MASK, hides_arguments, redact_biz_params
+from bailian_apps.core.redaction import MASK, SECRET_FIELDS, hides_arguments, redacted
 from bailian_apps.core.request import AppId, AppRequest, WireOptions, raise_invalid_input
-
-_WORKSPACE = re.compile(r"[A-Za-z0-9_-]+")
 
 HistoryMode: TypeAlias = Literal["session", "messages"]
 
 
-def _is_http_address(value: str) -> bool:
-    try:
-        parts = urlsplit(value)
-        return (
-            parts.scheme in ("http", "https")
-            and bool((parts.hostname or "").encode("idna"))
-            and parts.port != 0
-            and not (parts.query or parts.fragment)
-            and not re.search(r"\s", value)
-        )
-    except ValueError:  # such as a port above 65535, or a name longer than names can be
-        return False
-
-
-def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
-    if value is not None:
-        if not _is_http_address(value):
-            raise InvalidInputError(
-                info.field_name or "base_url",
-                "is not an http(s) URL",
-                "Pass one like https://dashscope.aliyuncs.com/api/v1",
-            )
-        parts = urlsplit(value)
-        if parts.username or parts.password:
-            raise InvalidInputError(
-                info.field_name or "base_url",
-                "must not hold a user name or password",
-                "Leave them out: the API key identifies you",
-            )
-        # So that one address has one form, and its scheme can be compared.
-        value = parts.scheme + value[len(parts.scheme) :].rstrip("/")
-    return value
-
-
-def check_api_key(key: str) -> str:
-    """Return the key if it is valid in an HTTP header.
-
-    Raises:
-        InvalidInputError: It is not. With a line break in it, the HTTP library's error would quote
-            the whole key.
-    """
-    if not key.strip() or not key.isascii() or not key.isprintable() or key != key.strip():
-        raise InvalidInputError(
-            "api_key",
-            "is empty, or has spaces around it or characters that an API key cannot have",
-            "Pass the key as the console shows it, or set DASHSCOPE_API_KEY",
-        )
-    return key
-
-
-def _check_secret(value: SecretStr | None) -> SecretStr | None:
-    if value is not None:
-        check_api_key(value.get_secret_value())
-    return value
-
-
-def _check_workspace(value: str | None, info: ValidationInfo) -> str | None:
-    if value is not None and not _WORKSPACE.fullmatch(value):
-        raise InvalidInputError(
-            info.field_name or "workspace",
-            "has a character that a workspace id cannot have",
-            "Pass the id as the console shows it",
-        )
-    return value
-
-
 LOST_KEY = SecretStr(MASK)
 """The key of unpickled settings that had another key than the environment's."""
-
-
-def _secret_from_env() -> SecretStr | None:
-    value = os.environ.get("DASHSCOPE_API_KEY", "").strip()
-    return SecretStr(value) if value else None
 
 
 class Timeout(BaseModel):
@@ -150,22 +76,30 @@ class AppSettings(WireOptions):
     """The app's id, from its card in the console. Default: `BAILIAN_APP_ID` in the environment.
     Part of the URL."""
 
-    api_key: Annotated[SecretStr | None, AfterValidator(_check_secret)] = Field(
-        default_factory=_secret_from_env, validate_default=True, exclude=True, repr=False
+    api_key: APIKey = Field(
+        default_factory=api_key_from_env, validate_default=True, exclude=True, repr=False
     )
-    """The API key. Default: `DASHSCOPE_API_KEY` in the environment, or else, at the first call, the
-    SDK's own rule (its key file). Never shown or serialised. Header `Authorization`."""
+    """The API key: a `str` or `SecretStr`; or a sync or async callable that returns one, which is
+    called for each attempt. Held as a `SecretStr`, or as the callable. Never shown or serialised.
+    Default: `DASHSCOPE_API_KEY` in the environment, or else, at the first call, the SDK's own rule
+    (its key file). Header `Authorization`."""
 
-    workspace: Annotated[str | None, AfterValidator(_check_workspace)] = None
+    workspace: Workspace = None
     """The sub-workspace that the app is in. Default: the key's own. Header
     `X-DashScope-WorkSpace`."""
 
-    base_url: Annotated[str | None, AfterValidator(_check_base_url)] = Field(
+    base_url: BaseURL = Field(
         default_factory=lambda: os.environ.get("DASHSCOPE_HTTP_BASE_URL") or None,
         validate_default=True,
     )
-    """The API's address up to `/api/v1`. Default: `DASHSCOPE_HTTP_BASE_URL` in the environment, or
-    else the SDK's own rule. Part of the URL."""
+    """The API's address up to `/api/v1`, or the name of a region (`REGIONS`), such as
+    `"singapore"`, or `"cn-beijing"` for the host of `workspace`. Default: `DASHSCOPE_HTTP_BASE_URL`
+    in the environment, or else the SDK's own rule. Part of the URL."""
+
+    extra_headers: Headers = None
+    """Further HTTP headers; they replace those of the SDK. Values may be `SecretStr`; none is shown
+    anywhere. Refused: `Authorization`, `Host` and what follows from the body. Default: none. Part
+    of the headers."""
 
     timeout: Annotated[float | Timeout, BeforeValidator(_check_timeout)] = 300.0
     """The longest silence in seconds, until the first frame and between frames, of which connecting
@@ -214,18 +148,22 @@ class AppSettings(WireOptions):
         Another key, and what is secret in `biz_params`, have to be passed again before a call.
         """
         state = super().__getstate__()
-        lost = self.api_key is not None and self.api_key != _secret_from_env()
+        lost = self.api_key is not None and self.api_key != api_key_from_env()
         fields: dict[str, Any] = state["__dict__"] | {"api_key": LOST_KEY if lost else None}
-        if fields.get("biz_params"):
-            fields["biz_params"] = redact_biz_params(fields["biz_params"], self._secret_names)
+        for name in SECRET_FIELDS & fields.keys():
+            fields[name] = redacted(name, fields[name], self._secret_names)
         return state | {"__dict__": fields}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Unpickle, with the key of the environment if it had that."""
         fields: dict[str, Any] = state["__dict__"]
         super().__setstate__(
-            state | {"__dict__": fields | {"api_key": fields["api_key"] or _secret_from_env()}}
+            state | {"__dict__": fields | {"api_key": fields["api_key"] or api_key_from_env()}}
         )
+
+    @field_serializer("extra_headers", when_used="unless-none")
+    def _without_values(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        return redacted("extra_headers", value)
 
     @property
     def _secret_names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ except ImportError:  # an older langchain-core, whose own run ids are uuid4 too
 _T_co = TypeVar("_T_co", covariant=True)
 _BuilderT = TypeVar("_BuilderT", bound="ChunkBuilder[Any]")
 _STREAM_RUN = "_bailian_stream_run"
+
+logger = logging.getLogger(__name__)
 
 
 class ChunkBuilder(Protocol[_T_co]):
@@ -180,3 +183,13 @@ def caller_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     run = StreamRun.of(kwargs)
     passed = {key: value for key, value in kwargs.items() if key not in (_STREAM_RUN, "stream")}
     return passed if run is None else passed | run.secrets
+
+
+def ignore_max_tokens(app_id: str, max_tokens: object) -> None:
+    """Log that `max_tokens`, which every other chat model takes, is not sent; None was not given.
+
+    The API does not document it. It can be passed in `extra_body`.
+    """
+    if max_tokens is not None:
+        message = "max_tokens=%s is not sent: set the limit of app %s in its console"
+        logger.warning(message, max_tokens, app_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from functools import partial
@@ -27,7 +26,7 @@ from typing_extensions import override
 from bailian_apps.core.redaction import hides_arguments, redact_kwargs, secrets_digest, take
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
-from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs
+from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs, ignore_max_tokens
 from bailian_apps.langchain.message_chunks import MessageChunkBuilder, as_generation
 from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventBuilder
 from bailian_apps.langchain.runs import is_being_cancelled
@@ -36,8 +35,6 @@ from bailian_apps.langchain.step_runs import AnyRunManager
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
-
-logger = logging.getLogger(__name__)
 
 
 class ChatBailianApp(AppSettingsMixin, BaseChatModel):
@@ -71,8 +68,8 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             the messages.
         stop: Sequences at which an answer ends. The API has no such parameter: the adapter cuts the
             answer off and closes the connection.
-        max_tokens: Accepted for compatibility with other chat models, but not sent: the limit is
-            set in the app's console. A warning is logged.
+        max_tokens: Accepted for compatibility with other chat models, also per call, but not sent:
+            the limit is set in the app's console. A warning is logged.
         streaming: Whether `invoke` reports tokens to callbacks; False disables `stream`.
         cache: Off by default, even if LangChain has a global cache: a cached answer would continue
             an old session, and an app may have side effects.
@@ -99,9 +96,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             InvalidInputError: A field is unknown or invalid. The error names the field.
         """
         super().__init__(**fields)
-        if self.max_tokens is not None:
-            message = "max_tokens=%d is not sent: set the limit of app %s in its console"
-            logger.warning(message, self.max_tokens, self.app_id)
+        ignore_max_tokens(self.app_id, self.max_tokens)
 
     @property
     def model(self) -> str:
@@ -146,7 +141,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         kwargs, names = caller_kwargs(kwargs), self.secret_biz_params
         key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
-        digest = secrets_digest(self.biz_params, kwargs, names)
+        digest = secrets_digest(dict(self), kwargs, names)
         return f"{key}---{digest}" if digest else key
 
     @override
@@ -393,7 +388,9 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         return ChatCall(make_builder, self, messages, manager, self._call_kwargs(kwargs))
 
     def _call_kwargs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {"session_id": self.session_id, **caller_kwargs(take(kwargs))}
+        kwargs = caller_kwargs(take(kwargs))
+        ignore_max_tokens(self.app_id, kwargs.pop("max_tokens", None))
+        return {"session_id": self.session_id, **kwargs}
 
 
 def _message_id(manager: AnyRunManager | None) -> str | None:

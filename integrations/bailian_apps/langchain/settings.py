@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import as_json, hides_arguments, redact_biz_params
+from bailian_apps.core.redaction import SECRET_FIELDS, as_json, hides_arguments, redacted
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 
@@ -65,8 +65,9 @@ class AppSettingsMixin(AppSettings):
     def lc_attributes(self) -> dict[str, Any]:
         """Attributes whose dumped value differs from the attribute's."""
         dumped: dict[str, Any] = {"timeout": as_json(self.timeout)}
-        if self.biz_params:
-            dumped["biz_params"] = redact_biz_params(self.biz_params, self.secret_biz_params)
+        for name in SECRET_FIELDS:
+            if value := getattr(self, name):
+                dumped[name] = redacted(name, value, self.secret_biz_params)
         return dumped
 
 

@@ -21,9 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from bailian_apps.core.endpoint import check_api_key, read_api_key
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.redaction import reveal
 from bailian_apps.core.request import AppRequest
-from bailian_apps.core.settings import AppSettings, check_api_key
+from bailian_apps.core.settings import AppSettings
 
 SUPPORTED = "dashscope>=1.22.2,<3"
 
@@ -43,9 +45,7 @@ class _SDK(NamedTuple):
     application: Any
     build_request: Callable[..., Any]
     options: frozenset[str]
-    default_api_key: Callable[[], str]
     error: type[Exception]
-    key_error: type[Exception]
 
 
 @cache
@@ -61,8 +61,7 @@ def load_sdk() -> _SDK:
         try:
             from dashscope import Application
             from dashscope.api_entities import api_request_factory
-            from dashscope.common.api_key import get_default_api_key
-            from dashscope.common.error import AuthenticationError, DashScopeException
+            from dashscope.common.error import DashScopeException
 
             build = cast("Any", api_request_factory)._build_api_request
             cast("Any", Application)._build_input_parameters  # noqa: B018 - it may be missing
@@ -78,9 +77,7 @@ def load_sdk() -> _SDK:
         build_request=build,
         # An older SDK would send these as parameters of the request.
         options=_options(api_request_factory),
-        default_api_key=get_default_api_key,
         error=DashScopeException,
-        key_error=AuthenticationError,
     )
 
 
@@ -95,6 +92,9 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
         InvalidInputError: There is no key, or the address needs a workspace.
     """
     sdk = load_sdk()
+    # The SDK would take some of the names that `extra_body` may hold for options of its own.
+    extra_body = request.extra_body or {}
+    request = request.model_copy(update={"extra_body": None})
     fields = request.input()
     files = fields.pop("file_list", None)
     wire_input, parameters = sdk.application._build_input_parameters(
@@ -115,7 +115,7 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
             task_group=sdk.application.task_group,
             task=request.app_id,
             function=sdk.application.function,
-            api_key=_api_key(settings, sdk),
+            api_key=_api_key(settings),
             is_service=False,
             stream=True,
             base_address=settings.base_url,
@@ -136,19 +136,38 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
             )
         url = url.replace("{workspace_id}", settings.workspace)
     try:
-        body = json.dumps(built.data.to_request_object(), ensure_ascii=False).encode()
+        whole: dict[str, Any] = built.data.to_request_object()
+        for part, more in extra_body.items():
+            whole[part] = {**whole.get(part, {}), **reveal(more)}
+        body = json.dumps(whole, ensure_ascii=False).encode()
     except (sdk.error, TypeError, ValueError) as error:  # it may quote the whole body
         problem = f"cannot be written as JSON ({type(error).__name__})"
-        raise InvalidInputError("request", problem, "Check biz_params and rag_options") from None
-    return HTTPRequest(url, headers, body)
+        raise InvalidInputError(
+            "request", problem, "Check biz_params, rag_options and extra_body"
+        ) from None
+    return HTTPRequest(url, _with_extra(headers, settings), body)
 
 
-def _api_key(settings: AppSettings, sdk: _SDK) -> str:
-    if settings.api_key is not None:
-        return check_api_key(settings.api_key.get_secret_value())  # unpickled, it was read again
+def _with_extra(headers: dict[str, str], settings: AppSettings) -> dict[str, str]:
+    """Return the headers with those of `extra_headers`, whose names are equal in any case."""
+    extra: dict[str, str] = reveal(dict(settings.extra_headers or {}))
+    replaced = {name.lower() for name in extra}
+    return {name: headers[name] for name in headers if name.lower() not in replaced} | extra
+
+
+def _api_key(settings: AppSettings) -> str:
+    key = settings.api_key
+    if callable(key):
+        key = read_api_key(key)
+    if key is not None:
+        return check_api_key(reveal(key))  # not checked where pydantic was bypassed
+    import dashscope
+
+    # The SDK's own rule, but for a blank variable, which it takes for a key: that is as none.
+    given = str(dashscope.api_key or "").strip()
     try:
-        return check_api_key(sdk.default_api_key())
-    except (sdk.key_error, OSError):
+        return check_api_key(given or sdk_defaults().key_file.read_text("utf-8").strip())
+    except (OSError, UnicodeDecodeError):
         raise InvalidInputError(
             "api_key", "is missing", "Set DASHSCOPE_API_KEY in the environment, or pass api_key="
         ) from None

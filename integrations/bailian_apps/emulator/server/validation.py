@@ -73,12 +73,12 @@ class _Parameters(_Documented):
     top_k: Annotated[int, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
     rag_options: _RagOptions | None = None
-    # Only the vendor's Java SDK sends these.
-    mcp_servers: list[str] | None = None
     enable_web_search: bool | None = None
     enable_system_time: bool | None = None
-    enable_premium: bool | None = None
     dialog_round: Annotated[int, Field(ge=0)] | None = None
+    # Only the vendor's Java SDK sends these.
+    mcp_servers: list[str] | None = None
+    enable_premium: bool | None = None
     cip_service_codes: JsonObject | None = None
 
 

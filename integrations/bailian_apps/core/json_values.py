@@ -1,0 +1,93 @@
+"""Fields of JSON values; an error names the path of a value that JSON cannot represent. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias, cast
+
+from pydantic import AfterValidator, BeforeValidator, SecretBytes, SecretStr, ValidationInfo
+
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.redaction import SECRET_FIELDS, reveal, unwrap_params
+
+_HINTS_BY_TYPE = {
+    "datetime": "Pass .isoformat()",
+    "date": "Pass .isoformat()",
+    "time": "Pass .isoformat()",
+    "Decimal": "Pass str(value) or float(value)",
+    "bytes": "Pass base64 text",
+    "set": "Pass a list",
+    "frozenset": "Pass a list",
+    "UUID": "Pass str(value)",
+    "SecretStr": "Pass .get_secret_value()",
+}
+
+
+def _check_json_object(value: object, info: ValidationInfo) -> object:
+    field = info.field_name or "value"
+    value = unwrap_params(value)
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(field, f"must be a dict of JSON values, not {kind_of(value)}")
+    fields = dict(cast("Mapping[object, object]", value))
+    _require_json(fields, field, secrets=field in SECRET_FIELDS)
+    return fields
+
+
+def _require_json(value: object, path: str, *, secrets: bool) -> None:
+    if secrets and isinstance(value, (SecretStr, SecretBytes)):
+        try:
+            value = reveal(value)
+        except UnicodeDecodeError:
+            raise InvalidInputError(path, "is not UTF-8", "Pass base64 text") from None
+    if isinstance(value, str):
+        _require_utf8(value, path)
+    elif value is None or isinstance(value, int):  # bool is an int
+        return
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidInputError(path, f"is {value}, which JSON cannot represent", "Pass None")
+    elif isinstance(value, dict):
+        for key, item in cast("dict[object, object]", value).items():
+            if not isinstance(key, str):
+                raise InvalidInputError(path, f"must have str keys, not {kind_of(key)}")
+            _require_utf8(key, f"a key of {path}")
+            _require_json(item, f"{path}.{key}", secrets=secrets)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(cast("Sequence[object]", value)):
+            _require_json(item, f"{path}[{index}]", secrets=secrets)
+    else:
+        hint = _HINTS_BY_TYPE.get(
+            type(value).__name__, "Pass a str, number, bool, None, list or dict"
+        )
+        raise InvalidInputError(path, f"is {kind_of(value)}, which JSON cannot represent", hint)
+
+
+def _require_utf8(value: str, path: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            path,
+            "has half of a surrogate pair, which cannot be sent",
+            'Pass value.encode("utf-8", "replace").decode()',
+        ) from None
+
+
+def check_text(value: str | None, info: ValidationInfo) -> str | None:
+    """Return the text of a field if UTF-8 can represent it."""
+    if value is not None:
+        _require_utf8(value, info.field_name or "text")
+    return value
+
+
+def kind_of(value: object) -> str:
+    """Return the name of a value's type, with its article, for messages."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+JsonObject: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_check_json_object)]
+Text: TypeAlias = Annotated[str, AfterValidator(check_text)]
