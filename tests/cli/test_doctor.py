@@ -7,8 +7,11 @@ import socket
 from pathlib import Path
 
 import pytest
-from support.command import bailian
-from support.wire import WireServer
+from support.command import bailian, exit_code_of
+from support.wire import Do, WireServer
+
+from bailian_apps.cli import doctor
+from bailian_apps.emulator import Emulator
 
 KEY = "sk-0123456789abcdef"
 
@@ -20,8 +23,8 @@ def findings(output: str) -> dict[str, tuple[str, str]]:
 
 
 def test_a_complete_setup_has_no_missing_finding(tmp_path: Path) -> None:
-    with WireServer() as server:
-        address = server.base_url
+    with Emulator(apps={}, api_key=KEY) as cloud:
+        address = cloud.base_url
         given = {
             "DASHSCOPE_API_KEY": KEY,
             "BAILIAN_APP_ID": "mine",
@@ -29,13 +32,14 @@ def test_a_complete_setup_has_no_missing_finding(tmp_path: Path) -> None:
             "HOME": str(tmp_path),
         }
         text, report = bailian("doctor", **given), bailian("doctor", "--json", **given)
-        assert server.posts == []
+        assert {request.app_id for request in cloud.requests} == {"0" * 32}
     assert (text.returncode, text.stderr, report.returncode) == (0, "", 0)
     found = findings(report.stdout)
     assert found["key"] == ("ok", "found in DASHSCOPE_API_KEY")
     assert found["app"] == ("ok", "mine (BAILIAN_APP_ID)")
     assert found["address"] == ("ok", f"{address} (DASHSCOPE_HTTP_BASE_URL)")
     assert found["endpoint"][0] == "ok"
+    assert found["key at address"] == ("ok", f"not refused at {address}")
     assert {"python", "bailian-apps", "dashscope", "[cli]", "[langchain]"} <= found.keys()
     for output in (text.stdout, report.stdout):
         assert KEY[:6] not in output
@@ -63,7 +67,7 @@ def test_the_key_file_of_the_sdk_is_found(tmp_path: Path) -> None:
     folder = tmp_path / ".dashscope"
     folder.mkdir()
     (folder / "api_key").write_text(KEY)
-    with WireServer() as server:
+    with WireServer([Do.RESET]) as server:
         done = bailian(
             *("doctor", "--json", "--base-url", server.base_url),
             DASHSCOPE_API_KEY="",
@@ -89,7 +93,7 @@ def test_a_key_that_cannot_be_sent_is_not_shown() -> None:
     ],
 )
 def test_an_invalid_app_id_is_found_without_a_call(app_id: str, detail: str) -> None:
-    with WireServer() as server:
+    with WireServer([Do.RESET]) as server:
         done = bailian("doctor", "--json", "--base-url", server.base_url, BAILIAN_APP_ID=app_id)
     state, found = findings(done.stdout)["app"]
     assert (done.returncode, state) == (1, "missing")
@@ -98,7 +102,7 @@ def test_an_invalid_app_id_is_found_without_a_call(app_id: str, detail: str) -> 
 
 
 def test_a_proxy_is_shown_without_its_password() -> None:
-    with WireServer() as server:
+    with Emulator(apps={}) as server:
         proxy = server.base_url.removesuffix("/api/v1")
         done = bailian(
             *("doctor", "--json", "--base-url", "https://cloud.invalid/api/v1"),
@@ -134,3 +138,71 @@ def test_a_missing_extra_is_shown_with_its_install_command() -> None:
     missing = _extra("langchain", ("no-such-package-here",))
     assert missing.state == "note"
     assert 'pip install "bailian-apps[langchain]"' in missing.detail
+
+
+def test_a_refused_key_is_found_with_the_regions_to_try(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)
+    with Emulator(apps={}, api_key="sk-another") as cloud:
+        address = cloud.base_url
+        assert exit_code_of(monkeypatch, "doctor", "--json", "--base-url", address) == 1
+    output = capsys.readouterr().out
+    state, detail = findings(output)["key at address"]
+    assert state == "missing"
+    assert detail.startswith(f"refused at {address} (InvalidApiKey). A key belongs to one")
+    assert "beijing, singapore, virginia, hongkong" in detail
+    assert KEY not in output
+
+
+def test_all_regions_are_asked_only_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)
+    with (
+        Emulator(apps={}, api_key="sk-another") as beijing,
+        Emulator(apps={}, api_key=KEY) as singapore,
+    ):
+        addresses = {
+            "beijing": beijing.base_url,
+            "singapore": singapore.base_url,
+            "virginia": "http://127.0.0.1:9/api/v1",
+            "cn-beijing": "http://{workspace_id}.invalid/api/v1",
+        }
+        monkeypatch.setattr(doctor, "REGIONS", addresses)
+        arguments = ("doctor", "--json", "--base-url", beijing.base_url)
+        exit_code_of(monkeypatch, *arguments)
+        assert singapore.requests == []
+        capsys.readouterr()
+        assert exit_code_of(monkeypatch, *arguments, "--all-regions") == 1
+    found = findings(capsys.readouterr().out)
+    assert found["region beijing"][1].startswith(f"the key is refused at {addresses['beijing']}")
+    assert found["region singapore"] == (
+        "ok",
+        f"the key is not refused at {addresses['singapore']}; pass --base-url singapore",
+    )
+    assert found["region virginia"][1].startswith("not known at http://127.0.0.1:9")
+    assert "region cn-beijing" not in found
+
+
+def test_a_server_that_does_not_answer_leaves_the_key_unknown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)
+    with WireServer([Do.RESET]) as server:
+        exit_code_of(monkeypatch, "doctor", "--json", "--base-url", server.base_url)
+    state, detail = findings(capsys.readouterr().out)["key at address"]
+    assert (state, detail.partition(":")[0]) == ("note", "not known")
+
+
+def test_a_call_and_doctor_agree_about_a_blank_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".dashscope").mkdir()
+    (tmp_path / ".dashscope" / "api_key").write_text(KEY)
+    with Emulator(apps={"mine": lambda call: "hello"}, api_key=KEY) as cloud:
+        variables = {"DASHSCOPE_API_KEY": "", "HOME": str(tmp_path)}
+        checked = bailian("doctor", "--json", "--base-url", cloud.base_url, **variables)
+        called = bailian("run", "mine", "hi", "--base-url", cloud.base_url, **variables)
+    assert findings(checked.stdout)["key at address"][0] == "ok"
+    assert (called.returncode, called.stdout, called.stderr) == (0, "hello\n", "")

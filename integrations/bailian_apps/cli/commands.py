@@ -52,7 +52,11 @@ _Workspace = Annotated[
 ]
 _BaseUrl = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="The API's base URL (default: DASHSCOPE_HTTP_BASE_URL)."),
+    typer.Option(
+        metavar="URL|REGION",
+        help="The API's base URL, or the name of a region, such as singapore (default: "
+        "DASHSCOPE_HTTP_BASE_URL).",
+    ),
 ]
 _TimeoutS = Annotated[
     float | None,
@@ -197,15 +201,23 @@ def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the findings as one JSON object.")
     ] = False,
+    all_regions: Annotated[
+        bool,
+        typer.Option(
+            "--all-regions", help="Send the key to the address of every region, to find its own."
+        ),
+    ] = False,
 ) -> None:
     """Check what a call needs: versions, extras, key, address, network.
 
-    It connects to the API's address but sends no request, so it costs nothing. It never prints the
-    key. The exit code is 1 if something that a call needs is missing.
+    To check the key, it calls an app that does not exist, so it costs nothing. It sends the key to
+    the configured address only, unless --all-regions is given, and never prints it. The exit code
+    is 1 if something that a call needs is missing.
     """
     from bailian_apps.cli.doctor import doctor as check
 
-    if not check(Console(), base_url=base_url, workspace=workspace, as_json=as_json):
+    given = {"base_url": base_url, "workspace": workspace}
+    if not check(Console(), **given, as_json=as_json, all_regions=all_regions):
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""`bailian-apps doctor`: checks what a call needs, without making one."""
+"""`bailian-apps doctor`: checks what a call needs, without running an app."""
 
 from __future__ import annotations
 
@@ -16,8 +16,14 @@ from rich.text import Text
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import error_message, print_note
-from bailian_apps.core.endpoint import check_api_key
-from bailian_apps.core.errors import ConnectError, InvalidInputError
+from bailian_apps.core.endpoint import REGIONS, check_api_key
+from bailian_apps.core.errors import (
+    APIError,
+    AuthenticationError,
+    BailianError,
+    ConnectError,
+    InvalidInputError,
+)
 from bailian_apps.terminal import strip_controls
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.request_builder import sdk_defaults
@@ -29,6 +35,8 @@ _EXTRAS = {
     "llamaindex": ("llama-index-core",),
 }
 _CONNECT_S = 5.0
+_NO_APP = "0" * 32
+"""The id of no app: the cloud checks the key of a call before it looks for the app."""
 _MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "missing": ("✗", "red")}
 
 
@@ -47,7 +55,14 @@ class Finding:
     detail: str
 
 
-def doctor(console: Console, *, base_url: str | None, workspace: str | None, as_json: bool) -> bool:
+def doctor(
+    console: Console,
+    *,
+    base_url: str | None,
+    workspace: str | None,
+    as_json: bool,
+    all_regions: bool = False,
+) -> bool:
     """Run all checks and print their findings; return whether nothing is missing.
 
     Args:
@@ -55,13 +70,19 @@ def doctor(console: Console, *, base_url: str | None, workspace: str | None, as_
         base_url: The API's base URL, instead of the configured one.
         workspace: The workspace, which is part of the URL in some regions.
         as_json: Whether to print one JSON object to standard output instead.
+        all_regions: Whether to send the key to the addresses of all regions.
     """
     extras = [_extra(extra, packages) for extra, packages in _EXTRAS.items()]
-    findings = [*_versions(), *extras, _key(), _app_id()]
+    key = _key()
     address = _address(base_url, workspace)
-    findings.append(address)
+    findings = [*_versions(), *extras, key, _app_id(), address]
+    url = address.detail.partition(" ")[0]
     if address.state == "ok":
-        findings += _endpoint(address.detail.partition(" ")[0])
+        findings += _endpoint(url)
+    if key.state == findings[-1].state == "ok":
+        findings.append(_key_at(url, workspace))
+    if key.state == "ok" and all_regions:
+        findings += [_key_in(name, each, workspace) for name, each in _shared_addresses().items()]
     good = all(finding.state != "missing" for finding in findings)
     if as_json:
         report = {"ok": good, "findings": [asdict(finding) for finding in findings]}
@@ -114,6 +135,54 @@ def _checked_key(key: str, where: str) -> Finding:
     except InvalidInputError as error:
         return Finding("key", "missing", error_message(error, field=f"the key in {where}"))
     return Finding("key", "ok", f"found in {where}")
+
+
+def _key_at(url: str, workspace: str | None) -> Finding:
+    refusal = _refusal(url, workspace)
+    if refusal is None:
+        return Finding("key at address", "ok", f"not refused at {url}")
+    if isinstance(refusal, AuthenticationError):
+        names = ", ".join(_shared_addresses())
+        detail = (
+            f"refused at {url} ({refusal.code or 'HTTP 401'}). A key belongs to one region: pass "
+            f"--base-url with one of {names}, or --all-regions to try the key at each"
+        )
+        return Finding("key at address", "missing", detail)
+    return Finding("key at address", "note", f"not known: {error_message(refusal)}")
+
+
+def _key_in(region: str, url: str, workspace: str | None) -> Finding:
+    refusal = _refusal(url, workspace)
+    if refusal is None:
+        detail = f"the key is not refused at {url}; pass --base-url {region}"
+    elif isinstance(refusal, AuthenticationError):
+        detail = f"the key is refused at {url} ({refusal.code or 'HTTP 401'})"
+    else:
+        detail = f"not known at {url}: {error_message(refusal)}"
+    return Finding(f"region {region}", "ok" if refusal is None else "note", detail)
+
+
+def _shared_addresses() -> dict[str, str]:
+    """The addresses that need no workspace, by region."""
+    return {name: url for name, url in REGIONS.items() if "{workspace_id}" not in url}
+
+
+def _refusal(url: str, workspace: str | None) -> BailianError | None:
+    """Call an app that does not exist; return the error if it is not about the app.
+
+    Nothing runs, so this costs nothing. Any answer but HTTP 401 and 403 means that the key passed.
+    """
+    try:
+        app = BailianApp(
+            app_id=_NO_APP, base_url=url, workspace=workspace, timeout=_CONNECT_S, max_retries=0
+        )
+        app.invoke("-")
+    except APIError as error:
+        passed = error.status_code in (400, 404) or "AppId" in error.message
+        return None if passed else error
+    except BailianError as error:
+        return error
+    return None
 
 
 def _app_id() -> Finding:
