@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 from typing import Any
@@ -87,6 +88,26 @@ def test_max_tokens_is_accepted_with_a_warning_and_not_sent(
     assert "max_tokens=5 is not sent" in caplog.text
     model.invoke("hi")
     assert "max_tokens" not in str(cloud.requests[0].body)
+
+
+def test_max_tokens_of_a_call_is_accepted_with_a_warning_and_not_sent(
+    start_cloud: Any, make_model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud = start_cloud(app=lambda _: "hi")
+    model = make_model(cloud)
+
+    async def acalls() -> None:
+        await model.ainvoke("hi", max_tokens=7)
+        assert [chunk async for chunk in model.astream("hi", max_tokens=7)]
+
+    with caplog.at_level(logging.WARNING, "bailian_apps"):
+        model.invoke("hi", max_tokens=7)
+        assert list(model.stream("hi", max_tokens=7))
+        model.bind(max_tokens=7).invoke("hi")
+        model.batch(["hi"], max_tokens=7)
+        asyncio.run(acalls())
+    assert caplog.text.count("max_tokens=7 is not sent") == len(cloud.requests) == 6
+    assert not any("max_tokens" in str(request.body) for request in cloud.requests)
 
 
 def test_bind_tools_and_structured_output_raise_with_advice() -> None:
