@@ -25,7 +25,7 @@ from bailian_apps.core.errors import (
     InvalidInputError,
 )
 from bailian_apps.terminal import strip_controls
-from bailian_apps.transport.environment import Environment
+from bailian_apps.transport.environment import Environment, tls_context
 from bailian_apps.transport.request_builder import sdk_defaults
 
 _EXTRAS = {
@@ -236,7 +236,7 @@ def _endpoint(url: str) -> list[Finding]:
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
             if target.scheme == "https":
-                tls = environment.tls_context()
+                tls = tls_context(environment.certificates())
                 with tls.wrap_socket(connection, server_hostname=host) as secured:
                     how = f"TCP and {secured.version()}"
             else:
