@@ -23,7 +23,15 @@ from typing_extensions import override
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import fold
-from bailian_apps.core.redaction import redact_biz_params, redact_kwargs
+from bailian_apps.core.redaction import (
+    hides_arguments,
+    secret_fields,
+    secret_names,
+    take,
+    to_json_values,
+    unwrap_params,
+    wrap_params,
+)
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
@@ -109,6 +117,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             BailianError: The call failed.
         """
         call = _RunnableCall(self, input, kwargs)
+        del input  # it may hold secrets, and this frame is on the traceback of an error
         return self._call_with_config(call.invoke, call.traced_input, config)
 
     @override
@@ -117,6 +126,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
     ) -> AppResult:
         """Run the app, natively async; as `invoke`."""
         call = _RunnableCall(self, input, kwargs)
+        del input  # it may hold secrets, and this frame is on the traceback of an error
         return await self._acall_with_config(call.ainvoke, call.traced_input, config)
 
     @override
@@ -139,6 +149,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
         # LangChain's `_transform_stream_with_config` would end this run before its child runs.
         config = ensure_config(config)
         call = _RunnableCall(self, input, kwargs)
+        del input  # it may hold secrets, and this frame is on the traceback of an error
         run = get_callback_manager_for_config(config).on_chain_start(
             None, call.traced_input, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
@@ -162,6 +173,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
         """Run the app, natively async; as `stream`."""
         config = ensure_config(config)
         call = _RunnableCall(self, input, kwargs)
+        del input  # it may hold secrets, and this frame is on the traceback of an error
         run = await get_async_callback_manager_for_config(config).on_chain_start(
             None, call.traced_input, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
@@ -178,6 +190,14 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             raise
         await run.on_chain_end(last)
 
+    @override
+    def astream_events(
+        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Stream LangChain's events of a run. The input is in the first, without its secrets."""
+        events: Any = super().astream_events
+        return events(_public_input(self, input, kwargs), config, **kwargs)
+
     def _run_name(self, config: RunnableConfig) -> str:
         return config.get("run_name") or self.get_name()
 
@@ -191,6 +211,18 @@ def _tap_output(run: AnyRunManager, tap: str, results: Any) -> Any:
     return next((each(run.run_id, results) for each in taps if each), results)
 
 
+def _public_input(runnable: BailianAppRunnable, input_: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Return an input as it may be published; `unwrap_params` returns the original."""
+    if not isinstance(input_, Mapping):
+        return input_
+    fields = cast("Mapping[str, Any]", input_)
+    names = secret_names(kwargs, runnable.secret_biz_params)
+    names = [*names, *secret_fields(runnable.biz_params_schema)]
+    public = wrap_params(fields, [*names, *(f"biz_params.{name}" for name in names)])
+    public |= {key: fields[key] for key in ("prompt", "messages") if key in fields}
+    return public
+
+
 class _RunnableCall:
     """One call of the Runnable.
 
@@ -198,16 +230,11 @@ class _RunnableCall:
         traced_input: The input without secrets, for LangChain's callbacks.
     """
 
-    def __init__(
-        self, runnable: BailianAppRunnable, input_: Any, kwargs: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, runnable: BailianAppRunnable, input_: Any, kwargs: dict[str, Any]) -> None:
         self._runnable = runnable
-        self._input = input_
-        self._kwargs = kwargs
-        self.traced_input = input_
-        if isinstance(input_, Mapping):
-            # Any key may be a start variable, so users' tokens may also be at the top level.
-            self.traced_input = redact_biz_params(redact_kwargs(cast("Mapping[str, Any]", input_)))
+        self.traced_input = _public_input(runnable, input_, kwargs)
+        self._input = unwrap_params(input_)
+        self._kwargs = take(kwargs)
 
     def invoke(self, _: Any, run_manager: CallbackManagerForChainRun) -> AppResult:
         with langchain_errors(self._runnable, self._kwargs):
@@ -235,6 +262,7 @@ class _RunnableCall:
                     if (result := fold(partial, event)) is not partial:
                         yield (partial := result)
 
+    @hides_arguments
     def _prepare(self, manager: AnyRunManager) -> AppRun:
         messages, options, variables = _read_input(self._input, self._runnable.biz_params_schema)
         kwargs = {**options, **self._kwargs}
@@ -262,7 +290,7 @@ def _read_input(
             checked = schema.model_validate(variables)
         except ValidationError as error:
             raise_invalid_input(error)
-        variables = checked.model_dump(mode="json", by_alias=True, exclude_none=True)
+        variables = to_json_values(checked, exclude_none=True)
     return messages, options, variables
 
 

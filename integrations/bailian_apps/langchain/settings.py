@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import as_json, redact_biz_params
+from bailian_apps.core.redaction import as_json, hides_arguments, redact_biz_params, wrap_secrets
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 
@@ -30,6 +30,7 @@ class AppSettingsMixin(AppSettings):
     """The client whose connections, concurrency slots and session rounds the calls use. Default:
     the client that all calls share. Never dumped; an object with a client cannot be pickled."""
 
+    @hides_arguments
     def __init__(self, **fields: Any) -> None:
         """Create it from an app's settings.
 
@@ -44,6 +45,10 @@ class AppSettingsMixin(AppSettings):
             super().__init__(**fields)
         except ValidationError as error:
             raise_invalid_input(error, names=type(self).model_fields)
+
+    def bind(self, **kwargs: Any) -> Any:
+        """Bind arguments to every call, as every Runnable's `bind`, without showing secrets."""
+        return cast("Any", super()).bind(**wrap_secrets(kwargs, self.secret_biz_params))
 
     @model_validator(mode="before")
     @classmethod
@@ -65,7 +70,7 @@ class AppSettingsMixin(AppSettings):
         """Attributes whose dumped value differs from the attribute's."""
         dumped: dict[str, Any] = {"timeout": as_json(self.timeout)}
         if self.biz_params:
-            dumped["biz_params"] = redact_biz_params(self.biz_params)
+            dumped["biz_params"] = redact_biz_params(self.biz_params, self.secret_biz_params)
         return dumped
 
 
