@@ -535,3 +535,73 @@ def test_a_run_cut_anywhere_is_a_prefix_of_the_whole(name: str, data: st.DataObj
     whole_events, whole = decode(frames, recordings.MODES.get(name))
     assert events == whole_events[: len(events)]
     assert whole.text.startswith(result.text)
+
+
+# --------------------------------------------------------------- what is easily missed
+
+
+def test_a_loop_that_lists_each_run_of_a_node_has_each_once() -> None:
+    first, second = node(result="甲", status="success"), node(result="乙", status="success")
+    frames = [frame(first), frame(first, second), frame(first, second)]
+    events, result = decode([*frames, stop(first, second, text="x")])
+    assert [(s.id, s.output) for s in result.steps] == [("LLM_1", "甲"), ("LLM_1#2", "乙")]
+    assert sum(isinstance(e, StepFinished) for e in events) == 2
+
+
+def test_an_unreadable_entry_does_not_cut_a_step_in_two() -> None:
+    frames = [frame(think("嗯")), frame({"response": "{broken"}), frame(think("好"))]
+    events, result = decode([*frames, stop(text="答")])
+    assert [(s.id, s.reasoning) for s in result.steps] == [("thought-0", "嗯好")]
+    assert sum(isinstance(e, UnknownFrame) for e in events) == 1
+
+
+def test_the_input_of_a_tool_that_is_not_json_is_kept_as_text() -> None:
+    _, result = decode([stop(action("mcp", action_name="t", arguments="{broken"), text="答")])
+    assert result.steps[0].input == "{broken"
+
+
+def test_a_nodes_result_that_is_an_object_keeps_its_letters() -> None:
+    _, result = decode([frame(node(result={"城市": "杭州"}, status="success"))])
+    assert result.steps[0].output == '{"城市": "杭州"}'
+
+
+@pytest.mark.parametrize(
+    ("time", "duration_ms"),
+    [("12ms", 12.0), ("1.5s", 1500.0), ("12", 12.0), (12, 12.0), (True, None), ("soon", None)],
+)
+def test_a_duration_is_read_with_every_unit(time: Any, duration_ms: float | None) -> None:
+    _, result = decode([frame(node(status="success", nodeExecTime=time))])
+    assert result.steps[0].duration_ms == duration_ms
+
+
+def test_a_node_that_one_list_has_without_text_is_read_from_the_other() -> None:
+    silent = node("LLM_1", "")
+    frames = [
+        frame(silent),
+        message("你", "LLM"),
+        message("好", "LLM", done=True),
+    ]
+    frames[1]["output"]["thoughts"] = [silent]
+    events, result = decode([*frames, stop(text="x")])
+    assert [(s.id, s.output) for s in result.steps] == [("LLM_1", "你好")]
+    assert [e.text for e in events if isinstance(e, StepDelta)] == ["你", "好"]
+
+
+def test_a_node_without_an_id_is_known_by_its_name_or_its_place() -> None:
+    named = {"nodeName": "大模型_1", "nodeStatus": "success"}
+    listed = [{"response": json.dumps(each)} for each in (named, {"nodeStatus": "success"})]
+    _, result = decode([frame(*listed)])
+    assert [(s.id, s.name) for s in result.steps] == [
+        ("大模型_1", "大模型_1"),
+        ("node-1", "node-1"),
+    ]
+    for name, step_id in (("大模型_1", "大模型_1"), (None, "node-0")):
+        _, result = decode([frame(workflow_message={"node_name": name})])
+        assert [(s.id, s.name, s.status) for s in result.steps] == [(step_id, step_id, "executing")]
+
+
+def test_an_object_that_is_no_node_is_reported() -> None:
+    entry = {"response": '{"nodeName":"n","nodeResult":"x"}'}
+    events, result = decode([frame(entry)])
+    assert [e.raw for e in events if isinstance(e, UnknownFrame)] == [entry]
+    assert result.steps == ()

@@ -142,11 +142,15 @@ def test_the_delay_doubles_at_random_unless_the_server_names_one() -> None:
         drawn = [retry_delay_s(error, attempt=attempt, settings=settings) for _ in range(200)]
         return [delay_s for delay_s in drawn if delay_s is not None]
 
+    assert 0.25 < max(delays(1)) <= 0.5
     assert 0.5 < max(delays(2)) <= 1.0
     assert 1.0 < max(delays(3)) <= 2.0
     assert 4.0 < max(delays(50)) <= 8.0
     assert len(set(delays(3))) > 100
+    assert min(delays(3)) < 0.5
     named = errors.RateLimitError("x", status_code=429, retry_after_s=7.0)
     assert retry_delay_s(named, attempt=1, settings=settings) == 7.0
+    longest = errors.RateLimitError("x", status_code=429, retry_after_s=30.0)
+    assert retry_delay_s(longest, attempt=1, settings=settings) == 30.0
     too_long = errors.RateLimitError("x", status_code=429, retry_after_s=31.0)
     assert retry_delay_s(too_long, attempt=1, settings=settings) is None
