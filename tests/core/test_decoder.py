@@ -605,3 +605,34 @@ def test_an_object_that_is_no_node_is_reported() -> None:
     events, result = decode([frame(entry)])
     assert [e.raw for e in events if isinstance(e, UnknownFrame)] == [entry]
     assert result.steps == ()
+
+
+@pytest.mark.parametrize("key", ["node_error_msg", "error_message", "error"])
+def test_a_message_has_its_nodes_time_error_and_parent(key: str) -> None:
+    fields = {"node_id": "B", "node_status": "fail", "node_exec_time": "5ms", key: "boom"}
+    _, result = decode([frame(workflow_message=fields | {"parent_node_id": "A"})])
+    (step,) = result.steps
+    assert (step.duration_ms, step.error, step.parent_id) == (5.0, "boom", "A")
+
+
+@pytest.mark.parametrize("key", ["nodeErrorMsg", "errorMessage", "errorMsg", "error"])
+def test_an_entry_has_its_nodes_error_and_parent(key: str) -> None:
+    _, result = decode([frame(node("B", status="fail", parentNodeId="A", **{key: "boom"}))])
+    (step,) = result.steps
+    assert (step.error, step.parent_id) == ("boom", "A")
+
+
+@pytest.mark.parametrize("key", ["thought", "response"])
+def test_one_field_is_enough_for_a_thought(key: str) -> None:
+    _, result = decode([frame(action("reasoning", **{key: "嗯"})), stop(text="答")])
+    assert [(s.kind, s.reasoning, s.output) for s in result.steps] == [("reasoning", "嗯", "")]
+
+
+def test_only_an_agents_answer_has_its_output_in_the_response() -> None:
+    tool = action("mcp", action_name="t", response="r", reasoning_content="so", thought="not this")
+    answer = action("response", response="答")
+    _, result = decode([frame(tool, answer), stop(tool, answer, text="答")])
+    assert [(s.kind, s.output, s.reasoning) for s in result.steps] == [
+        ("tool", "", "so"),
+        ("response", "答", ""),
+    ]
