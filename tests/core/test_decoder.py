@@ -636,3 +636,18 @@ def test_only_an_agents_answer_has_its_output_in_the_response() -> None:
         ("tool", "", "so"),
         ("response", "答", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("count", "tokens"), [(1, 1), (0, 0), (-1, 0), (True, 0), ("1", 0), (None, 0)]
+)
+def test_only_a_positive_whole_number_counts_as_tokens(count: Any, tokens: int) -> None:
+    models = [{"model_id": "m", "input_tokens": count, "output_tokens": count}]
+    _, result = decode([stop(text="答") | {"usage": {"models": models}}])
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (tokens, tokens)
+
+
+def test_a_usage_that_cannot_be_read_is_reported_and_counts_nothing() -> None:
+    events, result = decode([stop(text="答") | {"usage": 3}])
+    assert [e.raw for e in events if isinstance(e, UnknownFrame)] == [{"usage": 3}]
+    assert (result.usage.total_tokens, result.usage.models) == (0, ())
