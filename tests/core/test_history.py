@@ -303,6 +303,9 @@ def test_a_marker_survives_json_and_nonsense_is_ignored() -> None:
         {},
         {"app_id": "a", "session_id": 5},
         marker.to_dict() | {"round": "3"},
+        marker.to_dict() | {"app_id": 5},
+        marker.to_dict() | {"session_id": None},
+        marker.to_dict() | {"used_at": "now"},
     ):
         assert SessionMarker.from_dict(nonsense) is None
 
