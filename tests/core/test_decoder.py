@@ -651,3 +651,31 @@ def test_a_usage_that_cannot_be_read_is_reported_and_counts_nothing() -> None:
     events, result = decode([stop(text="答") | {"usage": 3}])
     assert [e.raw for e in events if isinstance(e, UnknownFrame)] == [{"usage": 3}]
     assert (result.usage.total_tokens, result.usage.models) == (0, ())
+
+
+def test_a_listed_answer_is_one_step_until_the_run_ends() -> None:
+    first, whole = (action("response", response=text) for text in ("答", "答案"))
+    frames = [frame(first, text="答"), frame(first), frame(whole, text="案"), stop(whole, text="")]
+    events, result = decode(frames)
+    assert [(s.id, s.output) for s in result.steps] == [("thought-0", "答案")]
+    assert [type(e) for e in events].index(StepFinished) == len(events) - 1
+
+
+def test_thoughts_and_calls_may_go_on_while_the_answer_streams() -> None:
+    call = action("mcp", action_name="t", arguments="{}")
+    frames = [
+        frame(call, think("嗯")),
+        frame(call, think("好"), text="答"),
+        frame(call | {"observation": "ok"}, think("的"), text="案"),
+    ]
+    _, result = decode([*frames, stop(text="")])
+    assert [(s.id, s.output, s.reasoning) for s in result.steps] == [
+        ("thought-0", "ok", ""),
+        ("thought-1", "", "嗯好的"),
+    ]
+
+
+def test_a_nodes_result_may_be_an_object_instead_of_its_text() -> None:
+    listed = {"nodeId": "A", "nodeResult": {"result": "甲", "reasoningContent": "嗯"}}
+    _, result = decode([frame({"response": json.dumps(listed)})])
+    assert [(s.output, s.reasoning) for s in result.steps] == [("甲", "嗯")]

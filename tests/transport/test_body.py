@@ -10,8 +10,10 @@ import threading
 import zlib
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import moving_clock
@@ -38,9 +40,10 @@ from bailian_apps import (
     TextDelta,
     Timeout,
 )
-from bailian_apps.transport.body import ChunkedDecoder
+from bailian_apps.transport.body import ChunkedDecoder, ResponseBody
 from bailian_apps.transport.http_answer import is_stream
 from bailian_apps.transport.sync_http import SyncCall
+from bailian_apps.transport.timeouts import TimeoutBudget
 
 
 def pieces(body: bytes, borders: list[int]) -> list[bytes]:
@@ -297,3 +300,22 @@ def test_closing_a_compressed_stream_does_not_end_another() -> None:
         first.close()
         closed.set()
         assert [each.kind for each in second][-1] == "run_finished"
+
+
+def test_the_socket_never_waits_much_longer_than_the_budget() -> None:
+    first, second = (chunk(event(frame(text))) for text in "你好")
+    budget = Mock(TimeoutBudget)
+    with (
+        WireServer([SSE_HEAD, first, sent := threading.Event(), second, END]) as server,
+        urllib3.PoolManager() as pool,
+        pool.request("POST", server.base_url, body=b"{}", preload_content=False) as response,
+    ):
+        body = ResponseBody(response)
+        assert body.socket is not None
+        budget.remaining_s.return_value = 100.0
+        assert body.read(budget)
+        assert 100 <= (body.socket.gettimeout() or 0) <= 101
+        budget.remaining_s.return_value = 60.0
+        sent.set()
+        assert body.read(budget)
+        assert 60 <= (body.socket.gettimeout() or 0) <= 60.6
