@@ -540,12 +540,15 @@ def test_a_run_cut_anywhere_is_a_prefix_of_the_whole(name: str, data: st.DataObj
 # --------------------------------------------------------------- what is easily missed
 
 
-def test_a_loop_that_lists_each_run_of_a_node_has_each_once() -> None:
+@pytest.mark.parametrize("beside", [[], [node("B", "x")]], ids=["alone", "beside a running node"])
+def test_a_loop_that_lists_each_run_of_a_node_has_each_once(beside: list[Any]) -> None:
     first, second = node(result="甲", status="success"), node(result="乙", status="success")
-    frames = [frame(first), frame(first, second), frame(first, second)]
-    events, result = decode([*frames, stop(first, second, text="x")])
-    assert [(s.id, s.output) for s in result.steps] == [("LLM_1", "甲"), ("LLM_1#2", "乙")]
-    assert sum(isinstance(e, StepFinished) for e in events) == 2
+    frames = [frame(*beside, first), *[frame(*beside, first, second)] * 3]
+    _, result = decode([*frames, stop(text="x")])
+    assert [(s.id, s.output) for s in result.steps if s.id != "B"] == [
+        ("LLM_1", "甲"),
+        ("LLM_1#2", "乙"),
+    ]
 
 
 def test_an_unreadable_entry_does_not_cut_a_step_in_two() -> None:
