@@ -678,7 +678,25 @@ def test_thoughts_and_calls_may_go_on_while_the_answer_streams() -> None:
     ]
 
 
-def test_a_nodes_result_may_be_an_object_instead_of_its_text() -> None:
-    listed = {"nodeId": "A", "nodeResult": {"result": "甲", "reasoningContent": "嗯"}}
-    _, result = decode([frame({"response": json.dumps(listed)})])
-    assert [(s.output, s.reasoning) for s in result.steps] == [("甲", "嗯")]
+@pytest.mark.parametrize(
+    ("result", "output", "reasoning"),
+    [
+        ({"result": "甲", "reasoningContent": "嗯"}, "甲", "嗯"),
+        ({"result": [1]}, "[1]", ""),
+        ("[1]", "[1]", ""),
+        ("甲", "甲", ""),
+        ("5", "5", ""),
+    ],
+)
+def test_a_nodes_result_may_be_an_object_or_text_of_another_shape(
+    result: Any, output: str, reasoning: str
+) -> None:
+    listed = {"nodeId": "A", "nodeResult": result}
+    _, run = decode([frame({"response": json.dumps(listed)}, {"response": "[1]"})])
+    assert [(s.output, s.reasoning) for s in run.steps] == [(output, reasoning)]
+
+
+def test_an_empty_input_does_not_replace_the_streamed_one() -> None:
+    call = action("api", action_name="t", action_input_stream='{"a": 1}')
+    _, result = decode([frame(call), frame(call | {"action_input": "", "arguments": {}})])
+    assert result.steps[0].input == '{"a": 1}'
