@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import io
 import itertools
+import json
 import threading
 import zlib
 from collections.abc import Sequence
@@ -319,3 +320,21 @@ def test_the_socket_never_waits_much_longer_than_the_budget() -> None:
         sent.set()
         assert body.read(budget)
         assert 60 <= (body.socket.gettimeout() or 0) <= 60.6
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_body_without_a_length_ends_with_the_connection(path: str) -> None:
+    body = json.dumps(frame("你好", "stop")).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+    with WireServer([head + body, Do.CLOSE]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        assert PATHS[path](app, "hi", timeout=Timeout(first_frame_s=WAIT_S)).text == "你好"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_body_that_is_shorter_than_its_length_is_an_interrupted_answer(path: str) -> None:
+    [whole] = answer("200 OK", json.dumps(frame("你好", "stop")).encode())
+    assert isinstance(whole, bytes)
+    with WireServer([whole[:-1], Do.CLOSE]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        assert type(PATHS[path](app, "hi").error) is StreamInterruptedError
