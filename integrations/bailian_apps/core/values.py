@@ -33,10 +33,9 @@ def json_object(value: object) -> JsonObject | None:
     if not (isinstance(value, bytes) or (isinstance(value, str) and value.startswith("{"))):
         return None
     try:
-        parsed = parse_json(value)
+        return cast("JsonObject", parse_json(value))
     except (ValueError, RecursionError):
         return None
-    return cast("JsonObject", parsed) if isinstance(parsed, dict) else None
 
 
 def parsed_json(value: object) -> Any:
@@ -70,7 +69,7 @@ def first_text(fields: JsonObject, *keys: str) -> str | None:
 
 def milliseconds(value: object) -> float | None:
     """Read `nodeExecTime`: `"1332ms"` (workflow-timed.jsonl), with `s` or without a unit too."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if not isinstance(value, (str, int, float)):
         return None
     text = str(value).strip()
     try:
