@@ -33,9 +33,10 @@ def json_object(value: object) -> JsonObject | None:
     if not (isinstance(value, bytes) or (isinstance(value, str) and value.startswith("{"))):
         return None
     try:
-        return cast("JsonObject", parse_json(value))
+        parsed = parse_json(value)
     except (ValueError, RecursionError):
         return None
+    return cast("JsonObject", parsed) if isinstance(parsed, dict) else None
 
 
 def parsed_json(value: object) -> Any:
