@@ -23,7 +23,7 @@ from bailian_apps.core.endpoint import aread_api_key, read_api_key
 from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
-from bailian_apps.core.redaction import masked_path
+from bailian_apps.core.redaction import masked_path, reveal
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import did_not_start, retry_delay_s
@@ -107,7 +107,7 @@ class Run:
             raise InvalidInputError(
                 "api_key", "is masked: a pickle holds no secrets", "Pass the key again"
             )
-        if (path := masked_path(settings.extra_headers, "extra_headers")) is not None:
+        if (path := masked_path(reveal(settings.extra_headers), "extra_headers")) is not None:
             raise InvalidInputError(
                 path, "is masked: a dump or a pickle holds no secrets", "Pass the value again"
             )

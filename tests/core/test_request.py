@@ -109,7 +109,7 @@ SAMPLES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in AppRequest.model_fields if name not in ("app_id", "extra_body")]
+    "name", sorted(AppRequest.model_fields.keys() - {"app_id", "extra_body", "secret_biz_params"})
 )
 def test_every_field_of_a_request_is_in_its_body(name: str) -> None:
     """Also a new one: a field that `input` and `parameters` leave out would be dropped silently."""

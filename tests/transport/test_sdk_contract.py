@@ -123,7 +123,7 @@ SAMPLES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in AppRequest.model_fields if name not in ("app_id", "extra_body")]
+    "name", sorted(AppRequest.model_fields.keys() - {"app_id", "extra_body", "secret_biz_params"})
 )
 def test_every_field_of_the_body_has_the_name_and_place_of_the_sdk(name: str) -> None:
     """As docs/parameters.md shows them: there, the SDK's name is the wire's."""
@@ -144,7 +144,7 @@ def test_every_field_of_the_body_has_the_name_and_place_of_the_sdk(name: str) ->
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in AppRequest.model_fields if name not in ("app_id", "extra_body")]
+    "name", sorted(AppRequest.model_fields.keys() - {"app_id", "extra_body", "secret_biz_params"})
 )
 def test_the_strict_emulator_takes_every_field_of_the_body(name: str) -> None:
     with Emulator(apps={"app": lambda call: "ok"}, strict=True) as cloud:

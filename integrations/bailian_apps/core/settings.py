@@ -20,7 +20,13 @@ from pydantic import (
 
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace, api_key_from_env
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import MASK, SECRET_FIELDS, hides_arguments, redacted
+from bailian_apps.core.redaction import (
+    MASK,
+    SECRET_FIELDS,
+    hides_arguments,
+    redact_headers,
+    redacted,
+)
 from bailian_apps.core.request import AppId, AppRequest, WireOptions, raise_invalid_input
 
 HistoryMode: TypeAlias = Literal["session", "messages"]
@@ -127,10 +133,6 @@ class AppSettings(WireOptions):
     session_max_rounds: int = Field(default=50, ge=1)
     """How many rounds the cloud keeps in one session. Not sent."""
 
-    secret_biz_params: tuple[str, ...] = ()
-    """Names in `biz_params` whose values are secret too: a name at any depth, or the dotted path to
-    one value, such as `"user_defined_params.tool.code"`. Default: none. Not sent."""
-
     @property
     def timeouts(self) -> Timeout:
         """The timeout as its four limits."""
@@ -151,7 +153,7 @@ class AppSettings(WireOptions):
         lost = self.api_key is not None and self.api_key != api_key_from_env()
         fields: dict[str, Any] = state["__dict__"] | {"api_key": LOST_KEY if lost else None}
         for name in SECRET_FIELDS & fields.keys():
-            fields[name] = redacted(name, fields[name], self._secret_names)
+            fields[name] = redacted(name, fields[name], self.secret_biz_params)
         return state | {"__dict__": fields}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -162,12 +164,8 @@ class AppSettings(WireOptions):
         )
 
     @field_serializer("extra_headers", when_used="unless-none")
-    def _without_values(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
-        return redacted("extra_headers", value)
-
-    @property
-    def _secret_names(self) -> tuple[str, ...]:
-        return self.secret_biz_params
+    def _without_values(self, value: Mapping[str, Any]) -> dict[str, str]:
+        return redact_headers(value)
 
     @staticmethod
     @hides_arguments
