@@ -194,11 +194,11 @@ class Client:
         self, request: AppRequest, settings: AppSettings, *, deadline: float | None = None
     ) -> AsyncGenerator[list[Frame]]:
         """As `frames`, natively async."""
+        import asyncio  # 40 ms, which a program without a loop does not pay
+
         from bailian_apps.transport.request_builder import build_request, load_sdk
 
         if not load_sdk.cache_info().currsize:
-            import asyncio  # 40 ms, which a program without a loop does not pay
-
             await asyncio.to_thread(load_sdk)  # importing the SDK would block the loop for a second
         from bailian_apps.transport.async_http import AsyncCall, AsyncConnections
 
@@ -207,6 +207,8 @@ class Client:
             with self._lock:
                 self._async = self._async or made
         call = AsyncCall(self._async, self._budget(settings, deadline))
+        if request.has_inline_images:  # they are read, and megabytes of them encoded
+            return call.frames(await asyncio.to_thread(build_request, request, settings))
         return call.frames(build_request(request, settings))
 
     def close(self) -> None:

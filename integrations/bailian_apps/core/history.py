@@ -22,10 +22,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from typing_extensions import Self
 
+from bailian_apps.core.attachments import Image, InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
@@ -34,8 +35,9 @@ from bailian_apps.core.turns import SessionMarker, Turn
 
 logger = logging.getLogger(__name__)
 
-_LISTS = {"image_list", "file_list"}
+_LISTS = {"image_list": read_images, "file_list": read_files}
 _DIGEST_CHARS = 8
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class Plan:
         round: The number of this round in its session; 0 when sent as messages.
         system: The digest of the conversation's system text.
         digest: The digest of the new turns, for a session.
-        images: URLs of images in the new turns.
+        images: The images in the new turns.
         files: URLs of files in the new turns.
         fallback: What to send if another call has continued the session, or the cloud has
             forgotten it: the whole history. None where no marker named the session.
@@ -63,7 +65,7 @@ class Plan:
     round: int = 0
     system: str = ""
     digest: str = ""
-    images: tuple[str, ...] = ()
+    images: tuple[Image, ...] = ()
     files: tuple[str, ...] = ()
     fallback: Plan | None = None
 
@@ -78,6 +80,9 @@ class Plan:
         Args:
             call_options: What the caller passed for this call. Its `image_list` and `file_list`
                 are added to those of the turns; all else replaces the planned value.
+
+        Raises:
+            InvalidInputError: An image or a file is not one.
         """
         planned: dict[str, Any] = {
             "prompt": self.prompt,
@@ -88,10 +93,12 @@ class Plan:
         }
         planned = {name: value for name, value in planned.items() if value}
         fields = {**planned, **(call_options or {})}
-        for name in _LISTS & fields.keys():
+        for name in _LISTS.keys() & fields.keys():
             more: Any = (call_options or {}).get(name) or ()
             if isinstance(more, (list, tuple)):
-                fields[name] = (*planned.get(name, ()), *cast("Sequence[Any]", more))
+                # Read here, where the index that an error names is the caller's.
+                read = _LISTS[name](cast("Sequence[Any]", more), name)
+                fields[name] = (*planned.get(name, ()), *read)
         return fields
 
     def marker(self, result: AppResult, *, now: float | None = None) -> SessionMarker | None:
@@ -297,9 +304,8 @@ def _text_for_wire(turn: Turn) -> str:
 
 
 def _turns_digest(turns: Sequence[Turn]) -> str:
-    return _digest(
-        json.dumps([[t.text, t.images, t.files] if t.role == "user" else t.role for t in turns])
-    )
+    parts = [[t.text, t.images, t.files] if t.role == "user" else t.role for t in turns]
+    return _digest(json.dumps(parts, default=InlineImage.digest))
 
 
 def _digest(text: str) -> str:
@@ -316,5 +322,5 @@ def _after(turns: Sequence[Turn], wanted: Callable[[Turn], bool]) -> int:
     return next((i for i in range(len(turns), 0, -1) if wanted(turns[i - 1])), 0)
 
 
-def _join(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+def _join(parts: Iterable[tuple[_T, ...]]) -> tuple[_T, ...]:
     return tuple(dict.fromkeys(item for part in parts for item in part))

@@ -1,6 +1,7 @@
 """What is secret in a call's arguments, for reprs, dumps, pickles, traces and cache keys. Pure.
 
-Two arguments can hold a secret: `api_key`, and `biz_params` with its `user_defined_tokens`.
+Two arguments can hold a secret: `api_key`, and `biz_params` with its `user_defined_tokens`. Images
+in `image_list` are no secret, but megabytes: their type and size stand for them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any, cast
 
 from pydantic import BaseModel, SecretStr
 
+from bailian_apps.core.attachments import shorten_images
+
 _TOKENS = "user_defined_tokens"
-_SECRET_KWARGS = ("api_key", "biz_params")
+_SECRET_KWARGS = ("api_key", "biz_params", "image_list")
 
 
 def redact_biz_params(biz_params: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,6 +29,8 @@ def redact_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     public = {name: as_json(value) for name, value in kwargs.items() if name != "api_key"}
     if isinstance(public.get("biz_params"), Mapping):
         public["biz_params"] = redact_biz_params(public["biz_params"])
+    if "image_list" in public:
+        public["image_list"] = shorten_images(public["image_list"])
     return public
 
 
@@ -54,6 +59,19 @@ def as_json(value: Any) -> Any:
     return value.model_dump() if isinstance(value, BaseModel) else value
 
 
+class _ShortImages(list[Any]):
+    """A list that exposes shortened images and keeps the original for the request."""
+
+    __slots__ = ("original",)
+
+    def __init__(self, images: object) -> None:
+        super().__init__(cast("list[Any]", shorten_images(images)))
+        self.original = images
+
+    def __reduce__(self) -> tuple[type[list[Any]], tuple[list[Any]]]:
+        return list, (list(self),)
+
+
 class _RedactedParams(dict[str, Any]):
     """A dict that exposes redacted `biz_params` and keeps the original for the request."""
 
@@ -74,6 +92,9 @@ def wrap_secrets(kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs = kwargs | {"api_key": SecretStr(key)}
     if isinstance(biz_params, Mapping) and not isinstance(biz_params, _RedactedParams):
         kwargs = kwargs | {"biz_params": _RedactedParams(cast("Mapping[str, Any]", biz_params))}
+    images = kwargs.get("image_list")
+    if isinstance(images, (list, tuple)) and not isinstance(images, _ShortImages):
+        kwargs = kwargs | {"image_list": _ShortImages(cast("object", images))}
     return kwargs
 
 
@@ -81,5 +102,8 @@ def unwrap_secrets(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments that were given to `wrap_secrets`."""
     biz_params = kwargs.get("biz_params")
     if isinstance(biz_params, _RedactedParams):
-        return kwargs | {"biz_params": biz_params.original}
+        kwargs = kwargs | {"biz_params": biz_params.original}
+    images = kwargs.get("image_list")
+    if isinstance(images, _ShortImages):
+        kwargs = kwargs | {"image_list": images.original}
     return kwargs

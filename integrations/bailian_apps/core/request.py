@@ -27,10 +27,10 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from bailian_apps.core.attachments import InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.modes import FlowStreamMode
 from bailian_apps.core.redaction import redact_biz_params
-from bailian_apps.core.turns import is_fetchable
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HINTS_BY_TYPE = {
@@ -128,15 +128,12 @@ def _check_text(value: str | None, info: ValidationInfo) -> str | None:
     return value
 
 
-def _check_urls(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    for index, item in enumerate(value):
-        if not is_fetchable(item):
-            raise InvalidInputError(
-                f"{info.field_name}[{index}]",
-                "is not an http(s) URL",
-                "Pass an http:// or https:// address that the cloud can fetch",
-            )
-    return value
+def _check_images(value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+    return read_images(value, info.field_name or "image_list")
+
+
+def _check_files(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    return read_files(value, info.field_name or "file_list")
 
 
 def _kind(value: object) -> str:
@@ -147,7 +144,8 @@ def _kind(value: object) -> str:
 AppId: TypeAlias = Annotated[str, BeforeValidator(_check_app_id)]
 JsonObject: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_check_json_object)]
 Text: TypeAlias = Annotated[str, AfterValidator(_check_text)]
-Urls: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_check_urls)]
+Images: TypeAlias = Annotated[tuple[Any, ...], AfterValidator(_check_images)]
+Files: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_check_files)]
 
 
 class WireOptions(BaseModel):
@@ -230,10 +228,12 @@ class AppRequest(WireOptions):
     """The cloud's session to continue. Default: a new one. Agent apps and dialog workflows.
     `input.session_id`."""
 
-    image_list: Annotated[Urls, Input()] = ()
-    """URLs of images. Default: none. Apps with a vision model. `input.image_list`."""
+    image_list: Annotated[Images, Input()] = ()
+    """Images: addresses, Data URLs, `bytes`, and a `pathlib.Path` for a file on this machine, which
+    is read when the request is sent. At most 7.5 MiB each. Default: none. Apps with a vision model.
+    `input.image_list`."""
 
-    file_list: Annotated[Urls, Input()] = ()
+    file_list: Annotated[Files, Input()] = ()
     """URLs of files. Default: none. All apps. `input.file_list`."""
 
     doc_tag_codes: Annotated[tuple[Text, ...], Input()] = ()
@@ -243,6 +243,10 @@ class AppRequest(WireOptions):
     doc_reference_type: Annotated[Literal["simple", "indexed"] | None, Input()] = None
     """How the answer marks its sources. Default: not at all. Older agent apps.
     `input.doc_reference_type`."""
+
+    @field_serializer("image_list")
+    def _shortened(self, value: tuple[Any, ...]) -> tuple[str, ...]:
+        return tuple(map(str, value))
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:
@@ -264,8 +268,24 @@ class AppRequest(WireOptions):
         return self
 
     def input(self) -> dict[str, Any]:
-        """Return the `input` object of the request body, without empty fields."""
+        """Return the `input` object of the request body, without empty fields.
+
+        It reads the images of this machine.
+
+        Raises:
+            InvalidInputError: One cannot be read, is not an image, or is too large.
+        """
         return self._marked(Input)
+
+    @property
+    def has_inline_images(self) -> bool:
+        """Whether `input` reads or encodes images, which can take a while."""
+        return any(isinstance(image, InlineImage) for image in self.image_list)
+
+    @property
+    def has_oss_address(self) -> bool:
+        """Whether an image or a file has an `oss://` address, which needs a header of its own."""
+        return any(str(each).startswith("oss://") for each in (*self.image_list, *self.file_list))
 
     def parameters(self) -> dict[str, Any]:
         """Return the `parameters` object, without empty fields. It always asks for deltas."""
@@ -285,7 +305,13 @@ def _as_json(value: object) -> object:
     if not isinstance(value, tuple):
         return value
     items = cast("tuple[object, ...]", value)
-    return [item.model_dump() if isinstance(item, BaseModel) else item for item in items]
+    return [_item_as_json(item) for item in items]
+
+
+def _item_as_json(item: object) -> object:
+    if isinstance(item, InlineImage):
+        return item.data_url()
+    return item.model_dump() if isinstance(item, BaseModel) else item
 
 
 def raise_invalid_input(

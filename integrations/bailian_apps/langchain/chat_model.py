@@ -24,6 +24,7 @@ from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 from typing_extensions import override
 
+from bailian_apps.core.attachments import images_digest
 from bailian_apps.core.redaction import redact_kwargs, secrets_digest
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
@@ -145,14 +146,18 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         kwargs = caller_kwargs(kwargs)
         key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs))
-        digest = secrets_digest(self.biz_params, kwargs.get("biz_params"))
-        return f"{key}---{digest}" if digest else key
+        digests = (
+            secrets_digest(self.biz_params, kwargs.get("biz_params")),
+            images_digest(kwargs.get("image_list")),
+        )
+        return "---".join([key, *filter(None, digests)])
 
     @override
     def _resolve_model_profile(self) -> ModelProfile:
         return {
-            "image_inputs": False,
+            "image_inputs": True,
             "image_url_inputs": True,
+            "image_tool_message": True,
             "audio_inputs": False,
             "video_inputs": False,
             "reasoning_output": True,

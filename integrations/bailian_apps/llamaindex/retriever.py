@@ -10,7 +10,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from bailian_apps.app import BailianApp
 from bailian_apps.llamaindex.llm import BailianAppLLM
-from bailian_apps.llamaindex.query_engine import query_text
+from bailian_apps.llamaindex.query_engine import image_option
 from bailian_apps.llamaindex.responses import source_nodes
 
 
@@ -74,7 +74,9 @@ class BailianAppRetriever(BaseRetriever):
         return cls(llm=llm, callback_manager=callback_manager)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return source_nodes(self._llm.complete(query_text(query_bundle)).raw)
+        query, images = query_bundle.query_str, image_option(query_bundle)
+        return source_nodes(self._llm.complete(query, **images).raw)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return source_nodes((await self._llm.acomplete(query_text(query_bundle))).raw)
+        query, images = query_bundle.query_str, image_option(query_bundle)
+        return source_nodes((await self._llm.acomplete(query, **images)).raw)
