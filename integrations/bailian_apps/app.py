@@ -11,6 +11,7 @@ from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
+from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import SETTING_NAMES, AppSettings
@@ -33,6 +34,7 @@ class BailianApp:
         ```
     """
 
+    @hides_arguments
     def __init__(
         self,
         settings: AppSettings | None = None,
@@ -115,8 +117,9 @@ class BailianApp:
         """As `stream`, natively async."""
         return self._run(prompt, options).astream()
 
+    @hides_arguments
     def _run(self, prompt: str | None, options: dict[str, Any]) -> Run:
-        settings, options = self.settings.split(options)
+        settings, options = self.settings.split(take(options))
         if prompt is not None:
             options["prompt"] = prompt
         return Run(settings, Plan(app_id=settings.app_id), options, client=self.client)

@@ -19,13 +19,13 @@ from typing_extensions import Self
 
 from bailian_apps.client import Client, default_client
 from bailian_apps.core.decoder import Decoder
-from bailian_apps.core.errors import BailianError, ConnectionLostError
+from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import did_not_start, retry_delay_s
-from bailian_apps.core.settings import CALL_NAMES, AppSettings
+from bailian_apps.core.settings import CALL_NAMES, LOST_KEY, AppSettings
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,10 @@ class Run:
         Raises:
             InvalidInputError: An argument cannot be sent.
         """
+        if settings.api_key == LOST_KEY:
+            raise InvalidInputError(
+                "api_key", "is masked: a pickle holds no secrets", "Pass the key again"
+            )
         self.closed = threading.Event()
         self._settings = settings
         self._client = client or default_client()

@@ -1,69 +1,214 @@
-"""Which arguments hold a secret, and what is left of them where they are shown."""
+"""What in `biz_params` is secret, and what is shown instead."""
 
 from __future__ import annotations
 
-import copy
+import datetime
 import pickle
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from pydantic import BaseModel, Field, SecretBytes, SecretStr
 
-from bailian_apps import Timeout
+from bailian_apps import AppRequest, AppSettings, BailianApp, InvalidInputError
 from bailian_apps.core.redaction import (
-    redact_kwargs,
-    secret_kwargs,
+    MASK,
+    is_credential_name,
+    redact_biz_params,
+    secret_fields,
     secrets_digest,
-    unwrap_secrets,
-    wrap_secrets,
+    to_json_values,
 )
+from bailian_apps.emulator.credentials import is_credential, redacted
 
-TOKENS = {"user_defined_tokens": {"tool": {"user_token": "tok-secret"}}}
-PARAMS = {"city": "杭州", **TOKENS}
+CREDENTIALS = [
+    "authorization",
+    "Authorization",
+    "AUTHORIZATION",
+    "proxy-authorization",
+    "token",
+    "user_token",
+    "userToken",
+    "USER_TOKEN",
+    "accessToken",
+    "access-token",
+    "token2",
+    "id_token",
+    "refresh_tokens",
+    "tokens",
+    "user_defined_tokens",
+    "password",
+    "dbPassword",
+    "passwd",
+    "pwd",
+    "secret",
+    "clientSecret",
+    "client_secret",
+    "clientsecret",
+    "app-secret",
+    "secrets",
+    "api_key",
+    "apiKey",
+    "apikey",
+    "APIKey",
+    "X-Api-Key",
+    "api_keys",
+    "access_key",
+    "accessKeyId",
+    "AccessKeySecret",
+    "private_key",
+    "privateKey",
+    "secret_key",
+    "cookie",
+    "Set-Cookie",
+    "session_cookie",
+    "credential",
+    "credentials",
+    "bearer",
+    "auth",
+    "basic_auth",
+    "oauth2",
+    "jwt",
+    "passphrase",
+]
+VISIBLE = [
+    "author",
+    "authors",
+    "co_author",
+    "authority",
+    "keyword",
+    "keywords",
+    "key",
+    "sort_key",
+    "primaryKey",
+    "monkey",
+    "passengers",
+    "passenger",
+    "boarding_pass",
+    "compass",
+    "city",
+    "max_tokens",
+    "maxTokens",
+    "tokens_used",
+    "total_tokens",
+    "input_tokens",
+    "token_count",
+    "secretary",
+    "tokenizer",
+    "tokenize",
+    "bear",
+    "cook",
+    "session_id",
+    "user_id",
+    "name",
+    "城市",
+]
 
 
-def test_redacted_arguments_hold_neither_key_nor_tokens() -> None:
-    kwargs = {"api_key": "sk-secret", "biz_params": PARAMS, "timeout": Timeout(connect_s=1)}
-    redacted = redact_kwargs(kwargs)
-    assert redacted["biz_params"] == {"city": "杭州"}
-    assert redacted["timeout"]["connect_s"] == 1
-    assert "secret" not in repr(redacted)
-    assert kwargs["biz_params"] is PARAMS
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_a_name_of_a_credential_is_recognised(name: str) -> None:
+    assert is_credential_name(name)
+    assert is_credential(name), "the emulator's own rule"
 
 
-def test_secret_arguments_are_those_that_redaction_changes() -> None:
-    kwargs = {"api_key": "sk-secret", "biz_params": PARAMS, "temperature": 1}
-    assert secret_kwargs(kwargs) == {"api_key": "sk-secret", "biz_params": PARAMS}
-    assert secret_kwargs({"temperature": 1}) == {}
+@pytest.mark.parametrize("name", VISIBLE)
+def test_other_names_stay_visible(name: str) -> None:
+    assert not is_credential_name(name)
+    assert not is_credential(name), "the emulator's own rule"
 
 
-def test_other_tokens_have_another_digest() -> None:
-    other = {"user_defined_tokens": {"tool": {"user_token": "tok-other"}}}
-    digests = {secrets_digest(each) for each in (TOKENS, other)} | {secrets_digest(TOKENS, other)}
-    assert len(digests) == 3
-    assert secrets_digest(PARAMS) == secrets_digest(None, TOKENS)
-    assert not any("secret" in digest for digest in digests)
-    assert secrets_digest(None, {"city": "x"}, "text") == ""
+BIZ_PARAMS: dict[str, Any] = {
+    "city": "杭州",
+    "author": "Lu Xun",
+    "image_tokens": 5,
+    "password": None,
+    "use_auth": True,
+    "user_defined_params": {"mcp-1": {"Authorization": "Bearer hidden", "size": 3}},
+    "user_defined_tokens": {"tool": {"user_token": "hidden"}},
+    "calls": [{"apiKey": "hidden"}, {"n": 1}],
+}
+SHOWN = BIZ_PARAMS | {
+    "user_defined_params": {"mcp-1": {"Authorization": MASK, "size": 3}},
+    "user_defined_tokens": MASK,
+    "calls": [{"apiKey": MASK}, {"n": 1}],
+}
 
 
-def test_wrapped_arguments_show_no_secret_and_are_restored() -> None:
-    kwargs: dict[str, Any] = {"api_key": "sk-secret", "biz_params": PARAMS, "temperature": 1}
-    wrapped = wrap_secrets(kwargs)
-    assert "secret" not in repr(wrapped)
-    assert wrapped["biz_params"] == {"city": "杭州"}
-    assert wrap_secrets(wrapped)["biz_params"] is wrapped["biz_params"]
-    restored = unwrap_secrets(wrapped)
-    assert restored["biz_params"] == PARAMS
-    assert restored["api_key"] == SecretStr("sk-secret")
+def test_credentials_are_masked_at_any_depth_and_the_rest_stays() -> None:
+    assert redact_biz_params(BIZ_PARAMS) == SHOWN
+    in_emulator = redacted(BIZ_PARAMS)
+    assert str(in_emulator).replace("***", MASK) == str(SHOWN)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"temperature": 1}, {"api_key": None, "biz_params": None}])
-def test_arguments_without_secrets_stay_the_same(kwargs: dict[str, Any]) -> None:
-    assert unwrap_secrets(wrap_secrets(kwargs)) == kwargs
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ((), {"pin": 4711, "user": {"pin": 4712, "code": "c"}}),
+        (("pin",), {"pin": MASK, "user": {"pin": MASK, "code": "c"}}),
+        (("user.pin",), {"pin": 4711, "user": {"pin": MASK, "code": "c"}}),
+        (("user",), {"pin": 4711, "user": MASK}),
+    ],
+)
+def test_secret_biz_params_are_names_or_paths(names: tuple[str, ...], shown: Any) -> None:
+    biz_params = {"pin": 4711, "user": {"pin": 4712, "code": "c"}}
+    settings = AppSettings(app_id="a", biz_params=biz_params, secret_biz_params=names)
+    assert settings.model_dump()["biz_params"] == shown
+    assert f"biz_params={shown}" in repr(settings)
+    assert settings.biz_params == biz_params
+    assert pickle.loads(pickle.dumps(settings)).biz_params == shown
 
 
-def test_copies_and_pickles_of_wrapped_arguments_hold_no_tokens() -> None:
-    wrapped = wrap_secrets({"biz_params": PARAMS})
-    assert b"secret" not in pickle.dumps(wrapped)
-    copied = copy.deepcopy(wrapped)["biz_params"]
-    assert (type(copied), copied) == (dict, {"city": "杭州"})
+def test_a_secretstr_is_sent_in_the_clear_and_shown_nowhere() -> None:
+    biz_params = {"a": SecretStr("hidden"), "b": [{"c": SecretBytes("密".encode())}]}
+    request = AppRequest(app_id="a", prompt="p", biz_params=biz_params)
+    assert request.input()["biz_params"] == {"a": "hidden", "b": [{"c": "密"}]}
+    settings = AppSettings(app_id="a", biz_params=biz_params)
+    shown = {"a": MASK, "b": [{"c": MASK}]}
+    for model in (request, settings):
+        assert f"biz_params={shown}" in repr(model)
+        assert model.model_dump()["biz_params"] == shown
+    assert settings.model_copy().biz_params == biz_params
+    assert b"hidden" not in pickle.dumps(settings)
+
+
+def test_what_a_pickle_has_masked_is_not_sent() -> None:
+    settings = AppSettings(app_id="a", api_key="k", biz_params=BIZ_PARAMS)
+    app = BailianApp(pickle.loads(pickle.dumps(settings)), api_key="k")
+    with pytest.raises(InvalidInputError, match="Pass the value again") as caught:
+        app.invoke("hi")
+    assert caught.value.field == "biz_params.user_defined_params.mcp-1.Authorization"
+
+
+class Login(BaseModel):
+    pin: SecretStr
+    note: str | None = None
+
+
+class Start(BaseModel):
+    day: datetime.date
+    login: Login | None = None
+    logins: list[Login] = []
+    key: SecretBytes | None = Field(default=None, alias="k")
+
+
+def test_a_models_secrets_stay_secrets_among_json_values() -> None:
+    start = Start(day=datetime.date(2026, 1, 2), login=Login(pin="1"), logins=[Login(pin="2")])
+    values = to_json_values(start, exclude_none=True)
+    assert values == {
+        "day": "2026-01-02",
+        "login": {"pin": SecretStr("1")},
+        "logins": [{"pin": SecretStr("2")}],
+    }
+    assert secret_fields(Start) == ("pin", "key", "k")
+    assert secret_fields(None) == ()
+
+
+def test_a_digest_tells_secrets_apart_and_needs_none_without() -> None:
+    digests = {
+        secrets_digest(None, {"biz_params": biz_params}, ("pin",))
+        for biz_params in (
+            {"token": "a"}, {"token": "b"}, {"x": SecretStr("a")}, {"x": SecretStr("b")},
+            {"pin": 1}, {"pin": 2},
+        )
+    }  # fmt: skip
+    assert len(digests) == 6
+    assert secrets_digest({"city": "x"}, {}) == ""

@@ -12,7 +12,7 @@ import textwrap
 from typing import Any
 
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretBytes, SecretStr, ValidationError
 
 from bailian_apps import AppRequest, AppSettings, BailianApp, InvalidInputError, Timeout
 from bailian_apps.core.request import Input, Parameter
@@ -47,7 +47,10 @@ def refused(**overrides: Any) -> InvalidInputError:
         ({"biz_params": {"a": float("nan")}}, "biz_params.a", "is nan"),
         ({"biz_params": {1: 2}}, "biz_params", "must have str keys, not an int"),
         ({"biz_params": {"a": {1, 2}}}, "biz_params.a", "Pass a list"),
-        ({"biz_params": {"a": SecretStr("x")}}, "biz_params.a", "get_secret_value"),
+        ({"biz_params": {"a": SecretBytes(b"\xff")}}, "biz_params.a", "is not UTF-8"),
+        ({"rag_options": {"a": SecretStr("x")}}, "rag_options.a", "get_secret_value"),
+        ({"biz_params": {"a": [{"token": "**********"}]}}, "biz_params.a[0].token", "is masked"),
+        ({"secret_biz_params": "pin"}, "secret_biz_params", "must be a valid tuple, not a str"),
         ({"biz_params": "x"}, "biz_params", "not a str"),
         ({"biz_params": {"a": "\udfff"}}, "biz_params.a", "surrogate"),
         ({"rag_options": [1]}, "rag_options", "not a list"),
@@ -188,8 +191,8 @@ def test_input_and_parameters_are_those_of_the_wire() -> None:
 
 
 def test_secrets_are_in_no_repr_and_no_dump() -> None:
-    tokens = {"user_defined_tokens": {"tool": {"user_token": "tok-secret"}}}
-    settings = AppSettings(app_id="app", api_key=SecretStr("sk-secret"), biz_params=tokens)
+    tokens = {"user_defined_tokens": {"tool": {"user_token": "tok-hidden"}}}
+    settings = AppSettings(app_id="app", api_key=SecretStr("sk-hidden"), biz_params=tokens)
     app = BailianApp(settings)
     for shown in (
         repr(settings),
@@ -197,27 +200,31 @@ def test_secrets_are_in_no_repr_and_no_dump() -> None:
         repr(app),
         repr(AppRequest(app_id="a", prompt="p", biz_params=tokens)),
     ):
-        assert "secret" not in shown
+        assert "hidden" not in shown
     assert "api_key" not in settings.model_dump()
-    assert "secret" not in settings.model_dump_json() + str(settings.model_dump())
+    assert "hidden" not in settings.model_dump_json() + str(settings.model_dump())
     assert settings.with_overrides({"top_k": 1}).biz_params == tokens
     with pytest.raises(ValidationError) as caught:
-        AppSettings(app_id="app", api_key=["sk-secret"], biz_params=tokens)  # type: ignore[arg-type]
-    assert "secret" not in str(caught.value)
+        AppSettings(app_id="app", api_key=["sk-hidden"], biz_params=tokens)  # type: ignore[arg-type]
+    assert "hidden" not in str(caught.value)
 
 
 def test_a_pickle_holds_no_secret_and_reads_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tokens = {"city": "x", "user_defined_tokens": {"tool": {"user_token": "tok-secret"}}}
+    tokens = {"city": "x", "user_defined_tokens": {"tool": {"user_token": "tok-hidden"}}}
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-hidden")
     pickled = pickle.dumps(
-        AppSettings(app_id="app", api_key=SecretStr("sk-secret"), biz_params=tokens)
+        AppSettings(app_id="app", api_key=SecretStr("sk-hidden"), biz_params=tokens)
     )
-    assert b"secret" not in pickled
+    assert b"hidden" not in pickled
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-env")
     settings = pickle.loads(pickled)
     assert settings.api_key == SecretStr("sk-env")
-    assert (settings.app_id, settings.biz_params) == ("app", {"city": "x"})
+    assert (settings.app_id, settings.biz_params) == (
+        "app",
+        {"city": "x", "user_defined_tokens": "**********"},
+    )
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

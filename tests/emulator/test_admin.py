@@ -32,7 +32,8 @@ def test_requests_are_shown_without_secrets(
     cloud: Emulator, admin: httpx.Client, post: Callable[..., Any]
 ) -> None:
     tokens = {"tool": {"user_token": "t-secret"}}
-    biz_params = {"city": "杭州", "user_defined_tokens": tokens}
+    mcp = {"mcp-1": {"Authorization": "Bearer t-secret", "size": 3}}
+    biz_params = {"city": "杭州", "user_defined_params": mcp, "user_defined_tokens": tokens}
     post(cloud, key="sk-secret", biz_params=biz_params)
     shown = admin.get("/requests")
     (request,) = shown.json()["requests"]
@@ -40,7 +41,11 @@ def test_requests_are_shown_without_secrets(
     assert request["headers"]["authorization"] == "Bearer ***"
     assert request["body"]["input"] == {
         "prompt": "你好",
-        "biz_params": {"city": "杭州", "user_defined_tokens": "***"},
+        "biz_params": {
+            "city": "杭州",
+            "user_defined_params": {"mcp-1": {"Authorization": "***", "size": 3}},
+            "user_defined_tokens": "***",
+        },
     }
     assert (request["app_id"], request["stream"], request["fault"]) == ("app", False, None)
     assert cloud.requests[0].biz_params == biz_params  # a test may look at what was sent

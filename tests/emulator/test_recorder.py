@@ -643,6 +643,34 @@ def test_no_secret_reaches_the_disk(tmp_path: Path) -> None:
     assert result == {"result": "*** ***"}
 
 
+@pytest.mark.parametrize("name", ["Authorization", "accessToken", "db-password", "api_key"])
+def test_a_credential_is_masked_by_its_name(name: str, tmp_path: Path) -> None:
+    def app(call: Any) -> Any:
+        yield frame("I use hidden-4711", thoughts=[{"response": json.dumps({name: "of-the-app"})}])
+        yield frame("", "stop", usage={"models": [{"input_tokens": 5, "image_tokens": 7}]})
+
+    mcp = {"mcp-1": {name: "Bearer hidden-4711", "size": 3}}
+    biz_params = {"user_defined_params": mcp, "author": "Lu Xun", "max_tokens": "100"}
+    with (
+        Emulator(apps={"app": app}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+        exchange(proxy.base_url, body_of("hi", biz_params=biz_params)) as client,
+    ):
+        read_all(client)
+    text = proxy.recordings[0].read_text(encoding="utf-8")
+    assert "hidden-4711" not in text
+    assert "of-the-app" not in text
+    head, *frames = records(proxy.recordings[0])
+    mcp["mcp-1"][name] = "***"
+    assert head["request"]["body"]["input"]["biz_params"] == biz_params
+    assert "".join(each["data"]["output"]["text"] for each in frames) == "I use ***"
+    with Emulator(apps=load_apps(tmp_path)) as cloud:
+        for user in ("Bearer mine", "yours"):  # a recording replays whatever the credential
+            mcp["mcp-1"][name] = user
+            with exchange(cloud.base_url, body_of("hi", biz_params=biz_params)) as client:
+                assert "I use" in read_all(client).decode()
+
+
 def test_a_request_body_that_is_not_json_is_not_kept(tmp_path: Path) -> None:
     with (
         Emulator(apps={}) as cloud,

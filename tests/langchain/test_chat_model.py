@@ -142,7 +142,9 @@ def test_the_model_can_be_pickled_and_copied(
     start_cloud: Any, make_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(start_cloud(app=lambda _: "hi"))
-    monkeypatch.setenv("DASHSCOPE_API_KEY", "k")  # where a pickled model reads its key again
+    monkeypatch.setenv(
+        "DASHSCOPE_API_KEY", model.api_key.get_secret_value()
+    )  # where a pickled model reads its key again
     assert pickle.loads(pickle.dumps(model)).invoke("x").content == "hi"
     assert model.model_copy(update={"temperature": 0.5}).temperature == 0.5
 

@@ -106,7 +106,7 @@ def test_a_dump_holds_no_secret_and_can_be_read_again(make_model: Any) -> None:
     kwargs = dumpd(model)["kwargs"]
     assert kwargs["api_key"] == {"lc": 1, "type": "secret", "id": ["DASHSCOPE_API_KEY"]}
     again = ChatBailianApp(**json.loads(text)["kwargs"] | {"api_key": "sk-secret-key"})
-    assert again.biz_params == {"city": "x"}
+    assert again.biz_params == {"city": "x", "user_defined_tokens": "**********"}
     assert again.timeouts == model.timeouts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import pickle
@@ -10,18 +11,32 @@ from typing import Any
 import pytest
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
+from pydantic import BaseModel, SecretStr
 
+from bailian_apps import InvalidInputError
 from bailian_apps.emulator import Call, Emulator
-from bailian_apps.llamaindex import BailianAppLLM
+from bailian_apps.llamaindex import BailianAppLLM, bailian_app_tool
 
 KEY = "sk-KEYSECRET"
 TOKEN = "TOKENSECRET"
 SECRETS = ("KEYSECRET", "TOKENSECRET")
-PARAMS = {
+SENT: dict[str, Any] = {
     "city": "杭州",
-    "user_defined_params": {"tool": {"size": 3}},
+    "author": "Lu Xun",
+    "user_defined_params": {"mcp": {"Authorization": f"Bearer {TOKEN}", "size": 3}},
     "user_defined_tokens": {"tool": {"user_token": TOKEN}},
+    "login": [TOKEN],
+    "pin": TOKEN,
 }
+PARAMS = SENT | {"login": [SecretStr(TOKEN)]}
+MASK = "**********"
+SHOWN = SENT | {
+    "user_defined_params": {"mcp": {"Authorization": MASK, "size": 3}},
+    "user_defined_tokens": MASK,
+    "login": [MASK],
+    "pin": MASK,
+}
+NAMES = ("pin",)
 
 
 class PayloadRecorder(BaseCallbackHandler):
@@ -70,7 +85,7 @@ def test_no_secret_is_published(
         return {"output": {"text": "半", "finish_reason": "null"}} if fails else "好"
 
     legacy = PayloadRecorder()
-    secrets = {"api_key": KEY, "biz_params": PARAMS}
+    secrets: Any = {"api_key": KEY, "biz_params": PARAMS, "secret_biz_params": NAMES}
     with Emulator(apps={"app": app}, api_key=KEY) as cloud:
         llm = BailianAppLLM(
             app_id="app",
@@ -79,7 +94,7 @@ def test_no_secret_is_published(
             **(secrets if where == "settings" else {"api_key": "sk-other"}),
         )
         seen = ask(llm, "你好", **(secrets if where == "call" else {}))
-    assert got == [PARAMS]  # the emulator accepts no other key
+    assert got == [SENT]  # the emulator accepts no other key
     assert bool(seen.error) is fails
 
     assert events.events
@@ -97,20 +112,17 @@ def test_no_secret_is_published(
     if not fails:
         expect_no_secret(repr(seen.last), seen.last.model_dump())
     inputs = spans.named("BailianApp.run").inputs
-    assert inputs["biz_params"] == {"city": "杭州", "user_defined_params": {"tool": {"size": 3}}}
+    assert inputs["biz_params"] == SHOWN
 
 
 def test_no_serialised_form_has_a_secret() -> None:
-    llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params=PARAMS)
+    llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params=PARAMS, secret_biz_params=NAMES)
     forms = [
         repr(llm), str(llm), llm.to_dict(), llm.to_json(), llm.model_dump(), llm.model_dump_json(),
         llm.model_dump(mode="json"), getattr(llm, "to_payload", llm.to_dict)(), pickle.dumps(llm), llm.dict(), llm.json(),
     ]  # fmt: skip
     expect_no_secret(*forms)
-    assert llm.to_dict()["biz_params"] == {
-        "city": "杭州",
-        "user_defined_params": {"tool": {"size": 3}},
-    }
+    assert llm.to_dict()["biz_params"] == SHOWN
     assert llm.biz_params == PARAMS
 
 
@@ -124,12 +136,14 @@ def test_a_deserialised_llm_reads_the_key_from_the_environment(
         temperature=0.5,
         timeout={"total_s": 9},
     )
+    monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)
+    pickled = pickle.dumps(llm)
     monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-from-environment")
     for other in (
         BailianAppLLM.from_dict(llm.to_dict()),
         BailianAppLLM.from_json(llm.to_json()),
         BailianAppLLM.model_validate(llm.model_dump()),
-        pickle.loads(pickle.dumps(llm)),
+        pickle.loads(pickled),
     ):
         assert other.api_key.get_secret_value() == "sk-from-environment"
         assert other.model_dump() == llm.model_dump()
@@ -159,3 +173,34 @@ def test_a_validation_error_shows_no_secret(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"api_key|biz_params") as caught:
         BailianAppLLM(app_id="app", **fields)
     expect_no_secret(caught.value, repr(caught.value), caught.getrepr(style="short"))
+
+
+def test_a_deserialised_llm_refuses_to_send_masked_values() -> None:
+    llm = BailianAppLLM(app_id="app", api_key=KEY, biz_params=PARAMS)
+    for other in (BailianAppLLM.from_dict(llm.to_dict()), pickle.loads(pickle.dumps(llm))):
+        with pytest.raises(InvalidInputError, match="is masked"):
+            other.complete("hi", api_key=KEY)
+
+
+class Login(BaseModel):
+    pin: SecretStr
+    city: str
+    user_token: str
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_tools_secret_arguments_are_sent_and_not_published(
+    asynchronous: bool, spans: Any, events: Any
+) -> None:
+    sent: list[Any] = []
+    with Emulator(apps={"app": lambda call: sent.append(call.biz_params) or "ok"}) as cloud:
+        tool = bailian_app_tool(
+            app_id="app", api_key=KEY, base_url=cloud.base_url, name="t", description="d",
+            params=Login,
+        )  # fmt: skip
+        arguments = {"prompt": "hi", "pin": TOKEN, "city": "杭州", "user_token": TOKEN}
+        output = asyncio.run(tool.acall(**arguments)) if asynchronous else tool.call(**arguments)
+    assert sent == [{"pin": TOKEN, "city": "杭州", "user_token": TOKEN}]
+    expect_no_secret(output, output.raw_input, *(event.model_dump() for event in events.events))
+    expect_no_secret(*((note.inputs, note.result) for note in spans.notes))
+    assert output.raw_input["kwargs"] == arguments | {"pin": MASK, "user_token": MASK}

@@ -282,9 +282,10 @@ def test_the_text_of_a_librarys_error_is_not_repeated() -> None:
 def test_a_key_in_the_environment_that_is_not_valid_in_a_header_is_refused(
     key: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DASHSCOPE_API_KEY", key)
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "k")
     with WireServer(GOOD) as server:
-        stored = pickle.dumps(BailianApp(app_id="app", api_key="k", base_url=server.base_url))
+        stored = pickle.dumps(BailianApp(app_id="app", base_url=server.base_url))
+        monkeypatch.setenv("DASHSCOPE_API_KEY", key)
         unpickled = PATHS[path](pickle.loads(stored), "hi").error
         with pytest.raises(InvalidInputError) as made:
             BailianApp(app_id="app", base_url=server.base_url)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeAlias, TypeGuard, cast
+from typing import Any, NoReturn, TypeAlias, TypeGuard, cast
 
 from bailian_apps.core.errors import InvalidInputError
 
@@ -28,6 +28,9 @@ MAX_DATA_URL_BYTES = 10 * 1024 * 1024
 IMAGE_TYPES = "PNG, JPEG, GIF, WebP, BMP, TIFF or HEIC"
 """The types of images, as an error names them: those of the vendor's page on vision models, and
 GIF, which its page on file uploads adds."""
+
+MEDIA_OPTIONS = ("image_list", "file_list")
+"""The options of a call that hold its images and files."""
 
 _MAX_IMAGE_BYTES = (MAX_DATA_URL_BYTES - 32) // 4 * 3  # less what stands before the base64
 _HEAD_BYTES = 48  # enough to know the type
@@ -275,6 +278,14 @@ def shorten_images(values: object) -> object:
     if not isinstance(values, (list, tuple)):
         return values
     return [_shorten(value) for value in cast("Sequence[object]", values)]
+
+
+def with_short_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call for a trace, with their `image_list` shortened."""
+    shown = dict(arguments)
+    if "image_list" in shown:
+        shown["image_list"] = shorten_images(shown["image_list"])
+    return shown
 
 
 def images_digest(values: object) -> str:

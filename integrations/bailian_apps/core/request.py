@@ -20,17 +20,19 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretBytes,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_serializer,
     model_validator,
 )
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from bailian_apps.core.attachments import InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.modes import FlowStreamMode
-from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.redaction import masked_path, redact_biz_params, reveal, unwrap_params
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HINTS_BY_TYPE = {
@@ -78,16 +80,22 @@ def _check_app_id(value: object, info: ValidationInfo) -> object:
 
 def _check_json_object(value: object, info: ValidationInfo) -> object:
     field = info.field_name or "value"
+    value = unwrap_params(value)
     if value is None:
         return None
     if not isinstance(value, Mapping):
         raise InvalidInputError(field, f"must be a dict of JSON values, not {_kind(value)}")
     fields = dict(cast("Mapping[object, object]", value))
-    _require_json(fields, field)
+    _require_json(fields, field, secrets=field == "biz_params")
     return fields
 
 
-def _require_json(value: object, path: str) -> None:
+def _require_json(value: object, path: str, *, secrets: bool) -> None:
+    if secrets and isinstance(value, (SecretStr, SecretBytes)):
+        try:
+            value = reveal(value)
+        except UnicodeDecodeError:
+            raise InvalidInputError(path, "is not UTF-8", "Pass base64 text") from None
     if isinstance(value, str):
         _require_utf8(value, path)
     elif value is None or isinstance(value, int):  # bool is an int
@@ -100,10 +108,10 @@ def _require_json(value: object, path: str) -> None:
             if not isinstance(key, str):
                 raise InvalidInputError(path, f"must have str keys, not {_kind(key)}")
             _require_utf8(key, f"a key of {path}")
-            _require_json(item, f"{path}.{key}")
+            _require_json(item, f"{path}.{key}", secrets=secrets)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(cast("Sequence[object]", value)):
-            _require_json(item, f"{path}[{index}]")
+            _require_json(item, f"{path}[{index}]", secrets=secrets)
     else:
         hint = _HINTS_BY_TYPE.get(
             type(value).__name__, "Pass a str, number, bool, None, list or dict"
@@ -156,10 +164,10 @@ class WireOptions(BaseModel):
     app_id: AppId
     """The app's id, from its card in the console. Part of the URL."""
 
-    biz_params: Annotated[JsonObject | None, Input()] = Field(default=None, repr=False)
+    biz_params: Annotated[JsonObject | None, Input()] = None
     """A workflow's start variables, or an agent's `user_prompt_params`, `user_defined_params` and
-    `user_defined_tokens`. JSON values only. The tokens are secrets; the repr leaves the field out.
-    Default: none. All apps. `input.biz_params`."""
+    `user_defined_tokens`. JSON values, and `SecretStr`. Credentials in it are sent, and shown
+    nowhere. Default: none. All apps. `input.biz_params`."""
 
     thoughts: Annotated[bool, Parameter("has_thoughts")] = True
     """Whether the app reports its steps. Default: true. All apps. `parameters.has_thoughts`."""
@@ -200,7 +208,17 @@ class WireOptions(BaseModel):
 
     @field_serializer("biz_params", when_used="unless-none")
     def _without_secrets(self, value: dict[str, Any]) -> dict[str, Any]:
-        return redact_biz_params(value)
+        return redact_biz_params(value, self._secret_names)
+
+    @property
+    def _secret_names(self) -> tuple[str, ...]:
+        return ()
+
+    @override
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            shown = name == "biz_params" and value
+            yield name, redact_biz_params(value, self._secret_names) if shown else value
 
 
 class Message(BaseModel):
@@ -250,6 +268,10 @@ class AppRequest(WireOptions):
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:
+        if (path := masked_path(self.biz_params, "biz_params")) is not None:
+            raise InvalidInputError(
+                path, "is masked: a dump or a pickle holds no secrets", "Pass the value again"
+            )
         if self.messages is None:
             if self.prompt is None or not self.prompt.strip():
                 raise InvalidInputError("prompt", "is empty", "Pass the user's prompt")
@@ -303,7 +325,7 @@ class AppRequest(WireOptions):
 
 def _as_json(value: object) -> object:
     if not isinstance(value, tuple):
-        return value
+        return reveal(value)
     items = cast("tuple[object, ...]", value)
     return [_item_as_json(item) for item in items]
 
@@ -319,6 +341,8 @@ def raise_invalid_input(
 ) -> NoReturn:
     """Raise pydantic's first error as an `InvalidInputError`, which never shows the value.
 
+    Neither do the frames of its traceback: pydantic's error holds the value.
+
     Args:
         error: What pydantic raised.
         within: The field that holds the model that was validated, if any.
@@ -327,6 +351,14 @@ def raise_invalid_input(
     Raises:
         InvalidInputError: Always; it names the field and the fix.
     """
+    invalid = _invalid_input(error, within, names)
+    error.__traceback__ = None
+    raise invalid from None
+
+
+def _invalid_input(
+    error: ValidationError, within: str, names: Iterable[str] | None
+) -> InvalidInputError:
     first = error.errors(include_url=False)[0]
     path = [within] if within else []
     for part in first["loc"]:
@@ -340,7 +372,7 @@ def raise_invalid_input(
         last = path[-1] if path else ""
         item = last if last.startswith(f"{cause.field}[") else cause.field
         field = ".".join([*path[:-1], item])
-        raise InvalidInputError(field, cause.problem, cause.hint) from None
+        return InvalidInputError(field, cause.problem, cause.hint)
     field = ".".join(path) or "arguments"
     if first["type"] == "extra_forbidden":
         import difflib
@@ -350,12 +382,12 @@ def raise_invalid_input(
         hint = f"Did you mean {close[0]!r}?" if close else "Check its spelling"
         if path[-1] == "client":
             hint = "Pass it to the constructor"
-        raise InvalidInputError(field, "is not a setting", hint) from None
+        return InvalidInputError(field, "is not a setting", hint)
     if first["type"] == "missing":
-        raise InvalidInputError(field, "is missing", f"Pass {field}=") from None
+        return InvalidInputError(field, "is missing", f"Pass {field}=")
     problem = first["msg"].replace("Input should", "must")
     if not problem.startswith("must"):
-        raise InvalidInputError(field, f"is not valid: {problem}") from None
+        return InvalidInputError(field, f"is not valid: {problem}")
     if first["type"].endswith(("_type", "_parsing")):
         problem = f"{problem.partition(',')[0]}, not {_kind(first['input'])}"
-    raise InvalidInputError(field, problem) from None
+    return InvalidInputError(field, problem)

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import redact_biz_params
+from bailian_apps.core.redaction import MASK, hides_arguments, redact_biz_params
 from bailian_apps.core.request import AppId, AppRequest, WireOptions, raise_invalid_input
 
 _WORKSPACE = re.compile(r"[A-Za-z0-9_-]+")
@@ -93,6 +93,10 @@ def _check_workspace(value: str | None, info: ValidationInfo) -> str | None:
             "Pass the id as the console shows it",
         )
     return value
+
+
+LOST_KEY = SecretStr(MASK)
+"""The key of unpickled settings that had another key than the environment's."""
 
 
 def _secret_from_env() -> SecretStr | None:
@@ -189,6 +193,10 @@ class AppSettings(WireOptions):
     session_max_rounds: int = Field(default=50, ge=1)
     """How many rounds the cloud keeps in one session. Not sent."""
 
+    secret_biz_params: tuple[str, ...] = ()
+    """Names in `biz_params` whose values are secret too: a name at any depth, or the dotted path to
+    one value, such as `"user_defined_params.tool.code"`. Default: none. Not sent."""
+
     @property
     def timeouts(self) -> Timeout:
         """The timeout as its four limits."""
@@ -201,19 +209,29 @@ class AppSettings(WireOptions):
         )
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Pickle without secrets; unpickling reads the key from the environment again."""
+        """Pickle without secrets; unpickling reads the environment's key from there again.
+
+        Another key, and what is secret in `biz_params`, have to be passed again before a call.
+        """
         state = super().__getstate__()
-        fields: dict[str, Any] = state["__dict__"] | {"api_key": None}
+        lost = self.api_key is not None and self.api_key != _secret_from_env()
+        fields: dict[str, Any] = state["__dict__"] | {"api_key": LOST_KEY if lost else None}
         if fields.get("biz_params"):
-            fields["biz_params"] = redact_biz_params(fields["biz_params"])
+            fields["biz_params"] = redact_biz_params(fields["biz_params"], self._secret_names)
         return state | {"__dict__": fields}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Unpickle, with the key of the environment."""
+        """Unpickle, with the key of the environment if it had that."""
+        fields: dict[str, Any] = state["__dict__"]
         super().__setstate__(
-            state | {"__dict__": state["__dict__"] | {"api_key": _secret_from_env()}}
+            state | {"__dict__": fields | {"api_key": fields["api_key"] or _secret_from_env()}}
         )
 
+    @property
+    def _secret_names(self) -> tuple[str, ...]:
+        return self.secret_biz_params
+
+    @hides_arguments
     def with_overrides(self, overrides: Mapping[str, Any]) -> AppSettings:
         """Return these settings with some replaced, validated again.
 

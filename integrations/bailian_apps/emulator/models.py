@@ -3,13 +3,12 @@
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
+from bailian_apps.emulator.credentials import redacted
+from bailian_apps.emulator.media import shortened
 from bailian_apps.emulator.sessions import Turn
 from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_list, as_object
-
-USER_TOKENS = "user_defined_tokens"
-"""The field of `biz_params` that holds credentials of the app's users."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +41,8 @@ class ReceivedRequest:
 
     @property
     def redacted_body(self) -> JsonObject:
-        """The body with `user_defined_tokens` masked."""
-        if USER_TOKENS not in self.biz_params:
-            return self.body
-        biz_params = {**self.biz_params, USER_TOKENS: "***"}
-        return {**self.body, "input": {**self.input, "biz_params": biz_params}}
+        """The body with the credentials of the app's users masked, and images by their size."""
+        return shortened(cast("JsonObject", redacted(self.body)))
 
     @property
     def input(self) -> JsonObject:

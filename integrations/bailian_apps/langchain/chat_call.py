@@ -14,13 +14,12 @@ from langchain_core.callbacks import (
     CallbackManager,
     CallbackManagerForLLMRun,
 )
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
-from bailian_apps.core.redaction import redact_kwargs, secret_kwargs
+from bailian_apps.core.redaction import redact_kwargs, secret_kwargs, take
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.runs import AppRun
@@ -66,8 +65,8 @@ class ChatCall(Generic[_BuilderT]):
     model: AppSettingsMixin
     messages: Sequence[BaseMessage]
     manager: AnyRunManager | None
-    kwargs: Mapping[str, Any]
-    builder: _BuilderT = field(init=False)
+    kwargs: dict[str, Any] = field(repr=False)
+    builder: _BuilderT = field(init=False, repr=False)
 
     def stream(self) -> Generator[Any]:
         """Run the app. Closing the generator ends the steps and closes the connection.
@@ -127,7 +126,7 @@ class StreamRun:
 
     def __init__(
         self,
-        model: BaseChatModel,
+        model: Any,
         manager_class: type[CallbackManager | AsyncCallbackManager],
         config: RunnableConfig,
         kwargs: Mapping[str, Any],
@@ -163,11 +162,12 @@ class StreamRun:
             inheritable_metadata=manager.inheritable_metadata,
         )
         self.secrets = secret_kwargs(kwargs)
+        self._secret_names: tuple[str, ...] = model.secret_biz_params
         self.chunks: Generator[Any] | AsyncGenerator[Any] | None = None
 
-    def add_to(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the keyword arguments for LangChain's `stream`, with this and without secrets."""
-        return redact_kwargs(kwargs) | {_STREAM_RUN: self}
+    def add_to(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Take the keyword arguments; return them for LangChain, with this and without secrets."""
+        return redact_kwargs(take(kwargs), self._secret_names) | {_STREAM_RUN: self}
 
     @staticmethod
     def of(kwargs: Mapping[str, Any]) -> StreamRun | None:

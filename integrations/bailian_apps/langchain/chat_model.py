@@ -25,7 +25,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from bailian_apps.core.attachments import images_digest
-from bailian_apps.core.redaction import redact_kwargs, secrets_digest
+from bailian_apps.core.redaction import hides_arguments, redact_kwargs, secrets_digest, take
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs
@@ -88,6 +88,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     streaming: bool | None = None
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
+    @hides_arguments
     def __init__(self, **fields: Any) -> None:
         """Create a model from an app's settings.
 
@@ -120,13 +121,13 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             name: getattr(self, name) for name in AppSettings.model_fields if name != "api_key"
         }
         params = {name: value for name, value in params.items() if value is not None}
-        return redact_kwargs({"model_name": self.app_id, **params})
+        return redact_kwargs({"model_name": self.app_id, **params}, self.secret_biz_params)
 
     @override
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        kwargs = redact_kwargs(caller_kwargs(kwargs))
+        kwargs = redact_kwargs(caller_kwargs(kwargs), self.secret_biz_params)
         return super()._get_invocation_params(stop=stop or self.stop, **kwargs)
 
     @override
@@ -144,10 +145,10 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
 
     @override
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        kwargs = caller_kwargs(kwargs)
-        key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs))
+        kwargs, names = caller_kwargs(kwargs), self.secret_biz_params
+        key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
         digests = (
-            secrets_digest(self.biz_params, kwargs.get("biz_params")),
+            secrets_digest(self.biz_params, kwargs, names),
             images_digest(kwargs.get("image_list")),
         )
         return "---".join([key, *filter(None, digests)])
@@ -397,7 +398,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         return ChatCall(make_builder, self, messages, manager, self._call_kwargs(kwargs))
 
     def _call_kwargs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {"session_id": self.session_id, **caller_kwargs(kwargs)}
+        return {"session_id": self.session_id, **caller_kwargs(take(kwargs))}
 
 
 def _message_id(manager: AnyRunManager | None) -> str | None:

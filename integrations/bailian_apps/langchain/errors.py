@@ -70,8 +70,9 @@ def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> Bail
 @contextmanager
 def langchain_errors(settings: AppSettings, kwargs: Mapping[str, Any]) -> Generator[None]:
     """Raise the errors of a call as LangChain's classes too. `kwargs` may override settings."""
+    idempotent = kwargs.get("idempotent", settings.idempotent)
+    del kwargs  # they may hold secrets, and this frame is on the error's traceback
     try:
         yield
     except BailianError as error:
-        idempotent = kwargs.get("idempotent", settings.idempotent)
         raise as_langchain_error(error, idempotent=idempotent is True) from error.__cause__

@@ -23,7 +23,15 @@ from typing_extensions import override
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import fold
-from bailian_apps.core.redaction import redact_biz_params, redact_kwargs
+from bailian_apps.core.redaction import (
+    hides_arguments,
+    redact_biz_params,
+    redact_kwargs,
+    secret_fields,
+    secret_names,
+    take,
+    to_json_values,
+)
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
@@ -109,6 +117,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             BailianError: The call failed.
         """
         call = _RunnableCall(self, input, kwargs)
+        del input  # it may hold secrets, and this frame is on the traceback of an error
         return self._call_with_config(call.invoke, call.traced_input, config)
 
     @override
@@ -117,6 +126,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
     ) -> AppResult:
         """Run the app, natively async; as `invoke`."""
         call = _RunnableCall(self, input, kwargs)
+        del input  # it may hold secrets, and this frame is on the traceback of an error
         return await self._acall_with_config(call.ainvoke, call.traced_input, config)
 
     @override
@@ -139,6 +149,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
         # LangChain's `_transform_stream_with_config` would end this run before its child runs.
         config = ensure_config(config)
         call = _RunnableCall(self, input, kwargs)
+        del input  # it may hold secrets, and this frame is on the traceback of an error
         run = get_callback_manager_for_config(config).on_chain_start(
             None, call.traced_input, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
@@ -162,6 +173,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
         """Run the app, natively async; as `stream`."""
         config = ensure_config(config)
         call = _RunnableCall(self, input, kwargs)
+        del input  # it may hold secrets, and this frame is on the traceback of an error
         run = await get_async_callback_manager_for_config(config).on_chain_start(
             None, call.traced_input, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
@@ -198,16 +210,18 @@ class _RunnableCall:
         traced_input: The input without secrets, for LangChain's callbacks.
     """
 
-    def __init__(
-        self, runnable: BailianAppRunnable, input_: Any, kwargs: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, runnable: BailianAppRunnable, input_: Any, kwargs: dict[str, Any]) -> None:
         self._runnable = runnable
         self._input = input_
-        self._kwargs = kwargs
+        self._kwargs = take(kwargs)
         self.traced_input = input_
         if isinstance(input_, Mapping):
-            # Any key may be a start variable, so users' tokens may also be at the top level.
-            self.traced_input = redact_biz_params(redact_kwargs(cast("Mapping[str, Any]", input_)))
+            names = secret_names(self._kwargs, runnable.secret_biz_params)
+            names = (*names, *secret_fields(runnable.biz_params_schema))
+            public = redact_kwargs(cast("Mapping[str, Any]", input_), names)
+            # Any other key is a start variable.
+            options = {key: value for key, value in public.items() if key in _CALL_KEYS}
+            self.traced_input = redact_biz_params(public, names) | options
 
     def invoke(self, _: Any, run_manager: CallbackManagerForChainRun) -> AppResult:
         with langchain_errors(self._runnable, self._kwargs):
@@ -235,6 +249,7 @@ class _RunnableCall:
                     if (result := fold(partial, event)) is not partial:
                         yield (partial := result)
 
+    @hides_arguments
     def _prepare(self, manager: AnyRunManager) -> AppRun:
         messages, options, variables = _read_input(self._input, self._runnable.biz_params_schema)
         kwargs = {**options, **self._kwargs}
@@ -262,7 +277,7 @@ def _read_input(
             checked = schema.model_validate(variables)
         except ValidationError as error:
             raise_invalid_input(error)
-        variables = checked.model_dump(mode="json", by_alias=True, exclude_none=True)
+        variables = to_json_values(checked, exclude_none=True)
     return messages, options, variables
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
 
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan, plan_request
+from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.turns import Turn
 from bailian_apps.langchain.settings import AppSettingsMixin, call_kwargs
@@ -38,11 +39,12 @@ class AppRun:
     steps: StepRuns
 
     @classmethod
+    @hides_arguments
     def prepare(
         cls,
         app: AppSettingsMixin,
         conversation: str | Sequence[Turn],
-        kwargs: Mapping[str, Any],
+        kwargs: dict[str, Any],
         manager: AnyRunManager | None,
     ) -> AppRun:
         """Check the arguments of a call and plan its request.
@@ -50,13 +52,14 @@ class AppRun:
         Args:
             app: The called object.
             conversation: The turns; or a prompt that is sent as it is, without a history.
-            kwargs: Settings to override, and call options (`session_id`, `image_list`, …).
+            kwargs: Settings to override, and call options (`session_id`, `image_list`, …). Is
+                emptied, see `take`.
             manager: The LangChain run of the call, if it has one.
 
         Raises:
             InvalidInputError: An argument cannot be sent.
         """
-        settings, options = app.split(call_kwargs(kwargs))
+        settings, options = app.split(call_kwargs(take(kwargs)))
         if isinstance(conversation, str):
             plan = Plan.for_prompt(settings.app_id, conversation)
         else:

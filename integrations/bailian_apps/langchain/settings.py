@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import as_json, redact_biz_params
+from bailian_apps.core.redaction import as_json, hides_arguments, redact_biz_params
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 
@@ -30,6 +30,7 @@ class AppSettingsMixin(AppSettings):
     """The client whose connections, concurrency slots and session rounds the calls use. Default:
     the client that all calls share. Never dumped; an object with a client cannot be pickled."""
 
+    @hides_arguments
     def __init__(self, **fields: Any) -> None:
         """Create it from an app's settings.
 
@@ -65,7 +66,7 @@ class AppSettingsMixin(AppSettings):
         """Attributes whose dumped value differs from the attribute's."""
         dumped: dict[str, Any] = {"timeout": as_json(self.timeout)}
         if self.biz_params:
-            dumped["biz_params"] = redact_biz_params(self.biz_params)
+            dumped["biz_params"] = redact_biz_params(self.biz_params, self.secret_biz_params)
         return dumped
 
 

@@ -12,13 +12,22 @@ from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackMan
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from langchain_core.version import VERSION
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, create_model
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
 from typing_extensions import override
 
+from bailian_apps.core.attachments import MEDIA_OPTIONS, with_short_images
 from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidInputError
 from bailian_apps.core.history import Plan
+from bailian_apps.core.redaction import (
+    hides_arguments,
+    redact_biz_params,
+    secret_fields,
+    take,
+    to_json_values,
+    unwrap_params,
+    wrap_params,
+)
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.turns import MARKER_KEY, SessionMarker, Turn
 from bailian_apps.langchain.blocks import step_entry
@@ -95,7 +104,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             arguments of the tool, which are sent in `biz_params` and override the field. An
             argument that is None is not sent.
         args_schema: A schema of the arguments in place of the generated one. It needs a `prompt`;
-            all other arguments are sent in `biz_params`.
+            all other arguments are sent in `biz_params`. In both schemas, fields named `image_list`
+            and `file_list` hold the images and files of the call.
         remember: Whether a call continues the tool's earlier conversation in the same agent thread.
             The conversation is read from the tool messages in the agent's state, so a checkpointer
             stores it, and every thread has its own.
@@ -109,6 +119,9 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     response_format: Literal["content_and_artifact"] = "content_and_artifact"  # pyright: ignore[reportIncompatibleVariableOverride]
     handle_tool_error: Any = True
 
+    _given_schema: Any = PrivateAttr(default=None)
+
+    @hides_arguments
     def __init__(self, **fields: Any) -> None:
         """Create a tool from an app's settings.
 
@@ -118,19 +131,59 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         Raises:
             InvalidInputError: A field is unknown or invalid. The error names the field.
         """
+        given_schema = fields.get("args_schema")
         fields["args_schema"] = _arguments_schema(
             str(fields.get("name")),
-            fields.get("args_schema"),
+            given_schema,
             fields.get("biz_params_schema"),
             remember=bool(fields.get("remember")),
         )
         super().__init__(**fields)
+        self._given_schema = given_schema
+
+    @override
+    def __getstate__(self) -> dict[Any, Any]:
+        """Pickle without secrets, and without the class that the tool has generated."""
+        state = super().__getstate__()
+        return state | {"__dict__": state["__dict__"] | {"args_schema": self._given_schema}}
+
+    @override
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Unpickle, with a newly generated class."""
+        super().__setstate__(state)
+        self.args_schema = _arguments_schema(
+            self.name, self.args_schema, self.biz_params_schema, remember=self.remember
+        )
 
     @classmethod
     @override
     def is_lc_serializable(cls) -> bool:
         """Whether LangChain can dump it: no, because it contains classes."""
         return False
+
+    @override
+    def run(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the tool; callbacks see its arguments without secrets."""
+        tool_input = self._as_traced(tool_input)
+        return super().run(tool_input, *args, **kwargs)
+
+    @override
+    async def arun(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the tool, natively async; as `run`."""
+        tool_input = self._as_traced(tool_input)
+        return await super().arun(tool_input, *args, **kwargs)
+
+    def _as_traced(self, tool_input: str | dict[str, Any]) -> str | dict[str, Any]:
+        if isinstance(tool_input, str):
+            return tool_input
+        names = (*self.secret_biz_params, *secret_fields(self.args_schema))
+        return wrap_params(tool_input, with_short_images(redact_biz_params(tool_input, names)))
+
+    @override
+    def _parse_input(
+        self, tool_input: str | dict[str, Any], tool_call_id: str | None
+    ) -> str | dict[str, Any]:
+        return super()._parse_input(unwrap_params(tool_input), tool_call_id)
 
     @override
     def _run(
@@ -163,17 +216,21 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
                 await run_manager.on_tool_error(error)
             raise
 
+    @hides_arguments
     def _prepare(
         self,
         prompt: str,
-        arguments: Mapping[str, Any],
+        arguments: dict[str, Any],
         runtime: Any,
         manager: AnyRunManager | None,
     ) -> AppRun:
+        arguments = take(arguments)
+        kwargs = {name: arguments.pop(name) for name in MEDIA_OPTIONS if name in arguments}
         biz_params = {**(self.biz_params or {}), **self._to_biz_params(arguments)}
         earlier = _earlier_turns(runtime, self.name) if self.remember else []
         turns = [*earlier, Turn(role="user", text=prompt)]
-        kwargs = {"biz_params": biz_params} if biz_params else {}
+        if biz_params:
+            kwargs["biz_params"] = biz_params
         return AppRun.prepare(self, turns, kwargs, manager)
 
     def _to_biz_params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,9 +242,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             field = fields.get(name)
             alias = field and (field.serialization_alias or field.alias)
             if value is not None:
-                if isinstance(value, SecretStr):  # it would be sent as asterisks
-                    value = value.get_secret_value()
-                biz_params[alias or name] = to_jsonable_python(value)
+                biz_params[alias or name] = to_json_values(value)
         return biz_params
 
     @contextmanager

@@ -26,6 +26,7 @@ from llama_index.core.tools import ToolOutput
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.turns import MARKER_KEY
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.llm import BailianAppLLM
@@ -98,6 +99,7 @@ class BailianAppChatEngine(BaseChatEngine):
         self.callback_manager = callback_manager or self._llm.callback_manager
 
     @classmethod
+    @hides_arguments
     def from_defaults(
         cls,
         app: BailianApp | None = None,

@@ -31,7 +31,7 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 from llama_index_instrumentation.event_handlers import NullEventHandler
 
-from bailian_apps.core.redaction import wrap_secrets
+from bailian_apps.core.redaction import take, wrap_secrets
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
@@ -63,7 +63,7 @@ def _instrument(method: Callable[..., Any], callback: Callable[..., Any]) -> Cal
 
     def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _capture_generator() as captured:
-            response = traced.__get__(self, type(self))(*args, **wrap_secrets(kwargs))
+            response = traced.__get__(self, type(self))(*args, **_public(self, take(kwargs)))
             return captured.pop().stream(response) if captured else response
 
     return outer
@@ -79,10 +79,36 @@ def _instrument_async(
 
     async def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _capture_generator() as captured:
-            response = await traced.__get__(self, type(self))(*args, **wrap_secrets(kwargs))
+            response = await traced.__get__(self, type(self))(*args, **_public(self, take(kwargs)))
             return captured.pop().astream(response) if captured else response
 
     return outer
+
+
+def instrumented_tool(method: Callable[..., Any]) -> Any:
+    """Decorate a tool's `call` or `acall` with LlamaIndex's span, which publishes the arguments.
+
+    Args:
+        method: Takes the positional and the keyword arguments as a tuple and a dict, which shows no
+            secret; `unwrap_params` returns the original.
+    """
+    traced: Any = get_dispatcher(method.__module__).span(method)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return traced.__get__(self, type(self))(args, self.without_secrets(take(kwargs)))
+
+    async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await traced.__get__(self, type(self))(args, self.without_secrets(take(kwargs)))
+
+    outer = acall if inspect.iscoroutinefunction(method) else call
+    outer.__doc__ = method.__doc__
+    setattr(outer, DISPATCHER_SPAN_DECORATED_ATTR, True)
+    return outer
+
+
+def _public(owner: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a method of an LLM, or of an engine with one, to be published."""
+    return wrap_secrets(kwargs, getattr(owner, "_llm", owner).secret_biz_params)
 
 
 def _traced(

@@ -29,7 +29,7 @@ from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import plan_request
-from bailian_apps.core.redaction import unwrap_secrets
+from bailian_apps.core.redaction import hides_arguments, unwrap_params
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import Turn
@@ -90,6 +90,7 @@ class BailianAppLLM(AppSettings, LLM):
 
     if not TYPE_CHECKING:  # type checkers infer the fields better than from `**fields`
 
+        @hides_arguments
         def __init__(self, **fields: Any) -> None:
             """Create an LLM for an app.
 
@@ -114,6 +115,7 @@ class BailianAppLLM(AppSettings, LLM):
         return data
 
     @classmethod
+    @hides_arguments
     def from_app_or_llm(
         cls,
         app: BailianApp | None = None,
@@ -265,6 +267,7 @@ class BailianAppLLM(AppSettings, LLM):
         """As `stream_complete`, natively async."""
         return self._completion_call(prompt, kwargs).astream()
 
+    @hides_arguments
     def _chat_call(
         self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
     ) -> LLMCall[ChatResponse]:
@@ -273,6 +276,7 @@ class BailianAppLLM(AppSettings, LLM):
         plan = plan_request(to_turns(messages), settings, session_id=session_id)
         return LLMCall(self, settings, plan, options, ChatResponseBuilder(plan), self._listener)
 
+    @hides_arguments
     def _completion_call(self, prompt: str, kwargs: dict[str, Any]) -> LLMCall[CompletionResponse]:
         settings, options = self._split(kwargs)
         if options.get("session_id"):
@@ -285,12 +289,11 @@ class BailianAppLLM(AppSettings, LLM):
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[AppSettings, dict[str, Any]]:
         """The settings of a call, and its other options."""
-        kwargs = unwrap_secrets(kwargs)
         for name in kwargs.keys() & {"prompt", "messages"}:
             raise InvalidInputError(
                 name, "is not a keyword argument here", "Pass it as the method's first argument"
             )
-        images = kwargs.get("image_list")
+        images = unwrap_params(kwargs.get("image_list"))
         if isinstance(images, (list, tuple)):
             kwargs = kwargs | {"image_list": [*map(image_content, cast("list[object]", images))]}
         return self.split(kwargs)

@@ -108,7 +108,9 @@ class LLMCall(Generic[ResponseT]):
     def _open_spans(self) -> RunSpans:
         inputs = {
             "app_id": self.settings.app_id,
-            "biz_params": redact_biz_params(self.settings.biz_params or {}),
+            "biz_params": redact_biz_params(
+                self.settings.biz_params or {}, self.settings.secret_biz_params
+            ),
             **self.plan.request_fields(self.options),
         }
         inputs = {name: value for name, value in inputs.items() if value}

@@ -20,6 +20,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import read_image
+from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.messages import image_address
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
@@ -67,6 +68,7 @@ class BailianAppQueryEngine(BaseQueryEngine):
         super().__init__(callback_manager or self._llm.callback_manager)
 
     @classmethod
+    @hides_arguments
     def from_defaults(
         cls,
         app: BailianApp | None = None,

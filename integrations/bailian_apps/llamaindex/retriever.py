@@ -9,6 +9,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from bailian_apps.app import BailianApp
+from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.query_engine import image_option
 from bailian_apps.llamaindex.responses import source_nodes
@@ -51,6 +52,7 @@ class BailianAppRetriever(BaseRetriever):
         )
 
     @classmethod
+    @hides_arguments
     def from_defaults(
         cls,
         app: BailianApp | None = None,

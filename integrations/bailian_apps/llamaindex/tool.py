@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -15,9 +16,21 @@ from llama_index.core.workflow import Context
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from bailian_apps.app import BailianApp
+from bailian_apps.core.attachments import MEDIA_OPTIONS, with_short_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
+from bailian_apps.core.redaction import (
+    hides_arguments,
+    redact_biz_params,
+    secret_fields,
+    take,
+    to_json_values,
+    unwrap_params,
+    wrap_params,
+    wrap_secrets,
+)
 from bailian_apps.core.request import raise_invalid_input
+from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
 from bailian_apps.llamaindex.steps import BailianAppStepStream, step_change
@@ -26,6 +39,7 @@ _PROMPT = "prompt"
 _CONTEXT = "ctx"
 
 
+@hides_arguments
 def bailian_app_tool(
     app: BailianApp | None = None,
     llm: BailianAppLLM | None = None,
@@ -54,7 +68,8 @@ def bailian_app_tool(
         description: What the app can do; an agent selects the tool by it.
         params: A model of the app's `biz_params`, shown to the agent as the tool's arguments.
             Its fields override the `biz_params` of the settings one by one. Its field `prompt` is
-            the prompt; one is added if there is none.
+            the prompt; one is added if there is none. Its fields `image_list` and `file_list` hold
+            the images and files of the call.
         return_direct: Whether the agent returns the app's answer as its own.
         keep_session: Whether all calls by one agent form one conversation.
         **settings: The fields of `BailianAppLLM`.
@@ -83,9 +98,8 @@ def bailian_app_tool(
         fn_schema=_with_prompt(params),
         return_direct=return_direct,
     )
-    return _AppTool(
-        BailianAppLLM.from_app_or_llm(app, llm, **settings), metadata, keep_session=keep_session
-    )
+    llm = BailianAppLLM.from_app_or_llm(app, llm, **settings)
+    return _AppTool(llm, metadata, params, keep_session=keep_session)
 
 
 def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
@@ -100,29 +114,56 @@ def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
 class _AppTool(FunctionTool):
     """A `FunctionTool`: agents pass the workflow's context to no other kind of tool."""
 
-    def __init__(self, llm: BailianAppLLM, metadata: ToolMetadata, *, keep_session: bool) -> None:
+    def __init__(
+        self,
+        llm: BailianAppLLM,
+        metadata: ToolMetadata,
+        params: type[BaseModel] | None,
+        *,
+        keep_session: bool,
+    ) -> None:
         super().__init__(fn=self._text, async_fn=self._atext, metadata=metadata)
         self.requires_context = True
         self.ctx_param_name = _CONTEXT
         self._llm = llm
+        self._params = params
         self._keep_session = keep_session
 
+    def __reduce__(self) -> tuple[Callable[[], FunctionTool], tuple[()]]:
+        """Pickle by the arguments of `bailian_app_tool`; the schema is a generated class."""
+        make = partial(
+            bailian_app_tool,
+            llm=self._llm,
+            name=self.metadata.get_name(),
+            description=self.metadata.description,
+            params=self._params,
+            return_direct=self.metadata.return_direct,
+            keep_session=self._keep_session,
+        )
+        return make, ()
+
     def _text(self, *args: Any, **kwargs: Any) -> str:
-        return self.call(*args, **kwargs).content
+        return self.call(*args, **take(kwargs)).content
 
     async def _atext(self, *args: Any, **kwargs: Any) -> str:
-        return (await self.acall(*args, **kwargs)).content
+        return (await self.acall(*args, **take(kwargs))).content
 
-    def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
+    def without_secrets(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the tool's arguments to be published; `unwrap_params` returns the original."""
+        names = (*self._llm.secret_biz_params, *secret_fields(self.metadata.fn_schema))
+        return wrap_params(arguments, with_short_images(redact_biz_params(arguments, names)))
+
+    @instrumented_tool
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
         """Call the app; with a context, through `acall`, because contexts are async."""
-        if kwargs.get(_CONTEXT) is not None:
-            return asyncio_run(self.acall(*args, **kwargs))
-        kwargs.pop(_CONTEXT, None)
+        if kwargs.pop(_CONTEXT, None) is not None:
+            return asyncio_run(self.acall(*args, **unwrap_params(kwargs)))
         question, overrides = self._parse(args, kwargs)
         response = self._llm.chat([question], **overrides)
         return self._output(response, args, kwargs)
 
-    async def acall(self, *args: Any, **kwargs: Any) -> ToolOutput:
+    @instrumented_tool
+    async def acall(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
         """Call the app; with a context, in its conversation."""
         ctx: Context | None = kwargs.pop(_CONTEXT, None)
         question, overrides = self._parse(args, kwargs)
@@ -134,20 +175,28 @@ class _AppTool(FunctionTool):
         await self._store_turn(ctx, question, response)
         return self._output(response, args, kwargs)
 
+    @hides_arguments
     def _parse(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[ChatMessage, dict[str, Any]]:
         """Validate the tool's arguments; return the question and the overrides of the call."""
         schema = self.metadata.fn_schema
         assert schema is not None  # noqa: S101
+        given: dict[str, Any] = unwrap_params(kwargs)
+        given.pop(_CONTEXT, None)
         try:
-            arguments = schema.model_validate(kwargs | ({_PROMPT: args[0]} if args else {}))
+            arguments = schema.model_validate(given | ({_PROMPT: args[0]} if args else {}))
         except ValidationError as error:
             raise_invalid_input(error)
-        fields = arguments.model_dump(mode="json", by_alias=True, exclude_none=True)
+        fields = to_json_values(arguments, exclude_none=True, exclude={*MEDIA_OPTIONS})
         question = ChatMessage(role=MessageRole.USER, content=fields.pop(_PROMPT, ""))
         biz_params = {**(self._llm.biz_params or {}), **fields}
-        return question, ({"biz_params": biz_params} if fields else {})
+        overrides: dict[str, Any] = {"biz_params": biz_params} if fields else {}
+        for option in MEDIA_OPTIONS:
+            if (value := getattr(arguments, option, None)) is not None:
+                overrides[option] = value
+        names = (*self._llm.secret_biz_params, *secret_fields(schema))
+        return question, wrap_secrets(overrides, names)
 
     def _write_step(self, ctx: Context, event: AppEvent) -> None:
         if change := step_change(event):
@@ -189,7 +238,7 @@ class _AppTool(FunctionTool):
         return ToolOutput(
             tool_name=self.metadata.get_name(),
             blocks=[TextBlock(text=text)],
-            raw_input={"args": args, "kwargs": kwargs},
+            raw_input={"args": args, "kwargs": dict(kwargs)},
             raw_output=Response(text, source_nodes(response.raw), metadata),
         )
 

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
 from bailian_apps.emulator.apps.rules import AnswerSource, AppDescription, Paced, Rule, Rules, When
-from bailian_apps.emulator.models import USER_TOKENS, ReceivedRequest
+from bailian_apps.emulator.credentials import is_secret
+from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.wire.frames import as_object, to_json
 
 DescribedApp: TypeAlias = AnswerSource | Rules | Paced
@@ -69,7 +70,7 @@ def _rules_of(recorded: list[tuple[Recording, ReceivedRequest]]) -> Rules:
     """Return one app for all recordings of it; of two equal calls, the later recording counts."""
     rules: dict[tuple[str, str], Rule] = {}
     for recording, request in recorded:
-        params = {key: item for key, item in request.biz_params.items() if key != USER_TOKENS}
+        params = {k: item for k, item in request.biz_params.items() if not is_secret(k, item)}
         when = When(matches=rf"\A{re.escape(request.prompt)}\Z", biz_params=params)
         rules[request.prompt, to_json(params)] = Rule(when=when, recording=recording)
     # Rules with more biz_params come first: a rule without biz_params matches any.

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias, cast
 
 from pydantic import (
     BeforeValidator,
@@ -25,6 +25,7 @@ from bailian_apps.emulator.apps.scenarios import (
     Workflow,
     check_one_of,
 )
+from bailian_apps.emulator.credentials import MASK
 from bailian_apps.emulator.models import Call, Failure
 from bailian_apps.emulator.wire.frames import as_object
 
@@ -66,7 +67,18 @@ class When(Description):
             return False
         missing = object()
         params = call.biz_params
-        return all(params.get(key, missing) == item for key, item in self.biz_params.items())
+        return all(_agree(item, params.get(key, missing)) for key, item in self.biz_params.items())
+
+
+def _agree(wanted: Any, given: Any) -> bool:
+    """Return whether two JSON values are equal; what a recording has masked equals any."""
+    if isinstance(wanted, dict) and isinstance(given, dict):
+        fields, others = cast("dict[str, Any]", wanted), cast("dict[str, Any]", given)
+        return fields.keys() == others.keys() and all(_agree(fields[k], others[k]) for k in fields)
+    if isinstance(wanted, list) and isinstance(given, list):
+        items, others = cast("list[Any]", wanted), cast("list[Any]", given)
+        return len(items) == len(others) and all(map(_agree, items, others))
+    return wanted in (given, MASK)
 
 
 def _load(value: object, info: ValidationInfo) -> object:

@@ -1,4 +1,4 @@
-"""Masks secrets in recordings: the key, and the tokens of an app's users.
+"""Masks secrets in recordings: the key, and the credentials of an app's users.
 
 Both are learned from the requests. An answer may repeat them anywhere, escaped in nested JSON, or
 split between two deltas.
@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
-from bailian_apps.emulator.models import USER_TOKENS
+from bailian_apps.emulator.credentials import MASK, is_secret, parsed_json
 from bailian_apps.emulator.wire.frames import parse_object, to_json
-
-MASK = "***"
 
 _MIN_LENGTH = 4
 """A shorter secret is masked in its own field, but not searched for: any text contains it."""
 
 _MIN_PREFIX = 8
+
+_SCHEME = re.compile(r"(bearer|basic|token) +", re.IGNORECASE)
 
 _Path: TypeAlias = tuple[object, ...]
 
@@ -38,10 +38,12 @@ class Scrubber:
             self._patterns = known
 
     def learn_tokens(self, value: object) -> None:
-        """Learn the values under `user_defined_tokens`, at any depth."""
-        for name, item in _items(_parsed(value)):
-            for secret in _leaves(item) if name == USER_TOKENS else ():
+        """Learn the values whose names are a credential's, at any depth."""
+        for name, item in _items(parsed_json(value)):
+            for secret in _leaves(item) if is_secret(str(name), item) else ():
                 self.learn(secret)
+                if scheme := _SCHEME.match(secret):
+                    self.learn(secret[scheme.end() :])
             self.learn_tokens(item)
 
     def text(self, text: str) -> str:
@@ -54,13 +56,13 @@ class Scrubber:
         """Return a JSON value with its secrets masked, in names too."""
         if isinstance(value, dict):
             return {
-                self.text(name): _masked(item) if name == USER_TOKENS else self.value(item)
+                self.text(name): _masked(item) if is_secret(name, item) else self.value(item)
                 for name, item in _items(value)
             }
         if isinstance(value, list):
             return [self.value(item) for _, item in _items(value)]
         if isinstance(value, str):
-            parsed = _parsed(value)
+            parsed = parsed_json(value)
             return self.text(value if parsed is value else to_json(self.value(parsed)))
         return MASK if str(value) in self._patterns else value
 
@@ -149,18 +151,8 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
     return enumerate(cast("list[Any]", value)) if isinstance(value, list) else ()
 
 
-def _parsed(value: Any) -> Any:
-    """Return the parsed value of a JSON text that may hold tokens; else the value itself."""
-    if isinstance(value, str) and USER_TOKENS in value:
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _leaves(value: Any) -> Iterator[str]:
-    value = _parsed(value)
+    value = parsed_json(value)
     if isinstance(value, dict | list):
         for _, item in _items(value):
             yield from _leaves(item)
@@ -174,7 +166,7 @@ def _masked(value: Any) -> Any:
         return {name: _masked(item) for name, item in _items(value)}
     if isinstance(value, list):
         return [_masked(item) for _, item in _items(value)]
-    return MASK
+    return value if value is None or isinstance(value, bool) else MASK
 
 
 def _forms_of(char: str) -> str:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bailian_apps.emulator.errors import suggestion
+from bailian_apps.emulator.media import media_problem
 from bailian_apps.emulator.models import Failure, ReceivedRequest
-from bailian_apps.emulator.server.media import media_problem
 from bailian_apps.emulator.wire.frames import JsonObject, as_list
 from bailian_apps.emulator.wire.rendering import FLOW_MODES
 

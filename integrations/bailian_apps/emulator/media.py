@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from bailian_apps.emulator.wire.frames import JsonObject, as_list
+from bailian_apps.emulator.wire.frames import JsonObject, as_list, as_object
 
 OSS_HEADER = "x-dashscope-ossresourceresolve"
 
@@ -29,12 +29,13 @@ def media_problem(fields: JsonObject, headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def shortened(fields: JsonObject) -> JsonObject:
-    """Return an `input` whose Data URLs show their type and length only."""
-    images = fields.get("image_list")
-    if not isinstance(images, list):
-        return fields
-    return {**fields, "image_list": [_shorten(image) for image in as_list(images)]}
+def shortened(body: JsonObject) -> JsonObject:
+    """Return a body whose long Data URLs show their type and length only."""
+    fields = as_object(body.get("input"))
+    if fields is None or not isinstance(fields.get("image_list"), list):
+        return body
+    images = [_shorten(image) for image in as_list(fields["image_list"])]
+    return {**body, "input": {**fields, "image_list": images}}
 
 
 def _problem(address: str, *, resolves: bool) -> str | None:

@@ -1,0 +1,72 @@
+"""Which values of a request or an answer are credentials, by their names."""
+
+import json
+import re
+from typing import Any, cast
+
+from bailian_apps.emulator.wire.frames import to_json
+
+MASK = "***"
+
+_WORD_ENDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z]+")
+_CREDENTIAL = re.compile(
+    r"(authorization|token|secret|password|passwd|passphrase|cookie|credential"
+    r"|(^|_)(api|access|private|secret|app|auth|signing|encryption|subscription|account|ssh)_key"
+    r"|(api|access|private|secret)key)s?(_|$)"
+    r"|(^|_)(auth|oauth|authentication|bearer|jwt|otp|pwd)(_|$)"
+)
+_COUNT = re.compile(
+    r"(^|_)(max|min|num|number|count|total|limit|used|usage|budget|per|input|output|prompt"
+    r"|completion|reasoning|cached|remaining)(_|$)"
+)
+
+
+def is_credential(name: str) -> bool:
+    """Return whether a name is a credential's, such as `user_token`, `apiKey` or `X-Api-Key`.
+
+    Tokens that are counted, as in `max_tokens`, are none.
+    """
+    words = _WORD_ENDS.sub("_", name).lower()
+    if _COUNT.search(words):
+        words = re.sub(r"tokens?(?=_|$)", "", words)
+    return bool(_CREDENTIAL.search(words))
+
+
+def is_secret(name: str, value: object) -> bool:
+    """Return whether a value is secret by its name. A number of tokens, null and a bool are not."""
+    if value is None or isinstance(value, bool):
+        return False
+    counted = isinstance(value, int | float) and name.lower().endswith("tokens")
+    return not counted and is_credential(name)
+
+
+def redacted(value: Any) -> Any:
+    """Return a JSON value with its secrets masked, in JSON texts too."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value).items()
+        return {key: MASK if is_secret(key, item) else redacted(item) for key, item in fields}
+    if isinstance(value, list):
+        return [redacted(item) for item in cast("list[Any]", value)]
+    parsed = parsed_json(value)
+    return value if parsed is value else to_json(redacted(parsed))
+
+
+def parsed_json(value: Any) -> Any:
+    """Return the parsed value of a JSON text with secrets; any other value itself."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        if _has_secrets(parsed):
+            return parsed
+    return value
+
+
+def _has_secrets(value: Any) -> bool:
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value).items()
+        return any(is_secret(name, item) or _has_secrets(item) for name, item in fields)
+    if isinstance(value, list):
+        return any(map(_has_secrets, cast("list[Any]", value)))
+    return parsed_json(value) is not value
