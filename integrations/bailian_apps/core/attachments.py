@@ -224,9 +224,9 @@ def read_image(value: object, where: str) -> Image:
     if isinstance(value, str) and value[:5].lower() == "data:":
         return InlineImage(value, where)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return InlineImage(bytes(value), where)
+        return InlineImage(bytes(cast("bytes", value)), where)
     if isinstance(value, os.PathLike):
-        return InlineImage(Path(os.fsdecode(value)), where)
+        return InlineImage(Path(os.fsdecode(cast("os.PathLike[str]", value))), where)
     problem = "is text that is neither an http(s) URL nor a Data URL"
     if not isinstance(value, str):
         problem = f"is of type {type(value).__name__}, which is not an image"
