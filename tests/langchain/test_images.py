@@ -205,3 +205,15 @@ def test_an_async_call_reads_a_file_in_another_thread(
     asyncio.run(make_model(cloud).ainvoke("hi", image_list=[tmp_path / "a.png"]))
     assert readers
     assert threading.main_thread() not in readers
+
+
+def test_a_refused_image_leaves_the_session_as_it_was(
+    ask: Any, cloud: Any, make_model: Any
+) -> None:
+    model = make_model(cloud)
+    messages: list[Any] = [HumanMessage("hi")]
+    messages += [ask(model, messages), HumanMessage("look")]
+    with pytest.raises(InvalidInputError, match="does not exist"):
+        ask(model, messages, image_list=[Path("/no/such.png")])
+    ask(model, messages)
+    assert [bool(request.session_id) for request in cloud.requests] == [False, True]

@@ -147,10 +147,8 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         kwargs, names = caller_kwargs(kwargs), self.secret_biz_params
         key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
-        digests = (
-            secrets_digest(self.biz_params, kwargs, names),
-            images_digest(kwargs.get("image_list")),
-        )
+        images = images_digest(kwargs.get("image_list"))
+        digests = secrets_digest(self.biz_params, kwargs, names), images
         return "---".join([key, *filter(None, digests)])
 
     @override
