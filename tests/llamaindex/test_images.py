@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
@@ -42,24 +42,31 @@ def forms(folder: Path) -> dict[str, ImageBlock]:
         "bytes": ImageBlock(image=PNG),
         "bytes of another type": ImageBlock(image=PNG, image_mimetype="image/jpeg"),
         "base64": ImageBlock(image=encoded(PNG).encode()),
-        "stream": ImageBlock(image=io.BytesIO(PNG)),
         "path": ImageBlock(path=path),
         "Data URL": ImageBlock(url=URL),
     }
 
 
-@pytest.mark.parametrize(
-    "form", ["bytes", "bytes of another type", "base64", "stream", "path", "Data URL"]
-)
+@pytest.mark.parametrize("form", ["bytes", "bytes of another type", "base64", "path", "Data URL"])
 def test_a_block_in_any_form_is_sent_as_a_data_url(
     form: str, chat: Any, llm_of: Any, tmp_path: Path
 ) -> None:
     block = forms(tmp_path)[form]
     with Emulator(apps={"app": app}) as cloud:
-        for _ in range(2):  # a stream is read again
-            chat(llm_of(cloud), [message(block)])
-        for request in cloud.requests:
-            assert request.input == {"prompt": "看", "image_list": [URL]}
+        chat(llm_of(cloud), [message(block)])
+        assert cloud.requests[0].input == {"prompt": "看", "image_list": [URL]}
+
+
+@pytest.mark.skipif(
+    io.IOBase not in get_args(ImageBlock.model_fields["image"].annotation),
+    reason="an older llama-index-core has no blocks with streams",
+)
+def test_a_block_with_a_stream_is_read_from_its_start_each_time(chat: Any, llm_of: Any) -> None:
+    question = message(ImageBlock(image=io.BytesIO(PNG)))
+    with Emulator(apps={"app": app}) as cloud:
+        for _ in range(2):
+            chat(llm_of(cloud), [question])
+        assert [request.input["image_list"] for request in cloud.requests] == [[URL], [URL]]
 
 
 def test_images_of_a_call_may_be_those_of_llamaindex(ask: Any, llm_of: Any, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any, ParamSpec, TypeVar, cast, get_args
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
-from bailian_apps.core.attachments import shorten_images, with_short_images
+from bailian_apps.core.attachments import images_digest, shorten_images, with_short_images
 from bailian_apps.core.errors import BailianError
 
 MASK = "**********"
@@ -228,9 +228,10 @@ def secret_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def secrets_digest(biz_params: object, kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> str:
-    """Return a digest of all `biz_params` that hold secrets; `""` if none does.
+    """Return a digest of all `biz_params` that hold secrets, and of images; `""` for none.
 
-    A cache key needs it: a user with other tokens must not get the cached answer.
+    A cache key needs it: a user with other tokens, or an image of the same size, must not get the
+    cached answer.
 
     Args:
         biz_params: The setting.
@@ -238,12 +239,14 @@ def secrets_digest(biz_params: object, kwargs: Mapping[str, Any], names: Sequenc
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
     names = secret_names(kwargs, names)
-    secret = [
+    secret: list[Any] = [
         reveal(given)
         for given in (biz_params, kwargs.get("biz_params"))
         if isinstance(given, Mapping)
         and redact_biz_params(cast("Mapping[str, Any]", given), names) != given
     ]
+    if images := images_digest(kwargs.get("image_list")):
+        secret.append(images)
     if not secret:
         return ""
     return hashlib.sha256(json.dumps(secret, sort_keys=True, default=str).encode()).hexdigest()

@@ -24,7 +24,6 @@ from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 from typing_extensions import override
 
-from bailian_apps.core.attachments import images_digest
 from bailian_apps.core.redaction import hides_arguments, redact_kwargs, secrets_digest, take
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
@@ -147,9 +146,8 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         kwargs, names = caller_kwargs(kwargs), self.secret_biz_params
         key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
-        images = images_digest(kwargs.get("image_list"))
-        digests = secrets_digest(self.biz_params, kwargs, names), images
-        return "---".join([key, *filter(None, digests)])
+        digest = secrets_digest(self.biz_params, kwargs, names)
+        return f"{key}---{digest}" if digest else key
 
     @override
     def _resolve_model_profile(self) -> ModelProfile:
