@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from bailian_apps.core.attachments import (
     InlineImage,
     images_digest,
     read_image,
-    shorten_images,
+    unwrap_images,
+    with_short_images,
 )
 
 
@@ -132,10 +134,13 @@ def test_a_repr_and_a_dump_show_the_type_and_the_size_only() -> None:
     assert f"({short}, {short}, 'https://a')" in repr(request)
     assert request.model_dump()["image_list"] == (short, short, "https://a")
     assert short in request.model_dump_json()
-    assert shorten_images([PNG, "https://a", encoded(PNG), 5]) == [
-        short, "https://a", "(str)", "(int)"
-    ]  # fmt: skip
-    assert shorten_images("https://a") == "https://a"
+    images = [PNG, "https://a", encoded(PNG), 5]
+    shown = with_short_images({"image_list": images, "top_k": 1})
+    assert shown == {"image_list": [short, "https://a", "(str)", "(int)"], "top_k": 1}
+    assert with_short_images(shown)["image_list"] is shown["image_list"]
+    assert unwrap_images(shown["image_list"]) is images
+    assert pickle.loads(pickle.dumps(shown)) == shown
+    assert with_short_images({"image_list": "https://a"}) == {"image_list": "https://a"}
     assert repr(InlineImage("data:image/png;base64,%%%", "")) == "data:;base64,… (2 bytes)"
     assert repr(InlineImage(encoded(PNG).encode(), "")) == short
     assert repr(InlineImage(Path("a.png"), "")) == "a.png"

@@ -260,6 +260,7 @@ def read_file(value: object, where: str) -> str:
 
 def read_images(values: Iterable[object], field: str) -> tuple[Image, ...]:
     """Return images as `read_image`; an error names `field` and the index."""
+    values = unwrap_images(values)
     return tuple(read_image(value, f"{field}[{index}]") for index, value in enumerate(values))
 
 
@@ -273,26 +274,40 @@ def is_fetchable(url: object) -> TypeGuard[str]:
     return isinstance(url, str) and url.startswith(URL_SCHEMES)
 
 
-def shorten_images(values: object) -> object:
-    """Return a list of images for a trace: those that are not addresses by type and size only."""
-    if not isinstance(values, (list, tuple)):
-        return values
-    return [_shorten(value) for value in cast("Sequence[object]", values)]
+class _ShortImages(list[str]):
+    """Images for a trace: those that are not addresses by type and size. It keeps the originals."""
+
+    __slots__ = ("original",)
+
+    def __init__(self, original: Sequence[object]) -> None:
+        super().__init__(map(_shorten, original))
+        self.original = original
+
+    def __reduce__(self) -> tuple[type[list[str]], tuple[list[str]]]:
+        return list, (list(self),)
 
 
 def with_short_images(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call for a trace, with their `image_list` shortened."""
-    shown = dict(arguments)
-    if "image_list" in shown:
-        shown["image_list"] = shorten_images(shown["image_list"])
-    return shown
+    """Return arguments that a trace may show and a call still takes.
+
+    A list of images in `image_list` shows their type and size; `unwrap_images` returns the images.
+    """
+    images: object = arguments.get("image_list")
+    if not isinstance(images, (list, tuple)) or isinstance(images, _ShortImages):
+        return dict(arguments)
+    return {**arguments, "image_list": _ShortImages(cast("Sequence[object]", images))}
+
+
+def unwrap_images(values: Any) -> Any:
+    """Return the images that `with_short_images` has replaced; any other value unchanged."""
+    return values.original if isinstance(values, _ShortImages) else values
 
 
 def images_digest(values: object) -> str:
-    """Return a digest of the content that `shorten_images` leaves out; `""` if there is none."""
+    """Return a digest of what `with_short_images` leaves out of a list; `""` if that is nothing."""
     if not isinstance(values, (list, tuple)):
         return ""
-    images = [_as_image(value) for value in cast("Sequence[object]", values)]
+    images = [_as_image(value) for value in unwrap_images(values)]
     digests = [image.digest() for image in images if isinstance(image, InlineImage)]
     return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 

@@ -16,12 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
 from typing_extensions import override
 
-from bailian_apps.core.attachments import MEDIA_OPTIONS, with_short_images
+from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.redaction import (
     hides_arguments,
-    redact_biz_params,
     secret_fields,
     take,
     to_json_values,
@@ -177,7 +176,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         if isinstance(tool_input, str):
             return tool_input
         names = (*self.secret_biz_params, *secret_fields(self.args_schema))
-        return wrap_params(tool_input, with_short_images(redact_biz_params(tool_input, names)))
+        return wrap_params(tool_input, names)
 
     @override
     def _parse_input(

@@ -26,10 +26,11 @@ from pydantic.json_schema import SkipJsonSchema
 
 from bailian_apps.app import BailianApp
 from bailian_apps.client import Client
+from bailian_apps.core.attachments import unwrap_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import plan_request
-from bailian_apps.core.redaction import hides_arguments, unwrap_params
+from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import Turn
@@ -293,7 +294,7 @@ class BailianAppLLM(AppSettings, LLM):
             raise InvalidInputError(
                 name, "is not a keyword argument here", "Pass it as the method's first argument"
             )
-        images = unwrap_params(kwargs.get("image_list"))
+        images = unwrap_images(kwargs.get("image_list"))
         if isinstance(images, (list, tuple)):
             kwargs = kwargs | {"image_list": [*map(image_content, cast("list[object]", images))]}
         return self.split(kwargs)

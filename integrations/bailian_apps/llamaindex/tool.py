@@ -16,12 +16,11 @@ from llama_index.core.workflow import Context
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from bailian_apps.app import BailianApp
-from bailian_apps.core.attachments import MEDIA_OPTIONS, with_short_images
+from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.redaction import (
     hides_arguments,
-    redact_biz_params,
     secret_fields,
     take,
     to_json_values,
@@ -151,7 +150,7 @@ class _AppTool(FunctionTool):
     def without_secrets(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the tool's arguments to be published; `unwrap_params` returns the original."""
         names = (*self._llm.secret_biz_params, *secret_fields(self.metadata.fn_schema))
-        return wrap_params(arguments, with_short_images(redact_biz_params(arguments, names)))
+        return wrap_params(arguments, names)
 
     @instrumented_tool
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
