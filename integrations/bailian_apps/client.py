@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 10_000
 """How many sessions' rounds are remembered; the one claimed longest ago is dropped first."""
 
+AppKey: TypeAlias = tuple[str | None, str]
+"""The API's address and the app."""
+
 SessionKey: TypeAlias = tuple[str | None, str, str]
 """The API's address (emulators that replay one recording share its sessions), the app and the
 session."""
@@ -122,7 +125,8 @@ class Client:
             if proxy is None:
                 raise InvalidInputError("proxy", "is not a URL such as http://127.0.0.1:8080")
         self.session_rounds = SessionRounds()
-        self.queues: dict[tuple[str | None, str], WaitQueue] = {}
+        self.queues: dict[AppKey, WaitQueue] = {}
+        self.prompt_only_apps: set[AppKey] = set()  # those that refused `messages`
         self._proxy = proxy
         self._ca_bundle = None if ca_bundle is None else str(ca_bundle)
         self._max_idle = max_idle_connections

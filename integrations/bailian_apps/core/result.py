@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from bailian_apps.core.history_template import HistoryFormat
+
 StepKind: TypeAlias = Literal["node", "tool", "retrieval", "reasoning", "response"]
 """What a step was: a workflow node; a tool, plugin, API or MCP call; a search in a knowledge base;
 a stretch of reasoning; or the entry in which an agent lists its own answer."""
@@ -175,7 +177,8 @@ class AppResult:
         attempts: How many times the request was sent, the successful one included.
         context_lost: Whether the cloud answered in another session than the one that was to
             continue: the app did not know the earlier conversation. A warning was logged.
-        whole_history: Whether the whole conversation was sent, as `messages`.
+        whole_history: Whether the whole conversation was sent.
+        history_format: How it was sent: as `"messages"` or as a `"prompt"`; None if it was not.
         raw: The last frame as it came.
     """
 
@@ -191,6 +194,7 @@ class AppResult:
     attempts: int = 1
     context_lost: bool = False
     whole_history: bool = False
+    history_format: HistoryFormat | None = None
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
 

@@ -59,7 +59,7 @@ class Emulator(LocalServer):
         Args:
             apps: The app for each app id: the path of a recording (`.sse`, `.json`, `.jsonl`) or
                 of a YAML file, a `Workflow`, an `Agent` or `Rules`, one of these as `Paced`, or a
-                function. The function gets a `Call` and returns a text, a payload, a list of
+                function; any of these as `PromptOnly`. The function gets a `Call` and returns a text, a payload, a list of
                 payloads, or a generator of payloads; it may be async. To fail it returns or
                 raises `Failure`.
             api_key: The only valid key. By default any key but an empty one is valid.

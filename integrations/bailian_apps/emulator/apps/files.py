@@ -10,11 +10,19 @@ import yaml
 from pydantic import ValidationError
 
 from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
-from bailian_apps.emulator.apps.rules import AnswerSource, AppDescription, Paced, Rule, Rules, When
+from bailian_apps.emulator.apps.rules import (
+    AnswerSource,
+    AppDescription,
+    Paced,
+    PromptOnly,
+    Rule,
+    Rules,
+    When,
+)
 from bailian_apps.emulator.models import USER_TOKENS, ReceivedRequest
 from bailian_apps.emulator.wire.frames import as_object, to_json
 
-DescribedApp: TypeAlias = AnswerSource | Rules | Paced
+DescribedApp: TypeAlias = AnswerSource | Rules | Paced | PromptOnly
 """An app that a file can define."""
 
 _YAML = (".yaml", ".yml")
