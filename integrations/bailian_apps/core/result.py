@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+from bailian_apps.core.history_template import HistoryFormat
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-    from bailian_apps.core.history_template import HistoryFormat
 
 StepKind: TypeAlias = Literal["node", "tool", "retrieval", "reasoning", "response"]
 """What a step was: a workflow node; a tool, plugin, API or MCP call; a search in a knowledge base;

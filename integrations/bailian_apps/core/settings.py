@@ -193,7 +193,7 @@ class AppSettings(WireOptions):
 
     history_template: HistoryTemplate = Field(default_factory=HistoryTemplate)
     """The words around the texts of a conversation that is sent as a prompt: a `HistoryTemplate`,
-    or a dict of its fields. Default: Chinese words, see below. Not sent."""
+    or a dict of its fields. Default: Chinese words. Not sent."""
 
     session_ttl_s: float = Field(default=3600.0, ge=0)
     """Seconds without a call after which the cloud drops a session. Not sent."""
