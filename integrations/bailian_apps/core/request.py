@@ -145,24 +145,6 @@ def _kind(value: object) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def _put_system_first(messages: tuple[Message, ...] | None) -> tuple[Message, ...] | None:
-    """Join the system texts at the beginning; one that comes later becomes a user's message.
-
-    The API takes one system message, first, and refuses any other.
-    """
-    lead = list(itertools.takewhile(lambda message: message.role == "system", messages or ()))
-    if messages is None or len(lead) == len(messages):
-        return messages
-    system = "\n\n".join(message.content for message in lead)
-    return (
-        *([Message(role="system", content=system)] if lead else ()),
-        *(
-            Message(role="user", content=message.content) if message.role == "system" else message
-            for message in messages[len(lead) :]
-        ),
-    )
-
-
 AppId: TypeAlias = Annotated[str, BeforeValidator(_check_app_id)]
 JsonObject: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_check_json_object)]
 Text: TypeAlias = Annotated[str, AfterValidator(_check_text)]
@@ -233,6 +215,27 @@ class Message(BaseModel):
     content: Text
 
 
+def _put_system_first(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Join the system texts at the beginning; one that comes later becomes a user's message.
+
+    The API takes one system message, first, and refuses any other.
+    """
+    lead = list(itertools.takewhile(lambda message: message.role == "system", messages))
+    if len(lead) == len(messages):
+        return messages
+    system = "\n\n".join(message.content for message in lead)
+    return (
+        *([Message(role="system", content=system)] if lead else ()),
+        *(
+            Message(role="user", content=message.content) if message.role == "system" else message
+            for message in messages[len(lead) :]
+        ),
+    )
+
+
+Messages: TypeAlias = Annotated[tuple[Message, ...], AfterValidator(_put_system_first)]
+
+
 class AppRequest(WireOptions):
     """What one call sends: either `prompt`, or `messages` that end with a user message."""
 
@@ -241,9 +244,7 @@ class AppRequest(WireOptions):
     prompt: Annotated[Text | None, Input()] = Field(default=None, repr=False)
     """The user's prompt. All apps. `input.prompt`."""
 
-    messages: Annotated[tuple[Message, ...] | None, AfterValidator(_put_system_first), Input()] = (
-        Field(default=None, repr=False)
-    )
+    messages: Annotated[Messages | None, Input()] = Field(default=None, repr=False)
     """The conversation so far, system message first; a later one is sent as a user's. The cloud
     then ignores `session_id`, so both together are refused. `input.messages`."""
 
