@@ -386,6 +386,7 @@ def test_an_async_call_refuses_a_socks_proxy(path: str, monkeypatch: pytest.Monk
     assert error.attempts == 1
 
 
+@pytest.mark.process
 def test_a_socks_proxy_without_pysocks_is_an_error() -> None:
     script = """
 import sys
