@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
-from pydantic import ValidationError
-
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
-from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import SETTING_NAMES, AppSettings
+from bailian_apps.core.settings import AppSettings
 from bailian_apps.run import EventStream, Run
 
 
@@ -54,13 +51,9 @@ class BailianApp:
         if not isinstance(cast("object", client), Client | None):
             raise InvalidInputError("client", "must be a Client")
         self.client = client
-        if settings is not None:
-            self.settings = settings.with_overrides(fields)
-            return
-        try:
-            self.settings = AppSettings(**fields)
-        except ValidationError as error:
-            raise_invalid_input(error, names=SETTING_NAMES)
+        self.settings = (
+            AppSettings.of(fields) if settings is None else settings.with_overrides(fields)
+        )
 
     def __repr__(self) -> str:
         """Show the app's id only; settings may hold secrets."""

@@ -209,7 +209,10 @@ def test_a_file_without_certificates_trusts_no_server(
     (tmp_path / "none.pem").write_text("nothing\n")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
     with WireServer(GOOD, tls=tls) as server:
-        assert type(PATHS[path](app_of(server), "hi").error) is ConnectError
+        error = PATHS[path](app_of(server), "hi").error
+        assert type(error) is ConnectError
+        assert "not certificates in PEM form; nothing was sent" in str(error)
+        assert error.attempts == 1
         assert not server.posts
 
 

@@ -226,6 +226,14 @@ class AppSettings(WireOptions):
             state | {"__dict__": state["__dict__"] | {"api_key": _secret_from_env()}}
         )
 
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> AppSettings:
+        """Return settings of fields; as the constructor, but raises `InvalidInputError`."""
+        try:
+            return AppSettings.model_validate(dict(fields))
+        except ValidationError as error:
+            raise_invalid_input(error, names=SETTING_NAMES)
+
     def with_overrides(self, overrides: Mapping[str, Any]) -> AppSettings:
         """Return these settings with some replaced, validated again.
 
@@ -238,10 +246,7 @@ class AppSettings(WireOptions):
         if not overrides:
             return self
         current = {name: getattr(self, name) for name in AppSettings.model_fields}
-        try:
-            return AppSettings.model_validate(current | dict(overrides))
-        except ValidationError as error:
-            raise_invalid_input(error, names=SETTING_NAMES)
+        return AppSettings.of(current | dict(overrides))
 
     def split(self, kwargs: Mapping[str, Any]) -> tuple[AppSettings, dict[str, Any]]:
         """Split the keyword arguments of one call into settings and call options.

@@ -18,7 +18,7 @@ from bailian_apps.core.errors import (
     api_error,
     retry_after_s,
 )
-from bailian_apps.core.values import parse_json
+from bailian_apps.core.values import json_object
 from bailian_apps.transport.sse import ErrorEvent, Frame, SSEReader
 
 MAX_ERROR_BYTES: Final = 1 << 20
@@ -52,8 +52,9 @@ def read_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> Fr
             status_code=status_code,
         )
     if status_code != 200 and media_type(headers) == "text/event-stream":
-        body = _first_data(body)
-    answer = _json_object(body)
+        answer = _first_event(body)
+    else:
+        answer = json_object(body)
     if answer is not None and (status_code != 200 or answer.get("code")):
         raise _error_in(answer, None if status_code == 200 else status_code, headers)
     if answer is not None and isinstance(answer.get("output"), dict):
@@ -131,7 +132,7 @@ class FrameReader:
 
 
 def _stream_error(event: ErrorEvent, headers: Mapping[str, str]) -> BailianError:
-    answer = _json_object(event.data) or {"message": event.data.decode("utf-8", "replace")}
+    answer = json_object(event.data) or {"message": event.data.decode("utf-8", "replace")}
     error = _error_in(answer, event.status_code, headers)
     # Whatever the code, the run may have happened: a node of a workflow can be throttled after
     # another one has sent mail.
@@ -151,19 +152,12 @@ def _error_in(answer: Frame, status_code: int | None, headers: Mapping[str, str]
     )
 
 
-def _first_data(body: bytes) -> bytes:
-    """Return the data of the first event, where an error comes as an event stream."""
-    event = body.lstrip(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").partition(b"\n\n")[0]
-    data = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(data) or body
-
-
-def _json_object(body: bytes) -> Frame | None:
-    try:
-        parsed = parse_json(body)
-    except (ValueError, RecursionError):
-        return None
-    return cast("Frame", parsed) if isinstance(parsed, dict) else None
+def _first_event(body: bytes) -> Frame | None:
+    """Read the first error event, where an error comes as an event stream."""
+    reader = SSEReader()
+    events = reader.feed(body) + reader.close()
+    errors = (json_object(event.data) for event in events if isinstance(event, ErrorEvent))
+    return next(errors, None)
 
 
 def connection_lost_error(*, sent: bool, streaming: bool = False) -> BailianError:
