@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 10_000
 """How many sessions' rounds are remembered; the one claimed longest ago is dropped first."""
 
+AppKey: TypeAlias = tuple[str | None, str]
+"""The API's address and the app."""
+
 SessionKey: TypeAlias = tuple[str | None, str, str]
 """The API's address (emulators that replay one recording share its sessions), the app and the
 session."""
@@ -119,7 +122,8 @@ class Client:
         if ca_bundle is not None and not str(ca_bundle):
             raise InvalidInputError("ca_bundle", "is empty", "Pass a file or directory, or None")
         self.session_rounds = SessionRounds()
-        self.queues: dict[tuple[str | None, str], WaitQueue] = {}
+        self.queues: dict[AppKey, WaitQueue] = {}
+        self.prompt_only_apps: set[AppKey] = set()  # those that refused `messages`
         self._proxy = proxy
         self._ca_bundle = None if ca_bundle is None else str(ca_bundle)
         self._max_idle = max_idle_connections

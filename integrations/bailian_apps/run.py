@@ -17,17 +17,20 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 from typing_extensions import Self
 
-from bailian_apps.client import Client, default_client
+from bailian_apps.client import AppKey, Client, default_client
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
+from bailian_apps.core.history_template import HistoryFormat
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.retry import did_not_start, retry_delay_s
+from bailian_apps.core.retry import asks_for_prompt, did_not_start, retry_delay_s
 from bailian_apps.core.settings import CALL_NAMES, LOST_KEY, AppSettings
 
 logger = logging.getLogger(__name__)
+
+_warned_workflows: set[AppKey] = set()
 
 
 class EventStream(Iterator[AppEvent]):
@@ -116,7 +119,9 @@ class Run:
         self._abort: Callable[[], object] | None = None
         self._deadline: float | None = None
         self._attempt = 0
+        self._refused_as_messages = 0  # how many of the attempts; they are no retries
         self._may_have_run = 0  # how many of the attempts
+        self._app_key: AppKey = (settings.base_url, settings.app_id)
         self._reported_context_loss = False
         self._result = AppResult()
         self._prepare(plan)
@@ -209,15 +214,28 @@ class Run:
         return self._deadline
 
     def _prepare(self, plan: Plan) -> None:
-        """Make the request of a plan, and a decoder for its answer."""
+        """Make the request of a plan, in the form that the app takes."""
         try:
-            self._request = AppRequest.model_validate(plan.request_fields(self._options))
+            request = AppRequest.model_validate(plan.request_fields(self._options))
         except ValidationError as error:
             raise_invalid_input(error, names=CALL_NAMES)
+        if request.messages is None:
+            self._use(request, None)
+            return
+        takes_prompt = self._app_key in self._client.prompt_only_apps
+        self._use(request, "prompt" if takes_prompt else self._settings.history_format)
+
+    def _use(self, request: AppRequest, history_format: HistoryFormat | None) -> None:
+        """Send this request, whose `messages` may be folded, and decode its answer."""
+        if history_format == "prompt":
+            turns = [(message.role, message.content) for message in request.messages or ()]
+            prompt = self._settings.history_template.fold(turns)
+            request = request.model_copy(update={"prompt": prompt, "messages": None})
+        self._request = request
         self._decoder = Decoder(
-            flow_stream_mode=self._request.flow_stream_mode,
-            asked_session=self._request.session_id,
-            whole_history=self._request.messages is not None,
+            flow_stream_mode=request.flow_stream_mode,
+            asked_session=request.session_id,
+            history_format=history_format,
         )
         self._received = False
 
@@ -270,6 +288,7 @@ class Run:
         """End the run; raises if no frame ended it."""
         self._result = replace(self._decoder.finish(), attempts=self._attempt)
         self._check_context()
+        self._warn_if_unread()
         return RunFinished(self._result)
 
     def _check_context(self, *, may_repeat: bool = False) -> None:
@@ -290,6 +309,21 @@ class Run:
         if repeats:
             raise _SessionForgottenError("the cloud has forgotten the session")
 
+    def _warn_if_unread(self) -> None:
+        """Warn once for each workflow that was sent a history which its model may not see."""
+        sent = len(self._request.messages or ())
+        if sent < 2 or self._app_key in _warned_workflows:
+            return
+        if any(step.kind == "node" for step in self._result.steps):
+            _warned_workflows.add(self._app_key)
+            logger.warning(
+                "app %s is a workflow and was sent %d messages. Its model sees the last one only, "
+                "unless the prompt of its LLM node contains the variable historyList and the app "
+                'was published again; or pass history_format="prompt"',
+                self._settings.app_id,
+                sent,
+            )
+
     def _retry_delay_or_raise(self, error: BailianError) -> float:
         """Return the seconds to wait before the next attempt, or raise the error, annotated.
 
@@ -305,11 +339,21 @@ class Run:
                 self._raise_final(ConnectionLostError("the run was closed before it finished"))
             self._prepare(self._plan.fallback)
             return 0.0
+        takes_prompt = asks_for_prompt(error) and self._request.messages is not None
+        if takes_prompt and not self._received:
+            self._client.prompt_only_apps.add(self._app_key)
+            self._refused_as_messages += 1
         delay_s = None
         if not (self._received or self.closed.is_set()):
-            delay_s = retry_delay_s(error, attempt=self._attempt, settings=self._settings)
+            attempt = self._attempt - self._refused_as_messages
+            delay_s = retry_delay_s(error, attempt=attempt, settings=self._settings)
+            delay_s = 0.0 if takes_prompt else delay_s
         if delay_s is None or (self._deadline and time.monotonic() + delay_s >= self._deadline):
             self._raise_final(error)
+        if takes_prompt:
+            logger.info("sending app %s a prompt: it takes no messages", self._settings.app_id)
+            self._use(self._request, "prompt")
+            return delay_s
         logger.warning(
             "attempt %d of app %s failed with %s; retrying in %.1f s",
             self._attempt,

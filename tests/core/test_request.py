@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 from pydantic import SecretBytes, SecretStr, ValidationError
 
-from bailian_apps import AppRequest, AppSettings, BailianApp, InvalidInputError, Timeout
+from bailian_apps import (
+    AppRequest,
+    AppSettings,
+    BailianApp,
+    HistoryTemplate,
+    InvalidInputError,
+    Timeout,
+)
 from bailian_apps.core.request import Input, Parameter
 
 
@@ -103,7 +110,7 @@ SAMPLES: dict[str, Any] = {
     "str | None": "x", "Text | None": "x", "bool": False, "bool | None": False, "int | None": 0,
     "float | None": 0.5, "JsonObject | None": {"a": 1}, "Images": ("https://x/y",), "Files": ("https://x/y",),
     "tuple[Text, ...]": ("x",), "FlowStreamMode | None": "message_format",
-    "tuple[Message, ...] | None": ({"role": "user", "content": "x"},),
+    "Messages | None": ({"role": "user", "content": "x"},),
     "Literal['simple', 'indexed'] | None": "simple",
 }  # fmt: skip
 
@@ -138,7 +145,7 @@ def test_every_setting_outside_the_body_documents_where_it_goes() -> None:
             )
 
 
-@pytest.mark.parametrize("model", [AppSettings, AppRequest, Timeout])
+@pytest.mark.parametrize("model", [AppSettings, AppRequest, Timeout, HistoryTemplate])
 def test_every_field_has_a_docstring(model: type[Any]) -> None:
     assert not set(model.model_fields) - attribute_docstrings(model).keys()
 

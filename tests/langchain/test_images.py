@@ -217,3 +217,11 @@ def test_a_refused_image_leaves_the_session_as_it_was(
         ask(model, messages, image_list=[Path("/no/such.png")])
     ask(model, messages)
     assert [bool(request.session_id) for request in cloud.requests] == [False, True]
+
+
+def test_a_history_in_one_prompt_keeps_its_images(ask: Any, cloud: Any, make_model: Any) -> None:
+    messages = [HumanMessage(["look", BLOCKS["v1"]]), AIMessage("seen"), HumanMessage("and?")]
+    ask(make_model(cloud, history_mode="messages", history_format="prompt"), messages)
+    sent = cloud.requests[0].input
+    assert sent["image_list"] == [URL]
+    assert "look" in sent["prompt"]

@@ -8,6 +8,7 @@ would send it. The fields are those of the vendor's page "Application calling AP
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -230,6 +231,27 @@ class Message(BaseModel):
     content: Text
 
 
+def _put_system_first(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Join the system texts at the beginning; one that comes later becomes a user's message.
+
+    The API takes one system message, first, and refuses any other.
+    """
+    lead = list(itertools.takewhile(lambda message: message.role == "system", messages))
+    if len(lead) == len(messages):
+        return messages
+    system = "\n\n".join(message.content for message in lead)
+    return (
+        *([Message(role="system", content=system)] if lead else ()),
+        *(
+            Message(role="user", content=message.content) if message.role == "system" else message
+            for message in messages[len(lead) :]
+        ),
+    )
+
+
+Messages: TypeAlias = Annotated[tuple[Message, ...], AfterValidator(_put_system_first)]
+
+
 class AppRequest(WireOptions):
     """What one call sends: either `prompt`, or `messages` that end with a user message."""
 
@@ -238,9 +260,9 @@ class AppRequest(WireOptions):
     prompt: Annotated[Text | None, Input()] = Field(default=None, repr=False)
     """The user's prompt. All apps. `input.prompt`."""
 
-    messages: Annotated[tuple[Message, ...] | None, Input()] = Field(default=None, repr=False)
-    """The conversation so far, system message first. The cloud then ignores `session_id`, so both
-    together are refused. `input.messages`."""
+    messages: Annotated[Messages | None, Input()] = Field(default=None, repr=False)
+    """The conversation so far, system message first; a later one is sent as a user's. The cloud
+    then ignores `session_id`, so both together are refused. `input.messages`."""
 
     session_id: Annotated[Text | None, Input()] = None
     """The cloud's session to continue. Default: a new one. Agent apps and dialog workflows.

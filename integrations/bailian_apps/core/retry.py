@@ -8,9 +8,11 @@ frame.
 from __future__ import annotations
 
 import random
+import re
 
 from bailian_apps.core.errors import (
     AppFailedError,
+    BadRequestError,
     BailianError,
     ConnectError,
     ConnectionLostError,
@@ -40,8 +42,31 @@ _TRANSIENT = (
 )
 
 
+# "Required parameter(Prompt) missing or invalid, please check the request parameters.", of an app
+# that was sent `messages` alone. The words have to be about the request: a node that ran may report
+# an invalid prompt of its own, under another code.
+_PROMPT_MISSING = re.compile(
+    r"\b(required|missing)\W+(\w+\W+){0,3}prompt\b"
+    r"|\bprompt\b\W+(\w+\W+){0,4}(required|missing|empty|null)\b",
+    re.IGNORECASE,
+)
+
+
+def asks_for_prompt(error: BailianError) -> bool:
+    """Whether the cloud refused a request because it had no prompt. The app did not run."""
+    return (
+        isinstance(error, BadRequestError)
+        and error.code == "InvalidParameter"
+        and error.status_code in (400, None)
+        and error.partial is None
+        and _PROMPT_MISSING.search(error.message) is not None
+    )
+
+
 def did_not_start(error: BailianError) -> bool:
     """Whether it is certain that the app did not run."""
+    if asks_for_prompt(error):
+        return True
     if error.request_state == "answered":
         return error.status_code in _REFUSED and not isinstance(error, _MAY_HAVE_RUN)
     return error.request_state == "not_sent"

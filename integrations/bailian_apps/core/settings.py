@@ -21,12 +21,14 @@ from pydantic import (
 )
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
 from bailian_apps.core.redaction import MASK, hides_arguments, redact_biz_params
 from bailian_apps.core.request import AppId, AppRequest, WireOptions, raise_invalid_input
 
 _WORKSPACE = re.compile(r"[A-Za-z0-9_-]+")
 
-HistoryMode: TypeAlias = Literal["session", "messages"]
+HistoryMode: TypeAlias = Literal["session", "full", "messages"]
+"""`"messages"` is the older name of `"full"`."""
 
 
 def _is_http_address(value: str) -> bool:
@@ -184,8 +186,18 @@ class AppSettings(WireOptions):
     with `RequestTimeoutError`, and nothing was sent. Not sent."""
 
     history_mode: HistoryMode = "session"
-    """How a conversation is sent: `"session"` continues the cloud's session and sends only what is
-    new; `"messages"` sends the whole conversation every time. Not sent."""
+    """How much of a conversation is sent: `"session"` continues the cloud's session and sends only
+    what is new; `"full"` sends the whole conversation every time (`"messages"` is its older name).
+    Not sent."""
+
+    history_format: HistoryFormat = "messages"
+    """How a whole conversation is sent: as `"messages"`, which agent 2.0 apps do not take and a
+    workflow app reads only if it was made to; or folded into one `"prompt"`, which every app takes.
+    An app that refuses `messages` is asked again with a prompt. Not sent."""
+
+    history_template: HistoryTemplate = Field(default_factory=HistoryTemplate)
+    """The words around the texts of a conversation that is sent as a prompt: a `HistoryTemplate`,
+    or a dict of its fields. Default: Chinese words. Not sent."""
 
     session_ttl_s: float = Field(default=3600.0, ge=0)
     """Seconds without a call after which the cloud drops a session. Not sent."""

@@ -7,8 +7,9 @@ decided here; which block is a text or an image is the adapter's to know.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast
 
 from bailian_apps.core.attachments import Image, read_file, read_image
@@ -46,11 +47,11 @@ class SessionMarker:
         app_id: The app that answered.
         session_id: The cloud's session of the answer.
         round: How many rounds the session holds, this one included; 0 if it may not hold the
-            conversation.
+            conversation. A conversation that opened it as one prompt is its first round.
         used_at: When it was last used, in Unix seconds.
         system: A digest of the system text the session began with; `""` for none.
-        digest: Two digests: of the user's text in this round, and of the answer. They show whether
-            a history is the one that the session holds. `""` in round 0.
+        digest: Two digests: of what was sent in this round, and of the answer. They show whether a
+            history is the one that the session holds. `""` in round 0.
     """
 
     app_id: str
@@ -216,6 +217,16 @@ def build_turns(builders: Iterable[TurnBuilder]) -> list[Turn]:
                 "Put the results of the tools after it; an app calls only its own tools",
             )
     return [message.build() for message in messages if not message.calls_only]
+
+
+def put_system_first(turns: Sequence[Turn]) -> list[Turn]:
+    """Return a conversation whose system texts all come first: a later one is a user's turn.
+
+    An app takes system text only before everything else.
+    """
+    lead = len(list(itertools.takewhile(lambda turn: turn.role == "system", turns)))
+    later = (replace(turn, role="user") if turn.role == "system" else turn for turn in turns[lead:])
+    return [*turns[:lead], *later]
 
 
 def unsupported(where: str, what: str) -> InvalidInputError:

@@ -68,7 +68,8 @@ class AppSettingsMixin(AppSettings):
     @property
     def lc_attributes(self) -> dict[str, Any]:
         """Attributes whose dumped value differs from the attribute's."""
-        dumped: dict[str, Any] = {"timeout": as_json(self.timeout)}
+        models = ("timeout", "history_template")
+        dumped: dict[str, Any] = {name: as_json(getattr(self, name)) for name in models}
         if self.biz_params:
             dumped["biz_params"] = redact_biz_params(self.biz_params, self.secret_biz_params)
         return dumped
