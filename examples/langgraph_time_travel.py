@@ -25,7 +25,7 @@ from bailian_apps.langchain import ChatBailianApp
 def connect() -> Iterator[ChatBailianApp]:
     """Yield the app in the cloud, or one in the emulator."""
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
-        yield ChatBailianApp()
+        yield ChatBailianApp(history_format="prompt")  # which every kind of app takes
         return
     from bailian_apps.emulator import Call, Emulator
 

@@ -23,12 +23,17 @@ from bailian_apps.llamaindex import BailianAppLLM
 def open_llm() -> Iterator[BailianAppLLM]:
     """An LLM for the app in the environment, or for a recorded one on an emulator."""
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
-        yield BailianAppLLM()
+        yield BailianAppLLM(history_format="prompt")
         return
     from bailian_apps.emulator import RECORDINGS, Emulator
 
     with Emulator(apps={"travel": RECORDINGS / "travel-workflow.jsonl"}) as emulator:
-        yield BailianAppLLM(app_id="travel", api_key="none", base_url=emulator.base_url)
+        yield BailianAppLLM(
+            app_id="travel",
+            api_key="none",
+            base_url=emulator.base_url,
+            history_format="prompt",  # LlamaIndex adds a system message to a query
+        )
 
 
 def query(llm: BailianAppLLM) -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         UnknownFrame,
         UsageReported,
     )
+    from bailian_apps.core.history_template import HistoryTemplate
     from bailian_apps.core.request import AppRequest
     from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
     from bailian_apps.core.settings import AppSettings, Timeout
@@ -68,6 +69,7 @@ __all__ = [
     "ConnectionLostError",
     "ContentBlockedError",
     "DocReference",
+    "HistoryTemplate",
     "InvalidInputError",
     "ModelUsage",
     "NotFoundError",

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 10_000
 """How many sessions' rounds are remembered; the one claimed longest ago is dropped first."""
 
+AppKey: TypeAlias = tuple[str | None, str]
+"""The API's address and the app."""
+
 SessionKey: TypeAlias = tuple[str | None, str, str]
 """The API's address (emulators that replay one recording share its sessions), the app and the
 session."""
@@ -119,7 +122,8 @@ class Client:
         if ca_bundle is not None and not str(ca_bundle):
             raise InvalidInputError("ca_bundle", "is empty", "Pass a file or directory, or None")
         self.session_rounds = SessionRounds()
-        self.queues: dict[tuple[str | None, str], WaitQueue] = {}
+        self.queues: dict[AppKey, WaitQueue] = {}
+        self.prompt_only_apps: set[AppKey] = set()  # those that refused `messages`
         self._proxy = proxy
         self._ca_bundle = None if ca_bundle is None else str(ca_bundle)
         self._max_idle = max_idle_connections
@@ -191,11 +195,11 @@ class Client:
         self, request: AppRequest, settings: AppSettings, *, deadline: float | None = None
     ) -> AsyncGenerator[list[Frame]]:
         """As `frames`, natively async."""
+        import asyncio  # 40 ms, which a program without a loop does not pay
+
         from bailian_apps.transport.request_builder import build_request, load_sdk
 
         if not load_sdk.cache_info().currsize:
-            import asyncio  # 40 ms, which a program without a loop does not pay
-
             await asyncio.to_thread(load_sdk)  # importing the SDK would block the loop for a second
         from bailian_apps.transport.async_http import AsyncCall, AsyncConnections
 
@@ -203,7 +207,10 @@ class Client:
             made = AsyncConnections(self._environment())
             with self._lock:
                 self._async = self._async or made
-        built = build_request(request, settings)
+        if request.has_inline_images:  # they are read, and megabytes of them encoded
+            built = await asyncio.to_thread(build_request, request, settings)
+        else:
+            built = build_request(request, settings)
         call = AsyncCall(self._async, TimeoutBudget(settings.timeouts, deadline))
         return call.frames(built)
 

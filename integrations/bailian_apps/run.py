@@ -17,19 +17,20 @@ from typing import Any, NoReturn
 from pydantic import SecretStr, ValidationError
 from typing_extensions import Self
 
-from bailian_apps.client import Client, default_client
+from bailian_apps.client import AppKey, Client, default_client
 from bailian_apps.core.decoder import Decoder
-from bailian_apps.core.endpoint import aread_api_key, read_api_key
-from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
+from bailian_apps.core.errors import BailianError, ConnectionLostError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
-from bailian_apps.core.redaction import masked_path, reveal
+from bailian_apps.core.history_template import HistoryFormat
 from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.retry import did_not_start, retry_delay_s
-from bailian_apps.core.settings import CALL_NAMES, LOST_KEY, AppSettings
+from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
+from bailian_apps.core.settings import CALL_NAMES, AppSettings
 
 logger = logging.getLogger(__name__)
+
+_warned_workflows: set[AppKey] = set()
 
 
 class EventStream(Iterator[AppEvent]):
@@ -103,14 +104,7 @@ class Run:
         Raises:
             InvalidInputError: An argument cannot be sent.
         """
-        if settings.api_key == LOST_KEY:
-            raise InvalidInputError(
-                "api_key", "is masked: a pickle holds no secrets", "Pass the key again"
-            )
-        if (path := masked_path(reveal(settings.extra_headers), "extra_headers")) is not None:
-            raise InvalidInputError(
-                path, "is masked: a dump or a pickle holds no secrets", "Pass the value again"
-            )
+        settings.require_secrets()
         self.closed = threading.Event()
         self._settings = settings
         self._client = client or default_client()
@@ -123,10 +117,10 @@ class Run:
         self._deadline: float | None = None
         self._attempt = 0
         self._uncounted = 0  # how many of the attempts do not count against `max_retries`
+        self._keys = KeyReader(settings.api_key) if callable(settings.api_key) else None
         self._with_key = settings  # of this attempt, with what a callable `api_key` returned
-        self._refusal: BailianError | None = None  # of that key, until another one is known
-        self._has_asked_again = False
         self._may_have_run = 0  # how many of the attempts
+        self._app_key: AppKey = (settings.base_url, settings.app_id)
         self._reported_context_loss = False
         self._result = AppResult()
         self._prepare(plan)
@@ -221,16 +215,28 @@ class Run:
         return self._deadline
 
     def _prepare(self, plan: Plan) -> None:
-        """Make the request of a plan, and a decoder for its answer."""
+        """Make the request of a plan, in the form that the app takes."""
         try:
-            self._request = AppRequest.model_validate(plan.request_fields(self._options))
+            request = AppRequest.model_validate(plan.request_fields(self._options))
         except ValidationError as error:
             raise_invalid_input(error, names=CALL_NAMES)
-        sent = self._request.input()
+        if request.messages is None:
+            self._use(request, None)
+            return
+        takes_prompt = self._app_key in self._client.prompt_only_apps
+        self._use(request, "prompt" if takes_prompt else self._settings.history_format)
+
+    def _use(self, request: AppRequest, history_format: HistoryFormat | None) -> None:
+        """Send this request, whose `messages` may be folded, and decode its answer."""
+        if history_format == "prompt":
+            turns = [(message.role, message.content) for message in request.messages or ()]
+            prompt = self._settings.history_template.fold(turns)
+            request = request.model_copy(update={"prompt": prompt, "messages": None})
+        self._request = request
         self._decoder = Decoder(
-            flow_stream_mode=self._request.parameters().get("flow_stream_mode"),
-            asked_session=sent.get("session_id"),
-            whole_history="messages" in sent,
+            flow_stream_mode=request.sent("flow_stream_mode"),
+            asked_session=request.sent("session_id"),
+            history_format=history_format,
         )
         self._received = False
 
@@ -262,35 +268,21 @@ class Run:
 
     def _read_key(self) -> None:
         """Ask a callable `api_key` for the key of the next attempt."""
-        if not callable(provider := self._settings.api_key):
-            return
-        try:
-            self._use_key(read_api_key(provider))
-        except InvalidInputError as error:
-            self._raise_final(error)
+        if self._keys is not None:
+            try:
+                self._use_key(self._keys.read())
+            except BailianError as error:
+                self._raise_final(error)
 
     async def _aread_key(self) -> None:
-        if not callable(provider := self._settings.api_key):
-            return
-        try:
-            self._use_key(await aread_api_key(provider))
-        except InvalidInputError as error:
-            self._raise_final(error)
+        if self._keys is not None:
+            try:
+                self._use_key(await self._keys.aread())
+            except BailianError as error:
+                self._raise_final(error)
 
     def _use_key(self, key: SecretStr) -> None:
-        if self._refusal is not None and key == self._with_key.api_key:
-            self._raise_final(self._refusal)
-        self._refusal = None
         self._with_key = self._settings.model_copy(update={"api_key": key})
-
-    def _is_expired_key(self, error: BailianError) -> bool:
-        """Whether a callable `api_key` is asked once more, because the cloud refused its key."""
-        return (
-            error.status_code == 401
-            and did_not_start(error)
-            and callable(self._settings.api_key)
-            and not (self._has_asked_again or self._received or self.closed.is_set())
-        )
 
     def _next_request(self) -> AppRequest:
         """Return what the next attempt sends. Until an error shows otherwise, it may have run."""
@@ -315,6 +307,7 @@ class Run:
         """End the run; raises if no frame ended it."""
         self._result = replace(self._decoder.finish(), attempts=self._attempt)
         self._check_context()
+        self._warn_if_unread()
         return RunFinished(self._result)
 
     def _check_context(self, *, may_repeat: bool = False) -> None:
@@ -335,6 +328,21 @@ class Run:
         if repeats:
             raise _SessionForgottenError("the cloud has forgotten the session")
 
+    def _warn_if_unread(self) -> None:
+        """Warn once for each workflow that was sent a history which its model may not see."""
+        sent = len(self._request.messages or ())
+        if sent < 2 or self._app_key in _warned_workflows:
+            return
+        if any(step.kind == "node" for step in self._result.steps):
+            _warned_workflows.add(self._app_key)
+            logger.warning(
+                "app %s is a workflow and was sent %d messages. Its model sees the last one only, "
+                "unless the prompt of its LLM node contains the variable historyList and the app "
+                'was published again; or pass history_format="prompt"',
+                self._settings.app_id,
+                sent,
+            )
+
     def _retry_delay_or_raise(self, error: BailianError) -> float:
         """Return the seconds to wait before the next attempt, or raise the error, annotated.
 
@@ -350,17 +358,25 @@ class Run:
                 self._raise_final(ConnectionLostError("the run was closed before it finished"))
             self._prepare(self._plan.fallback)
             return 0.0
-        if self._is_expired_key(error):
-            self._has_asked_again = True
+        may_repeat = not (self._received or self.closed.is_set())
+        if may_repeat and self._keys is not None and self._keys.asks_again_after(error):
             self._uncounted += 1
-            self._refusal = error
             return 0.0
+        takes_prompt = asks_for_prompt(error) and self._request.messages is not None
+        if takes_prompt and not self._received:
+            self._client.prompt_only_apps.add(self._app_key)
+            self._uncounted += 1
         delay_s = None
-        if not (self._received or self.closed.is_set()):
+        if may_repeat:
             attempt = self._attempt - self._uncounted
             delay_s = retry_delay_s(error, attempt=attempt, settings=self._settings)
+            delay_s = 0.0 if takes_prompt else delay_s
         if delay_s is None or (self._deadline and time.monotonic() + delay_s >= self._deadline):
             self._raise_final(error)
+        if takes_prompt:
+            logger.info("sending app %s a prompt: it takes no messages", self._settings.app_id)
+            self._use(self._request, "prompt")
+            return delay_s
         logger.warning(
             "attempt %d of app %s failed with %s; retrying in %.1f s",
             self._attempt,

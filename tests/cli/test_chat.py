@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.command import BAILIAN, bailian, environment
+from support.images import PNG, data_url
 
 from bailian_apps.emulator import Call, Emulator, Failure
 
@@ -186,3 +187,29 @@ def test_a_pipe_sends_lines_and_receives_only_answers(cloud: Emulator) -> None:
     done = bailian("chat", "talk", "--base-url", cloud.base_url, "--no-steps", stdin="一\n\n二\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "第1轮：一\n第2轮：二\n", "")
     assert len(cloud.sessions) == 1
+
+
+def test_an_image_is_part_of_the_first_message_and_of_its_history(
+    cloud: Emulator, tmp_path: Path
+) -> None:
+    (tmp_path / "lake.png").write_bytes(PNG)
+    options = ("--image", "lake.png", "--file", "https://example.com/a.pdf")
+    with_history = ("--set", "history_mode=messages")
+    screen = chat(cloud, tmp_path, *options, *with_history)
+    for _ in range(2):
+        screen.expect("> ")
+        screen.sendline("hi")
+        screen.expect_exact("第1轮：hi")
+    screen.expect(PROMPT)
+    screen.sendeof()
+    screen.expect(pexpect.EOF)
+    for request in cloud.requests:
+        assert request.input["image_list"] == [data_url(PNG)]
+        assert request.input["file_list"] == ["https://example.com/a.pdf"]
+    assert [len(request.messages) for request in cloud.requests] == [1, 3]
+
+
+def test_a_chat_does_not_begin_with_an_image_that_cannot_be_sent(cloud: Emulator) -> None:
+    done = bailian("chat", "talk", "--base-url", cloud.base_url, "--image", "no-such.png")
+    assert done.returncode == 2
+    assert "--image no-such.png is the path of a file that does not exist" in done.stderr

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.command import BAILIAN, bailian, environment, exit_code_of
+from support.images import PNG, data_url
 from support.recordings import FOLDER, expected_text, frames
 from support.wire import SSE_HEAD, Answer, Do, WireServer, answer, chunk, event, frame, stream
 
@@ -139,6 +140,19 @@ def test_biz_params_are_text_or_json(cloud: Emulator, tmp_path: Path) -> None:
     assert request.session_id == "s-1"
 
 
+def test_images_and_files_of_the_command_line_are_sent(cloud: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "lake.jpg").write_bytes(PNG)
+    done = bailian(
+        *("run", "echo", "hi", "--base-url", cloud.base_url, "--image", str(tmp_path / "lake.jpg")),
+        *("--image", "https://example.com/a.png", "--image", data_url(PNG)),
+        *("--file", "https://example.com/a.pdf"),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    sent = cloud.requests[0].input
+    assert sent["image_list"] == [data_url(PNG), "https://example.com/a.png", data_url(PNG)]
+    assert sent["file_list"] == ["https://example.com/a.pdf"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -160,6 +174,12 @@ def test_biz_params_are_text_or_json(cloud: Emulator, tmp_path: Path) -> None:
             ": --base-url (or DASHSCOPE_HTTP_BASE_URL) is not an http(s) URL",
         ),
         (["--workspace", "a b"], ": --workspace has a character"),
+        (
+            ["--image", "no-such.png"],
+            "--image no-such.png is the path of a file that does not exist",
+        ),
+        (["--image", "data:image/png;base64,s3cret"], "--image is not valid base64"),
+        (["--file", "s3cret.pdf"], "--file is not an http(s) URL"),
         (["--json", "--raw"], "--json and --raw"),
         (["--bogus"], "No such option"),
     ],

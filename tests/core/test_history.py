@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bailian_apps import AppResult, AppSettings, InvalidInputError
+from bailian_apps import AppRequest, AppResult, AppSettings, InvalidInputError
 from bailian_apps.core.history import Plan, plan_request, system_digest
 from bailian_apps.core.turns import SessionMarker, Turn
 
@@ -201,14 +201,42 @@ def test_a_conversation_sent_as_messages_stays_so() -> None:
     assert len(second.messages or ()) == 5
 
 
-def test_system_messages_are_joined_and_come_first() -> None:
-    sent = plan(user("1"), SYSTEM, Turn(role="system", text="Be brief"), user("2"))
-    assert (sent.messages or ())[0] == {"role": "system", "content": "Be kind\n\nBe brief"}
-    assert len(sent.messages or ()) == 3
+def sent_messages(*turns: Turn, **more: Any) -> list[tuple[str, str]]:
+    request = AppRequest(app_id="app", **plan(*turns, **more).request_fields())
+    return [(message.role, message.content) for message in request.messages or ()]
 
 
-def test_messages_mode_never_names_a_session() -> None:
-    settings = AppSettings(app_id="app", history_mode="messages")
+def test_system_texts_at_the_beginning_are_joined_and_later_ones_are_the_users() -> None:
+    brief = Turn(role="system", text="Be brief")
+    assert sent_messages(SYSTEM, brief, user("1"), foreign("a"), brief, user("2"), brief) == [
+        ("system", "Be kind\n\nBe brief"),
+        ("user", "1"),
+        ("assistant", "a"),
+        *(("user", "Be brief"), ("user", "2"), ("user", "Be brief")),
+    ]
+    assert plan(user("1"), marked(), user("2"), brief).request_fields() == {
+        "prompt": "2\n\nBe brief",
+        "session_id": "s",
+    }
+
+
+def test_the_messages_of_a_bare_call_hold_one_system_message_first() -> None:
+    said = [("system", "a"), ("system", "b"), ("user", "c"), ("system", "d")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    request = AppRequest.model_validate({"app_id": "app", "messages": messages})
+    assert [(each.role, each.content) for each in request.messages or ()] == [
+        ("system", "a\n\nb"),
+        ("user", "c"),
+        ("user", "d"),
+    ]
+    with pytest.raises(ValueError, match="messages must end with a user message"):
+        AppRequest.model_validate({"app_id": "app", "messages": messages[:2]})
+
+
+@pytest.mark.parametrize("mode", ["full", "messages"])
+def test_full_mode_never_names_a_session(mode: Any) -> None:
+    """Its older name was `messages`."""
+    settings = AppSettings(app_id="app", history_mode=mode)
     sent = plan(user("1"), marked(), user("2"), settings=settings)
     assert (len(sent.messages or ()), sent.session_id) == (3, None)
     with pytest.raises(InvalidInputError, match="session_id was given with history_mode"):
@@ -248,7 +276,7 @@ def test_images_and_files_of_the_new_turns_are_sent() -> None:
 PICTURE = user("", images=("https://a/b.png",))
 
 
-@pytest.mark.parametrize("mode", ["session", "messages"])
+@pytest.mark.parametrize("mode", ["session", "full"])
 def test_the_last_user_message_needs_text(mode: Any) -> None:
     settings = APP.with_overrides({"history_mode": mode})
     for new in (user(""), user(" \n"), PICTURE):
@@ -319,8 +347,71 @@ def test_an_empty_system_message_does_not_end_a_named_session() -> None:
     assert plan(*turns, answer, user("2")).session_id == "mine"
 
 
-def test_a_marker_is_dated_by_the_clock_unless_told() -> None:
+def test_a_marker_is_dated_by_the_clock_by_default() -> None:
     before = time.time()
     marker = plan(user("1")).marker(AppResult(session_id="s"))
     assert marker is not None
     assert before <= marker.used_at <= time.time()
+
+
+def folded(text: str, *turns: Turn) -> Turn:
+    """The answer to a conversation that was sent as one prompt, which opened the session `p`."""
+    result = AppResult(text=text, session_id="p", whole_history=True, history_format="prompt")
+    marker = plan(*turns).marker(result, now=NOW - 1)
+    return Turn(role="assistant", text=text, marker=marker)
+
+
+def test_a_session_that_a_folded_history_opened_is_continued() -> None:
+    begun = [SYSTEM, user("1"), foreign("a"), user("2")]
+    first = folded("b", *begun)
+    assert first.marker is not None
+    assert (first.marker.round, first.marker.session_id) == (1, "p")
+    second = plan(*begun, first, user("3"))
+    assert second.request_fields() == {"prompt": "3", "session_id": "p"}
+    assert second.round == 2
+    marker = second.marker(AppResult(text="c", session_id="p"), now=NOW)
+    answer = Turn(role="assistant", text="c", marker=marker)
+    assert plan(*begun, first, user("3"), answer, user("4")).request_fields() == {
+        "prompt": "4",
+        "session_id": "p",
+    }
+
+
+def test_a_folded_history_may_follow_an_older_session() -> None:
+    begun = [user("1"), marked(used_at=0), user("2")]
+    assert plan(*begun).messages
+    assert plan(*begun, folded("b", *begun), user("3")).session_id == "p"
+    assert plan(folded("b", *begun), user("3")).session_id == "p"  # the rest was trimmed
+
+
+def test_a_folded_history_of_other_turns_is_sent_again() -> None:
+    begun = [SYSTEM, user("1"), foreign("a"), user("2")]
+    answer = folded("b", *begun)
+    for changed in (
+        [SYSTEM, user("1!"), foreign("a"), user("2")],
+        [SYSTEM, user("1"), foreign("a!"), user("2")],
+        [SYSTEM, user("1"), user("2")],
+        [SYSTEM, foreign("a"), user("2")],
+        [user("1"), foreign("a"), user("2")],
+        [Turn(role="system", text="Be brief"), user("1"), foreign("a"), user("2")],
+    ):
+        sent = plan(*changed, answer, user("3"))
+        assert (sent.session_id, len(sent.messages or ())) == (None, len(changed) + 2)
+
+
+def test_the_marker_is_of_what_was_sent_in_the_end() -> None:
+    """Another call had continued the session, so the fallback was sent, as a prompt."""
+    turns = [user("1"), marked(), user("2")]
+    result = AppResult(text="b", session_id="p", whole_history=True, history_format="prompt")
+    answer = Turn(role="assistant", text="b", marker=plan(*turns).marker(result, now=NOW))
+    assert plan(*turns, answer, user("3")).request_fields() == {"prompt": "3", "session_id": "p"}
+
+
+def test_the_session_of_a_folded_system_text_may_be_named() -> None:
+    answer = folded("a", SYSTEM, user("1"))
+    named = plan(SYSTEM, user("1"), answer, user("2"), session_id="p")
+    assert named.request_fields() == {"prompt": "2", "session_id": "p"}
+    for turns in ([user("1"), answer, user("2")], [SYSTEM, user("1"), answer, user("2")]):
+        turns = [Turn(role="system", text="Be brief"), *turns]
+        with pytest.raises(InvalidInputError, match="session_id was given with a system message"):
+            plan(*turns, session_id="p")

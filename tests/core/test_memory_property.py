@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,15 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bailian_apps import AppRequest, AppSettings, BailianError, Client
+from bailian_apps import AppRequest, AppSettings, BadRequestError, BailianError, Client
 from bailian_apps.core.errors import ConnectionLostError, RateLimitError
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.turns import SessionMarker, Turn
-from bailian_apps.emulator import Call, Emulator
+from bailian_apps.emulator import Call, Emulator, PromptOnly
 from bailian_apps.run import Run
 
 MAX_ROUNDS = 4
 TTL_S = 3600
+WORD = re.compile(r"[wa]\d+")
 NUMBERS = itertools.count(1)
 """Numbers words and sessions, so that none is there twice in the whole test."""
 
@@ -40,6 +42,8 @@ class Session:
 class ModelCloud:
     """Sessions end by time, by rounds, or for no reason. One that was sent messages holds none."""
 
+    takes_messages: bool = True
+    refused: int = 0
     now: float = 1_000_000.0
     sessions: dict[tuple[str, str], Session] = field(default_factory=dict)
     fails: str | None = None
@@ -52,13 +56,17 @@ class ModelCloud:
         fails, self.fails = self.fails, None
         if fails == "refused":
             raise RateLimitError("busy", status_code=429)
+        if request.messages and not self.takes_messages:
+            self.refused, self.fails = self.refused + 1, fails
+            message = "Required parameter(Prompt) missing or invalid"
+            raise BadRequestError(message, code="InvalidParameter", status_code=400)
         session_id = None if request.messages else request.session_id
         session = self.sessions.get((request.app_id, session_id or ""))
         if session is None or self.now - session.used_at >= TTL_S or session.rounds >= MAX_ROUNDS:
             session_id, session = f"s{next(NUMBERS)}", Session(self.now)
             self.sessions[request.app_id, session_id] = session
-        told = [m.content for m in request.messages or ()] or (request.prompt or "").split("\n\n")
-        told = [word for words in told for word in words.split("\n\n")]
+        told = WORD.findall(" ".join(m.content for m in request.messages or ()))
+        told = told or WORD.findall(request.prompt or "")
         assert not set(told) & set(session.holds), "told twice in one session"
         self.held = list(session.holds)
         self.knew = [*session.holds, *told]
@@ -93,7 +101,8 @@ class World:
     """A cloud, and branches of conversations with two apps in it."""
 
     idempotent: bool
-    cloud: ModelCloud = field(default_factory=ModelCloud)
+    history_format: Any
+    cloud: ModelCloud
     client: Client = field(init=False)
     branches: list[list[Said]] = field(default_factory=lambda: [[]])
     system: list[str] = field(default_factory=list)
@@ -178,12 +187,13 @@ class World:
         settings = AppSettings(
             app_id=app_id,
             idempotent=self.idempotent,
+            history_format=self.history_format,
             session_ttl_s=TTL_S,
             session_max_rounds=MAX_ROUNDS,
             max_retries=0,
         )
         plan = plan_request(turns, settings, now=self.cloud.now)
-        self.cloud.fails = fails
+        self.cloud.fails, self.cloud.refused = fails, 0
         try:
             result = Run(settings, plan, client=self.client).invoke()
         except BailianError:
@@ -191,7 +201,11 @@ class World:
             return None
         shown = {turn.text for turn in turns}
         # Only what nobody could foresee is lost, or has to be asked again.
-        assert plan.session_id in self.forgotten or not (result.context_lost or result.attempts > 1)
+        attempts = result.attempts - self.cloud.refused
+        assert plan.session_id in self.forgotten or not (result.context_lost or attempts > 1)
+        assert self.cloud.refused <= 1
+        if result.history_format == "prompt":
+            assert not (self.cloud.takes_messages and self.history_format == "messages")
         assert not (result.context_lost and self.idempotent)
         if not result.context_lost:
             assert shown <= set(self.cloud.knew)
@@ -219,9 +233,13 @@ EVENTS = st.sampled_from(
         st.tuples(EVENTS, st.integers(0, 1), st.integers(0, 9)), min_size=4, max_size=30
     ),
     idempotent=st.booleans(),
+    history_format=st.sampled_from(["messages", "prompt"]),
+    takes_messages=st.booleans(),
 )
-def test_the_app_knows_what_the_conversation_shows(happenings: list[Any], idempotent: bool) -> None:
-    world = World(idempotent)
+def test_the_app_knows_what_the_conversation_shows(
+    happenings: list[Any], idempotent: bool, history_format: str, takes_messages: bool
+) -> None:
+    world = World(idempotent, history_format, ModelCloud(takes_messages))
     for event, branch, how in happenings:
         event(world, world.branches[branch % len(world.branches)], how)
 
@@ -232,10 +250,10 @@ def test_the_app_knows_what_the_conversation_shows(happenings: list[Any], idempo
 class LangChain:
     """A conversation as LangChain messages, stored as JSON between turns."""
 
-    def __init__(self, cloud: Emulator) -> None:
+    def __init__(self, **fields: Any) -> None:
         from bailian_apps.langchain import ChatBailianApp
 
-        self.model = ChatBailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
+        self.model = ChatBailianApp(app_id="app", api_key="k", **fields)
 
     def ask(self, stored: list[Any], words: str, app_id: str) -> tuple[list[Any], bool]:
         from langchain_core.messages import HumanMessage, messages_from_dict, messages_to_dict
@@ -252,10 +270,10 @@ class LangChain:
 class LlamaIndex:
     """A conversation as LlamaIndex messages, stored as JSON between turns."""
 
-    def __init__(self, cloud: Emulator) -> None:
+    def __init__(self, **fields: Any) -> None:
         from bailian_apps.llamaindex import BailianAppLLM
 
-        self.llm = BailianAppLLM(app_id="app", api_key="k", base_url=cloud.base_url)
+        self.llm = BailianAppLLM(app_id="app", api_key="k", **fields)
 
     def ask(self, stored: list[Any], words: str, app_id: str) -> tuple[list[Any], bool]:
         from llama_index.core.llms import ChatMessage
@@ -279,22 +297,27 @@ class LlamaIndex:
             st.integers(0, 9),
         ),
         max_size=12,
-    )
+    ),
+    history_format=st.sampled_from(["messages", "prompt"]),
+    only_prompt=st.booleans(),
 )
 def test_the_app_knows_what_the_conversation_shows_over_http(
-    framework: Any, happenings: list[Any]
+    framework: Any, happenings: list[Any], history_format: str, only_prompt: bool
 ) -> None:
     knew: list[str] = []
 
     def app(call: Call) -> str:
         held = [text for turn in call.turns for text in (turn.user, turn.answer)]
-        told = [message["content"] for message in call.messages] or call.prompt.split("\n\n")
+        held = WORD.findall(" ".join(held))
+        told = WORD.findall(" ".join(message["content"] for message in call.messages))
+        told = told or WORD.findall(call.prompt)
         assert not set(held) & set(told)
         knew[:] = [*held, *told]
         return f"a{next(NUMBERS)}"
 
-    with Emulator(apps={"app": app, "other": app}) as cloud:
-        adapter = framework(cloud)
+    source: Any = PromptOnly(app) if only_prompt else app
+    with Emulator(apps={"app": source, "other": source}) as cloud:
+        adapter = framework(base_url=cloud.base_url, history_format=history_format)
         states: list[list[Any]] = [[]]  # as a checkpointer keeps them
         for event, which in happenings:
             if event == "forget":

@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 from pydantic import SecretBytes, SecretStr, ValidationError
 
-from bailian_apps import AppRequest, AppSettings, BailianApp, InvalidInputError, Timeout
+from bailian_apps import (
+    AppRequest,
+    AppSettings,
+    BailianApp,
+    HistoryTemplate,
+    InvalidInputError,
+    Timeout,
+)
 from bailian_apps.core.request import Input, Parameter
 
 
@@ -101,9 +108,9 @@ def test_the_error_for_an_argument_survives_pickling() -> None:
 
 SAMPLES: dict[str, Any] = {
     "str | None": "x", "Text | None": "x", "bool": False, "bool | None": False, "int | None": 0,
-    "float | None": 0.5, "JsonObject | None": {"a": 1}, "Urls": ("https://x/y",),
+    "float | None": 0.5, "JsonObject | None": {"a": 1}, "Images": ("https://x/y",), "Files": ("https://x/y",),
     "tuple[Text, ...]": ("x",), "ModeName | None": "message_format",
-    "tuple[Message, ...] | None": ({"role": "user", "content": "x"},),
+    "Messages | None": ({"role": "user", "content": "x"},),
     "Literal['simple', 'indexed'] | None": "simple",
 }  # fmt: skip
 
@@ -136,7 +143,7 @@ def test_every_setting_outside_the_body_documents_where_it_goes() -> None:
             assert any(word in where for word in ("Not sent.", "Header `", "Part of the ")), name
 
 
-@pytest.mark.parametrize("model", [AppSettings, AppRequest, Timeout])
+@pytest.mark.parametrize("model", [AppSettings, AppRequest, Timeout, HistoryTemplate])
 def test_every_field_has_a_docstring(model: type[Any]) -> None:
     assert not set(model.model_fields) - attribute_docstrings(model).keys()
 

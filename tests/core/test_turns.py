@@ -10,7 +10,6 @@ from bailian_apps.core.turns import (
     Turn,
     TurnBuilder,
     build_turns,
-    is_fetchable,
     unsupported,
 )
 
@@ -64,15 +63,17 @@ def test_images_and_files_are_kept_in_order(scheme: str) -> None:
     assert turn.files == (f"{scheme}://a/3",)
 
 
-@pytest.mark.parametrize("url", [None, "", "data:image/png;base64,AA==", "/tmp/a.png", b"x", 1])
-def test_an_address_that_the_cloud_cannot_fetch_is_refused(url: object) -> None:
-    assert not is_fetchable(url)
-    builder = message("user")
-    with pytest.raises(InvalidInputError, match=r"has an image without an http\(s\) URL") as image:
-        builder.image("messages[0].content[1]", url)
-    assert image.value.field == "messages[0].content[1]"
-    with pytest.raises(InvalidInputError, match="has a file without"):
-        builder.file("messages[0].content[1]", url)
+@pytest.mark.parametrize("image", [None, "", "/tmp/a.png", "file:///tmp/a.png", 1, "iVBORw0KGgo="])
+def test_what_is_no_image_is_refused_with_its_place(image: object) -> None:
+    with pytest.raises(InvalidInputError, match="Pass an http:// or https:// address") as error:
+        message("user").image("messages[0].content[1]", image)
+    assert error.value.field == "messages[0].content[1]"
+
+
+@pytest.mark.parametrize("file", [None, "", "data:text/plain;base64,AA==", "/tmp/a.pdf", b"x", 1])
+def test_a_file_that_the_cloud_cannot_fetch_is_refused(file: object) -> None:
+    with pytest.raises(InvalidInputError, match=r"is not an http\(s\) URL.*session_file_ids"):
+        message("user").file("messages[0].content[1]", file)
 
 
 @pytest.mark.parametrize("role", ["system", "assistant"])

@@ -59,6 +59,7 @@ def requested(
     path: str | None = None,
     method: str = "POST",
     parameters: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
     **fields: Any,
 ) -> Iterator[http.client.HTTPResponse]:
     """Send a request; the answer is there to be read, slowly or not at all."""
@@ -67,7 +68,7 @@ def requested(
     if prompt is not None:
         fields["prompt"] = prompt
     body = {"model": "", "input": fields, "parameters": parameters or {}}
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", **(headers or {})}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     if stream:

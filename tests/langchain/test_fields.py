@@ -90,11 +90,11 @@ def test_the_rate_limiter_is_acquired_once_per_call(ask: Any, cloud: Any, make_m
 @pytest.mark.skipif(
     "profile" not in BaseChatModel.model_fields, reason="an older langchain-core has no profiles"
 )
-def test_the_profile_lists_image_urls_and_reasoning_only() -> None:
+def test_the_profile_lists_images_and_reasoning_only() -> None:
     profile = ChatBailianApp(app_id="app").profile
     assert profile is not None
     able = {name for name, value in profile.items() if value}
-    assert able == {"image_url_inputs", "reasoning_output"}
+    assert able == {"image_inputs", "image_url_inputs", "image_tool_message", "reasoning_output"}
 
 
 def test_a_dump_holds_no_secret_and_can_be_read_again(make_model: Any) -> None:

@@ -21,6 +21,7 @@ from bailian_apps.core.turns import SessionMarker, Turn
 from bailian_apps.langchain.messages import to_turns
 
 URL = "https://example.com/a.png"
+PDF = "https://example.com/a.pdf"
 MARKER = SessionMarker(app_id="a", session_id="s", round=1, used_at=5.0)
 
 
@@ -44,10 +45,16 @@ MARKER = SessionMarker(app_id="a", session_id="s", round=1, used_at=5.0)
                     {"type": "image_url", "image_url": {"url": URL, "detail": "low"}},
                     {"type": "image_url", "image_url": URL},
                     {"type": "image", "source_type": "url", "url": URL},
-                    {"type": "file", "url": "https://example.com/a.pdf"},
+                    {"type": "input_image", "image_url": URL},
+                    {"type": "image", "source": {"type": "url", "url": URL}},
+                    {"image": URL},
+                    {"type": "file", "url": PDF},
+                    {"type": "file", "source_type": "url", "url": PDF},
+                    {"type": "input_file", "file_url": PDF},
+                    {"type": "document", "source": {"type": "url", "url": PDF}},
                 ]
             ),
-            Turn(role="user", text="look", images=(URL,) * 4, files=("https://example.com/a.pdf",)),
+            Turn(role="user", text="look", images=(URL,) * 7, files=(PDF,) * 4),
         ),
         (AIMessage("yes"), Turn(role="assistant", text="yes")),
         (
@@ -103,9 +110,9 @@ def test_results_of_local_tools_are_sent_as_user_text() -> None:
     ("message", "where", "what"),
     [
         (
-            ToolMessage([{"type": "image", "base64": "aGk="}], tool_call_id="1"),
+            ToolMessage([{"type": "image", "file_id": "file-1"}], tool_call_id="1"),
             "messages[1].content[0]",
-            "has an image without an http(s) URL",
+            "is of type NoneType, which is not an image",
         ),
         (RemoveMessage("x"), "messages[1]", "role 'remove', which an app cannot receive"),
         (
@@ -120,21 +127,19 @@ def test_results_of_local_tools_are_sent_as_user_text() -> None:
         ),
         (AIMessage([{"type": "image", "url": URL}]), "messages[1].content[0]", "'assistant'"),
         (
-            HumanMessage(["hi", {"type": "image", "base64": "aGk=", "mime_type": "image/png"}]),
+            HumanMessage(["hi", {"type": "image_url", "image_url": {"url": "lake.png"}}]),
             "messages[1].content[1]",
-            "has an image without an http(s) URL",
+            "is text that is neither an http(s) URL nor a Data URL",
         ),
         (
-            HumanMessage(
-                [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]
-            ),
+            HumanMessage([{"type": "image", "base64": 5, "mime_type": "image/png"}]),
             "messages[1].content[0]",
-            "has an image without an http(s) URL",
+            "is of type int, which is not an image",
         ),
         (
             HumanMessage([{"type": "file", "file_id": "1"}]),
             "messages[1].content[0]",
-            "has a file without an http(s) URL",
+            "is not an http(s) URL",
         ),
         (
             HumanMessage([{"type": "audio", "url": "https://example.com/a.mp3"}]),

@@ -4,7 +4,8 @@ They skip what the properties below disable:
 
 * `has_tool_calling`, `has_tool_choice`: an app only calls its own tools.
 * `has_structured_output`: an app does not take a schema.
-* images, files and audio: the suites send base64 data, and an app takes URLs.
+* images of tool messages: the suite binds a tool; tests/langchain/test_images.py has its own.
+* files and audio: the suites send base64 data, and an app takes files by their URLs.
 * the VCR test and `test_init_time` are benchmarks.
 """
 
@@ -13,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from support.images import PNG
 
 from bailian_apps.emulator import Call, Emulator
 from bailian_apps.langchain import ChatBailianApp
@@ -51,6 +54,14 @@ class _AnApp:
     def has_structured_output(self) -> bool:
         return False
 
+    @property
+    def supports_image_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_image_urls(self) -> bool:
+        return True
+
 
 class TestUnit(_AnApp, ChatModelUnitTests):
     @property
@@ -73,6 +84,12 @@ class TestIntegration(_AnApp, ChatModelIntegrationTests):
         with Emulator(apps={"app": talk, "other": talk}) as cloud:
             request.cls.base_url = cloud.base_url
             yield
+
+    @pytest.fixture(autouse=True)
+    def _image_of_the_suite(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The suite downloads its picture; this is one, without the network."""
+        picture = httpx.Response(200, content=PNG)
+        monkeypatch.setattr(httpx, "get", lambda url, **options: picture)
 
     @property
     def chat_model_params(self) -> dict[str, Any]:

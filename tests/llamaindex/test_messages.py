@@ -136,12 +136,12 @@ REJECTED = {
         ChatMessage(blocks=[CitableBlock(title="t", source="s", content="c")]),
         "CitableBlock",
     ),
-    "image data": (ChatMessage(blocks=[ImageBlock(image=b"\x89PNG")]), "an image without"),
-    "image in the address": (
-        ChatMessage(blocks=[ImageBlock(url="data:image/png;base64,AAAA")]),
-        "an image without",
+    "no image": (ChatMessage(blocks=[ImageBlock()]), "of type NoneType"),
+    "image on another machine": (
+        ChatMessage(blocks=[ImageBlock(url="ftp://example.com/a.png")]),
+        "neither an http(s) URL nor a Data URL",
     ),
-    "file data": (ChatMessage(blocks=[DocumentBlock(data=b"%PDF")]), "a file without"),
+    "file data": (ChatMessage(blocks=[DocumentBlock(data=b"%PDF")]), "is not an http(s) URL"),
     "image of an answer": (
         ChatMessage(role="assistant", blocks=[ImageBlock(url="https://a/b.png")]),
         "role 'assistant'",

@@ -135,8 +135,8 @@ def test_errors_of_the_app_are_raised(mode: str) -> None:
         ask(mode, cloud)
 
 
-def test_a_query_with_an_image_path_is_rejected(mode: str) -> None:
-    bundle = QueryBundle("这是什么？", image_path="/tmp/picture.png")
+def test_a_query_with_the_path_of_no_file_is_rejected(mode: str) -> None:
+    bundle = QueryBundle("这是什么？", image_path="/no/picture.png")
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         with pytest.raises(InvalidInputError, match="image_path"):
             ask(mode, cloud, bundle)
@@ -344,8 +344,8 @@ def test_a_retriever_query_engine_uses_the_passages() -> None:
     assert len(response.source_nodes) == 1
 
 
-def test_the_retriever_rejects_an_image_path() -> None:
-    bundle = QueryBundle("这是什么？", image_path="/tmp/picture.png")
+def test_the_retriever_rejects_the_path_of_no_file() -> None:
+    bundle = QueryBundle("这是什么？", image_path="/no/picture.png")
     with Emulator(apps={"app": lambda call: "好"}) as cloud:
         retriever = BailianAppRetriever.from_defaults(**settings(cloud))
         with pytest.raises(InvalidInputError, match="image_path"):

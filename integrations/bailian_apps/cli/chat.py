@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -31,13 +32,29 @@ class Chat:
     """A conversation with an app. It is empty or ends with an answer."""
 
     def __init__(
-        self, app: BailianApp, console: Console, *, session_id: str | None, steps: bool
+        self,
+        app: BailianApp,
+        console: Console,
+        media: Mapping[str, Any],
+        *,
+        session_id: str | None,
+        steps: bool,
     ) -> None:
-        """Start a conversation, or continue a session. All but the answers goes to `console`."""
+        """Start a conversation, or continue a session. All but the answers goes to `console`.
+
+        Args:
+            app: The app to call.
+            console: Where all but the answers goes.
+            media: The images and files of the first message, see `media` in `cli.run`.
+            session_id: A session to continue.
+            steps: Whether to show the steps.
+        """
         self._app = app
         self._console = console
         self._session_id = session_id
         self._steps = steps
+        self._images = tuple(media.get("image_list", ()))
+        self._files = tuple(media.get("file_list", ()))
         self._turns: list[Turn] = []
         self._saved: set[Path] = set()
 
@@ -83,7 +100,7 @@ class Chat:
             self._print_error(f"Unknown command {command}. /help lists the commands.")
 
     def _send(self, text: str) -> None:
-        question = Turn(role="user", text=text)
+        question = Turn(role="user", text=text, images=self._images, files=self._files)
         answer: list[str] = []
         try:
             settings = self._app.settings
@@ -97,10 +114,9 @@ class Chat:
             self._print_error(format_error(error))
             self._keep_partial_turn(question, answer)
         else:
-            self._turns += [
+            self._keep(
                 question, Turn(role="assistant", text=result.text, marker=plan.marker(result))
-            ]  # fmt: skip
-            self._session_id = None  # from now on the turns' markers name the session
+            )
             if result.context_lost:
                 self._print_error(  # after the logged warning that names the sessions
                     "The app answered without the earlier conversation. Your next message is sent "
@@ -110,8 +126,12 @@ class Chat:
     def _keep_partial_turn(self, question: Turn, answer: list[str]) -> None:
         """Keep what arrived of an answer that did not end, without a session: it may lack it."""
         if answer:
-            self._turns += [question, Turn(role="assistant", text="".join(answer))]
-            self._session_id = None
+            self._keep(question, Turn(role="assistant", text="".join(answer)))
+
+    def _keep(self, question: Turn, answer: Turn) -> None:
+        self._turns += [question, answer]
+        self._session_id = None  # from now on the turns' markers name the session
+        self._images, self._files = (), ()  # they are part of the conversation
 
     def _save(self, name: str) -> None:
         if not name:

@@ -43,6 +43,16 @@ _BizJson = Annotated[
 _Session = Annotated[
     str | None, typer.Option(metavar="ID", help="Continue this session of the cloud.")
 ]
+_Image = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE|URL", help="Send this image, of this machine or by its address. Repeatable."
+    ),
+]
+_File = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="Send the file at this address. Repeatable."),
+]
 _ModelId = Annotated[
     str | None,
     typer.Option(metavar="ID", help="Use this model, not the console's (agent apps)."),
@@ -126,6 +136,8 @@ def run(
     ] = "-",
     biz: _Biz = None,
     biz_json: _BizJson = None,
+    image: _Image = None,
+    file: _File = None,
     session: _Session = None,
     model_id: _ModelId = None,
     workspace: _Workspace = None,
@@ -145,6 +157,7 @@ def run(
 
     [bold]bailian-apps run APP_ID "Plan a day" --biz city=Hangzhou --biz days:=2[/]
     [bold]cat question.txt | bailian-apps run - --steps[/]   (the app of BAILIAN_APP_ID)
+    [bold]bailian-apps run APP_ID "Where is this?" --image lake.jpg[/]
     [bold]bailian-apps run APP_ID "Hello" --json | jq -r .session_id[/]
 
     Exit codes:
@@ -159,9 +172,8 @@ def run(
     fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
     called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
     output = _output(as_json, raw, "stream" if stream else "text")
-    command.run(
-        called, prompt, Console(stderr=True), session_id=session, output=output, steps=steps
-    )
+    options = command.media(image, file) | ({"session_id": session} if session else {})
+    command.run(called, prompt, Console(stderr=True), options, output=output, steps=steps)
 
 
 @app.command()
@@ -169,6 +181,8 @@ def chat(
     app_id: _AppId = "-",
     biz: _Biz = None,
     biz_json: _BizJson = None,
+    image: _Image = None,
+    file: _File = None,
     session: _Session = None,
     model_id: _ModelId = None,
     workspace: _Workspace = None,
@@ -179,7 +193,7 @@ def chat(
         bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")
     ] = True,
 ) -> None:
-    """Have a conversation with an app.
+    """Have a conversation with an app. Images and files are sent with the first message.
 
     [bold]/new[/] starts a new conversation
     [bold]/save FILE[/] saves this one
@@ -187,11 +201,12 @@ def chat(
     Ctrl-C stops an answer, Ctrl-D leaves.
     """
     from bailian_apps.cli.chat import Chat
-    from bailian_apps.cli.run import bailian_app
+    from bailian_apps.cli.run import bailian_app, media
 
     fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
     called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
-    Chat(called, Console(stderr=True), session_id=session, steps=steps).run()
+    first = media(image, file)
+    Chat(called, Console(stderr=True), first, session_id=session, steps=steps).run()
 
 
 @app.command()

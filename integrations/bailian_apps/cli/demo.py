@@ -108,7 +108,8 @@ def _llamaindex_query_engine(settings: AppSettings, console: Console) -> None:
     index = VectorStoreIndex.from_documents(
         [Document(text=note) for note in NOTES], embed_model=MockEmbedding(embed_dim=8)
     )
-    llm = BailianAppLLM(**_fields(settings), step_events=True)
+    # LlamaIndex adds a system message, which a workflow reads in a prompt only.
+    llm = BailianAppLLM(**_fields(settings), history_format="prompt", step_events=True)
     engine = index.as_query_engine(llm=llm, streaming=True)
     with RunView(console, label=_LABEL) as view, _llamaindex_steps(view):
         response: Any = engine.query(QUESTION)

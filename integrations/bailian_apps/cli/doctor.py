@@ -31,6 +31,7 @@ from bailian_apps.transport.request_builder import sdk_defaults
 _EXTRAS = {
     "cli": ("rich", "typer"),
     "emulator": ("starlette", "uvicorn"),
+    "files": ("alibabacloud-bailian20231229",),
     "langchain": ("langchain-core",),
     "llamaindex": ("llama-index-core",),
 }

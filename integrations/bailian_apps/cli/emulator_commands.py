@@ -107,7 +107,7 @@ def replay(path: Path, console: Console, *, pace: float, output: str, steps: boo
             flow_stream_mode=mode,
             max_retries=0,
         )
-        run(app, prompt, console, session_id=None, output=output, steps=steps)
+        run(app, prompt, console, {}, output=output, steps=steps)
 
 
 def _apps_of(sources: Sequence[Path], named: Sequence[str]) -> dict[str, AppSource]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import as_json, show
+from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file, read_image
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
@@ -23,8 +24,8 @@ def run(
     app: BailianApp,
     prompt: str,
     console: Console,
+    options: Mapping[str, Any],
     *,
-    session_id: str | None,
     output: str,
     steps: bool,
 ) -> None:
@@ -34,13 +35,12 @@ def run(
         app: The app to call.
         prompt: The prompt; `-` reads standard input.
         console: Where the steps go.
-        session_id: A session to continue.
+        options: The options of the call: a session to continue, images, files.
         output: What to write to standard output: `"stream"`, `"text"` (the same, at the end),
             `"json"` (an error, too) or `"raw"`.
         steps: Whether to show the steps.
     """
     text = _read_prompt(prompt)
-    options = {"session_id": session_id} if session_id else {}
     settings, on_frame = app.settings, None
     if output == "raw":  # every frame of one attempt
         settings, on_frame = settings.with_overrides({"max_retries": 0}), _print_json
@@ -95,6 +95,32 @@ def bailian_app(
     for name in fields.keys() & given.keys():
         raise InvalidInputError(f"--set {name}", "is given twice", "Leave it out")
     return BailianApp(AppSettings.of(fields | given))
+
+
+def media(images: Sequence[str] | None, files: Sequence[str] | None) -> dict[str, Any]:
+    """Return the options of a call for the images and files that a command names.
+
+    Args:
+        images: Addresses, Data URLs and paths.
+        files: Addresses.
+
+    Raises:
+        InvalidInputError: An image cannot be sent, or a file is not an address.
+    """
+    options: dict[str, Any] = {}
+    if images:
+        options["image_list"] = [_image(image) for image in images]
+    if files:
+        options["file_list"] = [read_file(file, "--file") for file in files]
+    return options
+
+
+def _image(text: str) -> Image:
+    if is_fetchable(text) or text.startswith("data:"):
+        return read_image(text, "--image")
+    image = InlineImage(Path(text), f"--image {text}")
+    image.data_url()  # `chat` must not find out with each message that it cannot be sent
+    return image
 
 
 def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from bailian_apps.core.events import (
     UnknownFrame,
     UsageReported,
 )
+from bailian_apps.core.history_template import HistoryFormat
 from bailian_apps.core.modes import AnswerChannel, stream_mode
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Usage
 from bailian_apps.core.steps import StepReader
@@ -56,18 +57,18 @@ class Decoder:
         *,
         flow_stream_mode: str | None = None,
         asked_session: str | None = None,
-        whole_history: bool = False,
+        history_format: HistoryFormat | None = None,
     ) -> None:
         """Start a run.
 
         Args:
             flow_stream_mode: The requested mode, if any. It settles what the frames leave open.
             asked_session: The session that the run was to continue.
-            whole_history: Whether the whole conversation was sent.
+            history_format: How the whole conversation was sent; None if it was not.
         """
         mode = stream_mode(flow_stream_mode)
         self._asked_session = asked_session
-        self._whole_history = whole_history
+        self._history_format: HistoryFormat | None = history_format
         self._events: list[AppEvent] = []  # what is new in the frame being read
         self._steps = StepReader(
             self._events,
@@ -126,7 +127,8 @@ class Decoder:
         if not self.started:
             self.started = True
             ids = (self.session_id, self._request_id)
-            self._events.append(RunStarted(*ids, self.context_lost, self._whole_history))
+            whole_history = self._history_format is not None
+            self._events.append(RunStarted(*ids, self.context_lost, whole_history))
         if thoughts := fields.get("thoughts"):
             if isinstance(thoughts, list):
                 self._steps.read_thoughts(cast("list[object]", thoughts))
@@ -183,7 +185,8 @@ class Decoder:
             finish_reason=self._finish_reason,
             streamed_text=self._streamed_text,
             context_lost=self.context_lost,
-            whole_history=self._whole_history,
+            whole_history=self._history_format is not None,
+            history_format=self._history_format,
             raw=dict(self._raw),
         )
 

@@ -5,9 +5,13 @@ with the cloud's session; the next call finds it, sends only the turns after it,
 session. Whatever stores the messages stores the conversation.
 
 The rule behind everything here: context is never lost silently. Unless the session certainly holds
-all earlier turns, the whole history is sent as `messages`. The cloud ignores a session named beside
-`messages`, and whether the session of such an answer holds them is unknown, so a conversation that
-was sent this way once stays so (its marker has round 0).
+all earlier turns, the whole history is sent. A plan has it as `messages`; the caller folds it into
+one prompt where that is asked for (`history_format`), or where the app takes nothing else.
+
+The cloud ignores a session named beside `messages`, and whether the session of such an answer holds
+them is unknown, so a conversation that was sent this way once stays so (its marker has round 0). A
+prompt is the first round of a session, which then holds all that was folded into it, the system
+text included.
 
 A history alone does not show whether another call has continued the same session (a branch, or two
 calls at once). So a plan that continues a session also has a `fallback`; the caller, which
@@ -22,20 +26,22 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from typing_extensions import Self
 
+from bailian_apps.core.attachments import Image, InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.text import repair_surrogates
-from bailian_apps.core.turns import SessionMarker, Turn
+from bailian_apps.core.turns import SessionMarker, Turn, put_system_first
 
 logger = logging.getLogger(__name__)
 
-_LISTS = {"image_list", "file_list"}
+_LISTS = {"image_list": read_images, "file_list": read_files}
 _DIGEST_CHARS = 8
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +53,10 @@ class Plan:
         prompt: The new text, for a session (a new one if `session_id` is None).
         messages: The whole history, if that is sent instead.
         session_id: The session to continue.
-        round: The number of this round in its session; 0 when sent as messages.
+        round: The number of this round in its session; 0 for the whole history.
         system: The digest of the conversation's system text.
-        digest: The digest of the new turns, for a session.
-        images: URLs of images in the new turns.
+        digest: The digest of the turns that are sent.
+        images: The images in the new turns.
         files: URLs of files in the new turns.
         fallback: What to send if another call has continued the session, or the cloud has
             forgotten it: the whole history. None where no marker named the session.
@@ -63,7 +69,7 @@ class Plan:
     round: int = 0
     system: str = ""
     digest: str = ""
-    images: tuple[str, ...] = ()
+    images: tuple[Image, ...] = ()
     files: tuple[str, ...] = ()
     fallback: Plan | None = None
 
@@ -78,6 +84,9 @@ class Plan:
         Args:
             call_options: What the caller passed for this call. Its `image_list` and `file_list`
                 are added to those of the turns; all else replaces the planned value.
+
+        Raises:
+            InvalidInputError: An image or a file is not one.
         """
         planned: dict[str, Any] = {
             "prompt": self.prompt,
@@ -88,10 +97,12 @@ class Plan:
         }
         planned = {name: value for name, value in planned.items() if value}
         fields = {**planned, **(call_options or {})}
-        for name in _LISTS & fields.keys():
+        for name in _LISTS.keys() & fields.keys():
             more: Any = (call_options or {}).get(name) or ()
             if isinstance(more, (list, tuple)):
-                fields[name] = (*planned.get(name, ()), *cast("Sequence[Any]", more))
+                # Read here, where the index that an error names is the caller's.
+                read = _LISTS[name](cast("Sequence[Any]", more), name)
+                fields[name] = (*planned.get(name, ()), *read)
         return fields
 
     def marker(self, result: AppResult, *, now: float | None = None) -> SessionMarker | None:
@@ -103,14 +114,16 @@ class Plan:
         """
         if not result.session_id:
             return None
-        certain = not (result.context_lost or result.whole_history)
+        sent = (self.fallback or self) if result.whole_history else self
+        folded = result.whole_history and result.history_format == "prompt"
+        certain = folded or not (result.context_lost or result.whole_history)
         return SessionMarker(
             app_id=self.app_id,
             session_id=result.session_id,
-            round=self.round if certain else 0,
+            round=1 if folded else sent.round if certain else 0,
             used_at=time.time() if now is None else now,
-            system=self.system,
-            digest=self.digest + _digest(result.text) if certain and self.digest else "",
+            system=sent.system,
+            digest=sent.digest + _digest(result.text) if certain and sent.digest else "",
         )
 
 
@@ -124,7 +137,8 @@ def plan_request(
     """Decide what one call sends.
 
     Args:
-        turns: The conversation, oldest first, ending with the user's new text.
+        turns: The conversation, oldest first, ending with the user's new text. A system text that
+            is not at the beginning is sent as the user's.
         settings: Whose `app_id`, `history_mode`, `session_ttl_s` and `session_max_rounds` count.
         session_id: A session that the caller names; it takes precedence over any marker.
         now: The time in Unix seconds; the clock's if None.
@@ -136,11 +150,12 @@ def plan_request(
         InvalidInputError: The conversation is empty, does not end with the user's text, or has
             what the named session cannot take.
     """
-    _check(turns, settings, session_id)
-    if settings.history_mode == "messages":
-        return _as_messages(settings, turns)
+    turns = put_system_first(turns)
     after_own = _after(turns, lambda turn: _is_own(turn, settings.app_id))
     marker = turns[after_own - 1].marker if after_own else None
+    _check(turns, settings, session_id, marker)
+    if settings.history_mode != "session":
+        return _whole_history(settings, turns)
     if session_id and (marker is None or marker.session_id != session_id):
         return _in_named_session(settings, turns, session_id)
     new = turns[after_own:]
@@ -155,9 +170,9 @@ def plan_request(
         reason = _reason_to_resend_history(marker, settings, turns, after_own, now)
         if reason is None:
             plan = _in_session(settings, new, marker.session_id, marker.round + 1, marker.system)
-            return replace(plan, fallback=_as_messages(settings, turns))
+            return replace(plan, fallback=_whole_history(settings, turns))
     logger.info("sending app %s the whole conversation: %s", settings.app_id, reason)
-    return _as_messages(settings, turns)
+    return _whole_history(settings, turns)
 
 
 def system_digest(turns: Sequence[Turn]) -> str:
@@ -166,10 +181,16 @@ def system_digest(turns: Sequence[Turn]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12] if text else ""
 
 
-def _check(turns: Sequence[Turn], settings: AppSettings, session_id: str | None) -> None:
+def _check(
+    turns: Sequence[Turn],
+    settings: AppSettings,
+    session_id: str | None,
+    marker: SessionMarker | None,
+) -> None:
     """Refuse the first thing that cannot be sent."""
     new = turns[_after(turns, lambda turn: turn.role != "user") :]
-    in_messages = settings.history_mode == "messages"
+    system = system_digest(turns)
+    known = marker is not None and (marker.session_id, marker.system) == (session_id, system)
     refusals = (
         (not turns, "messages", "must not be empty", "Pass at least one user message"),
         (
@@ -185,16 +206,16 @@ def _check(turns: Sequence[Turn], settings: AppSettings, session_id: str | None)
             "Add words that say what to do",
         ),
         (
-            session_id and in_messages,
+            session_id and settings.history_mode != "session",
             "session_id",
-            "was given with history_mode='messages', where the cloud would ignore it",
+            f"was given with history_mode={settings.history_mode!r}, which uses no sessions",
             "Leave out one of the two",
         ),
         (
-            session_id and system_digest(turns),
+            session_id and system and not known,
             "session_id",
             "was given with a system message, which a session cannot take",
-            "Leave out one of the two, or pass history_mode='messages'",
+            "Leave out one of the two",
         ),
     )
     for applies, field, problem, hint in refusals:
@@ -221,29 +242,29 @@ def _reason_to_resend_history(
 
 
 def _matches_session(turns: Sequence[Turn], app_id: str) -> bool:
-    """Whether turns are a session's own rounds, one after the other, word for word.
+    """Whether turns are the rounds of the newest session, one after the other, word for word.
 
-    The first rounds may be missing, and of the first that is there the question: the session still
-    holds what was trimmed. A turn that was changed, added or removed does not match.
+    The first round covers all turns before its answer: a session may have begun with a whole
+    history. The first rounds may be missing, and of the first that is there the question: the
+    session still holds what was trimmed. A turn that was changed, added or removed does not match.
     """
     last: SessionMarker | None = None
-    asked: list[Turn] = []
-    for turn in turns:
-        if turn.role == "system":
-            continue
+    begin, matches = 0, True
+    for index, turn in enumerate(turns):
         if not _is_own(turn, app_id) or turn.marker is None:
-            asked.append(turn)
             continue
         marker = turn.marker
-        trimmed = last is None and not asked
-        question = marker.digest[:_DIGEST_CHARS] if trimmed else _turns_digest(asked)
-        if marker.digest != question + _digest(turn.text):
-            return False
+        if opens := marker.round == 1:
+            begin, last = 0, None
+        sent = [each for each in turns[begin:index] if each.role != "system"]
+        trimmed = last is None and not sent
+        question = marker.digest[:_DIGEST_CHARS] if trimmed else _turns_digest(sent)
+        matches = (matches or opens) and marker.digest == question + _digest(turn.text)
         # Two answers of one round come from two calls at once; each call knew nothing of the other.
         if last and (marker.session_id, marker.round) != (last.session_id, last.round + 1):
-            return False
-        last, asked = marker, []
-    return True
+            matches = False
+        last, begin = marker, index + 1
+    return matches
 
 
 def _in_named_session(settings: AppSettings, turns: Sequence[Turn], session_id: str) -> Plan:
@@ -272,19 +293,16 @@ def _in_session(
     )
 
 
-def _as_messages(settings: AppSettings, turns: Sequence[Turn]) -> Plan:
-    # The API takes one system message, first, and refuses a message without text.
-    system = "\n\n".join(turn.text for turn in turns if turn.role == "system" and turn.text)
-    messages = [{"role": "system", "content": system}] if system else []
-    messages += [
-        {"role": turn.role, "content": _text_for_wire(turn)}
-        for turn in turns
-        if turn.role != "system" and turn.text.strip()
+def _whole_history(settings: AppSettings, turns: Sequence[Turn]) -> Plan:
+    # The API refuses a message without text.
+    messages = [
+        {"role": turn.role, "content": _text_for_wire(turn)} for turn in turns if turn.text.strip()
     ]
     return Plan(
         app_id=settings.app_id,
         messages=tuple(messages),
         system=system_digest(turns),
+        digest=_turns_digest([turn for turn in turns if turn.role != "system"]),
         # The cloud has seen none of this, so the images and files of all turns are sent again.
         images=_join(turn.images for turn in turns),
         files=_join(turn.files for turn in turns),
@@ -297,9 +315,13 @@ def _text_for_wire(turn: Turn) -> str:
 
 
 def _turns_digest(turns: Sequence[Turn]) -> str:
-    return _digest(
-        json.dumps([[t.text, t.images, t.files] if t.role == "user" else t.role for t in turns])
-    )
+    parts = [
+        [turn.text, turn.images, turn.files]
+        if turn.role == "user"
+        else [turn.role, turn.text.strip()]
+        for turn in turns
+    ]
+    return _digest(json.dumps(parts, default=InlineImage.digest))
 
 
 def _digest(text: str) -> str:
@@ -316,5 +338,5 @@ def _after(turns: Sequence[Turn], wanted: Callable[[Turn], bool]) -> int:
     return next((i for i in range(len(turns), 0, -1) if wanted(turns[i - 1])), 0)
 
 
-def _join(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+def _join(parts: Iterable[tuple[_T, ...]]) -> tuple[_T, ...]:
     return tuple(dict.fromkeys(item for part in parts for item in part))

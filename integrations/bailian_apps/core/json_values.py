@@ -89,5 +89,22 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
+def _check_extra_body(value: dict[str, Any]) -> dict[str, Any]:
+    for name, part in value.items():
+        if name not in ("input", "parameters"):
+            raise InvalidInputError(
+                "extra_body",
+                f"has the key {name!r}, and takes only 'input' and 'parameters'",
+                f'Pass extra_body={{"parameters": {{{name!r}: …}}}}',
+            )
+        if not isinstance(part, dict):
+            raise InvalidInputError(f"extra_body.{name}", f"must be a dict, not {kind_of(part)}")
+        if cast("dict[str, Any]", part).get("incremental_output", True) is not True:
+            field = f"extra_body.{name}.incremental_output"
+            raise InvalidInputError(field, "must be True, because answers are read as deltas")
+    return value
+
+
 JsonObject: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_check_json_object)]
 Text: TypeAlias = Annotated[str, AfterValidator(check_text)]
+ExtraBody: TypeAlias = Annotated[JsonObject, AfterValidator(_check_extra_body)]

@@ -8,7 +8,8 @@ Four arguments can hold a secret: `api_key`, `extra_headers` (every value), `biz
 - at any depth, a pydantic `SecretStr` or `SecretBytes`, which is sent in the clear;
 - what the setting `secret_biz_params` names.
 
-Each is shown as `MASK`, so a trace still shows that there was a value.
+Each is shown as `MASK`, so a trace still shows that there was a value. Images in `image_list` are
+no secret, but megabytes: a trace shows their type and size.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, ParamSpec, TypeVar, cast, get_args
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
 
+from bailian_apps.core.attachments import images_digest, with_short_images
 from bailian_apps.core.errors import BailianError
 
 MASK = "**********"
@@ -161,12 +163,16 @@ def reveal(value: Any) -> Any:
     return value
 
 
-def to_json_values(value: Any, *, exclude_none: bool = False) -> Any:
+def to_json_values(
+    value: Any, *, exclude_none: bool = False, exclude: set[str] | None = None
+) -> Any:
     """Return a value, such as a model of start variables, as JSON values under their aliases.
 
     A `SecretStr` in it stays one: pydantic's JSON has `MASK` in its place, which would be sent.
     """
-    dump = functools.partial(_ANY.dump_python, value, by_alias=True, exclude_none=exclude_none)
+    dump = functools.partial(
+        _ANY.dump_python, value, by_alias=True, exclude_none=exclude_none, exclude=exclude
+    )
     return _with_secrets(dump(mode="json"), dump())
 
 
@@ -234,19 +240,21 @@ def redact_kwargs(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
     names = secret_names(kwargs, names)
-    return {
+    public = {
         name: redacted(name, value, names) if name in SECRET_FIELDS else as_json(value)
         for name, value in kwargs.items()
         if name != "api_key"
     }
+    return with_short_images(public)
 
 
 def secrets_digest(
     settings: Mapping[str, Any], kwargs: Mapping[str, Any], names: Sequence[str] = ()
 ) -> str:
-    """Return a digest of all arguments of which some values are secret; `""` if none has any.
+    """Return a digest of all arguments with secret values, and of images; `""` if there are none.
 
-    A cache key needs it: a user with other tokens must not get the cached answer.
+    A cache key needs it: a user with other tokens, or another image of the same size, must not get
+    the cached answer.
 
     Args:
         settings: The settings.
@@ -260,6 +268,8 @@ def secrets_digest(
             value = unwrap_params(given[field])
             if value and redacted(field, value, names) != value:
                 secret.append(reveal(value))
+    if images := images_digest(kwargs.get("image_list")):
+        secret.append(images)
     if not secret:
         return ""
     return hashlib.sha256(json.dumps(secret, sort_keys=True, default=str).encode()).hexdigest()
@@ -303,7 +313,7 @@ def wrap_secrets(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[s
     for field in SECRET_FIELDS & wrapped.keys():
         if (value := wrapped[field]) is not None:
             wrapped[field] = wrap_params(value, names, field=field)
-    return wrapped
+    return with_short_images(wrapped)
 
 
 def wrap_params(
@@ -325,7 +335,8 @@ def wrap_params(
     if isinstance(params, Mapping):
         fields = cast("Mapping[str, Any]", params)
         is_headers = field == "extra_headers"
-        wrapped.update(redact_headers(fields) if is_headers else redact_biz_params(fields, names))
+        public = redact_headers(fields) if is_headers else redact_biz_params(fields, names)
+        wrapped.update(with_short_images(public))
     return wrapped
 
 

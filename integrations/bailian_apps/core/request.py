@@ -8,6 +8,7 @@ would send it. The fields are those of the vendor's page "Application calling AP
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from pydantic import (
 )
 from typing_extensions import Self, override
 
+from bailian_apps.core.attachments import InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.json_values import JsonObject, Text, check_text, kind_of
+from bailian_apps.core.json_values import ExtraBody, JsonObject, Text, check_text, kind_of
 from bailian_apps.core.modes import FlowStreamMode
 from bailian_apps.core.redaction import (
     SECRET_FIELDS,
@@ -36,7 +38,6 @@ from bailian_apps.core.redaction import (
     redacted,
     reveal,
 )
-from bailian_apps.core.turns import is_fetchable
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -71,44 +72,26 @@ def _check_app_id(value: object, info: ValidationInfo) -> object:
     return value
 
 
-def _check_extra_body(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    for name, part in (value or {}).items():
-        if name not in ("input", "parameters"):
-            raise InvalidInputError(
-                "extra_body",
-                f"has the key {name!r}, and takes only 'input' and 'parameters'",
-                f'Pass extra_body={{"parameters": {{{name!r}: …}}}}',
-            )
-        if not isinstance(part, dict):
-            raise InvalidInputError(f"extra_body.{name}", f"must be a dict, not {kind_of(part)}")
-        if cast("dict[str, Any]", part).get("incremental_output", True) is not True:
-            field = f"extra_body.{name}.incremental_output"
-            raise InvalidInputError(field, "must be True, because answers are read as deltas")
-    return value
-
-
 def _check_mode(value: object) -> object:
     if value is not None and not isinstance(value, str):
         raise InvalidInputError("flow_stream_mode", f"must be a str, not {kind_of(value)}")
     return value
 
 
-def _check_urls(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    for index, item in enumerate(value):
-        if not is_fetchable(item):
-            raise InvalidInputError(
-                f"{info.field_name}[{index}]",
-                "is not an http(s) URL",
-                "Pass an http:// or https:// address that the cloud can fetch",
-            )
-    return value
+def _check_images(value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+    return read_images(value, info.field_name or "image_list")
+
+
+def _check_files(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    return read_files(value, info.field_name or "file_list")
 
 
 ModeName: TypeAlias = Annotated[
     FlowStreamMode | str, BeforeValidator(_check_mode), AfterValidator(check_text)
 ]
 AppId: TypeAlias = Annotated[str, BeforeValidator(_check_app_id)]
-Urls: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_check_urls)]
+Images: TypeAlias = Annotated[tuple[Any, ...], AfterValidator(_check_images)]
+Files: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_check_files)]
 
 
 class WireOptions(BaseModel):
@@ -181,7 +164,7 @@ class WireOptions(BaseModel):
     seed: Annotated[int | None, Parameter()] = Field(default=None, ge=0)
     """Makes sampling repeatable. Default: none. Agent 1.0 apps. `parameters.seed`."""
 
-    extra_body: Annotated[JsonObject | None, AfterValidator(_check_extra_body)] = None
+    extra_body: ExtraBody | None = None
     """What this version has no setting for: `{"input": {…}, "parameters": {…}}`. Each key is added
     to that object of the body, and replaces what a setting put there. `SecretStr` and credentials
     as in `biz_params`. Default: none. All apps. Part of the body."""
@@ -206,6 +189,27 @@ class Message(BaseModel):
     content: Text
 
 
+def _put_system_first(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Join the system texts at the beginning; one that comes later becomes a user's message.
+
+    The API takes one system message, first, and refuses any other.
+    """
+    lead = list(itertools.takewhile(lambda message: message.role == "system", messages))
+    if len(lead) == len(messages):
+        return messages
+    system = "\n\n".join(message.content for message in lead)
+    return (
+        *([Message(role="system", content=system)] if lead else ()),
+        *(
+            Message(role="user", content=message.content) if message.role == "system" else message
+            for message in messages[len(lead) :]
+        ),
+    )
+
+
+Messages: TypeAlias = Annotated[tuple[Message, ...], AfterValidator(_put_system_first)]
+
+
 class AppRequest(WireOptions):
     """What one call sends: either `prompt`, or `messages` that end with a user message."""
 
@@ -214,18 +218,21 @@ class AppRequest(WireOptions):
     prompt: Annotated[Text | None, Input()] = Field(default=None, repr=False)
     """The user's prompt. All apps. `input.prompt`."""
 
-    messages: Annotated[tuple[Message, ...] | None, Input()] = Field(default=None, repr=False)
-    """The conversation so far, system message first. The cloud then ignores `session_id`, so both
-    together are refused. Agent 1.0 and workflow apps. `input.messages`."""
+    messages: Annotated[Messages | None, Input()] = Field(default=None, repr=False)
+    """The conversation so far, system message first; a later one is sent as a user's. The cloud
+    then ignores `session_id`, so both together are refused. Agent 1.0 and workflow apps.
+    `input.messages`."""
 
     session_id: Annotated[Text | None, Input()] = None
     """The cloud's session to continue. Default: a new one. Agent apps and dialog workflows.
     `input.session_id`."""
 
-    image_list: Annotated[Urls, Input()] = ()
-    """URLs of images. Default: none. Apps with a vision model. `input.image_list`."""
+    image_list: Annotated[Images, Input()] = ()
+    """Images: addresses, Data URLs, `bytes`, and a `pathlib.Path` for a file on this machine, which
+    is read when the request is sent. At most 7.5 MiB each. Default: none. Apps with a vision model.
+    `input.image_list`."""
 
-    file_list: Annotated[Urls, Input()] = ()
+    file_list: Annotated[Files, Input()] = ()
     """URLs of files. Default: none. All apps. `input.file_list`."""
 
     doc_tag_codes: Annotated[tuple[Text, ...], Input()] = ()
@@ -235,6 +242,10 @@ class AppRequest(WireOptions):
     doc_reference_type: Annotated[Literal["simple", "indexed"] | None, Input()] = None
     """How the answer marks its sources. Default: not at all. Older agent apps.
     `input.doc_reference_type`."""
+
+    @field_serializer("image_list")
+    def _shortened(self, value: tuple[Any, ...]) -> tuple[str, ...]:
+        return tuple(map(str, value))
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:
@@ -262,8 +273,29 @@ class AppRequest(WireOptions):
         return self
 
     def input(self) -> dict[str, Any]:
-        """Return the `input` object of the request body, without empty fields."""
+        """Return the `input` object of the request body, without empty fields.
+
+        It reads the images of this machine.
+
+        Raises:
+            InvalidInputError: One cannot be read, is not an image, or is too large.
+        """
         return self._marked(Input) | self._extra("input")
+
+    def sent(self, name: str) -> Any:
+        """Return a field as it is sent: what `extra_body` holds under its name wins."""
+        parts: Iterable[dict[str, Any]] = (self.extra_body or {}).values()
+        return next((part[name] for part in parts if name in part), getattr(self, name))
+
+    @property
+    def has_inline_images(self) -> bool:
+        """Whether `input` reads or encodes images, which can take a while."""
+        return any(isinstance(image, InlineImage) for image in self.image_list)
+
+    @property
+    def has_oss_address(self) -> bool:
+        """Whether an image or a file has an `oss://` address, which needs a header of its own."""
+        return any(str(each).startswith("oss://") for each in (*self.image_list, *self.file_list))
 
     def parameters(self) -> dict[str, Any]:
         """Return the `parameters` object, without empty fields. It always asks for deltas."""
@@ -286,7 +318,13 @@ def _as_json(value: object) -> object:
     if not isinstance(value, tuple):
         return reveal(value)
     items = cast("tuple[object, ...]", value)
-    return [item.model_dump() if isinstance(item, BaseModel) else item for item in items]
+    return [_item_as_json(item) for item in items]
+
+
+def _item_as_json(item: object) -> object:
+    if isinstance(item, InlineImage):
+        return item.data_url()
+    return item.model_dump() if isinstance(item, BaseModel) else item
 
 
 def raise_invalid_input(

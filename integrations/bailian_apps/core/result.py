@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+from bailian_apps.core.history_template import HistoryFormat
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -175,7 +177,8 @@ class AppResult:
         attempts: How many times the request was sent, the successful one included.
         context_lost: Whether the cloud answered in another session than the one that was to
             continue: the app did not know the earlier conversation. A warning was logged.
-        whole_history: Whether the whole conversation was sent, as `messages`.
+        whole_history: Whether the whole conversation was sent.
+        history_format: How it was sent: as `"messages"` or as a `"prompt"`; None if it was not.
         raw: The last frame as it came.
     """
 
@@ -191,6 +194,7 @@ class AppResult:
     attempts: int = 1
     context_lost: bool = False
     whole_history: bool = False
+    history_format: HistoryFormat | None = None
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
 

@@ -8,9 +8,14 @@ frame.
 from __future__ import annotations
 
 import random
+import re
 
+from pydantic import SecretStr
+
+from bailian_apps.core.endpoint import KeyProvider, aread_api_key, read_api_key
 from bailian_apps.core.errors import (
     AppFailedError,
+    BadRequestError,
     BailianError,
     ConnectError,
     ConnectionLostError,
@@ -40,8 +45,31 @@ _TRANSIENT = (
 )
 
 
+# "Required parameter(Prompt) missing or invalid, please check the request parameters.", of an app
+# that was sent `messages` alone. The words have to be about the request: a node that ran may report
+# an invalid prompt of its own, under another code.
+_PROMPT_MISSING = re.compile(
+    r"\b(required|missing)\W+(\w+\W+){0,3}prompt\b"
+    r"|\bprompt\b\W+(\w+\W+){0,4}(required|missing|empty|null)\b",
+    re.IGNORECASE,
+)
+
+
+def asks_for_prompt(error: BailianError) -> bool:
+    """Whether the cloud refused a request because it had no prompt. The app did not run."""
+    return (
+        isinstance(error, BadRequestError)
+        and error.code == "InvalidParameter"
+        and error.status_code in (400, None)
+        and error.partial is None
+        and _PROMPT_MISSING.search(error.message) is not None
+    )
+
+
 def did_not_start(error: BailianError) -> bool:
     """Whether it is certain that the app did not run."""
+    if asks_for_prompt(error):
+        return True
     if error.request_state == "answered":
         return error.status_code in _REFUSED and not isinstance(error, _MAY_HAVE_RUN)
     return error.request_state == "not_sent"
@@ -82,3 +110,43 @@ def retry_delay_s(error: BailianError, *, attempt: int, settings: AppSettings) -
         return error.retry_after_s if error.retry_after_s <= MAX_WAIT_S else None
     window_s = min(_MAX_BACKOFF_S, _BACKOFF_S * 2 ** (attempt - 1))
     return random.uniform(0, window_s)  # noqa: S311 - not for secrets
+
+
+class KeyReader:
+    """Reads a callable `api_key` for each attempt of one call, and once more after HTTP 401.
+
+    A temporary key may have expired. A 401 did not start the app, so the request is sent again if
+    the callable then returns another key.
+    """
+
+    def __init__(self, provider: KeyProvider) -> None:
+        """Start without a key."""
+        self._provider = provider
+        self._key: SecretStr | None = None
+        self._refusal: BailianError | None = None  # of that key, until another one is known
+        self._has_asked_again = False
+
+    def read(self) -> SecretStr:
+        """Return the key of the next attempt.
+
+        Raises:
+            BailianError: There is none, or it is the one that the cloud has refused.
+        """
+        return self._use(read_api_key(self._provider))
+
+    async def aread(self) -> SecretStr:
+        """As `read`, for an async call."""
+        return self._use(await aread_api_key(self._provider))
+
+    def _use(self, key: SecretStr) -> SecretStr:
+        if self._refusal is not None and key == self._key:
+            raise self._refusal
+        self._key, self._refusal = key, None
+        return key
+
+    def asks_again_after(self, error: BailianError) -> bool:
+        """Whether the key is read once more after this error, before another attempt."""
+        if self._has_asked_again or error.status_code != 401 or not did_not_start(error):
+            return False
+        self._has_asked_again, self._refusal = True, error
+        return True

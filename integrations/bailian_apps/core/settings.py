@@ -20,16 +20,20 @@ from pydantic import (
 
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace, api_key_from_env
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
 from bailian_apps.core.redaction import (
     MASK,
     SECRET_FIELDS,
     hides_arguments,
+    masked_path,
     redact_headers,
     redacted,
+    reveal,
 )
 from bailian_apps.core.request import AppId, AppRequest, WireOptions, raise_invalid_input
 
-HistoryMode: TypeAlias = Literal["session", "messages"]
+HistoryMode: TypeAlias = Literal["session", "full", "messages"]
+"""`"messages"` is the older name of `"full"`."""
 
 
 LOST_KEY = SecretStr(MASK)
@@ -124,8 +128,18 @@ class AppSettings(WireOptions):
     with `RequestTimeoutError`, and nothing was sent. Not sent."""
 
     history_mode: HistoryMode = "session"
-    """How a conversation is sent: `"session"` continues the cloud's session and sends only what is
-    new; `"messages"` sends the whole conversation every time. Not sent."""
+    """How much of a conversation is sent: `"session"` continues the cloud's session and sends only
+    what is new; `"full"` sends the whole conversation every time (`"messages"` is its older name).
+    Not sent."""
+
+    history_format: HistoryFormat = "messages"
+    """How a whole conversation is sent: as `"messages"`, which agent 2.0 apps do not take and a
+    workflow app reads only if it was made to; or folded into one `"prompt"`, which every app takes.
+    An app that refuses `messages` is asked again with a prompt. Not sent."""
+
+    history_template: HistoryTemplate = Field(default_factory=HistoryTemplate)
+    """The words around the texts of a conversation that is sent as a prompt: a `HistoryTemplate`,
+    or a dict of its fields. Default: Chinese words. Not sent."""
 
     session_ttl_s: float = Field(default=3600.0, ge=0)
     """Seconds without a call after which the cloud drops a session. Not sent."""
@@ -162,6 +176,21 @@ class AppSettings(WireOptions):
         super().__setstate__(
             state | {"__dict__": fields | {"api_key": fields["api_key"] or api_key_from_env()}}
         )
+
+    def require_secrets(self) -> None:
+        """Refuse settings without the secrets that a dump or a pickle has left out.
+
+        Raises:
+            InvalidInputError: The key or a header has to be passed again.
+        """
+        if self.api_key == LOST_KEY:
+            raise InvalidInputError(
+                "api_key", "is masked: a pickle holds no secrets", "Pass the key again"
+            )
+        if (path := masked_path(reveal(self.extra_headers), "extra_headers")) is not None:
+            raise InvalidInputError(
+                path, "is masked: a dump or a pickle holds no secrets", "Pass the value again"
+            )
 
     @field_serializer("extra_headers", when_used="unless-none")
     def _without_values(self, value: Mapping[str, Any]) -> dict[str, str]:

@@ -7,10 +7,12 @@ decided here; which block is a text or an image is the adapter's to know.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeGuard, cast
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, cast
 
+from bailian_apps.core.attachments import Image, read_file, read_image
 from bailian_apps.core.errors import InvalidInputError
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
@@ -21,9 +23,6 @@ LlamaIndex's `additional_kwargs`."""
 
 TOOL_RESULT_PREFIX = "Tool result: "
 """How the text of a tool's result begins. The API has no role for it, so it is a user's turn."""
-
-URL_SCHEMES = ("http://", "https://", "oss://")
-"""How the address of an image or a file begins, which the cloud fetches."""
 
 _TOOL_ROLES = ("tool", "function")
 _ROLES: dict[str, Role] = {
@@ -48,11 +47,11 @@ class SessionMarker:
         app_id: The app that answered.
         session_id: The cloud's session of the answer.
         round: How many rounds the session holds, this one included; 0 if it may not hold the
-            conversation.
+            conversation. A conversation that opened it as one prompt is its first round.
         used_at: When it was last used, in Unix seconds.
         system: A digest of the system text the session began with; `""` for none.
-        digest: Two digests: of the user's text in this round, and of the answer. They show whether
-            a history is the one that the session holds. `""` in round 0.
+        digest: Two digests: of what was sent in this round, and of the answer. They show whether a
+            history is the one that the session holds. `""` in round 0.
     """
 
     app_id: str
@@ -104,14 +103,14 @@ class Turn:
         role: Whose message it is.
         text: Its text.
         marker: The marker that an assistant's message carries.
-        images: URLs of images in a user's message.
+        images: The images in a user's message.
         files: URLs of files in a user's message.
     """
 
     role: Role
     text: str
     marker: SessionMarker | None = None
-    images: tuple[str, ...] = ()
+    images: tuple[Image, ...] = ()
     files: tuple[str, ...] = ()
 
 
@@ -147,28 +146,30 @@ class TurnBuilder:
         self._tool_result = role in _TOOL_ROLES
         self._marker = SessionMarker.from_dict(marker) if self.role == "assistant" else None
         self._texts: list[str] = []
-        self._images: list[str] = []
+        self._images: list[Image] = []
         self._files: list[str] = []
 
     def text(self, text: str) -> None:
         """Add text. Texts are joined by line breaks."""
         self._texts.append(text)
 
-    def image(self, path: str, url: object) -> None:
+    def image(self, path: str, image: object) -> None:
         """Add an image.
 
         Args:
             path: The image's place in an error, such as `messages[2].content[0]`.
-            url: Its address.
+            image: What `read_image` takes: an address, a Data URL, bytes, a path.
 
         Raises:
-            InvalidInputError: It is not a URL that the cloud can fetch, or not a user's.
+            InvalidInputError: It is none of these, or not a user's.
         """
-        self._images.append(self._url(path, "an image", url))
+        self._require_user(path, "an image")
+        self._images.append(read_image(image, path))
 
     def file(self, path: str, url: object) -> None:
-        """Add a file; as `image`."""
-        self._files.append(self._url(path, "a file", url))
+        """Add a file; as `image`, but only by its address."""
+        self._require_user(path, "a file")
+        self._files.append(read_file(url, path))
 
     @property
     def calls_only(self) -> bool:
@@ -186,18 +187,11 @@ class TurnBuilder:
             files=tuple(self._files),
         )
 
-    def _url(self, path: str, what: str, url: object) -> str:
+    def _require_user(self, path: str, what: str) -> None:
         if self.role != "user":
             raise InvalidInputError(
                 path, f"has {what} in the role {self.role!r}", "Put it into a user message"
             )
-        if not is_fetchable(url):
-            raise InvalidInputError(
-                path,
-                f"has {what} without an http(s) URL",
-                "Upload it and pass its URL: the cloud fetches URLs only",
-            )
-        return url
 
 
 def build_turns(builders: Iterable[TurnBuilder]) -> list[Turn]:
@@ -225,9 +219,14 @@ def build_turns(builders: Iterable[TurnBuilder]) -> list[Turn]:
     return [message.build() for message in messages if not message.calls_only]
 
 
-def is_fetchable(url: object) -> TypeGuard[str]:
-    """Whether it is a URL that the cloud can fetch."""
-    return isinstance(url, str) and url.startswith(URL_SCHEMES)
+def put_system_first(turns: Sequence[Turn]) -> list[Turn]:
+    """Return a conversation whose system texts all come first: a later one is a user's turn.
+
+    An app takes system text only before everything else.
+    """
+    lead = len(list(itertools.takewhile(lambda turn: turn.role == "system", turns)))
+    later = (replace(turn, role="user") if turn.role == "system" else turn for turn in turns[lead:])
+    return [*turns[:lead], *later]
 
 
 def unsupported(where: str, what: str) -> InvalidInputError:

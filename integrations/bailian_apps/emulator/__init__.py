@@ -11,7 +11,7 @@ from bailian_apps.emulator.apps.recordings import (
     RecordingError,
     load_recording,
 )
-from bailian_apps.emulator.apps.rules import Paced, Rule, Rules, When
+from bailian_apps.emulator.apps.rules import Paced, PromptOnly, Rule, Rules, When
 from bailian_apps.emulator.apps.scenarios import (
     Agent,
     ErrorAnswer,
@@ -47,6 +47,7 @@ __all__ = [
     "Failure",
     "Node",
     "Paced",
+    "PromptOnly",
     "ReceivedRequest",
     "Recorder",
     "Recording",

@@ -59,9 +59,9 @@ class Emulator(LocalServer):
         Args:
             apps: The app for each app id: the path of a recording (`.sse`, `.json`, `.jsonl`) or
                 of a YAML file, a `Workflow`, an `Agent` or `Rules`, one of these as `Paced`, or a
-                function. The function gets a `Call` and returns a text, a payload, a list of
-                payloads, or a generator of payloads; it may be async. To fail it returns or
-                raises `Failure`.
+                function; any of these as `PromptOnly`. The function gets a `Call` and returns a
+                text, a payload, a list of payloads, or a generator of payloads; it may be async.
+                To fail it returns or raises `Failure`.
             api_key: The only valid key. By default any key but an empty one is valid.
             pace: How many times faster than recorded to answer: 1 is the recorded pace, 2 is twice
                 as fast, 0 does not wait.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 from bailian_apps.emulator.credentials import redacted
+from bailian_apps.emulator.media import shortened
 from bailian_apps.emulator.sessions import Turn
 from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_list, as_object
 
@@ -40,8 +41,8 @@ class ReceivedRequest:
 
     @property
     def redacted_body(self) -> JsonObject:
-        """The body with the credentials of the app's users masked."""
-        return cast("JsonObject", redacted(self.body))
+        """The body with the credentials of the app's users masked, and images by their size."""
+        return shortened(cast("JsonObject", redacted(self.body)))
 
     @property
     def input(self) -> JsonObject:

@@ -147,8 +147,9 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     @override
     def _resolve_model_profile(self) -> ModelProfile:
         return {
-            "image_inputs": False,
+            "image_inputs": True,
             "image_url_inputs": True,
+            "image_tool_message": True,
             "audio_inputs": False,
             "video_inputs": False,
             "reasoning_output": True,

@@ -5,9 +5,9 @@ The whole mapping, to the app:
 | LangChain | sent as |
 |---|---|
 | `SystemMessage`, `ChatMessage(role="system")` | system text |
-| `HumanMessage`, `ChatMessage(role="user")`: string, `text` and `text-plain` blocks | user text |
-| … its `image` and `image_url` blocks with a URL | an image of that turn |
-| … its `file` blocks with a URL | a file of that turn |
+| `HumanMessage`, `ChatMessage(role="user")`: string and text blocks | user text |
+| … its `image`, `image_url` and `input_image` blocks, with a URL or base64 | image of that turn |
+| … its `file`, `input_file` and `document` blocks with a URL | file of that turn |
 | `AIMessage`, `ChatMessage(role="assistant")`: string and `text` blocks | assistant text |
 | … its reasoning, its server-side tool calls and all other blocks that are not media | not sent |
 | … its `response_metadata["bailian"]` | the session to continue, and from which message |
@@ -29,8 +29,8 @@ And from the app, as `bailian_apps.langchain.message_chunks` builds it:
 With `output_version="v1"`, and always in `content_blocks`, reasoning, steps and references are
 standard content blocks instead (see `bailian_apps.langchain.blocks`).
 
-What an app cannot receive is refused: any other message or role, any other block, and images or
-files without a URL.
+What an app cannot receive is refused: any other message or role, any other block, files without a
+URL, and what is not an image.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage
 
 from bailian_apps.core.turns import MARKER_KEY, Turn, TurnBuilder, build_turns, unsupported
 
+_TEXTS = ("text", "text-plain", "input_text")
+_IMAGES = ("image", "image_url", "input_image")
+_FILES = ("file", "input_file", "document")
 _OTHER_MEDIA = ("audio", "input_audio", "video")
 
 
@@ -67,13 +70,15 @@ def _read(where: str, message: BaseMessage) -> TurnBuilder:
     is_answer = builder.role == "assistant"
     texts: list[str] = []
     for path, block in _blocks_of(where, message):
-        kind = block.get("type", "text" if "text" in block else None)
-        if kind in ("text", "text-plain") and isinstance(block.get("text"), str):
+        kind = block.get("type") or next(
+            (name for name in ("text", "image") if name in block), None
+        )
+        if kind in _TEXTS and isinstance(block.get("text"), str):
             texts.append(block["text"])
-        elif kind in ("image", "image_url"):
-            builder.image(path, _url_of(block))
-        elif kind == "file":
-            builder.file(path, _url_of(block))
+        elif kind in _IMAGES:
+            builder.image(path, _image_of(block))
+        elif kind == "file" or (kind in _FILES and not is_answer):
+            builder.file(path, _file_of(block))
         elif not is_answer or kind in _OTHER_MEDIA:
             raise unsupported(path, f"a block of type {kind!r}")
     # The blocks of an answer are pieces of one text; those of other messages are paragraphs.
@@ -90,6 +95,33 @@ def _blocks_of(where: str, message: BaseMessage) -> Iterator[tuple[str, Mapping[
         yield f"{where}.content[{index}]", block
 
 
-def _url_of(block: Mapping[str, Any]) -> Any:
-    value: Any = block.get("url") or block.get("image_url")
-    return cast("Mapping[str, Any]", value).get("url") if isinstance(value, Mapping) else value
+def _image_of(block: Mapping[str, Any]) -> object:
+    """Return the URL of an image, or its base64 as a Data URL, from any of these forms.
+
+    | whose | block |
+    |---|---|
+    | LangChain's, v1 | `{"type": "image", "base64": …, "mime_type": …}`, `{…, "url": …}` |
+    | LangChain's, v0 | `{"type": "image", "source_type": "base64", "data": …}`, `{…, "url": …}` |
+    | OpenAI's | `{"type": "image_url", "image_url": {"url": …}}`, `{…, "image_url": …}` |
+    | OpenAI's Responses | `{"type": "input_image", "image_url": …}` |
+    | Anthropic's | `{"type": "image", "source": {"type": "base64", "data": …}}`, `{… "url": …}` |
+    | DashScope's | `{"image": …}` |
+    """
+    source: Any = block.get("source")
+    if isinstance(source, Mapping):  # Anthropic's
+        return _image_of(cast("Mapping[str, Any]", source))
+    url = block.get("url") or block.get("image_url") or block.get("image")
+    if isinstance(url, Mapping):
+        url = cast("Mapping[str, Any]", url).get("url")
+    encoded = block.get("base64") or block.get("data")
+    if url or not isinstance(encoded, str):
+        return url or encoded
+    if encoded.startswith("data:"):
+        return encoded
+    return f"data:{block.get('mime_type') or block.get('media_type') or ''};base64,{encoded}"
+
+
+def _file_of(block: Mapping[str, Any]) -> object:
+    source: Any = block.get("source")
+    fields = cast("Mapping[str, Any]", source) if isinstance(source, Mapping) else block
+    return fields.get("url") or fields.get("file_url")

@@ -74,7 +74,8 @@ class AppSettingsMixin(AppSettings):
     @property
     def lc_attributes(self) -> dict[str, Any]:
         """Attributes whose dumped value differs from the attribute's."""
-        dumped: dict[str, Any] = {"timeout": as_json(self.timeout)}
+        models = ("timeout", "history_template")
+        dumped: dict[str, Any] = {name: as_json(getattr(self, name)) for name in models}
         for name in SECRET_FIELDS:
             if value := getattr(self, name):
                 dumped[name] = redacted(name, value, self.secret_biz_params)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
 from typing_extensions import override
 
+from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.redaction import (
@@ -102,7 +103,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             arguments of the tool, which are sent in `biz_params` and override the field. An
             argument that is None is not sent.
         args_schema: A schema of the arguments in place of the generated one. It needs a `prompt`;
-            all other arguments are sent in `biz_params`.
+            all other arguments are sent in `biz_params`. In both schemas, fields named `image_list`
+            and `file_list` hold the images and files of the call.
         remember: Whether a call continues the tool's earlier conversation in the same agent thread.
             The conversation is read from the tool messages in the agent's state, so a checkpointer
             stores it, and every thread has its own.
@@ -221,10 +223,13 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         runtime: Any,
         manager: AnyRunManager | None,
     ) -> AppRun:
-        biz_params = {**(self.biz_params or {}), **self._to_biz_params(take(arguments))}
+        arguments = take(arguments)
+        kwargs = {name: arguments.pop(name) for name in MEDIA_OPTIONS if name in arguments}
+        biz_params = {**(self.biz_params or {}), **self._to_biz_params(arguments)}
         earlier = _earlier_turns(runtime, self.name) if self.remember else []
         turns = [*earlier, Turn(role="user", text=prompt)]
-        kwargs = {"biz_params": biz_params} if biz_params else {}
+        if biz_params:
+            kwargs["biz_params"] = biz_params
         return AppRun.prepare(self, turns, kwargs, manager)
 
     def _to_biz_params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:

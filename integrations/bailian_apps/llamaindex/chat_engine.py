@@ -120,7 +120,8 @@ class BailianAppChatEngine(BaseChatEngine):
             memory: As for the constructor.
             chat_history: Earlier messages; they replace the content of the memory.
             system_prompt: A system message that precedes the conversation. Every call then sends
-                the whole conversation, because a session does not take a system message.
+                the whole conversation, because a session does not take a system message; with
+                `history_format="prompt"`, the first call alone.
             prefix_messages: As for the constructor; instead of `system_prompt`.
             callback_manager: As for the constructor.
             **settings: The fields of `BailianAppLLM`.

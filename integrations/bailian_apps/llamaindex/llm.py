@@ -26,6 +26,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from bailian_apps.app import BailianApp
 from bailian_apps.client import Client
+from bailian_apps.core.attachments import unwrap_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import plan_request
@@ -35,7 +36,7 @@ from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import Turn
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.llm_call import LLMCall
-from bailian_apps.llamaindex.messages import to_turns
+from bailian_apps.llamaindex.messages import image_content, to_turns
 from bailian_apps.llamaindex.responses import ChatResponseBuilder, CompletionResponseBuilder
 
 _chat_callback = cast("Any", llm_chat_callback())
@@ -194,7 +195,8 @@ class BailianAppLLM(AppSettings, LLM):
         Args:
             messages: The conversation, ending with a user message.
             **kwargs: Settings to override for this call, and `session_id` (a session to continue;
-                it takes precedence over the messages' own), `image_list` and `file_list` (URLs).
+                it takes precedence over the messages' own), `image_list` (as `AppRequest`'s, or
+                LlamaIndex's `ImageBlock` and `ImageDocument`) and `file_list`.
 
         Returns:
             The answer. `raw` has `usage`, `references`, `steps`, `session_id` and `request_id`.
@@ -292,4 +294,7 @@ class BailianAppLLM(AppSettings, LLM):
             raise InvalidInputError(
                 name, "is not a keyword argument here", "Pass it as the method's first argument"
             )
+        images = unwrap_images(kwargs.get("image_list"))
+        if isinstance(images, (list, tuple)):
+            kwargs = kwargs | {"image_list": [*map(image_content, cast("list[object]", images))]}
         return self.split(kwargs)

@@ -114,6 +114,8 @@ class LLMCall(Generic[ResponseT]):
             **self.plan.request_fields(self.options),
         }
         inputs = {name: value for name, value in inputs.items() if value}
+        if "image_list" in inputs:
+            inputs["image_list"] = tuple(map(str, inputs["image_list"]))
         return RunSpans(inputs, self.llm.callback_manager, step_events=self.llm.step_events)
 
     def _handle(self, event: AppEvent, spans: RunSpans, *, streaming: bool) -> ResponseT | None:

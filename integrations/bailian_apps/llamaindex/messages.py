@@ -11,9 +11,9 @@ role `tool`, `function`                        `user`, "Tool result: …"
 tool calls, `assistant` (`ToolCallBlock`,      dropped, and the message with them if it has no
 `additional_kwargs["tool_calls"]`)             text; rejected in other roles and the last message
 TextBlock                                      `text`; several are joined by newlines
-ImageBlock with a URL, `user`                  `images`
+ImageBlock, `user`                             `images`; a path is read when the call is sent
 DocumentBlock with a URL, `user`               `files`
-Image- or DocumentBlock with data or a path    rejected: the cloud only fetches URLs
+DocumentBlock with data or a path              rejected: the cloud only fetches URLs
 Image- or DocumentBlock, other roles           rejected: the API does not accept it
 ThinkingBlock, CitationBlock                   dropped: metadata of an earlier answer
 CachePoint                                     dropped: a hint without content
@@ -24,6 +24,9 @@ any other block (audio, video …)               rejected
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import IOBase
+from pathlib import Path
+from typing import Any
 
 from llama_index.core.base.llms.types import (
     CachePoint,
@@ -35,7 +38,9 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
     ToolCallBlock,
 )
+from llama_index.core.schema import ImageDocument, ImageNode
 
+from bailian_apps.core.attachments import is_fetchable
 from bailian_apps.core.turns import MARKER_KEY, Turn, TurnBuilder, build_turns, unsupported
 
 _DROPPED_BLOCKS = (ThinkingBlock, CitationBlock, CachePoint, ToolCallBlock)
@@ -67,9 +72,35 @@ def _to_builder(where: str, message: ChatMessage) -> TurnBuilder:
         if isinstance(block, TextBlock):
             builder.text(block.text)
         elif isinstance(block, ImageBlock):
-            builder.image(path, block.url and str(block.url))
+            builder.image(path, image_content(block))
         elif isinstance(block, DocumentBlock):
             builder.file(path, block.url and str(block.url))
         elif not isinstance(block, _DROPPED_BLOCKS):
             raise unsupported(path, f"a block of type {type(block).__name__}")
     return builder
+
+
+def image_content(image: object) -> Any:
+    """The content of a LlamaIndex image, as `read_image` takes it; other values unchanged.
+
+    LlamaIndex keeps the image of an `ImageBlock` as base64 bytes, that of an `ImageDocument` as
+    base64 text.
+    """
+    if isinstance(image, ImageBlock):
+        if isinstance(image.image, IOBase):
+            image.image.seek(0)
+            return image.image.read()
+        return image.image or image.path or (image.url and str(image.url))
+    if isinstance(image, (ImageDocument, ImageNode)):
+        encoded = image.image
+        if encoded:
+            return encoded if encoded.startswith("data:") else encoded.encode()
+        return image_address(image.image_path or image.image_url)
+    return image
+
+
+def image_address(text: str | None) -> Any:
+    """An address of the cloud or a Data URL as it is, any other text as a path."""
+    if not text or is_fetchable(text) or text.startswith("data:"):
+        return text
+    return Path(text)

@@ -19,14 +19,17 @@ from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from bailian_apps.app import BailianApp
-from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.attachments import read_image
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.llamaindex.llm import BailianAppLLM
+from bailian_apps.llamaindex.messages import image_address
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
 
 
 class BailianAppQueryEngine(BaseQueryEngine):
     """Answers queries with a Bailian app, each without a conversation.
+
+    A `QueryBundle` may have an image in its `image_path`: a path, an address or a Data URL.
 
     A response has the cited documents in `source_nodes`, and `steps`, `usage`, `reasoning`,
     `session_id`, `request_id` and others in `metadata`. A streaming response fills both before
@@ -94,23 +97,25 @@ class BailianAppQueryEngine(BaseQueryEngine):
         return {}  # the prompts are part of the app, in the console
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        query = query_text(query_bundle)
+        query, images = query_bundle.query_str, image_option(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
             response = (
-                self._stream(query) if self._streaming else self._final(self._llm.complete(query))
+                self._stream(query, images)
+                if self._streaming
+                else self._final(self._llm.complete(query, **images))
             )
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
-        query = query_text(query_bundle)
+        query, images = query_bundle.query_str, image_option(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
             response = (
-                await self._astream(query)
+                await self._astream(query, images)
                 if self._streaming
-                else self._final(await self._llm.acomplete(query))
+                else self._final(await self._llm.acomplete(query, **images))
             )
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
@@ -120,9 +125,9 @@ class BailianAppQueryEngine(BaseQueryEngine):
         fields.read(completion)
         return Response(completion.text, fields.nodes, fields.metadata)
 
-    def _stream(self, query: str) -> StreamingResponse:
+    def _stream(self, query: str, images: dict[str, Any]) -> StreamingResponse:
         fields = _DeferredFields(self._llm)
-        chunks = self._llm.stream_complete(query)
+        chunks = self._llm.stream_complete(query, **images)
 
         def deltas() -> Generator[str]:
             with closing(chunks):
@@ -132,9 +137,9 @@ class BailianAppQueryEngine(BaseQueryEngine):
 
         return StreamingResponse(deltas(), fields.nodes, fields.metadata)
 
-    async def _astream(self, query: str) -> AsyncStreamingResponse:
+    async def _astream(self, query: str, images: dict[str, Any]) -> AsyncStreamingResponse:
         fields = _DeferredFields(self._llm)
-        chunks: Any = await self._llm.astream_complete(query)
+        chunks: Any = await self._llm.astream_complete(query, **images)
 
         async def deltas() -> AsyncGenerator[str]:
             async with aclosing(chunks):
@@ -161,16 +166,9 @@ class _DeferredFields:
         return completion.delta or ""
 
 
-def query_text(query_bundle: QueryBundle) -> str:
-    """The text of a query.
-
-    Raises:
-        InvalidInputError: The query has an image path.
-    """
-    if query_bundle.image_path:
-        raise InvalidInputError(
-            "query_bundle.image_path",
-            "is a path, which apps do not accept",
-            "Use BailianAppLLM.chat with an ImageBlock(url=…)",
-        )
-    return query_bundle.query_str
+def image_option(query_bundle: QueryBundle) -> dict[str, Any]:
+    """The image of a query, if it has one, as an argument of `BailianAppLLM.complete`."""
+    if not query_bundle.image_path:
+        return {}
+    image = image_address(query_bundle.image_path)
+    return {"image_list": [read_image(image, "query_bundle.image_path")]}

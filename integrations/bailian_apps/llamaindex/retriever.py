@@ -11,7 +11,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from bailian_apps.app import BailianApp
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.llamaindex.llm import BailianAppLLM
-from bailian_apps.llamaindex.query_engine import query_text
+from bailian_apps.llamaindex.query_engine import image_option
 from bailian_apps.llamaindex.responses import source_nodes
 
 
@@ -76,7 +76,9 @@ class BailianAppRetriever(BaseRetriever):
         return cls(llm=llm, callback_manager=callback_manager)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return source_nodes(self._llm.complete(query_text(query_bundle)).raw)
+        query, images = query_bundle.query_str, image_option(query_bundle)
+        return source_nodes(self._llm.complete(query, **images).raw)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return source_nodes((await self._llm.acomplete(query_text(query_bundle))).raw)
+        query, images = query_bundle.query_str, image_option(query_bundle)
+        return source_nodes((await self._llm.acomplete(query, **images)).raw)

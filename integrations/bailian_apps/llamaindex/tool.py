@@ -16,6 +16,7 @@ from llama_index.core.workflow import Context
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from bailian_apps.app import BailianApp
+from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.redaction import (
@@ -66,7 +67,8 @@ def bailian_app_tool(
         description: What the app can do; an agent selects the tool by it.
         params: A model of the app's `biz_params`, shown to the agent as the tool's arguments.
             Its fields override the `biz_params` of the settings one by one. Its field `prompt` is
-            the prompt; one is added if there is none.
+            the prompt; one is added if there is none. Its fields `image_list` and `file_list` hold
+            the images and files of the call.
         return_direct: Whether the agent returns the app's answer as its own.
         keep_session: Whether all calls by one agent form one conversation.
         **settings: The fields of `BailianAppLLM`.
@@ -185,10 +187,13 @@ class _AppTool(FunctionTool):
             arguments = schema.model_validate(given | ({_PROMPT: args[0]} if args else {}))
         except ValidationError as error:
             raise_invalid_input(error)
-        fields = to_json_values(arguments, exclude_none=True)
+        fields = to_json_values(arguments, exclude_none=True, exclude={*MEDIA_OPTIONS})
         question = ChatMessage(role=MessageRole.USER, content=fields.pop(_PROMPT, ""))
         biz_params = {**(self._llm.biz_params or {}), **fields}
-        overrides = {"biz_params": biz_params} if fields else {}
+        overrides: dict[str, Any] = {"biz_params": biz_params} if fields else {}
+        for option in MEDIA_OPTIONS:
+            if (value := getattr(arguments, option, None)) is not None:
+                overrides[option] = value
         names = (*self._llm.secret_biz_params, *secret_fields(schema))
         return question, wrap_secrets(overrides, names)
 

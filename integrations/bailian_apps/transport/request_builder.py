@@ -89,7 +89,8 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
         settings: Whose key, address and workspace to use.
 
     Raises:
-        InvalidInputError: There is no key, or the address needs a workspace.
+        InvalidInputError: There is no key, the address needs a workspace, or an image of this
+            machine cannot be sent.
     """
     sdk = load_sdk()
     # The SDK would take some of the names that `extra_body` may hold for options of its own.
@@ -127,6 +128,8 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
     headers = dict(built.headers)
     if settings.workspace:
         headers["X-DashScope-WorkSpace"] = settings.workspace
+    if request.has_oss_address:
+        headers["X-DashScope-OssResourceResolve"] = "enable"  # as the SDK does for its models
     headers["user-agent"] = f"{headers.get('user-agent', 'dashscope')}; {_user_agent()}"
     url = str(built.url)
     if "{workspace_id}" in url:  # an older SDK does not fill it in

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, cast
 from bailian_apps.emulator.apps.agent import agent_frames
 from bailian_apps.emulator.apps.files import DescribedApp, load_app
 from bailian_apps.emulator.apps.recordings import Recording, as_payload
-from bailian_apps.emulator.apps.rules import AnswerSource, Paced, Rules
+from bailian_apps.emulator.apps.rules import AnswerSource, Paced, PromptOnly, Rules
 from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.apps.worker_threads import WorkerThreads
 from bailian_apps.emulator.apps.workflow import workflow_frames
@@ -53,6 +53,9 @@ class App:
 
 def as_app(source: AppSource, workers: WorkerThreads) -> App:
     """Return the app for a source; see `Emulator` for the errors."""
+    if isinstance(source, PromptOnly):
+        app = as_app(source.source, workers)
+        return replace(app, frames=partial(_frames_of_prompt, source, app.frames))
     if isinstance(source, Paced):
         return replace(as_app(source.source, workers), pace=source.pace)
     if isinstance(source, Recording):
@@ -84,6 +87,14 @@ async def _unknown_app(call: Call) -> AsyncGenerator[Frame, None]:
 
 UNKNOWN_APP = App(_unknown_app)
 """Answers for every unknown app id."""
+
+
+async def _frames_of_prompt(
+    source: PromptOnly, frames: Callable[[Call], AsyncGenerator[Frame, None]], call: Call
+) -> AsyncGenerator[Frame, None]:
+    async with aclosing(frames(source.call(call))) as answer:
+        async for frame in answer:
+            yield frame
 
 
 async def _frames_of(source: AnswerSource | Rules, call: Call) -> AsyncGenerator[Frame, None]:

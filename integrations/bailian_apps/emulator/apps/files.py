@@ -10,12 +10,20 @@ import yaml
 from pydantic import ValidationError
 
 from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
-from bailian_apps.emulator.apps.rules import AnswerSource, AppDescription, Paced, Rule, Rules, When
+from bailian_apps.emulator.apps.rules import (
+    AnswerSource,
+    AppDescription,
+    Paced,
+    PromptOnly,
+    Rule,
+    Rules,
+    When,
+)
 from bailian_apps.emulator.credentials import is_secret
 from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.wire.frames import as_object, to_json
 
-DescribedApp: TypeAlias = AnswerSource | Rules | Paced
+DescribedApp: TypeAlias = AnswerSource | Rules | Paced | PromptOnly
 """An app that a file can define."""
 
 _YAML = (".yaml", ".yml")

@@ -2,9 +2,9 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeAlias, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -26,8 +26,14 @@ from bailian_apps.emulator.apps.scenarios import (
     check_one_of,
 )
 from bailian_apps.emulator.credentials import MASK, redacted
-from bailian_apps.emulator.models import Call, Failure
+from bailian_apps.emulator.models import AppFunction, Call, Failure
 from bailian_apps.emulator.wire.frames import as_object
+
+Messages: TypeAlias = Literal["refused", "ignored"]
+"""What an app that takes only a prompt does with `messages`."""
+
+# What the cloud answers an app call without a prompt; reported by users of its other clients.
+_NO_PROMPT = "Required parameter(Prompt) missing or invalid, please check the request parameters."
 
 AnswerSource: TypeAlias = Workflow | Agent | Recording | ErrorAnswer
 """What answers a call by itself."""
@@ -178,6 +184,37 @@ class Paced:
         check_pace(self.pace)
 
 
+@dataclass(frozen=True, slots=True)
+class PromptOnly:
+    """An app that takes only a `prompt`.
+
+    Attributes:
+        source: The app, or the path of its file.
+        messages: What it does with `messages`. `refused`: without a prompt beside them, it answers
+            HTTP 400 and asks for one, as an agent 2.0 app may. `ignored`: it reads the text of the
+            last one, as a workflow app whose LLM node has no `historyList`.
+    """
+
+    source: "AnswerSource | Rules | Paced | AppFunction | str | os.PathLike[str]"
+    messages: Messages = "refused"
+
+    def __post_init__(self) -> None:
+        """Check the kind."""
+        if self.messages not in get_args(Messages):
+            raise ValueError(f"messages={self.messages!r} must be 'refused' or 'ignored'")
+
+    def call(self, call: Call) -> Call:
+        """Return what the app sees of a call; raise Failure if it refuses the call."""
+        received = call.request.input
+        if not call.messages:
+            return call
+        if self.messages == "refused" and not received.get("prompt"):
+            raise Failure(status=400, code="InvalidParameter", message=_NO_PROMPT)
+        seen = {name: value for name, value in received.items() if name != "messages"}
+        body = {**call.request.body, "input": {**seen, "prompt": call.prompt}}
+        return replace(call, request=replace(call.request, body=body))
+
+
 def check_pace(pace: float) -> None:
     """Raise ValueError if a pace is negative or not finite."""
     if not 0 <= pace < float("inf"):
@@ -190,15 +227,18 @@ class AppDescription(Choice):
     Attributes:
         rules: Answers that depend on the call.
         pace: Its own pace, see `Paced`.
+        messages: For an app that takes only a prompt, see `PromptOnly`.
     """
 
     _kinds: ClassVar = [*Choice._kinds, "rules"]
 
     rules: Annotated[list[Rule], Field(min_length=1)] | None = None
     pace: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    messages: Messages | None = None
 
     @property
-    def app(self) -> AnswerSource | Rules | Paced:
+    def app(self) -> AnswerSource | Rules | Paced | PromptOnly:
         """The app."""
         source = self.source if self.rules is None else Rules(rules=self.rules)
-        return source if self.pace is None else Paced(source, self.pace)
+        source = source if self.pace is None else Paced(source, self.pace)
+        return source if self.messages is None else PromptOnly(source, self.messages)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bailian_apps.emulator.errors import suggestion
+from bailian_apps.emulator.media import media_problem
 from bailian_apps.emulator.models import Failure, ReceivedRequest
 from bailian_apps.emulator.wire.frames import JsonObject, as_list
 from bailian_apps.emulator.wire.rendering import FLOW_MODES
@@ -114,6 +115,8 @@ def check(request: ReceivedRequest, *, strict: bool) -> None:
     roles = [message.get("role") for message in request.messages]
     if roles and roles[-1] != "user":
         raise invalid("The last of the messages must have the role user.")
+    if problem := media_problem(request.input, request.headers):
+        raise invalid(problem)
     mode = request.parameters.get("flow_stream_mode")
     if mode and mode not in list(FLOW_MODES):
         raise invalid(f"flow_stream_mode must be one of {', '.join(FLOW_MODES)}.")
