@@ -11,8 +11,8 @@ from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
+from bailian_apps.core.invalid_input import invalid_inputs
 from bailian_apps.core.redaction import hides_arguments, take
-from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import SETTING_NAMES, AppSettings
 from bailian_apps.run import EventStream, Run
@@ -53,16 +53,20 @@ class BailianApp:
         Raises:
             InvalidInputError: A field is unknown or not valid.
         """
+        problems: list[InvalidInputError] = []
         if not isinstance(cast("object", client), Client | None):
-            raise InvalidInputError("client", "must be a Client")
+            problems.append(InvalidInputError("client", "must be a Client"))
         self.client = client
-        if settings is not None:
-            self.settings = settings.with_overrides(fields)
-            return
         try:
-            self.settings = AppSettings(**fields)
+            self.settings = (
+                AppSettings(**fields) if settings is None else settings.with_overrides(fields)
+            )
         except ValidationError as error:
-            raise_invalid_input(error, names=SETTING_NAMES)
+            problems += invalid_inputs(error, names=SETTING_NAMES)
+        except InvalidInputError as error:
+            problems.append(error)
+        if problems:
+            raise InvalidInputError.of(problems)
 
     def __repr__(self) -> str:
         """Show the app's id only; settings may hold secrets."""
@@ -119,7 +123,8 @@ class BailianApp:
 
     @hides_arguments
     def _run(self, prompt: str | None, options: dict[str, Any]) -> Run:
-        settings, options = self.settings.split(take(options))
-        if prompt is not None:
+        options = take(options)
+        if prompt is not None or "messages" not in options:
             options["prompt"] = prompt
+        settings, options = self.settings.split(options)
         return Run(settings, Plan(app_id=settings.app_id), options, client=self.client)

@@ -22,7 +22,8 @@ from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
-from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
+from bailian_apps.core.invalid_input import invalid_options
+from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import did_not_start, retry_delay_s
 from bailian_apps.core.settings import CALL_NAMES, LOST_KEY, AppSettings
@@ -210,10 +211,13 @@ class Run:
 
     def _prepare(self, plan: Plan) -> None:
         """Make the request of a plan, and a decoder for its answer."""
+        fields = plan.request_fields(self._options)
         try:
-            self._request = AppRequest.model_validate(plan.request_fields(self._options))
+            self._request = AppRequest.model_validate(fields)
         except ValidationError as error:
-            raise_invalid_input(error, names=CALL_NAMES)
+            error.__traceback__ = None
+            problems = invalid_options(fields, names=CALL_NAMES)
+            raise InvalidInputError.of(problems) from None
         self._decoder = Decoder(
             flow_stream_mode=self._request.flow_stream_mode,
             asked_session=self._request.session_id,

@@ -15,7 +15,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import as_json, show
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
-from bailian_apps.core.request import raise_invalid_input
+from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import SETTING_NAMES, AppSettings
 from bailian_apps.run import Run

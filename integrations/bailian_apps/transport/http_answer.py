@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, cast
 from urllib.parse import urlsplit
 
+from bailian_apps.core.api_errors import api_error
 from bailian_apps.core.decoder import finish_reason
 from bailian_apps.core.errors import (
     BailianError,
@@ -15,7 +16,6 @@ from bailian_apps.core.errors import (
     ConnectionLostError,
     ProtocolError,
     StreamInterruptedError,
-    api_error,
     retry_after_s,
 )
 from bailian_apps.core.values import parse_json
