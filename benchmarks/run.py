@@ -43,6 +43,9 @@ FRAMES = {"small": 2000, "nodes20": 200, "nodes200": 200, "documents": 200, "lar
 PACED = {"small": 400, "nodes20": 200, "nodes200": 200}
 """The same, for a stream whose frames come one by one. Larger ones take several reads anyway."""
 
+LIVE = {"small": 2000, "nodes200": 200, "documents": 50, "large": 10}
+"""The same, for a stream whose frames the server makes as it sends them."""
+
 
 @contextmanager
 def serving() -> Generator[int]:
@@ -168,6 +171,11 @@ def at_once(port: int) -> None:
 def one_by_one(port: int) -> None:
     """The same, of frames 2 ms apart."""
     frame_costs(port, PACED, "paced-")
+
+
+def made_live(port: int) -> None:
+    """The same, of frames that the server makes as it sends them, on the same cores."""
+    frame_costs(port, LIVE, "live-")
 
 
 def frame_costs(port: int, kinds: dict[str, int], prefix: str = "") -> None:
@@ -576,6 +584,7 @@ def main() -> None:
         "about": about,
         "imports": imports,
         "at-once": at_once,
+        "live": made_live,
         "one-by-one": one_by_one,
         "profile": profile,
         "growth": growth,

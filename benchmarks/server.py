@@ -2,7 +2,8 @@
 
 Run it as a separate process, so that its work is not counted as the client's. It prints its port.
 The path chooses the body: `/api/v1/apps/{kind}-{frames}/completion`. A kind may begin with
-`paced-` (2 ms pass between two frames, so that a client reads each alone), `held-` (nothing
+`live-` (each frame is made when it is sent, as an app's server makes it), `paced-` (2 ms pass
+between two frames, so that a client reads each alone), `held-` (nothing
 follows the first frame) or `watched-` (as `held-`, and when the client disconnects, the server
 prints the time of `time.monotonic`).
 """
@@ -39,7 +40,7 @@ def _node(index: int, executing: bool) -> dict[str, str]:
 def frame(kind: str, index: int, count: int) -> dict[str, Any]:
     """One frame of a run of `count` frames.
 
-    Kinds: `small` (an agent's delta, 571 B as an event), `nodesN` (a workflow of N nodes, each
+    Kinds: `small` (an agent's delta, about 460 B as an event), `nodesN` (a workflow of N nodes, each
     executing in turn), `documents` and `large` (an agent that relists what it retrieved).
     """
     last = index == count - 1
@@ -64,14 +65,17 @@ def frame(kind: str, index: int, count: int) -> dict[str, Any]:
     return {"output": output, "usage": usage, "request_id": "520d48fd-d7e8-9632", "filler": filler}
 
 
+def event(kind: str, index: int, count: int) -> bytes:
+    """One frame as an event."""
+    data = json.dumps(frame(kind, index, count), ensure_ascii=False, separators=(",", ":"))
+    return f"id:{index + 1}\nevent:result\n:HTTP_STATUS/200\ndata:{data}\n\n".encode()
+
+
 @cache
 def body(kind: str, count: int) -> tuple[bytes, list[bytes]]:
     """The whole body, and its events."""
-    events: list[bytes] = []
-    for index in range(count):
-        data = json.dumps(frame(kind, index, count), ensure_ascii=False, separators=(",", ":"))
-        events.append(f"id:{index + 1}\nevent:result\n:HTTP_STATUS/200\ndata:{data}\n\n".encode())
-    chunks = b"".join(b"%x\r\n%s\r\n" % (len(event), event) for event in events)
+    events = [event(kind, index, count) for index in range(count)]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in events)
     return HEAD + chunks + b"0\r\n\r\n", events
 
 
@@ -87,14 +91,22 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await reader.readexactly(length)
             kind, _, count = head.split(b"/")[4].decode().rpartition("-")
             how, _, rest = kind.partition("-")
+            if how == "live":
+                writer.write(HEAD)
+                for index in range(int(count)):
+                    made = event(rest, index, int(count))
+                    writer.write(b"%x\r\n%s\r\n" % (len(made), made))
+                    await writer.drain()
+                writer.write(b"0\r\n\r\n")
+                continue
             whole, events = body(rest or kind, int(count))
             if how not in ("paced", "held", "watched"):
                 writer.write(whole)
                 await writer.drain()
                 continue
             writer.write(HEAD)
-            for event in events:
-                writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+            for each in events:
+                writer.write(b"%x\r\n%s\r\n" % (len(each), each))
                 if how in ("held", "watched"):
                     await reader.read(1)
                     if how == "watched":

@@ -161,6 +161,29 @@ async def test_closing_a_client_lets_an_async_call_that_runs_end() -> None:
         assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_a_retry_after_its_client_was_closed_keeps_no_connection(path: str) -> None:
+    client = Client()
+    busy = b'{"code":"Throttling"}'
+    head = b"HTTP/1.1 429 X\r\nRetry-After: 0\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+
+    def close() -> None:  # the server closes it from its own thread, so not its loop's connections
+        asyncio.run(client.aclose())
+
+    with WireServer([close, head % len(busy) + busy], GOOD) as server:
+        assert PATHS[path](app_of(server, client), "hi").text == "你好"
+        assert server.all_gone.wait(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("proxy", 8080), ("ca_bundle", ""), ("max_idle_connections", True)]
+)
+def test_a_client_names_the_argument_that_is_wrong(field: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        Client(**{field: value})
+    assert caught.value.field == field
+
+
 def test_closing_a_client_between_two_attempts_does_not_hide_the_error() -> None:
     class ClosingClient(Client):
         def frames(self, *args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)", re.M)
+_PATH = re.compile(r"`((?:[\w.-]+/)+[\w-]+\.py)`")
 _HEADING = re.compile(r"^#+ +(.+?) *$", re.M)
 
 
@@ -52,6 +53,14 @@ def broken(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     assert broken(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_python_file_that_a_page_names_exists(page: Path) -> None:
+    package = ROOT / "integrations" / "bailian_apps"
+    folders = (ROOT, ROOT / "integrations", package)
+    named = _PATH.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
+    assert [each for each in named if not any((f / each).is_file() for f in folders)] == []
 
 
 def test_links_to_missing_files_and_headings_are_found(

@@ -68,7 +68,7 @@ def test_making_an_app_does_not_load_the_sdk() -> None:
         ("cli", "typer"),
     ],
 )
-def test_without_its_extra_a_room_says_which_one_to_install(extra: str, missing: str) -> None:
+def test_without_its_extra_a_package_names_the_extra_to_install(extra: str, missing: str) -> None:
     script = f"import sys; sys.modules[{missing!r}] = None; import bailian_apps.{extra}"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

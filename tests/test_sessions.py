@@ -45,8 +45,9 @@ def test_a_released_round_can_be_claimed_again() -> None:
     assert not claims.claim(KEY, 4)
 
 
-def test_the_session_claimed_longest_ago_is_dropped_first() -> None:
-    claims = SessionRounds(max_sessions=2)
+def test_the_session_claimed_longest_ago_is_dropped_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bailian_apps.client.MAX_SESSIONS", 2)
+    claims = SessionRounds()
     for name, round_ in (("a", 2), ("b", 2), ("a", 3), ("c", 2)):
         assert claims.claim((None, "app", name), round_)
     assert not claims.claim((None, "app", "a"), 3)

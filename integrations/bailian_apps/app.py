@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
-from pydantic import ValidationError
-
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
-from bailian_apps.core.invalid_input import invalid_inputs
 from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import SETTING_NAMES, AppSettings
+from bailian_apps.core.settings import AppSettings
 from bailian_apps.run import EventStream, Run
 
 
@@ -59,10 +56,8 @@ class BailianApp:
         self.client = client
         try:
             self.settings = (
-                AppSettings(**fields) if settings is None else settings.with_overrides(fields)
+                AppSettings.of(fields) if settings is None else settings.with_overrides(fields)
             )
-        except ValidationError as error:
-            problems += invalid_inputs(error, names=SETTING_NAMES)
         except InvalidInputError as error:
             problems.append(error)
         if problems:

@@ -13,13 +13,14 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 
 from typing_extensions import Self
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.transport.timeouts import TimeoutBudget
 
 if TYPE_CHECKING:
     from bailian_apps.concurrency import ConcurrencySlot, WaitQueue
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from bailian_apps.transport.environment import Environment
     from bailian_apps.transport.sse import Frame
     from bailian_apps.transport.sync_pool import SyncConnections
-    from bailian_apps.transport.timeouts import TimeoutBudget
 
 MAX_SESSIONS = 10_000
 """How many sessions' rounds are remembered; the one claimed longest ago is dropped first."""
@@ -48,14 +48,9 @@ class SessionRounds:
     that comes second sends the whole history instead.
     """
 
-    def __init__(self, *, max_sessions: int = MAX_SESSIONS) -> None:
-        """Start without claims.
-
-        Args:
-            max_sessions: How many sessions are remembered.
-        """
+    def __init__(self) -> None:
+        """Start without claims."""
         self._rounds: OrderedDict[SessionKey, int] = OrderedDict()
-        self._max_sessions = max_sessions
         self.unlock()
 
     def claim(self, key: SessionKey, round_: int) -> bool:
@@ -65,7 +60,7 @@ class SessionRounds:
                 return False
             self._rounds[key] = round_
             self._rounds.move_to_end(key)
-            if len(self._rounds) > self._max_sessions:
+            if len(self._rounds) > MAX_SESSIONS:
                 self._rounds.popitem(last=False)
             return True
 
@@ -118,9 +113,11 @@ class Client:
         if proxy is not None:
             from bailian_apps.transport.environment import proxy_url
 
-            proxy = proxy_url(proxy)
+            proxy = proxy_url(proxy) if isinstance(cast("object", proxy), str) else None
             if proxy is None:
                 raise InvalidInputError("proxy", "is not a URL such as http://127.0.0.1:8080")
+        if ca_bundle is not None and not str(ca_bundle):
+            raise InvalidInputError("ca_bundle", "is empty", "Pass a file or directory, or None")
         self.session_rounds = SessionRounds()
         self.queues: dict[tuple[str | None, str], WaitQueue] = {}
         self._proxy = proxy
@@ -185,7 +182,7 @@ class Client:
             with self._lock:
                 self._sync = self._sync or made
         built = build_request(request, settings)  # before the clock starts: it imports the SDK
-        call = SyncCall(self._sync, self._budget(settings, deadline))
+        call = SyncCall(self._sync, TimeoutBudget(settings.timeouts, deadline))
         if register_abort is not None:
             register_abort(call.abort)
         return call.frames(built)
@@ -206,8 +203,9 @@ class Client:
             made = AsyncConnections(self._environment())
             with self._lock:
                 self._async = self._async or made
-        call = AsyncCall(self._async, self._budget(settings, deadline))
-        return call.frames(build_request(request, settings))
+        built = build_request(request, settings)
+        call = AsyncCall(self._async, TimeoutBudget(settings.timeouts, deadline))
+        return call.frames(built)
 
     def close(self) -> None:
         """Close the idle sync connections. Calls that run end first; new ones are refused."""
@@ -249,11 +247,6 @@ class Client:
         from bailian_apps.transport.environment import Environment
 
         return Environment(self._proxy, self._ca_bundle)
-
-    def _budget(self, settings: AppSettings, deadline: float | None) -> TimeoutBudget:
-        from bailian_apps.transport.timeouts import TimeoutBudget
-
-        return TimeoutBudget(settings.timeouts, deadline)
 
     def reset_after_fork(self) -> None:
         """Drop what belongs to the parent process; called in a forked child.

@@ -295,7 +295,13 @@ class Run:
             raise _SessionForgottenError("the cloud has forgotten the session")
 
     def _retry_delay_or_raise(self, error: BailianError) -> float:
-        """Return the seconds to wait before the next attempt, or raise the error, annotated."""
+        """Return the seconds to wait before the next attempt, or raise the error, annotated.
+
+        Its context and traceback are dropped: the variables of the transport's frames, and the
+        libraries' errors, hold the request with its key and its prompt, for any error reporter to
+        collect. Also if waiting is cancelled, whose error has this one as its context.
+        """
+        error.__context__ = error.__traceback__ = None
         if not self._received and did_not_start(error):
             self._may_have_run -= 1
         if isinstance(error, _SessionForgottenError) and self._plan.fallback is not None:
@@ -318,12 +324,7 @@ class Run:
         return delay_s
 
     def _raise_final(self, error: BailianError) -> NoReturn:
-        """Raise an error with what is known about the call.
-
-        Its context and traceback are dropped: the variables of the transport's frames, and the
-        libraries' errors, hold the request with its key and its prompt, for any error reporter to
-        collect.
-        """
+        """Raise an error with what is known about the call."""
         error.attempts = self._attempt
         error.session_id = self._decoder.session_id or self._request.session_id
         if self._decoder.started:

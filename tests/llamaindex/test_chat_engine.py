@@ -191,6 +191,37 @@ def test_chat_history_replaces_the_memory(send: Any, engine_of: Any) -> None:
         assert [message.content for message in engine.chat_history][:3] == ["甲", "乙", "二"]
 
 
+@pytest.mark.parametrize("end", ["closed", "dropped"])
+@pytest.mark.parametrize("method", ["stream_chat", "astream_chat"])
+def test_a_stream_that_is_never_read_restores_the_history(
+    method: str, end: str, engine_of: Any, loop: asyncio.AbstractEventLoop
+) -> None:
+    async def begin(engine: Any, given: list[ChatMessage]) -> None:
+        response = await engine.astream_chat("二", given)
+        if end == "closed":
+            await response.achat_stream.aclose()
+        del response
+        gc.collect()
+        await asyncio.sleep(0)  # the loop closes a dropped generator in a task of its own
+        await loop.shutdown_asyncgens()
+
+    with Emulator(apps={"app": app}) as cloud:
+        engine = engine_of(cloud)
+        engine.chat("一")
+        before = engine.chat_history
+        given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
+        if method == "astream_chat":
+            loop.run_until_complete(begin(engine, given))
+        else:
+            response = engine.stream_chat("二", given)
+            if end == "closed":
+                response.chat_stream.close()
+            del response
+            gc.collect()
+        assert engine.chat_history == before
+        assert len(cloud.requests) == 1
+
+
 def test_chat_history_can_be_set_on_creation(send: Any, engine_of: Any) -> None:
     given = [ChatMessage(content="甲"), ChatMessage(content="乙", role="assistant")]
     with Emulator(apps={"app": app}) as cloud:

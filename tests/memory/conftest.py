@@ -55,11 +55,11 @@ def redis_modules(redis: str) -> None:
 
 
 def friend(call: Call) -> str:
-    """An app that knows your name if anybody told it, now or in the session."""
-    told = [*(turn.user for turn in call.turns), call.prompt]
-    told += [str(message["content"]) for message in call.messages]
-    names = re.findall(r"My name is (\w+)", "\n".join(told))
-    # Only when asked, so that no answer tells what the user told.
+    """An app that knows your name if it was sent, now or in the session."""
+    known = [*(turn.user for turn in call.turns), call.prompt]
+    known += [str(message["content"]) for message in call.messages]
+    names = re.findall(r"My name is (\w+)", "\n".join(known))
+    # Only when asked, so that no answer repeats what the user sent.
     if "What is my name" not in call.prompt:
         return "Hello"
     if "standalone question" in call.prompt:  # LlamaIndex has the question rewritten

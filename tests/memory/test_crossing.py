@@ -45,7 +45,7 @@ def settings(cloud: Any) -> dict[str, Any]:
     return {"app_id": "friend", "api_key": "sk", "base_url": cloud.base_url}
 
 
-def told(cloud: Any) -> list[tuple[str | None, str]]:
+def sent(cloud: Any) -> list[tuple[str | None, str]]:
     return [(request.session_id, request.input["prompt"]) for request in cloud.requests]
 
 
@@ -80,7 +80,7 @@ def test_from_langchain_to_llamaindex(
     engine = kind.from_defaults(llm=BailianAppLLM(**settings), memory=memory)
     assert engine.chat("What is my name?").response == "Your name is Ada"
     [session_id] = cloud.sessions
-    assert told(cloud) == [(None, "My name is Ada"), (session_id, "What is my name?")]
+    assert sent(cloud) == [(None, "My name is Ada"), (session_id, "What is my name?")]
 
 
 def test_from_llamaindex_to_langchain_and_back(
@@ -97,14 +97,14 @@ def test_from_llamaindex_to_langchain_and_back(
     memory.set([documented["to_llamaindex"](message) for message in messages])
     assert engine.chat("What is my name?").response == "Your name is Ada"
     [session_id] = cloud.sessions
-    assert told(cloud) == [
+    assert sent(cloud) == [
         (None, "My name is Ada"),
         (session_id, "What is my name?"),
         (session_id, "What is my name?"),
     ]
 
 
-def test_a_forgotten_session_is_told_anew_on_the_other_side(
+def test_the_other_framework_sends_the_whole_history_of_a_forgotten_session(
     cloud: Any, settings: Any, graph: Any, memory: Any, documented: Any
 ) -> None:
     thread: Any = {"configurable": {"thread_id": "crossing, forgotten"}}

@@ -1,4 +1,7 @@
-"""A fact told first is known last, whatever keeps the messages and whenever the cloud forgets."""
+"""A fact of the first turn is known in the last, whatever keeps the messages.
+
+Also when the cloud forgets the session in between.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Forgetting:
 
     Attributes:
         happen: Makes it forget.
-        unaware: Whether the app then answers once without knowing what was said before.
+        unaware: Whether the app then answers once without knowing the earlier turns.
         rules: The cloud's.
         settings: The client's.
     """
@@ -87,7 +90,7 @@ BOTH_FRAMEWORKS = {"langgraph, SQLite", "simple, SQLite"}
         if how in EVERY_STORE or name in BOTH_FRAMEWORKS
     ],
 )
-def test_a_fact_told_first_is_known_last(
+def test_a_fact_of_the_first_turn_is_known_in_the_last(
     name: str, how: str, start_cloud: Any, place_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, forgetting = STORES[name], FORGETTINGS[how]
@@ -121,8 +124,8 @@ def test_what_drops_the_mark_sends_the_whole_history(
     with conversation(store, place_of(store, cloud)) as say:
         assert [say("My name is Ada"), say("What is my name?")] == ["Hello", "Your name is Ada"]
     assert not any(request.session_id for request in cloud.emulator.requests)
-    told = str([request.input for request in cloud.emulator.requests[1:]])
-    assert "My name is Ada" in told
+    sent = str([request.input for request in cloud.emulator.requests[1:]])
+    assert "My name is Ada" in sent
 
 
 @pytest.mark.parametrize("name", ["langgraph, SQLite", "simple, SQLite"])
@@ -160,11 +163,15 @@ def test_two_processes_take_turns(name: str, start_cloud: Any, place_of: Any) ->
             return worker.stdout.readline().strip()
 
         one, two = workers
-        said = [say(one, "My name is Ada"), say(two, "What is my name?"), say(one, "Good morning")]
+        answers = [
+            say(one, "My name is Ada"),
+            say(two, "What is my name?"),
+            say(one, "Good morning"),
+        ]
         last = say(two, "What is my name?")
         for worker in workers:
             assert worker.communicate() == ("", "")
-    assert [*said, last] == ["Hello", "Your name is Ada", "Hello", "Your name is Ada"]
+    assert [*answers, last] == ["Hello", "Your name is Ada", "Hello", "Your name is Ada"]
     requests = cloud.emulator.requests
     assert len({request.session_id for request in requests[1:]}) == 1
     assert not any(request.messages for request in requests)

@@ -1,4 +1,4 @@
-"""What the events of a run say, however their deltas were joined."""
+"""The events of a run in a form that does not depend on how deltas were joined."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from bailian_apps import AppEvent, ReasoningDelta, StepDelta, TextDelta
 
 def rows(events: list[AppEvent]) -> list[Any]:
     """The kinds of events in order; a row of deltas as what must not change in it."""
-    told: list[Any] = []
+    found: list[Any] = []
     for is_delta, row in groupby(events, lambda each: hasattr(each, "text")):
         if not is_delta:
-            told += [(type(each), getattr(each, "step", None)) for each in row]
+            found += [(type(each), getattr(each, "step", None)) for each in row]
             continue
-        said: list[Any] = []
+        deltas: list[Any] = []
         outputs: dict[str, str] = {}
         for each in row:
             if isinstance(each, StepDelta):
                 outputs[each.step_id] = outputs.get(each.step_id, "") + each.text
             elif isinstance(each, (TextDelta, ReasoningDelta)):
-                said += [(type(each), getattr(each, "step_id", None), sign) for sign in each.text]
-        told.append((said, outputs, list(outputs)))
-    return told
+                deltas += [(type(each), getattr(each, "step_id", None), sign) for sign in each.text]
+        found.append((deltas, outputs, list(outputs)))
+    return found

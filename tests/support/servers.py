@@ -137,18 +137,18 @@ def _running(command: list[Any], directory: Path, user: str = "") -> Iterator[No
     )
     assert keeper.stdout is not None
     with keeper:
-        said: list[str] = []
+        printed: list[str] = []
         for line in keeper.stdout:
-            said.append(line)
+            printed.append(line)
             if READY in line:
                 break
         else:
-            raise RuntimeError(f"{command[0]} did not start:\n{''.join(said)}")
+            raise RuntimeError(f"{command[0]} did not start:\n{''.join(printed)}")
         yield
 
 
 def _keep(user: str, directory: str, *command: str) -> None:
-    """Run a server until our input ends, saying what it says until it is ready."""
+    """Run a server until our input ends, printing what it prints until it is ready."""
     server = subprocess.Popen(
         command,
         cwd=directory,

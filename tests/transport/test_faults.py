@@ -63,10 +63,10 @@ def failure(status: str, code: str, *headers: str) -> Answer:
     return answer(status, body.encode(), "application/json", *headers)
 
 
-def failure_as_stream(status: str, code: str) -> Answer:
+def failure_as_stream(status: str, code: str, before: bytes = b"") -> Answer:
     """An error with an HTTP status of its own, written as the event stream that was asked for."""
     error = event({"code": code, "message": "no", "request_id": "r-1"}, name="error", status=400)
-    return answer(status, error, "text/event-stream;charset=UTF-8")
+    return answer(status, before + error, "text/event-stream;charset=UTF-8")
 
 
 def broken(*parts: Part) -> Answer:
@@ -145,6 +145,9 @@ ANSWERS = [
     fails("no frame", stream(), error=StreamInterruptedError, message="no readable frame"),
     fails("400 as a stream", failure_as_stream("400 Bad Request", "InvalidParameter"),
           error=BadRequestError, **error_of("InvalidParameter", 400)),
+    *(fails(f"503 as a stream after {before!r}", failure_as_stream("503 X", "AppProcessFailed", before),
+            GOOD, error=AppFailedError, **error_of("AppProcessFailed", 503))
+      for before in (b":ping\n\n", b"\n\n", b"retry:3\n\n")),
     fails("429 as a stream", failure_as_stream("429 X", "PostpaidBillOverdue"), GOOD,
           error=BillingError, **error_of("PostpaidBillOverdue", 429)),
     fails("400 as an empty stream", answer("400 Bad Request", b"", "text/event-stream"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 from collections import deque
 from collections.abc import Callable
 from importlib import import_module
@@ -78,6 +79,16 @@ def urllib3_pool() -> None:
         assert server.connections == 2
 
 
+def socket_of_its_reader() -> None:
+    with WireServer(OK) as server:
+        port = int(server.base_url.split(":")[2].split("/")[0])
+        with (
+            socket.create_connection(("127.0.0.1", port)) as connected,
+            connected.makefile("rb") as reader,
+        ):
+            assert reader.raw._sock is connected  # type: ignore[attr-defined]
+
+
 async def aiohttp_buffer() -> None:
     with WireServer(OK) as server:
         async with (
@@ -98,6 +109,7 @@ USES: dict[str, Callable[[], Any]] = {
     "urllib3.response:HTTPResponse._fp": urllib3_body,
     "urllib3.response:HTTPResponse._pool": urllib3_pool,
     "http.client:HTTPResponse.fp": urllib3_body,
+    "socket:SocketIO._sock": socket_of_its_reader,
     "aiohttp.streams:StreamReader._buffer": aiohttp_buffer,
 }
 

@@ -82,7 +82,7 @@ def test_managers_are_made_once_for_a_proxy_and_certificates() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_proxy_that_does_not_answer_is_not_said_to_be_the_environments(path: str) -> None:
+def test_a_proxy_that_does_not_answer_is_not_attributed_to_the_environment(path: str) -> None:
     client = Client(proxy="http://127.0.0.1:9")
     app = BailianApp(
         app_id="app",

@@ -241,6 +241,29 @@ def test_an_error_leads_to_neither_key_nor_prompt(path: str, served: Answer) -> 
         error = error.__cause__ or error.__context__
 
 
+async def test_a_call_cancelled_before_its_retry_leads_to_no_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    retrying = asyncio.Event()
+    monkeypatch.setattr(
+        logging.getLogger("bailian_apps.run"), "filters", [lambda _: retrying.set()]
+    )
+    busy = answer("429 X", b'{"code":"Throttling"}', "application/json", "Retry-After: 9")
+    with WireServer(busy) as server:
+        app = BailianApp(app_id="app", api_key="sk-secret", base_url=server.base_url)
+        task = asyncio.create_task(app.ainvoke("hi"))
+        await retrying.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+    error: BaseException | None = caught.value
+    while error is not None:
+        for frame_, _ in traceback.walk_tb(error.__traceback__):
+            if frame_.f_code.co_filename != __file__:
+                assert "sk-secret" not in repr(frame_.f_locals)
+        error = error.__cause__ or error.__context__
+
+
 def test_the_log_of_the_sdk_still_works_for_others(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), WireServer(GOOD, GOOD) as server:
         BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url).invoke("ours")

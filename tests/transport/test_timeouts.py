@@ -26,7 +26,9 @@ from bailian_apps import (
     TextDelta,
     Timeout,
 )
+from bailian_apps.transport.request_builder import HTTPRequest, build_request
 
+GOOD = stream(event(frame("你好", "stop")))
 HELLO, STOP = chunk(event(frame("你好"))), chunk(event(frame("", "stop")))
 PATIENT = {"connect_s": 300, "first_frame_s": 300, "between_frames_s": 300}
 
@@ -269,3 +271,20 @@ def test_a_call_without_time_to_connect_sent_nothing(limit: str) -> None:
     assert isinstance(caught.value, ConnectError)
     assert caught.value.request_state == "not_sent"
     assert f"{limit}=200 s" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_call_whose_time_is_up_before_it_connects_sends_nothing(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with moving_clock() as clock, WireServer(GOOD) as server:
+
+        def build_slowly(*args: Any) -> HTTPRequest:  # as where the SDK has to be imported
+            clock.advance(100)
+            return build_request(*args)
+
+        monkeypatch.setattr("bailian_apps.transport.request_builder.build_request", build_slowly)
+        error = PATHS[path](app_of(server, total_s=50), "hi").error
+        assert type(error) is ConnectError
+        assert "total_s=50" in str(error)
+        assert server.connections == 0

@@ -209,7 +209,10 @@ def test_a_file_without_certificates_trusts_no_server(
     (tmp_path / "none.pem").write_text("nothing\n")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
     with WireServer(GOOD, tls=tls) as server:
-        assert type(PATHS[path](app_of(server), "hi").error) is ConnectError
+        error = PATHS[path](app_of(server), "hi").error
+        assert type(error) is ConnectError
+        assert "not certificates in PEM form; nothing was sent" in str(error)
+        assert error.attempts == 1
         assert not server.posts
 
 
@@ -386,6 +389,7 @@ def test_an_async_call_refuses_a_socks_proxy(path: str, monkeypatch: pytest.Monk
     assert error.attempts == 1
 
 
+@pytest.mark.process
 def test_a_socks_proxy_without_pysocks_is_an_error() -> None:
     script = """
 import sys

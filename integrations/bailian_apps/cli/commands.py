@@ -287,7 +287,10 @@ def record(
 @app.command()
 def replay(
     file: Annotated[
-        Path, typer.Argument(help="A recording, or the YAML file of one app.", exists=True)
+        Path,
+        typer.Argument(
+            help="A recording, or the YAML file of one app.", metavar="FILE", exists=True
+        ),
     ],
     pace: _Pace = 1.0,
     steps: _Steps = False,

@@ -19,7 +19,7 @@ from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core.errors import ConnectError, InvalidInputError
 from bailian_apps.core.settings import check_api_key
 from bailian_apps.terminal import strip_controls
-from bailian_apps.transport.environment import Environment
+from bailian_apps.transport.environment import Environment, tls_context
 from bailian_apps.transport.request_builder import sdk_defaults
 
 _EXTRAS = {
@@ -167,7 +167,7 @@ def _endpoint(url: str) -> list[Finding]:
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
             if target.scheme == "https":
-                tls = environment.tls_context()
+                tls = tls_context(environment.certificates())
                 with tls.wrap_socket(connection, server_hostname=host) as secured:
                     how = f"TCP and {secured.version()}"
             else:

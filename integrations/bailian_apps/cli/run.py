@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import as_json, show
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
-from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import SETTING_NAMES, AppSettings
+from bailian_apps.core.settings import AppSettings
 from bailian_apps.run import Run
 
 
@@ -89,15 +87,14 @@ def bailian_app(
             "would show the key in the list of processes of this machine",
             "Set DASHSCOPE_API_KEY instead",
         )
-    fields |= {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     if params := _biz_object(biz_json) | _pairs(biz or (), "--biz"):
-        fields["biz_params"] = params
+        given["biz_params"] = params
     if app_id != "-":
-        fields["app_id"] = app_id
-    try:
-        return BailianApp(AppSettings(**fields))
-    except ValidationError as error:
-        raise_invalid_input(error, names=SETTING_NAMES)
+        given["app_id"] = app_id
+    for name in fields.keys() & given.keys():
+        raise InvalidInputError(f"--set {name}", "is given twice", "Leave it out")
+    return BailianApp(AppSettings.of(fields | given))
 
 
 def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:

@@ -44,6 +44,7 @@ _FIELD_IN_HINT = re.compile(rf"\b({'|'.join(_OPTIONS)})(?:=|(?=: ))")
 _PROGRAM_ADVICE = {
     ", or pass api_key=": "",
     " or a Timeout": "",
+    "Pass it to the constructor": "A command has none",
     "has half of a surrogate pair, which cannot be sent": "is not UTF-8 text",
     'Pass value.encode("utf-8", "replace").decode()': "Convert it with iconv",
 }

@@ -232,6 +232,15 @@ class AppSettings(WireOptions):
     def _secret_names(self) -> tuple[str, ...]:
         return self.secret_biz_params
 
+    @staticmethod
+    @hides_arguments
+    def of(fields: Mapping[str, Any]) -> AppSettings:
+        """Return settings of fields; as the constructor, but raises `InvalidInputError`."""
+        try:
+            return AppSettings.model_validate(dict(fields))
+        except ValidationError as error:
+            raise_invalid_input(error, names=SETTING_NAMES)
+
     @hides_arguments
     def with_overrides(self, overrides: Mapping[str, Any]) -> AppSettings:
         """Return these settings with some replaced, validated again.
@@ -245,10 +254,7 @@ class AppSettings(WireOptions):
         if not overrides:
             return self
         current = {name: getattr(self, name) for name in AppSettings.model_fields}
-        try:
-            return AppSettings.model_validate(current | dict(overrides))
-        except ValidationError as error:
-            raise_invalid_input(error, names=SETTING_NAMES)
+        return AppSettings.of(current | dict(overrides))
 
     @hides_arguments
     def split(self, kwargs: Mapping[str, Any]) -> tuple[AppSettings, dict[str, Any]]:

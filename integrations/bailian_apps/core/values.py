@@ -29,8 +29,8 @@ def parse_json(data: str | bytes) -> Any:
 
 
 def json_object(value: object) -> JsonObject | None:
-    """Parse a JSON string that holds an object; return None for anything else."""
-    if not isinstance(value, str) or not value.startswith("{"):
+    """Parse JSON text or bytes that hold an object; return None for anything else."""
+    if not (isinstance(value, bytes) or (isinstance(value, str) and value.startswith("{"))):
         return None
     try:
         parsed = parse_json(value)

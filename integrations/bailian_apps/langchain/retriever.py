@@ -71,7 +71,7 @@ class BailianAppRetriever(AppSettingsMixin, BaseRetriever):
 
     def _pop_k(self, kwargs: dict[str, Any]) -> int | None:
         k = kwargs.pop("k", self.k)
-        if k is not None and (not isinstance(k, int) or k < 0):
+        if k is not None and (type(k) is not int or k < 0):
             raise InvalidInputError("k", "must be a non-negative integer or None", "Pass 0 or more")
         return k
 

@@ -108,7 +108,7 @@ class StepRuns:
         for run in reversed(list(self._open.values())):
             try:
                 yield from self._end(run, error)
-            except Exception as failure:  # a handler's; the others still hear of their runs
+            except Exception as failure:  # a handler's; the other runs still end
                 raised = raised or failure
         if raised is not None:
             raise raised

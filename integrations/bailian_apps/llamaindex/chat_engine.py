@@ -205,12 +205,15 @@ class BailianAppChatEngine(BaseChatEngine):
 
         def stream() -> Generator[ChatResponse]:
             with self._rolling_back(turn), closing(chunks):
+                yield ChatResponse(message=turn.question)  # see below
                 for chunk in chunks:
                     if chunk.raw is not None:
                         self._store(turn, chunk)
                     yield chunk
 
-        return turn.streaming(chat_stream=stream())
+        started = stream()
+        next(started)  # one that has not started would not roll back when it is closed
+        return turn.streaming(chat_stream=started)
 
     @_instrumented
     async def astream_chat(
@@ -227,12 +230,15 @@ class BailianAppChatEngine(BaseChatEngine):
 
         async def stream() -> AsyncGenerator[ChatResponse]:
             async with self._arolling_back(turn), aclosing(chunks):
+                yield ChatResponse(message=turn.question)
                 async for chunk in chunks:
                     if chunk.raw is not None:
                         await self._astore(turn, chunk)
                     yield chunk
 
-        return turn.streaming(achat_stream=stream())
+        started = stream()
+        await anext(started)  # as in `stream_chat`
+        return turn.streaming(achat_stream=started)
 
     def reset(self) -> None:
         """Clear the conversation; the next turn starts a new session."""

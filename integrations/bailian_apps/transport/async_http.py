@@ -14,7 +14,7 @@ from typing import cast
 import aiohttp
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.transport.environment import Environment, uses_tls
+from bailian_apps.transport.environment import Environment, tls_context, uses_tls
 from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
     FrameReader,
@@ -68,7 +68,8 @@ class LoopSession:
             trace_configs=[_trace_connections()],
         )
         self._calls = 0
-        self._closing = False
+        self.closing = False
+        """Whether the call that ends last closes the connections."""
         self._guard = self._close_with_loop()
 
     async def acquire(self) -> None:
@@ -80,16 +81,15 @@ class LoopSession:
     async def release(self) -> None:
         """End one call's use."""
         self._calls -= 1
-        if self._closing:
+        if self.closing:
             await self.aclose()
 
     async def aclose(self) -> None:
         """Close the connections; where calls run, the last one of them does it."""
-        self._closing = True
+        self.closing = True
         self._forget()
         if not self._calls:
             await self._guard.aclose()
-            await self.session.close()
 
     async def _close_with_loop(self) -> AsyncGenerator[None]:
         try:
@@ -115,6 +115,7 @@ class AsyncConnections:
         """
         self.environment = environment
         self.sessions: dict[asyncio.AbstractEventLoop, LoopSession] = {}
+        self._closed = False
 
     async def acquire(self) -> LoopSession:
         """Return the connections of the running event loop, for one call."""
@@ -123,11 +124,13 @@ class AsyncConnections:
             for other in [each for each in list(self.sessions) if each.is_closed()]:
                 self.sessions.pop(other, None)  # a loop that was closed without being shut down
             known = LoopSession(self.sessions)
+        known.closing = known.closing or self._closed  # a retry of a call that began before
         await known.acquire()
         return known
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; calls that run end first."""
+        self._closed = True
         known = self.sessions.get(asyncio.get_running_loop())
         if known is not None:
             await known.aclose()
@@ -211,6 +214,7 @@ class AsyncCall:
             raise environment_error(
                 "async calls cannot use a SOCKS proxy; use an HTTP proxy, or call synchronously"
             )
+        self._budget.remaining_s()  # raises if the time is up already: then nothing is sent
         self._set_timer()
         try:
             self._loop_session = await self._connections.acquire()
@@ -225,7 +229,7 @@ class AsyncCall:
                     headers=request.headers,
                     allow_redirects=False,
                     proxy=proxy,
-                    ssl=environment.tls_context() if secure else True,
+                    ssl=tls_context(environment.certificates()) if secure else True,
                     timeout=_NO_TIMEOUT,
                     trace_request_ctx=self._on_connected,
                 )

@@ -135,16 +135,6 @@ class ChunkedDecoder:
         trailing_data: Whether anything arrived after it.
     """
 
-    __slots__ = (
-        "_broken",
-        "_expect_crlf",
-        "_left",
-        "_pending",
-        "_trailers",
-        "done",
-        "trailing_data",
-    )
-
     def __init__(self) -> None:
         """Start at the beginning of a body."""
         self.done = False

@@ -69,15 +69,6 @@ class Environment:
                 return path
         return certifi.where()
 
-    def tls_context(self) -> ssl.SSLContext:
-        """Return the TLS context for the certificates to trust.
-
-        Raises:
-            ConnectError: They do not exist.
-            OSError: They cannot be read.
-        """
-        return _tls_context(self.certificates())
-
 
 def proxy_url(value: str) -> str | None:
     """Return a proxy's URL with its scheme, in lower case; None if it is not one."""
@@ -97,7 +88,16 @@ def uses_tls(url: str, proxy: str | None) -> bool:
 
 # A file that is replaced in place is not read again.
 @cache
-def _tls_context(trusted: str) -> ssl.SSLContext:
-    if Path(trusted).is_dir():
-        return ssl.create_default_context(capath=trusted)
-    return ssl.create_default_context(cafile=trusted)  # 20 ms
+def tls_context(trusted: str) -> ssl.SSLContext:
+    """Return the TLS context for a file or directory of certificates to trust.
+
+    Raises:
+        ConnectError: They cannot be read.
+    """
+    try:
+        if Path(trusted).is_dir():
+            return ssl.create_default_context(capath=trusted)
+        return ssl.create_default_context(cafile=trusted)  # 20 ms
+    except OSError as error:  # an SSLError is one
+        problem = "not certificates in PEM form" if isinstance(error, ssl.SSLError) else str(error)
+        raise environment_error(f"cannot read the certificates in {trusted}: {problem}") from None

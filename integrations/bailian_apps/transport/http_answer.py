@@ -18,7 +18,7 @@ from bailian_apps.core.errors import (
     StreamInterruptedError,
     retry_after_s,
 )
-from bailian_apps.core.values import parse_json
+from bailian_apps.core.values import json_object
 from bailian_apps.transport.sse import ErrorEvent, Frame, SSEReader
 
 MAX_ERROR_BYTES: Final = 1 << 20
@@ -66,8 +66,9 @@ def read_answer(
             status_code=status_code,
         )
     if status_code != 200 and media_type(headers) == "text/event-stream":
-        body = _first_data(body)
-    answer = _json_object(body)
+        answer = _first_event(body)
+    else:
+        answer = json_object(body)
     if answer is not None and (status_code != 200 or _holds_error(answer)):
         raise _error_in(answer, None if status_code == 200 else status_code, headers, asked)
     if answer is not None and isinstance(answer.get("output"), dict):
@@ -91,6 +92,7 @@ def read_answer(
         + "; it may come from a proxy before the API",
         status_code=status_code,
         retry_after_s=retry_after_s(headers),
+        asked=asked,
     )
 
 
@@ -146,7 +148,7 @@ class FrameReader:
 
 
 def _stream_error(event: ErrorEvent, headers: Mapping[str, str], asked: str) -> BailianError:
-    answer = _json_object(event.data) or {"message": event.data.decode("utf-8", "replace")}
+    answer = json_object(event.data) or {"message": event.data.decode("utf-8", "replace")}
     error = _error_in(answer, event.status_code, headers, asked)
     # Whatever the code, the run may have happened: a node of a workflow can be throttled after
     # another one has sent mail.
@@ -198,19 +200,12 @@ def _first(layers: Sequence[Frame], *names: str) -> str | None:
     return None
 
 
-def _first_data(body: bytes) -> bytes:
-    """Return the data of the first event, where an error comes as an event stream."""
-    event = body.lstrip(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").partition(b"\n\n")[0]
-    data = [line[5:] for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(data) or body
-
-
-def _json_object(body: bytes) -> Frame | None:
-    try:
-        parsed = parse_json(body)
-    except (ValueError, RecursionError):
-        return None
-    return cast("Frame", parsed) if isinstance(parsed, dict) else None
+def _first_event(body: bytes) -> Frame | None:
+    """Read the first error event, where an error comes as an event stream."""
+    reader = SSEReader()
+    events = reader.feed(body) + reader.close()
+    errors = (json_object(event.data) for event in events if isinstance(event, ErrorEvent))
+    return next(errors, None)
 
 
 def connection_lost_error(*, sent: bool, streaming: bool = False) -> BailianError:

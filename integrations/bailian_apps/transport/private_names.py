@@ -11,10 +11,10 @@ PRIVATE_NAMES = {
         "request_builder: makes URL, headers and body; the public `call` also sends them"
     ),
     "urllib3.connection:HTTPConnection._new_conn": (
-        "sync_http: connects in bounded time, with a socket that another thread can shut down"
+        "sync_pool: connects in bounded time, with a socket that another thread can shut down"
     ),
     "urllib3.connection:HTTPConnection._dns_host": (
-        "sync_http: the host to look up, without brackets and trailing dot"
+        "sync_pool: the host to look up, without brackets and trailing dot"
     ),
     "urllib3.response:HTTPResponse._fp": (
         "body: the http.client response, whose buffer shows what has arrived"
@@ -22,7 +22,8 @@ PRIVATE_NAMES = {
     "urllib3.response:HTTPResponse._pool": (
         "body: the connection must not return to the pool before it is released"
     ),
-    "http.client:HTTPResponse.fp": "sync_http, body: the buffered reader of the socket",
+    "http.client:HTTPResponse.fp": "sync_pool, body: the buffered reader of the socket",
+    "socket:SocketIO._sock": "body: the socket, where it was connected through a SOCKS proxy",
     "aiohttp.streams:StreamReader._buffer": (
         "async_http: what arrived before the connection was lost; `readany` raises first"
     ),

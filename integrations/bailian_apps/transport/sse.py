@@ -67,8 +67,8 @@ class _FrameParser:
             return frame
         self._raw = b""
         if references == self._references:
-            text = data[start + len(self._KEY) :].decode("utf-8", "replace").lstrip()
-            value, end = json.JSONDecoder().raw_decode(text)
+            text = data[start + len(self._KEY) :].decode("utf-8", "replace")
+            value, end = json.JSONDecoder().raw_decode(text, len(text) - len(text.lstrip()))
             raw = self._KEY + text[:end].encode()
             # The first key of this name in the frame may be another object's.
             if value == references and data.startswith(raw, start):

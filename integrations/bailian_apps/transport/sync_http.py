@@ -84,35 +84,32 @@ class SyncCall:
                 the generator closes the socket.
         """
         try:
-            yield from self._frames(request)
+            status, headers = self._send(request)
+            asked = asked_of(request.url, request.headers)
+            if not is_stream(status, headers):
+                yield [read_answer(status, headers, self._read_all(status), asked=asked)]
+                return
+            reader, draining = FrameReader(headers, asked=asked), False
+            while True:
+                try:
+                    chunk = self._read()
+                except BailianError:
+                    if reader.run_ended:  # only the end of the stream was lost
+                        return
+                    raise
+                for frames in reader.feed(chunk) if chunk else reader.close():
+                    self.budget.stop_clock()
+                    yield frames
+                    self.budget.start_clock()
+                if reader.error is not None:
+                    raise reader.error
+                if not chunk:
+                    return
+                if reader.run_ended and not draining:
+                    draining = True
+                    self.budget.enter_drain_phase()
         finally:
             self.close()
-
-    def _frames(self, request: HTTPRequest) -> Generator[list[Frame]]:
-        status, headers = self._send(request)
-        asked = asked_of(request.url, request.headers)
-        if not is_stream(status, headers):
-            yield [read_answer(status, headers, self._read_all(status), asked=asked)]
-            return
-        reader, draining = FrameReader(headers, asked=asked), False
-        while True:
-            try:
-                chunk = self._read()
-            except BailianError:
-                if reader.run_ended:  # only the end of the stream was lost
-                    return
-                raise
-            for frames in reader.feed(chunk) if chunk else reader.close():
-                self.budget.stop_clock()
-                yield frames
-                self.budget.start_clock()
-            if reader.error is not None:
-                raise reader.error
-            if not chunk:
-                return
-            if reader.run_ended and not draining:
-                draining = True
-                self.budget.enter_drain_phase()
 
     def track_socket(self, connected: socket.socket) -> None:
         """Remember the socket that the call uses from now on.

@@ -22,10 +22,8 @@ from urllib3 import make_headers
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.transport.environment import Environment, uses_tls
-from bailian_apps.transport.http_answer import (
-    environment_error,
-)
+from bailian_apps.transport.environment import Environment, tls_context, uses_tls
+from bailian_apps.transport.http_answer import environment_error
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.timeouts import TimeoutBudget
 
@@ -198,6 +196,7 @@ class SyncConnections:
         self.environment = environment
         self._max_idle = max_idle_connections
         self._managers: dict[tuple[str | None, str | None], urllib3.PoolManager] = {}
+        self._closed = False
         self._lock = threading.RLock()  # a signal handler may make a call while one starts
 
     def post(self, request: HTTPRequest, body: io.BytesIO, limits: urllib3.Timeout) -> Any:
@@ -222,20 +221,24 @@ class SyncConnections:
             managers, self._managers = list(self._managers.values()), {}
         for manager in managers:
             manager.clear()
+        self._closed = True
 
     def _manager(self, url: str) -> urllib3.PoolManager:
         proxy = self.environment.proxy_for(url)
         secure = uses_tls(url, proxy)
-        key = (proxy, self.environment.certificates() if secure else None)
+        trusted = self.environment.certificates() if secure else None
+        key = (proxy, trusted)
         manager = self._managers.get(key)
         if manager is None:
-            made = self._new_manager(proxy, secure=secure)
+            made = self._new_manager(proxy, trusted)
+            if self._closed:  # a retry of a call that began before; its connection is not kept
+                return made
             with self._lock:
                 manager = self._managers.setdefault(key, made)
         return manager
 
-    def _new_manager(self, proxy: str | None, *, secure: bool) -> urllib3.PoolManager:
-        context = self.environment.tls_context() if secure else None
+    def _new_manager(self, proxy: str | None, trusted: str | None) -> urllib3.PoolManager:
+        context = tls_context(trusted) if trusted else None
         options: dict[str, Any] = {
             "maxsize": self._max_idle,
             "socket_options": KEEP_ALIVE,
