@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from llama_index.core.memory import ChatMemoryBuffer
 from pydantic import BaseModel
+from support.wire import WAIT_S, Do, WireServer
 
 import bailian_apps
 from bailian_apps import BailianApp, BailianError, InvalidInputError
@@ -263,3 +264,26 @@ def test_a_pickle_that_lost_a_secret_sends_nothing_until_it_is_given_again(
             if "ool" not in type(again).__name__:
                 ask(again, **fields)
                 assert len(cloud.requests) == asked + 1
+
+
+@pytest.mark.parametrize("way", ["BailianApp.ainvoke", "chat.ainvoke", "LLM.acomplete"])
+def test_a_cancelled_call_leaves_its_secrets_in_no_frame(way: str) -> None:
+    calls: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "BailianApp.ainvoke": lambda fields: BailianApp(**fields).ainvoke("hi", **SECRETS),
+        "chat.ainvoke": lambda fields: ChatBailianApp(**fields).ainvoke("hi", **SECRETS),
+        "LLM.acomplete": lambda fields: BailianAppLLM(**fields).acomplete("hi", **SECRETS),
+    }
+
+    async def cancel_once_asked() -> asyncio.CancelledError:
+        fields = {"app_id": "a", "api_key": "k", "base_url": server.base_url}
+        task = asyncio.ensure_future(calls[way](fields))
+        assert await asyncio.to_thread(server.asked.wait, WAIT_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        return caught.value
+
+    with WireServer([Do.STALL]) as server:
+        error = asyncio.run(cancel_once_asked())
+        assert TOKEN in str(server.posts[0])
+    assert frames_with_secrets(error, HOME) == []

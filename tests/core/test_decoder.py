@@ -535,3 +535,168 @@ def test_a_run_cut_anywhere_is_a_prefix_of_the_whole(name: str, data: st.DataObj
     whole_events, whole = decode(frames, recordings.MODES.get(name))
     assert events == whole_events[: len(events)]
     assert whole.text.startswith(result.text)
+
+
+# --------------------------------------------------------------- what is easily missed
+
+
+@pytest.mark.parametrize("beside", [[], [node("B", "x")]], ids=["alone", "beside a running node"])
+def test_a_loop_that_lists_each_run_of_a_node_has_each_once(beside: list[Any]) -> None:
+    first, second = node(result="甲", status="success"), node(result="乙", status="success")
+    frames = [frame(*beside, first), *[frame(*beside, first, second)] * 3]
+    _, result = decode([*frames, stop(text="x")])
+    assert [(s.id, s.output) for s in result.steps if s.id != "B"] == [
+        ("LLM_1", "甲"),
+        ("LLM_1#2", "乙"),
+    ]
+
+
+def test_an_unreadable_entry_does_not_cut_a_step_in_two() -> None:
+    frames = [frame(think("嗯")), frame({"response": "{broken"}), frame(think("好"))]
+    events, result = decode([*frames, stop(text="答")])
+    assert [(s.id, s.reasoning) for s in result.steps] == [("thought-0", "嗯好")]
+    assert sum(isinstance(e, UnknownFrame) for e in events) == 1
+
+
+def test_the_input_of_a_tool_that_is_not_json_is_kept_as_text() -> None:
+    _, result = decode([stop(action("mcp", action_name="t", arguments="{broken"), text="答")])
+    assert result.steps[0].input == "{broken"
+
+
+def test_a_nodes_result_that_is_an_object_keeps_its_letters() -> None:
+    _, result = decode([frame(node(result={"城市": "杭州"}, status="success"))])
+    assert result.steps[0].output == '{"城市": "杭州"}'
+
+
+@pytest.mark.parametrize(
+    ("time", "duration_ms"),
+    [("12ms", 12.0), ("1.5s", 1500.0), ("12", 12.0), (12, 12.0), (True, None), ("soon", None)],
+)
+def test_a_duration_is_read_with_every_unit(time: Any, duration_ms: float | None) -> None:
+    _, result = decode([frame(node(status="success", nodeExecTime=time))])
+    assert result.steps[0].duration_ms == duration_ms
+
+
+def test_a_node_that_one_list_has_without_text_is_read_from_the_other() -> None:
+    silent = node("LLM_1", "")
+    frames = [
+        frame(silent),
+        message("你", "LLM"),
+        message("好", "LLM", done=True),
+    ]
+    frames[1]["output"]["thoughts"] = [silent]
+    events, result = decode([*frames, stop(text="x")])
+    assert [(s.id, s.output) for s in result.steps] == [("LLM_1", "你好")]
+    assert [e.text for e in events if isinstance(e, StepDelta)] == ["你", "好"]
+
+
+def test_a_node_without_an_id_is_known_by_its_name_or_its_place() -> None:
+    named = {"nodeName": "大模型_1", "nodeStatus": "success"}
+    listed = [{"response": json.dumps(each)} for each in (named, {"nodeStatus": "success"})]
+    _, result = decode([frame(*listed)])
+    assert [(s.id, s.name) for s in result.steps] == [
+        ("大模型_1", "大模型_1"),
+        ("node-1", "node-1"),
+    ]
+    for name, step_id in (("大模型_1", "大模型_1"), (None, "node-0")):
+        _, result = decode([frame(workflow_message={"node_name": name})])
+        assert [(s.id, s.name, s.status) for s in result.steps] == [(step_id, step_id, "executing")]
+
+
+def test_an_object_that_is_no_node_is_reported() -> None:
+    entry = {"response": '{"nodeName":"n","nodeResult":"x"}'}
+    events, result = decode([frame(entry)])
+    assert [e.raw for e in events if isinstance(e, UnknownFrame)] == [entry]
+    assert result.steps == ()
+
+
+@pytest.mark.parametrize("key", ["node_error_msg", "error_message", "error"])
+def test_a_message_has_its_nodes_time_error_and_parent(key: str) -> None:
+    fields = {"node_id": "B", "node_status": "fail", "node_exec_time": "5ms", key: "boom"}
+    _, result = decode([frame(workflow_message=fields | {"parent_node_id": "A"})])
+    (step,) = result.steps
+    assert (step.duration_ms, step.error, step.parent_id) == (5.0, "boom", "A")
+
+
+@pytest.mark.parametrize("key", ["nodeErrorMsg", "errorMessage", "errorMsg", "error"])
+def test_an_entry_has_its_nodes_error_and_parent(key: str) -> None:
+    _, result = decode([frame(node("B", status="fail", parentNodeId="A", **{key: "boom"}))])
+    (step,) = result.steps
+    assert (step.error, step.parent_id) == ("boom", "A")
+
+
+@pytest.mark.parametrize("key", ["thought", "response"])
+def test_one_field_is_enough_for_a_thought(key: str) -> None:
+    _, result = decode([frame(action("reasoning", **{key: "嗯"})), stop(text="答")])
+    assert [(s.kind, s.reasoning, s.output) for s in result.steps] == [("reasoning", "嗯", "")]
+
+
+def test_only_an_agents_answer_has_its_output_in_the_response() -> None:
+    tool = action("mcp", action_name="t", response="r", reasoning_content="so", thought="not this")
+    answer = action("response", response="答")
+    _, result = decode([frame(tool, answer), stop(tool, answer, text="答")])
+    assert [(s.kind, s.output, s.reasoning) for s in result.steps] == [
+        ("tool", "", "so"),
+        ("response", "答", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "tokens"), [(1, 1), (0, 0), (-1, 0), (True, 0), ("1", 0), (None, 0)]
+)
+def test_only_a_positive_whole_number_counts_as_tokens(count: Any, tokens: int) -> None:
+    models = [{"model_id": "m", "input_tokens": count, "output_tokens": count}]
+    _, result = decode([stop(text="答") | {"usage": {"models": models}}])
+    assert (result.usage.input_tokens, result.usage.output_tokens) == (tokens, tokens)
+
+
+def test_a_usage_that_cannot_be_read_is_reported_and_counts_nothing() -> None:
+    events, result = decode([stop(text="答") | {"usage": 3}])
+    assert [e.raw for e in events if isinstance(e, UnknownFrame)] == [{"usage": 3}]
+    assert (result.usage.total_tokens, result.usage.models) == (0, ())
+
+
+def test_a_listed_answer_is_one_step_until_the_run_ends() -> None:
+    first, whole = (action("response", response=text) for text in ("答", "答案"))
+    frames = [frame(first, text="答"), frame(first), frame(whole, text="案"), stop(whole, text="")]
+    events, result = decode(frames)
+    assert [(s.id, s.output) for s in result.steps] == [("thought-0", "答案")]
+    assert [type(e) for e in events].index(StepFinished) == len(events) - 1
+
+
+def test_thoughts_and_calls_may_go_on_while_the_answer_streams() -> None:
+    call = action("mcp", action_name="t", arguments="{}")
+    frames = [
+        frame(call, think("嗯")),
+        frame(call, think("好"), text="答"),
+        frame(call | {"observation": "ok"}, think("的"), text="案"),
+    ]
+    _, result = decode([*frames, stop(text="")])
+    assert [(s.id, s.output, s.reasoning) for s in result.steps] == [
+        ("thought-0", "ok", ""),
+        ("thought-1", "", "嗯好的"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("result", "output", "reasoning"),
+    [
+        ({"result": "甲", "reasoningContent": "嗯"}, "甲", "嗯"),
+        ({"result": [1]}, "[1]", ""),
+        ("[1]", "[1]", ""),
+        ("甲", "甲", ""),
+        ("5", "5", ""),
+    ],
+)
+def test_a_nodes_result_may_be_an_object_or_text_of_another_shape(
+    result: Any, output: str, reasoning: str
+) -> None:
+    listed = {"nodeId": "A", "nodeResult": result}
+    _, run = decode([frame({"response": json.dumps(listed)}, {"response": "[1]"})])
+    assert [(s.output, s.reasoning) for s in run.steps] == [(output, reasoning)]
+
+
+def test_an_empty_input_does_not_replace_the_streamed_one() -> None:
+    call = action("api", action_name="t", action_input_stream='{"a": 1}')
+    _, result = decode([frame(call), frame(call | {"action_input": "", "arguments": {}})])
+    assert result.steps[0].input == '{"a": 1}'

@@ -65,3 +65,15 @@ def test_a_score_that_is_not_a_number_stays_in_the_metadata(score: Any) -> None:
     [document] = found([{"text": "t", "score": score}])
     assert document.score is None
     assert document.metadata == {"score": score}
+
+
+@pytest.mark.parametrize("name", ["title", "dataName", "doc_name"])
+def test_a_document_has_its_title_under_any_of_three_names(name: str) -> None:
+    [document] = found([{"text": "t", name: "景点"}])
+    assert (document.title, document.url) == ("景点", None)
+
+
+@pytest.mark.parametrize("name", ["docUrl", "doc_url", "url"])
+def test_a_document_has_its_address_under_any_of_three_names(name: str) -> None:
+    [document] = found([{"text": "t", name: "https://a/b"}])
+    assert (document.title, document.url) == (None, "https://a/b")

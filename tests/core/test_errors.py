@@ -143,11 +143,73 @@ def test_the_delay_doubles_at_random_unless_the_server_names_one() -> None:
         drawn = [retry_delay_s(error, attempt=attempt, settings=settings) for _ in range(200)]
         return [delay_s for delay_s in drawn if delay_s is not None]
 
+    assert 0.25 < max(delays(1)) <= 0.5
     assert 0.5 < max(delays(2)) <= 1.0
     assert 1.0 < max(delays(3)) <= 2.0
     assert 4.0 < max(delays(50)) <= 8.0
     assert len(set(delays(3))) > 100
+    assert min(delays(3)) < 0.5
     named = errors.RateLimitError("x", status_code=429, retry_after_s=7.0)
     assert retry_delay_s(named, attempt=1, settings=settings) == 7.0
+    longest = errors.RateLimitError("x", status_code=429, retry_after_s=30.0)
+    assert retry_delay_s(longest, attempt=1, settings=settings) == 30.0
     too_long = errors.RateLimitError("x", status_code=429, retry_after_s=31.0)
     assert retry_delay_s(too_long, attempt=1, settings=settings) is None
+
+
+def test_an_errors_text_has_only_the_facts_that_are_known() -> None:
+    error = BailianError("broke")
+    assert str(error) == "broke"
+    error.attempts = 2
+    assert str(error) == "broke (2 attempts)"
+    assert str(BailianError("broke", request_id="r")) == "broke (request_id r)"
+    assert str(BailianError("broke", code="C", status_code=500)) == "[C] broke (HTTP 500)"
+    assert str(errors.InvalidInputError("top_p", "must be a float")) == "top_p must be a float"
+    assert str(errors.InvalidInputError("a", "is 1", "Pass 2")) == "a is 1. Pass 2"
+
+
+@pytest.mark.parametrize(
+    ("error_type", "codes"),
+    [
+        (errors.BadRequestError, ["InvalidParameter", "FlowNotPublished"]),
+        (errors.ContentBlockedError, ["DataInspectionFailed", "data_inspection_failed"]),
+        (errors.AuthenticationError, ["InvalidApiKey"]),
+        (errors.PermissionDeniedError, ["AccessDenied", "Model.AccessDenied", "App.AccessDenied"]),
+        (errors.NotFoundError, ["ModelNotFound", "WorkSpaceNotFound", "NotFound"]),
+        (errors.BillingError, ["AllocationQuota.FreeTierOnly", "CommodityNotPurchased"]),
+        (errors.BillingError, ["Throttling.AllocationQuota.FreeTierOnly", "PostpaidBillOverdue"]),
+        (errors.ServerError, ["InternalError", "ModelServiceFailed", "RequestTimeOut"]),
+        (errors.AppFailedError, ["AppProcessFailed", "InvokePluginFailed", "RetrievalFailed"]),
+        (errors.ServiceUnavailableError, ["ModelUnavailable", "ModelServingError"]),
+    ],
+)
+def test_a_code_in_a_stream_needs_no_status(
+    error_type: type[BailianError], codes: list[str]
+) -> None:
+    assert [type(api_error(code, "x")) for code in codes] == [error_type] * len(codes)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (400, errors.BadRequestError),
+        (401, errors.AuthenticationError),
+        (402, errors.BillingError),
+        (403, errors.PermissionDeniedError),
+        (404, errors.NotFoundError),
+        (499, errors.APIError),
+        (500, errors.ServerError),
+        (503, errors.ServiceUnavailableError),
+    ],
+)
+def test_an_error_without_a_code_is_known_by_its_status(
+    status: int, expected: type[BailianError]
+) -> None:
+    assert type(api_error(None, "x", status_code=status)) is expected
+
+
+def test_an_error_without_words_says_so_and_a_wrong_app_id_has_a_hint() -> None:
+    assert str(api_error("New", None)) == "[New] the cloud gave no message"
+    assert "app_id: copy it" in str(api_error("InvalidParameter", "no such AppId"))
+    for code, message in (("InvalidParameter", "no prompt"), ("NotFound", "no such AppId")):
+        assert "app_id: copy it" not in str(api_error(code, message))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -92,3 +93,18 @@ def test_an_event_that_adds_nothing_leaves_the_result_alone() -> None:
     assert fold(result, RunFinished(AppResult(text="b"))).text == "b"
     started = fold(result, RunStarted("s", "r"))
     assert (started.text, started.session_id, started.request_id) == ("a", "s", "r")
+
+
+def test_a_step_that_finished_replaces_the_one_that_began() -> None:
+    begun, other = (Step(id=each, kind="node", name=each) for each in "ab")
+    ended = replace(begun, status="fail", error="boom", duration_ms=5.0)
+    result = AppResult()
+    for event in (StepStarted(begun), StepStarted(other), StepFinished(ended)):
+        result = fold(result, event)
+    assert result.steps == (ended, other)
+
+
+@pytest.mark.parametrize("event_type", get_args(AppEvent), ids=lambda each: each.__name__)
+def test_the_kind_of_an_event_is_the_name_of_its_class(event_type: Any) -> None:
+    assert event_type.kind.replace("_", "") == event_type.__name__.lower()
+    assert event_type.kind.count("_") == sum(map(str.isupper, event_type.__name__)) - 1

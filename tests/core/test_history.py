@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -302,5 +303,24 @@ def test_a_marker_survives_json_and_nonsense_is_ignored() -> None:
         {},
         {"app_id": "a", "session_id": 5},
         marker.to_dict() | {"round": "3"},
+        marker.to_dict() | {"app_id": 5},
+        marker.to_dict() | {"session_id": None},
+        marker.to_dict() | {"used_at": "now"},
     ):
         assert SessionMarker.from_dict(nonsense) is None
+
+
+def test_an_empty_system_message_does_not_end_a_named_session() -> None:
+    turns = [Turn(role="system", text=""), user("1")]
+    marker = plan(*turns, session_id="mine").marker(
+        AppResult(text="a", session_id="mine"), now=NOW - 1
+    )
+    answer = Turn(role="assistant", text="a", marker=marker)
+    assert plan(*turns, answer, user("2")).session_id == "mine"
+
+
+def test_a_marker_is_dated_by_the_clock_unless_told() -> None:
+    before = time.time()
+    marker = plan(user("1")).marker(AppResult(session_id="s"))
+    assert marker is not None
+    assert before <= marker.used_at <= time.time()

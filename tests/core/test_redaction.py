@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import pickle
 from typing import Any
 
@@ -14,6 +15,7 @@ from bailian_apps.core.redaction import (
     MASK,
     is_credential_name,
     redact_biz_params,
+    redact_headers,
     secret_fields,
     secrets_digest,
     to_json_values,
@@ -125,18 +127,52 @@ BIZ_PARAMS: dict[str, Any] = {
     "user_defined_params": {"mcp-1": {"Authorization": "Bearer hidden", "size": 3}},
     "user_defined_tokens": {"tool": {"user_token": "hidden"}},
     "calls": [{"apiKey": "hidden"}, {"n": 1}],
+    "json": '[{"headers":"{\\"cookie\\":\\"hidden\\"}","city":"杭州"}]',
+    "plain json": '{"n":  1}',
+    "no json": '{"token": "hidden',
 }
 SHOWN = BIZ_PARAMS | {
     "user_defined_params": {"mcp-1": {"Authorization": MASK, "size": 3}},
     "user_defined_tokens": MASK,
     "calls": [{"apiKey": MASK}, {"n": 1}],
+    "json": [{"headers": {"cookie": MASK}, "city": "杭州"}],
 }
 
 
+def with_parsed_json(shown: dict[str, Any]) -> dict[str, Any]:
+    ((fields,),) = (json.loads(shown["json"]),)
+    return shown | {"json": [fields | {"headers": json.loads(fields["headers"])}]}
+
+
 def test_credentials_are_masked_at_any_depth_and_the_rest_stays() -> None:
-    assert redact_biz_params(BIZ_PARAMS) == SHOWN
-    in_emulator = redacted(BIZ_PARAMS)
+    assert with_parsed_json(redact_biz_params(BIZ_PARAMS)) == SHOWN
+    in_emulator = with_parsed_json(redacted(BIZ_PARAMS))
     assert str(in_emulator).replace("***", MASK) == str(SHOWN)
+
+
+def test_a_json_text_is_sent_as_it_is_and_not_sent_masked() -> None:
+    text = '{"token" : "hidden"}'
+    settings = AppSettings(app_id="a", biz_params={"x": {"text": text}})
+    request = AppRequest(app_id="a", prompt="p", biz_params=settings.biz_params)
+    assert request.input()["biz_params"] == {"x": {"text": text}}
+    for model in (settings, request):
+        assert "hidden" not in repr(model) + model.model_dump_json()
+    masked = settings.model_dump()["biz_params"]
+    with pytest.raises(InvalidInputError, match="Pass the value again") as caught:
+        BailianApp(app_id="a", biz_params=masked).invoke("p")
+    assert caught.value.field == "biz_params.x.text"
+
+
+def test_every_value_of_a_header_is_masked() -> None:
+    headers = {"X-Trace": "hidden", "Authorization": "hidden"}
+    assert redact_headers(headers) == dict.fromkeys(headers, MASK)
+
+
+def test_a_deep_value_is_redacted_on_as_small_a_stack_as_it_is_checked_on() -> None:
+    value: Any = {"token": "hidden"}
+    for _ in range(300):
+        value = {"a": [value]}
+    assert "hidden" not in repr(redact_biz_params(value))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +182,7 @@ def test_credentials_are_masked_at_any_depth_and_the_rest_stays() -> None:
         (("pin",), {"pin": MASK, "user": {"pin": MASK, "code": "c"}}),
         (("user.pin",), {"pin": 4711, "user": {"pin": MASK, "code": "c"}}),
         (("user",), {"pin": 4711, "user": MASK}),
+        (("pin", "user.pin"), {"pin": MASK, "user": {"pin": MASK, "code": "c"}}),
     ],
 )
 def test_secret_biz_params_are_names_or_paths(names: tuple[str, ...], shown: Any) -> None:
@@ -198,7 +235,7 @@ def test_a_models_secrets_stay_secrets_among_json_values() -> None:
         "login": {"pin": SecretStr("1")},
         "logins": [{"pin": SecretStr("2")}],
     }
-    assert secret_fields(Start) == ("pin", "key", "k")
+    assert set(secret_fields(Start)) == {"pin", "key", "k"}
     assert secret_fields(None) == ()
 
 

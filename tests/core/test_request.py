@@ -108,7 +108,9 @@ SAMPLES: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in AppRequest.model_fields if name != "app_id"])
+@pytest.mark.parametrize(
+    "name", sorted(AppRequest.model_fields.keys() - {"app_id", "secret_biz_params"})
+)
 def test_every_field_of_a_request_is_in_its_body(name: str) -> None:
     """Also a new one: a field that `input` and `parameters` leave out would be dropped silently."""
     annotated = next(

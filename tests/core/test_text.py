@@ -31,6 +31,7 @@ def test_a_suffix_is_read_from_a_snapshot_or_a_delta() -> None:
     assert new_suffix(["ab", "c"], "abcd") == "d"
     assert new_suffix(["ab"], "ab") == ""
     assert new_suffix(["ab"], "x") == "x"
+    assert new_suffix(["ab"], "cde") == "cde"
     assert new_suffix([], "ab") == "ab"
 
 
@@ -73,3 +74,10 @@ def test_no_returned_text_holds_a_stop_sequence(pieces: list[str], stops: list[s
         assert not any(stop in returned for stop in stops)
         if stop_filter.found:
             return
+
+
+def test_halves_side_by_side_are_one_character_and_a_lone_one_is_marked() -> None:
+    assert repair_surrogates("a\ud83d\ude00b\ud83d") == "a😀b\ufffd"
+    buffer = SurrogateBuffer()
+    assert [buffer.push("好\ud83d"), buffer.push("\ude00x"), buffer.push("y")] == ["好", "😀x", "y"]
+    assert [buffer.push("\ude00z"), buffer.push("\ud83d", last=True)] == ["\ufffdz", "\ufffd"]

@@ -651,6 +651,7 @@ def test_a_credential_is_masked_by_its_name(name: str, tmp_path: Path) -> None:
 
     mcp = {"mcp-1": {name: "Bearer hidden-4711", "size": 3}}
     biz_params = {"user_defined_params": mcp, "author": "Lu Xun", "max_tokens": "100"}
+    biz_params["json"] = json.dumps({name: "hidden-4711", "size": 3})
     with (
         Emulator(apps={"app": app}) as cloud,
         Recorder(tmp_path, upstream=cloud.base_url) as proxy,
@@ -662,11 +663,14 @@ def test_a_credential_is_masked_by_its_name(name: str, tmp_path: Path) -> None:
     assert "of-the-app" not in text
     head, *frames = records(proxy.recordings[0])
     mcp["mcp-1"][name] = "***"
-    assert head["request"]["body"]["input"]["biz_params"] == biz_params
+    recorded = head["request"]["body"]["input"]["biz_params"]
+    assert json.loads(recorded["json"]) == {name: "***", "size": 3}
+    assert recorded == biz_params | {"json": recorded["json"]}
     assert "".join(each["data"]["output"]["text"] for each in frames) == "I use ***"
     with Emulator(apps=load_apps(tmp_path)) as cloud:
         for user in ("Bearer mine", "yours"):  # a recording replays whatever the credential
             mcp["mcp-1"][name] = user
+            biz_params["json"] = json.dumps({name: user, "size": 3})
             with exchange(cloud.base_url, body_of("hi", biz_params=biz_params)) as client:
                 assert "I use" in read_all(client).decode()
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from typing import Any
 
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.load import dumpd
+from langchain_core.load import dumpd, dumps
 from pydantic import BaseModel, SecretStr
 from support import recordings
 
+from bailian_apps import InvalidInputError
 from bailian_apps.langchain import BailianAppRunnable, BailianAppTool, ChatBailianApp
 
 TOKEN = "tok-very-secret"
@@ -199,3 +201,37 @@ def test_no_trace_of_a_tool_has_a_secret_argument(
     assert_no_secret(log.seen, [run.model_dump() for run in traces.roots])
     assert MASK in str(traces.roots[0].inputs)
     assert "杭州" in str(traces.roots[0].inputs)
+
+
+@pytest.mark.parametrize("place", ["option", "variables", "call"])
+def test_no_event_of_a_runnable_has_a_secret(place: str, fields_of: Any) -> None:
+    sent: list[Any] = []
+    fields = fields_of(lambda call: sent.append(call.biz_params) or "ok")
+    runnable = BailianAppRunnable(**fields, secret_biz_params=("pin", "user.code"))
+    params = BIZ | {"user": {"code": TOKEN}}
+    given: Any = {"prompt": "hi", "messages": [("user", "hello")]}
+    given |= {"option": {"biz_params": params}, "variables": params}.get(place, {})
+
+    async def events() -> list[Any]:
+        kwargs: Any = {"biz_params": params} if place == "call" else {}
+        return [each async for each in runnable.astream_events(given, version="v2", **kwargs)]
+
+    seen = asyncio.run(events())
+    assert sent == [SENT | {"user": {"code": TOKEN}}]
+    assert_no_secret(seen)
+    assert seen[0]["data"]["input"]["prompt"] == "hi"
+    assert seen[0]["data"]["input"]["messages"] == [("user", "hello")]
+
+
+def test_what_bind_returns_shows_no_secret_and_sends_it(start_cloud: Any, make_model: Any) -> None:
+    cloud = start_cloud(app=lambda _: "ok")
+    model = make_model(cloud)
+    bound = model.bind(biz_params=BIZ, api_key=OTHER_KEY, secret_biz_params=NAMES)
+    assert_no_secret(repr(bound), str(bound), bound.model_dump(), dumps(bound), pickle.dumps(bound))
+    for each in (bound, bound.with_config(tags=["x"])):
+        each.invoke("hi")
+        list(each.stream("hi"))
+    assert [request.biz_params for request in cloud.requests] == [SENT] * 4
+    with pytest.raises(InvalidInputError, match="is masked"):
+        pickle.loads(pickle.dumps(bound)).invoke("hi")
+    assert len(cloud.requests) == 4

@@ -6,12 +6,15 @@ import asyncio
 import http.client
 import io
 import itertools
+import json
 import threading
 import zlib
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import moving_clock
@@ -38,9 +41,10 @@ from bailian_apps import (
     TextDelta,
     Timeout,
 )
-from bailian_apps.transport.body import ChunkedDecoder
+from bailian_apps.transport.body import ChunkedDecoder, ResponseBody
 from bailian_apps.transport.http_answer import is_stream
 from bailian_apps.transport.sync_http import SyncCall
+from bailian_apps.transport.timeouts import TimeoutBudget
 
 
 def pieces(body: bytes, borders: list[int]) -> list[bytes]:
@@ -297,3 +301,40 @@ def test_closing_a_compressed_stream_does_not_end_another() -> None:
         first.close()
         closed.set()
         assert [each.kind for each in second][-1] == "run_finished"
+
+
+def test_the_socket_never_waits_much_longer_than_the_budget() -> None:
+    first, second = (chunk(event(frame(text))) for text in "你好")
+    budget = Mock(TimeoutBudget)
+    with (
+        WireServer([SSE_HEAD, first, sent := threading.Event(), second, END]) as server,
+        urllib3.PoolManager() as pool,
+        pool.request("POST", server.base_url, body=b"{}", preload_content=False) as response,
+    ):
+        body = ResponseBody(response)
+        assert body.socket is not None
+        budget.remaining_s.return_value = 100.0
+        assert body.read(budget)
+        assert 100 <= (body.socket.gettimeout() or 0) <= 101
+        budget.remaining_s.return_value = 60.0
+        sent.set()
+        assert body.read(budget)
+        assert 60 <= (body.socket.gettimeout() or 0) <= 60.6
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_body_without_a_length_ends_with_the_connection(path: str) -> None:
+    body = json.dumps(frame("你好", "stop")).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+    with WireServer([head + body, Do.CLOSE]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        assert PATHS[path](app, "hi", timeout=Timeout(first_frame_s=WAIT_S)).text == "你好"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_body_that_is_shorter_than_its_length_is_an_interrupted_answer(path: str) -> None:
+    [whole] = answer("200 OK", json.dumps(frame("你好", "stop")).encode())
+    assert isinstance(whole, bytes)
+    with WireServer([whole[:-1], Do.CLOSE]) as server:
+        app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
+        assert type(PATHS[path](app, "hi").error) is StreamInterruptedError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import pickle
 import socket
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ from bailian_apps import (
     Timeout,
     UnknownFrame,
 )
-from bailian_apps.transport.http_answer import connect_error, read_answer
+from bailian_apps.transport.http_answer import connect_error, connection_lost_error, read_answer
 
 HELLO, BYE, STOP = event(frame("你好")), event(frame("。")), event(frame("", "stop"))
 GOOD = stream(HELLO, BYE, STOP)
@@ -339,3 +340,32 @@ def test_a_long_prompt_is_sent_whole_and_without_a_warning(path: str) -> None:
         app = BailianApp(app_id="app", api_key="sk-test", base_url=server.base_url)
         assert PATHS[path](app, prompt).text == "你好。"
         assert server.posts[0]["input"]["prompt"] == prompt
+
+
+@pytest.mark.parametrize(
+    ("status", "known_status", "error"), [(200, None, RateLimitError), (500, 500, RateLimitError)]
+)
+def test_a_code_in_a_json_answer_is_an_error_whatever_the_status(
+    status: int, known_status: int | None, error: type[BailianError]
+) -> None:
+    body = b'{"code":"Throttling","message":"slow down","output":{}}'
+    with pytest.raises(BailianError, match="slow down") as caught:
+        read_answer(status, {"Content-Type": "application/json", "X-Request-Id": "r-2"}, body)
+    assert type(caught.value) is error
+    assert (caught.value.status_code, caught.value.request_id) == (known_status, "r-2")
+
+
+@pytest.mark.parametrize("field", ["message", "msg"])
+def test_an_error_without_a_code_keeps_its_words(field: str) -> None:
+    with pytest.raises(RateLimitError, match="slow down") as caught:
+        read_answer(429, {}, json.dumps({field: "slow down", "request_id": "r-1"}).encode())
+    assert (caught.value.code, caught.value.request_id) == (None, "r-1")
+
+
+def test_a_lost_connection_says_how_far_the_request_came() -> None:
+    kinds = [
+        type(connection_lost_error(sent=False)),
+        type(connection_lost_error(sent=True)),
+        type(connection_lost_error(sent=True, streaming=True)),
+    ]
+    assert kinds == [ConnectError, ConnectionLostError, StreamInterruptedError]

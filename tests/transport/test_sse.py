@@ -108,6 +108,7 @@ def test_a_frame_with_a_code_is_an_error_whatever_its_event_is_called() -> None:
         (b'{"a":NaN}', {"a": math.nan}),
         (b'{"a":"\\ud83d"}', {"a": "\ud83d"}),
         (b'{"a":"\xff"}', {"a": "\ufffd"}),
+        (b'\xef\xbb\xbf{"a":1}', {"a": 1}),
         (b"[" * 900 + b"]" * 900, None),
     ],
 )

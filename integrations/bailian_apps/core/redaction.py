@@ -20,15 +20,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast, get_args
 
-from pydantic import BaseModel, SecretBytes, SecretStr
-from pydantic_core import to_jsonable_python
+from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
 
 from bailian_apps.core.errors import BailianError
 
 MASK = "**********"
 """What is shown in place of a secret; pydantic shows a `SecretStr` in the same way."""
-
-_SECRET_KWARGS = ("api_key", "biz_params")
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _CREDENTIALS = frozenset({"auth", "oauth", "authentication", "bearer", "jwt", "otp", "pwd"})
@@ -51,6 +48,8 @@ _COUNTS = frozenset({
 })  # fmt: skip
 """Tokens are a model's, not a user's, beside one of these words, as in `max_tokens`."""
 
+_ANY = TypeAdapter[Any](Any)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -72,7 +71,7 @@ def is_credential_name(name: str) -> bool:
 
 
 def redact_biz_params(biz_params: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
-    """Return `biz_params` with its secrets masked.
+    """Return `biz_params` with its secrets masked, in JSON texts too.
 
     Args:
         biz_params: The parameters.
@@ -81,27 +80,64 @@ def redact_biz_params(biz_params: Mapping[str, Any], names: Sequence[str] = ()) 
     return cast("dict[str, Any]", _redacted(biz_params, names, ""))
 
 
-def _redacted(value: object, names: Sequence[str], path: str) -> object:
+def redact_headers(headers: Mapping[str, Any]) -> dict[str, str]:
+    """Return headers with every value masked: any may identify a user."""
+    return dict.fromkeys(headers, MASK)
+
+
+def _redacted(value: Any, names: Sequence[str], path: str) -> Any:
     if isinstance(value, (SecretStr, SecretBytes)):
         return MASK
+    if isinstance(value, str):
+        parsed = _parsed(value)
+        redacted = _redacted(parsed, names, path)
+        return value if redacted == parsed else json.dumps(redacted, ensure_ascii=False)
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
     if isinstance(value, Mapping):
-        fields: dict[object, object] = {}
-        for name, item in cast("Mapping[object, object]", value).items():
+        fields: dict[Any, Any] = {}
+        for name, item in cast("Mapping[Any, Any]", value).items():
             here = f"{path}.{name}" if path else str(name)
-            secret = here in names or str(name) in names or is_credential_name(str(name))
-            hidden = secret and not (
-                item is None or isinstance(item, bool) or _is_count(name, item)
-            )
+            secret = here in names or name in names or _is_credential(str(name), item)
+            hidden = secret and item is not None
             fields[name] = MASK if hidden else _redacted(item, names, here)
         return fields
     if isinstance(value, (list, tuple)):
-        shown = [_redacted(item, names, path) for item in cast("Sequence[object]", value)]
-        return shown if isinstance(value, list) else tuple(shown)
+        items: list[Any] = []
+        for item in cast("Sequence[Any]", value):  # a comprehension doubles the depth of the stack
+            items.append(_redacted(item, names, path))
+        return items if isinstance(value, list) else tuple(items)
     return value
 
 
-def _is_count(name: object, value: object) -> bool:
-    return isinstance(value, (int, float)) and str(name).lower().endswith("tokens")
+def _is_credential(name: str, value: object) -> bool:
+    """Return whether a value is a credential by its name. A bool and a number of tokens are not."""
+    is_count = isinstance(value, (int, float)) and name.lower().endswith("tokens")
+    return not isinstance(value, bool) and not is_count and is_credential_name(name)
+
+
+def _parsed(text: str) -> Any:
+    """Return the value of a JSON text, if it is an object or an array; otherwise None."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def masked_path(value: Any, path: str) -> str | None:
+    """Return where a value holds `MASK`, as one from a dump or pickle does; None if nowhere."""
+    if isinstance(value, str):
+        masked = value == MASK or (f'"{MASK}"' in value and _parsed(value) is not None)
+        return path if masked else None
+    items: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        items = ((f".{name}", item) for name, item in cast("dict[str, Any]", value).items())
+    elif isinstance(value, (list, tuple)):
+        items = ((f"[{at}]", item) for at, item in enumerate(cast("Sequence[Any]", value)))
+    found = (masked_path(item, path + at) for at, item in items)
+    return next((each for each in found if each is not None), None)
 
 
 def reveal(value: Any) -> Any:
@@ -124,45 +160,43 @@ def reveal(value: Any) -> Any:
 def to_json_values(value: Any, *, exclude_none: bool = False) -> Any:
     """Return a value, such as a model of start variables, as JSON values under their aliases.
 
-    A `SecretStr` in it stays one: pydantic would turn it into asterisks, which would be sent.
+    A `SecretStr` in it stays one: pydantic's JSON has `MASK` in its place, which would be sent.
     """
-    dumped: Any = to_jsonable_python(value, by_alias=True, exclude_none=exclude_none)
-    return _with_secrets(dumped, value, exclude_none)
+    dump = functools.partial(_ANY.dump_python, value, by_alias=True, exclude_none=exclude_none)
+    return _with_secrets(dump(mode="json"), dump())
 
 
-def _with_secrets(dumped: Any, value: Any, exclude_none: bool) -> Any:
-    if isinstance(value, (SecretStr, SecretBytes)):
+def _with_secrets(dumped: Any, value: Any) -> Any:
+    """Return a dump in JSON values with the secrets of the same dump in Python objects."""
+    if dumped == MASK and isinstance(value, (SecretStr, SecretBytes)):
         return value
-    if isinstance(value, BaseModel):
-        value = value.model_dump(by_alias=True, exclude_none=exclude_none)
-    if not isinstance(dumped, (dict, list)) or not isinstance(value, (Mapping, list, tuple)):
-        return cast("Any", dumped)
-    if len(dumped) != len(value):  # pyright: ignore[reportUnknownArgumentType]
-        return cast("Any", dumped)  # its own serializer has another shape in JSON
-    if isinstance(dumped, dict) and isinstance(value, Mapping):
-        originals = cast("Mapping[str, Any]", value).values()
-        pairs = zip(cast("dict[str, Any]", dumped).items(), originals, strict=True)
-        return {name: _with_secrets(item, each, exclude_none) for (name, item), each in pairs}
-    items = zip(cast("list[Any]", dumped), cast("Sequence[Any]", value), strict=True)
-    return [_with_secrets(item, each, exclude_none) for item, each in items]
+    if isinstance(dumped, dict) and isinstance(value, dict):
+        fields, secrets = cast("dict[str, Any]", dumped), cast("dict[str, Any]", value)
+        return {name: _with_secrets(item, secrets.get(name)) for name, item in fields.items()}
+    if isinstance(dumped, list) and isinstance(value, (list, tuple)):
+        items, others = cast("list[Any]", dumped), cast("Sequence[Any]", value)
+        if len(items) == len(others):
+            return list(map(_with_secrets, items, others))
+    return cast("Any", dumped)
 
 
 def secret_fields(schema: object) -> tuple[str, ...]:
-    """Return the names and aliases of a model's fields that are secret by their type."""
-    return tuple(dict.fromkeys(_secret_fields(schema, set())))
+    """Return the names and aliases of fields that are secret by their type, in nested models too.
 
-
-def _secret_fields(schema: object, seen: set[object]) -> Iterator[str]:
-    if not (isinstance(schema, type) and issubclass(schema, BaseModel)) or schema in seen:
-        return
-    seen.add(schema)
-    for name, field in schema.model_fields.items():
-        parts = list(_parts(field.annotation))
-        if SecretStr in parts or SecretBytes in parts:
-            aliases = (field.alias, field.validation_alias, field.serialization_alias)
-            yield from (each for each in (name, *aliases) if isinstance(each, str))
-        for part in parts:
-            yield from _secret_fields(part, seen)
+    Args:
+        schema: A pydantic model; anything else has none.
+    """
+    names: list[str] = []
+    types = [schema]
+    for each in types:
+        if isinstance(each, type(BaseModel)):  # `list[int]` is a `type` in Python 3.10
+            for name, field in each.model_fields.items():
+                parts = list(_parts(field.annotation))
+                types += [part for part in parts if part not in types]
+                if SecretStr in parts or SecretBytes in parts:
+                    aliases = (field.alias, field.validation_alias, field.serialization_alias)
+                    names += [name, *(alias for alias in aliases if isinstance(alias, str))]
+    return tuple(names)
 
 
 def _parts(annotation: object) -> Iterator[object]:
@@ -171,18 +205,10 @@ def _parts(annotation: object) -> Iterator[object]:
         yield from _parts(part)
 
 
-def masked_path(value: object, path: str) -> str | None:
-    """Return where a value holds `MASK`, as one from a dump or pickle does; None if nowhere."""
-    if isinstance(value, str):
-        return path if value == MASK else None
-    found: Iterable[str | None] = ()
-    if isinstance(value, dict):
-        fields = cast("dict[str, object]", value).items()
-        found = (masked_path(item, f"{path}.{name}") for name, item in fields)
-    elif isinstance(value, (list, tuple)):
-        items = enumerate(cast("Sequence[object]", value))
-        found = (masked_path(item, f"{path}[{index}]") for index, item in items)
-    return next((each for each in found if each is not None), None)
+def secret_names(kwargs: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
+    """Return the names that the setting `secret_biz_params` and the arguments of a call have."""
+    given: object = kwargs.get("secret_biz_params")
+    return [*names, *cast("Sequence[str]", given)] if isinstance(given, (list, tuple)) else names
 
 
 def redact_kwargs(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
@@ -194,28 +220,8 @@ def redact_kwargs(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[
     """
     public = {name: as_json(value) for name, value in kwargs.items() if name != "api_key"}
     if (biz_params := public.get("biz_params")) is not None:
-        public["biz_params"] = _shown(biz_params, secret_names(kwargs, names))
+        public["biz_params"] = dict(wrap_params(biz_params, secret_names(kwargs, names)))
     return public
-
-
-def _shown(biz_params: object, names: Sequence[str]) -> Any:
-    """Return redacted `biz_params`; `MASK` for what is refused, a JSON text perhaps."""
-    if isinstance(biz_params, _RedactedParams):
-        return dict(biz_params)
-    if isinstance(biz_params, Mapping):
-        return redact_biz_params(cast("Mapping[str, Any]", biz_params), names)
-    return MASK
-
-
-def secret_names(kwargs: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
-    """Return the names that the setting `secret_biz_params` and the arguments of a call have."""
-    given: object = kwargs.get("secret_biz_params")
-    return [*names, *cast("Sequence[str]", given)] if isinstance(given, (list, tuple)) else names
-
-
-def secret_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that `redact_kwargs` takes something from, unchanged."""
-    return {name: kwargs[name] for name in _SECRET_KWARGS if name in kwargs}
 
 
 def secrets_digest(biz_params: object, kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> str:
@@ -228,13 +234,9 @@ def secrets_digest(biz_params: object, kwargs: Mapping[str, Any], names: Sequenc
         kwargs: The arguments of the call.
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
+    given = [unwrap_params(each) for each in (biz_params, kwargs.get("biz_params"))]
     names = secret_names(kwargs, names)
-    secret = [
-        reveal(given)
-        for given in (biz_params, kwargs.get("biz_params"))
-        if isinstance(given, Mapping)
-        and redact_biz_params(cast("Mapping[str, Any]", given), names) != given
-    ]
+    secret = [reveal(each) for each in given if each and wrap_params(each, names) != each]
     if not secret:
         return ""
     return hashlib.sha256(json.dumps(secret, sort_keys=True, default=str).encode()).hexdigest()
@@ -246,37 +248,51 @@ def as_json(value: Any) -> Any:
 
 
 class _RedactedParams(dict[str, Any]):
-    """A dict that exposes redacted `biz_params` and keeps the original for the request."""
+    """A dict that exposes redacted parameters and keeps the original for the request."""
 
     __slots__ = ("original",)
 
-    def __init__(self, original: Any, redacted: Mapping[str, Any]) -> None:
-        super().__init__(redacted)
-        self.original = original
+    original: Any
 
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         return dict, (dict(self),)
 
 
-def wrap_secrets(kwargs: dict[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
-    """Return arguments that a framework may publish; `unwrap_params` restores them.
+class _WrappedKey(SecretStr):
+    """A key whose pickle holds none."""
+
+    def __reduce__(self) -> tuple[type[SecretStr], tuple[str]]:
+        return SecretStr, (MASK,)
+
+
+def wrap_secrets(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return arguments that a framework may publish and a call still takes, models as JSON.
 
     Args:
         kwargs: The arguments.
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
-    key, biz_params = kwargs.get("api_key"), kwargs.get("biz_params")
+    wrapped = {name: as_json(value) for name, value in kwargs.items()}
+    key = reveal(wrapped.get("api_key"))
     if isinstance(key, str):
-        kwargs = kwargs | {"api_key": SecretStr(key)}
-    if biz_params is not None and not isinstance(biz_params, _RedactedParams):
-        shown = _shown(biz_params, secret_names(kwargs, names))
-        kwargs = kwargs | {"biz_params": wrap_params(biz_params, {} if shown == MASK else shown)}
-    return kwargs
+        wrapped["api_key"] = _WrappedKey(key)
+    if wrapped.get("biz_params") is not None:
+        wrapped["biz_params"] = wrap_params(wrapped["biz_params"], secret_names(kwargs, names))
+    return wrapped
 
 
-def wrap_params(original: Any, redacted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return redacted parameters from which `unwrap_params` takes the original."""
-    return _RedactedParams(original, redacted)
+def wrap_params(params: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return parameters in redacted form, from which `unwrap_params` takes the original.
+
+    Nothing is shown of what is not a dict: it is refused, and may be the JSON text of one.
+    """
+    if isinstance(params, _RedactedParams):
+        return params
+    wrapped = _RedactedParams()
+    wrapped.original = params
+    if isinstance(params, Mapping):
+        wrapped.update(redact_biz_params(cast("Mapping[str, Any]", params), names))
+    return wrapped
 
 
 def unwrap_params(value: Any) -> Any:

@@ -171,6 +171,10 @@ class WireOptions(BaseModel):
     `user_defined_tokens`. JSON values, and `SecretStr`. Credentials in it are sent, and shown
     nowhere. Default: none. All apps. `input.biz_params`."""
 
+    secret_biz_params: tuple[str, ...] = ()
+    """Names in `biz_params` whose values are secret too: a name at any depth, or the dotted path to
+    one value, such as `"user_defined_params.tool.code"`. Default: none. Not sent."""
+
     thoughts: Annotated[bool, Parameter("has_thoughts")] = True
     """Whether the app reports its steps. Default: true. All apps. `parameters.has_thoughts`."""
 
@@ -210,17 +214,13 @@ class WireOptions(BaseModel):
 
     @field_serializer("biz_params", when_used="unless-none")
     def _without_secrets(self, value: dict[str, Any]) -> dict[str, Any]:
-        return redact_biz_params(value, self._secret_names)
-
-    @property
-    def _secret_names(self) -> tuple[str, ...]:
-        return ()
+        return redact_biz_params(value, self.secret_biz_params)
 
     @override
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             shown = name == "biz_params" and value
-            yield name, redact_biz_params(value, self._secret_names) if shown else value
+            yield name, redact_biz_params(value, self.secret_biz_params) if shown else value
 
 
 class Message(BaseModel):

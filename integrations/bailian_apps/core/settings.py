@@ -194,10 +194,6 @@ class AppSettings(WireOptions):
     session_max_rounds: int = Field(default=50, ge=1)
     """How many rounds the cloud keeps in one session. Not sent."""
 
-    secret_biz_params: tuple[str, ...] = ()
-    """Names in `biz_params` whose values are secret too: a name at any depth, or the dotted path to
-    one value, such as `"user_defined_params.tool.code"`. Default: none. Not sent."""
-
     @property
     def timeouts(self) -> Timeout:
         """The timeout as its four limits."""
@@ -218,7 +214,7 @@ class AppSettings(WireOptions):
         lost = self.api_key is not None and self.api_key != _secret_from_env()
         fields: dict[str, Any] = state["__dict__"] | {"api_key": LOST_KEY if lost else None}
         if fields.get("biz_params"):
-            fields["biz_params"] = redact_biz_params(fields["biz_params"], self._secret_names)
+            fields["biz_params"] = redact_biz_params(fields["biz_params"], self.secret_biz_params)
         return state | {"__dict__": fields}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -227,10 +223,6 @@ class AppSettings(WireOptions):
         super().__setstate__(
             state | {"__dict__": fields | {"api_key": fields["api_key"] or _secret_from_env()}}
         )
-
-    @property
-    def _secret_names(self) -> tuple[str, ...]:
-        return self.secret_biz_params
 
     @staticmethod
     @hides_arguments

@@ -70,7 +70,7 @@ def first_text(fields: JsonObject, *keys: str) -> str | None:
 
 def milliseconds(value: object) -> float | None:
     """Read `nodeExecTime`: `"1332ms"` (workflow-timed.jsonl), with `s` or without a unit too."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if not isinstance(value, (str, int, float)):
         return None
     text = str(value).strip()
     try:

@@ -14,12 +14,13 @@ from langchain_core.callbacks import (
     CallbackManager,
     CallbackManagerForLLMRun,
 )
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
-from bailian_apps.core.redaction import redact_kwargs, secret_kwargs, take
+from bailian_apps.core.redaction import take, wrap_secrets
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.runs import AppRun
@@ -120,16 +121,14 @@ class StreamRun:
 
     Attributes:
         manager: The model's run.
-        secrets: The arguments that LangChain must not see, because it would trace them.
         chunks: What `_stream` returned. `stream` closes it before LangChain ends the run.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: BaseChatModel,
         manager_class: type[CallbackManager | AsyncCallbackManager],
         config: RunnableConfig,
-        kwargs: Mapping[str, Any],
     ) -> None:
         """Choose the run of a call and write its manager and its id into the config."""
         # LangChain's `stream` configures its manager from the config again. Given this manager, it
@@ -161,13 +160,16 @@ class StreamRun:
             metadata=manager.metadata,
             inheritable_metadata=manager.inheritable_metadata,
         )
-        self.secrets = secret_kwargs(kwargs)
-        self._secret_names: tuple[str, ...] = model.secret_biz_params
         self.chunks: Generator[Any] | AsyncGenerator[Any] | None = None
 
-    def add_to(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Take the keyword arguments; return them for LangChain, with this and without secrets."""
-        return redact_kwargs(take(kwargs), self._secret_names) | {_STREAM_RUN: self}
+    def add_to(self, kwargs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Take the keyword arguments; return them as LangChain may publish them, with this.
+
+        Args:
+            kwargs: The arguments of the call.
+            names: The setting `secret_biz_params`.
+        """
+        return wrap_secrets(take(kwargs), names) | {_STREAM_RUN: self}
 
     @staticmethod
     def of(kwargs: Mapping[str, Any]) -> StreamRun | None:
@@ -177,6 +179,4 @@ class StreamRun:
 
 def caller_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments as the caller passed them, without LangChain's additions."""
-    run = StreamRun.of(kwargs)
-    passed = {key: value for key, value in kwargs.items() if key not in (_STREAM_RUN, "stream")}
-    return passed if run is None else passed | run.secrets
+    return {key: value for key, value in kwargs.items() if key not in (_STREAM_RUN, "stream")}

@@ -210,8 +210,9 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             BailianError: The call failed.
         """
         config = ensure_config(config)
-        run = StreamRun(self, CallbackManager, config, kwargs)
-        stream = super().stream(input, config, stop=stop, **run.add_to(kwargs))
+        run = StreamRun(self, CallbackManager, config)
+        kwargs = run.add_to(kwargs, self.secret_biz_params)
+        stream = super().stream(input, config, stop=stop, **kwargs)
         try:
             for chunk in stream:  # noqa: UP028  # `yield from` would close `stream` first
                 yield chunk
@@ -234,8 +235,9 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     ) -> AsyncIterator[AIMessageChunk]:
         """Stream the answer, natively async; as `stream`."""
         config = ensure_config(config)
-        run = StreamRun(self, AsyncCallbackManager, config, kwargs)
-        stream = super().astream(input, config, stop=stop, **run.add_to(kwargs))
+        run = StreamRun(self, AsyncCallbackManager, config)
+        kwargs = run.add_to(kwargs, self.secret_biz_params)
+        stream = super().astream(input, config, stop=stop, **kwargs)
         try:
             async for chunk in stream:
                 yield chunk

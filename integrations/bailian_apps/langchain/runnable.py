@@ -26,12 +26,12 @@ from bailian_apps.core.events import fold
 from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     hides_arguments,
-    redact_biz_params,
-    redact_kwargs,
     secret_fields,
     secret_names,
     take,
     to_json_values,
+    unwrap_params,
+    wrap_params,
 )
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
@@ -190,6 +190,14 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             raise
         await run.on_chain_end(last)
 
+    @override
+    def astream_events(
+        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Stream LangChain's events of a run. The input is in the first, without its secrets."""
+        events: Any = super().astream_events
+        return events(_public_input(self, input, kwargs), config, **kwargs)
+
     def _run_name(self, config: RunnableConfig) -> str:
         return config.get("run_name") or self.get_name()
 
@@ -203,6 +211,18 @@ def _tap_output(run: AnyRunManager, tap: str, results: Any) -> Any:
     return next((each(run.run_id, results) for each in taps if each), results)
 
 
+def _public_input(runnable: BailianAppRunnable, input_: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Return an input as it may be published; `unwrap_params` returns the original."""
+    if not isinstance(input_, Mapping):
+        return input_
+    fields = cast("Mapping[str, Any]", input_)
+    names = secret_names(kwargs, runnable.secret_biz_params)
+    names = [*names, *secret_fields(runnable.biz_params_schema)]
+    public = wrap_params(fields, [*names, *(f"biz_params.{name}" for name in names)])
+    public |= {key: fields[key] for key in ("prompt", "messages") if key in fields}
+    return public
+
+
 class _RunnableCall:
     """One call of the Runnable.
 
@@ -212,16 +232,9 @@ class _RunnableCall:
 
     def __init__(self, runnable: BailianAppRunnable, input_: Any, kwargs: dict[str, Any]) -> None:
         self._runnable = runnable
-        self._input = input_
+        self.traced_input = _public_input(runnable, input_, kwargs)
+        self._input = unwrap_params(input_)
         self._kwargs = take(kwargs)
-        self.traced_input = input_
-        if isinstance(input_, Mapping):
-            names = secret_names(self._kwargs, runnable.secret_biz_params)
-            names = (*names, *secret_fields(runnable.biz_params_schema))
-            public = redact_kwargs(cast("Mapping[str, Any]", input_), names)
-            # Any other key is a start variable.
-            options = {key: value for key, value in public.items() if key in _CALL_KEYS}
-            self.traced_input = redact_biz_params(public, names) | options
 
     def invoke(self, _: Any, run_manager: CallbackManagerForChainRun) -> AppResult:
         with langchain_errors(self._runnable, self._kwargs):

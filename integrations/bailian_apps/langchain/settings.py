@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.invalid_input import raise_invalid_input
-from bailian_apps.core.redaction import as_json, hides_arguments, redact_biz_params
+from bailian_apps.core.redaction import as_json, hides_arguments, redact_biz_params, wrap_secrets
 from bailian_apps.core.settings import AppSettings
 
 MODEL_CONFIG = ConfigDict(
@@ -45,6 +45,10 @@ class AppSettingsMixin(AppSettings):
             super().__init__(**fields)
         except ValidationError as error:
             raise_invalid_input(error, names=type(self).model_fields)
+
+    def bind(self, **kwargs: Any) -> Any:
+        """Bind arguments to every call, as every Runnable's `bind`, without showing secrets."""
+        return cast("Any", super()).bind(**wrap_secrets(kwargs, self.secret_biz_params))
 
     @model_validator(mode="before")
     @classmethod

@@ -20,7 +20,6 @@ from bailian_apps.core.errors import AppFailedError, ContentBlockedError, Invali
 from bailian_apps.core.history import Plan
 from bailian_apps.core.redaction import (
     hides_arguments,
-    redact_biz_params,
     secret_fields,
     take,
     to_json_values,
@@ -175,7 +174,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         if isinstance(tool_input, str):
             return tool_input
         names = (*self.secret_biz_params, *secret_fields(self.args_schema))
-        return wrap_params(tool_input, redact_biz_params(tool_input, names))
+        return wrap_params(tool_input, names)
 
     @override
     def _parse_input(

@@ -21,7 +21,6 @@ from bailian_apps.core.events import AppEvent
 from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     hides_arguments,
-    redact_biz_params,
     secret_fields,
     take,
     to_json_values,
@@ -149,7 +148,7 @@ class _AppTool(FunctionTool):
     def without_secrets(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the tool's arguments to be published; `unwrap_params` returns the original."""
         names = (*self._llm.secret_biz_params, *secret_fields(self.metadata.fn_schema))
-        return wrap_params(arguments, redact_biz_params(arguments, names))
+        return wrap_params(arguments, names)
 
     @instrumented_tool
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:

@@ -220,12 +220,12 @@ class AsyncCall:
             self._loop_session = await self._connections.acquire()
             session = self._loop_session.session
             secure = uses_tls(request.url, proxy)
-            body = request.body
+            whole = len(request.body) <= _WHOLE_BODY
             self._sending = asyncio.ensure_future(
                 session.post(
                     request.url,
                     # aiohttp warns about a larger one; as a file it is read piece by piece.
-                    data=body if len(body) <= _WHOLE_BODY else io.BytesIO(body),
+                    data=request.body if whole else io.BytesIO(request.body),
                     headers=request.headers,
                     allow_redirects=False,
                     proxy=proxy,

@@ -25,7 +25,7 @@ from bailian_apps.emulator.apps.scenarios import (
     Workflow,
     check_one_of,
 )
-from bailian_apps.emulator.credentials import MASK
+from bailian_apps.emulator.credentials import MASK, redacted
 from bailian_apps.emulator.models import Call, Failure
 from bailian_apps.emulator.wire.frames import as_object
 
@@ -71,14 +71,14 @@ class When(Description):
 
 
 def _agree(wanted: Any, given: Any) -> bool:
-    """Return whether two JSON values are equal; what a recording has masked equals any."""
+    """Return whether two JSON values are equal; what a recording has masked, any agrees with."""
     if isinstance(wanted, dict) and isinstance(given, dict):
         fields, others = cast("dict[str, Any]", wanted), cast("dict[str, Any]", given)
         return fields.keys() == others.keys() and all(_agree(fields[k], others[k]) for k in fields)
     if isinstance(wanted, list) and isinstance(given, list):
         items, others = cast("list[Any]", wanted), cast("list[Any]", given)
         return len(items) == len(others) and all(map(_agree, items, others))
-    return wanted in (given, MASK)
+    return wanted in (given, MASK, redacted(given))
 
 
 def _load(value: object, info: ValidationInfo) -> object:
