@@ -20,7 +20,7 @@ from bailian_apps import (
     RequestTimeoutError,
     RunStarted,
 )
-from bailian_apps.core.errors import api_error
+from bailian_apps.core.api_errors import api_error
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.retry import asks_for_prompt, did_not_start
 from bailian_apps.core.turns import Turn

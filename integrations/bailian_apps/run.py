@@ -23,7 +23,8 @@ from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidI
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.history_template import HistoryFormat
-from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
+from bailian_apps.core.invalid_input import invalid_options
+from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import asks_for_prompt, did_not_start, retry_delay_s
 from bailian_apps.core.settings import CALL_NAMES, LOST_KEY, AppSettings
@@ -215,10 +216,13 @@ class Run:
 
     def _prepare(self, plan: Plan) -> None:
         """Make the request of a plan, in the form that the app takes."""
+        fields = plan.request_fields(self._options)
         try:
-            request = AppRequest.model_validate(plan.request_fields(self._options))
+            request = AppRequest.model_validate(fields)
         except ValidationError as error:
-            raise_invalid_input(error, names=CALL_NAMES)
+            error.__traceback__ = None
+            problems = invalid_options(fields, names=CALL_NAMES)
+            raise InvalidInputError.of(problems) from None
         if request.messages is None:
             self._use(request, None)
             return

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NoReturn, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +23,6 @@ from pydantic import (
     Field,
     SecretBytes,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_serializer,
     model_validator,
@@ -66,7 +65,7 @@ def _check_app_id(value: object, info: ValidationInfo) -> object:
     field = info.field_name or "app_id"
     if not isinstance(value, str):
         raise InvalidInputError(
-            field, f"must be a str, not {_kind(value)}", "Pass the id from the app's card"
+            field, f"must be a str, not {kind_of(value)}", "Pass the id from the app's card"
         )
     if not value.strip():
         raise InvalidInputError(field, "is empty", "Pass app_id= or set BAILIAN_APP_ID")
@@ -85,7 +84,7 @@ def _check_json_object(value: object, info: ValidationInfo) -> object:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise InvalidInputError(field, f"must be a dict of JSON values, not {_kind(value)}")
+        raise InvalidInputError(field, f"must be a dict of JSON values, not {kind_of(value)}")
     fields = dict(cast("Mapping[object, object]", value))
     _require_json(fields, field, secrets=field == "biz_params")
     return fields
@@ -107,7 +106,7 @@ def _require_json(value: object, path: str, *, secrets: bool) -> None:
     elif isinstance(value, dict):
         for key, item in cast("dict[object, object]", value).items():
             if not isinstance(key, str):
-                raise InvalidInputError(path, f"must have str keys, not {_kind(key)}")
+                raise InvalidInputError(path, f"must have str keys, not {kind_of(key)}")
             _require_utf8(key, f"a key of {path}")
             _require_json(item, f"{path}.{key}", secrets=secrets)
     elif isinstance(value, (list, tuple)):
@@ -117,7 +116,7 @@ def _require_json(value: object, path: str, *, secrets: bool) -> None:
         hint = _HINTS_BY_TYPE.get(
             type(value).__name__, "Pass a str, number, bool, None, list or dict"
         )
-        raise InvalidInputError(path, f"is {_kind(value)}, which JSON cannot represent", hint)
+        raise InvalidInputError(path, f"is {kind_of(value)}, which JSON cannot represent", hint)
 
 
 def _require_utf8(value: str, path: str) -> None:
@@ -145,7 +144,8 @@ def _check_files(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...
     return read_files(value, info.field_name or "file_list")
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return the name of a value's type, with its article, for messages."""
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
@@ -356,60 +356,3 @@ def _item_as_json(item: object) -> object:
     if isinstance(item, InlineImage):
         return item.data_url()
     return item.model_dump() if isinstance(item, BaseModel) else item
-
-
-def raise_invalid_input(
-    error: ValidationError, *, within: str = "", names: Iterable[str] | None = None
-) -> NoReturn:
-    """Raise pydantic's first error as an `InvalidInputError`, which never shows the value.
-
-    Neither do the frames of its traceback: pydantic's error holds the value.
-
-    Args:
-        error: What pydantic raised.
-        within: The field that holds the model that was validated, if any.
-        names: The names that would have been valid, to suggest one for an unknown name.
-
-    Raises:
-        InvalidInputError: Always; it names the field and the fix.
-    """
-    invalid = _invalid_input(error, within, names)
-    error.__traceback__ = None
-    raise invalid from None
-
-
-def _invalid_input(
-    error: ValidationError, within: str, names: Iterable[str] | None
-) -> InvalidInputError:
-    first = error.errors(include_url=False)[0]
-    path = [within] if within else []
-    for part in first["loc"]:
-        if isinstance(part, int) and path:
-            path[-1] += f"[{part}]"
-        else:
-            path.append(str(part))
-    cause = (first.get("ctx") or {}).get("error")
-    if isinstance(cause, InvalidInputError):
-        # It names its own field, at the end of the path; an item's index is in the path alone.
-        last = path[-1] if path else ""
-        item = last if last.startswith(f"{cause.field}[") else cause.field
-        field = ".".join([*path[:-1], item])
-        return InvalidInputError(field, cause.problem, cause.hint)
-    field = ".".join(path) or "arguments"
-    if first["type"] == "extra_forbidden":
-        import difflib
-
-        known = AppRequest.model_fields if names is None else names
-        close = difflib.get_close_matches(path[-1], list(known), n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else "Check its spelling"
-        if path[-1] == "client":
-            hint = "Pass it to the constructor"
-        return InvalidInputError(field, "is not a setting", hint)
-    if first["type"] == "missing":
-        return InvalidInputError(field, "is missing", f"Pass {field}=")
-    problem = first["msg"].replace("Input should", "must")
-    if not problem.startswith("must"):
-        return InvalidInputError(field, f"is not valid: {problem}")
-    if first["type"].endswith(("_type", "_parsing")):
-        problem = f"{problem.partition(',')[0]}, not {_kind(first['input'])}"
-    return InvalidInputError(field, problem)

@@ -8,8 +8,8 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import as_json, hides_arguments, redact_biz_params, wrap_secrets
-from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 
 MODEL_CONFIG = ConfigDict(
