@@ -31,8 +31,6 @@ from bailian_apps.core.settings import CALL_NAMES, LOST_KEY, AppSettings
 
 logger = logging.getLogger(__name__)
 
-_warned_workflows: set[AppKey] = set()
-
 
 class EventStream(Iterator[AppEvent]):
     """The events of one run: an iterator, and a context manager that closes itself.
@@ -316,10 +314,10 @@ class Run:
     def _warn_if_unread(self) -> None:
         """Warn once for each workflow that was sent a history which its model may not see."""
         sent = len(self._request.messages or ())
-        if sent < 2 or self._app_key in _warned_workflows:
+        if sent < 2 or self._app_key in self._client.warned_workflows:
             return
         if any(step.kind == "node" for step in self._result.steps):
-            _warned_workflows.add(self._app_key)
+            self._client.warned_workflows.add(self._app_key)
             logger.warning(
                 "app %s is a workflow and was sent %d messages. Its model sees the last one only, "
                 "unless the prompt of its LLM node contains the variable historyList and the app "
