@@ -97,7 +97,7 @@ clean: ## Remove everything that was installed.
 .venv-demo/.installed: pyproject.toml requirements/dev.lock
 	@echo "== installing into .venv-demo"
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python $(PIP_INSTALL) --no-compile --constraint requirements/dev.lock --editable ".[all]"
+	.venv-demo/bin/python $(PIP_INSTALL) --no-compile --constraint requirements/dev.lock --editable ".[langchain,llamaindex,emulator,cli]"
 	@touch $@
 
 .venv-floor/.installed: pyproject.toml requirements/floor.lock

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from bailian_apps.emulator import Emulator
 
 # Generation is slow on a busy machine; nothing here is a timed test.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +34,17 @@ def _no_event_loop() -> None:
     Where there never was one, LlamaIndex has Python make one, which nobody closes.
     """
     asyncio.run(asyncio.sleep(0))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def strict_emulators() -> Iterator[None]:
+    """Every emulator of the tests is strict, so that it finds a mistake in what we send.
+
+    A module whose clients are not ours has a fixture of the same name that does nothing.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cast("Any", Emulator.__init__).__kwdefaults__, "strict", True)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from bailian_apps import (
     RequestTimeoutError,
     RunStarted,
 )
-from bailian_apps.core.errors import api_error
+from bailian_apps.core.api_errors import api_error
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.retry import asks_for_prompt, did_not_start
 from bailian_apps.core.turns import Turn
@@ -269,7 +269,7 @@ def test_a_workflow_that_was_sent_messages_is_named_once(
         assert not caplog.records
         app.invoke(messages=HISTORY, flow_stream_mode="message_format")
         app.invoke(messages=HISTORY)
-        app_of(cloud).invoke(messages=HISTORY)
+        BailianApp(app.settings, client=app.client).invoke(messages=HISTORY)
     [record] = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, "bailian_apps.run")
     assert "app app is a workflow and was sent 4 messages" in record.getMessage()

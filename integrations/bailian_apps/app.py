@@ -50,12 +50,18 @@ class BailianApp:
         Raises:
             InvalidInputError: A field is unknown or not valid.
         """
+        problems: list[InvalidInputError] = []
         if not isinstance(cast("object", client), Client | None):
-            raise InvalidInputError("client", "must be a Client")
+            problems.append(InvalidInputError("client", "must be a Client"))
         self.client = client
-        self.settings = (
-            AppSettings.of(fields) if settings is None else settings.with_overrides(fields)
-        )
+        try:
+            self.settings = (
+                AppSettings.of(fields) if settings is None else settings.with_overrides(fields)
+            )
+        except InvalidInputError as error:
+            problems.append(error)
+        if problems:
+            raise InvalidInputError.of(problems)
 
     def __repr__(self) -> str:
         """Show the app's id only; settings may hold secrets."""
@@ -112,7 +118,8 @@ class BailianApp:
 
     @hides_arguments
     def _run(self, prompt: str | None, options: dict[str, Any]) -> Run:
-        settings, options = self.settings.split(take(options))
-        if prompt is not None:
+        options = take(options)
+        if prompt is not None or "messages" not in options:
             options["prompt"] = prompt
+        settings, options = self.settings.split(options)
         return Run(settings, Plan(app_id=settings.app_id), options, client=self.client)

@@ -124,6 +124,7 @@ class Client:
         self.session_rounds = SessionRounds()
         self.queues: dict[AppKey, WaitQueue] = {}
         self.prompt_only_apps: set[AppKey] = set()  # those that refused `messages`
+        self.warned_workflows: set[AppKey] = set()  # those whose model may not see the history
         self._proxy = proxy
         self._ca_bundle = None if ca_bundle is None else str(ca_bundle)
         self._max_idle = max_idle_connections

@@ -19,18 +19,17 @@ from typing_extensions import Self
 
 from bailian_apps.client import AppKey, Client, default_client
 from bailian_apps.core.decoder import Decoder
-from bailian_apps.core.errors import BailianError, ConnectionLostError
+from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.history_template import HistoryFormat
-from bailian_apps.core.request import AppRequest, WireOptions, raise_invalid_input
+from bailian_apps.core.invalid_input import invalid_options
+from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
 from bailian_apps.core.settings import CALL_NAMES, AppSettings
 
 logger = logging.getLogger(__name__)
-
-_warned_workflows: set[AppKey] = set()
 
 
 class EventStream(Iterator[AppEvent]):
@@ -216,10 +215,13 @@ class Run:
 
     def _prepare(self, plan: Plan) -> None:
         """Make the request of a plan, in the form that the app takes."""
+        fields = plan.request_fields(self._options)
         try:
-            request = AppRequest.model_validate(plan.request_fields(self._options))
+            request = AppRequest.model_validate(fields)
         except ValidationError as error:
-            raise_invalid_input(error, names=CALL_NAMES)
+            error.__traceback__ = None
+            problems = invalid_options(fields, names=CALL_NAMES)
+            raise InvalidInputError.of(problems) from None
         if request.messages is None:
             self._use(request, None)
             return
@@ -331,10 +333,10 @@ class Run:
     def _warn_if_unread(self) -> None:
         """Warn once for each workflow that was sent a history which its model may not see."""
         sent = len(self._request.messages or ())
-        if sent < 2 or self._app_key in _warned_workflows:
+        if sent < 2 or self._app_key in self._client.warned_workflows:
             return
         if any(step.kind == "node" for step in self._result.steps):
-            _warned_workflows.add(self._app_key)
+            self._client.warned_workflows.add(self._app_key)
             logger.warning(
                 "app %s is a workflow and was sent %d messages. Its model sees the last one only, "
                 "unless the prompt of its LLM node contains the variable historyList and the app "

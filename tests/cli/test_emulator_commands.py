@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 from support.command import BAILIAN, bailian, environment, exit_code_of
 
 from bailian_apps import AuthenticationError, BailianApp
@@ -97,6 +98,22 @@ def test_serve_reads_a_folder_and_accepts_one_key(tmp_path: Path) -> None:
         out, err = server.end(signal.SIGINT)
     assert "sk-right" not in out + err
     assert "shop  stream  401" in err
+
+
+@pytest.mark.parametrize(("options", "status"), [((), 200), (("--strict",), 400)])
+def test_serve_refuses_a_misspelt_name_only_if_strict(
+    options: tuple[str, ...], status: int
+) -> None:
+    body = {"input": {"prompt": "杭州"}, "parameters": {"temprature": 1}}
+    with running("serve", "--port", "0", *options) as server:
+        answer = requests.post(
+            f"{server.base_url}/apps/travel/completion",
+            json=body,
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=60,
+        )
+    assert answer.status_code == status
+    assert ("did you mean temperature?" in answer.text) == (status == 400)
 
 
 def test_serve_without_files_has_a_travel_app() -> None:

@@ -11,6 +11,7 @@ import pytest
 import bailian_apps
 from bailian_apps import AppResult, AppSettings, BailianError
 from bailian_apps.core import errors
+from bailian_apps.core.api_errors import api_error
 from bailian_apps.core.retry import is_retryable, retry_delay_s
 
 
@@ -55,13 +56,13 @@ def test_the_drawing_shows_the_tree_and_all_of_it_is_public() -> None:
 def test_a_code_decides_the_error_and_else_the_status(
     code: str | None, status: int | None, expected: str
 ) -> None:
-    error = errors.api_error(code, "words", status_code=status)
+    error = api_error(code, "words", status_code=status)
     assert type(error).__name__ == expected
     assert (error.code, error.status_code) == (code, status)
 
 
 def test_an_error_names_the_request_and_survives_pickling() -> None:
-    error = errors.api_error("SystemError", "broke", status_code=500, request_id="r-1")
+    error = api_error("SystemError", "broke", status_code=500, request_id="r-1")
     assert str(error) == "[SystemError] broke (HTTP 500, request_id r-1)"
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.request_id) == (type(error), str(error), "r-1")
@@ -121,8 +122,8 @@ def test_an_error_after_a_frame_is_never_retried() -> None:
 
 def test_a_refusal_in_a_stream_may_have_run_and_one_as_http_status_has_not() -> None:
     for code, status in (("Throttling", 429), ("ModelUnavailable", 503)):
-        assert is_retryable(errors.api_error(code, "x", status_code=status))
-        in_stream = errors.api_error(code, "x")
+        assert is_retryable(api_error(code, "x", status_code=status))
+        in_stream = api_error(code, "x")
         assert in_stream.request_state == "unknown"
         assert not is_retryable(in_stream)
         assert is_retryable(in_stream, idempotent=True)
@@ -185,7 +186,7 @@ def test_an_errors_text_has_only_the_facts_that_are_known() -> None:
 def test_a_code_in_a_stream_needs_no_status(
     error_type: type[BailianError], codes: list[str]
 ) -> None:
-    assert [type(errors.api_error(code, "x")) for code in codes] == [error_type] * len(codes)
+    assert [type(api_error(code, "x")) for code in codes] == [error_type] * len(codes)
 
 
 @pytest.mark.parametrize(
@@ -204,11 +205,11 @@ def test_a_code_in_a_stream_needs_no_status(
 def test_an_error_without_a_code_is_known_by_its_status(
     status: int, expected: type[BailianError]
 ) -> None:
-    assert type(errors.api_error(None, "x", status_code=status)) is expected
+    assert type(api_error(None, "x", status_code=status)) is expected
 
 
 def test_an_error_without_words_says_so_and_a_wrong_app_id_has_a_hint() -> None:
-    assert str(errors.api_error("New", None)) == "[New] the cloud gave no message"
-    assert "app_id: copy it" in str(errors.api_error("InvalidParameter", "no such AppId"))
+    assert str(api_error("New", None)) == "[New] the cloud gave no message"
+    assert "app_id: copy it" in str(api_error("InvalidParameter", "no such AppId"))
     for code, message in (("InvalidParameter", "no prompt"), ("NotFound", "no such AppId")):
-        assert "app_id" not in str(errors.api_error(code, message))
+        assert "app_id: copy it" not in str(api_error(code, message))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bailian_apps.core.errors import api_error
+from bailian_apps.core.api_errors import api_error
 from bailian_apps.core.retry import did_not_start, is_retryable
 
 REFUSALS = ["Throttling", "Throttling.RateQuota", "ModelUnavailable", "New.Code", None]

@@ -1,4 +1,4 @@
-"""Requests are checked against the documented API, with the cloud's error messages."""
+"""A strict emulator checks requests against the documented API; by default it takes all."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"image_list": "http://x"}, "(input.image_list)"),
     ({"file_list": [1]}, "(input.file_list.0)"),
     ({"doc_reference_type": "both"}, "'simple' or 'indexed'"),
-    ({"parameters": {"incremental_output": "true"}}, "(parameters.incremental_output)"),
+    ({"parameters": {"incremental_output": "on"}}, "(parameters.incremental_output)"),
     ({"parameters": {"has_thoughts": 1}}, "valid boolean"),
     ({"parameters": {"enable_thinking": "yes"}}, "valid boolean"),
     ({"parameters": {"temperature": 2}}, "less than 2"),
@@ -44,10 +44,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(("request_", "message"), REFUSED, ids=lambda value: str(value)[:50])
-def test_an_invalid_request_is_refused(
+def test_a_strict_emulator_refuses_a_mistake(
     post: Callable[..., Any], request_: dict[str, Any], message: str, stream: bool
 ) -> None:
-    with Emulator(apps={"app": hello}) as cloud:
+    with Emulator(apps={"app": hello}, strict=True) as cloud:
         answer = post(cloud, stream=stream, **request_)
         assert cloud.sessions == {}
     assert (answer.status, answer.body["code"]) == (400, "InvalidParameter")
@@ -55,16 +55,31 @@ def test_an_invalid_request_is_refused(
     assert "secret" not in answer.body["message"]
 
 
+@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     "request_",
-    [r for r, _ in REFUSED[:4]] + [{"image_list": "x"}, {"session_id": {}}, {"session_id": [1]}],
-    ids=str,
+    [
+        *(request_ for request_, _ in REFUSED),
+        {"image_list": "x"},
+        {"session_id": {}},
+        {"session_id": [1]},
+        {"parameters": {"flow_stream_mode": "of_next_year"}},
+        {"parameters": {"flow_stream_mode": [1]}},
+        {"parameters": {"has_thoughts": {}, "incremental_output": 1}},
+        {"parameters": "none"},
+        {"biz_params": [1]},
+    ],
+    ids=lambda value: str(value)[:50],
 )
-def test_without_strict_only_unanswerable_requests_are_refused(
-    post: Callable[..., Any], request_: dict[str, Any]
+def test_the_default_takes_every_request_that_can_be_answered(
+    post: Callable[..., Any], request_: dict[str, Any], stream: bool
 ) -> None:
+    if "parameters" in request_ and not isinstance(request_["parameters"], dict):
+        request_ = {"content": b'{"input":{"prompt":"hi"},"parameters":"none"}'}
     with Emulator(apps={"app": hello}, strict=False, unknown_session="error") as cloud:
-        assert post(cloud, **request_).output["text"] == "你好"
+        answer = post(cloud, stream=stream, **request_)
+    assert answer.status == 200
+    assert (answer.outputs[-1] if stream else answer.output)["text"] == "你好"
 
 
 def test_every_documented_parameter_is_accepted(post: Callable[..., Any]) -> None:
@@ -97,6 +112,6 @@ def test_every_documented_parameter_is_accepted(post: Callable[..., Any]) -> Non
         "doc_reference_type": "simple",
     }
     parts = [{"role": "system", "content": "s"}, {"role": "user", "content": [{"text": "hi"}]}]
-    with Emulator(apps={"app": hello}) as cloud:
+    with Emulator(apps={"app": hello}, strict=True) as cloud:
         assert post(cloud, parameters=parameters, **fields).status == 200
         assert post(cloud, prompt=None, messages=parts).status == 200

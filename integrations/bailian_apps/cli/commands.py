@@ -257,6 +257,10 @@ def serve(
         str | None,
         typer.Option(metavar="KEY", help="Accept only this API key (default: any)."),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse unknown names, wrong types and values out of range."),
+    ] = False,
 ) -> None:
     """Run the emulator, serving apps from files. Press Ctrl-C to stop.
 
@@ -269,7 +273,15 @@ def serve(
     emulator = _emulator_commands()
     out, err = Console(), Console(stderr=True)
     emulator.serve(
-        files or (), apps or (), out, err, host=host, port=port, pace=pace, api_key=api_key
+        files or (),
+        apps or (),
+        out,
+        err,
+        host=host,
+        port=port,
+        pace=pace,
+        api_key=api_key,
+        strict=strict,
     )
 
 

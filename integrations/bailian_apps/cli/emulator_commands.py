@@ -35,6 +35,7 @@ def serve(
     port: int,
     pace: float,
     api_key: str | None,
+    strict: bool,
 ) -> None:
     """Run the emulator until Ctrl-C; the options are those of the command.
 
@@ -42,7 +43,9 @@ def serve(
     """
     apps = _apps_of(sources, named) or {"travel": RECORDINGS / "travel-workflow.jsonl"}
     try:
-        emulator = Emulator(apps=apps, host=host, port=port, pace=pace, api_key=api_key)
+        emulator = Emulator(
+            apps=apps, host=host, port=port, pace=pace, api_key=api_key, strict=strict
+        )
     except ValueError as error:
         raise InvalidInputError(
             "--app", f"cannot be used: {error}", "Correct it, or leave it out"

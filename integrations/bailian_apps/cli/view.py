@@ -114,13 +114,20 @@ def error_message(error: BailianError, *, field: str | None = None) -> str:
         field: The name to use for the field of an `InvalidInputError`; by default its option.
     """
     if isinstance(error, InvalidInputError):
-        unknown = error.problem == "is not a setting"  # then the field is the user's own word
-        field = field or (error.field if unknown else _OPTIONS.get(error.field, error.field))
-        error = InvalidInputError(field, error.problem, error.hint)
+        named = [_with_option(each) for each in error.each()]
+        if field is not None:
+            named[0] = InvalidInputError(field, error.problem, error.hint)
+        error = InvalidInputError.of(named)
     message = str(error)
     for advice, replacement in _PROGRAM_ADVICE.items():
         message = message.replace(advice, replacement)
     return _FIELD_IN_HINT.sub(lambda found: _OPTIONS[found[1]], message)
+
+
+def _with_option(error: InvalidInputError) -> InvalidInputError:
+    unknown = error.problem == "is not a setting"  # then the field is the user's own word
+    field = error.field if unknown else _OPTIONS.get(error.field, error.field)
+    return InvalidInputError(field, error.problem, error.hint)
 
 
 def as_json(result: AppResult) -> dict[str, Any]:

@@ -22,9 +22,7 @@
         ├── ProtocolError            an answer that the API does not document
         └── StreamInterruptedError   the stream ended before the run did; see `partial`
 
-The table of codes is the vendor's (help.aliyun.com, "Error codes"). In a stream the code decides,
-because the HTTP status may be missing. An unknown code is classified by its status.
-
+Which class an error of the cloud has is decided in `core.api_errors`.
 An error carries a fact, `request_state`. What may be sent again follows from it in `core.retry`.
 """
 
@@ -33,7 +31,7 @@ from __future__ import annotations
 import calendar
 import email.utils
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -93,27 +91,72 @@ class BailianError(Exception):
         return f"{head}{self.message}" + (f" ({shown})" if shown else "")
 
 
+_MAX_MESSAGE = 2_000  # characters
+_MAX_DETAILS = 1_600  # of a list of fields, with what is wrong with each; the rest are only named
+_MAX_FIELD = 200
+
+
 class InvalidInputError(BailianError, ValueError):
-    """An argument that cannot be sent. Nothing was sent.
+    """One or more arguments that cannot be sent. Nothing was sent.
+
+    The message lists every field that is wrong, in one line of at most 2,000 characters.
 
     Attributes:
-        field: The field that is wrong, with its path: `"biz_params.order.when"`.
+        field: The first field that is wrong, with its path: `"biz_params.order.when"`.
         problem: What is wrong with it, by type, never by value: `"must be a str, not an int"`.
         hint: What to do about it; may be empty.
+        others: The same for each other field that is wrong.
     """
 
     request_state: RequestState = "not_sent"
 
-    def __init__(self, field: str, problem: str, hint: str = "") -> None:
-        """Make the error; its message is the three parts in one line."""
-        super().__init__(f"{field} {problem}" + (f". {hint}" if hint else ""))
+    def __init__(
+        self, field: str, problem: str, hint: str = "", others: Sequence[InvalidInputError] = ()
+    ) -> None:
+        """Make the error of one field, and of `others` that are wrong too."""
         self.field = field
         self.problem = problem
         self.hint = hint
+        self.others = tuple(each for other in others for each in other.each())
+        super().__init__(self._describe() if not self.others else self._list())
 
-    def __reduce__(self) -> tuple[type[InvalidInputError], tuple[str, str, str]]:
-        """Pickle by the three parts, because `args` holds only the message."""
-        return type(self), (self.field, self.problem, self.hint)
+    @classmethod
+    def of(cls, errors: Sequence[InvalidInputError]) -> InvalidInputError:
+        """Return one error for all of them; there must be one at least."""
+        first, *others = [each for error in errors for each in error.each()]
+        return cls(first.field, first.problem, first.hint, others) if others else first
+
+    def each(self) -> Iterator[InvalidInputError]:
+        """Yield an error for each field that is wrong."""
+        if self.others:
+            yield InvalidInputError(self.field, self.problem, self.hint)
+            yield from self.others
+        else:
+            yield self
+
+    def _describe(self) -> str:
+        text = f"{_shortened(self.field, _MAX_FIELD)} {self.problem}"
+        return _shortened(text + (f". {self.hint}" if self.hint else ""), _MAX_MESSAGE)
+
+    def _list(self) -> str:
+        errors = list(self.each())
+        text = f"{len(errors)} arguments are not valid:"
+        for number, error in enumerate(errors, 1):
+            detail = f"{'' if number == 1 else ';'} ({number}) {error._describe()}"
+            if len(text) + len(detail) > _MAX_DETAILS:
+                rest = errors[number - 1 :]
+                names = ", ".join(_shortened(each.field, _MAX_FIELD) for each in rest)
+                return _shortened(f"{text}; and {len(rest)} more: {names}", _MAX_MESSAGE)
+            text += detail
+        return text
+
+    def __reduce__(self) -> tuple[type[InvalidInputError], tuple[object, ...]]:
+        """Pickle by the parts, because `args` holds only the message."""
+        return type(self), (self.field, self.problem, self.hint, self.others)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 class APIError(BailianError):
@@ -192,107 +235,6 @@ class ProtocolError(TransportError):
 
 class StreamInterruptedError(TransportError):
     """The stream ended before the run finished. `partial` holds what had arrived."""
-
-
-_BY_CODE: dict[str, type[APIError]] = {
-    "DataInspectionFailed": ContentBlockedError,
-    "data_inspection_failed": ContentBlockedError,
-    "InvalidParameter": BadRequestError,
-    "FlowNotPublished": BadRequestError,
-    "InvalidApiKey": AuthenticationError,
-    "AccessDenied": PermissionDeniedError,
-    "Model.AccessDenied": PermissionDeniedError,
-    "App.AccessDenied": PermissionDeniedError,
-    "Workspace.AccessDenied": PermissionDeniedError,
-    "ModelNotFound": NotFoundError,
-    "WorkSpaceNotFound": NotFoundError,
-    "NotFound": NotFoundError,
-    "Arrearage": BillingError,
-    "AllocationQuota.FreeTierOnly": BillingError,
-    "Throttling.AllocationQuota.FreeTierOnly": BillingError,
-    "AccessDenied.Unpurchased": BillingError,
-    "CommodityNotPurchased": BillingError,
-    "PrepaidBillOverdue": BillingError,
-    "PostpaidBillOverdue": BillingError,
-    "Throttling": RateLimitError,
-    "InternalError": ServerError,
-    "SystemError": ServerError,
-    "ModelServiceFailed": ServerError,
-    "RequestTimeOut": ServerError,
-    "AppProcessFailed": AppFailedError,
-    "InvokePluginFailed": AppFailedError,
-    "RetrivalFailed": AppFailedError,  # the vendor's spelling
-    "RetrievalFailed": AppFailedError,
-    "ModelUnavailable": ServiceUnavailableError,
-    "ModelServingError": ServiceUnavailableError,
-}
-
-_BY_STATUS: dict[int, type[APIError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    402: BillingError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    429: RateLimitError,
-    503: ServiceUnavailableError,
-}
-
-_HINTS: dict[type[APIError], str] = {
-    AuthenticationError: "api_key: set DASHSCOPE_API_KEY, or pass api_key=; a key belongs to one "
-    "region, which base_url= selects",
-    PermissionDeniedError: "app_id: check that the app is published and in the key's workspace; "
-    "for another workspace pass workspace=",
-    BillingError: "check the account's balance and purchases in the console",
-}
-
-
-def api_error(
-    code: str | None,
-    message: str | None,
-    *,
-    status_code: int | None = None,
-    request_id: str | None = None,
-    retry_after_s: float | None = None,
-) -> APIError:
-    """Make the error for an error that the cloud answered.
-
-    Args:
-        code: The wire's `code`. The longest known prefix (up to a dot) decides; an unknown or
-            missing code is classified by `status_code`.
-        message: The wire's `message`.
-        status_code: The HTTP status, where one is known.
-        request_id: The cloud's id of the request.
-        retry_after_s: The `Retry-After` header, in seconds.
-    """
-    kind = _class_of(code, status_code)
-    text = (message or "").strip() or "the cloud gave no message"
-    hint = _HINTS.get(kind)
-    if kind is BadRequestError and "AppId" in text:
-        hint = (
-            "app_id: copy it from the app's card in the console; base_url: check that it is the "
-            "app's region"
-        )
-    error = kind(
-        f"{text} | {hint}" if hint else text,
-        code=code or None,
-        status_code=status_code,
-        request_id=request_id or None,
-        retry_after_s=retry_after_s,
-    )
-    if status_code is None or status_code == 200:
-        error.request_state = "unknown"  # a code alone does not say when the failure happened
-    return error
-
-
-def _class_of(code: str | None, status_code: int | None) -> type[APIError]:
-    prefix = code or ""
-    while prefix:
-        if found := _BY_CODE.get(prefix):
-            return found
-        prefix = prefix.rpartition(".")[0]
-    if status_code is None:
-        return APIError
-    return _BY_STATUS.get(status_code) or (ServerError if status_code >= 500 else APIError)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NoReturn, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +20,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_serializer,
     model_validator,
@@ -325,71 +324,3 @@ def _item_as_json(item: object) -> object:
     if isinstance(item, InlineImage):
         return item.data_url()
     return item.model_dump() if isinstance(item, BaseModel) else item
-
-
-def raise_invalid_input(
-    error: ValidationError, *, within: str = "", names: Iterable[str] | None = None
-) -> NoReturn:
-    """Raise pydantic's first error as an `InvalidInputError`, which never shows the value.
-
-    Neither do the frames of its traceback: pydantic's error holds the value.
-
-    Args:
-        error: What pydantic raised.
-        within: The field that holds the model that was validated, if any.
-        names: The names that would have been valid, to suggest one for an unknown name.
-
-    Raises:
-        InvalidInputError: Always; it names the field and the fix.
-    """
-    invalid = _invalid_input(error, within, names)
-    error.__traceback__ = None
-    raise invalid from None
-
-
-def _invalid_input(
-    error: ValidationError, within: str, names: Iterable[str] | None
-) -> InvalidInputError:
-    first = error.errors(include_url=False)[0]
-    path = [within] if within else []
-    for part in first["loc"]:
-        if isinstance(part, int) and path:
-            path[-1] += f"[{part}]"
-        else:
-            path.append(str(part))
-    cause = (first.get("ctx") or {}).get("error")
-    if isinstance(cause, InvalidInputError):
-        # It names its own field, at the end of the path; an item's index is in the path alone.
-        last = path[-1] if path else ""
-        item = last if last.startswith(f"{cause.field}[") else cause.field
-        field = ".".join([*path[:-1], item])
-        return InvalidInputError(field, cause.problem, cause.hint)
-    field = ".".join(path) or "arguments"
-    if first["type"] == "extra_forbidden":
-        known = AppRequest.model_fields if names is None else names
-        hint = _spelling_hint(path[-1], list(known))
-        return InvalidInputError(field, "is not a setting", hint)
-    if first["type"] == "missing":
-        return InvalidInputError(field, "is missing", f"Pass {field}=")
-    problem = first["msg"].replace("Input should", "must")
-    if not problem.startswith("must"):
-        return InvalidInputError(field, f"is not valid: {problem}")
-    if first["type"].endswith(("_type", "_parsing")):
-        problem = f"{problem.partition(',')[0]}, not {kind_of(first['input'])}"
-    return InvalidInputError(field, problem)
-
-
-def _spelling_hint(name: str, known: list[str]) -> str:
-    """Return what to do about an unknown name of a setting or option."""
-    import difflib
-
-    if name == "client":
-        return "Pass it to the constructor"
-    close = difflib.get_close_matches(name, known, n=1)
-    # A name of another package's may hold ours: `dashscope_api_key`, `request_timeout`.
-    close += sorted((each for each in known if f"_{each}" in name), key=len, reverse=True)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    if "extra_body" in known:
-        return "Check its spelling, or pass a parameter that has no setting in extra_body"
-    return "Check its spelling"

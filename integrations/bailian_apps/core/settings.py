@@ -21,6 +21,7 @@ from pydantic import (
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace, api_key_from_env
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
+from bailian_apps.core.invalid_input import invalid_options, raise_invalid_input
 from bailian_apps.core.redaction import (
     MASK,
     SECRET_FIELDS,
@@ -30,7 +31,7 @@ from bailian_apps.core.redaction import (
     redacted,
     reveal,
 )
-from bailian_apps.core.request import AppId, AppRequest, WireOptions, raise_invalid_input
+from bailian_apps.core.request import AppId, AppRequest, WireOptions
 
 HistoryMode: TypeAlias = Literal["session", "full", "messages"]
 """`"messages"` is the older name of `"full"`."""
@@ -220,6 +221,7 @@ class AppSettings(WireOptions):
         current = {name: getattr(self, name) for name in AppSettings.model_fields}
         return AppSettings.of(current | dict(overrides))
 
+    @hides_arguments
     def split(self, kwargs: Mapping[str, Any]) -> tuple[AppSettings, dict[str, Any]]:
         """Split the keyword arguments of one call into settings and call options.
 
@@ -227,15 +229,20 @@ class AppSettings(WireOptions):
             kwargs: Settings to override, and options that only a call has (`session_id`, …).
 
         Returns:
-            These settings with the overrides, and the options. The options are not checked here:
-            `AppRequest` does that.
+            These settings with the overrides, and the options. The options are checked here only
+            where a setting is not valid, to name all that is wrong: `AppRequest` does that.
 
         Raises:
             InvalidInputError: A setting is not valid.
         """
         overrides = {name: value for name, value in kwargs.items() if name in SETTING_NAMES}
         options = {name: value for name, value in kwargs.items() if name not in SETTING_NAMES}
-        return self.with_overrides(overrides), options
+        try:
+            return self.with_overrides(overrides), options
+        except InvalidInputError as error:
+            raise InvalidInputError.of(
+                [error, *invalid_options(options, names=CALL_NAMES)]
+            ) from None
 
 
 SETTING_NAMES = frozenset(AppSettings.model_fields)

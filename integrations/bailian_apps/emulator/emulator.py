@@ -52,7 +52,7 @@ class Emulator(LocalServer):
         session_ttl_s: float = 3600.0,
         session_max_rounds: int = 50,
         unknown_session: UnknownSession = "fresh",
-        strict: bool = True,
+        strict: bool = False,
     ) -> None:
         """Load the apps; nothing listens before `start` or the `with` block.
 
@@ -74,8 +74,9 @@ class Emulator(LocalServer):
                 treated like one with an unknown session.
             unknown_session: The answer to an unknown session id: `fresh` opens a session with
                 another id, `error` answers with `InvalidParameter`.
-            strict: Whether to refuse undocumented parameters, wrong types and values out of range.
-                Otherwise only requests that cannot be answered are refused.
+            strict: Whether to refuse unknown names, wrong types and values out of range, to find
+                mistakes that the cloud ignores. By default, as on the cloud, only requests that
+                cannot be answered are refused.
 
         Raises:
             RecordingError: A recording cannot be read.

@@ -82,8 +82,16 @@ class ReceivedRequest:
 
     @property
     def stream(self) -> bool:
-        """Whether the client asked for server-sent events."""
-        return self.headers.get("x-dashscope-sse", "").lower() == "enable"
+        """Whether the client asked for server-sent events, by either of the documented headers."""
+        accepted = self.headers.get("accept", "").lower()
+        asked = self.headers.get("x-dashscope-sse", "").lower()
+        return asked == "enable" or "text/event-stream" in accepted
+
+    @property
+    def accepts_gzip(self) -> bool:
+        """Whether the answer may be compressed."""
+        codings = self.headers.get("accept-encoding", "").lower().split(",")
+        return any(coding.split(";")[0].strip() == "gzip" for coding in codings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

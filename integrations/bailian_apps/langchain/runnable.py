@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import fold
+from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     hides_arguments,
     secret_fields,
@@ -32,7 +33,6 @@ from bailian_apps.core.redaction import (
     unwrap_params,
     wrap_params,
 )
-from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import to_turns

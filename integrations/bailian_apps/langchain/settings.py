@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     SECRET_FIELDS,
     as_json,
@@ -15,7 +16,6 @@ from bailian_apps.core.redaction import (
     redacted,
     wrap_secrets,
 )
-from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 
 MODEL_CONFIG = ConfigDict(

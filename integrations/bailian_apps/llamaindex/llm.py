@@ -30,8 +30,8 @@ from bailian_apps.core.attachments import unwrap_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import plan_request
+from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import hides_arguments
-from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import Turn
 from bailian_apps.llamaindex.instrumentation import instrumented

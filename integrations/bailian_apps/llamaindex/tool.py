@@ -19,6 +19,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
+from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     hides_arguments,
     secret_fields,
@@ -28,7 +29,6 @@ from bailian_apps.core.redaction import (
     wrap_params,
     wrap_secrets,
 )
-from bailian_apps.core.request import raise_invalid_input
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes

@@ -18,6 +18,7 @@ from bailian_apps.transport.environment import Environment, tls_context, uses_tl
 from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
     FrameReader,
+    asked_of,
     connect_error,
     connection_lost_error,
     environment_error,
@@ -165,10 +166,11 @@ class AsyncCall:
         """As `SyncCall.frames`, natively async."""
         try:
             status, headers = await self._send(request)
+            asked = asked_of(request.url, request.headers)
             if not is_stream(status, headers):
-                yield [read_answer(status, headers, await self._read_all(status))]
+                yield [read_answer(status, headers, await self._read_all(status), asked=asked)]
                 return
-            reader, draining = FrameReader(headers), False
+            reader, draining = FrameReader(headers, asked=asked), False
             while True:
                 try:
                     chunk = await self._read()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, cast
 from urllib.parse import urlsplit
 
+from bailian_apps.core.api_errors import api_error
 from bailian_apps.core.decoder import finish_reason
 from bailian_apps.core.errors import (
     BailianError,
@@ -15,7 +16,6 @@ from bailian_apps.core.errors import (
     ConnectionLostError,
     ProtocolError,
     StreamInterruptedError,
-    api_error,
     retry_after_s,
 )
 from bailian_apps.core.values import json_object
@@ -35,8 +35,22 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def read_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> Frame:
+def asked_of(url: str, headers: Mapping[str, str]) -> str:
+    """Return which host and workspace a request asks, for an error's hint."""
+    workspace = headers.get("X-DashScope-WorkSpace")
+    return (urlsplit(url).hostname or "") + (f", workspace {workspace}," if workspace else "")
+
+
+def read_answer(
+    status_code: int, headers: Mapping[str, str], body: bytes, *, asked: str = ""
+) -> Frame:
     """Read a response that is not an event stream; of an error's body, at least its beginning.
+
+    Args:
+        status_code: The HTTP status.
+        headers: The headers of the response.
+        body: Its body.
+        asked: Which host and workspace were asked, see `asked_of`.
 
     Returns:
         The answer object, as the one frame of a run that finished.
@@ -55,8 +69,8 @@ def read_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> Fr
         answer = _first_event(body)
     else:
         answer = json_object(body)
-    if answer is not None and (status_code != 200 or answer.get("code")):
-        raise _error_in(answer, None if status_code == 200 else status_code, headers)
+    if answer is not None and (status_code != 200 or _holds_error(answer)):
+        raise _error_in(answer, None if status_code == 200 else status_code, headers, asked)
     if answer is not None and isinstance(answer.get("output"), dict):
         # A complete HTTP body is a finished run, even with a null finish_reason.
         if finish_reason(answer["output"]) is None:
@@ -78,6 +92,7 @@ def read_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> Fr
         + "; it may come from a proxy before the API",
         status_code=status_code,
         retry_after_s=retry_after_s(headers),
+        asked=asked,
     )
 
 
@@ -89,11 +104,12 @@ class FrameReader:
         error: The error event that ended the stream, if any. It comes after the frames before it.
     """
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        """Start at the beginning of a stream that came with `headers`."""
+    def __init__(self, headers: Mapping[str, str], *, asked: str = "") -> None:
+        """Start at the beginning of a stream that came with `headers`; `asked` as `read_answer`."""
         self.run_ended = False
         self.error: BailianError | None = None
         self._headers = headers
+        self._asked = asked
         self._reader = SSEReader()
         self._begun = False
 
@@ -113,7 +129,7 @@ class FrameReader:
         for event in events:
             if type(event) is ErrorEvent:
                 if not self.run_ended:
-                    self.error = _stream_error(event, self._headers)
+                    self.error = _stream_error(event, self._headers, self._asked)
                 break
             frame = cast("Frame", event)
             frames.append(frame)
@@ -131,25 +147,57 @@ class FrameReader:
         return (frames[:1], frames[1:])
 
 
-def _stream_error(event: ErrorEvent, headers: Mapping[str, str]) -> BailianError:
+def _stream_error(event: ErrorEvent, headers: Mapping[str, str], asked: str) -> BailianError:
     answer = json_object(event.data) or {"message": event.data.decode("utf-8", "replace")}
-    error = _error_in(answer, event.status_code, headers)
+    error = _error_in(answer, event.status_code, headers, asked)
     # Whatever the code, the run may have happened: a node of a workflow can be throttled after
     # another one has sent mail.
     error.request_state = "unknown"
     return error
 
 
-def _error_in(answer: Frame, status_code: int | None, headers: Mapping[str, str]) -> BailianError:
-    code, message = answer.get("code"), answer.get("message") or answer.get("msg")
-    request_id = answer.get("request_id") or headers.get("X-Request-Id")
+def _error_in(
+    answer: Frame, status_code: int | None, headers: Mapping[str, str], asked: str
+) -> BailianError:
+    # The models' API nests an error under `error`, the console's gateway under `data`.
+    inner = _spelt_alike(answer.get("error"))
+    layers = [inner, _spelt_alike(answer), _spelt_alike(answer.get("data"))]
+    message = _first(layers, "message", "msg", "errormessage", "errormsg")
+    error = answer.get("error")
     return api_error(
-        str(code) if code else None,
-        str(message) if message else None,
+        _first(layers, "errorcode", "code") or _first([inner], "type"),
+        message or (error if isinstance(error, str) else None),
         status_code=status_code,
-        request_id=str(request_id) if request_id else None,
+        request_id=_first(layers, "requestid") or headers.get("X-Request-Id"),
         retry_after_s=retry_after_s(headers),
+        asked=asked,
     )
+
+
+def _holds_error(answer: Frame) -> bool:
+    """Whether an answer with status 200 is an error."""
+    layers = [_spelt_alike(answer)]
+    if not isinstance(answer.get("output"), dict):
+        layers.append(_spelt_alike(answer.get("data")))
+    return bool(answer.get("error") or _first(layers, "errorcode", "code"))
+
+
+def _spelt_alike(value: object) -> Frame:
+    """Return an object's fields with `request_id`, `requestId` and `RequestId` as one name."""
+    if not isinstance(value, dict):
+        return {}
+    fields = cast("Frame", value)
+    return {name.replace("_", "").lower(): item for name, item in fields.items()}
+
+
+def _first(layers: Sequence[Frame], *names: str) -> str | None:
+    """Return the first of some fields that says something. The code 200 does not."""
+    for layer in layers:
+        for name in names:
+            value = layer.get(name)
+            if isinstance(value, (str, int)) and value and str(value) != "200":
+                return str(value)
+    return None
 
 
 def _first_event(body: bytes) -> Frame | None:

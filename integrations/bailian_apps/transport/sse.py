@@ -178,6 +178,6 @@ class SSEReader:
         if not isinstance(frame, dict):
             return {"data": data.decode("utf-8", "replace").strip()}
         fields = cast("Frame", frame)
-        if fields.get("code"):
+        if fields.get("code") or fields.get("error"):
             return ErrorEvent(data.strip(), None if self._status == 200 else self._status)
         return fields

@@ -24,6 +24,7 @@ from bailian_apps.transport.body import ResponseBody
 from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
     FrameReader,
+    asked_of,
     connect_error,
     connection_lost_error,
     is_stream,
@@ -84,10 +85,11 @@ class SyncCall:
         """
         try:
             status, headers = self._send(request)
+            asked = asked_of(request.url, request.headers)
             if not is_stream(status, headers):
-                yield [read_answer(status, headers, self._read_all(status))]
+                yield [read_answer(status, headers, self._read_all(status), asked=asked)]
                 return
-            reader, draining = FrameReader(headers), False
+            reader, draining = FrameReader(headers, asked=asked), False
             while True:
                 try:
                     chunk = self._read()

@@ -14,7 +14,7 @@ from typing import Any
 
 from bailian_apps.emulator.models import CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.wire.cumulative import as_deltas
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, is_true
 from bailian_apps.emulator.wire.rendering import DEFAULT_MODE, detect_mode
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -103,8 +103,8 @@ class Recording:
         mode = self.flow_stream_mode or DEFAULT_MODE
         if mode not in (DEFAULT_MODE, parameters.get("flow_stream_mode") or DEFAULT_MODE):
             return f"recorded with flow_stream_mode={mode}; it is replayed in that mode"
-        recorded_thoughts = self.request.parameters.get("has_thoughts") is True
-        if parameters.get("has_thoughts") is True and not recorded_thoughts:
+        recorded_thoughts = is_true(self.request.parameters.get("has_thoughts"))
+        if is_true(parameters.get("has_thoughts")) and not recorded_thoughts:
             return "recorded without has_thoughts; the replay has no steps"
         return None
 

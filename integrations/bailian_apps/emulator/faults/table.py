@@ -23,8 +23,8 @@ def _http(status: int, body: bytes, content_type: str = JSON_CONTENT_TYPE, **hea
     return http_head(status, {**own, **named}) + body
 
 
-def _json(status: int, body: JsonObject, **headers: str) -> bytes:
-    return _http(status, encode_json({**body, "request_id": "$request_id"}), **headers)
+def _json(status: int, body: JsonObject, *, id_name: str = "request_id", **headers: str) -> bytes:
+    return _http(status, encode_json({**body, id_name: "$request_id"}), **headers)
 
 
 def _refusal(
@@ -53,9 +53,14 @@ def _last_event(
 
 
 _THROTTLED = "Requests rate limit exceeded."
+_NOT_AUTHORISED = "The workspace is not authorised."
 _UNAVAILABLE = "The model is not available."
 _ERROR = (
     b'{"code":"InvalidParameter","message":"Injected by the emulator.","request_id":"$request_id"}'
+)
+_NESTED_ERROR = (
+    b'{"error":{"code":"invalid_parameter_error","message":"Injected by the emulator."},'
+    b'"requestId":"$request_id"}'
 )
 _LATE = b'{"output":{"text":"late","finish_reason":"null"},"usage":{},"request_id":"$request_id"}'
 
@@ -145,6 +150,67 @@ FAULTS: dict[str, Fault] = {
     ),
     "http_503": _refusal(503, "ModelUnavailable", _UNAVAILABLE),
     "http_503_retry_now": _refusal(503, "ModelUnavailable", _UNAVAILABLE, retry_after="0"),
+    # ------------------------------------------------------------ errors in other shapes
+    "nested_error": Fault(
+        "401 with the error under `error`, and `request_id` beside it",
+        raw_response=_json(401, {"error": {"code": "InvalidApiKey", "message": "Incorrect key."}}),
+    ),
+    "nested_throttled": Fault(
+        "429 `limit_requests` with the error under `error`, `Retry-After: 0` and `requestId`",
+        raw_response=_json(
+            429,
+            {"error": {"code": "limit_requests", "message": _THROTTLED, "type": "requests"}},
+            id_name="requestId",
+            retry_after="0",
+        ),
+    ),
+    "error_with_request_id_in_camel_case": Fault(
+        "400 with `requestId` instead of `request_id`",
+        raw_response=_json(
+            400, {"code": "InvalidParameter", "message": "Not valid."}, id_name="requestId"
+        ),
+    ),
+    "error_with_request_id_in_header": Fault(
+        "403 with the id of the request only in the header `x-request-id`",
+        raw_response=_http(
+            403,
+            encode_json({"code": "App.AccessDenied", "message": "App access denied."}),
+            x_request_id="$request_id",
+        ),
+    ),
+    "status_in_code": Fault(
+        "200 with an error object whose code has a status in front",
+        raw_response=_json(
+            200, {"code": "200-BailianGateway.Workspace.NotAuthorised", "message": _NOT_AUTHORISED}
+        ),
+    ),
+    "gateway_error": Fault(
+        "200 with an error of the console's gateway under `data`",
+        raw_response=_json(
+            200,
+            {
+                "code": "200",
+                "successResponse": True,
+                "data": {
+                    "success": False,
+                    "httpStatus": 200,
+                    "errorCode": "BailianGateway.Workspace.NotAuthorised",
+                    "errorMsg": _NOT_AUTHORISED,
+                },
+            },
+            id_name="requestId",
+        ),
+    ),
+    "nested_error_event": _last_event(
+        "some frames, then an error event with the error under `error`", _NESTED_ERROR
+    ),
+    "nested_error_in_result_event": _last_event(
+        "an error object under `error` in a result event, as the first frame",
+        _NESTED_ERROR,
+        event="event:result",
+        status=":HTTP_STATUS/200",
+        point="after_headers",
+    ),
     # ------------------------------------------------------------ answers of a proxy or gateway
     "http_500_gbk": Fault(
         "500 with a text in GBK",

@@ -23,7 +23,14 @@ _NUMBER = re.compile(r"(\d{4,})-.*\.jsonl")
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
 # A replay needs no others, and another header could hold a secret.
-_KEPT = ("content-type", "retry-after", "user-agent", "x-dashscope-sse", "x-dashscope-workspace")
+_KEPT = (
+    "accept",
+    "content-type",
+    "retry-after",
+    "user-agent",
+    "x-dashscope-sse",
+    "x-dashscope-workspace",
+)
 
 
 class Exchange:

@@ -82,7 +82,8 @@ class Cloud:
         del self.requests[:-KEPT_REQUESTS]
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
         if fault is None:
-            answer = self._answer(request, key, ResponseWriter(send, transport_of(scope)))
+            writer = ResponseWriter(send, transport_of(scope), compress=request.accepts_gzip)
+            answer = self._answer(request, key, writer)
         else:
             writer = FaultyResponseWriter(send, transport_of(scope), fault)
             if fault.fault.raw_response is not None:
@@ -107,13 +108,13 @@ class Cloud:
     async def _answer(
         self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, as_json: bool = False
     ) -> None:
-        request_id = str(uuid.uuid4())
         try:
             if not key or self.api_key not in (None, key):
                 raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
             check(request, strict=self.strict)
             app = self.apps.get(request.app_id, UNKNOWN_APP)
-            request_id = allocate(self._request_ids, app.request_id, fallback=request_id)
+            request_id = allocate(self._request_ids, app.request_id, fallback=writer.request_id)
+            writer.request_id = request_id
             sessions = self.sessions
             session = sessions.open(
                 request.app_id,
@@ -134,11 +135,11 @@ class Cloud:
             async with aclosing(app.frames(call)) as frames:
                 await delivery.send(frames, stream=request.stream and not as_json)
         except Failure as failure:
-            await writer.fail(failure, request_id)
+            await writer.fail(failure, writer.request_id)
         except Exception as error:
             problem = f"the app {request.app_id!r} of the emulator raised {error!r}"
             failure = Failure(status=500, code="InternalError", message=problem)
-            await writer.fail(failure, request_id)
+            await writer.fail(failure, writer.request_id)
 
 
 @dataclass(slots=True)

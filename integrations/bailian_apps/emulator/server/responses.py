@@ -1,6 +1,7 @@
 """Writes one response, as JSON or as frames: over ASGI, or past it to inject a fault."""
 
 import asyncio
+import gzip
 import socket
 import struct
 import uuid
@@ -26,10 +27,16 @@ class ResponseWriter:
 
     The status and the headers are sent with the first frame: so a failure before it can still be
     an HTTP error. A later one is an error event.
+
+    Attributes:
+        request_id: The id of the request, for the headers.
+        compress: Whether to compress a JSON response, as the cloud may.
     """
 
-    def __init__(self, send: Send, transport: asyncio.Transport) -> None:
+    def __init__(self, send: Send, transport: asyncio.Transport, *, compress: bool = False) -> None:
         """Create a writer for ASGI's `send` and the connection below it."""
+        self.request_id = str(uuid.uuid4())
+        self.compress = compress
         self._send = send
         self._transport = transport
         self._streaming = False
@@ -38,8 +45,13 @@ class ResponseWriter:
     async def send_whole(self, frame: Frame, headers: Mapping[str, str] | None = None) -> None:
         """Send a frame as a JSON response."""
         content = frame.body
-        own = {"content-type": JSON_CONTENT_TYPE, "content-length": str(len(content))}
-        await self._start(frame.status, {**own, **(headers or {})})
+        own = {"content-type": JSON_CONTENT_TYPE}
+        if self.compress:
+            content = gzip.compress(content, compresslevel=1)
+            own["content-encoding"] = "gzip"
+        own["content-length"] = str(len(content))
+        given = {name.lower(): value for name, value in (headers or {}).items()}
+        await self._start(frame.status, {**own, **self._cloud_headers(), **given})
         await self._send_body(content)
 
     async def send_frame(self, frame: Frame) -> None:
@@ -70,7 +82,10 @@ class ResponseWriter:
     async def _start_stream(self) -> None:
         if not self._streaming:
             self._streaming = True
-            await self._start(200, {"content-type": STREAM_CONTENT_TYPE})
+            await self._start(200, {"content-type": STREAM_CONTENT_TYPE, **self._cloud_headers()})
+
+    def _cloud_headers(self) -> dict[str, str]:
+        return {"x-request-id": self.request_id, "x-dashscope-timeout": "180"}
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
@@ -98,7 +113,6 @@ class FaultyResponseWriter(ResponseWriter):
         super().__init__(send, transport)
         self._fault = spec.fault
         self._after_frames = 1 if spec.after_frames is None else spec.after_frames
-        self._request_id = str(uuid.uuid4())
         self._events = 0
         self._injected = False
         self._compressor = zlib.compressobj(wbits=31) if self._fault.framing == "gzip" else None
@@ -210,7 +224,7 @@ class FaultyResponseWriter(ResponseWriter):
 
     def _fill_in(self, template: bytes) -> bytes:
         numbered = template.replace(b"$number", str(self._number).encode())
-        return numbered.replace(b"$request_id", self._request_id.encode())
+        return numbered.replace(b"$request_id", self.request_id.encode())
 
 
 def _chunk(content: bytes) -> bytes:

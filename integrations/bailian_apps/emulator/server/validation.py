@@ -1,12 +1,21 @@
-"""Checks requests as the cloud does: unknown parameters, wrong types, values out of range.
+"""Refuses the requests that cannot be answered and, if strict, those that hold a mistake.
 
-A new request parameter is one field of a model below. The fields are those of the vendor's API
-reference for application calls, and of its SDKs.
+The cloud takes unknown names and flags as text. Strict is for those who want to find a misspelt
+name, a wrong type or a value out of range. A new request parameter is one field of a model below.
+The fields are those of the vendor's API reference for application calls, of its SDKs, and those
+that public clients send.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from bailian_apps.emulator.errors import suggestion
 from bailian_apps.emulator.media import media_problem
@@ -22,6 +31,15 @@ def _text_or_parts(value: Any) -> Any:
     if isinstance(value, str) or (value == parts and all(isinstance(part, dict) for part in parts)):
         return value
     raise ValueError("Input should be a string or a list of objects")
+
+
+def _flag_of_text(value: Any) -> Any:
+    flags = {"true": True, "false": False}
+    return flags.get(value.lower(), value) if isinstance(value, str) else value
+
+
+_Flag: TypeAlias = Annotated[bool, BeforeValidator(_flag_of_text)]
+_Count: TypeAlias = Annotated[int, Field(ge=0)]
 
 
 class _Documented(BaseModel):
@@ -52,6 +70,7 @@ class _Input(_Documented):
     file_list: list[str] | None = None
     doc_tag_codes: list[str] | None = None
     doc_reference_type: Literal["simple", "indexed"] | None = None
+    app_id: str | None = None  # in no reference; public clients send it
 
 
 class _RagOptions(_Documented):
@@ -64,23 +83,28 @@ class _RagOptions(_Documented):
 
 
 class _Parameters(_Documented):
-    incremental_output: bool | None = None
-    has_thoughts: bool | None = None
+    incremental_output: _Flag | None = None
+    has_thoughts: _Flag | None = None
     flow_stream_mode: str | None = None
-    enable_thinking: bool | None = None
+    enable_thinking: _Flag | None = None
     model_id: str | None = None
     temperature: Annotated[float, Field(ge=0, lt=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    seed: Annotated[int, Field(ge=0)] | None = None
+    top_k: _Count | None = None
+    seed: _Count | None = None
     rag_options: _RagOptions | None = None
-    enable_web_search: bool | None = None
-    enable_system_time: bool | None = None
-    dialog_round: Annotated[int, Field(ge=0)] | None = None
+    enable_web_search: _Flag | None = None
+    enable_system_time: _Flag | None = None
+    dialog_round: _Count | None = None
     # Only the vendor's Java SDK sends these.
     mcp_servers: list[str] | None = None
-    enable_premium: bool | None = None
+    enable_premium: _Flag | None = None
     cip_service_codes: JsonObject | None = None
+    # In no reference; public clients send them.
+    stream: _Flag | None = None
+    debug: Any = None
+    thinking_budget: _Count | None = None
+    max_tokens: _Count | None = None
 
 
 class _Body(_Documented):
@@ -89,6 +113,7 @@ class _Body(_Documented):
     parameters: _Parameters | None = None
     debug: JsonObject | None = None
     resources: Any = None
+    app_id: str | None = None  # in no reference; public clients send it
 
 
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
@@ -100,7 +125,7 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
 
 
 def check(request: ReceivedRequest, *, strict: bool) -> None:
-    """Refuse a request that the cloud refuses before any app runs; for `strict` see `Emulator`.
+    """Refuse a request before any app runs; for `strict` see `Emulator`.
 
     Raises:
         Failure: The request is refused. The message has the parameter's name but not its value.
@@ -117,11 +142,11 @@ def check(request: ReceivedRequest, *, strict: bool) -> None:
         raise invalid("The last of the messages must have the role user.")
     if problem := media_problem(request.input, request.headers):
         raise invalid(problem)
+    if not strict:
+        return
     mode = request.parameters.get("flow_stream_mode")
     if mode and mode not in list(FLOW_MODES):
         raise invalid(f"flow_stream_mode must be one of {', '.join(FLOW_MODES)}.")
-    if not strict:
-        return
     try:
         _Body.model_validate(request.body)
     except ValidationError as error:

@@ -101,6 +101,11 @@ def as_list(value: object) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
+def is_true(value: object) -> bool:
+    """Whether a flag is set: true, or `"true"`, as the vendor's page has it for Node.js."""
+    return value is True or (isinstance(value, str) and value.lower() == "true")
+
+
 def parse_object(text: object) -> JsonObject | None:
     """Parse a JSON object nested in a string; return None if it is not one."""
     if not isinstance(text, str) or not text.startswith("{"):

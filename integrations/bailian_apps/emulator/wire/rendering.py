@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from bailian_apps.emulator.wire.cumulative import Accumulator
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, to_json
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, is_true, to_json
 from bailian_apps.emulator.wire.nodes import RUNNING, nodes_of, read_result, text_of
 
 ModeEncoder: TypeAlias = Callable[[Frame], list[Frame]]
@@ -122,8 +122,9 @@ async def render(
     frames: AsyncIterator[Frame], parameters: JsonObject
 ) -> AsyncGenerator[Frame, None]:
     """Yield the frames of a stream as the request's `parameters` ask."""
-    encode = FLOW_MODES[parameters.get("flow_stream_mode") or DEFAULT_MODE]()
-    accumulator = None if parameters.get("incremental_output") is True else Accumulator()
+    mode = parameters.get("flow_stream_mode")
+    encode = FLOW_MODES[mode if mode in list(FLOW_MODES) else DEFAULT_MODE]()
+    accumulator = None if is_true(parameters.get("incremental_output")) else Accumulator()
     async for frame in frames:
         for encoded in encode(frame):
             yield select_thoughts(accumulator.feed(encoded) if accumulator else encoded, parameters)
@@ -150,7 +151,7 @@ def fold(frames: Sequence[Frame]) -> Frame:
 
 def select_thoughts(frame: Frame, parameters: JsonObject) -> Frame:
     """Return the frame, without its `thoughts` unless the request asked for them."""
-    if parameters.get("has_thoughts") is True or not frame.output.get("thoughts"):
+    if is_true(parameters.get("has_thoughts")) or not frame.output.get("thoughts"):
         return frame
     return frame.with_output(_without_thoughts(frame))
 

@@ -1,0 +1,113 @@
+"""Pydantic's errors as `InvalidInputError`: every field that is wrong, and no value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.request import AppRequest
+
+
+def raise_invalid_input(
+    error: ValidationError, *, within: str = "", names: Iterable[str] | None = None
+) -> NoReturn:
+    """Raise pydantic's errors as one `InvalidInputError`, which never shows a value.
+
+    Neither do the frames of its traceback: pydantic's error holds the values.
+
+    Args:
+        error: What pydantic raised.
+        within: The field that holds the model that was validated, if any.
+        names: The names that would have been valid, to suggest one for an unknown name.
+
+    Raises:
+        InvalidInputError: Always; it names each field and its fix.
+    """
+    invalid = InvalidInputError.of(invalid_inputs(error, within=within, names=names))
+    error.__traceback__ = None
+    raise invalid from None
+
+
+def invalid_inputs(
+    error: ValidationError, *, within: str = "", names: Iterable[str] | None = None
+) -> list[InvalidInputError]:
+    """Return an `InvalidInputError` for each error of pydantic's; as `raise_invalid_input`."""
+    known = list(AppRequest.model_fields if names is None else names)
+    return [_invalid_input(each, within, known) for each in error.errors(include_url=False)]
+
+
+def invalid_options(
+    options: Mapping[str, Any], *, names: Iterable[str] | None = None
+) -> list[InvalidInputError]:
+    """Return what is wrong with the fields of an `AppRequest`; nothing if it can be sent.
+
+    Args:
+        options: The fields. What is to be sent may be missing: then it is not checked.
+        names: As for `raise_invalid_input`.
+    """
+    fields = {"app_id": "app", **options}
+    if "prompt" not in fields and "messages" not in fields:
+        fields["prompt"] = "prompt"
+    try:
+        AppRequest.model_validate(fields)
+    except ValidationError as error:
+        problems = invalid_inputs(error, names=names)
+        wrong = {each["loc"][0] for each in error.errors(include_url=False) if each["loc"]}
+        error.__traceback__ = None
+        if wrong and wrong.isdisjoint(("prompt", "messages")):
+            # pydantic relates fields to each other only where every one is valid.
+            rest = {name: value for name, value in fields.items() if name not in wrong}
+            problems += invalid_options(rest, names=names)
+        return problems
+    return []
+
+
+def _invalid_input(error: ErrorDetails, within: str, names: Sequence[str]) -> InvalidInputError:
+    path = [within] if within else []
+    for part in error["loc"]:
+        if isinstance(part, int) and path:
+            path[-1] += f"[{part}]"
+        else:
+            path.append(str(part))
+    cause = (error.get("ctx") or {}).get("error")
+    if isinstance(cause, InvalidInputError):
+        return InvalidInputError.of([_at(path, each) for each in cause.each()])
+    field = ".".join(path) or "arguments"
+    if error["type"] == "extra_forbidden":
+        return InvalidInputError(field, "is not a setting", _spelling_hint(path[-1], names))
+    if error["type"] == "missing":
+        return InvalidInputError(field, "is missing", f"Pass {field}=")
+    problem = error["msg"].replace("Input should", "must")
+    if not problem.startswith("must"):
+        return InvalidInputError(field, f"is not valid: {problem}")
+    if error["type"].endswith(("_type", "_parsing")):
+        problem = f"{problem.partition(',')[0]}, not {kind_of(error['input'])}"
+    return InvalidInputError(field, problem)
+
+
+def _at(path: Sequence[str], error: InvalidInputError) -> InvalidInputError:
+    """Return a validator's error, which names its own field, with that field's whole path."""
+    last = path[-1] if path else ""  # an item's index is in the path alone
+    item = last if last.startswith(f"{error.field}[") else error.field
+    return InvalidInputError(".".join([*path[:-1], item]), error.problem, error.hint)
+
+
+def _spelling_hint(name: str, known: Sequence[str]) -> str:
+    """Return what to do about an unknown name of a setting or option."""
+    import difflib
+
+    if name == "client":
+        return "Pass it to the constructor"
+    close = difflib.get_close_matches(name, known, n=1)
+    # A name of another package's may hold ours: `dashscope_api_key`, `request_timeout`.
+    close += sorted((each for each in known if f"_{each}" in name), key=len, reverse=True)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    if "extra_body" in known:
+        return "Check its spelling, or pass a parameter that has no setting in extra_body"
+    return "Check its spelling"
