@@ -203,7 +203,7 @@ def test_a_stream_that_is_never_read_restores_the_history(
         del response
         gc.collect()
         await asyncio.sleep(0)  # the loop closes a dropped generator in a task of its own
-        await loop.shutdown_asyncgens()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
     with Emulator(apps={"app": app}) as cloud:
         engine = engine_of(cloud)
