@@ -44,10 +44,24 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """A step began; `step.output` is still empty."""
+    """A step began; `step.output` is still empty.
+
+    A workflow's node may still have its id as its name (`Step.is_named`), and a tool call no input.
+    """
 
     step: Step
     kind: ClassVar[Literal["step_started"]] = "step_started"
+
+
+@dataclass(frozen=True, slots=True)
+class StepUpdated:
+    """What was still missing when the step began is known: a node's name, a tool call's input.
+
+    A node that is listed without a name has its id for good; this event comes when it speaks.
+    """
+
+    step: Step
+    kind: ClassVar[Literal["step_updated"]] = "step_updated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,7 @@ class StepDelta:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """A step ended, in success or failure; `step` is whole."""
+    """A step ended, failed, paused or was skipped (`step.status`); `step` is whole."""
 
     step: Step
     kind: ClassVar[Literal["step_finished"]] = "step_finished"
@@ -107,6 +121,7 @@ AppEvent: TypeAlias = (
     | TextDelta
     | ReasoningDelta
     | StepStarted
+    | StepUpdated
     | StepDelta
     | StepFinished
     | References
@@ -152,7 +167,7 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
     if isinstance(event, TextDelta):
         return replace(partial, text=partial.text + event.text)
     if isinstance(event, ReasoningDelta):
-        return replace(partial, reasoning=partial.reasoning + event.text)
+        return _with_reasoning(partial, event)
     if isinstance(event, StepStarted):
         return replace(partial, steps=(*partial.steps, event.step))
     if isinstance(event, StepDelta):
@@ -161,7 +176,7 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
             for step in partial.steps
         )
         return replace(partial, steps=tuple(steps))
-    if isinstance(event, StepFinished):
+    if isinstance(event, (StepUpdated, StepFinished)):
         steps = (event.step if s.id == event.step.id else s for s in partial.steps)
         return replace(partial, steps=tuple(steps))
     if isinstance(event, RunStarted):
@@ -174,6 +189,14 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
 
 
 _DELTAS = (TextDelta, ReasoningDelta, StepDelta)
+
+
+def _with_reasoning(partial: AppResult, event: ReasoningDelta) -> AppResult:
+    steps = tuple(
+        replace(step, reasoning=step.reasoning + event.text) if step.id == event.step_id else step
+        for step in partial.steps
+    )
+    return replace(partial, steps=steps, reasoning="".join(step.reasoning for step in steps))
 
 
 def _continues(event: TextDelta | ReasoningDelta | StepDelta, before: AppEvent) -> bool:
