@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.support import recordings
+from support import recordings
 
 from bailian_apps import AppEvent, AppResult, ReasoningDelta, StepFinished, StepStarted, StepUpdated
 from bailian_apps.core.decoder import Decoder

@@ -77,6 +77,14 @@ class Step:
         return self.kind != "node" or self.name != self.id.partition("#")[0]
 
     @property
+    def is_known(self) -> bool:
+        """Whether a trace can begin to show the step: its name, and the input of a call, are known.
+
+        If not, a `StepUpdated` follows, or the step ends.
+        """
+        return self.is_named and (self.input is not None or self.kind not in ("tool", "retrieval"))
+
+    @property
     def span_kind(self) -> SpanKind:
         """What the step is to a tracer."""
         if self.kind == "tool":
@@ -93,6 +101,14 @@ class Step:
     def to_dict(self, *, compact: bool = False) -> dict[str, Any]:
         """Return the fields as JSON values; with `compact`, without empty ones."""
         return _to_dict(self, compact=compact)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Step:
+        """Return the step that `to_dict` has described; unknown fields are ignored."""
+        known = {name: value for name, value in values.items() if name in cls.__slots__}
+        if usage := known.get("usage"):
+            known["usage"] = Usage(models=tuple(ModelUsage(**model) for model in usage["models"]))
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

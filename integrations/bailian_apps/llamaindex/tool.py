@@ -32,7 +32,7 @@ from bailian_apps.core.redaction import (
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
-from bailian_apps.llamaindex.steps import BailianAppStepStream, step_change
+from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
 
 _PROMPT = "prompt"
 _CONTEXT = "ctx"
@@ -168,7 +168,7 @@ class _AppTool(FunctionTool):
         question, overrides = self._parse(args, kwargs)
         if ctx is None:
             return self._output(await self._llm.achat([question], **overrides), args, kwargs)
-        llm = self._llm.with_event_listener(partial(self._write_step, ctx))
+        llm = self._llm.with_event_listener(partial(self._write_step, ctx, StepChanges()))
         history = await self._load_history(ctx)
         response = await llm.achat([*history, question], **overrides)
         await self._store_turn(ctx, question, response)
@@ -197,12 +197,10 @@ class _AppTool(FunctionTool):
         names = (*self._llm.secret_biz_params, *secret_fields(schema))
         return question, wrap_secrets(overrides, names)
 
-    def _write_step(self, ctx: Context, event: AppEvent) -> None:
-        if change := step_change(event):
+    def _write_step(self, ctx: Context, changes: StepChanges, event: AppEvent) -> None:
+        if fields := changes.fields(event):
             name = self.metadata.get_name()
-            ctx.write_event_to_stream(
-                BailianAppStepStream(tool_name=name, phase=change[0], step=change[1])
-            )
+            ctx.write_event_to_stream(BailianAppStepStream(tool_name=name, **fields))
 
     async def _load_history(self, ctx: Context) -> list[ChatMessage]:
         if not self._keep_session:
