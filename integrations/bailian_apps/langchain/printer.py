@@ -65,7 +65,7 @@ class _PrintedRun:
 
 class _Display(Protocol):
     def show_step(self, run_id: UUID, run: _PrintedRun, step: Step) -> None: ...
-    def show_text(self, run_id: UUID, run: _PrintedRun) -> None: ...
+    def show_text(self, run_id: UUID, run: _PrintedRun, *, first: bool) -> None: ...
     def end_run(self, run_id: UUID, run: _PrintedRun, outcome: str) -> None: ...
 
 
@@ -124,8 +124,9 @@ class StepPrinter(BaseCallbackHandler):
             step_id = data["step"]["id"]
             if run is not None and step_id in run.steps:
                 text = data.get("text") or data.get("reasoning", "")
-                run.steps[step_id] = with_live_text(run.steps[step_id], text)
-                self._display.show_text(run_id, run)
+                step = run.steps[step_id]
+                run.steps[step_id] = with_live_text(step, text)
+                self._display.show_text(run_id, run, first=not step.output)
 
     def _end(self, outcome: Any, *, run_id: UUID, **_: Any) -> None:
         with self._lock:
@@ -149,7 +150,7 @@ class _LineDisplay:
         run.printed.add(step.id)
         self._print(f"{run.app_id}: {step_line(step)}")
 
-    def show_text(self, run_id: UUID, run: _PrintedRun) -> None:
+    def show_text(self, run_id: UUID, run: _PrintedRun, *, first: bool) -> None:
         pass  # its last line has the whole text
 
     def end_run(self, run_id: UUID, run: _PrintedRun, outcome: str) -> None:
@@ -177,8 +178,8 @@ class _TreeDisplay:
         self._trees: dict[UUID, Tree] = {}
         self._drawn_at = 0.0
 
-    def show_text(self, run_id: UUID, run: _PrintedRun) -> None:
-        if monotonic() - self._drawn_at >= _REFRESH_S:
+    def show_text(self, run_id: UUID, run: _PrintedRun, *, first: bool) -> None:
+        if first or monotonic() - self._drawn_at >= _REFRESH_S:
             self._draw(run_id, run)
 
     def show_step(self, run_id: UUID, run: _PrintedRun, step: Step) -> None:

@@ -188,8 +188,9 @@ class StepRuns:
 
     def _end(self, run: _StepRun, error: BaseException | None) -> ManagerCalls:
         step = run.step
-        if run.kind is None:
-            yield from self._start(run)
+        for other in [run, *self._open.values()]:  # a run begins while its parent's is open
+            if other.kind is None and (other is run or other.step.parent_id == step.id):
+                yield from self._start(other)
         del self._open[step.id]
         manager = run.manager
         if self._counts and manager is not None and step.usage is not None:

@@ -94,6 +94,7 @@ class RunSpans:
             span = span or self._steps.get(fields["step"]["id"], self._run)
             span.event(BailianAppStepEvent, **fields)
         if isinstance(event, StepFinished) and span is not None:
+            self._enter_all([s.id for s in self._unknown.values() if s.parent_id == event.step.id])
             del self._steps[event.step.id]
             _end_step(span, event.step)
 
@@ -105,6 +106,11 @@ class RunSpans:
             if step.is_known or not isinstance(event, StepStarted):
                 self._enter(step.id)
         return self._steps.get(step.id)
+
+    def _enter_all(self, step_ids: list[str]) -> None:
+        for step_id in step_ids:
+            if step_id in self._unknown:
+                self._enter(step_id)
 
     def _enter(self, step_id: str) -> None:
         step = self._unknown.pop(step_id)
@@ -119,6 +125,7 @@ class RunSpans:
         """Exit the run's span with the app's answer."""
         if not self._closed:
             self._closed = True
+            self._enter_all([*self._unknown])
             with ExitStack() as stack:
                 stack.callback(self._run.exit, text, {EventPayload.RESPONSE: text})
                 for span in self._steps.values():  # a guard: the core finishes every step
@@ -134,9 +141,7 @@ class RunSpans:
         if self._closed:
             return
         self._closed = True
-        for step_id in list(self._unknown):
-            if step_id in self._unknown:
-                self._enter(step_id)
+        self._enter_all([*self._unknown])
         default = "" if str(error) else _DEFAULT_REASONS.get(type(error), "")
         reason = type(error)(default) if default else error
         with ExitStack() as stack:  # it goes on where a handler raises
