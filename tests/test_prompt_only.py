@@ -116,6 +116,11 @@ def test_an_app_that_refuses_the_prompt_too_is_not_asked_again(path: str) -> Non
         assert isinstance(outcome.error, BadRequestError)
         assert outcome.error.attempts == 2
         assert sent(cloud) == [["messages"], ["prompt"]]
+        client = Client()
+        for _ in range(2):
+            asked = len(cloud.requests)
+            call(app_of(cloud, client=client), path)
+            assert sent(cloud)[asked:] == [["messages"], ["prompt"]], "it was not remembered"
         prompt = PATHS[path](app_of(cloud), "Hello")
         assert prompt.error is not None
         assert prompt.error.attempts == 1
@@ -241,6 +246,15 @@ def test_a_forgotten_session_is_opened_again_by_a_prompt(cloud: Emulator) -> Non
         ("Required parameter(input.prompt) missing or invalid.", True),
         ("The parameter prompt is required.", True),
         ("prompt must not be empty", True),
+        ("Missing required parameter: input.prompt", True),
+        ("The prompt exceeds the required maximum length of 30720.", False),
+        ("Required parameter missing: prompt variable 'city' in biz_params", False),
+        ("prompt variable city is required", False),
+        ("The prompt is missing the variable city", False),
+        ("Node LLM_1: prompt is empty", False),
+        ("Parameter prompt of node 'Image' is required", False),
+        ("prompt is required for node 'Image'", False),
+        ("Plugin send_mail: required prompt template not found", False),
         ('Either "prompt" or "messages" must exist and cannot both be none', False),
         ("Required parameter(AppId) missing or invalid", False),
         ("The prompt is too long.", False),
