@@ -205,6 +205,21 @@ def test_a_system_text_opens_a_session_and_is_sent_once(
     assert result.text == HistoryTemplate().fold([(turn.role, turn.text) for turn in turns])
 
 
+@pytest.mark.parametrize("history_format", ["messages", "prompt"])
+def test_a_blank_system_text_is_not_sent_and_opens_a_session_as_none(history_format: Any) -> None:
+    blank = [Turn(role="system", text=text) for text in ("", " \n")]
+    with Emulator(apps={"app": echo}) as cloud:
+        app = app_of(cloud, history_format=history_format)
+        plan = plan_request([*blank, Turn(role="user", text="one")], app.settings)
+        result = Run(app.settings, plan, client=app.client).invoke()
+        assert (result.text, result.whole_history) == ("one", False)
+        messages = [{"role": "system", "content": turn.text} for turn in blank]
+        app.invoke(messages=[*messages, *HISTORY[1:3], messages[0], HISTORY[3]])
+        assert "system" not in str(cloud.requests[-1].input)
+        app.invoke(messages=HISTORY[1:])
+        assert cloud.requests[-1].input == cloud.requests[-2].input
+
+
 def test_a_branch_sends_the_history_as_a_prompt_and_gets_a_session_of_its_own(
     cloud: Emulator,
 ) -> None:
