@@ -24,6 +24,7 @@ from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.history_template import HistoryFormat
 from bailian_apps.core.invalid_input import invalid_options
+from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
@@ -214,15 +215,14 @@ class Run:
         self._deadline = None if total_s is None else time.monotonic() + total_s
         return self._deadline
 
+    @hides_arguments
     def _prepare(self, plan: Plan) -> None:
         """Make the request of a plan, in the form that the app takes."""
         fields = plan.request_fields(self._options)
         try:
             request = AppRequest.model_validate(fields)
-        except ValidationError as error:
-            error.__traceback__ = None
-            problems = invalid_options(fields, names=CALL_NAMES)
-            raise InvalidInputError.of(problems) from None
+        except ValidationError:
+            raise InvalidInputError.of(invalid_options(fields, names=CALL_NAMES)) from None
         if request.messages is None:
             self._use(request, None)
             return

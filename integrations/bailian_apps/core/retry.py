@@ -46,8 +46,8 @@ _TRANSIENT = (
 
 
 # "Required parameter(Prompt) missing or invalid, please check the request parameters.", of an app
-# that was sent `messages` alone. The message has to begin with the parameter and to say at once that
-# it is missing: a node that ran may report its own prompt, or a prompt that lacks a variable.
+# that was sent `messages` alone. The message has to begin with the parameter and to say directly
+# that it is missing: a node that ran may report its own prompt, or that the prompt lacks a value.
 _PROMPT_MISSING = re.compile(
     r"\W*(the )?(required )?((request )?(parameter|field)\b)?\W*(input\.)?prompt\b\W*"
     r"((is|was|(must|can|should|may) ?not be) )?(required|missing|empty|null|blank)( or \w+)?"

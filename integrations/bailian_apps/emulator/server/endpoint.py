@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
-from bailian_apps.emulator.credentials import MASK, is_credential
+from bailian_apps.emulator.credentials import MASK, is_secret
 from bailian_apps.emulator.faults.plan import FaultPlan
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.server.admin import admin_routes
@@ -231,7 +231,8 @@ def _refuse_constant(word: str) -> NoReturn:
 
 def _masked(headers: Mapping[str, str]) -> dict[str, str]:
     masked = dict(headers)
-    for name in filter(is_credential, headers):
-        scheme, space, _ = headers[name].partition(" ")
-        masked[name] = f"{scheme} {MASK}" if space else MASK
+    for name, value in headers.items():
+        if is_secret(name, value):
+            scheme, space, _ = value.partition(" ")
+            masked[name] = f"{scheme} {MASK}" if space else MASK
     return masked
