@@ -278,6 +278,7 @@ def probe(
         folder: Where to write the report and the recordings, if anywhere.
 
     Raises:
+        InvalidInputError: An argument is not valid, or a file cannot be written.
         BailianError: The first error that left a question unanswered; the report is printed.
         KeyboardInterrupt: It was interrupted; the report of what is known is printed.
     """
@@ -298,12 +299,11 @@ def probe(
         raise SystemExit(1)
     if recordings is not None:
         recordings.open()
-    ended: KeyboardInterrupt | None = None
+    ended: BaseException | None = None
     try:
         _show_progress(asked, console)
-    except KeyboardInterrupt as interrupt:
-        print_note(console, "interrupted", "yellow")
-        ended = interrupt
+    except (KeyboardInterrupt, InvalidInputError) as stop:  # the latter: a file was not written
+        ended = stop
     report = report_of(app.settings.app_id, asked.answers, asked.numbers)
     if as_json:
         print_json(report)

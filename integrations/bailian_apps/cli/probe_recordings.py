@@ -6,9 +6,10 @@ they were read, so bytes that are not frames are not in them.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from rich.console import Console
 from starlette.datastructures import Headers
 
 from bailian_apps.cli.probe_report import print_report
-from bailian_apps.core.errors import APIError, BailianError, InvalidInputError
+from bailian_apps.core.errors import APIError, BailianError, InvalidInputError, RequestTimeoutError
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
@@ -45,6 +46,9 @@ class CallRecording:
         Args:
             error: What the call failed with.
             finished: Whether the last frame came.
+
+        Raises:
+            InvalidInputError: The file cannot be written.
         """
         if error is not None and error.request_state == "not_sent":
             return
@@ -60,8 +64,10 @@ class CallRecording:
             else:
                 self._event("error", error.status_code or 400, body)
         elif not finished:
-            self._exchange.ended_by = "client" if error is None else "upstream"
-        self._folder.save(self._exchange)
+            by_us = error is None or isinstance(error, RequestTimeoutError)  # None: Ctrl-C
+            self._exchange.ended_by = "client" if by_us else "upstream"
+        with _writing():
+            self._folder.save(self._exchange)
 
     def _event(self, kind: str, status: int, payload: Mapping[str, Any]) -> None:
         if self._exchange.status is None:
@@ -96,12 +102,8 @@ class Recordings:
         Raises:
             InvalidInputError: It cannot be created.
         """
-        try:
+        with _writing():
             self._folder.open()
-        except OSError as error:
-            raise InvalidInputError(
-                "--save", f"cannot be created ({error.strerror})", "Choose another folder"
-            ) from None
 
     def begin(self, request: AppRequest, settings: AppSettings) -> CallRecording:
         """Start the recording of a call, which is to be sent now."""
@@ -111,14 +113,28 @@ class Recordings:
         return CallRecording(self._folder, exchange)
 
     def save_report(self, report: Mapping[str, Any]) -> None:
-        """Write the report as text, and what each call got."""
+        """Write the report, as text and as JSON.
+
+        Raises:
+            InvalidInputError: The file cannot be written.
+        """
         text = io.StringIO()
         print_report(report, Console(file=text, width=80, color_system=None))
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         details = json.dumps(report, ensure_ascii=False, indent=1)
         blocks = ["```text", *lines, "```", "", "```json", details, "```", ""]
-        with self._report.open("x", encoding="utf-8") as file:
+        with _writing(), self._report.open("x", encoding="utf-8") as file:
             file.write("\n".join(blocks))
+
+
+@contextlib.contextmanager
+def _writing() -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInputError(
+            "--save", f"cannot be written ({error.strerror})", "Choose another folder"
+        ) from None
 
 
 def _encode(value: Mapping[str, Any]) -> bytes:

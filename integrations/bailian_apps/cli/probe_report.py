@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _WORDS = {
     "kind": {
         "workflow": "workflow",
-        "agent": "agent",
-        "agent_2": "agent, probably 2.0: it has no nodes and reads no messages",
+        "agent": "agent: it lists no nodes",
+        "agent_2": "agent, probably 2.0: it lists no nodes and reads no messages",
     },
     "session": {
         "remembered": "remembers the earlier rounds",
@@ -37,8 +37,8 @@ _WORDS = {
         "refused": "refused",
     },
     "system_message": {
-        "followed": "follows it",
-        "ignored": "does not follow it",
+        "followed": "the answer follows it",
+        "ignored": "the answer does not follow it",
         "refused": "refused",
     },
     "unknown_session": {
@@ -47,7 +47,7 @@ _WORDS = {
         "refused": "refused",
     },
     "last_frame": {
-        "empty": "no text",
+        "empty": "no text: all of it came before",
         "whole": "the whole answer",
         "end_node": "only the End node's text",
         "all_at_once": "the whole answer, for the first time",
@@ -66,7 +66,7 @@ _LABELS = {
     "system_message": "system message",
     "unknown_session": "unknown session",
 }
-_MODES = {"first": "full_thoughts", "message_format": "", "message_format_plus": ""}
+_MODE_QUESTIONS = ("first", "message_format", "message_format_plus")
 
 
 def is_failure(answer: Answer) -> bool:
@@ -99,7 +99,7 @@ def report_of(app_id: str, answers: Mapping[str, Answer], numbers: Sequence[str]
         "steps": [{"name": each.name, "type": each.type, "kind": each.kind} for each in steps],
         "modes": {
             answer.mode: _streaming(answer)
-            for name in _MODES
+            for name in _MODE_QUESTIONS
             if (answer := answers.get(name)) and answer.answered
         },
         "calls": [_call(answer) for answer in answers.values()],
@@ -171,7 +171,8 @@ def _streaming(answer: Answer) -> dict[str, Any]:
 def _last_frame(answer: Answer) -> str:
     """What the text of the last frame is."""
     streamed = "".join(answer.streamed)
-    text: object = (answer.result.raw.get("output") or {}).get("text")
+    output = cast("Mapping[str, Any]", answer.result.raw.get("output") or {})
+    text = output.get("text")
     nodes = [step for step in answer.result.steps if step.kind == "node" and step.output]
     end = "".join(step.output for step in nodes if step.type == "End")
     if not text:
@@ -210,7 +211,7 @@ def _settings(report: Mapping[str, Any]) -> dict[str, str]:
     settings: dict[str, str] = {}
     if report["session"] in ("forgotten", "other_session", "refused"):
         settings["history_mode"] = "full"
-    if {"ignored", "refused"} & {report["messages"], report["system_message"]}:
+    if report["messages"] in ("ignored", "refused") or report["system_message"] == "refused":
         settings["history_format"] = "prompt"
     modes: Mapping[str, Mapping[str, Any]] = report["modes"]
     streaming = [name for name, mode in modes.items() if mode["streams"]]
