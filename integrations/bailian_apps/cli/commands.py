@@ -264,9 +264,10 @@ def probe(
 ) -> None:
     """Find out how to call an app, by asking it up to 8 harmless questions.
 
-    It lists the questions and asks before it starts, because each is a call at your cost. The
-    report shows whether the app remembers a session, reads messages and streams, and which settings
-    to use. What [bold]--save[/] writes can be attached to an issue.
+    It lists the questions and asks before it starts: each is a call at your cost.
+    The report shows whether the app remembers a session, reads messages and
+    streams, and which settings to use. What [bold]--save[/] writes can be attached
+    to an issue.
 
     [bold]bailian-apps probe APP_ID[/]
     [bold]bailian-apps probe APP_ID --biz city=Hangzhou --save report --yes[/]
