@@ -329,6 +329,7 @@ def _print_plan(asked: Probe, app_id: str, console: Console) -> None:
             "Each call does what the app does, such as sending mail. It asks:",
         )
     )
+    console.print()
     print_rows(asked.plan().items(), console)
     console.print()
 

@@ -279,8 +279,8 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     usages = [call["usage"] for call in report["calls"]]
     tokens = [sum(usage[name] for usage in usages) for name in ("input_tokens", "output_tokens")]
     calls = "1 call" if len(usages) == 1 else f"{len(usages)} calls"
-    yield "cost", f"{calls}, {format_tokens(*tokens)}"
     models = dict.fromkeys(model["model_id"] for usage in usages for model in usage["models"])
+    yield "cost", f"{calls}, {format_tokens(*tokens) if models else 'no tokens reported'}"
     if models:
         yield "models", ", ".join(models)
     yield "", ""
