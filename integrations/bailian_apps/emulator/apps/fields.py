@@ -24,8 +24,9 @@ def _check_text(value: object) -> object:
 
 
 def _check_output(value: object) -> object:
-    is_json = as_object(value) is not None or any(map(is_object, as_list(value)))
-    return value if value is None or is_json else _check_text(value)
+    if value is None or all(map(is_object, as_list(value) or [value])):
+        return value
+    return _check_text(value)
 
 
 def _check_no_nodes(value: object) -> object:

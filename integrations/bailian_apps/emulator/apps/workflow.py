@@ -14,7 +14,7 @@ from bailian_apps.emulator.apps.fields import split_pieces
 from bailian_apps.emulator.apps.scenarios import ErrorAnswer, Node, Workflow
 from bailian_apps.emulator.apps.templates import fill, values_of
 from bailian_apps.emulator.models import Call
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, Traits, to_json
+from bailian_apps.emulator.wire.frames import Frame, JsonObject, NodeContent, Traits, to_json
 from bailian_apps.emulator.wire.nodes import PAUSED, RUNNING, SKIPPED, is_answer
 
 _HOLDING = (PAUSED, "stop")
@@ -29,7 +29,8 @@ def workflow_frames(workflow: Workflow, call: Call) -> Iterator[Frame]:
         ValueError: A node's `result` needs JSON, and its output is not.
     """
     runs = _prepare(workflow, call)
-    contents = {run.id: run.node.content for run in runs if run.node.content is not None}
+    contents: dict[str, NodeContent] = {}
+    contents |= {run.id: run.node.content for run in runs if run.node.content is not None}
     traits = Traits(contents, workflow.unasked)
     session: JsonObject = {"session_id": call.session_id}
     yield _frame(call, {**session, "finish_reason": "null"}, [], 0.0)
