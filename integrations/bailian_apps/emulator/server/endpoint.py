@@ -34,7 +34,7 @@ from bailian_apps.emulator.wire.frames import (
     as_object,
     encode_json,
 )
-from bailian_apps.emulator.wire.rendering import fold, render, select_thoughts
+from bailian_apps.emulator.wire.rendering import as_json_answer, fold, render
 
 BASE_PATH = "/api/v1"
 KEPT_REQUESTS = 10_000
@@ -179,7 +179,7 @@ class _Delivery:
         if whole.event == "result":
             self.sessions.keep(self.session)
             self._add_turn(join_text("", whole))
-        await self.writer.send_whole(select_thoughts(whole, self.request.parameters))
+        await self.writer.send_whole(as_json_answer(whole, self.request.parameters))
 
     async def _recorded(self, frames: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
         """Add the turn before its last frame is sent, so that a client that reads it finds it."""
