@@ -107,8 +107,9 @@ class WireOptions(BaseModel):
     nowhere. Default: none. All apps. `input.biz_params`."""
 
     secret_biz_params: tuple[str, ...] = ()
-    """Names in `biz_params` and `extra_body` whose values are secret too: a name at any depth, or the
-    dotted path to one value, such as `"user_defined_params.tool.code"`. Default: none. Not sent."""
+    """Names in `biz_params` and `extra_body` whose values are secret too: a name at any depth, or
+    the dotted path to one value, such as `"user_defined_params.tool.code"`. Default: none. Not
+    sent."""
 
     thoughts: Annotated[bool, Parameter("has_thoughts")] = True
     """Whether the app reports its steps. Default: true. All apps. `parameters.has_thoughts`."""
