@@ -116,9 +116,9 @@ class CallInput:
     def __init__(self) -> None:
         """Start without an input."""
         self.value: Any = None
-        self._field = ""  # where the text comes from
-        self._piece = ""  # the newest one
-        self._text = ""  # what its pieces make
+        self._field: str = ""  # where the text comes from
+        self._piece: str = ""  # the newest one
+        self._text: str = ""  # what its pieces make
 
     @property
     def incomplete(self) -> bool:
