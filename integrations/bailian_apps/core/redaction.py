@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast, get_args
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
@@ -107,13 +107,16 @@ def masked_path(value: Any, path: str) -> str | None:
     if isinstance(value, str):
         masked = value == MASK or (f'"{MASK}"' in value and _parsed(value) is not None)
         return path if masked else None
-    items: Iterable[tuple[str, Any]] = ()
+    # Every call asks, so a path is only made of what was found.
     if isinstance(value, dict):
-        items = ((f".{name}", item) for name, item in cast("dict[str, Any]", value).items())
+        for name, item in cast("dict[str, Any]", value).items():
+            if (found := masked_path(item, "")) is not None:
+                return f"{path}.{name}{found}"
     elif isinstance(value, (list, tuple)):
-        items = ((f"[{at}]", item) for at, item in enumerate(cast("Sequence[Any]", value)))
-    found = (masked_path(item, path + at) for at, item in items)
-    return next((each for each in found if each is not None), None)
+        for at, item in enumerate(cast("Sequence[Any]", value)):
+            if (found := masked_path(item, "")) is not None:
+                return f"{path}[{at}]{found}"
+    return None
 
 
 def reveal(value: Any) -> Any:
@@ -122,6 +125,8 @@ def reveal(value: Any) -> Any:
     Raises:
         UnicodeDecodeError: A `SecretBytes` is not UTF-8.
     """
+    if value is None or isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, SecretBytes):
