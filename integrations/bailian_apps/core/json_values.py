@@ -39,13 +39,13 @@ def _check_json_object(value: object, info: ValidationInfo) -> object:
 
 
 def _require_json(value: object, path: str, *, secrets: bool, within: tuple[int, ...] = ()) -> None:
-    if secrets and isinstance(value, (SecretStr, SecretBytes)):
-        try:
-            value = reveal(value)
-        except UnicodeDecodeError:
-            raise InvalidInputError(path, "is not UTF-8", "Pass base64 text") from None
     if isinstance(value, str):
         _require_utf8(value, path)
+    elif secrets and isinstance(value, (SecretStr, SecretBytes)):
+        try:
+            _require_utf8(reveal(value), path)
+        except UnicodeDecodeError:
+            raise InvalidInputError(path, "is not UTF-8", "Pass base64 text") from None
     elif value is None or isinstance(value, int):  # bool is an int
         return
     elif isinstance(value, float):

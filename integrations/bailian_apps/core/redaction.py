@@ -58,20 +58,23 @@ def redact_headers(headers: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _redacted(value: Any, names: Sequence[str], path: str, within: tuple[int, ...] = ()) -> Any:
-    if isinstance(value, (SecretStr, SecretBytes)):
-        return MASK
+    if value is None or isinstance(value, (int, float)):
+        return value
     if isinstance(value, str):
         parsed = _parsed(value) if _may_hold_secrets(value, names) else None
         redacted = _redacted(parsed, names, path, within)
         return value if redacted == parsed else json.dumps(redacted, ensure_ascii=False)
-    if isinstance(value, BaseModel):
-        value = value.model_dump()
-    if not isinstance(value, (Mapping, list, tuple)):
-        return value
+    if isinstance(value, (SecretStr, SecretBytes)):
+        return MASK
+    if not isinstance(value, (dict, list, tuple)):  # an ABC's check costs more
+        if isinstance(value, BaseModel):
+            value = value.model_dump()
+        if not isinstance(value, (Mapping, list, tuple)):
+            return value
     if id(cast("object", value)) in within or len(within) == MAX_DEPTH:
         return MASK  # it is refused later
     within = (*within, id(cast("object", value)))
-    if isinstance(value, Mapping):
+    if not isinstance(value, (list, tuple)):
         fields: dict[Any, Any] = {}
         for name, item in cast("Mapping[Any, Any]", value).items():
             here = f"{path}.{name}" if path else str(name)
@@ -260,6 +263,8 @@ def secrets_digest(
 
 def as_json(value: Any) -> Any:
     """Return a pydantic model, such as a `Timeout`, as a dict; other values unchanged."""
+    if value is None or isinstance(value, (str, int, float, dict, list, tuple)):
+        return value  # the check below costs more
     return value.model_dump() if isinstance(value, BaseModel) else value
 
 

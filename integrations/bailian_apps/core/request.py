@@ -8,9 +8,10 @@ would send it. The fields are those of the vendor's page "Application calling AP
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
@@ -308,12 +309,22 @@ class AppRequest(WireOptions):
 
     def _marked(self, kind: type[Input | Parameter]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
-        for name, info in type(self).model_fields.items():
-            for mark in info.metadata:
-                value = getattr(self, name)
-                if isinstance(mark, kind) and value not in (None, "", (), {}):
-                    fields[mark.name or name] = _as_json(value)
+        for name, wire_name in _places(type(self), kind):
+            value = getattr(self, name)
+            if value not in (None, "", (), {}):
+                fields[wire_name] = _as_json(value)
         return fields
+
+
+@functools.cache
+def _places(model: type[BaseModel], kind: type[Input | Parameter]) -> Sequence[tuple[str, str]]:
+    """Return the fields with a mark of this kind, each with its name in the body."""
+    return [
+        (name, mark.name or name)
+        for name, info in model.model_fields.items()
+        for mark in info.metadata
+        if isinstance(mark, kind)
+    ]
 
 
 def _as_json(value: object) -> object:
