@@ -237,6 +237,7 @@ class Run:
         self._request = request
         self._decoder = Decoder(
             flow_stream_mode=request.sent("flow_stream_mode"),
+            output_nodes=self._settings.output_nodes,
             asked_session=request.sent("session_id"),
             history_format=history_format,
         )

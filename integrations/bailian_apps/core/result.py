@@ -172,8 +172,8 @@ class AppResult:
         session_id: The cloud's session, to be named in the next call.
         request_id: The cloud's id of the request.
         finish_reason: `"stop"`, or None for a run that did not finish.
-        streamed_text: None, or what had been streamed when the last frame had another text: then
-            `text` is the last frame's, and a warning was logged.
+        final_text: None, or the last frame's text where it contradicts what had streamed. Then a
+            warning was logged.
         attempts: How many times the request was sent, the successful one included.
         context_lost: Whether the cloud answered in another session than the one that was to
             continue: the app did not know the earlier conversation. A warning was logged.
@@ -190,7 +190,7 @@ class AppResult:
     session_id: str | None = None
     request_id: str | None = None
     finish_reason: str | None = None
-    streamed_text: str | None = None
+    final_text: str | None = None
     attempts: int = 1
     context_lost: bool = False
     whole_history: bool = False

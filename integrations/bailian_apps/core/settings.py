@@ -18,6 +18,7 @@ from pydantic import (
     field_serializer,
 )
 
+from bailian_apps.core.answer import OutputNodes
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace, api_key_from_env
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
@@ -127,6 +128,11 @@ class AppSettings(WireOptions):
     """How many calls of this app may run at once in this process, sync and async together. Default:
     no limit. A call without a free slot waits for as long as connecting may take; then it fails
     with `RequestTimeoutError`, and nothing was sent. Not sent."""
+
+    output_nodes: OutputNodes = "answer"
+    """What the Output nodes of a workflow say: the `"answer"`, as the console's chat shows it,
+    before what the End node says; or only the output of their `"steps"`. What the last frame has is
+    the answer in any case. Default: `"answer"`. Workflow apps. Not sent."""
 
     history_mode: HistoryMode = "session"
     """How much of a conversation is sent: `"session"` continues the cloud's session and sends only
