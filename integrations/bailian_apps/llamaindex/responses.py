@@ -196,8 +196,8 @@ def raw_response(result: AppResult) -> dict[str, Any]:
         "references": [reference.to_dict() for reference in result.references],
         "usage": _usage_dict(result.usage),
     }
-    if result.streamed_text is not None:
-        raw["streamed_text"] = result.streamed_text
+    if result.final_text is not None:
+        raw["final_text"] = result.final_text
     return raw
 
 
