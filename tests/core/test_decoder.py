@@ -700,3 +700,44 @@ def test_an_empty_input_does_not_replace_the_streamed_one() -> None:
     call = action("api", action_name="t", action_input_stream='{"a": 1}')
     _, result = decode([frame(call), frame(call | {"action_input": "", "arguments": {}})])
     assert result.steps[0].input == '{"a": 1}'
+
+
+def call_of(name: str, arguments: str, observation: str | None = None) -> dict[str, Any]:
+    return action("mcp", action_name=name, arguments=arguments, observation=observation)
+
+
+@pytest.mark.parametrize("second", [("read", '{"page": 7}'), ("search", '{"query": "b"}')])
+def test_a_frame_may_list_only_the_newest_call(second: tuple[str, str]) -> None:
+    first = ("search", '{"query": "a"}')
+    frames = [
+        frame(call_of(*first)),
+        frame(call_of(*first, "found")),
+        frame(call_of(*second)),
+        frame(call_of(*second, "read")),
+        frame(text="答"),
+    ]
+    events, result = decode([*frames, stop(text="")])
+    assert [(s.id, s.name, s.input, s.output) for s in result.steps] == [
+        ("thought-0", first[0], json.loads(first[1]), "found"),
+        ("thought-0#2", second[0], json.loads(second[1]), "read"),
+    ]
+    order = [(type(e), e.step.id) for e in events if isinstance(e, (StepStarted, StepFinished))]
+    assert order == [
+        (kind, step.id) for step in result.steps for kind in (StepStarted, StepFinished)
+    ]
+
+
+def test_a_call_whose_arguments_grow_before_its_result_is_one_step() -> None:
+    growing = ['{"a"', '{"a": 1', '{"a": 1}']
+    frames = [frame(call_of("t", each)) for each in growing]
+    frames += [frame(call_of("t", growing[-1], "o")), frame(call_of("t", "", "o"))]
+    _, result = decode([*frames, stop(text="答")])
+    assert [(s.id, s.input, s.output) for s in result.steps] == [("thought-0", {"a": 1}, "o")]
+
+
+def test_calls_that_a_frame_lists_side_by_side_keep_their_places() -> None:
+    one, two = call_of("search", '{"q": "a"}'), call_of("search", '{"q": "b"}')
+    called = one | {"observation": "x"}
+    frames = [frame(one), frame(called), frame(called, two), frame(called, two)]
+    _, result = decode([*frames, stop(called, two | {"observation": "y"}, text="答")])
+    assert [(s.id, s.output) for s in result.steps] == [("thought-0", "x"), ("thought-1", "y")]

@@ -128,9 +128,7 @@ def test_an_error_ends_the_steps_and_the_run(is_async: bool, make_model: Any, lo
     ]  # fmt: skip
 
 
-def test_the_v3_message_has_the_text_that_streamed(
-    is_async: bool, make_model: Any
-) -> None:
+def test_the_v3_message_has_the_text_that_streamed(is_async: bool, make_model: Any) -> None:
     thought = (
         '{"nodeId":"End_1","nodeType":"End","nodeStatus":"executing",'
         '"nodeResult":"{\\"result\\":\\"draft\\"}"}'

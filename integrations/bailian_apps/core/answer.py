@@ -164,11 +164,14 @@ def _size_of(final: str, parts: list[str]) -> int:
     It is 0 if they are not there.
     """
     at = 0
-    for part in filter(None, (part.strip() for part in parts)):
-        at = _space_end(final, at)
-        if not final.startswith(part, at):
-            return 0
-        at += len(part)
+    for part in parts:
+        if words := part.strip():
+            at = _space_end(final, at)
+            if not final.startswith(words, at):
+                return 0
+            at += len(words)
+            space = part[len(part.rstrip()) :]
+            at += len(space) if final.startswith(space, at) else 0
     return at
 
 
