@@ -132,7 +132,7 @@ class Answer:
             is_workflow: Whether `final` is the whole text; an agent's is its last delta.
         """
         by_nodes = self._channel != "text"
-        if not by_nodes and not self._pieces:  # `output.text` did not stream what nodes said
+        if not (by_nodes or self._pieces):  # `output.text` did not stream what nodes said
             by_nodes, end = True, ""
             self._emit("".join(outputs) if self._with_outputs else "")
         if not (final and is_workflow):
@@ -140,22 +140,24 @@ class Answer:
             return
         self._buffer.reset()  # the last frame repeats the whole text
         streamed, final = self.text, repair_surrogates(final)
-        rest, contradicts = "", not by_nodes
         if final.startswith(streamed):
-            rest, contradicts = final[len(streamed) :], False
-        elif by_nodes:
-            rest, contradicts = self._rest(final, outputs, "" if self._repeated else end)
-        self._emit(rest, last=True)
-        if contradicts:
-            self.final_text = final
+            self._emit(final[len(streamed) :], last=True)
+            return
+        if by_nodes:
+            self._emit(_rest(final, outputs, "" if self._repeated else end), last=True)
+        text = self.text
+        if self._with_outputs:
+            agrees = text.endswith(final) and not _size_of(final, outputs)  # the End node's alone
+        else:
+            agrees = bool(outputs) and final.endswith(text)
+        self.final_text = None if agrees else final
 
-    def _rest(self, final: str, outputs: list[str], end: str) -> tuple[str, bool]:
-        """Return what a final text adds to what its nodes said, and whether it contradicts that."""
-        if size := _size_of(final, [*outputs, end]):  # apart, in another order, or left out
-            return final[size:], self._with_outputs
-        if final.startswith(end):  # it is the End node's alone
-            return final[len(end) :], self._with_outputs and bool(_size_of(final, outputs))
-        return "", True
+
+def _rest(final: str, outputs: list[str], end: str) -> str:
+    """Return what a final text adds to what its nodes said, all of it or the End node alone."""
+    if size := _size_of(final, [*outputs, end]):
+        return final[size:]
+    return final[len(end) :] if final.startswith(end) else ""
 
 
 def _size_of(final: str, parts: list[str]) -> int:
