@@ -94,9 +94,10 @@ def node_of_message(message: JsonObject, *, json_content: bool) -> Node:
     fields = message.get("message")
     content = cast("JsonObject", fields).get("content") if type(fields) is dict else None
     type_ = text_or_none(message.get("node_type"))
-    piece = Piece(as_text(content), "", None if isinstance(content, str) else "value")
-    if json_content and isinstance(content, str):
-        piece = message_content(content, type_)
+    if not isinstance(content, str):
+        piece = Piece(as_text(content), "", "value")
+    else:
+        piece = message_content(content, type_) if json_content else Piece(content, "")
     name = text_or_none(message.get("node_name"))
     status = text_or_none(message.get("node_status")) or EXECUTING
     # The API's page has a bool, the SDK's model a str.

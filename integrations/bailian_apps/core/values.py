@@ -162,7 +162,8 @@ def message_content(text: str, node_type: str | None) -> Piece:
     if not inner:
         return Piece(text, "")
     kind = (node_type or "").casefold()
-    if kind == "end" or not inner.keys() <= _RESULT_KEYS or ("output" in kind and len(inner) < 2):
+    own = kind == "end" or ("output" in kind and len(inner) < 2)
+    if own or not inner.keys() <= _RESULT_KEYS:
         return Piece(text, "", "object")
     output, reasoning = inner.get("result"), as_text(inner.get("reasoningContent"))
     if output is None or isinstance(output, str):
