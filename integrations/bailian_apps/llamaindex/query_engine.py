@@ -31,9 +31,9 @@ class BailianAppQueryEngine(BaseQueryEngine):
 
     A `QueryBundle` may have an image in its `image_path`: a path, an address or a Data URL.
 
-    A response has the cited documents in `source_nodes`, and `steps`, `usage`, `reasoning`,
-    `session_id`, `request_id` and others in `metadata`. A streaming response fills both before
-    its last delta.
+    A response has the cited documents in `source_nodes` (if the answer cites none, those that the
+    app's retrievals found), and `steps`, `usage`, `reasoning`, `session_id`, `request_id` and
+    others in `metadata`. A streaming response fills both before its last delta.
 
     Example:
         ```python
