@@ -19,6 +19,7 @@ from llama_index.core.callbacks import (
 from llama_index.core.instrumentation.events.query import QueryEndEvent
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.llms.mock import MockLLM
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.query_engine import (
     RetrieverQueryEngine,
@@ -449,7 +450,8 @@ def test_an_answer_without_citations_has_what_was_found_as_source_nodes(mode: st
 
 def test_the_chat_engine_and_the_tool_have_what_was_found_too() -> None:
     with Emulator(apps={"app": searching()}) as cloud:
-        engine = BailianAppChatEngine.from_defaults(**settings(cloud))
+        memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+        engine = BailianAppChatEngine.from_defaults(memory=memory, **settings(cloud))
         answered = engine.chat("?").source_nodes
         tool = bailian_app_tool(**settings(cloud, name="tea", description="Knows tea"))
         called = tool.call(prompt="?").raw_output.source_nodes

@@ -40,7 +40,7 @@ class BailianAppQueryEngine(BaseQueryEngine):
         engine = BailianAppQueryEngine.from_defaults(app_id="…")
         response = engine.query("What does the warranty cover?")
         for source in response.source_nodes:
-            print(source.node.metadata["title"], source.node.get_content())
+            print(source.node.metadata.get("title"), source.node.get_content())
         ```
     """
 

@@ -28,7 +28,7 @@ class BailianAppRetriever(BaseRetriever):
         ```python
         retriever = BailianAppRetriever.from_defaults(app_id="…")
         for found in retriever.retrieve("What does the warranty cover?"):
-            print(found.score, found.node.metadata["doc_name"], found.node.get_content())
+            print(found.score, found.node.metadata.get("doc_name"), found.node.get_content())
         ```
     """
 
