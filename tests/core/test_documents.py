@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ def found(output: Any) -> tuple[RetrievedDocument, ...]:
 
 
 def searched(output: str = "", **fields: Any) -> Step:
-    return Step(**{"id": "r", "kind": "retrieval", "name": "kb", "output": output, **fields})
+    step = Step(id="r", kind="retrieval", name="kb", output=output)
+    return replace(step, **fields)
 
 
 # As recorded in JSON answers of agents.
