@@ -161,6 +161,8 @@ class _AppTool(FunctionTool):
         response = self._llm.chat([question], **overrides)
         return self._output(response, args, kwargs)
 
+    __call__ = call  # LlamaIndex's own would publish the arguments
+
     @instrumented_tool
     async def acall(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
         """Call the app; with a context, in its conversation."""
