@@ -80,11 +80,9 @@ class Step:
     @property
     def query(self) -> str:
         """What a retrieval searched for: the `query` of its input, or the whole input as text."""
-        if isinstance(self.input, Mapping):
-            query = cast("Mapping[str, Any]", self.input).get("query")
-            if isinstance(query, str):
-                return query
-        return as_text(self.input or None)  # agents search with the arguments "{}", too
+        given: object = self.input or None  # agents send the arguments "{}", too
+        query = cast("Any", given).get("query") if isinstance(given, Mapping) else None
+        return query if isinstance(query, str) else as_text(cast("object", given))
 
     @property
     def documents(self) -> tuple[RetrievedDocument, ...]:

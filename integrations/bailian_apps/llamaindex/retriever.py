@@ -52,7 +52,7 @@ class BailianAppRetriever(BaseRetriever):
         Raises:
             InvalidInputError: Both `app` and `llm` are given, or `documents` is another value.
         """
-        self._documents = document_source(documents)
+        self._documents: DocumentSource | None = document_source(documents)
         self._llm = BailianAppLLM.from_app_or_llm(app, llm, callback_manager)
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             callback_manager=callback_manager or self._llm.callback_manager
