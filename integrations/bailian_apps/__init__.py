@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bailian_apps.app import BailianApp
     from bailian_apps.client import Client
+    from bailian_apps.core.documents import RetrievedDocument
     from bailian_apps.core.errors import (
         APIError,
         AppFailedError,
@@ -79,6 +80,7 @@ __all__ = [
     "ReasoningDelta",
     "References",
     "RequestTimeoutError",
+    "RetrievedDocument",
     "RunFinished",
     "RunStarted",
     "ServerError",

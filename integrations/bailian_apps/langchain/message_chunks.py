@@ -139,6 +139,7 @@ class MessageChunkBuilder:
             MARKER_KEY: marker.to_dict() if marker else None,
             "context_lost": result.context_lost or None,
             "whole_history": result.whole_history or None,
+            "history_format": result.history_format,
             "final_text": self._cut(result.final_text),
         }
         chunk.response_metadata.update(

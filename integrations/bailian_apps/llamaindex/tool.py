@@ -57,8 +57,8 @@ def bailian_app_tool(
     context does. Steps of the app are written to the workflow's stream as `BailianAppStepStream`.
     Outside a workflow, each call is a conversation of its own.
 
-    The output's `raw_output` is a `Response` with the cited documents in `source_nodes`, and
-    steps and usage in `metadata`.
+    The output's `raw_output` is a `Response` with the cited documents in `source_nodes` (if the
+    answer cites none, those that the app found), and steps and usage in `metadata`.
 
     Args:
         app: The app to call, instead of settings.
@@ -160,6 +160,8 @@ class _AppTool(FunctionTool):
         question, overrides = self._parse(args, kwargs)
         response = self._llm.chat([question], **overrides)
         return self._output(response, args, kwargs)
+
+    __call__ = call  # LlamaIndex's own would publish the arguments
 
     @instrumented_tool
     async def acall(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
