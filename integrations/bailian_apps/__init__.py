@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bailian_apps.app import BailianApp
     from bailian_apps.client import Client
+    from bailian_apps.core.answer_text import replace_citation_marks
     from bailian_apps.core.errors import (
         APIError,
         AppFailedError,
@@ -94,10 +95,12 @@ __all__ = [
     "UnknownFrame",
     "Usage",
     "UsageReported",
+    "replace_citation_marks",
 ]
 
 _LAZY_MODULES = (
-    "core.errors", "core.result", "core.events", "core.settings", "core.request", "app", "client"
+    "core.errors", "core.result", "core.events", "core.settings", "core.request", "app", "client",
+    "core.answer_text",
 )  # fmt: skip
 
 
