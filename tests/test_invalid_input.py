@@ -35,7 +35,7 @@ WRONG: dict[str, Any] = {
 FIXES = {
     "app_id": "app_id is empty. Pass app_id= or set BAILIAN_APP_ID",
     "temperature": "temperature must be less than 2",
-    "base_url": "base_url is not an http(s) URL. Pass one like https://",
+    "base_url": "base_url is not an http(s) URL or the name of a region. Pass one like https://",
     "biz_params": "biz_params.when is a set, which JSON cannot represent. Pass a list",
     "api_key": "api_key is empty, or has spaces around it",
     "modle_id": "modle_id is not a setting. Did you mean 'model_id'?",

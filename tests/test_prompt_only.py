@@ -116,6 +116,11 @@ def test_an_app_that_refuses_the_prompt_too_is_not_asked_again(path: str) -> Non
         assert isinstance(outcome.error, BadRequestError)
         assert outcome.error.attempts == 2
         assert sent(cloud) == [["messages"], ["prompt"]]
+        client = Client()
+        for _ in range(2):
+            asked = len(cloud.requests)
+            call(app_of(cloud, client=client), path)
+            assert sent(cloud)[asked:] == [["messages"], ["prompt"]], "it was not remembered"
         prompt = PATHS[path](app_of(cloud), "Hello")
         assert prompt.error is not None
         assert prompt.error.attempts == 1
@@ -200,6 +205,21 @@ def test_a_system_text_opens_a_session_and_is_sent_once(
     assert result.text == HistoryTemplate().fold([(turn.role, turn.text) for turn in turns])
 
 
+@pytest.mark.parametrize("history_format", ["messages", "prompt"])
+def test_a_blank_system_text_is_not_sent_and_opens_a_session_as_none(history_format: Any) -> None:
+    blank = [Turn(role="system", text=text) for text in ("", " \n")]
+    with Emulator(apps={"app": echo}) as cloud:
+        app = app_of(cloud, history_format=history_format)
+        plan = plan_request([*blank, Turn(role="user", text="one")], app.settings)
+        result = Run(app.settings, plan, client=app.client).invoke()
+        assert (result.text, result.whole_history) == ("one", False)
+        messages = [{"role": "system", "content": turn.text} for turn in blank]
+        app.invoke(messages=[*messages, *HISTORY[1:3], messages[0], HISTORY[3]])
+        assert "system" not in str(cloud.requests[-1].input)
+        app.invoke(messages=HISTORY[1:])
+        assert cloud.requests[-1].input == cloud.requests[-2].input
+
+
 def test_a_branch_sends_the_history_as_a_prompt_and_gets_a_session_of_its_own(
     cloud: Emulator,
 ) -> None:
@@ -241,6 +261,15 @@ def test_a_forgotten_session_is_opened_again_by_a_prompt(cloud: Emulator) -> Non
         ("Required parameter(input.prompt) missing or invalid.", True),
         ("The parameter prompt is required.", True),
         ("prompt must not be empty", True),
+        ("Missing required parameter: input.prompt", True),
+        ("The prompt exceeds the required maximum length of 30720.", False),
+        ("Required parameter missing: prompt variable 'city' in biz_params", False),
+        ("prompt variable city is required", False),
+        ("The prompt is missing the variable city", False),
+        ("Node LLM_1: prompt is empty", False),
+        ("Parameter prompt of node 'Image' is required", False),
+        ("prompt is required for node 'Image'", False),
+        ("Plugin send_mail: required prompt template not found", False),
         ('Either "prompt" or "messages" must exist and cannot both be none', False),
         ("Required parameter(AppId) missing or invalid", False),
         ("The prompt is too long.", False),

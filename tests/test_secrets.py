@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from llama_index.core.memory import ChatMemoryBuffer
 from pydantic import BaseModel
 from support.wire import WAIT_S, Do, WireServer
@@ -37,8 +38,28 @@ SECRETS: dict[str, Any] = {
     "api_key": KEY,
     "biz_params": BIZ_PARAMS,
     "secret_biz_params": ("pin",),
+    "extra_body": {"input": {"biz_params": {"apiKey": TOKEN}}, "parameters": {"pin": TOKEN}},
+    "extra_headers": {"X-Tenant": TOKEN},
 }
 
+
+def circular(**fields: Any) -> dict[str, Any]:
+    fields["a"] = [fields]
+    return fields
+
+
+def deep(value: dict[str, Any]) -> dict[str, Any]:
+    for _ in range(3000):
+        value = {"a": value}
+    return value
+
+
+UNBOUNDED: list[tuple[str, dict[str, Any], str]] = [
+    ("biz_params", circular(token=TOKEN), "refers to itself"),
+    ("biz_params", deep({"token": TOKEN}), "is nested too deeply"),
+    ("extra_body", {"input": circular(token=TOKEN)}, "refers to itself"),
+    ("extra_body", {"parameters": deep({"token": TOKEN})}, "is nested too deeply"),
+]
 
 MEMORY = ChatMemoryBuffer.from_defaults(token_limit=3000)
 
@@ -60,10 +81,11 @@ def frames_with_secrets(error: BaseException | None, home: Path | None) -> list[
     while error is not None:
         at = error.__traceback__
         while at is not None:
-            code, shown = at.tb_frame.f_code, repr(at.tb_frame.f_locals)
+            code = at.tb_frame.f_code
             file = Path(code.co_filename)
             ours = home is None or home in file.parents
-            if ours and file != Path(__file__) and (KEY in shown or TOKEN in shown):
+            shown = repr(at.tb_frame.f_locals) if ours and file != Path(__file__) else ""
+            if KEY in shown or TOKEN in shown:
                 found.append(f"{file.name}:{code.co_name}")
             at = at.tb_next
         error = error.__cause__ or error.__context__
@@ -110,10 +132,11 @@ RUNNABLE_WAYS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
 }
 WRONG = {"top_k": -1}
 UNSENDABLE = {"biz_params": {"token": TOKEN, "x": {1, 2}}}
+MISSPELT = {"apikey": KEY, "user_token": TOKEN}
 NO_OBJECT = {"biz_params": f'{{"token": "{TOKEN}"}}'}
 
 
-@pytest.mark.parametrize("extra", [{}, WRONG, UNSENDABLE, NO_OBJECT])
+@pytest.mark.parametrize("extra", [{}, WRONG, UNSENDABLE, NO_OBJECT, MISSPELT])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_call_that_fails_leaves_its_secrets_in_no_frame(
     cloud: Emulator, way: str, extra: dict[str, Any]
@@ -123,6 +146,28 @@ def test_a_call_that_fails_leaves_its_secrets_in_no_frame(
     with pytest.raises(BailianError) as caught:
         WAYS[way](*objects, SECRETS | extra)
     assert frames_with_secrets(caught.value, HOME) == []
+
+
+@pytest.mark.parametrize(("field", "value", "problem"), UNBOUNDED)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_value_without_an_end_is_refused_and_in_no_frame(
+    cloud: Emulator, way: str, field: str, value: Any, problem: str
+) -> None:
+    fields = {"app_id": "a", "api_key": "k", "base_url": cloud.base_url}
+    objects = (
+        BailianApp(**fields),
+        ChatBailianApp(**fields, cache=InMemoryCache()),
+        BailianAppLLM(**fields),
+    )
+    for call in (
+        lambda: WAYS[way](*objects, {field: value}),
+        lambda: type(objects[1])(**fields, **{field: value}),
+        lambda: type(objects[2])(**fields, **{field: value}),
+    ):
+        with pytest.raises(InvalidInputError, match=problem) as caught:
+            call()
+        assert caught.value.field.startswith(field)
+        assert frames_with_secrets(caught.value, HOME) == []
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -185,7 +230,7 @@ def test_a_failed_retriever_leaves_its_secrets_in_no_frame(cloud: Emulator) -> N
         assert frames_with_secrets(caught.value, HOME) == []
 
 
-@pytest.mark.parametrize("extra", [WRONG, UNSENDABLE, NO_OBJECT, {"api_key": f"{KEY}\n"}])
+@pytest.mark.parametrize("extra", [WRONG, UNSENDABLE, NO_OBJECT, MISSPELT, {"api_key": f"{KEY}\n"}])
 @pytest.mark.parametrize(
     "make",
     [
@@ -246,13 +291,17 @@ def test_a_pickle_with_the_environments_key_can_be_called(
 
 
 @pytest.mark.parametrize(
-    ("fields", "field"), [({"api_key": KEY}, "api_key"), ({"biz_params": BIZ_PARAMS}, "biz_params")]
+    ("fields", "field"),
+    [
+        ({name: SECRETS[name]}, name)
+        for name in ("api_key", "biz_params", "extra_body", "extra_headers")
+    ],
 )
 def test_a_pickle_that_lost_a_secret_sends_nothing_until_it_is_given_again(
     fields: dict[str, Any], field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DASHSCOPE_API_KEY", "of-another-account")
-    with Emulator(apps={"a": lambda call: "ok"}) as cloud:
+    with Emulator(apps={"a": lambda call: "ok"}, strict=False) as cloud:
         for made, ask in make_each(cloud, **fields):
             pickled = pickle.dumps(made)
             assert KEY.encode() not in pickled

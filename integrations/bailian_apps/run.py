@@ -25,6 +25,7 @@ from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.history_template import HistoryFormat
 from bailian_apps.core.invalid_input import invalid_options
+from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
@@ -109,14 +110,14 @@ class Run:
         self._settings = settings
         self._client = client or default_client()
         self._plan = plan
-        self._options = dict(options or {}) | {
-            name: getattr(settings, name) for name in WireOptions.model_fields
-        }
+        shared = {name: getattr(settings, name) for name in WireOptions.model_fields}
+        self._options = dict(options or {}) | shared
         self._on_frame = on_frame
         self._abort: Callable[[], object] | None = None
         self._deadline: float | None = None
         self._attempt = 0
         self._uncounted = 0  # how many of the attempts do not count against `max_retries`
+        self._asked_for_prompt = False
         self._keys = KeyReader(settings.api_key) if callable(settings.api_key) else None
         self._with_key = settings  # of this attempt, with what a callable `api_key` returned
         self._may_have_run = 0  # how many of the attempts
@@ -211,15 +212,14 @@ class Run:
         self._deadline = None if total_s is None else time.monotonic() + total_s
         return self._deadline
 
+    @hides_arguments
     def _prepare(self, plan: Plan) -> None:
         """Make the request of a plan, in the form that the app takes."""
         fields = plan.request_fields(self._options)
         try:
             request = AppRequest.model_validate(fields)
-        except ValidationError as error:
-            error.__traceback__ = None
-            problems = invalid_options(fields, names=CALL_NAMES)
-            raise InvalidInputError.of(problems) from None
+        except ValidationError:
+            raise InvalidInputError.of(invalid_options(fields, names=CALL_NAMES)) from None
         if request.messages is None:
             self._use(request, None)
             return
@@ -298,11 +298,13 @@ class Run:
                 self._on_frame(frame)
         if len(frames) > 1:
             events = coalesce_deltas(new for frame in frames for new in self._decoder.feed(frame))
-        else:
-            events = self._decoder.feed(frames[0])
-            if not self._received:  # the first frame is always alone
-                self._received = True
-                self._check_context(may_repeat=True)
+            return self._answer.feed(events, last=self._decoder.finished)
+        events = self._decoder.feed(frames[0])
+        if not self._received:  # the first frame is always alone
+            self._received = True
+            if self._asked_for_prompt:  # an app that refuses the prompt too is not remembered
+                self._client.prompt_only_apps.add(self._app_key)
+            self._check_context(may_repeat=True)
         return self._answer.feed(events, last=self._decoder.finished)
 
     def _finish(self) -> RunFinished:
@@ -365,18 +367,16 @@ class Run:
             self._uncounted += 1
             return 0.0
         takes_prompt = asks_for_prompt(error) and self._request.messages is not None
-        if takes_prompt and not self._received:
-            self._client.prompt_only_apps.add(self._app_key)
-            self._uncounted += 1
-        delay_s = None
-        if may_repeat:
+        delay_s = 0.0 if takes_prompt and may_repeat else None
+        if may_repeat and not takes_prompt:
             attempt = self._attempt - self._uncounted
             delay_s = retry_delay_s(error, attempt=attempt, settings=self._settings)
-            delay_s = 0.0 if takes_prompt else delay_s
         if delay_s is None or (self._deadline and time.monotonic() + delay_s >= self._deadline):
             self._raise_final(error)
         if takes_prompt:
             logger.info("sending app %s a prompt: it takes no messages", self._settings.app_id)
+            self._asked_for_prompt = True
+            self._uncounted += 1
             self._use(self._request, "prompt")
             return delay_s
         logger.warning(

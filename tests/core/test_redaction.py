@@ -8,19 +8,23 @@ import pickle
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretBytes, SecretStr
 
 from bailian_apps import AppRequest, AppSettings, BailianApp, InvalidInputError
+from bailian_apps.core.credentials import is_credential_name, may_name_credentials
 from bailian_apps.core.redaction import (
     MASK,
-    is_credential_name,
+    MAX_DEPTH,
     redact_biz_params,
     redact_headers,
     secret_fields,
+    secret_names,
     secrets_digest,
     to_json_values,
 )
-from bailian_apps.emulator.credentials import is_credential, redacted
+from bailian_apps.emulator.credentials import is_credential, is_secret, redacted
 
 CREDENTIALS = [
     "authorization",
@@ -71,6 +75,24 @@ CREDENTIALS = [
     "oauth2",
     "jwt",
     "passphrase",
+    "pass_word",
+    "passcode",
+    "appkey",
+    "userpwd",
+    "loginpwd",
+    "session_key",
+    "aesKey",
+    "hmac_key",
+    "master_key",
+    "encrypt_key",
+    "authkey",
+    "openapiKey",
+    "登录密码",
+    "口令",
+    "密钥",
+    "私钥",
+    "访问令牌",
+    "授权码",
 ]
 VISIBLE = [
     "author",
@@ -102,7 +124,9 @@ VISIBLE = [
     "session_id",
     "user_id",
     "name",
+    "photo_ken",
     "城市",
+    "关键词",
 ]
 
 
@@ -116,6 +140,39 @@ def test_a_name_of_a_credential_is_recognised(name: str) -> None:
 def test_other_names_stay_visible(name: str) -> None:
     assert not is_credential_name(name)
     assert not is_credential(name), "the emulator's own rule"
+
+
+PARTS = [
+    "api", "access", "key", "keys", "Key", "token", "Token", "tokens", "secret", "Secret",
+    "pwd", "auth", "max", "num", "user", "My", "photo", "to", "ken", "pass", "word", "code",
+    "app", "session", "aes", "used", "per", "input", "cookies", "KEY", "TOKEN", "jwt", "2", "_",
+    "-", ".", "id", "ID", "密码", "城",
+]  # fmt: skip
+
+
+@given(
+    st.lists(st.sampled_from(PARTS), min_size=1, max_size=5).map("".join),
+    st.sampled_from([5, 0.5, True, "5", "５", "x", "", [5], {"a": 1}]),
+)
+def test_the_rule_is_the_emulators_and_no_json_text_escapes_it(name: str, value: Any) -> None:
+    assert is_credential_name(name) is is_credential(name)
+    shown = redact_biz_params({name: value})[name]
+    assert (shown == MASK) is is_secret(name, value)
+    for ascii_only in (True, False):
+        text = json.dumps({name: value}, ensure_ascii=ascii_only)
+        assert may_name_credentials(text) or shown == value
+
+
+@pytest.mark.parametrize("name", ["input_token", "max_tokens", "tokenCount"])
+def test_only_numbers_are_counts_of_tokens(name: str) -> None:
+    for value, shown in (
+        (5, 5),
+        ("5", "5"),
+        ("hidden", MASK),
+        (["hidden"], MASK),
+        ({"a": "hidden"}, MASK),
+    ):
+        assert redact_biz_params({name: value}) == {name: shown}
 
 
 BIZ_PARAMS: dict[str, Any] = {
@@ -168,11 +225,38 @@ def test_every_value_of_a_header_is_masked() -> None:
     assert redact_headers(headers) == dict.fromkeys(headers, MASK)
 
 
-def test_a_deep_value_is_redacted_on_as_small_a_stack_as_it_is_checked_on() -> None:
-    value: Any = {"token": "hidden"}
-    for _ in range(300):
-        value = {"a": [value]}
-    assert "hidden" not in repr(redact_biz_params(value))
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"token": "hidden"}
+    for _ in range(depth - 1):
+        value = {"a": value}
+    return value
+
+
+def circular() -> dict[str, Any]:
+    value: dict[str, Any] = {"token": "hidden"}
+    value["a"] = [value, value]
+    return value
+
+
+def test_a_deep_value_is_sent_and_a_deeper_one_is_refused() -> None:
+    at_limit = nested(MAX_DEPTH)
+    request = AppRequest(app_id="a", prompt="p", biz_params=at_limit)
+    assert request.input()["biz_params"] == at_limit
+    for params in (at_limit, nested(MAX_DEPTH + 1), nested(3000), circular()):
+        assert "hidden" not in repr(redact_biz_params(params))
+        assert "hidden" not in repr(redact_biz_params({"x": [params]}))
+
+
+def test_a_json_text_is_redacted_however_deep_it_is() -> None:
+    for depth in (MAX_DEPTH + 1, 900):
+        text = '{"a":' * depth + '{"token": "hidden"}' + "}" * depth
+        assert "hidden" not in redact_biz_params({"text": text})["text"]
+
+
+def test_the_argument_of_a_call_names_secrets_in_any_collection() -> None:
+    for names in ({"pin"}, ["pin"], ("pin",), "pin", {"pin": 1}.keys(), ["pin", 5]):
+        assert secret_names({"secret_biz_params": names}, ("a",)) == ["a", "pin"]
+    assert secret_names({"secret_biz_params": 5}, ("a",)) == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -249,3 +333,10 @@ def test_a_digest_tells_secrets_apart_and_needs_none_without() -> None:
     }  # fmt: skip
     assert len(digests) == 6
     assert secrets_digest({"biz_params": {"city": "x"}}, {}) == ""
+
+
+def test_ten_asterisks_are_sent_as_a_secretstr() -> None:
+    with pytest.raises(InvalidInputError, match="as a SecretStr if it is the value itself"):
+        BailianApp(app_id="a", api_key="k").invoke("p", biz_params={"rating": MASK})
+    request = AppRequest(app_id="a", prompt="p", biz_params={"rating": SecretStr(MASK)})
+    assert request.input()["biz_params"] == {"rating": MASK}

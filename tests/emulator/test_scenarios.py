@@ -264,7 +264,10 @@ AGENT = Agent(
         Thought(reasoning=["好", "好"]),
         Thought(retrieval="手册", arguments={"query": "{prompt}"}),
     ],
-    references=[Reference(title="手册", text="杭州多雨"), Reference(index_id="x", doc_id="d")],
+    references=[
+        Reference(title="手册", text="杭州多雨", score=0.9),
+        Reference(index_id="x", doc_id="d"),
+    ],
     text="杭州晴<ref>[1]</ref>。",
     usage=TokenUsage(model_id="qwen-max", input_tokens=31, output_tokens=20),
 )
@@ -290,7 +293,10 @@ def test_an_agent_thinks_calls_cites_and_answers(
         (usage,) = result.usage.models
         assert (usage.model_id, usage.input_tokens, usage.output_tokens) == ("qwen-max", 31, 20)
         found = [(s.kind, s.name, s.input, s.output, s.reasoning) for s in result.steps]
-        documents = '[{"index_id":"1","title":"手册","text":"杭州多雨"},{"index_id":"x","doc_id":"d","text":""}]'
+        documents = (
+            '[{"title":"手册","content":"杭州多雨","score":0.9,"referenceIndex":1},'
+            '{"dataId":"d","content":"","referenceIndex":"x"}]'
+        )
         expected = [
             ("reasoning", "思考过程", None, "", "先查天气，再查手册。"),
             ("tool", "weather", {"city": "杭州"}, '{"temp":20}', ""),
@@ -440,10 +446,12 @@ def test_the_example_of_the_page_can_be_loaded(
         trip = post(cloud, "trip", prompt="two")
         guide = post(cloud, "guide", biz_params={"city": "杭州"}, parameters=DELTAS)
         desk = post(cloud, "desk", prompt="hi")
+        planner = post(cloud, "planner", prompt="no chart")
         assert post(cloud, "desk", prompt="a refund").status == 429
     assert trip.output["text"] == "Eat: Vinegar fish for two"
     assert guide.output["doc_references"][0]["title"] == "Almanac"
     assert desk.output["text"] == "Hello. You said: hi"
+    assert planner.output["text"] == 'One moment.{"plan": "short"}'
 
 
 def test_an_app_is_given_as_the_path_of_its_file(tmp_path: Path, post: Callable[..., Any]) -> None:
@@ -493,7 +501,14 @@ W = "apps.a.workflow"
         (NODES % "{output: x}", f": {W}.nodes[0].name: Field required"),
         (NODES % "{name: x, after: y}", f": {W}: node 'x': no node 'y' comes before it; these do: 开始"),
         (NODES % "{name: x}, {name: x}", f": {W}: node 'x': another node has the same name"),
-        (NODES % "{name: x, id: i}, {name: y, id: i}", f": {W}: node 'y': another node has the id 'i' too"),
+        (NODES % "{name: x, id: i}, {name: y, id: i, after: []}", f": {W}: node 'y': another node has the id 'i' too; change one, or wait for 'x' to run it again"),
+        (NODES % "{name: x, id: i}, {name: y, id: i}, {name: z, id: i, after: []}", f": {W}: node 'z': another node has the id 'i' too"),
+        (NODES % "{name: x, status: executing}", f": {W}.nodes[0]: `status` is what the node ends with; 'executing' is not an end"),
+        (NODES % "{name: e, type: End, when: {prompt: x}}", f": {W}.nodes[0]: a node of type End always runs; leave out `when`"),
+        (NODES % "{name: e, type: End, status: skip}", f": {W}.nodes[0]: a node of type End always runs"),
+        (NODES % "{name: e, type: OUTPUT, content: snapshots}", f": {W}.nodes[0]: `content` must be text; the type is OUTPUT"),
+        (NODES % "{name: x, reasoning: y, result: json}", f": {W}.nodes[0]: `reasoning` needs `result: text`, not json"),
+        (NODES % "{name: x, output: [{a: 1}, b]}", f": {W}.nodes[0].output: must be a string (quoted if it looks like a number) or a list of its pieces"),
         (NODES % "{name: x}, {name: s, type: Start}", f": {W}: node 's': there must be one Start node, the first one"),
         (NODES % "{name: e, type: End}, {name: x}", f": {W}: node 'e': there must be one End node, the last one"),
         (NODES % "{name: x, mirrors: y}", f": {W}.nodes[0]: `mirrors` needs an End node"),

@@ -39,6 +39,7 @@ def test_a_model_asks_a_prompt_only_app_again_with_a_prompt(
     messages.append(ask(model, messages))
     assert messages[-1].content == PROMPT
     assert messages[-1].response_metadata["whole_history"] is True
+    assert messages[-1].response_metadata["history_format"] == "prompt"
     assert [sorted(request.input) for request in cloud.requests] == [["messages"], ["prompt"]]
 
     messages.append(HumanMessage("And you?"))

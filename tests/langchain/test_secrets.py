@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
 import json
 import pickle
 from typing import Any
@@ -14,6 +16,7 @@ from pydantic import BaseModel, SecretStr
 from support import recordings
 
 from bailian_apps import InvalidInputError
+from bailian_apps.emulator import Emulator
 from bailian_apps.langchain import BailianAppRunnable, BailianAppTool, ChatBailianApp
 
 TOKEN = "tok-very-secret"
@@ -223,15 +226,61 @@ def test_no_event_of_a_runnable_has_a_secret(place: str, fields_of: Any) -> None
     assert seen[0]["data"]["input"]["messages"] == [("user", "hello")]
 
 
-def test_what_bind_returns_shows_no_secret_and_sends_it(start_cloud: Any, make_model: Any) -> None:
-    cloud = start_cloud(app=lambda _: "ok")
-    model = make_model(cloud)
-    bound = model.bind(biz_params=BIZ, api_key=OTHER_KEY, secret_biz_params=NAMES)
-    assert_no_secret(repr(bound), str(bound), bound.model_dump(), dumps(bound), pickle.dumps(bound))
-    for each in (bound, bound.with_config(tags=["x"])):
-        each.invoke("hi")
-        list(each.stream("hi"))
-    assert [request.biz_params for request in cloud.requests] == [SENT] * 4
-    with pytest.raises(InvalidInputError, match="is masked"):
-        pickle.loads(pickle.dumps(bound)).invoke("hi")
-    assert len(cloud.requests) == 4
+def test_what_bind_returns_shows_no_secret_and_sends_it(make_model: Any) -> None:
+    secrets: dict[str, Any] = {
+        "biz_params": BIZ,
+        "api_key": OTHER_KEY,
+        "secret_biz_params": NAMES,
+        "extra_headers": {"X-Tenant": TOKEN},
+        "extra_body": {"parameters": {"userToken": TOKEN}},
+    }
+    with Emulator(apps={"app": lambda _: "ok"}, strict=False) as cloud:
+        model = make_model(cloud)
+        bound = model.bind(**secrets)
+        each_bound = (
+            bound,
+            bound.with_config(tags=["x"]),
+            bound.with_retry(),
+            model.bind(seed=1).bind(**secrets),
+            model.with_config(tags=["x"]).bind(**secrets),
+            model.bind(seed=1).with_retry().bind(**secrets),
+            copy.copy(bound),
+            copy.deepcopy(bound),
+            bound.model_copy(deep=True),
+        )
+        for each in each_bound:
+            assert_no_secret(
+                repr(each), str(each), each.model_dump(), dumps(each), pickle.dumps(each)
+            )
+            asked = len(cloud.requests)
+            each.invoke("hi")
+            list(each.stream("hi"))
+            for request in cloud.requests[asked:]:
+                assert request.biz_params == SENT
+                assert request.parameters["userToken"] == request.headers["x-tenant"] == TOKEN
+            assert len(cloud.requests) == asked + 2
+        asked = len(cloud.requests)
+        with pytest.raises(InvalidInputError, match="is masked"):
+            pickle.loads(pickle.dumps(bound)).invoke("hi")
+        assert len(cloud.requests) == asked
+        assert json.loads(dumps(bound))["id"][-1] == "RunnableBinding"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"apikey": KEY},
+        {"max_tokens": KEY},
+        {"biz_params": {"pin": TOKEN}, "secret_biz_params": "pin"},
+        {"biz_params": {"pin": TOKEN}, "secret_biz_params": {"pin"}},
+    ],
+)
+def test_no_trace_of_a_call_with_wrong_arguments_has_a_secret(
+    arguments: dict[str, Any], start_cloud: Any, make_model: Any, ask: Any, log: Any, traces: Any
+) -> None:
+    model = make_model(start_cloud(app=lambda _: "ok"))
+    for secret in (arguments, arguments | {"seed": -1}):
+        with contextlib.suppress(InvalidInputError):
+            ask(model, "hi", {"callbacks": [log, traces]}, **secret)
+    assert traces.roots
+    assert_no_secret(log.seen, [run.model_dump() for run in traces.roots])

@@ -40,6 +40,7 @@ def test_an_llm_asks_a_prompt_only_app_again_with_a_prompt(chat: Any) -> None:
         llm = BailianAppLLM(**fields_of(cloud, max_retries=0))
         seen = chat(llm, HISTORY)
         assert (seen.text, seen.raw["attempts"], seen.raw["whole_history"]) == (PROMPT, 2, True)
+        assert seen.raw["history_format"] == "prompt"
         again = chat(llm, [*HISTORY, seen.last.message, ChatMessage(content="And you?")])
         assert (again.text, again.raw["attempts"]) == ("And you?", 1)
         assert again.last.message.additional_kwargs["bailian"]["round"] == 2

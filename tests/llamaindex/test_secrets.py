@@ -188,9 +188,21 @@ class Login(BaseModel):
     user_token: str
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("arguments", [{"apikey": KEY}, {"max_tokens": TOKEN}])
+def test_a_misspelt_key_is_refused_and_not_published(
+    ask: Any, spans: Any, events: Any, arguments: dict[str, Any]
+) -> None:
+    seen = ask(BailianAppLLM(app_id="app", api_key="k"), "你好", **arguments)
+    assert isinstance(seen.error, InvalidInputError)
+    assert f"{next(iter(arguments))} is not a setting" in str(seen.error)
+    assert spans.notes
+    expect_no_secret(*((note.inputs, note.error) for note in spans.notes))
+    expect_no_secret(*(event.model_dump() for event in events.events))
+
+
+@pytest.mark.parametrize("way", ["call", "acall", "__call__"])
 def test_a_tools_secret_arguments_are_sent_and_not_published(
-    asynchronous: bool, spans: Any, events: Any
+    way: str, spans: Any, events: Any
 ) -> None:
     sent: list[Any] = []
     with Emulator(apps={"app": lambda call: sent.append(call.biz_params) or "ok"}) as cloud:
@@ -199,8 +211,10 @@ def test_a_tools_secret_arguments_are_sent_and_not_published(
             params=Login,
         )  # fmt: skip
         arguments = {"prompt": "hi", "pin": TOKEN, "city": "杭州", "user_token": TOKEN}
-        output = asyncio.run(tool.acall(**arguments)) if asynchronous else tool.call(**arguments)
+        output: Any = getattr(tool, way)(**arguments)
+        output = asyncio.run(output) if way == "acall" else output
     assert sent == [{"pin": TOKEN, "city": "杭州", "user_token": TOKEN}]
     expect_no_secret(output, output.raw_input, *(event.model_dump() for event in events.events))
     expect_no_secret(*((note.inputs, note.result) for note in spans.notes))
+    assert spans.notes
     assert output.raw_input["kwargs"] == arguments | {"pin": MASK, "user_token": MASK}

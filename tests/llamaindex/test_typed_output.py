@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from llama_index.core.base.response.schema import PydanticResponse
-from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import QueryEngineTool
 from llama_index.core.workflow import Context, StartEvent, StopEvent, Workflow, step
 from pydantic import BaseModel
@@ -108,11 +107,3 @@ def test_a_tool_raises_for_an_answer_that_does_not_fit(llm_of: Any) -> None:
         tool = bailian_app_tool(llm=llm_of(cloud), name="t", description="d", output_schema=Trip)
         with pytest.raises(InvalidOutputError, match="Invalid JSON"):
             tool.call("hi")
-
-
-@pytest.mark.filterwarnings("ignore:The `json` method:DeprecationWarning")
-def test_llamaindex_own_structured_llm_streams_partial_objects(llm_of: Any) -> None:
-    with Emulator(apps={"app": lambda call: TRIP.model_dump_json()}) as cloud:
-        llm = llm_of(cloud).as_structured_llm(Trip)
-        *_, last = llm.stream_chat([ChatMessage(content="hi")])
-    assert (last.raw.city, last.raw.days) == ("Hangzhou", 2)

@@ -121,6 +121,7 @@ def commands(
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
     [bold]bailian-apps replay FILE[/]                           show a recording
     [bold]bailian-apps doctor[/]                                check this machine's set-up
+    [bold]bailian-apps probe APP_ID[/]                          find out how to call an app
     [bold]bailian-apps demo[/]                                  take a tour; needs no key
     """
 
@@ -234,6 +235,60 @@ def doctor(
     given = {"base_url": base_url, "workspace": workspace}
     if not check(Console(), **given, as_json=as_json, all_regions=all_regions):
         raise typer.Exit(1)
+
+
+@app.command()
+def probe(
+    app_id: _AppId = "-",
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What to ask, for an app that does only one thing (default: to list numbers).",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the report and a recording of each call here."),
+    ] = None,
+    biz: _Biz = None,
+    biz_json: _BizJson = None,
+    workspace: _Workspace = None,
+    base_url: _BaseUrl = None,
+    timeout: _TimeoutS = None,
+    settings: _Set = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as one JSON object.")
+    ] = False,
+) -> None:
+    """Find out how to call an app, by asking it up to 8 harmless questions.
+
+    It lists the questions and asks before it starts: each is a call at your cost.
+    The report shows whether the app remembers a session, reads messages and
+    streams, and which settings to use. What [bold]--save[/] writes can be attached
+    to an issue.
+
+    [bold]bailian-apps probe APP_ID[/]
+    [bold]bailian-apps probe APP_ID --biz city=Hangzhou --save report --yes[/]
+
+    Exit codes are those of [bold]run[/]: the first error that left a question unanswered.
+    """
+    if save is not None:
+        _emulator_commands()  # the recorder's format needs its extra
+    from bailian_apps.cli import probe as command
+    from bailian_apps.cli.run import bailian_app
+
+    fields = {"workspace": workspace, "base_url": base_url}
+    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    command.probe(
+        called,
+        Console(stderr=True),
+        prompt=command.PROMPT if prompt is None else prompt,
+        yes=yes,
+        as_json=as_json,
+        folder=save,
+    )
 
 
 @app.command()

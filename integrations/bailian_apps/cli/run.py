@@ -43,7 +43,7 @@ def run(
     text = _read_prompt(prompt)
     settings, on_frame = app.settings, None
     if output == "raw":  # every frame of one attempt
-        settings, on_frame = settings.with_overrides({"max_retries": 0}), _print_json
+        settings, on_frame = settings.with_overrides({"max_retries": 0}), print_json
     plan = Plan.for_prompt(settings.app_id, text)
     called = Run(settings, plan, options, client=app.client, on_frame=on_frame)
     with called.stream() as events:
@@ -51,12 +51,12 @@ def run(
             result = show(events, console, steps=steps, answer=output == "stream")
         except BailianError as error:
             if output == "json":
-                _print_json(_error_as_json(error))
+                print_json(_error_as_json(error))
             elif output == "text" and error.partial is not None:
                 _print_text(error.partial)
             raise
     if output == "json":
-        _print_json(as_json(result))
+        print_json(as_json(result))
     elif output == "text":
         _print_text(result)
 
@@ -192,7 +192,8 @@ def _error_as_json(error: BailianError) -> dict[str, Any]:
     }
 
 
-def _print_json(value: Mapping[str, Any]) -> None:
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print a JSON object as one line of standard output."""
     print(json.dumps(value, ensure_ascii=False), flush=True)  # noqa: T201
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, cast
 
 from pydantic import AfterValidator, BeforeValidator, SecretBytes, SecretStr, ValidationInfo
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import SECRET_FIELDS, reveal, unwrap_params
+from bailian_apps.core.redaction import MAX_DEPTH, SECRET_FIELDS, reveal, unwrap_params
 
 _HINTS_BY_TYPE = {
     "datetime": "Pass .isoformat()",
@@ -36,7 +37,7 @@ def _check_json_object(value: object, info: ValidationInfo) -> object:
     return fields
 
 
-def _require_json(value: object, path: str, *, secrets: bool) -> None:
+def _require_json(value: object, path: str, *, secrets: bool, within: tuple[int, ...] = ()) -> None:
     if secrets and isinstance(value, (SecretStr, SecretBytes)):
         try:
             value = reveal(value)
@@ -49,20 +50,32 @@ def _require_json(value: object, path: str, *, secrets: bool) -> None:
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidInputError(path, f"is {value}, which JSON cannot represent", "Pass None")
-    elif isinstance(value, dict):
-        for key, item in cast("dict[object, object]", value).items():
-            if not isinstance(key, str):
-                raise InvalidInputError(path, f"must have str keys, not {kind_of(key)}")
-            _require_utf8(key, f"a key of {path}")
-            _require_json(item, f"{path}.{key}", secrets=secrets)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (dict, list, tuple)):
+        within = _entered(cast("object", value), path, within)
+        if isinstance(value, dict):
+            for key, item in cast("dict[object, object]", value).items():
+                if not isinstance(key, str):
+                    raise InvalidInputError(path, f"must have str keys, not {kind_of(key)}")
+                _require_utf8(key, f"a key of {path}")
+                _require_json(item, f"{path}.{key}", secrets=secrets, within=within)
+            return
         for index, item in enumerate(cast("Sequence[object]", value)):
-            _require_json(item, f"{path}[{index}]", secrets=secrets)
+            _require_json(item, f"{path}[{index}]", secrets=secrets, within=within)
     else:
         hint = _HINTS_BY_TYPE.get(
             type(value).__name__, "Pass a str, number, bool, None, list or dict"
         )
         raise InvalidInputError(path, f"is {kind_of(value)}, which JSON cannot represent", hint)
+
+
+def _entered(value: object, path: str, within: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the ids of what a value is nested in, and its own."""
+    if id(value) in within:
+        raise InvalidInputError(path, "refers to itself, which JSON cannot represent")
+    if len(within) == MAX_DEPTH:
+        field = re.split(r"[.\[]", path, maxsplit=1)[0]
+        raise InvalidInputError(field, f"is nested too deeply: in more than {MAX_DEPTH} values")
+    return (*within, id(value))
 
 
 def _require_utf8(value: str, path: str) -> None:

@@ -3,7 +3,7 @@
 Four arguments can hold a secret: `api_key`, `extra_headers` (every value), `biz_params` and
 `extra_body`. In the last two these are secret:
 
-- at any depth, a value whose name is a credential's (`is_credential_name`), so also everything
+- at any depth, a value whose name is a credential's (`core/credentials.py`), so also everything
   under `user_defined_tokens`;
 - at any depth, a pydantic `SecretStr` or `SecretBytes`, which is sent in the clear;
 - what the setting `secret_biz_params` names.
@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast, get_args
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
+from typing_extensions import Self
 
 from bailian_apps.core.attachments import images_digest, with_short_images
+from bailian_apps.core.credentials import is_credential, may_name_credentials
 from bailian_apps.core.errors import BailianError
 
 MASK = "**********"
@@ -33,47 +33,13 @@ MASK = "**********"
 SECRET_FIELDS = frozenset({"biz_params", "extra_body", "extra_headers"})
 """The arguments of which some values are secret. The key is not among them: it is left out."""
 
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_CREDENTIALS = frozenset({"auth", "oauth", "authentication", "bearer", "jwt", "otp", "pwd"})
-_CREDENTIAL_ENDINGS = tuple(
-    word + plural
-    for word in (
-        "authorization", "secret", "password", "passwd", "passphrase", "cookie", "credential",
-        "apikey", "accesskey", "privatekey", "secretkey",
-    )
-    for plural in ("", "s")
-)  # fmt: skip
-_KEYS = frozenset({
-    "api", "access", "private", "secret", "app", "auth", "signing", "encryption", "subscription",
-    "account", "ssh",
-})  # fmt: skip
-"""A key is a credential after one of these words, and not in `sort_key` or `keyword`."""
-_COUNTS = frozenset({
-    "max", "min", "num", "number", "count", "total", "limit", "used", "usage", "budget", "per",
-    "input", "output", "prompt", "completion", "reasoning", "cached", "remaining",
-})  # fmt: skip
-"""Tokens are a model's, not a user's, beside one of these words, as in `max_tokens`."""
+MAX_DEPTH = 100
+"""How deep dicts and lists of one argument may be nested."""
 
 _ANY = TypeAdapter[Any](Any)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@functools.lru_cache(maxsize=4096)
-def is_credential_name(name: str) -> bool:
-    """Return whether a name is a credential's, by its words.
-
-    The words may be joined as in `user_token`, `apiKey`, `X-Api-Key` or `clientsecret`. The plural
-    counts too, except where tokens are counted (`max_tokens`).
-    """
-    words = [word.lower() for word in _WORD.findall(name)]
-    if any(of in _KEYS and key in ("key", "keys") for of, key in itertools.pairwise(words)):
-        return True
-    endings = _CREDENTIAL_ENDINGS
-    if _COUNTS.isdisjoint(words):
-        endings += ("token", "tokens")
-    return any(word in _CREDENTIALS or word.endswith(endings) for word in [*words, "".join(words)])
 
 
 def redact_biz_params(biz_params: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
@@ -91,35 +57,39 @@ def redact_headers(headers: Mapping[str, Any]) -> dict[str, str]:
     return dict.fromkeys(headers, MASK)
 
 
-def _redacted(value: Any, names: Sequence[str], path: str) -> Any:
+def _redacted(value: Any, names: Sequence[str], path: str, within: tuple[int, ...] = ()) -> Any:
     if isinstance(value, (SecretStr, SecretBytes)):
         return MASK
     if isinstance(value, str):
-        parsed = _parsed(value)
-        redacted = _redacted(parsed, names, path)
+        parsed = _parsed(value) if _may_hold_secrets(value, names) else None
+        redacted = _redacted(parsed, names, path, within)
         return value if redacted == parsed else json.dumps(redacted, ensure_ascii=False)
     if isinstance(value, BaseModel):
         value = value.model_dump()
+    if not isinstance(value, (Mapping, list, tuple)):
+        return value
+    if id(cast("object", value)) in within or len(within) == MAX_DEPTH:
+        return MASK  # it is refused later
+    within = (*within, id(cast("object", value)))
     if isinstance(value, Mapping):
         fields: dict[Any, Any] = {}
         for name, item in cast("Mapping[Any, Any]", value).items():
             here = f"{path}.{name}" if path else str(name)
-            secret = here in names or name in names or _is_credential(str(name), item)
+            secret = here in names or name in names or is_credential(str(name), item)
             hidden = secret and item is not None
-            fields[name] = MASK if hidden else _redacted(item, names, here)
+            fields[name] = MASK if hidden else _redacted(item, names, here, within)
         return fields
-    if isinstance(value, (list, tuple)):
-        items: list[Any] = []
-        for item in cast("Sequence[Any]", value):  # a comprehension doubles the depth of the stack
-            items.append(_redacted(item, names, path))
-        return items if isinstance(value, list) else tuple(items)
-    return value
+    items: list[Any] = []
+    for item in cast("Sequence[Any]", value):  # a comprehension doubles the depth of the stack
+        items.append(_redacted(item, names, path, within))
+    return items if isinstance(value, list) else tuple(items)
 
 
-def _is_credential(name: str, value: object) -> bool:
-    """Return whether a value is a credential by its name. A bool and a number of tokens are not."""
-    is_count = isinstance(value, (int, float)) and name.lower().endswith("tokens")
-    return not isinstance(value, bool) and not is_count and is_credential_name(name)
+def _may_hold_secrets(text: str, names: Sequence[str]) -> bool:
+    """Return whether a text can be JSON with a secret's name. Parsing it would cost far more."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return False
+    return may_name_credentials(text) or any(name.rpartition(".")[2] in text for name in names)
 
 
 def _parsed(text: str) -> Any:
@@ -218,7 +188,11 @@ def _parts(annotation: object) -> Iterator[object]:
 def secret_names(kwargs: Mapping[str, Any], names: Sequence[str]) -> Sequence[str]:
     """Return the names that the setting `secret_biz_params` and the arguments of a call have."""
     given: object = kwargs.get("secret_biz_params")
-    return [*names, *cast("Sequence[str]", given)] if isinstance(given, (list, tuple)) else names
+    if isinstance(given, str):  # it is refused later
+        return [*names, given]
+    if not isinstance(given, Collection):
+        return names
+    return [*names, *(name for name in cast("Collection[object]", given) if isinstance(name, str))]
 
 
 def redacted(field: str, value: Any, names: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -241,8 +215,8 @@ def redact_kwargs(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[
     """
     names = secret_names(kwargs, names)
     public = {
-        name: redacted(name, value, names) if name in SECRET_FIELDS else as_json(value)
-        for name, value in kwargs.items()
+        name: redacted(name, value, names) if name in SECRET_FIELDS else value
+        for name, value in _without_misspelt(kwargs).items()
         if name != "api_key"
     }
     return with_short_images(public)
@@ -267,12 +241,16 @@ def secrets_digest(
         for field in sorted(SECRET_FIELDS & given.keys()):
             value = unwrap_params(given[field])
             if value and redacted(field, value, names) != value:
-                secret.append(reveal(value))
+                secret.append(value)
     if images := images_digest(kwargs.get("image_list")):
         secret.append(images)
     if not secret:
         return ""
-    return hashlib.sha256(json.dumps(secret, sort_keys=True, default=str).encode()).hexdigest()
+    try:
+        text = json.dumps(reveal(secret), sort_keys=True, default=str)
+    except (RecursionError, ValueError):  # it is refused later
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_json(value: Any) -> Any:
@@ -280,10 +258,30 @@ def as_json(value: Any) -> Any:
     return value.model_dump() if isinstance(value, BaseModel) else value
 
 
-class _RedactedParams(dict[str, Any]):
-    """A dict that exposes redacted parameters and keeps the original for the request."""
+def _without_misspelt(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments, models as JSON; a misspelt key, such as `apikey`, is masked.
 
-    __slots__ = ("original",)
+    It is refused later, by its name.
+    """
+    known = ("api_key", "secret_biz_params")
+    return {
+        name: MASK if name not in known and is_credential(name, value) else as_json(value)
+        for name, value in kwargs.items()
+    }
+
+
+class _KeptWhenCopied:
+    """What a copy of a bound call, also a deep one, has in common with it."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+class _RedactedParams(_KeptWhenCopied, dict[str, Any]):
+    """A dict that exposes redacted parameters and keeps the original for the request."""
 
     original: Any
 
@@ -291,7 +289,7 @@ class _RedactedParams(dict[str, Any]):
         return dict, (dict(self),)
 
 
-class _WrappedKey(SecretStr):
+class _WrappedKey(_KeptWhenCopied, SecretStr):
     """A key whose pickle holds none."""
 
     def __reduce__(self) -> tuple[type[SecretStr], tuple[str]]:
@@ -305,7 +303,7 @@ def wrap_secrets(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[s
         kwargs: The arguments.
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
-    wrapped = {name: as_json(value) for name, value in kwargs.items()}
+    wrapped = _without_misspelt(kwargs)
     key = reveal(wrapped.get("api_key"))
     if isinstance(key, str):
         wrapped["api_key"] = _WrappedKey(key)

@@ -107,8 +107,9 @@ class WireOptions(BaseModel):
     nowhere. Default: none. All apps. `input.biz_params`."""
 
     secret_biz_params: tuple[str, ...] = ()
-    """Names in `biz_params` whose values are secret too: a name at any depth, or the dotted path to
-    one value, such as `"user_defined_params.tool.code"`. Default: none. Not sent."""
+    """Names in `biz_params` and `extra_body` whose values are secret too: a name at any depth, or
+    the dotted path to one value, such as `"user_defined_params.tool.code"`. Default: none. Not
+    sent."""
 
     thoughts: Annotated[bool, Parameter("has_thoughts")] = True
     """Whether the app reports its steps. Default: true. All apps. `parameters.has_thoughts`."""
@@ -191,8 +192,9 @@ class Message(BaseModel):
 def _put_system_first(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Join the system texts at the beginning; one that comes later becomes a user's message.
 
-    The API takes one system message, first, and refuses any other.
+    The API takes one system message, first, and refuses any other. A blank one is left out.
     """
+    messages = tuple(each for each in messages if each.role != "system" or each.content.strip())
     lead = list(itertools.takewhile(lambda message: message.role == "system", messages))
     if len(lead) == len(messages):
         return messages
@@ -252,7 +254,9 @@ class AppRequest(WireOptions):
         path = path or masked_path(self.extra_body, "extra_body")
         if path is not None:
             raise InvalidInputError(
-                path, "is masked: a dump or a pickle holds no secrets", "Pass the value again"
+                path,
+                "is masked: a dump or a pickle holds no secrets",
+                "Pass the value again, or pass it as a SecretStr if it is the value itself",
             )
         if self.messages is None:
             if self.prompt is None or not self.prompt.strip():

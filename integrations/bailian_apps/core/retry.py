@@ -46,11 +46,13 @@ _TRANSIENT = (
 
 
 # "Required parameter(Prompt) missing or invalid, please check the request parameters.", of an app
-# that was sent `messages` alone. The words have to be about the request: a node that ran may report
-# an invalid prompt of its own, under another code.
+# that was sent `messages` alone. The message has to begin with the parameter and to say directly
+# that it is missing: a node that ran may report its own prompt, or that the prompt lacks a value.
 _PROMPT_MISSING = re.compile(
-    r"\b(required|missing)\W+(\w+\W+){0,3}prompt\b"
-    r"|\bprompt\b\W+(\w+\W+){0,4}(required|missing|empty|null)\b",
+    r"\W*(the )?(required )?((request )?(parameter|field)\b)?\W*(input\.)?prompt\b\W*"
+    r"((is|was|(must|can|should|may) ?not be) )?(required|missing|empty|null|blank)( or \w+)?"
+    r"\s*([.,;]|$)"
+    r"|\W*missing (required )?(parameter|field)\W+(input\.)?prompt\W*$",
     re.IGNORECASE,
 )
 
@@ -62,7 +64,7 @@ def asks_for_prompt(error: BailianError) -> bool:
         and error.code == "InvalidParameter"
         and error.status_code in (400, None)
         and error.partial is None
-        and _PROMPT_MISSING.search(error.message) is not None
+        and _PROMPT_MISSING.match(error.message) is not None
     )
 
 

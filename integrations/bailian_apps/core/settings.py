@@ -172,7 +172,7 @@ class AppSettings(WireOptions):
     def __getstate__(self) -> dict[Any, Any]:
         """Pickle without secrets; unpickling reads the environment's key from there again.
 
-        Another key, and what is secret in `biz_params`, have to be passed again before a call.
+        Another key, and secrets in `SECRET_FIELDS`, have to be passed again before a call.
         """
         state = super().__getstate__()
         lost = self.api_key is not None and self.api_key != api_key_from_env()

@@ -222,8 +222,9 @@ def build_turns(builders: Iterable[TurnBuilder]) -> list[Turn]:
 def put_system_first(turns: Sequence[Turn]) -> list[Turn]:
     """Return a conversation whose system texts all come first: a later one is a user's turn.
 
-    An app takes system text only before everything else.
+    An app takes system text only before everything else. A blank one is left out.
     """
+    turns = [turn for turn in turns if turn.role != "system" or turn.text.strip()]
     lead = len(list(itertools.takewhile(lambda turn: turn.role == "system", turns)))
     later = (replace(turn, role="user") if turn.role == "system" else turn for turn in turns[lead:])
     return [*turns[:lead], *later]

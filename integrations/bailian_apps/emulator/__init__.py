@@ -5,13 +5,14 @@ recordings, scenarios or Python functions, in the cloud's wire format. It shares
 library that it is there to test.
 """
 
+from bailian_apps.emulator.apps.fields import When
 from bailian_apps.emulator.apps.recordings import (
     RECORDINGS,
     Recording,
     RecordingError,
     load_recording,
 )
-from bailian_apps.emulator.apps.rules import Paced, PromptOnly, Rule, Rules, When
+from bailian_apps.emulator.apps.rules import Paced, PromptOnly, Rule, Rules
 from bailian_apps.emulator.apps.scenarios import (
     Agent,
     ErrorAnswer,

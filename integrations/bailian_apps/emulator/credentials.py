@@ -10,34 +10,38 @@ MASK = "***"
 
 _WORD_ENDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z]+")
 _CREDENTIAL = re.compile(
-    r"(authorization|token|secret|password|passwd|passphrase|cookie|credential"
-    r"|(^|_)(api|access|private|secret|app|auth|signing|encryption|subscription|account|ssh)_key"
-    r"|(api|access|private|secret)key)s?(_|$)"
-    r"|(^|_)(auth|oauth|authentication|bearer|jwt|otp|pwd)(_|$)"
+    r"(authorization|secret|passwd|pwd|cookie|credential|pass_?(word|phrase|code)"
+    r"|(api|access|private|secret|app|auth|signing|encryption|subscription|account|ssh|session"
+    r"|master|aes|hmac|encrypt)_?key)s?_"
+    r"|_(auth|oauth|authentication|bearer|jwt|otp)_"
 )
+_CHINESE = re.compile("密码|口令|密钥|私钥|令牌|授权码")
+_TOKEN = re.compile(r"tokens?_")
 _COUNT = re.compile(
-    r"(^|_)(max|min|num|number|count|total|limit|used|usage|budget|per|input|output|prompt"
-    r"|completion|reasoning|cached|remaining)(_|$)"
+    r"_(max|min|num|number|count|total|limit|used|usage|budget|per|input|output|prompt"
+    r"|completion|reasoning|cached|remaining)_"
 )
 
 
-def is_credential(name: str) -> bool:
+def is_credential(name: str, *, may_count: bool = True) -> bool:
     """Return whether a name is a credential's, such as `user_token`, `apiKey` or `X-Api-Key`.
 
-    Tokens that are counted, as in `max_tokens`, are none.
+    Tokens that are counted, as in `max_tokens`, are none, where the value may be a number.
     """
-    words = _WORD_ENDS.sub("_", name).lower()
-    if _COUNT.search(words):
-        words = re.sub(r"tokens?(?=_|$)", "", words)
-    return bool(_CREDENTIAL.search(words))
+    words = f"_{_WORD_ENDS.sub('_', name).lower()}_"
+    if _CREDENTIAL.search(words) or _CHINESE.search(name):
+        return True
+    return bool(_TOKEN.search(words)) and not (may_count and _COUNT.search(words))
 
 
 def is_secret(name: str, value: object) -> bool:
     """Return whether a value is secret by its name. A number of tokens, null and a bool are not."""
     if value is None or isinstance(value, bool):
         return False
-    counted = isinstance(value, int | float) and name.lower().endswith("tokens")
-    return not counted and is_credential(name)
+    is_number = isinstance(value, int | float)
+    if is_number and name.lower().endswith("tokens"):
+        return False
+    return is_credential(name, may_count=is_number or str(value).isdecimal())
 
 
 def redacted(value: Any) -> Any:

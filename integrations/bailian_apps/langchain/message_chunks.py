@@ -143,6 +143,7 @@ class MessageChunkBuilder:
             MARKER_KEY: marker.to_dict() if marker else None,
             "context_lost": result.context_lost or None,
             "whole_history": result.whole_history or None,
+            "history_format": result.history_format,
         }
         if result.streamed_text is not None:
             # Streamed text cannot be taken back; `invoke` returns this text instead.

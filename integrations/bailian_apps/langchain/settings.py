@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from langchain_core.runnables import RunnableBinding, RunnableConfig
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from bailian_apps.client import Client
@@ -25,6 +26,22 @@ MODEL_CONFIG = ConfigDict(
     arbitrary_types_allowed=True,
 )
 """Set on each class itself: an inherited one loses to LangChain's, which ignores unknown fields."""
+
+
+class AppBinding(RunnableBinding[Any, Any]):
+    """LangChain's binding, which shows no secrets when more is bound to it."""
+
+    def bind(self, **kwargs: Any) -> Any:
+        """Bind further arguments to every call."""
+        app: Any = self.bound
+        while not isinstance(app, AppSettings):
+            app = app.bound  # inside a retry
+        return super().bind(**wrap_secrets(kwargs, app.secret_biz_params))
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """LangChain's own id, so that a dump can be loaded."""
+        return RunnableBinding.lc_id()
 
 
 class AppSettingsMixin(AppSettings):
@@ -55,7 +72,11 @@ class AppSettingsMixin(AppSettings):
 
     def bind(self, **kwargs: Any) -> Any:
         """Bind arguments to every call, as every Runnable's `bind`, without showing secrets."""
-        return cast("Any", super()).bind(**wrap_secrets(kwargs, self.secret_biz_params))
+        return AppBinding(bound=cast("Any", self)).bind(**kwargs)
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Bind a config to every call, as every Runnable's `with_config`."""
+        return AppBinding(bound=cast("Any", self)).with_config(config, **kwargs)
 
     @model_validator(mode="before")
     @classmethod

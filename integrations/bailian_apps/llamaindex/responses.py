@@ -191,6 +191,7 @@ def raw_response(result: AppResult) -> dict[str, Any]:
         "attempts": result.attempts,
         "context_lost": result.context_lost,
         "whole_history": result.whole_history,
+        "history_format": result.history_format,
         "reasoning": result.reasoning,
         "steps": [step.to_dict() for step in result.steps],
         "references": [reference.to_dict() for reference in result.references],

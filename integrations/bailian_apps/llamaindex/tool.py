@@ -172,6 +172,8 @@ class _AppTool(FunctionTool):
         response = kept.listen_to(self._llm).chat([question], **overrides)
         return self._output(response, kept.result, args, kwargs)
 
+    __call__ = call  # LlamaIndex's own would publish the arguments
+
     @instrumented_tool
     async def acall(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
         """Call the app; with a context, in its conversation."""

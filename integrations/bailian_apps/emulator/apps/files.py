@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import yaml
 from pydantic import ValidationError
 
+from bailian_apps.emulator.apps.fields import When
 from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
 from bailian_apps.emulator.apps.rules import (
     AnswerSource,
@@ -17,7 +18,6 @@ from bailian_apps.emulator.apps.rules import (
     PromptOnly,
     Rule,
     Rules,
-    When,
 )
 from bailian_apps.emulator.credentials import is_secret
 from bailian_apps.emulator.models import ReceivedRequest

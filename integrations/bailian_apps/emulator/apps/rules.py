@@ -1,31 +1,27 @@
 """Rules, which choose an answer by the call, and the model of an app in a YAML file."""
 
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import (
     BeforeValidator,
     Field,
     InstanceOf,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
 
-from bailian_apps.emulator.apps.recordings import Recording, load_recording
-from bailian_apps.emulator.apps.scenarios import (
-    Agent,
+from bailian_apps.emulator.apps.fields import (
     AgentText,
     Description,
-    ErrorAnswer,
     Milliseconds,
-    Workflow,
+    When,
     check_one_of,
 )
-from bailian_apps.emulator.credentials import MASK, redacted
+from bailian_apps.emulator.apps.recordings import Recording, load_recording
+from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.models import AppFunction, Call, Failure
 from bailian_apps.emulator.wire.frames import as_object
 
@@ -37,54 +33,6 @@ _NO_PROMPT = "Required parameter(Prompt) missing or invalid, please check the re
 
 AnswerSource: TypeAlias = Workflow | Agent | Recording | ErrorAnswer
 """What answers a call by itself."""
-
-
-class When(Description):
-    """The condition of a rule; all fields that are given must match.
-
-    Attributes:
-        prompt: A substring of the prompt.
-        matches: A regular expression to search in the prompt.
-        biz_params: Values that the call's `biz_params` must have.
-        round: The round of the session; the first is 1.
-    """
-
-    prompt: str | None = None
-    matches: str | None = None
-    biz_params: dict[str, Any] = Field(default_factory=dict)
-    round: Annotated[int, Field(ge=1)] | None = None
-
-    @field_validator("matches")
-    @classmethod
-    def _check_pattern(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"is not a regular expression: {error}") from error
-        return value
-
-    def matches_call(self, call: Call) -> bool:
-        """Return whether a call meets the condition."""
-        if self.prompt is not None and self.prompt not in call.prompt:
-            return False
-        if self.matches is not None and not re.search(self.matches, call.prompt):
-            return False
-        if self.round not in (None, len(call.turns) + 1):
-            return False
-        missing = object()
-        params = call.biz_params
-        return all(_agree(item, params.get(key, missing)) for key, item in self.biz_params.items())
-
-
-def _agree(wanted: Any, given: Any) -> bool:
-    """Return whether two JSON values are equal; what a recording has masked, any agrees with."""
-    if isinstance(wanted, dict) and isinstance(given, dict):
-        fields, others = cast("dict[str, Any]", wanted), cast("dict[str, Any]", given)
-        return fields.keys() == others.keys() and all(_agree(fields[k], others[k]) for k in fields)
-    if isinstance(wanted, list) and isinstance(given, list):
-        items, others = cast("list[Any]", wanted), cast("list[Any]", given)
-        return len(items) == len(others) and all(map(_agree, items, others))
-    return wanted in (given, MASK, redacted(given))
 
 
 def _load(value: object, info: ValidationInfo) -> object:

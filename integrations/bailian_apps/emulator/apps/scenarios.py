@@ -4,59 +4,26 @@ The modules `workflow` and `agent` turn them into frames, so that a scenario ans
 stream mode.
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from bailian_apps.emulator.apps.fields import (
+    AgentText,
+    Arguments,
+    Count,
+    Description,
+    Milliseconds,
+    Observation,
+    Output,
+    Text,
+    When,
+    check_one_of,
+)
 from bailian_apps.emulator.apps.templates import check_placeholders
-from bailian_apps.emulator.errors import suggestion
 from bailian_apps.emulator.models import Failure
-from bailian_apps.emulator.wire.frames import JsonObject, as_list, as_object, to_json
-
-_CHUNK_CHARS = 4
-
-
-def _check_text(value: object) -> object:
-    if value != [] and not all(isinstance(piece, str) for piece in as_list(value) or [value]):
-        raise ValueError(
-            "must be a string (quoted if it looks like a number) or a list of its pieces"
-        )
-    return value
-
-
-def _check_output(value: object) -> object:
-    return value if value is None or as_object(value) is not None else _check_text(value)
-
-
-def _check_no_nodes(value: object) -> object:
-    check_placeholders(value)
-    return value
-
-
-Text: TypeAlias = Annotated[str | list[str], BeforeValidator(_check_text)]
-"""A text with placeholders, as one string or as the pieces in which it streams."""
-
-AgentText: TypeAlias = Annotated[Text, BeforeValidator(_check_no_nodes)]
-Json: TypeAlias = Annotated[dict[str, Any] | str, BeforeValidator(_check_no_nodes)]
-Milliseconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count: TypeAlias = Annotated[int, Field(ge=0)]
-
-
-class Description(BaseModel):
-    """Base of all scenario models: frozen, without type coercion and unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_names(cls, value: object) -> object:
-        for name in as_object(value) or {}:
-            if name not in cls.model_fields:
-                hint = suggestion(str(name), cls.model_fields) or "."
-                known = ", ".join(cls.model_fields)
-                raise ValueError(f"unknown field {name!r}{hint} The fields are: {known}")
-        return value
+from bailian_apps.emulator.wire.frames import JsonObject, NodeContent
+from bailian_apps.emulator.wire.nodes import RUNNING, SKIPPED, is_answer
 
 
 class TokenUsage(Description):
@@ -106,19 +73,31 @@ class Node(Description):
     Attributes:
         name: Its name; `after`, `mirrors` and `{nodes.name}` refer to it.
         type: `LLM`, `Retrieval`, `API`, `Plugin`, `Script`, `Condition`, … or `Start` and `End`,
-            which are added if missing.
-        id: Its `nodeId`; by default its type and position.
+            which are added if missing. A node whose type has "output" in it is an Output node: it
+            says a part of the answer before the End node does.
+        id: Its `nodeId`; by default its type and position. A node with the id of an earlier one
+            that it waits for is that node, run again in a loop.
         after: The earlier nodes that it waits for: by default the previous one, and for the End
             node all that no other node waits for. `[]` starts right after Start.
         latency_ms: From its start to its first piece.
         chunk_ms: From one piece to the next.
-        output: A text, its pieces, or a JSON object. An LLM node streams a text in pieces of four
-            characters; any other node outputs it at once. An End node without an `output` repeats
-            the previous node; its output is the answer.
-        mirrors: For an End node: the node whose text it streams at the same time.
+        output: A text, its pieces, a JSON object or a list of them. An LLM node streams a text in
+            pieces of four characters; any other node outputs it at once. An End node without an
+            `output` repeats the previous node, unless that is an Output node; its output is the
+            answer, or the end of it.
+        mirrors: For an End or Output node: the node whose text it streams at the same time.
         reasoning: For an LLM node: the reasoning before its output.
         usage: The tokens of its model.
         fails: The failure after its output; it ends the run.
+        when: The condition on which it runs; otherwise it is skipped. So are nodes that wait only
+            for skipped ones.
+        status: The `nodeStatus` that it ends with; by default `success`, or `failed` if it fails.
+            `skip`: it does not run. `pause` and `stop`: nodes that wait for it do not run either.
+            `fail`: it has `errorInfo` and `errorCode` instead of `nodeErrorMsg`.
+        result: How `nodeResult` has an output that is JSON: its text as the `result`, the JSON
+            itself as the `result` (`json`), or nothing else (`bare`).
+        content: How it speaks in `message_format_plus`: in pieces of text, or in JSON objects that
+            have what is new (`deltas`, an LLM node's default) or all so far (`snapshots`).
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -127,13 +106,15 @@ class Node(Description):
     after: list[str] | None = None
     latency_ms: Milliseconds = 0
     chunk_ms: Milliseconds = 0
-    output: Annotated[str | list[str] | dict[str, Any] | None, BeforeValidator(_check_output)] = (
-        None
-    )
+    output: Output = None
     mirrors: str | None = None
     reasoning: Text = ""
     usage: TokenUsage | None = None
     fails: ErrorAnswer | None = None
+    when: When | None = None
+    status: str | None = None
+    result: Literal["text", "json", "bare"] = "text"
+    content: NodeContent | None = None
 
     @field_validator("after", mode="before")
     @classmethod
@@ -142,12 +123,24 @@ class Node(Description):
 
     @model_validator(mode="after")
     def _check_type(self) -> "Node":
-        if self.mirrors is not None and (self.type != "End" or self.output is not None):
+        if self.mirrors is not None and (not is_answer(self.type) or self.output is not None):
             raise ValueError(
-                "`mirrors` needs an End node without an `output`; it outputs the mirrored text"
+                "`mirrors` needs an End node or an Output node without an `output`; it outputs the "
+                "mirrored text"
             )
-        if self.reasoning and self.type != "LLM":
-            raise ValueError(f"`reasoning` needs an LLM node; the type is {self.type}")
+        if self.reasoning and self.type != "LLM" and self.content in (None, "text"):
+            raise ValueError(
+                f"`reasoning` needs an LLM node; the type is {self.type}. `content: deltas` or "
+                "`snapshots` let any node reason"
+            )
+        if self.reasoning and self.result != "text":
+            raise ValueError(f"`reasoning` needs `result: text`, not {self.result}")
+        if self.content not in (None, "text") and is_answer(self.type):
+            raise ValueError(f"`content` must be text; the type is {self.type}")
+        if self.type in ("Start", "End") and (self.when or self.status == SKIPPED):
+            raise ValueError(f"a node of type {self.type} always runs; leave out `when` and skip")
+        if self.status == RUNNING:
+            raise ValueError(f"`status` is what the node ends with; {RUNNING!r} is not an end")
         return self
 
 
@@ -157,21 +150,28 @@ class Workflow(Description):
     Attributes:
         nodes: The nodes, each after those that it waits for. Nodes that wait for the same nodes
             run in parallel.
+        last_text: Whether the last frame's `text` has all of the answer, or the End node's alone.
+        late_names: Whether a node has its id as its name until it speaks or ends, as recorded.
+        finish_reason: The last frame's. A forced stop may be `length`, `"null"` or None.
+        unasked: Whether a JSON answer has, without being asked, `thoughts` and the
+            `workflow_message` of its last node.
     """
 
     nodes: Annotated[list[Node], Field(min_length=1)]
+    last_text: Literal["all", "end"] = "all"
+    late_names: bool = False
+    finish_reason: str | None = "stop"
+    unasked: bool = False
 
     @model_validator(mode="after")
     def _check_plan(self) -> "Workflow":
         before: dict[str, set[str]] = {}
-        ids: set[str] = set()
+        owners: dict[str | None, str] = {}
         planned = self.plan()
         for index, (node, waits_for) in enumerate(planned):
             field = f"node {node.name!r}: "
             if node.name in before:
                 raise ValueError(f"{field}another node has the same name; rename one")
-            if node.id in ids:
-                raise ValueError(f"{field}another node has the id {node.id!r} too; change one")
             if (node.type == "Start") != (index == 0):
                 raise ValueError(f"{field}there must be one Start node, the first one")
             if (node.type == "End") != (index == len(planned) - 1):
@@ -181,8 +181,13 @@ class Workflow(Description):
                 if name not in before:
                     known = ", ".join(before) or "none"
                     raise ValueError(f"{field}no node {name!r} comes before it; these do: {known}")
-            ids |= {node.id or ""} - {""}
             before[node.name] = set(waits_for).union(*(before[name] for name in waits_for))
+            owner = owners.setdefault(node.id, node.name) if node.id else node.name
+            if owner not in (node.name, *before[node.name]):
+                raise ValueError(
+                    f"{field}another node has the id {node.id!r} too; change one, or wait for "
+                    f"{owner!r} to run it again"
+                )
             if mirrored and mirrored[0] not in before[node.name]:
                 raise ValueError(f"{field}it mirrors {node.mirrors!r}, so it must wait for it too")
             try:
@@ -220,8 +225,11 @@ class Thought(Description):
         tool: The name of a tool that is called.
         retrieval: The name of a knowledge base that is searched.
         type: The `action_type` of a tool call: `api`, `mcp`, `plugin`, …
-        arguments: The arguments of the tool or the search.
-        observation: The result.
+        arguments: The arguments of the tool or the search: a JSON object, its text, or a list of
+            the pieces of that text. Pieces only stream, in `action_input_stream`, or in
+            `arguments` for a search or a tool of type `mcp`.
+        observation: The result: a text, a JSON object or a list. By default a retrieval finds the
+            references.
         latency_ms: From the step before to its first piece.
         chunk_ms: From one piece to the next; the observation is the last one.
     """
@@ -230,8 +238,8 @@ class Thought(Description):
     tool: str | None = None
     retrieval: str | None = None
     type: str = "api"
-    arguments: Json = {}
-    observation: Json = ""
+    arguments: Arguments = Field(default_factory=dict[str, Any])
+    observation: Observation = ""
     latency_ms: Milliseconds = 0
     chunk_ms: Milliseconds = 0
 
@@ -255,6 +263,7 @@ class Reference(Description):
         doc_name: The document's name.
         doc_url: The document's address.
         text: The passage.
+        score: Its relevance, where a retrieval finds it.
     """
 
     index_id: str | None = None
@@ -263,6 +272,7 @@ class Reference(Description):
     doc_name: str | None = None
     doc_url: str | None = None
     text: str = ""
+    score: float | None = None
 
     @model_validator(mode="after")
     def _check_texts(self) -> "Reference":
@@ -280,34 +290,17 @@ class Agent(Description):
         usage: The tokens of its model.
         latency_ms: From the last thought to the first piece of the answer.
         chunk_ms: From one piece to the next.
+        listed: Whether the frames of a stream list all thoughts so far, or only the newest one.
+        finish_reason: The last frame's. A forced stop may be `length`, `"null"` or None.
+        unasked: Whether a JSON answer has `thoughts` without being asked.
     """
 
     text: AgentText
-    thoughts: list[Thought] = []
-    references: list[Reference] = []
+    thoughts: list[Thought] = Field(default_factory=list[Thought])
+    references: list[Reference] = Field(default_factory=list[Reference])
     usage: TokenUsage | None = None
     latency_ms: Milliseconds = 0
     chunk_ms: Milliseconds = 0
-
-
-def split_pieces(text: Any, *, whole: bool = False) -> list[str]:
-    """Return the pieces in which an output streams, none of them empty.
-
-    A JSON object is one piece, and so is a text if `whole`.
-    """
-    fields = as_object(text)
-    if fields is not None:
-        return [to_json(fields)]
-    if not isinstance(text, str):
-        return [piece for piece in as_list(text) if piece]
-    size = len(text) or 1 if whole else _CHUNK_CHARS
-    return [text[start : start + size] for start in range(0, len(text), size)]
-
-
-def check_one_of(description: BaseModel, names: Iterable[str]) -> None:
-    """Raise ValueError unless exactly one of the fields is given."""
-    given = [name for name in names if getattr(description, name) is not None]
-    if len(given) != 1:
-        raise ValueError(
-            f"give exactly one of {', '.join(names)}; given: {', '.join(given) or 'none'}"
-        )
+    listed: Literal["all", "newest"] = "all"
+    finish_reason: str | None = "stop"
+    unasked: bool = False

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
-from bailian_apps.emulator.credentials import MASK, is_credential
+from bailian_apps.emulator.credentials import MASK, is_secret
 from bailian_apps.emulator.faults.plan import FaultPlan
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.server.admin import admin_routes
@@ -34,7 +34,7 @@ from bailian_apps.emulator.wire.frames import (
     as_object,
     encode_json,
 )
-from bailian_apps.emulator.wire.rendering import fold, render, select_thoughts
+from bailian_apps.emulator.wire.rendering import as_json_answer, fold, render
 
 BASE_PATH = "/api/v1"
 KEPT_REQUESTS = 10_000
@@ -179,7 +179,7 @@ class _Delivery:
         if whole.event == "result":
             self.sessions.keep(self.session)
             self._add_turn(join_text("", whole))
-        await self.writer.send_whole(select_thoughts(whole, self.request.parameters))
+        await self.writer.send_whole(as_json_answer(whole, self.request.parameters))
 
     async def _recorded(self, frames: AsyncIterator[Frame]) -> AsyncGenerator[Frame, None]:
         """Add the turn before its last frame is sent, so that a client that reads it finds it."""
@@ -231,7 +231,8 @@ def _refuse_constant(word: str) -> NoReturn:
 
 def _masked(headers: Mapping[str, str]) -> dict[str, str]:
     masked = dict(headers)
-    for name in filter(is_credential, headers):
-        scheme, space, _ = headers[name].partition(" ")
-        masked[name] = f"{scheme} {MASK}" if space else MASK
+    for name, value in headers.items():
+        if is_secret(name, value):
+            scheme, space, _ = value.partition(" ")
+            masked[name] = f"{scheme} {MASK}" if space else MASK
     return masked

@@ -18,9 +18,12 @@ from bailian_apps.emulator.wire.frames import (
     parse_object,
     to_json,
 )
-from bailian_apps.emulator.wire.nodes import RUNNING, read_node
+from bailian_apps.emulator.wire.nodes import RUNNING, is_answer, read_node
 
 _Key: TypeAlias = tuple[object, ...]
+
+_GROWING = ("arguments", "action_input_stream")
+"""Fields of a tool call that are repeated whole in each frame, or stream in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class StreamedTexts:
         names: The fields of `values` that stream.
         store: Writes `values` back to where they were parsed from; call it after a change.
         elided: Whether the frame left the texts out.
+        whole: Whether each text is all there is, and not a piece.
     """
 
     source: _Key
@@ -40,6 +44,7 @@ class StreamedTexts:
     names: tuple[str, ...]
     store: Callable[[], None] = lambda: None
     elided: bool = False
+    whole: bool = False
 
     def present(self) -> Iterator[tuple[_Key, str]]:
         """Yield each field that has a text: its key in the whole stream, and its name here."""
@@ -60,7 +65,9 @@ class TextWalker:
         self.is_workflow = False
         self._runs: dict[_Key, int] = {}
         self._done: set[_Key] = set()
-        self._json_content: set[_Key] = set()
+        self._json_content: dict[_Key, tuple[str, ...]] = {}
+        self._json_results: set[_Key] = set()
+        self._actions: dict[int, tuple[_Key, bool]] = {}
 
     def walk(self, output: JsonObject) -> Iterator[StreamedTexts]:
         """Yield the texts of an output, which gets copies of all that may be changed."""
@@ -78,31 +85,55 @@ class TextWalker:
     def _in_thought(self, position: int, thought: JsonObject) -> Iterator[StreamedTexts]:
         node = read_node(thought)
         if node is None:
-            names = ("thought", "response", "reasoning_content")
-            yield StreamedTexts(("thought", position), thought, names)
+            names = ("thought", "response", "reasoning_content", *_GROWING)
+            yield StreamedTexts(self._run_of_action(position, thought), thought, names)
             return
         run = self._run_of("node", node["nodeId"], running=node.get("nodeStatus") == RUNNING)
-        result = parse_object(node.get("nodeResult"))
-        if result is not None:
+        raw = node.get("nodeResult")
+        result = parse_object(raw)
+        is_json = _is_json_result(raw, result)
+        if is_json or run in self._json_results:
+            # It comes once; from the next frame on the node is listed with an empty result.
+            entry = {**node, "nodeResult": raw if is_json else ""}
+            self._json_results.add(run)
+
+            def store_json() -> None:
+                thought["response"] = to_json(entry)
+
+            yield StreamedTexts(run, entry, ("nodeResult",), store_json, whole=True)
+        elif result is not None:
 
             def store() -> None:
                 thought["response"] = to_json({**node, "nodeResult": to_json(result)})
 
             yield StreamedTexts(run, result, ("result", "reasoningContent"), store)
 
+    def _run_of_action(self, position: int, thought: JsonObject) -> _Key:
+        """Return which action at its position this is: a frame may list only the newest one."""
+        head = (thought.get("action_type"), thought.get("action_name"), thought.get("action"))
+        answered = bool(thought.get("observation"))
+        known, was_answered = self._actions.get(position, (head, False))
+        source = ("thought", position)
+        if known != head or (was_answered and not answered):
+            self._runs[source] = self._runs.get(source, 0) + 1
+        self._actions[position] = (head, answered)
+        return (*source, self._runs.get(source, 0))
+
     def _in_message(self, message: JsonObject, body: JsonObject) -> StreamedTexts:
         running = not message.get("node_is_completed")
         run = self._run_of("message", message.get("node_id"), running=running)
         content = body.get("content")
-        parts = parse_object(content) if message.get("node_type") == "LLM" else None
+        parts = None if is_answer(message.get("node_type")) else parse_object(content)
+        if parts is not None and not parts.keys() <= {"result", "reasoningContent"}:
+            parts = None  # the node's own JSON
         # The last message of an LLM node has an empty content instead of JSON: see
         # tests/recordings/workflow-message-format-plus-elided.sse.
         elided = parts is None and run in self._json_content and not content
         if elided:
-            parts = {"result": "", "reasoningContent": ""}
+            parts = dict.fromkeys(self._json_content[run], "")
         if parts is None:
             return StreamedTexts(run, body, ("content",))
-        self._json_content.add(run)
+        self._json_content[run] = self._json_content.get(run) or tuple(parts)
 
         def store() -> None:
             body["content"] = to_json(parts)
@@ -110,13 +141,14 @@ class TextWalker:
         return StreamedTexts(run, parts, ("result", "reasoningContent"), store, elided)
 
     def _run_of(self, *source: object, running: bool) -> _Key:
-        """Return which run of a node this is: in a loop a node runs again, with new texts."""
+        """Return which run of a node this is: in a loop a node runs again, with new texts.
+
+        A frame relists nodes that have ended; a message is never repeated.
+        """
         self.is_workflow = True
-        if not running:
-            self._done.add(source)
-        elif source in self._done:
-            self._done.discard(source)
+        if source in self._done and (running or source[0] == "message"):
             self._runs[source] = self._runs.get(source, 0) + 1
+        (self._done.discard if running else self._done.add)(source)
         return (*source, self._runs.get(source, 0))
 
 
@@ -141,7 +173,9 @@ class Accumulator:
             output["text"] = self._answer
         for texts in self._walker.walk(output):
             for key, name in texts.present():
-                self._texts[key] = self._texts.get(key, "") + texts.values[name]
+                so_far, new = self._texts.get(key, ""), texts.values[name]
+                repeats = name in _GROWING and new.startswith(so_far)
+                self._texts[key] = new if repeats or (texts.whole and new) else so_far + new
                 texts.values[name] = self._texts[key]
             texts.store()
         return frame.with_output(output)
@@ -161,7 +195,7 @@ def as_deltas(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     for frame in frames:
         output = dict(frame.output)
         for texts in walker.walk(output):
-            if not texts.elided:
+            if not (texts.elided or texts.whole):
                 stores.append(texts.store)
                 for key, name in texts.present():
                     occurrences.setdefault(key, []).append((texts.values, name))
@@ -180,6 +214,14 @@ def as_deltas(frames: Sequence[Frame]) -> tuple[Frame, ...]:
         replace(frame.with_output(output), cumulative_output=frame.output) if output else frame
         for frame, output in zip(frames, outputs, strict=True)
     )
+
+
+def _is_json_result(raw: object, result: JsonObject | None) -> bool:
+    """Return whether a `nodeResult` is, or has as its `result`, JSON that the node puts out."""
+    if not result:
+        return isinstance(raw, str) and raw.startswith("[")
+    names = result.keys() & {"result", "reasoningContent"}
+    return not names or not isinstance(result.get("result", ""), str)
 
 
 def join_text(so_far: str, frame: Frame) -> str:

@@ -2,15 +2,34 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http.client import responses
 from typing import Any, Literal, TypeAlias, cast
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object as `json.loads` returns it."""
 
+NodeContent: TypeAlias = Literal["text", "deltas", "snapshots"]
+"""How a node speaks in `message_format_plus`: in text, or in JSON of what is new or all so far."""
+
 STREAM_CONTENT_TYPE = "text/event-stream;charset=UTF-8"
 JSON_CONTENT_TYPE = "application/json;charset=UTF-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a scenario decides of its answer's rendering, beyond what its frames show.
+
+    Attributes:
+        contents: How nodes speak in `message_format_plus`, by their `nodeId`.
+        unasked: Whether a JSON answer has `thoughts` and `workflow_message` without being asked.
+    """
+
+    contents: Mapping[str, NodeContent] = field(default_factory=dict[str, NodeContent])
+    unasked: bool = False
+
+
+NO_TRAITS = Traits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +43,10 @@ class Frame:
         id: The value of `id:`; None continues the numbering of the stream.
         offset_ms: When the frame is due after the request, at the recorded pace.
         raw: The bytes themselves, if they are not a frame of the cloud.
-        cumulative_output: The output as recorded, if the recording is cumulative.
+        cumulative_output: The output of a cumulative stream, if it is not what the deltas add up
+            to: as recorded, or a snapshot.
+        last: Whether this frame completes the answer whatever its `finish_reason`.
+        traits: How its answer is rendered.
     """
 
     payload: JsonObject
@@ -34,6 +56,8 @@ class Frame:
     offset_ms: float = 0.0
     raw: bytes | None = None
     cumulative_output: JsonObject | None = None
+    last: bool = False
+    traits: Traits = NO_TRAITS
 
     @property
     def output(self) -> JsonObject:
@@ -43,7 +67,7 @@ class Frame:
     @property
     def finished(self) -> bool:
         """Whether this frame completes the answer."""
-        return self.output.get("finish_reason") == "stop"
+        return self.last or self.output.get("finish_reason") not in (None, "", "null")
 
     def with_output(self, output: JsonObject) -> "Frame":
         """Return a copy with another output. Frames are shared and never changed in place."""

@@ -13,11 +13,26 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from bailian_apps.emulator.wire.cumulative import Accumulator
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, is_true, to_json
-from bailian_apps.emulator.wire.nodes import RUNNING, nodes_of, read_result, text_of
+from bailian_apps.emulator.wire.frames import (
+    NO_TRAITS,
+    Frame,
+    JsonObject,
+    Traits,
+    as_object,
+    is_true,
+    to_json,
+)
+from bailian_apps.emulator.wire.nodes import PAUSED, RUNNING, is_answer, nodes_of, read_result
 
 ModeEncoder: TypeAlias = Callable[[Frame], list[Frame]]
 """Returns what stands for a frame of one `full_thoughts` answer in another mode."""
+
+
+_ERROR_FIELDS = {
+    "nodeErrorMsg": "node_error_msg",
+    "errorInfo": "error_info",
+    "errorCode": "error_code",
+}
 
 
 class MessageFormat:
@@ -27,8 +42,9 @@ class MessageFormat:
     """
 
     def __init__(self, *, every_node: bool = False) -> None:
-        """Encode the End node (`message_format`), or all nodes (`message_format_plus`)."""
+        """Encode the nodes that answer (`message_format`), or all (`message_format_plus`)."""
         self._every_node = every_node
+        self._snapshots = Accumulator()
         self._sequence: dict[str, int] = {}
         self._done: set[str] = set()
 
@@ -37,60 +53,71 @@ class MessageFormat:
         nodes = list(nodes_of(frame.output))
         if not nodes:
             return [frame]
-        outputs: list[JsonObject] = []
-        for node in nodes:
-            if self._every_node or node.get("nodeType") == "End":
-                message = self._message(node)
-                if message is not None:
-                    outputs.append({"workflow_message": message, "finish_reason": "null"})
-        if frame.finished:
-            outputs.append(_without_thoughts(frame))
+        frames: list[Frame] = []
         session = {key: item for key, item in frame.output.items() if key == "session_id"}
-        return [replace(frame, id=None).with_output({**session, **output}) for output in outputs]
+        for node in nodes:
+            if not self._every_node and not is_answer(node.get("nodeType")):
+                continue
+            message = self.message(node, frame.traits)
+            if message is None:
+                continue
+            output = {**session, "workflow_message": message, "finish_reason": "null"}
+            said = replace(frame, id=None, last=False).with_output(output)
+            if self._every_node and frame.traits.contents.get(message["node_id"]) == "snapshots":
+                said = self._snapshots.feed(said)
+                said = replace(said, cumulative_output=said.output)
+            frames.append(said)
+        if frame.finished:
+            frames.append(replace(frame, id=None).with_output(_without_thoughts(frame)))
+        return frames
 
-    def _message(self, node: JsonObject) -> JsonObject | None:
-        """Return the message for a node, or None if the frame only lists it again."""
+    def message(self, node: JsonObject, traits: Traits = NO_TRAITS) -> JsonObject | None:
+        """Return the message for a node, or None if a frame only lists it again."""
         node_id = str(node["nodeId"])
-        completed = node.get("nodeStatus") != RUNNING
-        if completed and node_id in self._done:
+        status = node.get("nodeStatus")
+        ended = status != RUNNING
+        if ended and node_id in self._done:
             return None
-        content = self._content(node)
-        if completed:
+        content = self._content(node, traits)
+        if ended:
             self._done.add(node_id)
         else:
             self._done.discard(node_id)  # in a loop, a completed node runs again
             if not content:
                 return None
         self._sequence[node_id] = self._sequence.get(node_id, 0) + 1
-        error = node.get("nodeErrorMsg")
         return {
-            "node_status": node.get("nodeStatus"),
+            "node_status": status,
             "node_type": node.get("nodeType"),
             "node_msg_seq_id": self._sequence[node_id],
             "node_name": node.get("nodeName"),
             "message": {"content": content, "role": "assistant"},
-            "node_is_completed": completed,
+            "node_is_completed": ended and status != PAUSED,
             "node_id": node_id,
-            **({"node_error_msg": error} if error else {}),
+            **{name: node[key] for key, name in _ERROR_FIELDS.items() if node.get(key)},
         }
 
-    def _content(self, node: JsonObject) -> str:
-        result = read_result(node)
-        if not self._every_node or node.get("nodeType") != "LLM":
-            return text_of(result)
-        parts = {"result": text_of(result), "reasoningContent": result.get("reasoningContent", "")}
+    def _content(self, node: JsonObject, traits: Traits) -> str:
+        text, reasoning = read_result(node)
+        is_llm = node.get("nodeType") == "LLM"
+        form = traits.contents.get(str(node["nodeId"]), "deltas" if is_llm else "text")
+        if not self._every_node or form == "text":
+            return text
+        parts = {"result": text}
+        if is_llm or reasoning is not None:
+            parts["reasoningContent"] = reasoning or ""
         return to_json(parts) if any(parts.values()) else ""
 
 
 def _agent_format(frame: Frame) -> list[Frame]:
-    """Encode the End node's deltas as `output.text`; the last frame has the whole answer."""
+    """Encode the answer's deltas as `output.text`; the last frame has the whole answer."""
     nodes = list(nodes_of(frame.output))
     if not nodes:
         return [frame]
     output = _without_thoughts(frame)
     if not frame.finished:
-        ends = [node for node in nodes if node.get("nodeType") == "End"]
-        delta = "".join(text_of(read_result(node)) for node in ends)
+        answering = [node for node in nodes if is_answer(node.get("nodeType"))]
+        delta = "".join(read_result(node)[0] for node in answering)
         if not delta:
             return []
         output["text"] = delta
@@ -112,10 +139,10 @@ DEFAULT_MODE = "full_thoughts"
 def detect_mode(frames: Iterable[Frame]) -> str | None:
     """Return the mode that recorded frames show by their messages, or None if they have none."""
     messages = [as_object(frame.output.get("workflow_message")) for frame in frames]
-    node_types = {str(message.get("node_type")) for message in messages if message}
-    if not node_types:
+    answering = [is_answer(message.get("node_type")) for message in messages if message]
+    if not answering:
         return None
-    return "message_format" if node_types == {"End"} else "message_format_plus"
+    return "message_format" if all(answering) else "message_format_plus"
 
 
 async def render(
@@ -146,7 +173,20 @@ def fold(frames: Sequence[Frame]) -> Frame:
         payload |= _updates(frame.payload, payload)
         output |= _updates(frame.output, output)
     output.pop("workflow_message", None)
-    return Frame(payload={**payload, "output": output}, offset_ms=frames[-1].offset_ms)
+    if "finish_reason" in frames[-1].output:
+        output["finish_reason"] = frames[-1].output["finish_reason"]
+    return replace(frames[-1], payload={**payload, "output": output}, cumulative_output=None)
+
+
+def as_json_answer(whole: Frame, parameters: JsonObject) -> Frame:
+    """Return a folded frame as a JSON answer has it: with what was asked, or always comes."""
+    if not whole.traits.unasked:
+        return select_thoughts(whole, parameters)
+    nodes = list(nodes_of(whole.output))
+    if not nodes:
+        return whole
+    message = MessageFormat(every_node=True).message(nodes[-1], whole.traits)
+    return whole.with_output({**whole.output, "workflow_message": message})
 
 
 def select_thoughts(frame: Frame, parameters: JsonObject) -> Frame:
