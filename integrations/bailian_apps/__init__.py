@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bailian_apps.app import BailianApp
     from bailian_apps.client import Client
     from bailian_apps.core.answer_text import replace_citation_marks
+    from bailian_apps.core.documents import RetrievedDocument
     from bailian_apps.core.errors import (
         APIError,
         AppFailedError,
@@ -82,6 +83,7 @@ __all__ = [
     "ReasoningDelta",
     "References",
     "RequestTimeoutError",
+    "RetrievedDocument",
     "RunFinished",
     "RunStarted",
     "ServerError",

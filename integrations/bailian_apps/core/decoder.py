@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
+from bailian_apps.core.documents import PassageScores, score_or_none
 from bailian_apps.core.errors import StreamInterruptedError
 from bailian_apps.core.events import (
     AppEvent,
@@ -33,7 +35,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.history_template import HistoryFormat
 from bailian_apps.core.modes import AnswerChannel, stream_mode
-from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Usage
+from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
 from bailian_apps.core.steps import StepReader
 from bailian_apps.core.text import SurrogateBuffer, repair_surrogates
 from bailian_apps.core.values import as_text, text_or_none
@@ -84,6 +86,8 @@ class Decoder:
         self._references: list[DocReference] = []
         self._known_references: dict[tuple[str | None, str], list[DocReference]] = {}
         self._references_raw: object = None
+        self._retrievals: tuple[Step, ...] = ()  # those that `_scores` is made of
+        self._scores = PassageScores(())
         self._usage_raw: object = None
         self._reported_usage = Usage()
         self.session_id: str | None = None
@@ -251,10 +255,29 @@ class Decoder:
             alike = self._known_references.setdefault((reference.index_id, reference.text), [])
             if reference not in alike:
                 alike.append(reference)
-                self._references.append(reference)
                 new.append(reference)
         if new:
+            new = self._with_scores(new)
+            self._references += new
             self._events.append(References(tuple(new)))
+
+    def _with_scores(self, references: list[DocReference]) -> list[DocReference]:
+        """Add the scores that retrievals gave the passages; a reference may have its own."""
+        retrievals = tuple(s for s in self._steps.steps() if s.span_kind == "retrieval")
+        if retrievals != self._retrievals:  # parsed once, as references may come in many frames
+            self._retrievals = retrievals
+            self._scores = PassageScores(AppResult(steps=retrievals).documents)
+        return [
+            each
+            if each.score is not None
+            else replace(
+                each,
+                score=self._scores.find(
+                    each.text, index_id=each.index_id, doc_id=each.doc_id, doc_name=each.doc_name
+                ),
+            )
+            for each in references
+        ]
 
     def _emit_usage(self) -> None:
         usage = _usage(self._usage_raw)
@@ -296,12 +319,13 @@ def _usage(value: object) -> Usage | None:
 
 
 def _reference(fields: dict[str, Any]) -> DocReference:
-    names = ("index_id", "title", "doc_id", "doc_name", "doc_url")
+    names = ("index_id", "title", "doc_id", "doc_name", "doc_url", "biz_id")
     return DocReference(
         **{name: text_or_none(fields.get(name)) for name in names},
         text=as_text(fields.get("text")),
         images=tuple(str(image) for image in _items(fields.get("images"))),
         page_number=tuple(page for page in _items(fields.get("page_number")) if type(page) is int),
+        score=score_or_none(fields.get("score")),
         raw=fields,
     )
 

@@ -36,16 +36,18 @@ class BailianAppQueryEngine(BaseQueryEngine):
 
     A `QueryBundle` may have an image in its `image_path`: a path, an address or a Data URL.
 
-    A response has the cited documents in `source_nodes`, and `steps`, `usage`, `reasoning`,
-    `session_id`, `request_id` and others in `metadata`. A streaming response fills both before
-    its last delta.
+    A response has the cited documents in `source_nodes` (if the answer cites none, those that the
+    app's retrievals found), and `steps`, `usage`, `reasoning`, `session_id`, `request_id` and
+    others in `metadata`. A streaming response fills both before its last delta.
+
+    With an `output_schema`, the response is a `PydanticResponse`, whose `response` is the object.
 
     Example:
         ```python
         engine = BailianAppQueryEngine.from_defaults(app_id="…")
         response = engine.query("What does the warranty cover?")
         for source in response.source_nodes:
-            print(source.node.metadata["title"], source.node.get_content())
+            print(source.node.metadata.get("title"), source.node.get_content())
         ```
     """
 

@@ -60,9 +60,10 @@ def bailian_app_tool(
     context does. Steps of the app are written to the workflow's stream as `BailianAppStepStream`.
     Outside a workflow, each call is a conversation of its own.
 
-    The output's `raw_output` is a `Response` with the cited documents in `source_nodes`, and
-    steps and usage in `metadata`. With an `output_schema` it is a `PydanticResponse`, whose
-    `response` is the object; the agent reads the answer's text.
+    The output's `raw_output` is a `Response` with the cited documents in `source_nodes` (if the
+    answer cites none, those that the app found), and steps and usage in `metadata`. With an
+    `output_schema` it is a `PydanticResponse`, whose `response` is the object; the agent reads the
+    answer's text.
 
     Args:
         app: The app to call, instead of settings.
