@@ -57,7 +57,7 @@ def refused(**overrides: Any) -> InvalidInputError:
         ({"biz_params": {"a": SecretBytes(b"\xff")}}, "biz_params.a", "is not UTF-8"),
         ({"rag_options": {"a": SecretStr("x")}}, "rag_options.a", "get_secret_value"),
         ({"biz_params": {"a": [{"token": "**********"}]}}, "biz_params.a[0].token", "is masked"),
-        ({"secret_biz_params": "pin"}, "secret_biz_params", "must be a list of images, and is of type str"),
+        ({"secret_biz_params": "pin"}, "secret_biz_params", "must be a valid tuple, not a str"),
         ({"biz_params": "x"}, "biz_params", "not a str"),
         ({"biz_params": {"a": "\udfff"}}, "biz_params.a", "surrogate"),
         ({"rag_options": [1]}, "rag_options", "not a list"),

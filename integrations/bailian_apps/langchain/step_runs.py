@@ -11,7 +11,7 @@ receives their results. `make_calls` makes these calls, `amake_calls` awaits the
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -24,7 +24,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 
-from bailian_apps.core.documents import retrieved_documents
+from bailian_apps.core.documents import RetrievedDocument
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import StepFinished, StepStarted
 from bailian_apps.core.result import SpanKind, Step
@@ -128,10 +128,7 @@ class StepRuns:
                 tool_call_id=step.id,
             )
         elif run.kind == "retrieval":
-            query = arguments.get("query")
-            run.manager = yield manager.on_retriever_start(
-                {"name": name}, query if isinstance(query, str) else as_text(step.input), name=name
-            )
+            run.manager = yield manager.on_retriever_start({"name": name}, step.query, name=name)
         elif step.kind == "node":
             run.manager = yield manager.on_chain_start({"name": name}, arguments, name=name)
 
@@ -149,7 +146,7 @@ class StepRuns:
             yield (
                 manager.on_retriever_error(error)
                 if error
-                else manager.on_retriever_end(_documents(step))
+                else manager.on_retriever_end(found_documents(step.documents))
             )
         else:
             yield manager.on_chain_error(error) if error else manager.on_chain_end(_outputs(step))
@@ -204,8 +201,6 @@ def _outputs(step: Step) -> dict[str, Any]:
     return outputs
 
 
-def _documents(step: Step) -> list[Document]:
-    return [
-        Document(page_content=document.text, metadata=dict(document.metadata))
-        for document in retrieved_documents(step)
-    ]
+def found_documents(documents: Iterable[RetrievedDocument]) -> list[Document]:
+    """Return what a retrieval found; `score` is in the metadata."""
+    return [Document(page_content=each.text, metadata=each.metadata) for each in documents]

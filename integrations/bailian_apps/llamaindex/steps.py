@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 from llama_index.core.callbacks import CBEventType, EventPayload
-from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import ToolMetadata
 from llama_index.core.workflow import Event
 from llama_index_instrumentation.base import BaseEvent
 
-from bailian_apps.core.documents import retrieved_documents
 from bailian_apps.core.events import AppEvent, StepFinished, StepStarted
 from bailian_apps.core.result import Step
 from bailian_apps.core.values import as_text
+from bailian_apps.llamaindex.responses import found_nodes
 
 Phase: TypeAlias = Literal["started", "finished"]
 
@@ -58,17 +57,6 @@ def step_change(event: AppEvent) -> tuple[Phase, dict[str, Any]] | None:
     return None
 
 
-def found_nodes(step: Step) -> list[NodeWithScore]:
-    """The passages that a retrieval found."""
-    return [
-        NodeWithScore(
-            node=TextNode(text=document.text, metadata=dict(document.metadata)),
-            score=document.score,
-        )
-        for document in retrieved_documents(step)
-    ]
-
-
 def tool_metadata(step: Step) -> ToolMetadata:
     """The tool that a step called."""
     return ToolMetadata(name=step.name, description=step.type or "")
@@ -101,7 +89,7 @@ def legacy_start(step: Step) -> tuple[CBEventType, dict[str, Any]]:
             EventPayload.TOOL: tool_metadata(step),
         }
     if step.span_kind == "retrieval":
-        return CBEventType.RETRIEVE, {EventPayload.QUERY_STR: as_text(step.input)}
+        return CBEventType.RETRIEVE, {EventPayload.QUERY_STR: step.query}
     return CBEventType.AGENT_STEP, {EventPayload.ADDITIONAL_KWARGS: {"name": step.name}}
 
 
