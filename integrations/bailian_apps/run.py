@@ -18,6 +18,7 @@ from pydantic import SecretStr, ValidationError
 from typing_extensions import Self
 
 from bailian_apps.client import AppKey, Client, default_client
+from bailian_apps.concurrency import key_before
 from bailian_apps.core.answer_text import AnswerFilter
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
@@ -269,7 +270,6 @@ class Run:
                 rounds.release(key, plan.round)
 
     def _read_key(self) -> None:
-        """Ask a callable `api_key` for the key of the next attempt."""
         if self._keys is not None:
             try:
                 self._use_key(self._keys.read())
@@ -279,7 +279,7 @@ class Run:
     async def _aread_key(self) -> None:
         if self._keys is not None:
             try:
-                self._use_key(await self._keys.aread(self._deadline))
+                self._use_key(await key_before(self._deadline, self._keys.aread()))
             except BailianError as error:
                 self._raise_final(error)
 

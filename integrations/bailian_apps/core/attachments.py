@@ -287,14 +287,14 @@ def read_files(values: Iterable[object], field: str) -> tuple[str, ...]:
 
 
 def _read_all(
-    read: Callable[[object, str], _T], values: Iterable[object], field: str, what: str
+    read: Callable[[object, str], _T], values: Any, field: str, what: str
 ) -> tuple[_T, ...]:
     if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
         problem = f"must be a list of {what}, and is of type {type(values).__name__}"
         raise InvalidInputError(field, problem, "Put a single one into a list too")
     items: list[_T] = []
     problems: list[InvalidInputError] = []
-    for index, value in enumerate(values):
+    for index, value in enumerate(cast("Iterable[object]", values)):
         try:
             items.append(read(value, f"{field}[{index}]"))
         except InvalidInputError as error:

@@ -263,7 +263,7 @@ def secrets_digest(
 
 def as_json(value: Any) -> Any:
     """Return a pydantic model, such as a `Timeout`, as a dict; other values unchanged."""
-    if value is None or isinstance(value, (str, int, float, dict, list, tuple)):
+    if type(value) in (str, bool, int, float, dict, list, tuple, type(None)):
         return value  # the check below costs more
     return value.model_dump() if isinstance(value, BaseModel) else value
 

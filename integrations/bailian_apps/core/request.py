@@ -299,8 +299,10 @@ class AppRequest(WireOptions):
     @property
     def has_oss_address(self) -> bool:
         """Whether an image or a file has an `oss://` address, which needs a header of its own."""
-        lists: Iterable[object] = (self.sent("image_list"), self.sent("file_list"))
-        sent = itertools.chain(*(each for each in lists if isinstance(each, (list, tuple))))
+        lists: list[Any] = [self.sent("image_list"), self.sent("file_list")]
+        sent = [
+            item for each in lists if isinstance(each, (list, tuple)) for item in cast("Any", each)
+        ]
         return any(isinstance(each, str) and each[:6].lower() == "oss://" for each in sent)
 
     def parameters(self) -> dict[str, Any]:
