@@ -105,4 +105,4 @@ def test_marks_in_a_workflow_answer_that_the_last_frame_repeats() -> None:
         outcome = PATHS["stream"](app_of(cloud, citation_marks="strip"), "hi")
     assert outcome.result is not None
     assert outcome.text == outcome.result.text == "Tea!"
-    assert outcome.result.streamed_text is None
+    assert outcome.result.final_text is None

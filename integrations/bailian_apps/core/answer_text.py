@@ -114,9 +114,6 @@ class AnswerFilter:
         if result.finish_reason is not None:
             reader._end_thought(events)
         read = reduce(fold, events, AppResult())
-        if result.streamed_text is not None:
-            streamed = replace(result, text=result.streamed_text, streamed_text=None)
-            result = replace(result, streamed_text=self.result(streamed).text)
         return replace(
             result,
             text=read.text,
