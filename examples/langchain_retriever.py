@@ -1,28 +1,36 @@
-"""The documents that an app cites, as a retriever.
+"""The documents that an app cites or finds, with their scores, as a retriever.
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud, which should be
-an agent with a knowledge base that shows its sources; otherwise it starts the emulator with an app
-that cites two passages. Run it with: python examples/langchain_retriever.py
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud, which should have
+a knowledge base; otherwise it starts the emulator with an app that finds three passages and cites
+two of them. Run it with: python examples/langchain_retriever.py
 """
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import ExitStack
 from typing import Any
 
 from bailian_apps.langchain import BailianAppRetriever
 
-PASSAGES = [
-    {"index_id": "1", "title": "龙井", "doc_name": "tea.pdf", "text": "龙井茶产于杭州西湖。"},
-    {"index_id": "2", "title": "采摘", "doc_name": "tea.pdf", "text": "清明前采的最嫩。"},
+FOUND = [
+    {"dataId": "f1", "dataName": "tea.pdf", "content": "龙井茶产于杭州西湖。", "score": 0.93},
+    {"dataId": "f1", "dataName": "tea.pdf", "content": "清明前采的最嫩。", "score": 0.71},
+    {"dataId": "f2", "dataName": "silk.pdf", "content": "杭州出产丝绸。", "score": 0.32},
+]
+SEARCH = {"action_type": "agentRag", "action_name": "知识检索", "observation": json.dumps(FOUND)}
+CITED = [
+    {"index_id": "1", "title": "龙井", "doc_id": "f1", "text": "龙井茶产于杭州西湖。"},
+    {"index_id": "2", "title": "采摘", "doc_id": "f1", "text": "清明前采的最嫩。"},
 ]
 
 
 def citing(_: object) -> list[dict[str, Any]]:
-    """Return an answer that cites both passages."""
+    """Return an answer that cites two of the passages that the app found."""
     text = "龙井茶产于西湖<ref>[1]</ref>，清明前采<ref>[2]</ref>。"
-    return [{"output": {"text": text, "finish_reason": "stop", "doc_references": PASSAGES}}]
+    output = {"text": text, "finish_reason": "stop", "thoughts": [SEARCH], "doc_references": CITED}
+    return [{"output": output}]
 
 
 def connect(stack: ExitStack) -> BailianAppRetriever:
@@ -36,13 +44,15 @@ def connect(stack: ExitStack) -> BailianAppRetriever:
 
 
 def main() -> None:
-    """Ask, and print the cited passages."""
+    """Print the cited passages, then all that were found."""
     with ExitStack() as stack:
-        documents = connect(stack).invoke("龙井茶产于哪里？")
-        print(f"{len(documents)} passages")
-        for document in documents:
-            metadata = document.metadata
-            print(f"[{metadata.get('index_id')}] {metadata.get('title')}: {document.page_content}")
+        retriever = connect(stack)
+        for source in ("cited", "retrieved"):
+            documents = retriever.invoke("龙井茶产于哪里？", documents=source)
+            print(f"{len(documents)} passages {source}")
+            for document in documents:
+                metadata = document.metadata
+                print(metadata.get("score"), metadata.get("title"), document.page_content)
 
 
 if __name__ == "__main__":

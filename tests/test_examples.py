@@ -64,3 +64,19 @@ def code_of(path: Path) -> str:
 def test_the_code_in_a_page_runs(path: Path, tmp_path: Path) -> None:
     """All blocks of a page, one after the other, with the two variables set."""
     run_with_two_variables(code_of(path), tmp_path)
+
+
+def test_the_typed_example_shows_objects_and_an_answer_that_does_not_fit(tmp_path: Path) -> None:
+    source = (ROOT / "examples/typed_output.py").read_text(encoding="utf-8")
+    done = run_script(source, tmp_path, ENVIRONMENT)
+    assert "LangChain: Hangzhou: West Lake, Lingyin Temple" in done.stdout
+    assert "LlamaIndex: Trip(city='Hangzhou', days=2" in done.stdout
+    with Emulator(apps={"mine": lambda call: '{"days": 2}'}) as cloud:
+        variables = {
+            "DASHSCOPE_API_KEY": "sk-mine",
+            "BAILIAN_APP_ID": "mine",
+            "DASHSCOPE_HTTP_BASE_URL": cloud.base_url,
+        }
+        done = run_script(source, tmp_path, ENVIRONMENT | variables)
+    assert "city is missing" in done.stdout
+    assert len(cloud.requests) == 1

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bailian_apps.app import BailianApp
     from bailian_apps.client import Client
+    from bailian_apps.core.answer_text import replace_citation_marks
+    from bailian_apps.core.documents import RetrievedDocument
     from bailian_apps.core.errors import (
         APIError,
         AppFailedError,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         ConnectionLostError,
         ContentBlockedError,
         InvalidInputError,
+        InvalidOutputError,
         NotFoundError,
         PermissionDeniedError,
         ProtocolError,
@@ -72,6 +75,7 @@ __all__ = [
     "DocReference",
     "HistoryTemplate",
     "InvalidInputError",
+    "InvalidOutputError",
     "ModelUsage",
     "NotFoundError",
     "PermissionDeniedError",
@@ -80,6 +84,7 @@ __all__ = [
     "ReasoningDelta",
     "References",
     "RequestTimeoutError",
+    "RetrievedDocument",
     "RunFinished",
     "RunStarted",
     "ServerError",
@@ -96,10 +101,12 @@ __all__ = [
     "UnknownFrame",
     "Usage",
     "UsageReported",
+    "replace_citation_marks",
 ]
 
 _LAZY_MODULES = (
-    "core.errors", "core.result", "core.events", "core.settings", "core.request", "app", "client"
+    "core.errors", "core.result", "core.events", "core.settings", "core.request", "app", "client",
+    "core.answer_text",
 )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 
+from pydantic import SecretStr
 from typing_extensions import Self
 
 from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
@@ -164,3 +165,16 @@ class ConcurrencySlot:
         )
         error.request_state, error.attempts = "not_sent", 0
         return error
+
+
+async def key_before(deadline: float | None, key: Awaitable[SecretStr]) -> SecretStr:
+    """Wait for the key of an attempt until `deadline`, by the monotonic clock; None: for ever.
+
+    Raises:
+        ConnectError: It did not come in time.
+    """
+    left_s = None if deadline is None else deadline - time.monotonic()
+    try:
+        return await asyncio.wait_for(key, left_s)
+    except asyncio.TimeoutError:
+        raise ConnectError("the callable api_key took longer than total_s") from None

@@ -18,6 +18,8 @@ from pydantic import SecretStr, ValidationError
 from typing_extensions import Self
 
 from bailian_apps.client import AppKey, Client, default_client
+from bailian_apps.concurrency import key_before
+from bailian_apps.core.answer_text import AnswerFilter
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
@@ -109,9 +111,8 @@ class Run:
         self._settings = settings
         self._client = client or default_client()
         self._plan = plan
-        self._options = dict(options or {}) | {
-            name: getattr(settings, name) for name in WireOptions.model_fields
-        }
+        shared = {name: getattr(settings, name) for name in WireOptions.model_fields}
+        self._options = dict(options or {}) | shared
         self._on_frame = on_frame
         self._abort: Callable[[], object] | None = None
         self._deadline: float | None = None
@@ -176,10 +177,7 @@ class Run:
                             await frames.aclose()
 
     def _drive(self) -> Generator[AppEvent]:
-        calls: dict[str, Any] = {
-            "deadline": self._total_deadline(),
-            "register_abort": self._register_abort,
-        }
+        calls: Any = {"deadline": self._total_deadline(), "register_abort": self._register_abort}
         with self._client.slot(self._settings, **calls), self._session_lease():
             while True:
                 self._read_key()
@@ -238,9 +236,11 @@ class Run:
         self._request = request
         self._decoder = Decoder(
             flow_stream_mode=request.sent("flow_stream_mode"),
+            output_nodes=self._settings.output_nodes,
             asked_session=request.sent("session_id"),
             history_format=history_format,
         )
+        self._answer = AnswerFilter(self._settings.citation_marks, self._settings.think_tags)
         self._received = False
 
     @contextlib.contextmanager
@@ -270,7 +270,6 @@ class Run:
                 rounds.release(key, plan.round)
 
     def _read_key(self) -> None:
-        """Ask a callable `api_key` for the key of the next attempt."""
         if self._keys is not None:
             try:
                 self._use_key(self._keys.read())
@@ -280,7 +279,7 @@ class Run:
     async def _aread_key(self) -> None:
         if self._keys is not None:
             try:
-                self._use_key(await self._keys.aread())
+                self._use_key(await key_before(self._deadline, self._keys.aread()))
             except BailianError as error:
                 self._raise_final(error)
 
@@ -299,18 +298,19 @@ class Run:
             for frame in frames:
                 self._on_frame(frame)
         if len(frames) > 1:
-            return coalesce_deltas(event for frame in frames for event in self._decoder.feed(frame))
+            events = coalesce_deltas(new for frame in frames for new in self._decoder.feed(frame))
+            return self._answer.feed(events, last=self._decoder.finished)
         events = self._decoder.feed(frames[0])
         if not self._received:  # the first frame is always alone
             self._received = True
             if self._asked_for_prompt:  # an app that refuses the prompt too is not remembered
                 self._client.prompt_only_apps.add(self._app_key)
             self._check_context(may_repeat=True)
-        return events
+        return self._answer.feed(events, last=self._decoder.finished)
 
     def _finish(self) -> RunFinished:
         """End the run; raises if no frame ended it."""
-        self._result = replace(self._decoder.finish(), attempts=self._attempt)
+        self._result = replace(self._answer.result(self._decoder.finish()), attempts=self._attempt)
         self._check_context()
         self._warn_if_unread()
         return RunFinished(self._result)
@@ -326,7 +326,7 @@ class Run:
             "request_id %s",
             self._settings.app_id,
             self._decoder.session_id,
-            self._request.session_id,
+            self._request.sent("session_id"),
             "; sending the whole history" if repeats else "",
             self._decoder.partial().request_id,
         )
@@ -392,9 +392,9 @@ class Run:
     def _raise_final(self, error: BailianError) -> NoReturn:
         """Raise an error with what is known about the call."""
         error.attempts = self._attempt
-        error.session_id = self._decoder.session_id or self._request.session_id
-        if self._decoder.started:
-            error.partial = replace(self._decoder.partial(), attempts=self._attempt)
-            error.request_id = error.request_id or error.partial.request_id
+        error.session_id = self._decoder.session_id or self._request.sent("session_id")
+        if partial := self._decoder.partial() if self._decoder.started else error.partial:
+            error.partial = replace(self._answer.result(partial), attempts=self._attempt)
+            error.request_id = error.request_id or partial.request_id
         error.__context__ = None
         raise error.with_traceback(None)

@@ -83,10 +83,10 @@ def test_in_one_file_a_step_waits_for_the_line_to_end(
         assert (tmp_path / "out").read_text() == expected
 
 
-def test_a_replaced_answer_is_written_after_the_streamed_one(
+def test_a_final_text_of_its_own_is_written_after_the_answer(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    result = AppResult(text="whole", streamed_text="other")
+    result = AppResult(text="other", final_text="whole")
     assert show([TextDelta("other"), RunFinished(result)], Console(), steps=False) is result
     assert capsys.readouterr().out == "other\nwhole\n"
 

@@ -75,7 +75,7 @@ def test_the_stream_is_exactly_the_answer(name: str) -> None:
     events, result = decode(recordings.frames(name), recordings.MODES.get(name))
     assert "".join(texts(events)) == result.text == recordings.expected_text(name)
     assert result.text
-    assert result.streamed_text is None
+    assert result.final_text is None
     assert result.finish_reason == "stop"
     assert not [event for event in events if isinstance(event, UnknownFrame)]
 
@@ -250,7 +250,7 @@ def test_results_that_are_not_text_or_not_json_are_read() -> None:
             )
         ]
     )
-    assert [s.output for s in result.steps] == ['{"k": [1]}', "{broken", '{"subject": "x"}', ""]
+    assert [s.output for s in result.steps] == ['{"k": [1]}', "{broken", '{"subject":"x"}', ""]
     assert result.steps[3].duration_ms == 1500.0
 
 
@@ -270,14 +270,14 @@ def test_a_streamed_end_node_is_the_answer_and_is_not_doubled() -> None:
     assert result.text == "你好呀"
 
 
-def test_a_last_frame_that_contradicts_the_stream_is_the_answer(
+def test_a_last_frame_that_contradicts_the_stream_is_kept_beside_the_answer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING, "bailian_apps"):
         events, result = decode([frame(node("End", "甲", nodeType="End")), stop(text="乙")])
     assert texts(events) == ["甲"]
-    assert (result.text, result.streamed_text) == ("乙", "甲")
-    assert "streamed_text" in caplog.text
+    assert (result.text, result.final_text) == ("甲", "乙")
+    assert "final_text" in caplog.text
     assert "甲" not in caplog.text
 
 
@@ -310,11 +310,11 @@ def test_message_format_plus_parses_each_delta() -> None:
     assert texts(events) == ["你好"]
 
 
-def test_message_format_plus_leaves_the_json_of_other_nodes_alone() -> None:
+def test_message_format_plus_leaves_the_json_of_the_end_node_alone() -> None:
     words = '{"result":5}'
     frames = [message(words, "Script", done=True), message(words, done=True), stop(text=words)]
     events, result = decode(frames, "message_format_plus")
-    assert [step.output for step in result.steps] == [words, words]
+    assert [step.output for step in result.steps] == ["5", words]
     assert texts(events) == [words]
 
 
@@ -355,14 +355,14 @@ def test_an_emoji_that_was_cut_in_two_is_one_character_again() -> None:
     streamed = [node("End", half, nodeType="End") for half in ("好\ud83d", "\ude00!")]
     events, result = decode([*map(frame, streamed), stop(text="好\ud83d\ude00!")])
     assert texts(events) == ["好", "😀!"]
-    assert (result.text, result.streamed_text) == ("好😀!", None)
+    assert (result.text, result.final_text) == ("好😀!", None)
 
 
 @pytest.mark.parametrize("last", ["好😀", ""])
 def test_half_a_character_at_the_end_is_whole_in_the_last_frame_or_marked(last: str) -> None:
     events, result = decode([frame(node("End", "好\ud83d", nodeType="End")), stop(text=last)])
     assert texts(events) == ["好", "😀" if last else "\ufffd"]
-    assert (result.text, result.streamed_text) == (last or "好\ufffd", None)
+    assert (result.text, result.final_text) == (last or "好\ufffd", None)
 
 
 def test_an_emoji_that_was_cut_in_two_is_one_in_a_step_and_its_reasoning_too() -> None:
@@ -440,7 +440,7 @@ def test_a_thought_that_is_relisted_whole_is_not_doubled() -> None:
 
 def test_an_agent_that_was_asked_with_a_workflows_mode_is_still_an_agent() -> None:
     _, result = decode([frame(text="甲"), stop(text="乙")], "message_format")
-    assert (result.text, result.streamed_text) == ("甲乙", None)
+    assert (result.text, result.final_text) == ("甲乙", None)
 
 
 def test_a_relisted_call_adds_nothing_and_starts_with_its_input() -> None:
@@ -521,7 +521,7 @@ OUTPUT = st.dictionaries(
 def test_no_frame_crashes_the_decoder(frames: list[dict[str, Any]]) -> None:
     events, result = decode([*frames, stop(text="答")])
     assert result.finish_reason == "stop"
-    assert "".join(texts(events)) in (result.text, result.streamed_text)
+    assert "".join(texts(events)) == result.text
     started = [e.step.id for e in events if isinstance(e, StepStarted)]
     assert sorted(started) == sorted(e.step.id for e in events if isinstance(e, StepFinished))
     assert len(set(started)) == len(started)
@@ -700,3 +700,44 @@ def test_an_empty_input_does_not_replace_the_streamed_one() -> None:
     call = action("api", action_name="t", action_input_stream='{"a": 1}')
     _, result = decode([frame(call), frame(call | {"action_input": "", "arguments": {}})])
     assert result.steps[0].input == {"a": 1}
+
+
+def call_of(name: str, arguments: str, observation: str | None = None) -> dict[str, Any]:
+    return action("mcp", action_name=name, arguments=arguments, observation=observation)
+
+
+@pytest.mark.parametrize("second", [("read", '{"page": 7}'), ("search", '{"query": "b"}')])
+def test_a_frame_may_list_only_the_newest_call(second: tuple[str, str]) -> None:
+    first = ("search", '{"query": "a"}')
+    frames = [
+        frame(call_of(*first)),
+        frame(call_of(*first, "found")),
+        frame(call_of(*second)),
+        frame(call_of(*second, "read")),
+        frame(text="答"),
+    ]
+    events, result = decode([*frames, stop(text="")])
+    assert [(s.id, s.name, s.input, s.output) for s in result.steps] == [
+        ("thought-0", first[0], json.loads(first[1]), "found"),
+        ("thought-0#2", second[0], json.loads(second[1]), "read"),
+    ]
+    order = [(type(e), e.step.id) for e in events if isinstance(e, (StepStarted, StepFinished))]
+    assert order == [
+        (kind, step.id) for step in result.steps for kind in (StepStarted, StepFinished)
+    ]
+
+
+def test_a_call_whose_arguments_grow_before_its_result_is_one_step() -> None:
+    growing = ['{"a"', '{"a": 1', '{"a": 1}']
+    frames = [frame(call_of("t", each)) for each in growing]
+    frames += [frame(call_of("t", growing[-1], "o")), frame(call_of("t", "", "o"))]
+    _, result = decode([*frames, stop(text="答")])
+    assert [(s.id, s.input, s.output) for s in result.steps] == [("thought-0", {"a": 1}, "o")]
+
+
+def test_calls_that_a_frame_lists_side_by_side_keep_their_places() -> None:
+    one, two = call_of("search", '{"q": "a"}'), call_of("search", '{"q": "b"}')
+    called = one | {"observation": "x"}
+    frames = [frame(one), frame(called), frame(called, two), frame(called, two)]
+    _, result = decode([*frames, stop(called, two | {"observation": "y"}, text="答")])
+    assert [(s.id, s.output) for s in result.steps] == [("thought-0", "x"), ("thought-1", "y")]

@@ -451,7 +451,7 @@ def test_a_cumulative_recording_replays_as_deltas_and_cumulative(
     def result_at(base_url: str) -> Any:
         mine = BailianApp(app_id="app", api_key=KEY, base_url=base_url, flow_stream_mode=mode)
         result = mine.invoke("hi")
-        return result.text, result.reasoning, result.steps, result.streamed_text, result.usage
+        return result.text, result.reasoning, result.steps, result.final_text, result.usage
 
     def outputs(answer: bytes) -> list[Any]:
         lines = parsed(answer)[2].split(b"\n")

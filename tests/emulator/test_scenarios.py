@@ -100,7 +100,7 @@ def check_modes(cloud: Emulator, post: Callable[..., Any], app_id: str) -> AppRe
     """Every mode has the same answer and, as far as it has steps, the same steps."""
     full, plus, message, agent, plain = (ask(cloud, mode, app_id) for mode in MODES)
     assert {r.text for r in (plus, message, agent, plain)} == {full.text}
-    assert {r.streamed_text for r in (full, plus, message, agent, plain)} == {None}
+    assert {r.final_text for r in (full, plus, message, agent, plain)} == {None}
     assert [r.usage for r in (plus, message, agent, plain)] == [full.usage] * 4
     # Here a node begins with its first word, there with its start: so branches may change places.
     assert sorted(steps_of(plus)) == sorted(steps_of(full))

@@ -128,9 +128,7 @@ def test_an_error_ends_the_steps_and_the_run(is_async: bool, make_model: Any, lo
     ]  # fmt: skip
 
 
-def test_the_v3_message_has_the_text_of_a_differing_last_frame(
-    is_async: bool, make_model: Any
-) -> None:
+def test_the_v3_message_has_the_text_that_streamed(is_async: bool, make_model: Any) -> None:
     thought = (
         '{"nodeId":"End_1","nodeType":"End","nodeStatus":"executing",'
         '"nodeResult":"{\\"result\\":\\"draft\\"}"}'
@@ -146,7 +144,8 @@ def test_the_v3_message_has_the_text_of_a_differing_last_frame(
     events, message = streamed(is_async, model)
     deltas = [e["delta"]["text"] for e in events if e["event"] == "content-block-delta"]
     assert deltas == ["draft"]
-    assert message.text == model.invoke("hi").text == "the final text"
+    assert message.text == model.invoke("hi").text == "draft"
+    assert message.response_metadata["final_text"] == "the final text"
 
 
 async def test_closing_a_v3_stream_ends_the_steps_and_the_connection(

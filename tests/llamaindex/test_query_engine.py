@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from llama_index.core.callbacks import (
 from llama_index.core.instrumentation.events.query import QueryEndEvent
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.llms.mock import MockLLM
+from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.query_engine import (
     RetrieverQueryEngine,
     RouterQueryEngine,
@@ -32,7 +35,13 @@ from support import recordings
 
 from bailian_apps import BailianApp, InvalidInputError, RateLimitError
 from bailian_apps.emulator import Call, Emulator, Failure
-from bailian_apps.llamaindex import BailianAppLLM, BailianAppQueryEngine, BailianAppRetriever
+from bailian_apps.llamaindex import (
+    BailianAppChatEngine,
+    BailianAppLLM,
+    BailianAppQueryEngine,
+    BailianAppRetriever,
+    bailian_app_tool,
+)
 
 CITING = recordings.FOLDER / "agent-rag-citations.json"
 
@@ -364,3 +373,98 @@ def test_a_callback_manager_does_not_change_the_given_llm() -> None:
         engine.query("?")
         assert len(counter.llm_token_counts) == 1
         assert llm.callback_manager is not manager
+
+
+# ------------------------------------------------------------------- what retrievals found
+
+HITS = [
+    {"content": "龙井", "dataId": "d1", "dataName": "tea.pdf", "score": 0.94},
+    {"content": "碧螺春", "dataId": "d2", "dataName": "tea.pdf", "score": 0.81},
+    {"content": "明前", "dataId": "d2", "dataName": "tea.pdf", "score": 0.3},
+]
+
+
+def searching(*references: dict[str, Any]) -> Any:
+    """An agent that finds all passages, and cites what is given."""
+    search = {"action_type": "agentRag", "observation": json.dumps(HITS)}
+    last = {"text": "茶", "finish_reason": "stop", "thoughts": [search]}
+    return lambda call: {"output": {**last, "doc_references": list(references)}}
+
+
+def retrieve(cloud: Emulator, asynchronous: bool, **more: Any) -> list[Any]:
+    retriever = BailianAppRetriever.from_defaults(**settings(cloud, **more))
+    return asyncio.run(retriever.aretrieve("?")) if asynchronous else retriever.retrieve("?")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("source", "cites", "found"),
+    [
+        (None, True, [("碧螺春", 0.81)]),
+        (None, False, [("龙井", 0.94), ("碧螺春", 0.81), ("明前", 0.3)]),
+        ("cited", True, [("碧螺春", 0.81)]),
+        ("cited", False, []),
+        ("retrieved", True, [("龙井", 0.94), ("碧螺春", 0.81), ("明前", 0.3)]),
+    ],
+)
+def test_documents_chooses_what_the_retriever_returns(
+    asynchronous: bool, source: Any, cites: bool, found: list[Any]
+) -> None:
+    cited = [{"doc_id": "d2", "text": "碧螺春"}] if cites else []
+    with Emulator(apps={"app": searching(*cited)}) as cloud:
+        nodes = retrieve(cloud, asynchronous, documents=source)
+    assert [(node.get_content(), node.score) for node in nodes] == found
+
+
+def test_another_value_of_documents_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="documents must be 'cited' or 'retrieved'"):
+        BailianAppRetriever.from_defaults(app_id="app", documents="found")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_found_passage_has_its_document_s_id_and_names() -> None:
+    with Emulator(apps={"app": searching()}) as cloud:
+        nodes = retrieve(cloud, asynchronous=False)
+    assert [node.node.node_id for node in nodes] == ["d1", "d2", "d2#2"]
+    assert nodes[0].node.metadata["doc_name"] == nodes[0].node.metadata["dataName"] == "tea.pdf"
+    shown = nodes[0].node.get_content(MetadataMode.LLM)
+    assert "tea.pdf" in shown
+    assert "0.94" not in shown
+
+
+def test_a_similarity_cutoff_keeps_what_is_relevant() -> None:
+    cutoff = SimilarityPostprocessor(similarity_cutoff=0.5)
+    with Emulator(apps={"app": searching()}) as cloud:
+        retriever = BailianAppRetriever.from_defaults(**settings(cloud))
+        engine = RetrieverQueryEngine.from_args(
+            retriever, llm=MockLLM(), node_postprocessors=[cutoff]
+        )
+        response = engine.query("?")
+    assert [node.get_content() for node in response.source_nodes] == ["龙井", "碧螺春"]
+
+
+def test_an_answer_without_citations_has_what_was_found_as_source_nodes(mode: str) -> None:
+    with Emulator(apps={"app": searching()}) as cloud:
+        response = ask(mode, cloud)
+    assert [node.score for node in response.source_nodes] == [0.94, 0.81, 0.3]
+
+
+def test_the_chat_engine_and_the_tool_have_what_was_found_too() -> None:
+    with Emulator(apps={"app": searching()}) as cloud:
+        memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+        engine = BailianAppChatEngine.from_defaults(memory=memory, **settings(cloud))
+        answered = engine.chat("?").source_nodes
+        tool = bailian_app_tool(**settings(cloud, name="tea", description="Knows tea"))
+        called = tool.call(prompt="?").raw_output.source_nodes
+    for nodes in (answered, called):
+        assert [node.score for node in nodes] == [0.94, 0.81, 0.3]
+
+
+def test_the_events_of_a_retrieval_have_nodes_with_scores(events: Any) -> None:
+    with Emulator(apps={"app": searching({"text": "龙井"})}) as cloud:
+        BailianAppLLM(**settings(cloud)).complete("?")
+    [end] = events.of(RetrievalEndEvent)
+    assert [(node.get_content(), node.score) for node in end.nodes] == [
+        ("龙井", 0.94),
+        ("碧螺春", 0.81),
+        ("明前", 0.3),
+    ]

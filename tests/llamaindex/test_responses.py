@@ -175,7 +175,7 @@ def test_raw_has_plain_values_only() -> None:
     assert (raw["steps"][0]["name"], raw["steps"][0]["input"]) == ("大模型", {"a": [1]})
     assert raw["references"][0]["page_number"] == [4, 5]
     assert "raw" not in raw["references"][0]
-    assert "streamed_text" not in raw
+    assert "final_text" not in raw
     assert json.loads(json.dumps(raw))["usage"] == raw["usage"]
 
 

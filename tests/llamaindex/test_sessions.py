@@ -345,7 +345,7 @@ def test_a_conversation_without_a_question_is_rejected(
         assert not cloud.requests
 
 
-def test_the_text_of_the_last_frame_wins(chat: Any, llm_of: Any) -> None:
+def test_a_final_text_that_contradicts_the_stream_is_in_raw(chat: Any, llm_of: Any) -> None:
     """The End node streamed a text that the final text does not start with."""
     node = {"nodeId": "End_1", "nodeName": "结束", "nodeType": "End", "nodeStatus": "executing"}
     draft = {"response": json.dumps({**node, "nodeResult": json.dumps({"result": "草稿"})})}
@@ -355,7 +355,7 @@ def test_the_text_of_the_last_frame_wins(chat: Any, llm_of: Any) -> None:
     ]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
         seen = chat(llm_of(cloud))
-    assert seen.text == "定稿"
-    assert seen.raw["streamed_text"].startswith("草稿")
+    assert seen.raw["final_text"] == "定稿"
+    assert seen.text.startswith("草稿")
     if chat.streams:
-        assert seen.streamed_text == seen.raw["streamed_text"]
+        assert seen.streamed_text == seen.text

@@ -173,7 +173,7 @@ def test_a_retrieval_is_two_events_of_its_step(
     with Emulator(apps={"app": lambda call: frames}) as cloud:
         chat(llm_of(cloud))
     [began], [ended] = events.of(RetrievalStartEvent), events.of(RetrievalEndEvent)
-    assert json.loads(began.str_or_query_bundle) == {"query": "价格"}
+    assert began.str_or_query_bundle == "价格"
     assert [each.node.get_content() for each in ended.nodes] == ["999元"]
     assert began.span_id == ended.span_id == spans.named("retrieval agentRag").id
 

@@ -143,7 +143,7 @@ def test_tool_calls_and_retrievals_have_their_own_legacy_events(
     assert called.start[EventPayload.TOOL].name == "weather"
     assert json.loads(called.start[EventPayload.FUNCTION_CALL]) == {"city": "杭州"}
     assert called.end == {EventPayload.FUNCTION_OUTPUT: "晴"}
-    assert json.loads(searched.start[EventPayload.QUERY_STR]) == {"query": "价格"}
+    assert searched.start[EventPayload.QUERY_STR] == "价格"
     assert searched.end is not None
     assert [n.node.get_content() for n in searched.end[EventPayload.NODES]] == ["999元"]
 

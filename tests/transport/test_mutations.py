@@ -81,7 +81,7 @@ def test_a_mutated_recording_is_read_the_same_in_any_pieces(
     assert (events, result) == read([body], mode)
     if result is not None:
         streamed = "".join(each.text for each in events if isinstance(each, TextDelta))
-        assert streamed == (result.text if result.streamed_text is None else result.streamed_text)
+        assert streamed == result.text
 
 
 @settings(max_examples=max(20, EXAMPLES // 20))

@@ -10,6 +10,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bailian_apps.cli.options import (
+    AppId,
+    BaseUrl,
+    Biz,
+    BizJson,
+    File,
+    Host,
+    Image,
+    Json,
+    ModelId,
+    Pace,
+    Port,
+    Raw,
+    Session,
+    Set,
+    Steps,
+    TimeoutS,
+    Workspace,
+)
+
 app = typer.Typer(
     name="bailian-apps",
     no_args_is_help=True,
@@ -17,83 +37,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_AppId = Annotated[
-    str,
-    typer.Argument(
-        help="The app's id, from the console. [bold]-[/] reads BAILIAN_APP_ID.", metavar="APP_ID"
-    ),
-]
-_Biz = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=VALUE",
-        help="A start variable of the workflow (biz_params). Use NAME:=JSON for a value that is "
-        "not text. Repeatable.",
-    ),
-]
-_BizJson = Annotated[
-    str | None,
-    typer.Option(
-        metavar="JSON|@FILE",
-        help="biz_params as one JSON object. Pass user tokens in a file: arguments are visible in "
-        "the list of processes.",
-    ),
-]
-_Session = Annotated[
-    str | None, typer.Option(metavar="ID", help="Continue this session of the cloud.")
-]
-_Image = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="FILE|URL", help="Send this image, of this machine or by its address. Repeatable."
-    ),
-]
-_File = Annotated[
-    list[str] | None,
-    typer.Option(metavar="URL", help="Send the file at this address. Repeatable."),
-]
-_ModelId = Annotated[
-    str | None,
-    typer.Option(metavar="ID", help="Use this model, not the console's (agent apps)."),
-]
-_Workspace = Annotated[
-    str | None, typer.Option(metavar="ID", help="The sub-workspace that the app belongs to.")
-]
-_BaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL|REGION",
-        help="The API's base URL, or the name of a region, such as singapore (default: "
-        "DASHSCOPE_HTTP_BASE_URL).",
-    ),
-]
-_TimeoutS = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SECONDS", help="The longest wait for the next data from the cloud (default: 300)."
-    ),
-]
-_Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Any other setting: temperature=0.2, flow_stream_mode=agent_format. Repeatable.",
-    ),
-]
-_Steps = Annotated[
-    bool, typer.Option("--steps", help="Show the app's steps on standard error, live.")
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print the run as one JSON object at the end.")]
-_Raw = Annotated[bool, typer.Option("--raw", help="Print each frame from the wire as a JSON line.")]
-_Host = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="Listen on this address; 0.0.0.0 admits anyone.")
-]
-_Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
-_Pace = Annotated[
-    float, typer.Option(min=0, help="Speed relative to the recording; 0 does not wait.")
-]
 
 
 def _print_version(requested: bool) -> None:
@@ -128,26 +71,26 @@ def commands(
 
 @app.command()
 def run(
-    app_id: _AppId = "-",
+    app_id: AppId = "-",
     prompt: Annotated[
         str,
         typer.Argument(
             help="The prompt. [bold]-[/], the default, reads standard input.", metavar="PROMPT"
         ),
     ] = "-",
-    biz: _Biz = None,
-    biz_json: _BizJson = None,
-    image: _Image = None,
-    file: _File = None,
-    session: _Session = None,
-    model_id: _ModelId = None,
-    workspace: _Workspace = None,
-    base_url: _BaseUrl = None,
-    timeout: _TimeoutS = None,
-    settings: _Set = None,
-    steps: _Steps = False,
-    as_json: _Json = False,
-    raw: _Raw = False,
+    biz: Biz = None,
+    biz_json: BizJson = None,
+    image: Image = None,
+    file: File = None,
+    session: Session = None,
+    model_id: ModelId = None,
+    workspace: Workspace = None,
+    base_url: BaseUrl = None,
+    timeout: TimeoutS = None,
+    settings: Set = None,
+    steps: Steps = False,
+    as_json: Json = False,
+    raw: Raw = False,
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print the answer as it arrives.")
     ] = True,
@@ -179,17 +122,17 @@ def run(
 
 @app.command()
 def chat(
-    app_id: _AppId = "-",
-    biz: _Biz = None,
-    biz_json: _BizJson = None,
-    image: _Image = None,
-    file: _File = None,
-    session: _Session = None,
-    model_id: _ModelId = None,
-    workspace: _Workspace = None,
-    base_url: _BaseUrl = None,
-    timeout: _TimeoutS = None,
-    settings: _Set = None,
+    app_id: AppId = "-",
+    biz: Biz = None,
+    biz_json: BizJson = None,
+    image: Image = None,
+    file: File = None,
+    session: Session = None,
+    model_id: ModelId = None,
+    workspace: Workspace = None,
+    base_url: BaseUrl = None,
+    timeout: TimeoutS = None,
+    settings: Set = None,
     steps: Annotated[
         bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")
     ] = True,
@@ -212,8 +155,8 @@ def chat(
 
 @app.command()
 def doctor(
-    base_url: _BaseUrl = None,
-    workspace: _Workspace = None,
+    base_url: BaseUrl = None,
+    workspace: Workspace = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the findings as one JSON object.")
     ] = False,
@@ -239,7 +182,7 @@ def doctor(
 
 @app.command()
 def probe(
-    app_id: _AppId = "-",
+    app_id: AppId = "-",
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -252,12 +195,12 @@ def probe(
         Path | None,
         typer.Option(metavar="FOLDER", help="Write the report and a recording of each call here."),
     ] = None,
-    biz: _Biz = None,
-    biz_json: _BizJson = None,
-    workspace: _Workspace = None,
-    base_url: _BaseUrl = None,
-    timeout: _TimeoutS = None,
-    settings: _Set = None,
+    biz: Biz = None,
+    biz_json: BizJson = None,
+    workspace: Workspace = None,
+    base_url: BaseUrl = None,
+    timeout: TimeoutS = None,
+    settings: Set = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as one JSON object.")
     ] = False,
@@ -305,9 +248,9 @@ def serve(
         list[str] | None,
         typer.Option("--app", metavar="ID=FILE", help="Serve FILE as the app ID. Repeatable."),
     ] = None,
-    host: _Host = "127.0.0.1",
-    port: _Port = 8790,
-    pace: _Pace = 0.0,
+    host: Host = "127.0.0.1",
+    port: Port = 8790,
+    pace: Pace = 0.0,
     api_key: Annotated[
         str | None,
         typer.Option(metavar="KEY", help="Accept only this API key (default: any)."),
@@ -350,8 +293,8 @@ def record(
             help="The real API (default: DASHSCOPE_HTTP_BASE_URL, else the public endpoint).",
         ),
     ] = None,
-    host: _Host = "127.0.0.1",
-    port: _Port = 8791,
+    host: Host = "127.0.0.1",
+    port: Port = 8791,
 ) -> None:
     """Record your own apps: forward calls to the cloud and save them. Press Ctrl-C to stop.
 
@@ -374,10 +317,10 @@ def replay(
             help="A recording, or the YAML file of one app.", metavar="FILE", exists=True
         ),
     ],
-    pace: _Pace = 1.0,
-    steps: _Steps = False,
-    as_json: _Json = False,
-    raw: _Raw = False,
+    pace: Pace = 1.0,
+    steps: Steps = False,
+    as_json: Json = False,
+    raw: Raw = False,
 ) -> None:
     """Show a recording as [bold]run[/] shows a call.
 
@@ -388,7 +331,7 @@ def replay(
 
 
 @app.command()
-def demo(pace: _Pace = 1.0) -> None:
+def demo(pace: Pace = 1.0) -> None:
     """Run one app in a LangChain chain, a LlamaIndex query engine and as an agent's tool.
 
     Without a key it replays a recorded travel workflow in the emulator. With DASHSCOPE_API_KEY and

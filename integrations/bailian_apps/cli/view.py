@@ -84,8 +84,8 @@ def show(
             view.show(event)
             if isinstance(event, RunFinished):
                 result = event.result
-        if answer and result.streamed_text is not None:
-            view.write(f"\n{result.text}")  # it replaces the streamed text; a warning is logged
+        if answer and result.final_text is not None:
+            view.write(f"\n{result.final_text}")  # it contradicts the answer; a warning is logged
     if steps:
         _print_sources(result, console)
     return result

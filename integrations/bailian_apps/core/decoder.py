@@ -6,12 +6,13 @@ The rules for the answer text, by what a frame carries (requests always set `inc
 * An agent's `output.text` is a delta; its last frame's text is the last delta, mostly empty
   (agent-plain-stream.sse).
 * A workflow's last frame carries the whole answer (workflow-two-llm.sse). What streamed before it
-  came from the End node, in `thoughts` (workflow-deep-thinking-streamed-end-head.jsonl) or in
-  `workflow_message` (workflow-message-format.sse), or, in `agent_format`, from `output.text`. So at
-  the end only what is missing is emitted. Nodes are never summed: an End node may have a text of
-  its own (workflow-two-llm-fixed-end.sse).
-* If what streamed is not a prefix of the final text, the final text is the answer; both are in the
-  result, and a warning is logged.
+  came from its Output nodes and its End node, in `thoughts`
+  (workflow-deep-thinking-streamed-end-head.jsonl) or in `workflow_message`
+  (workflow-message-format.sse), or, in `agent_format`, from `output.text`. So at the end only what
+  is missing is emitted (core/answer.py). Other nodes are never part of it: an End node may have a
+  text of its own (workflow-two-llm-fixed-end.sse).
+* What streamed is the answer, always. If the final text contradicts it, that is in
+  `AppResult.final_text`, and a warning is logged.
 
 The files named here are in tests/recordings.
 """
@@ -20,22 +21,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
+from bailian_apps.core.answer import Answer, OutputNodes
+from bailian_apps.core.documents import PassageScores, score_or_none
 from bailian_apps.core.errors import StreamInterruptedError
 from bailian_apps.core.events import (
     AppEvent,
     References,
     RunStarted,
-    TextDelta,
     UnknownFrame,
     UsageReported,
 )
 from bailian_apps.core.history_template import HistoryFormat
-from bailian_apps.core.modes import AnswerChannel, stream_mode
-from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Usage
+from bailian_apps.core.modes import stream_mode
+from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
 from bailian_apps.core.steps import StepReader
-from bailian_apps.core.text import SurrogateBuffer, repair_surrogates
 from bailian_apps.core.values import as_text, text_or_none
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class Decoder:
         self,
         *,
         flow_stream_mode: str | None = None,
+        output_nodes: OutputNodes = "answer",
         asked_session: str | None = None,
         history_format: HistoryFormat | None = None,
     ) -> None:
@@ -63,6 +66,7 @@ class Decoder:
 
         Args:
             flow_stream_mode: The requested mode, if any. It settles what the frames leave open.
+            output_nodes: Whether Output nodes say a part of the answer.
             asked_session: The session that the run was to continue.
             history_format: How the whole conversation was sent; None if it was not.
         """
@@ -70,20 +74,14 @@ class Decoder:
         self._asked_session = asked_session
         self._history_format: HistoryFormat | None = history_format
         self._events: list[AppEvent] = []  # what is new in the frame being read
-        self._steps = StepReader(
-            self._events,
-            lambda end_node_text: self._emit_channel_text("node", end_node_text),
-            json_content=mode.json_content,
-        )
+        self._answer = Answer(self._events, mode, output_nodes)
+        self._steps = StepReader(self._events, self._answer.add_node_piece, mode)
         self._is_workflow = mode.is_workflow
-        # Where the answer streams. If the mode leaves it open, the first channel with text decides.
-        self._channel: AnswerChannel | None = mode.answer_channel
-        self._text: list[str] = []
-        self._buffer = SurrogateBuffer()
-        self._streamed_text: str | None = None
         self._references: list[DocReference] = []
         self._known_references: dict[tuple[str | None, str], list[DocReference]] = {}
         self._references_raw: object = None
+        self._retrievals: tuple[Step, ...] = ()  # those that `_scores` is made of
+        self._scores = PassageScores(())
         self._usage_raw: object = None
         self._reported_usage = Usage()
         self.session_id: str | None = None
@@ -176,7 +174,7 @@ class Decoder:
         """Return what has been read so far. Steps that have not ended are `"executing"`."""
         steps = self._steps.steps()
         return AppResult(
-            text="".join(self._text),
+            text=self._answer.text,
             reasoning="".join(step.reasoning for step in steps),
             steps=steps,
             references=tuple(self._references),
@@ -184,7 +182,7 @@ class Decoder:
             session_id=self.session_id,
             request_id=self._request_id,
             finish_reason=self._finish_reason,
-            streamed_text=self._streamed_text,
+            final_text=self._answer.final_text,
             context_lost=self.context_lost,
             whole_history=self._history_format is not None,
             history_format=self._history_format,
@@ -193,18 +191,6 @@ class Decoder:
 
     # ------------------------------------------------------------------- text
 
-    def _emit_channel_text(self, channel: AnswerChannel, text: str) -> None:
-        """Emit text if its channel is the one that the answer streams in."""
-        if self._channel is None:
-            self._channel = channel
-        if channel == self._channel:
-            self._emit_text(text)
-
-    def _emit_text(self, text: str, *, last: bool = False) -> None:
-        if text := self._buffer.push(text, last=last):
-            self._text.append(text)
-            self._events.append(TextDelta(text))
-
     def _read_text(self, fields: dict[str, Any]) -> None:
         text = "" if fields.get("text") is None else fields["text"]
         if not isinstance(text, str):
@@ -212,29 +198,27 @@ class Decoder:
             text = ""
         self._finish_reason = finish_reason(fields)
         if self._finish_reason is not None:
-            self._read_last_text(text)
             self._steps.finish_all()
+            self._finish_answer(text)
         elif text:
             self._steps.answer_began()
-            self._emit_channel_text("text", text)
+            self._answer.add("text", text)
 
-    def _read_last_text(self, text: str) -> None:
+    def _finish_answer(self, text: str) -> None:
         """Emit what the frame that ends the run adds to what was streamed."""
-        if not (text and (self._is_workflow or self._steps.saw_node)):
-            self._emit_text(text, last=True)
-            return
-        self._buffer.reset()  # the last frame repeats the whole text
-        streamed, text = "".join(self._text), repair_surrogates(text)
-        if text.startswith(streamed):
-            self._emit_text(text[len(streamed) :], last=True)
-        else:
-            self._streamed_text = streamed
-            self._text = [text]
+        answer, steps = self._answer, self._steps
+        answer.finish(
+            text or steps.end_value,
+            steps.said("output"),
+            "".join(steps.said("end")),
+            is_workflow=self._is_workflow or steps.saw_node,
+        )
+        if answer.final_text is not None:
             logger.warning(
-                "the last frame's text (%d characters) does not begin with what was streamed (%d): "
-                "the last frame is taken as the answer, see AppResult.streamed_text; request_id %s",
-                len(text),
-                len(streamed),
+                "the last frame's text (%d characters) is not what was streamed (%d), which is the "
+                "answer; see AppResult.final_text for the other; request_id %s",
+                len(answer.final_text),
+                len(answer.text),
                 self._request_id,
             )
 
@@ -252,10 +236,29 @@ class Decoder:
             alike = self._known_references.setdefault((reference.index_id, reference.text), [])
             if reference not in alike:
                 alike.append(reference)
-                self._references.append(reference)
                 new.append(reference)
         if new:
+            new = self._with_scores(new)
+            self._references += new
             self._events.append(References(tuple(new)))
+
+    def _with_scores(self, references: list[DocReference]) -> list[DocReference]:
+        """Add the scores that retrievals gave the passages; a reference may have its own."""
+        retrievals = tuple(s for s in self._steps.steps() if s.span_kind == "retrieval")
+        if retrievals != self._retrievals:  # parsed once, as references may come in many frames
+            self._retrievals = retrievals
+            self._scores = PassageScores(AppResult(steps=retrievals).documents)
+        return [
+            each
+            if each.score is not None
+            else replace(
+                each,
+                score=self._scores.find(
+                    each.text, index_id=each.index_id, doc_id=each.doc_id, doc_name=each.doc_name
+                ),
+            )
+            for each in references
+        ]
 
     def _emit_usage(self) -> None:
         usage = _usage(self._usage_raw)
@@ -299,12 +302,13 @@ def _usage(value: object) -> Usage | None:
 
 
 def _reference(fields: dict[str, Any]) -> DocReference:
-    names = ("index_id", "title", "doc_id", "doc_name", "doc_url")
+    names = ("index_id", "title", "doc_id", "doc_name", "doc_url", "biz_id")
     return DocReference(
         **{name: text_or_none(fields.get(name)) for name in names},
         text=as_text(fields.get("text")),
         images=tuple(str(image) for image in _items(fields.get("images"))),
         page_number=tuple(page for page in _items(fields.get("page_number")) if type(page) is int),
+        score=score_or_none(fields.get("score")),
         raw=fields,
     )
 

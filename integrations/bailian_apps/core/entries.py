@@ -11,9 +11,12 @@ from typing import Literal, NamedTuple, TypeAlias, cast
 from bailian_apps.core.result import EXECUTING, SUCCESS, StepKind
 from bailian_apps.core.values import (
     JsonObject,
+    Piece,
     as_text,
     first_text,
     json_object,
+    member_text,
+    message_content,
     milliseconds,
     node_result,
     text_or_none,
@@ -24,14 +27,14 @@ Source: TypeAlias = Literal["thoughts", "message"]
 
 # What an agent's entry has and a workflow's has not (agent-mcp-thoughts-third-party-abridged.json).
 _AGENT_KEYS = ("action_type", "action", "thought")
+_NAME_KEYS = ("action_name", "action")
+_ARGUMENT_KEYS = ("action_input", "arguments", "action_input_stream")
 # By `action_type`; every other type is a tool: `api`, `mcp`, …
 _AGENT_KINDS: dict[str, StepKind] = {
     "reasoning": "reasoning",
     "agentRag": "retrieval",
     "response": "response",
 }
-# An LLM node's content in workflow-message-format-plus-elided.sse.
-_RESULT_KEYS = {"result", "reasoningContent"}
 _NO_ERROR = frozenset({EXECUTING, SUCCESS})
 # No failed node was recorded. `errorInfo` and `errorCode` are those of the vendor's open-source
 # platform, which has the same names for the other fields.
@@ -43,15 +46,14 @@ _ERROR_CODE_KEYS = ("errorCode", "error_code")
 
 
 class Node(NamedTuple):
-    """A workflow's node, as one frame lists it; `output` and `reasoning` are its newest piece."""
+    """A workflow's node, as one frame lists it, with the newest piece of what it says."""
 
     source: Source
     id: str
     name: str | None
     type: str | None
     status: str
-    output: str
-    reasoning: str
+    piece: Piece
     duration_ms: float | None
     error: str | None
     parent_id: str | None
@@ -71,7 +73,11 @@ def node_of_thought(raw: object, position: int) -> Node | None:
     if node is None or not ("nodeId" in node or "nodeStatus" in node):
         return None
     name = text_or_none(node.get("nodeName"))
-    output, reasoning = node_result(node.get("nodeResult"))
+    result = node.get("nodeResult")
+    if result is None:
+        result = ""
+    elif not isinstance(result, str):  # not recorded: its text on the wire is in the entry's
+        result = member_text(str(raw), "nodeResult")
     status = text_or_none(node.get("nodeStatus")) or EXECUTING
     return Node(
         source="thoughts",
@@ -79,8 +85,7 @@ def node_of_thought(raw: object, position: int) -> Node | None:
         name=name,
         type=text_or_none(node.get("nodeType")),
         status=status,
-        output=output,
-        reasoning=reasoning,
+        piece=node_result(result),
         duration_ms=milliseconds(node.get("nodeExecTime")),
         error=None if status in _NO_ERROR else _error(node),
         parent_id=text_or_none(node.get("parentNodeId")),
@@ -95,17 +100,13 @@ def node_of_message(message: JsonObject, *, json_content: bool) -> Node:
         json_content: See `StreamMode.json_content`. If False, JSON in the content is the app's
             own text.
     """
-    content = message.get("message")
-    output = as_text(cast("JsonObject", content).get("content")) if type(content) is dict else ""
-    reasoning = ""
+    fields = message.get("message")
+    content = cast("JsonObject", fields).get("content") if type(fields) is dict else None
     type_ = text_or_none(message.get("node_type"))
-    if (
-        json_content
-        and type_ in ("LLM", None)  # another node's own text may be such an object
-        and (inner := json_object(output))
-        and inner.keys() <= _RESULT_KEYS
-    ):
-        output, reasoning = as_text(inner.get("result")), as_text(inner.get("reasoningContent"))
+    if not isinstance(content, str):
+        piece = Piece(as_text(content), "", "value")
+    else:
+        piece = message_content(content, type_) if json_content else Piece(content, "")
     name = text_or_none(message.get("node_name"))
     status = text_or_none(message.get("node_status")) or EXECUTING
     # The API's page has a bool, the SDK's model a str.
@@ -117,8 +118,7 @@ def node_of_message(message: JsonObject, *, json_content: bool) -> Node:
         name=name,
         type=type_,
         status=status,
-        output=output,
-        reasoning=reasoning,
+        piece=piece,
         duration_ms=milliseconds(message.get("node_exec_time")),
         error=None if status in _NO_ERROR else _error(message),
         parent_id=text_or_none(message.get("parent_node_id")),
@@ -141,6 +141,22 @@ def action_head(entry: JsonObject) -> tuple[StepKind, str | None, str | None]:
     type_ = text_or_none(entry.get("action_type")) or action
     name = text_or_none(entry.get("action_name")) or action
     return _AGENT_KINDS.get(type_ or "reasoning", "tool"), type_, name
+
+
+def another_call(before: object, entry: JsonObject) -> bool:
+    """Whether an agent's entry is another call than the one that stood in its place.
+
+    A frame may list only the newest entry. A call keeps its name, and its arguments once it has a
+    result; that it has none is not certain, where what was listed before is left out.
+    """
+    if not isinstance(before, dict):
+        return False
+    call = cast("JsonObject", before)
+    if any(call.get(key) and entry.get(key) and call[key] != entry[key] for key in _NAME_KEYS):
+        return True
+    return bool(call.get("observation")) and any(
+        entry.get(key) and call.get(key) and call[key] != entry[key] for key in _ARGUMENT_KEYS
+    )
 
 
 def action_texts(kind: StepKind, entry: JsonObject) -> tuple[str, str]:

@@ -4,6 +4,7 @@
 
     BailianError
     ├── InvalidInputError            your input; nothing was sent (also a ValueError)
+    ├── InvalidOutputError           the app ran; its answer does not fit your `output_schema`
     ├── APIError                     the cloud answered with an error
     │   ├── BadRequestError          400
     │   │   └── ContentBlockedError  400 DataInspectionFailed
@@ -153,6 +154,19 @@ class InvalidInputError(BailianError, ValueError):
     def __reduce__(self) -> tuple[type[InvalidInputError], tuple[object, ...]]:
         """Pickle by the parts, because `args` holds only the message."""
         return type(self), (self.field, self.problem, self.hint, self.others)
+
+
+class InvalidOutputError(BailianError):
+    """The app ran, and its answer does not fit `output_schema`. The request is not sent again.
+
+    `partial` is the whole result, with the answer as it came in its `text`.
+
+    Attributes:
+        fields: The fields that do not fit, with their paths: `"days[0].city"`. Empty if the answer
+            is not JSON.
+    """
+
+    fields: tuple[str, ...] = ()
 
 
 def _shortened(text: str, length: int) -> str:

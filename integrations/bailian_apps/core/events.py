@@ -177,7 +177,7 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
         )
         return replace(partial, steps=tuple(steps))
     if isinstance(event, (StepUpdated, StepFinished)):
-        steps = (event.step if s.id == event.step.id else s for s in partial.steps)
+        steps = (_updated(s, event) if s.id == event.step.id else s for s in partial.steps)
         return replace(partial, steps=tuple(steps))
     if isinstance(event, RunStarted):
         return replace(partial, session_id=event.session_id, request_id=event.request_id)
@@ -189,6 +189,12 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
 
 
 _DELTAS = (TextDelta, ReasoningDelta, StepDelta)
+
+
+def _updated(step: Step, event: StepUpdated | StepFinished) -> Step:
+    if isinstance(event, StepFinished):
+        return event.step
+    return replace(event.step, output=step.output, reasoning=step.reasoning)  # their deltas follow
 
 
 def _with_reasoning(partial: AppResult, event: ReasoningDelta) -> AppResult:

@@ -68,16 +68,13 @@ def invalid_options(
 
 
 def _invalid_input(error: ErrorDetails, within: str, names: Sequence[str]) -> InvalidInputError:
-    path = [within] if within else []
-    for part in error["loc"]:
-        if isinstance(part, int) and path:
-            path[-1] += f"[{part}]"
-        else:
-            path.append(str(part))
+    path = _path_parts(error["loc"], within)
     cause = (error.get("ctx") or {}).get("error")
     if isinstance(cause, InvalidInputError):
         return InvalidInputError.of([_at(path, each) for each in cause.each()])
     field = ".".join(path) or "arguments"
+    if error["type"] == "extra_forbidden" and path[0].startswith("messages["):
+        return InvalidInputError(field, "is not a key of a message", "Pass only role and content")
     if error["type"] == "extra_forbidden":
         return InvalidInputError(field, "is not a setting", _spelling_hint(path[-1], names))
     if error["type"] == "missing":
@@ -88,6 +85,21 @@ def _invalid_input(error: ErrorDetails, within: str, names: Sequence[str]) -> In
     if error["type"].endswith(("_type", "_parsing")):
         problem = f"{problem.partition(',')[0]}, not {kind_of(error['input'])}"
     return InvalidInputError(field, problem)
+
+
+def field_path(loc: Sequence[int | str]) -> str:
+    """Return the path of a field that pydantic reports, such as `order.items[0].name`."""
+    return ".".join(_path_parts(loc, ""))
+
+
+def _path_parts(loc: Sequence[int | str], within: str) -> list[str]:
+    path = [within] if within else []
+    for part in loc:
+        if isinstance(part, int) and path:
+            path[-1] += f"[{part}]"
+        else:
+            path.append(str(part))
+    return path
 
 
 def _at(path: Sequence[str], error: InvalidInputError) -> InvalidInputError:

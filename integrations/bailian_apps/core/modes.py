@@ -27,14 +27,16 @@ class StreamMode:
         answer_channel: Where the answer streams; None if the first channel with text decides.
         is_workflow: Whether the frames are a workflow's even if they list no node. Agent apps
             ignore the mode, so this is set only where a workflow's frames look like an agent's.
-        json_content: Whether the content of a `workflow_message` may be a JSON object that wraps
-            the node's text and reasoning.
+        json_content: Whether the content of a `workflow_message` may be a JSON object: one that
+            wraps the node's text and reasoning, or all of its values so far.
+        every_speaker: Whether every node with a `workflow_message` speaks to the user.
     """
 
     name: str
     answer_channel: AnswerChannel | None = None
     is_workflow: bool = False
     json_content: bool = True
+    every_speaker: bool = False
 
 
 _DEFAULT = StreamMode("")
@@ -44,9 +46,11 @@ STREAM_MODES = {
     for mode in (
         # `thoughts` relist every node: workflow-two-llm.sse, workflow-timed.jsonl.
         StreamMode("full_thoughts"),
-        # One node's plain text per frame, no `thoughts`: workflow-message-format.sse.
-        StreamMode("message_format", json_content=False),
-        # An LLM node's content is JSON: workflow-message-format-plus-elided.sse.
+        # One node's plain text per frame, no `thoughts`: workflow-message-format.sse. Only nodes
+        # whose streaming is switched on are in it: the vendor's page names End and Output nodes.
+        StreamMode("message_format", json_content=False, every_speaker=True),
+        # Every node, most with JSON as content: workflow-message-format-plus-elided.sse. One page
+        # of the vendor's has a delta in each, another all that the node has so far.
         StreamMode("message_format_plus"),
         # The answer streams in `output.text`, and the last frame repeats it whole. Not recorded:
         # the vendor's pages no longer list this mode, the SDKs still do.

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+from bailian_apps.core.documents import RetrievedDocument, best_of_each, read_documents
 from bailian_apps.core.history_template import HistoryFormat
+from bailian_apps.core.values import as_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -98,6 +100,20 @@ class Step:
         """Whether the step is the app's own answer, listed as a step."""
         return self.kind == "response"
 
+    @property
+    def query(self) -> str:
+        """What a retrieval searched for: the `query` of its input, or the whole input as text."""
+        given: object = self.input or None  # agents send the arguments "{}", too
+        query = cast("Any", given).get("query") if isinstance(given, Mapping) else None
+        return query if isinstance(query, str) else as_text(cast("object", given))
+
+    @property
+    def documents(self) -> tuple[RetrievedDocument, ...]:
+        """The passages that a retrieval found; none for a step that failed or did not search."""
+        if self.span_kind != "retrieval" or self.failed:
+            return ()
+        return read_documents(self.output)
+
     def to_dict(self, *, compact: bool = False) -> dict[str, Any]:
         """Return the fields as JSON values; with `compact`, without empty ones."""
         return _to_dict(self, compact=compact)
@@ -124,6 +140,9 @@ class DocReference:
         text: The cited passage.
         images: Addresses of images in the passage.
         page_number: Pages of the passage, counted as the cloud counts them.
+        biz_id: An id of the reference, as on the wire. The vendor does not describe it.
+        score: The relevance of the passage, as the retrieval that found it reported; None where no
+            step reports one.
         raw: The reference as it came, unknown fields included.
     """
 
@@ -135,6 +154,8 @@ class DocReference:
     text: str = ""
     images: tuple[str, ...] = ()
     page_number: tuple[int, ...] = ()
+    biz_id: str | None = None
+    score: float | None = None
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
     def to_dict(self, *, compact: bool = False) -> dict[str, Any]:
@@ -203,8 +224,8 @@ class AppResult:
         session_id: The cloud's session, to be named in the next call.
         request_id: The cloud's id of the request.
         finish_reason: `"stop"`, or None for a run that did not finish.
-        streamed_text: None, or what had been streamed when the last frame had another text: then
-            `text` is the last frame's, and a warning was logged.
+        final_text: None, or the last frame's text where it contradicts what had streamed. Then a
+            warning was logged.
         attempts: How many times the request was sent, the successful one included.
         context_lost: Whether the cloud answered in another session than the one that was to
             continue: the app did not know the earlier conversation. A warning was logged.
@@ -221,12 +242,17 @@ class AppResult:
     session_id: str | None = None
     request_id: str | None = None
     finish_reason: str | None = None
-    streamed_text: str | None = None
+    final_text: str | None = None
     attempts: int = 1
     context_lost: bool = False
     whole_history: bool = False
     history_format: HistoryFormat | None = None
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+    @property
+    def documents(self) -> tuple[RetrievedDocument, ...]:
+        """The passages that all retrievals found, each once, with its best score."""
+        return best_of_each(document for step in self.steps for document in step.documents)
 
 
 def _to_dict(value: DataclassInstance, *, compact: bool = False) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from pydantic import (
     field_serializer,
 )
 
+from bailian_apps.core.answer import OutputNodes
+from bailian_apps.core.answer_text import CitationMarks, ThinkTags
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace, api_key_from_env
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
@@ -128,6 +130,11 @@ class AppSettings(WireOptions):
     no limit. A call without a free slot waits for as long as connecting may take; then it fails
     with `RequestTimeoutError`, and nothing was sent. Not sent."""
 
+    output_nodes: OutputNodes = "answer"
+    """What the Output nodes of a workflow say: the `"answer"`, as the console's chat shows it,
+    before what the End node says; or only the output of their `"steps"`. What the last frame has is
+    the answer in any case. Default: `"answer"`. Workflow apps. Not sent."""
+
     history_mode: HistoryMode = "session"
     """How much of a conversation is sent: `"session"` continues the cloud's session and sends only
     what is new; `"full"` sends the whole conversation every time (`"messages"` is its older name).
@@ -141,6 +148,15 @@ class AppSettings(WireOptions):
     history_template: HistoryTemplate = Field(default_factory=HistoryTemplate)
     """The words around the texts of a conversation that is sent as a prompt: a `HistoryTemplate`,
     or a dict of its fields. Default: Chinese words. Not sent."""
+
+    citation_marks: CitationMarks = "keep"
+    """What becomes of the marks `<ref>[1]</ref>` where an answer cites a document: `"keep"` leaves
+    them in its text, each whole in one piece of a stream; `"strip"` takes them out. The references
+    stay. Not sent."""
+
+    think_tags: ThinkTags = "keep"
+    """What becomes of text that a model writes between `<think>` and `</think>` into its answer:
+    `"keep"` leaves it there; `"reasoning"` makes it reasoning, in a step of its own. Not sent."""
 
     session_ttl_s: float = Field(default=3600.0, ge=0)
     """Seconds without a call after which the cloud drops a session. Not sent."""

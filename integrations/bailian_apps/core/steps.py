@@ -2,8 +2,8 @@
 
 A frame relists every step so far, and carries only the newest piece of each (workflow-two-llm.sse).
 So this module keeps what it already read of each step, parses only entries that changed, and
-appends each piece once. It knows nothing of the answer text, with one exception: it offers an End
-node's text to the decoder.
+appends each piece once. It knows nothing of the answer text, with one exception: it offers the text
+of End and Output nodes to the decoder.
 
 The files named here are in tests/recordings.
 """
@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from bailian_apps.core.answer import AnswerRole, answer_role
 from bailian_apps.core.entries import (
     Node,
     Source,
     action_head,
     action_texts,
+    another_call,
     is_action,
     node_of_message,
     node_of_thought,
@@ -32,6 +34,8 @@ from bailian_apps.core.events import (
     StepUpdated,
     UnknownFrame,
 )
+from bailian_apps.core.modes import StreamMode
+from bailian_apps.core.pieces import NodePieces
 from bailian_apps.core.result import (
     EXECUTING,
     PAUSE,
@@ -45,7 +49,9 @@ from bailian_apps.core.result import (
 )
 from bailian_apps.core.step_usage import ModelCaller, UsageByStep
 from bailian_apps.core.text import SurrogateBuffer, new_suffix
-from bailian_apps.core.values import CallInput, JsonObject
+from bailian_apps.core.values import CallInput, JsonObject, Piece
+
+_NOTHING = Piece("", "")
 
 
 @dataclass(slots=True)
@@ -67,11 +73,14 @@ class _StepState:
     duration_ms: float | None = None
     finished: bool = False
     source: Source | None = None  # the channel that this step's text comes from
-    last: tuple[str, str] = ("", "")  # the newest piece of output and of reasoning
+    last: Piece = _NOTHING  # the newest piece
+    role: AnswerRole | None = None  # the part that it has in the answer
+    pieces: NodePieces | None = None  # what reads its JSON, if it says some
     named: bool = True  # False while the wire has a node's id in place of its name
     caller: ModelCaller | None = None
 
     def snapshot(self, *, cut_off: bool = False) -> Step:
+        output, reasoning = ("", "") if self.pieces is None else self.pieces.held
         return Step(
             id=self.id,
             kind=self.kind,
@@ -79,8 +88,8 @@ class _StepState:
             type=self.type,
             status=self.status,
             input=self.input.so_far if cut_off else self.input.value,
-            output="".join(self.output),
-            reasoning="".join(self.reasoning),
+            output="".join(self.output) + output,
+            reasoning="".join(self.reasoning) + reasoning,
             error=self.error,
             duration_ms=self.duration_ms,
             parent_id=self.parent_id,
@@ -108,23 +117,25 @@ class StepReader:
     Attributes:
         saw_node: Whether any workflow node was seen: then the app is a workflow.
         finished_count: How many steps have ended.
+        end_value: The JSON value that an End node put out. The last frame has its text too.
     """
 
     def __init__(
-        self, events: list[AppEvent], answer: Callable[[str], None], *, json_content: bool
+        self, events: list[AppEvent], answer: Callable[[AnswerRole, str], None], mode: StreamMode
     ) -> None:
         """Read for a decoder.
 
         Args:
             events: Takes what is new.
-            answer: Is called with every piece of an End node's text.
-            json_content: See `StreamMode.json_content`.
+            answer: Is called with every piece of an End or Output node's text.
+            mode: How the app streams.
         """
+        self.end_value = ""
         self.saw_node = False
         self.finished_count = 0
         self._events = events
         self._answer = answer
-        self._json_content = json_content
+        self._mode = mode
         self._entries: list[_Entry] = []
         # The entries at the head of the list that add nothing until they change. They are compared
         # as a whole, because a workflow relists every node that it ever ran.
@@ -138,6 +149,10 @@ class StepReader:
     def steps(self) -> tuple[Step, ...]:
         """Return all steps so far, in the order in which they began."""
         return tuple(step.snapshot(cut_off=not step.finished) for step in self._steps)
+
+    def said(self, role: AnswerRole) -> list[str]:
+        """Return what each node with this part in the answer has said."""
+        return ["".join(step.output) for step in self._steps if step.role == role]
 
     def finish_all(self) -> None:
         """End every step that is still open: the run is over, so they succeeded."""
@@ -167,7 +182,7 @@ class StepReader:
             if before is not None and before.repeats and before.raw == raw:
                 # "哈" after "哈" is two pieces of text: an equal entry of a running node adds one.
                 assert before.step is not None  # noqa: S101
-                self._append(before.step, "thoughts", *before.step.last)
+                self._append(before.step, "thoughts", before.step.last)
             elif before is None or not before.settled or before.raw != raw:
                 relisted = position + 1 < len(thoughts)
                 entry = self._read_entry(position, item, raw, before, relisted=relisted)
@@ -192,7 +207,7 @@ class StepReader:
 
     def read_message(self, message: JsonObject) -> None:
         """Read one frame's `workflow_message`."""
-        self._update_node(node_of_message(message, json_content=self._json_content))
+        self._update_node(node_of_message(message, json_content=self._mode.json_content))
 
     def _update_node(self, node: Node) -> _StepState:
         self.saw_node = True
@@ -208,9 +223,10 @@ class StepReader:
             self._name_node(step, node)
         if node.duration_ms is not None:
             step.duration_ms = node.duration_ms
-        self._append(step, node.source, node.output, node.reasoning)
+        self._append(step, node.source, node.piece, last=node.status != EXECUTING)
         if node.status != EXECUTING:
             if node.status not in (SUCCESS, SKIP, PAUSE, STOP):
+                self._read_held(step)
                 step.error = node.error or "".join(step.output) or node.status
             self._finish(step, node.status)
         return step
@@ -230,7 +246,7 @@ class StepReader:
 
         Its real name comes with its first words (workflow-timed.jsonl).
         """
-        if step.name != node.id or node.output or node.reasoning:
+        if step.name != node.id or node.piece.output or node.piece.reasoning:
             step.named = True
             self._events.append(StepUpdated(step.snapshot()))
 
@@ -246,7 +262,11 @@ class StepReader:
         """
         kind, type_, name = action_head(entry)
         step = before.step if before else None
-        if step is not None and (step.kind != kind or (type_ and step.type != type_)):
+        if step is not None and (
+            step.kind != kind
+            or (type_ and step.type != type_)
+            or (before is not None and kind != "reasoning" and another_call(before.raw, entry))
+        ):
             if not step.finished:
                 self._finish(step, SUCCESS)
             step = None
@@ -273,7 +293,7 @@ class StepReader:
         elif kind != "reasoning":
             self._read_input(step, entry)
         step.name = name or step.name
-        self._append(step, "thoughts", output, reasoning)
+        self._append(step, "thoughts", Piece(output, reasoning))
         return step
 
     def _read_input(self, step: _StepState, entry: JsonObject) -> None:
@@ -313,19 +333,44 @@ class StepReader:
         self._events.append(StepStarted(step.snapshot()))
         return step
 
-    def _append(self, step: _StepState, source: Source, output: str, reasoning: str) -> None:
-        step.last = (output, reasoning)
+    def _append(
+        self, step: _StepState, source: Source, piece: Piece, *, last: bool = False
+    ) -> None:
+        step.last = piece
+        output, reasoning, form = piece
         if not output and not reasoning:
             return
         if step.caller is not None:
             step.caller.spoke = True
         if step.source is None:
             step.source = source
+            if step.kind == "node":
+                step.role = answer_role(
+                    step.type,
+                    (step.id, step.name),
+                    every_speaker=source == "message" and self._mode.every_speaker,
+                    is_text=form is None or source == "thoughts",
+                )
         elif step.source != source:
             return  # the other channel repeats this step's text
+        if form is not None or step.pieces is not None:
+            step.pieces = step.pieces or NodePieces()
+            output, reasoning = step.pieces.push(piece, last=last)
         self._emit(step, output, reasoning)
-        if output and step.type == "End":
-            self._answer(output)
+        if output and step.role is not None:
+            self._answer(step.role, output)
+
+    def _read_held(self, step: _StepState) -> None:
+        """Emit the JSON that an ended step has held back."""
+        if step.pieces is None:
+            return
+        output, reasoning = step.pieces.close()
+        self._emit(step, output, reasoning)
+        if output and step.role == "end":
+            # The last frame repeats it, perhaps written in another way: its text is the answer.
+            self.end_value, step.role = output, None
+        elif output and step.role is not None:
+            self._answer(step.role, output)
 
     def _emit(self, step: _StepState, output: str, reasoning: str, *, last: bool = False) -> None:
         if (reasoning or last) and (reasoning := step.reasoning_buffer.push(reasoning, last=last)):
@@ -336,6 +381,7 @@ class StepReader:
             self._events.append(StepDelta(step.id, output))
 
     def _finish(self, step: _StepState, status: str) -> None:
+        self._read_held(step)
         self._emit(step, "", "", last=True)
         step.input.settle()
         step.status = status
@@ -361,5 +407,4 @@ def _runs_again(step: _StepState, node: Node) -> bool:
         return False
     if step.status == PAUSE and node.status != PAUSE:
         return True  # a person has answered
-    piece = (node.output, node.reasoning)
-    return node.status == EXECUTING or (any(piece) and piece != step.last)
+    return node.status == EXECUTING or (any(node.piece) and node.piece != step.last)

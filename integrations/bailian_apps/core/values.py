@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeAlias, cast
+import re
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import orjson
 
@@ -81,27 +82,93 @@ def milliseconds(value: object) -> float | None:
         return None
 
 
-def node_result(value: object) -> tuple[str, str]:
-    """Split a `nodeResult`, a JSON string, into output and reasoning; what is unreadable is output.
+_JSON = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\n\r]*")
+_RESULT_KEYS = {"result", "reasoningContent"}
+
+
+def member_text(text: str, name: str) -> str:
+    """Return the value of an object's member as it stands in JSON text: no digit or space changes.
+
+    Args:
+        text: The text of an object.
+        name: The member.
+
+    Returns:
+        The text of its value; all of `text` if the member cannot be found.
+    """
+    found = text
+    try:
+        at = _skip(text, text.index("{") + 1)
+        while text[at] != "}":
+            key, at = _JSON.raw_decode(text, at)
+            start = _skip(text, _skip(text, at) + 1)  # after the colon
+            _, at = _JSON.raw_decode(text, start)
+            if key == name:
+                found = text[start:at]
+            at = _skip(text, at)
+            at = _skip(text, at + 1) if text[at] == "," else at
+    except (ValueError, IndexError, RecursionError):
+        return found
+    return found
+
+
+def _skip(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    return at if space is None else space.end()
+
+
+class Piece(NamedTuple):
+    """The newest piece of what a node says.
+
+    `form` is None for a delta of text. It is `"wrapped"` for a JSON object that holds text and
+    reasoning, as a delta or as all so far; `"object"` for text that is a JSON object; `"value"` for
+    any other JSON value, which cannot be a delta.
+    """
+
+    output: str
+    reasoning: str
+    form: Literal["wrapped", "object", "value"] | None = None
+
+
+def node_result(text: str) -> Piece:
+    """Read a `nodeResult`, which is JSON text; what is not an object is output.
 
     Recorded as `{"result": …, "reasoningContent": …}`, the latter of reasoning models only
-    (workflow-deep-thinking-streamed-end-head.jsonl).
+    (workflow-deep-thinking-streamed-end-head.jsonl). An End node in JSON mode has an object as its
+    `result`, or in its place.
     """
-    if value is None:
-        return "", ""
-    result = cast("JsonObject", value) if isinstance(value, dict) else json_object(value)
+    result = json_object(text)
     if result is None:
-        return as_text(cast("object", value)), ""
+        return Piece(text, "")
     reasoning = as_text(result.get("reasoningContent"))
     output = result.get("result")
     if isinstance(output, str):
-        return output, reasoning
-    if isinstance(value, str):
-        result = cast("JsonObject", json.loads(value))  # its numbers become text: keep every digit
-    if "result" in result:
-        return as_text(result["result"]), reasoning
-    rest = {key: part for key, part in result.items() if key != "reasoningContent"}
-    return (as_text(rest) if rest else ""), reasoning
+        return Piece(output, reasoning)
+    if output is not None:
+        return Piece(member_text(text, "result"), reasoning, "value")
+    if result.keys() <= _RESULT_KEYS:
+        return Piece("", reasoning)
+    return Piece(text, reasoning, "value")
+
+
+def message_content(text: str, node_type: str | None) -> Piece:
+    """Read the content of a node's message in a mode where it may be JSON.
+
+    An object of `result` and `reasoningContent` wraps what the node says. An End node's is its own
+    text, and so is an Output node's unless it has both.
+    """
+    inner = json_object(text)
+    if not inner:
+        return Piece(text, "")
+    kind = (node_type or "").casefold()
+    own = kind == "end" or ("output" in kind and len(inner) < 2)
+    if own or not inner.keys() <= _RESULT_KEYS:
+        return Piece(text, "", "object")
+    output, reasoning = inner.get("result"), as_text(inner.get("reasoningContent"))
+    if output is None or isinstance(output, str):
+        return Piece(output or "", reasoning, "wrapped")
+    return Piece(member_text(text, "result"), reasoning, "value")
 
 
 class CallInput:

@@ -67,11 +67,10 @@ class Emulator(LocalServer):
                 as fast, 0 does not wait.
             host: The address to listen on; `0.0.0.0` accepts connections from other machines.
             port: The port to listen on; 0 takes a free one.
-            sleep: Waits some seconds before a frame. A test may check the pace without waiting.
+            sleep: Waits some seconds before a frame; for tests of the pace.
             session_ttl_s: Seconds without a request after which a session is forgotten; see
                 `advance`.
-            session_max_rounds: The maximum number of rounds of a session. A later request is
-                treated like one with an unknown session.
+            session_max_rounds: How many rounds a session has; then it is unknown.
             unknown_session: The answer to an unknown session id: `fresh` opens a session with
                 another id, `error` answers with `InvalidParameter`.
             strict: Whether to refuse unknown names, wrong types and values out of range, to find

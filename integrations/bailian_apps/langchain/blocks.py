@@ -32,6 +32,7 @@ STEP_TYPE = "bailian_step"
 """The type of a workflow node's block, and the name of the custom event."""
 
 _REASONING, _REASONING_PARTS = "reasoning_content", "reasoning_parts"
+_CITATION_EXTRAS = ("index_id", "doc_id", "doc_name", "biz_id", "page_number", "images", "score")
 
 
 def step_entry(step: Step) -> dict[str, Any]:
@@ -94,11 +95,7 @@ def citation(reference: Mapping[str, Any]) -> dict[str, Any]:
         "title": reference.get("title") or reference.get("doc_name"),
         "url": reference.get("doc_url"),
         "cited_text": reference.get("text"),
-        "extras": {
-            key: reference[key]
-            for key in ("index_id", "doc_id", "doc_name", "page_number", "images")
-            if key in reference
-        },
+        "extras": {key: reference[key] for key in _CITATION_EXTRAS if key in reference},
     }
     return {key: value for key, value in standard.items() if value}
 

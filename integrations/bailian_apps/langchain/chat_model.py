@@ -178,8 +178,8 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             NotImplementedError: Always.
         """
         raise NotImplementedError(
-            "an app does not take a schema: ask for JSON in the prompt and add a parser, such as "
-            "model | PydanticOutputParser(pydantic_object=…)"
+            "an app takes no schema: use BailianAppRunnable(output_schema=…), or ask for JSON in "
+            "the prompt and add a parser, such as model | PydanticOutputParser(pydantic_object=…)"
         )
 
     @override

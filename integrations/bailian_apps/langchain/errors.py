@@ -23,6 +23,7 @@ from bailian_apps.core.settings import AppSettings
 
 _COUNTERPARTS: dict[type[BailianError], str] = {
     errors.InvalidInputError: "ModelInvalidRequestError",
+    errors.InvalidOutputError: "OutputParserException",
     errors.APIError: "ModelAPIError",
     errors.BadRequestError: "ModelInvalidRequestError",
     errors.ContentBlockedError: "ModelInvalidRequestError",
@@ -62,6 +63,9 @@ def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> Bail
     combined_class = _COMBINED.get(type(error), type(error))
     combined = combined_class.__new__(combined_class)
     combined.args = error.args
+    if isinstance(error, errors.InvalidOutputError):  # what OutputParserException has
+        text = error.partial and error.partial.text
+        combined.__dict__ |= {"llm_output": text, "observation": None, "send_to_llm": False}
     combined.__dict__.update(error.__dict__)
     cast("Any", combined).is_retryable = is_retryable(error, idempotent=idempotent)
     return combined.with_traceback(error.__traceback__)

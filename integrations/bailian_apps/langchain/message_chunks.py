@@ -65,7 +65,6 @@ class MessageChunkBuilder:
         self._usage = Usage()
         self._reasoning = ReasoningQueue()
         self._references: list[DocReference] = []
-        self._final_text: str | None = None
 
     def feed(self, event: AppEvent) -> AIMessageChunk | None:
         """Return the chunk that an event adds, if any."""
@@ -95,10 +94,7 @@ class MessageChunkBuilder:
 
     def final_message(self, chunks: Sequence[AIMessageChunk]) -> AIMessage:
         """Return the message that all chunks add up to."""
-        message = message_chunk_to_message(chunks[0] + list(chunks[1:]))
-        if self._final_text is not None:
-            _replace_text(message, self._final_text)
-        return cast("AIMessage", message)
+        return cast("AIMessage", message_chunk_to_message(chunks[0] + list(chunks[1:])))
 
     def _chunk_until_stop(self, stop_filter: StopFilter, text: str) -> AIMessageChunk | None:
         text = stop_filter.feed(text)
@@ -149,10 +145,8 @@ class MessageChunkBuilder:
             "context_lost": result.context_lost or None,
             "whole_history": result.whole_history or None,
             "history_format": result.history_format,
+            "final_text": self._cut(result.final_text),
         }
-        if result.streamed_text is not None:
-            # Streamed text cannot be taken back; `invoke` returns this text instead.
-            self._final_text = metadata["final_text"] = self._cut(result.text)
         chunk.response_metadata.update(
             {key: value for key, value in metadata.items() if value not in (None, [])}
         )
@@ -164,19 +158,10 @@ class MessageChunkBuilder:
             )
         return chunk
 
-    def _cut(self, text: str) -> str:
-        if self._stop_filter is None:
+    def _cut(self, text: str | None) -> str | None:
+        if self._stop_filter is None or text is None:
             return text
         return self._stop_filter.feed(text) + self._stop_filter.flush()
-
-
-def _replace_text(message: Any, text: str) -> None:
-    if isinstance(message.content, str):
-        message.content = text
-        return
-    for block in message.content:
-        if block["type"] == "text":
-            block["text"], text = text, ""
 
 
 _GENERATION = ChatGenerationChunk(message=AIMessageChunk(content=""))

@@ -90,8 +90,6 @@ class ProtocolEventBuilder:
     def _finish_message(self, last: AIMessageChunk) -> None:
         metadata = dict(last.response_metadata)
         for block in self._open.values():
-            if block["type"] == "text":
-                block["text"] = metadata.get("final_text", block["text"])
             self._finish(block)
         end: ProtocolEvent = {"event": "message-finish", "metadata": metadata}
         if last.usage_metadata:

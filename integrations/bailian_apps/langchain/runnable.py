@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, closing
-from typing import Any, TypeAlias, cast
+from typing import Annotated, Any, Generic, TypeAlias, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
@@ -18,11 +26,18 @@ from langchain_core.runnables.config import (
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
 )
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from typing_extensions import override
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
+from typing_extensions import TypeVar, override
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.events import fold
+from bailian_apps.core.events import AppEvent, RunFinished, fold
 from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     hides_arguments,
@@ -34,6 +49,7 @@ from bailian_apps.core.redaction import (
     wrap_params,
 )
 from bailian_apps.core.result import AppResult
+from bailian_apps.core.typed_output import check_output_schema, partial_output, typed_output
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.runs import AppRun
@@ -42,6 +58,8 @@ from bailian_apps.langchain.step_runs import AnyRunManager
 
 AppInput: TypeAlias = str | PromptValue | BaseMessage | Sequence[Any] | Mapping[str, Any]
 """A prompt; messages, in any form that LangChain accepts; or a dict (see `BailianAppRunnable`)."""
+
+OutputT = TypeVar("OutputT", default=AppResult)
 
 _CALL_KEYS = ("prompt", "messages", "session_id", "image_list", "file_list", "biz_params")
 
@@ -62,12 +80,15 @@ class _OpenInputSchema(_InputSchema):
     model_config = ConfigDict(extra="allow")
 
 
-class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult]):
+class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, OutputT], Generic[OutputT]):
     """A Bailian (Model Studio) app as a Runnable: text, messages or a dict in, `AppResult` out.
 
     It composes with `|`, `assign`, `batch` and the like. `stream` yields growing results: each
     contains everything received so far (text, reasoning, steps, …), and the last is complete. The
     app's steps are child runs of its run.
+
+    With an `output_schema`, the answer is an object of that class, and `stream` yields it as it
+    grows, from the first moment at which it is valid.
 
     In a dict, the keys `prompt`, `messages`, `session_id`, `image_list`, `file_list` and
     `biz_params` are options of the call. Every other key is a start variable of the app and is sent
@@ -88,11 +109,23 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
     Attributes:
         biz_params_schema: A pydantic model of the app's start variables. A dict input is validated
             with it, and it is part of the input schema.
+        output_schema: A pydantic model that the app's answer, which must be JSON, is validated
+            with. Default: none; the output is the `AppResult`.
     """
 
-    model_config = MODEL_CONFIG
+    model_config = MODEL_CONFIG | ConfigDict(populate_by_name=True)
 
     biz_params_schema: type[BaseModel] | None = None
+    # LangChain's own property `output_schema` returns it, because `OutputType` does.
+    output_class: Annotated[type[OutputT] | None, BeforeValidator(check_output_schema)] = Field(
+        default=None, alias="output_schema"
+    )
+
+    @property
+    @override
+    def OutputType(self) -> Any:
+        """The class of the output: `AppResult`, or the `output_schema`."""
+        return self.output_class or AppResult
 
     @override
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
@@ -105,7 +138,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
     @override
     def invoke(
         self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AppResult:
+    ) -> OutputT:
         """Run the app and wait for the complete answer.
 
         Args:
@@ -114,6 +147,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             **kwargs: Settings to override, and `session_id`, `image_list`, `file_list`.
 
         Raises:
+            InvalidOutputError: The answer does not fit the `output_schema`.
             BailianError: The call failed.
         """
         call = _RunnableCall(self, input, kwargs)
@@ -123,7 +157,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
     @override
     async def ainvoke(
         self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AppResult:
+    ) -> OutputT:
         """Run the app, natively async; as `invoke`."""
         call = _RunnableCall(self, input, kwargs)
         del input  # it may hold secrets, and this frame is on the traceback of an error
@@ -132,7 +166,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
     @override
     def stream(
         self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Iterator[AppResult]:
+    ) -> Iterator[OutputT]:
         """Run the app and yield growing results. Closing the iterator closes the connection.
 
         Args:
@@ -144,6 +178,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             Everything received so far; the last result is what `invoke` returns.
 
         Raises:
+            InvalidOutputError: The answer does not fit the `output_schema`.
             BailianError: The call failed.
         """
         # LangChain's `_transform_stream_with_config` would end this run before its child runs.
@@ -154,7 +189,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             None, call.traced_input, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
         results = call.stream(run)
-        last = AppResult()
+        last: Any = None
         try:
             for last in _tap_output(run, "tap_output_iter", results):
                 yield last
@@ -169,7 +204,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
     @override
     async def astream(
         self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> AsyncIterator[AppResult]:
+    ) -> AsyncIterator[OutputT]:
         """Run the app, natively async; as `stream`."""
         config = ensure_config(config)
         call = _RunnableCall(self, input, kwargs)
@@ -178,7 +213,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, AppResult])
             None, call.traced_input, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
         results = call.astream(run)
-        last = AppResult()
+        last: Any = None
         try:
             async for last in _tap_output(run, "tap_output_aiter", results):
                 yield last
@@ -211,7 +246,7 @@ def _tap_output(run: AnyRunManager, tap: str, results: Any) -> Any:
     return next((each(run.run_id, results) for each in taps if each), results)
 
 
-def _public_input(runnable: BailianAppRunnable, input_: Any, kwargs: Mapping[str, Any]) -> Any:
+def _public_input(runnable: BailianAppRunnable[Any], input_: Any, kwargs: Mapping[str, Any]) -> Any:
     """Return an input as it may be published; `unwrap_params` returns the original."""
     if not isinstance(input_, Mapping):
         return input_
@@ -230,37 +265,60 @@ class _RunnableCall:
         traced_input: The input without secrets, for LangChain's callbacks.
     """
 
-    def __init__(self, runnable: BailianAppRunnable, input_: Any, kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, runnable: BailianAppRunnable[Any], input_: Any, kwargs: dict[str, Any]
+    ) -> None:
         self._runnable = runnable
         self.traced_input = _public_input(runnable, input_, kwargs)
         self._input = unwrap_params(input_)
         self._kwargs = take(kwargs)
 
-    def invoke(self, _: Any, run_manager: CallbackManagerForChainRun) -> AppResult:
+    def invoke(self, _: Any, run_manager: CallbackManagerForChainRun) -> Any:
         with langchain_errors(self._runnable, self._kwargs):
-            return self._prepare(run_manager).result()
+            return self._output(self._prepare(run_manager).result())
 
-    async def ainvoke(self, _: Any, run_manager: AsyncCallbackManagerForChainRun) -> AppResult:
+    async def ainvoke(self, _: Any, run_manager: AsyncCallbackManagerForChainRun) -> Any:
         with langchain_errors(self._runnable, self._kwargs):
-            return await self._prepare(run_manager).aresult()
+            return self._output(await self._prepare(run_manager).aresult())
 
-    def stream(self, run_manager: CallbackManagerForChainRun) -> Generator[AppResult]:
+    def stream(self, run_manager: CallbackManagerForChainRun) -> Generator[Any]:
         with langchain_errors(self._runnable, self._kwargs):
-            partial = AppResult()
+            add = self._growing_output()
             with closing(self._prepare(run_manager).events()) as events:
                 for event in events:
-                    if (result := fold(partial, event)) is not partial:
-                        yield (partial := result)
+                    if (output := add(event)) is not None:
+                        yield output
 
-    async def astream(
-        self, run_manager: AsyncCallbackManagerForChainRun
-    ) -> AsyncGenerator[AppResult]:
+    async def astream(self, run_manager: AsyncCallbackManagerForChainRun) -> AsyncGenerator[Any]:
         with langchain_errors(self._runnable, self._kwargs):
-            partial = AppResult()
+            add = self._growing_output()
             async with aclosing(self._prepare(run_manager).aevents()) as events:
                 async for event in events:
-                    if (result := fold(partial, event)) is not partial:
-                        yield (partial := result)
+                    if (output := add(event)) is not None:
+                        yield output
+
+    def _output(self, result: AppResult) -> Any:
+        schema: Any = self._runnable.output_class
+        return result if schema is None else typed_output(result, schema)
+
+    def _growing_output(self) -> Callable[[AppEvent], Any]:
+        """Return a function that adds an event and returns the output if that has changed it."""
+        schema: Any = self._runnable.output_class
+        partial, output = AppResult(), None
+
+        def add(event: AppEvent) -> Any:
+            nonlocal partial, output
+            before, partial = partial, fold(partial, event)
+            if schema is None:
+                return None if partial is before else partial
+            known = output
+            if isinstance(event, RunFinished):
+                output = typed_output(partial, schema)
+            elif partial.text != before.text:
+                output = partial_output(partial.text, schema) or output
+            return None if output == known else output
+
+        return add
 
     @hides_arguments
     def _prepare(self, manager: AnyRunManager) -> AppRun:

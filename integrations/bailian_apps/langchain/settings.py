@@ -67,7 +67,8 @@ class AppSettingsMixin(AppSettings):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise_invalid_input(error, names=type(self).model_fields)
+            fields_by_name = type(self).model_fields.items()
+            raise_invalid_input(error, names=[info.alias or name for name, info in fields_by_name])
 
     def bind(self, **kwargs: Any) -> Any:
         """Bind arguments to every call, as every Runnable's `bind`, without showing secrets."""

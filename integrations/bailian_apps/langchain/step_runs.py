@@ -17,7 +17,7 @@ receives their results. `make_calls` makes these calls, `amake_calls` awaits the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -37,7 +37,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from bailian_apps.core.documents import retrieved_documents
+from bailian_apps.core.documents import RetrievedDocument
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import (
     AppEvent,
@@ -179,10 +179,7 @@ class StepRuns:
                 tool_call_id=step.id,
             )
         elif run.kind == "retrieval":
-            query = arguments.get("query")
-            run.manager = yield manager.on_retriever_start(
-                {"name": name}, query if isinstance(query, str) else as_text(step.input), name=name
-            )
+            run.manager = yield manager.on_retriever_start({"name": name}, step.query, name=name)
         elif step.kind == "node":
             run.manager = yield manager.on_chain_start({"name": name}, arguments, name=name)
 
@@ -203,7 +200,7 @@ class StepRuns:
             yield (
                 manager.on_retriever_error(error)
                 if error
-                else manager.on_retriever_end(_documents(step))
+                else manager.on_retriever_end(found_documents(step.documents))
             )
         else:
             yield manager.on_chain_error(error) if error else manager.on_chain_end(_outputs(step))
@@ -299,7 +296,7 @@ def _listens(handler: BaseCallbackHandler) -> bool:
 
 def _head(step: Step) -> dict[str, Any]:
     """What a step is, without what it says."""
-    names = ("id", "kind", "name", "type", "parent_id")
+    names = ("id", "kind", "name", "type", "status", "parent_id")
     return {name: value for name in names if (value := getattr(step, name)) is not None}
 
 
@@ -317,8 +314,6 @@ def _outputs(step: Step) -> dict[str, Any]:
     return outputs
 
 
-def _documents(step: Step) -> list[Document]:
-    return [
-        Document(page_content=document.text, metadata=dict(document.metadata))
-        for document in retrieved_documents(step)
-    ]
+def found_documents(documents: Iterable[RetrievedDocument]) -> list[Document]:
+    """Return what a retrieval found; `score` is in the metadata."""
+    return [Document(page_content=each.text, metadata=each.metadata) for each in documents]

@@ -6,15 +6,15 @@ import asyncio
 import logging
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from langchain_core.version import VERSION
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
 from pydantic.fields import FieldInfo
-from typing_extensions import override
+from typing_extensions import NotRequired, TypedDict, override
 
 from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidInputError
@@ -29,6 +29,7 @@ from bailian_apps.core.redaction import (
 )
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.turns import MARKER_KEY, SessionMarker, Turn
+from bailian_apps.core.typed_output import check_output_schema, typed_output
 from bailian_apps.langchain.blocks import step_entry
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
@@ -53,6 +54,7 @@ class AppToolArtifact(TypedDict):
         request_id: The cloud's id of the request.
         context_lost: Whether the cloud had forgotten the session that the call continued.
         bailian: The marker with which the thread's next call continues the session.
+        output: The answer as JSON values, if the tool has an `output_schema`.
     """
 
     prompt: str
@@ -63,6 +65,15 @@ class AppToolArtifact(TypedDict):
     request_id: str | None
     context_lost: bool
     bailian: dict[str, Any] | None
+    output: NotRequired[Any]
+
+
+class _TypedContent(str):
+    """The answer's text with the object it stands for: LangChain sends a model the text alone."""
+
+    __slots__ = ("output",)
+
+    output: BaseModel
 
 
 class _PromptArgument(BaseModel):
@@ -108,11 +119,18 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         remember: Whether a call continues the tool's earlier conversation in the same agent thread.
             The conversation is read from the tool messages in the agent's state, so a checkpointer
             stores it, and every thread has its own.
+        output_schema: A pydantic model that the app's answer, which must be JSON, is validated
+            with. The tool then returns the object; a tool call's message has the answer's text, and
+            the object as JSON values in the artifact's `output`.
     """
 
-    model_config = MODEL_CONFIG
+    model_config = MODEL_CONFIG | ConfigDict(populate_by_name=True)
 
     biz_params_schema: type[BaseModel] | None = None
+    # LangChain's own property `output_schema` returns it, because `OutputType` does.
+    output_class: Annotated[type[BaseModel] | None, BeforeValidator(check_output_schema)] = Field(
+        default=None, alias="output_schema"
+    )
     remember: bool = False
     # `remember` needs the artifact; with another format LangChain would show it to the model.
     response_format: Literal["content_and_artifact"] = "content_and_artifact"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -154,6 +172,12 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             self.name, self.args_schema, self.biz_params_schema, remember=self.remember
         )
 
+    @property
+    @override
+    def OutputType(self) -> Any:
+        """The class of the output, if there is an `output_schema`."""
+        return self.output_class or super().OutputType
+
     @classmethod
     @override
     def is_lc_serializable(cls) -> bool:
@@ -164,13 +188,13 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     def run(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Run the tool; callbacks see its arguments without secrets."""
         tool_input = self._as_traced(tool_input)
-        return super().run(tool_input, *args, **kwargs)
+        return _unwrapped(super().run(tool_input, *args, **kwargs))
 
     @override
     async def arun(self, tool_input: str | dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Run the tool, natively async; as `run`."""
         tool_input = self._as_traced(tool_input)
-        return await super().arun(tool_input, *args, **kwargs)
+        return _unwrapped(await super().arun(tool_input, *args, **kwargs))
 
     def _as_traced(self, tool_input: str | dict[str, Any]) -> str | dict[str, Any]:
         if isinstance(tool_input, str):
@@ -195,7 +219,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     ) -> tuple[str, AppToolArtifact]:
         with self._tool_errors():
             run = self._prepare(prompt, biz_params, runtime, run_manager)
-            return _content_and_artifact(prompt, run.plan, run.result())
+            return self._content_and_artifact(prompt, run.plan, run.result())
 
     @override
     async def _arun(
@@ -209,7 +233,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         try:
             with self._tool_errors():
                 run = self._prepare(prompt, biz_params, runtime, run_manager)
-                return _content_and_artifact(prompt, run.plan, await run.aresult())
+                return self._content_and_artifact(prompt, run.plan, await run.aresult())
         except asyncio.CancelledError as error:
             if run_manager and not _LANGCHAIN_ENDS_CANCELLED_TOOLS and is_being_cancelled():
                 await run_manager.on_tool_error(error)
@@ -243,6 +267,27 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             if value is not None:
                 biz_params[alias or name] = to_json_values(value)
         return biz_params
+
+    def _content_and_artifact(
+        self, prompt: str, plan: Plan, result: AppResult
+    ) -> tuple[str, AppToolArtifact]:
+        marker = plan.marker(result)
+        artifact: AppToolArtifact = {
+            "prompt": prompt,
+            "steps": [step_entry(step) for step in result.steps if not step.is_answer],
+            "references": [reference.to_dict(compact=True) for reference in result.references],
+            "usage": result.usage.to_dict(),
+            "session_id": result.session_id,
+            "request_id": result.request_id,
+            "context_lost": result.context_lost,
+            "bailian": marker.to_dict() if marker else None,
+        }
+        if self.output_class is None:
+            return result.text, artifact
+        content = _TypedContent(result.text)
+        content.output = typed_output(result, self.output_class)
+        artifact["output"] = content.output.model_dump(mode="json")
+        return content, artifact
 
     @contextmanager
     def _tool_errors(self) -> Generator[None]:
@@ -321,17 +366,5 @@ def _earlier_turns(runtime: Any, name: str) -> list[Turn]:
     return turns
 
 
-def _content_and_artifact(
-    prompt: str, plan: Plan, result: AppResult
-) -> tuple[str, AppToolArtifact]:
-    marker = plan.marker(result)
-    return result.text, {
-        "prompt": prompt,
-        "steps": [step_entry(step) for step in result.steps if not step.is_answer],
-        "references": [reference.to_dict(compact=True) for reference in result.references],
-        "usage": result.usage.to_dict(),
-        "session_id": result.session_id,
-        "request_id": result.request_id,
-        "context_lost": result.context_lost,
-        "bailian": marker.to_dict() if marker else None,
-    }
+def _unwrapped(output: Any) -> Any:
+    return output.output if isinstance(output, _TypedContent) else output

@@ -43,8 +43,9 @@ class BailianAppChatEngine(BaseChatEngine):
     completes; a turn that fails or is interrupted leaves nothing in the memory. If the app had
     started on it, or two turns ran at once, the next turn sends the whole history.
 
-    A response has the cited documents in `source_nodes` and the app's tool calls in `sources`. A
-    streaming response fills both before its last delta.
+    A response has the cited documents in `source_nodes` (if the answer cites none, those that the
+    app's retrievals found) and the app's tool calls in `sources`. A streaming response fills both
+    before its last delta.
 
     Example:
         ```python

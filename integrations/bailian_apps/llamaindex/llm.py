@@ -28,10 +28,11 @@ from bailian_apps.app import BailianApp
 from bailian_apps.client import Client
 from bailian_apps.core.attachments import unwrap_images
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.events import AppEvent
+from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import hides_arguments
+from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import Turn
 from bailian_apps.llamaindex.instrumentation import instrumented
@@ -154,12 +155,19 @@ class BailianAppLLM(AppSettings, LLM):
         return cls(**settings)
 
     def with_event_listener(self, listener: Callable[[AppEvent], None]) -> BailianAppLLM:
-        """Return a copy of this LLM that calls `listener` for every event of its runs.
+        """Return a copy of this LLM that calls `listener` too for every event of its runs.
 
         It is called in the thread or task that reads the run.
         """
+        earlier = self._listener
+
+        def both(event: AppEvent) -> None:
+            if earlier is not None:
+                earlier(event)
+            listener(event)
+
         copy = self.model_copy()
-        copy._listener = listener
+        copy._listener = listener if earlier is None else both
         return copy
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -298,3 +306,23 @@ class BailianAppLLM(AppSettings, LLM):
         if isinstance(images, (list, tuple)):
             kwargs = kwargs | {"image_list": [*map(image_content, cast("list[object]", images))]}
         return self.split(kwargs)
+
+
+class ResultKeeper:
+    """Keeps the result of the next run of an LLM, of which a response has only a part.
+
+    Attributes:
+        result: The result; an empty one before the run has finished.
+    """
+
+    def __init__(self) -> None:
+        """Start without a result."""
+        self.result = AppResult()
+
+    def listen_to(self, llm: BailianAppLLM) -> BailianAppLLM:
+        """Return a copy of an LLM for one call, whose result is kept."""
+        return llm.with_event_listener(self._keep)
+
+    def _keep(self, event: AppEvent) -> None:
+        if isinstance(event, RunFinished):
+            self.result = event.result

@@ -23,6 +23,7 @@ any other block (audio, video …)               rejected
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from io import IOBase
 from pathlib import Path
@@ -40,7 +41,7 @@ from llama_index.core.base.llms.types import (
 )
 from llama_index.core.schema import ImageDocument, ImageNode
 
-from bailian_apps.core.attachments import is_fetchable
+from bailian_apps.core.attachments import is_fetchable, media_type
 from bailian_apps.core.turns import MARKER_KEY, Turn, TurnBuilder, build_turns, unsupported
 
 _DROPPED_BLOCKS = (ThinkingBlock, CitationBlock, CachePoint, ToolCallBlock)
@@ -90,17 +91,28 @@ def image_content(image: object) -> Any:
         if isinstance(image.image, IOBase):
             image.image.seek(0)
             return image.image.read()
-        return image.image or image.path or (image.url and str(image.url))
+        if isinstance(image.image, bytes):
+            return _encoded_once(image.image)
+        return image.path or (image.url and str(image.url))
     if isinstance(image, (ImageDocument, ImageNode)):
         encoded = image.image
         if encoded:
-            return encoded if encoded.startswith("data:") else encoded.encode()
+            return encoded if encoded[:5].lower() == "data:" else _encoded_once(encoded.encode())
         return image_address(image.image_path or image.image_url)
     return image
 
 
+def _encoded_once(encoded: bytes) -> bytes:
+    """Undo the second base64 that LlamaIndex puts around a first one with line breaks."""
+    try:
+        is_image = media_type(base64.b64decode(encoded[:64]))
+        return encoded if is_image else base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return encoded
+
+
 def image_address(text: str | None) -> Any:
     """An address of the cloud or a Data URL as it is, any other text as a path."""
-    if not text or is_fetchable(text) or text.startswith("data:"):
+    if not text or is_fetchable(text) or text[:5].lower() == "data:":
         return text
     return Path(text)

@@ -11,17 +11,22 @@ from llama_index.core.base.llms.types import CompletionResponse
 from llama_index.core.base.response.schema import (
     RESPONSE_TYPE,
     AsyncStreamingResponse,
+    PydanticResponse,
     Response,
     StreamingResponse,
 )
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from pydantic import BaseModel
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import read_image
+from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.redaction import hides_arguments
-from bailian_apps.llamaindex.llm import BailianAppLLM
+from bailian_apps.core.result import AppResult
+from bailian_apps.core.typed_output import check_output_schema, typed_output
+from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.messages import image_address
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
 
@@ -31,16 +36,18 @@ class BailianAppQueryEngine(BaseQueryEngine):
 
     A `QueryBundle` may have an image in its `image_path`: a path, an address or a Data URL.
 
-    A response has the cited documents in `source_nodes`, and `steps`, `usage`, `reasoning`,
-    `session_id`, `request_id` and others in `metadata`. A streaming response fills both before
-    its last delta.
+    A response has the cited documents in `source_nodes` (if the answer cites none, those that the
+    app's retrievals found), and `steps`, `usage`, `reasoning`, `session_id`, `request_id` and
+    others in `metadata`. A streaming response fills both before its last delta.
+
+    With an `output_schema`, the response is a `PydanticResponse`, whose `response` is the object.
 
     Example:
         ```python
         engine = BailianAppQueryEngine.from_defaults(app_id="…")
         response = engine.query("What does the warranty cover?")
         for source in response.source_nodes:
-            print(source.node.metadata["title"], source.node.get_content())
+            print(source.node.metadata.get("title"), source.node.get_content())
         ```
     """
 
@@ -50,6 +57,7 @@ class BailianAppQueryEngine(BaseQueryEngine):
         llm: BailianAppLLM | None = None,
         *,
         streaming: bool = False,
+        output_schema: type[BaseModel] | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         """Create an engine from an app or an LLM.
@@ -58,11 +66,20 @@ class BailianAppQueryEngine(BaseQueryEngine):
             app: The app to call.
             llm: The LLM to call, instead of `app`.
             streaming: Whether `query` and `aquery` return a streaming response.
+            output_schema: A pydantic model that the app's answer, which must be JSON, is validated
+                with. A query then raises an `InvalidOutputError` for an answer that does not fit.
             callback_manager: Receives the legacy events. Defaults to the LLM's.
 
         Raises:
-            InvalidInputError: Both `app` and `llm` are given.
+            InvalidInputError: Both `app` and `llm` are given, or `streaming` and `output_schema`.
         """
+        if check_output_schema(output_schema) is not None and streaming:
+            raise InvalidInputError(
+                "streaming",
+                "cannot be combined with output_schema, because a streaming response is text",
+                "Leave out one of the two",
+            )
+        self._output_schema = output_schema
         self._llm = BailianAppLLM.from_app_or_llm(app, llm, callback_manager)
         self._streaming = streaming
         super().__init__(callback_manager or self._llm.callback_manager)
@@ -75,6 +92,7 @@ class BailianAppQueryEngine(BaseQueryEngine):
         llm: BailianAppLLM | None = None,
         *,
         streaming: bool = False,
+        output_schema: type[BaseModel] | None = None,
         callback_manager: CallbackManager | None = None,
         **settings: Any,
     ) -> BailianAppQueryEngine:
@@ -84,6 +102,7 @@ class BailianAppQueryEngine(BaseQueryEngine):
             app: The app to call, instead of settings.
             llm: The LLM to call, instead of settings.
             streaming: As for the constructor.
+            output_schema: As for the constructor.
             callback_manager: As for the constructor.
             **settings: The fields of `BailianAppLLM`.
 
@@ -91,7 +110,12 @@ class BailianAppQueryEngine(BaseQueryEngine):
             InvalidInputError: A field is unknown or invalid.
         """
         llm = BailianAppLLM.from_app_or_llm(app, llm, callback_manager, **settings)
-        return cls(llm=llm, streaming=streaming, callback_manager=callback_manager)
+        return cls(
+            llm=llm,
+            streaming=streaming,
+            output_schema=output_schema,
+            callback_manager=callback_manager,
+        )
 
     def _get_prompt_modules(self) -> PromptMixinType:
         return {}  # the prompts are part of the app, in the console
@@ -100,11 +124,12 @@ class BailianAppQueryEngine(BaseQueryEngine):
         query, images = query_bundle.query_str, image_option(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
-            response = (
-                self._stream(query, images)
-                if self._streaming
-                else self._final(self._llm.complete(query, **images))
-            )
+            if self._streaming:
+                response = self._stream(query, images)
+            else:
+                kept = ResultKeeper()
+                completion = kept.listen_to(self._llm).complete(query, **images)
+                response = self._final(completion, kept.result)
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
@@ -112,18 +137,24 @@ class BailianAppQueryEngine(BaseQueryEngine):
         query, images = query_bundle.query_str, image_option(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
         with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
-            response = (
-                await self._astream(query, images)
-                if self._streaming
-                else self._final(await self._llm.acomplete(query, **images))
-            )
+            if self._streaming:
+                response = await self._astream(query, images)
+            else:
+                kept = ResultKeeper()
+                completion = await kept.listen_to(self._llm).acomplete(query, **images)
+                response = self._final(completion, kept.result)
             event.on_end(payload={EventPayload.RESPONSE: response})
         return response
 
-    def _final(self, completion: CompletionResponse) -> Response:
+    def _final(
+        self, completion: CompletionResponse, result: AppResult
+    ) -> Response | PydanticResponse:
         fields = _DeferredFields(self._llm)
         fields.read(completion)
-        return Response(completion.text, fields.nodes, fields.metadata)
+        if self._output_schema is None:
+            return Response(completion.text, fields.nodes, fields.metadata)
+        output = typed_output(result, self._output_schema)
+        return PydanticResponse(output, fields.nodes, fields.metadata)
 
     def _stream(self, query: str, images: dict[str, Any]) -> StreamingResponse:
         fields = _DeferredFields(self._llm)

@@ -31,18 +31,21 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import ToolOutput
 
+from bailian_apps.core.documents import DocumentSource
 from bailian_apps.core.events import AppEvent, References, TextDelta
 from bailian_apps.core.history import Plan
 from bailian_apps.core.models import copy_model
 from bailian_apps.core.reasoning import ReasoningQueue
-from bailian_apps.core.result import AppResult, DocReference, Usage
+from bailian_apps.core.result import AppResult, DocReference, Step, Usage
 from bailian_apps.core.turns import MARKER_KEY
 
 THINKING_DELTA = "thinking_delta"
 """Where LlamaIndex's agents read a reasoning delta, in a response's `additional_kwargs`."""
 
-_NODE_METADATA = ("title", "doc_name", "doc_url", "doc_id", "index_id", "page_number", "images")
-_HIDDEN_FROM_MODELS = ("doc_url", "doc_id", "index_id", "page_number", "images")
+_SHOWN_TO_MODELS = ("title", "doc_name")
+_NODE_METADATA = (
+    *_SHOWN_TO_MODELS, "doc_url", "doc_id", "index_id", "biz_id", "page_number", "images"
+)  # fmt: skip
 
 ResponseT_co = TypeVar("ResponseT_co", covariant=True)
 
@@ -199,33 +202,55 @@ def raw_response(result: AppResult) -> dict[str, Any]:
         "references": [reference.to_dict() for reference in result.references],
         "usage": _usage_dict(result.usage),
     }
-    if result.streamed_text is not None:
-        raw["streamed_text"] = result.streamed_text
+    if result.final_text is not None:
+        raw["final_text"] = result.final_text
     return raw
 
 
-def source_nodes(raw: Mapping[str, Any] | None) -> list[NodeWithScore]:
-    """The documents that an answer cites, as nodes without scores (the cloud sends none).
-
-    A node's id is the document's. When an answer cites several passages of one document, the
-    later ones are `id#2`, `id#3` …: LlamaIndex drops nodes with an id that it has already seen.
+def source_nodes(
+    raw: Mapping[str, Any] | None, documents: DocumentSource | None = None
+) -> list[NodeWithScore]:
+    """The documents that an answer cites, or, if it cites none, those that the app found.
 
     Args:
         raw: `raw` of the response.
+        documents: Which of them, instead.
+    """
+    raw = raw or {}
+    references = raw.get("references", ())
+    if documents == "retrieved" or (documents is None and not references):
+        return found_nodes(AppResult(steps=tuple(Step(**s) for s in raw.get("steps", ()))))
+    return _nodes(
+        (each["text"], {key: each[key] for key in _NODE_METADATA if each[key]}, each["score"])
+        for each in references
+    )
+
+
+def found_nodes(found: Step | AppResult) -> list[NodeWithScore]:
+    """The passages that a retrieval, or all retrievals of a run, found."""
+    return _nodes((each.text, each.metadata, each.score) for each in found.documents)
+
+
+def _nodes(passages: Iterable[tuple[str, dict[str, Any], float | None]]) -> list[NodeWithScore]:
+    """Nodes of passages, from their text, metadata and score.
+
+    A node's id is the document's. The later ones of several passages of one document are `id#2`,
+    `id#3` …: LlamaIndex drops nodes with an id that it has already seen.
     """
     seen: Counter[str] = Counter()
     nodes: list[NodeWithScore] = []
-    for reference in (raw or {}).get("references", ()):
+    for text, metadata, score in passages:
+        hidden = [key for key in metadata if key not in _SHOWN_TO_MODELS]
         node = TextNode(
-            text=reference["text"],
-            metadata={key: reference[key] for key in _NODE_METADATA if reference[key]},
-            excluded_llm_metadata_keys=list(_HIDDEN_FROM_MODELS),
-            excluded_embed_metadata_keys=list(_HIDDEN_FROM_MODELS),
+            text=text,
+            metadata=metadata,
+            excluded_llm_metadata_keys=hidden,
+            excluded_embed_metadata_keys=hidden.copy(),
         )
-        if doc_id := reference["doc_id"]:
+        if doc_id := metadata.get("doc_id"):
             seen[doc_id] += 1
             node.id_ = doc_id if seen[doc_id] == 1 else f"{doc_id}#{seen[doc_id]}"
-        nodes.append(NodeWithScore(node=node))
+        nodes.append(NodeWithScore(node=node, score=score))
     return nodes
 
 

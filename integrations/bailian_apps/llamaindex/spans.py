@@ -38,10 +38,10 @@ from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import AppEvent, StepFinished, StepStarted, StepUpdated
 from bailian_apps.core.result import Step
 from bailian_apps.core.values import as_text
+from bailian_apps.llamaindex.responses import found_nodes
 from bailian_apps.llamaindex.steps import (
     BailianAppStepEvent,
     StepChanges,
-    found_nodes,
     legacy_end,
     legacy_start,
     step_inputs,
@@ -222,9 +222,8 @@ def _end_step(span: _Span, step: Step) -> None:
     if step.span_kind == "tool":
         span.event(AgentToolCallEvent, arguments=as_text(step.input), tool=tool_metadata(step))
     elif step.span_kind == "retrieval":
-        query = as_text(step.input)
-        span.event(RetrievalStartEvent, str_or_query_bundle=query)
-        span.event(RetrievalEndEvent, str_or_query_bundle=query, nodes=found_nodes(step))
+        span.event(RetrievalStartEvent, str_or_query_bundle=step.query)
+        span.event(RetrievalEndEvent, str_or_query_bundle=step.query, nodes=found_nodes(step))
     if step.failed:
         span.drop(AppFailedError(step.error or step.status))
     else:

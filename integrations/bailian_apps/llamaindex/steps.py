@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 from llama_index.core.callbacks import CBEventType, EventPayload
-from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import ToolMetadata
 from llama_index.core.workflow import Event
 from llama_index_instrumentation.base import BaseEvent
 
-from bailian_apps.core.documents import retrieved_documents
 from bailian_apps.core.events import (
     AppEvent,
     ReasoningDelta,
@@ -21,6 +19,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.result import Step
 from bailian_apps.core.values import as_text
+from bailian_apps.llamaindex.responses import found_nodes
 
 Phase: TypeAlias = Literal["started", "updated", "delta", "finished"]
 
@@ -86,23 +85,12 @@ class StepChanges:
         return {"phase": _PHASES[type(event)], "step": step}
 
 
-_HEAD = ("id", "kind", "name", "type", "parent_id")
+_HEAD = ("id", "kind", "name", "type", "status", "parent_id")
 _PHASES: dict[type[AppEvent], Phase] = {
     StepStarted: "started",
     StepUpdated: "updated",
     StepFinished: "finished",
 }
-
-
-def found_nodes(step: Step) -> list[NodeWithScore]:
-    """The passages that a retrieval found."""
-    return [
-        NodeWithScore(
-            node=TextNode(text=document.text, metadata=dict(document.metadata)),
-            score=document.score,
-        )
-        for document in retrieved_documents(step)
-    ]
 
 
 def tool_metadata(step: Step) -> ToolMetadata:
@@ -137,7 +125,7 @@ def legacy_start(step: Step) -> tuple[CBEventType, dict[str, Any]]:
             EventPayload.TOOL: tool_metadata(step),
         }
     if step.span_kind == "retrieval":
-        return CBEventType.RETRIEVE, {EventPayload.QUERY_STR: as_text(step.input)}
+        return CBEventType.RETRIEVE, {EventPayload.QUERY_STR: step.query}
     return CBEventType.AGENT_STEP, {EventPayload.ADDITIONAL_KWARGS: {"name": step.name}}
 
 

@@ -10,7 +10,7 @@ from llama_index.core.async_utils import (
     asyncio_run,  # pyright: ignore[reportUnknownVariableType]
 )
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock
-from llama_index.core.base.response.schema import Response
+from llama_index.core.base.response.schema import PydanticResponse, Response
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
 from llama_index.core.workflow import Context
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -29,8 +29,10 @@ from bailian_apps.core.redaction import (
     wrap_params,
     wrap_secrets,
 )
+from bailian_apps.core.result import AppResult
+from bailian_apps.core.typed_output import check_output_schema, typed_output
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
-from bailian_apps.llamaindex.llm import BailianAppLLM
+from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
 from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
 
@@ -46,6 +48,7 @@ def bailian_app_tool(
     name: str,
     description: str,
     params: type[BaseModel] | None = None,
+    output_schema: type[BaseModel] | None = None,
     return_direct: bool = False,
     keep_session: bool = True,
     **settings: Any,
@@ -57,8 +60,10 @@ def bailian_app_tool(
     context does. Steps of the app are written to the workflow's stream as `BailianAppStepStream`.
     Outside a workflow, each call is a conversation of its own.
 
-    The output's `raw_output` is a `Response` with the cited documents in `source_nodes`, and
-    steps and usage in `metadata`.
+    The output's `raw_output` is a `Response` with the cited documents in `source_nodes` (if the
+    answer cites none, those that the app found), and steps and usage in `metadata`. With an
+    `output_schema` it is a `PydanticResponse`, whose `response` is the object; the agent reads the
+    answer's text.
 
     Args:
         app: The app to call, instead of settings.
@@ -69,6 +74,8 @@ def bailian_app_tool(
             Its fields override the `biz_params` of the settings one by one. Its field `prompt` is
             the prompt; one is added if there is none. Its fields `image_list` and `file_list` hold
             the images and files of the call.
+        output_schema: A pydantic model that the app's answer, which must be JSON, is validated
+            with. A call then raises an `InvalidOutputError` for an answer that does not fit.
         return_direct: Whether the agent returns the app's answer as its own.
         keep_session: Whether all calls by one agent form one conversation.
         **settings: The fields of `BailianAppLLM`.
@@ -98,7 +105,8 @@ def bailian_app_tool(
         return_direct=return_direct,
     )
     llm = BailianAppLLM.from_app_or_llm(app, llm, **settings)
-    return _AppTool(llm, metadata, params, keep_session=keep_session)
+    check_output_schema(output_schema)
+    return _AppTool(llm, metadata, params, output_schema, keep_session=keep_session)
 
 
 def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
@@ -118,6 +126,7 @@ class _AppTool(FunctionTool):
         llm: BailianAppLLM,
         metadata: ToolMetadata,
         params: type[BaseModel] | None,
+        output_schema: type[BaseModel] | None,
         *,
         keep_session: bool,
     ) -> None:
@@ -126,6 +135,7 @@ class _AppTool(FunctionTool):
         self.ctx_param_name = _CONTEXT
         self._llm = llm
         self._params = params
+        self._output_schema = output_schema
         self._keep_session = keep_session
 
     def __reduce__(self) -> tuple[Callable[[], FunctionTool], tuple[()]]:
@@ -136,6 +146,7 @@ class _AppTool(FunctionTool):
             name=self.metadata.get_name(),
             description=self.metadata.description,
             params=self._params,
+            output_schema=self._output_schema,
             return_direct=self.metadata.return_direct,
             keep_session=self._keep_session,
         )
@@ -158,8 +169,9 @@ class _AppTool(FunctionTool):
         if kwargs.pop(_CONTEXT, None) is not None:
             return asyncio_run(self.acall(*args, **unwrap_params(kwargs)))
         question, overrides = self._parse(args, kwargs)
-        response = self._llm.chat([question], **overrides)
-        return self._output(response, args, kwargs)
+        kept = ResultKeeper()
+        response = kept.listen_to(self._llm).chat([question], **overrides)
+        return self._output(response, kept.result, args, kwargs)
 
     __call__ = call  # LlamaIndex's own would publish the arguments
 
@@ -168,13 +180,16 @@ class _AppTool(FunctionTool):
         """Call the app; with a context, in its conversation."""
         ctx: Context | None = kwargs.pop(_CONTEXT, None)
         question, overrides = self._parse(args, kwargs)
+        kept = ResultKeeper()
+        llm = kept.listen_to(self._llm)
         if ctx is None:
-            return self._output(await self._llm.achat([question], **overrides), args, kwargs)
-        llm = self._llm.with_event_listener(partial(self._write_step, ctx, StepChanges()))
+            response = await llm.achat([question], **overrides)
+            return self._output(response, kept.result, args, kwargs)
+        llm = llm.with_event_listener(partial(self._write_step, ctx, StepChanges()))
         history = await self._load_history(ctx)
         response = await llm.achat([*history, question], **overrides)
         await self._store_turn(ctx, question, response)
-        return self._output(response, args, kwargs)
+        return self._output(response, kept.result, args, kwargs)
 
     @hides_arguments
     def _parse(
@@ -230,15 +245,24 @@ class _AppTool(FunctionTool):
         return f"bailian_app_tool/{self.metadata.get_name()}/{self._llm.app_id}"
 
     def _output(
-        self, response: ChatResponse, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        response: ChatResponse,
+        result: AppResult,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> ToolOutput:
-        text = response.message.content or ""
+        text, nodes = response.message.content or "", source_nodes(response.raw)
         metadata = {"app_id": self._llm.app_id, **run_metadata(response.raw)}
+        if self._output_schema is None:
+            raw_output: Any = Response(text, nodes, metadata)
+        else:
+            output = typed_output(result, self._output_schema)
+            raw_output = PydanticResponse(output, nodes, metadata)
         return ToolOutput(
             tool_name=self.metadata.get_name(),
             blocks=[TextBlock(text=text)],
             raw_input={"args": args, "kwargs": dict(kwargs)},
-            raw_output=Response(text, source_nodes(response.raw), metadata),
+            raw_output=raw_output,
         )
 
 

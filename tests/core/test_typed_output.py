@@ -1,0 +1,118 @@
+"""An answer that is JSON as an object, whole and as it grows."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, RootModel
+
+from bailian_apps import AppResult, InvalidInputError, InvalidOutputError
+from bailian_apps.core.retry import is_retryable
+from bailian_apps.core.typed_output import check_output_schema, partial_output, typed_output
+
+
+class Dish(BaseModel):
+    name: str
+    price: Decimal = Decimal(0)
+
+
+class Trip(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    city: str
+    days: int = 1
+    dishes: list[Dish] = []
+
+
+WHOLE = '{"city": "杭州", "days": 2, "dishes": [{"name": "醋鱼", "price": 1.10}]}'
+TRIP = Trip(city="杭州", days=2, dishes=[Dish(name="醋鱼", price=Decimal("1.10"))])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WHOLE,
+        f"\n {WHOLE}\n",
+        f"```json\n{WHOLE}\n```",
+        f"```\n{WHOLE}\n```",
+        f"```JSON {WHOLE}```",
+        f"Here it is:\n\n```json\n{WHOLE}\n```\nEnjoy ```it```!",
+    ],
+)
+def test_json_is_read_with_and_without_a_fence(text: str) -> None:
+    assert typed_output(AppResult(text=text), Trip) == TRIP
+
+
+def test_a_fence_inside_a_string_does_not_end_the_json() -> None:
+    text = json.dumps({"city": "```json\n{}\n```"})
+    assert typed_output(AppResult(text=text), Trip).city == "```json\n{}\n```"
+    assert typed_output(AppResult(text=f"```json\n{text}\n```"), Trip).city.endswith("```")
+
+
+def test_line_breaks_in_strings_are_accepted_as_models_write_them() -> None:
+    assert typed_output(AppResult(text='{"city": "a\nb"}'), Trip).city == "a\nb"
+
+
+def test_a_list_is_read_with_a_root_model() -> None:
+    assert typed_output(AppResult(text="[1, 2]"), RootModel[list[int]]).root == [1, 2]
+
+
+def test_an_answer_that_does_not_fit_names_its_fields_and_keeps_the_result() -> None:
+    text = '{"days": "two", "dishes": [{"price": 1}], "more": 1}'
+    result = AppResult(text=text, session_id="s", request_id="r", attempts=2)
+    with pytest.raises(InvalidOutputError) as caught:
+        typed_output(result, Trip)
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert error.fields == ("city", "days", "dishes[0].name", "more")
+    assert error.partial == result
+    assert (error.session_id, error.request_id, error.attempts) == ("s", "r", 2)
+    assert str(error) == (
+        "the app ran, but its answer does not fit output_schema Trip: city is missing; days must "
+        "be a valid integer, unable to parse string as an integer; dishes[0].name is missing; "
+        "more: Extra inputs are not permitted. The answer is in .partial.text "
+        "(request_id r, 2 attempts)"
+    )
+    assert not is_retryable(error, idempotent=True)
+
+
+@pytest.mark.parametrize("text", ["", "a lake", '{"city": "杭', '```json\n{"city": 1', "[" * 3000])
+def test_text_that_is_not_json_is_an_error_without_fields(text: str) -> None:
+    with pytest.raises(InvalidOutputError, match="Trip: the answer: Invalid JSON") as caught:
+        typed_output(AppResult(text=text), Trip)
+    assert caught.value.fields == ()
+    assert caught.value.__cause__ is None
+
+
+def test_a_long_list_of_problems_is_shortened() -> None:
+    class Numbers(RootModel[list[int]]):
+        pass
+
+    with pytest.raises(InvalidOutputError, match="and 90 more") as caught:
+        typed_output(AppResult(text=json.dumps(["x"] * 100)), Numbers)
+    assert len(caught.value.fields) == 100
+
+
+def test_an_object_grows_with_the_text() -> None:
+    seen: list[Trip] = []
+    for end in range(len(WHOLE) + 1):
+        output = partial_output(WHOLE[:end], Trip)
+        if output is not None and output not in seen:
+            seen.append(output)
+    assert [each.city for each in seen[:3]] == ["", "杭", "杭州"]
+    assert seen[-1] == TRIP
+
+
+@given(st.text('{}[]"`json:,12 \n', max_size=20))
+def test_the_beginning_of_any_text_is_an_object_or_none(text: str) -> None:
+    assert isinstance(partial_output(text, Trip), Trip | None)
+
+
+@pytest.mark.parametrize("schema", [dict, "Trip", Trip(city="a"), {"type": "object"}])
+def test_an_output_schema_is_a_pydantic_model_class(schema: object) -> None:
+    with pytest.raises(InvalidInputError, match="output_schema must be a pydantic model class"):
+        check_output_schema(schema)
