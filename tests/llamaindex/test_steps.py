@@ -56,6 +56,7 @@ def test_step_events_carry_the_words_and_thoughts_of_a_node(
         "kind": "node",
         "name": "节点 a",
         "type": "LLM",
+        "status": "executing",
         "parent_id": None,
     }
 
