@@ -114,9 +114,9 @@ class AnswerFilter:
         if result.finish_reason is not None:
             reader._end_thought(events)
         read = reduce(fold, events, AppResult())
-        if result.streamed_text is not None:
-            streamed = replace(result, text=result.streamed_text, streamed_text=None)
-            result = replace(result, streamed_text=self.result(streamed).text)
+        if result.final_text is not None:
+            final = self.result(AppResult(text=result.final_text))
+            result = replace(result, final_text=final.text)
         return replace(
             result,
             text=read.text,
