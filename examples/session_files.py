@@ -98,4 +98,6 @@ def main(name: str, question: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    if len(sys.argv) != 3:
+        sys.exit('Usage: python examples/session_files.py FILE "QUESTION"')
+    main(sys.argv[1], sys.argv[2])

@@ -279,7 +279,7 @@ class Run:
     async def _aread_key(self) -> None:
         if self._keys is not None:
             try:
-                self._use_key(await self._keys.aread())
+                self._use_key(await self._keys.aread(self._deadline))
             except BailianError as error:
                 self._raise_final(error)
 
@@ -326,7 +326,7 @@ class Run:
             "request_id %s",
             self._settings.app_id,
             self._decoder.session_id,
-            self._request.session_id,
+            self._request.sent("session_id"),
             "; sending the whole history" if repeats else "",
             self._decoder.partial().request_id,
         )
@@ -391,10 +391,9 @@ class Run:
     def _raise_final(self, error: BailianError) -> NoReturn:
         """Raise an error with what is known about the call."""
         error.attempts = self._attempt
-        error.session_id = self._decoder.session_id or self._request.session_id
-        if self._decoder.started:
-            partial = self._answer.result(self._decoder.partial())
-            error.partial = replace(partial, attempts=self._attempt)
-            error.request_id = error.request_id or error.partial.request_id
+        error.session_id = self._decoder.session_id or self._request.sent("session_id")
+        if partial := self._decoder.partial() if self._decoder.started else error.partial:
+            error.partial = replace(self._answer.result(partial), attempts=self._attempt)
+            error.request_id = error.request_id or partial.request_id
         error.__context__ = None
         raise error.with_traceback(None)

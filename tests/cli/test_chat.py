@@ -213,3 +213,6 @@ def test_a_chat_does_not_begin_with_an_image_that_cannot_be_sent(cloud: Emulator
     done = bailian("chat", "talk", "--base-url", cloud.base_url, "--image", "no-such.png")
     assert done.returncode == 2
     assert "--image no-such.png is the path of a file that does not exist" in done.stderr
+    data = ("--image", "DATA:image/png;base64,s3cret")
+    done = bailian("chat", "talk", "--base-url", cloud.base_url, *data)
+    assert "--image is not valid base64" in done.stderr

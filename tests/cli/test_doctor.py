@@ -206,3 +206,22 @@ def test_a_call_and_doctor_agree_about_a_blank_variable(
         called = bailian("run", "mine", "hi", "--base-url", cloud.base_url, **variables)
     assert findings(checked.stdout)["key at address"][0] == "ok"
     assert (called.returncode, called.stdout, called.stderr) == (0, "hello\n", "")
+
+
+def address_of(*arguments: str, **given: str) -> tuple[str, str]:
+    """The address that `doctor` finds. It connects to a proxy only, where nothing listens."""
+    with WireServer() as server:
+        closed = server.base_url
+    settings = {"HTTPS_PROXY": closed, "NO_PROXY": "", "DASHSCOPE_API_KEY": KEY, **given}
+    return findings(bailian("doctor", "--json", *arguments, **settings).stdout)["address"]
+
+
+def test_an_address_with_a_workspace_is_the_one_that_a_call_uses() -> None:
+    region = ("--base-url", "eu-central-1")
+    address = "https://llm-1.eu-central-1.maas.aliyuncs.com/api/v1 (--base-url)"
+    assert address_of(*region, "--workspace", "llm-1") == ("ok", address)
+    assert address_of(*region, DASHSCOPE_WORKSPACE_ID="llm-1") == ("ok", address)
+    state, detail = address_of(*region)
+    assert (state, detail[-36:]) == ("missing", " needs a workspace; pass --workspace")
+    state, detail = address_of(*region, "--workspace", "a b")
+    assert (state, detail[:23]) == ("missing", "--workspace has a chara")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pickle
 from pathlib import Path
@@ -65,7 +66,23 @@ def test_the_type_of_a_file_is_not_that_of_its_name(tmp_path: Path) -> None:
 
 def test_base64_may_have_line_breaks() -> None:
     text = encoded(PNG)
-    assert sent(f"data:image/png;base64,{text[:8]}\r\n{text[8:]}\n") == [data_url(PNG)]
+    broken = f"{text[:8]}\r\n{text[8:]}\n"
+    forms = [f"data:image/png;base64,{broken}", broken.encode()]
+    assert sent(*forms) == [data_url(PNG)] * 2
+    assert len({images_digest([form]) for form in (*forms, PNG)}) == 1
+    short = "data:image/png;base64,… (24 bytes)"
+    assert [str(read_image(form, "")) for form in forms] == [short] * 2
+
+
+def test_line_breaks_do_not_count_as_part_of_an_image() -> None:
+    largest = base64.encodebytes(PNG + bytes(7_864_296 - len(PNG)))
+    [url] = sent("data:image/png;base64," + largest.decode())
+    assert MAX_DATA_URL_BYTES - 16 < len(url) <= MAX_DATA_URL_BYTES
+
+
+def test_a_digest_is_computed_once_for_each_image() -> None:
+    image = InlineImage(PNG, "")
+    assert image.digest() is image.digest()
 
 
 def test_a_data_url_that_is_right_is_sent_as_it_is() -> None:
@@ -88,6 +105,8 @@ def test_a_data_url_that_is_right_is_sent_as_it_is() -> None:
         ("s3cret.png", "is text that is neither an http(s) URL nor a Data URL"),
         (encoded(PNG), "is text that is neither"),
         (5, "is of type int, which is not an image"),
+        (None, "has neither an address nor content. Pass an http:// or https:// address"),
+        ("", "has neither an address nor content"),
         (Path("/s3cret.png"), "is the path of a file that does not exist"),
         (Path("/s3cret\0.png"), "is the path of a file that does not exist"),
     ],
@@ -108,7 +127,10 @@ def test_a_path_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     assert "is the path of an empty file" in str(refusal(empty))
     if hasattr(os, "mkfifo"):  # reading it would wait for ever
         os.mkfifo(pipe)
-        assert "is the path of" in str(refusal(pipe))
+        assert "is the path of what is not a regular file" in str(refusal(pipe))
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop)
+    assert "is the path of what is not a regular file" in str(refusal(loop))
 
 
 def test_an_image_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def refused(**overrides: Any) -> InvalidInputError:
         ({"biz_params": {"a": "\udfff"}}, "biz_params.a", "surrogate"),
         ({"rag_options": [1]}, "rag_options", "not a list"),
         ({"image_list": ["/tmp/x.png"]}, "image_list[0]", "http"),
-        ({"image_list": "http://x"}, "image_list", "must be a valid tuple, not a str"),
+        ({"image_list": "http://x"}, "image_list", "must be a list of images, and is of type str"),
         ({"flow_stream_mode": 5}, "flow_stream_mode", "not an int"),
         ({"temperature": 2}, "temperature", "less than 2"),
         ({"thouhgts": True}, "thouhgts", "is not a setting"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 from pathlib import Path
 from typing import Any, get_args
@@ -42,12 +43,15 @@ def forms(folder: Path) -> dict[str, ImageBlock]:
         "bytes": ImageBlock(image=PNG),
         "bytes of another type": ImageBlock(image=PNG, image_mimetype="image/jpeg"),
         "base64": ImageBlock(image=encoded(PNG).encode()),
+        "base64 in lines": ImageBlock(image=base64.encodebytes(PNG)),
         "path": ImageBlock(path=path),
         "Data URL": ImageBlock(url=URL),
     }
 
 
-@pytest.mark.parametrize("form", ["bytes", "bytes of another type", "base64", "path", "Data URL"])
+@pytest.mark.parametrize(
+    "form", ["bytes", "bytes of another type", "base64", "base64 in lines", "path", "Data URL"]
+)
 def test_a_block_in_any_form_is_sent_as_a_data_url(
     form: str, chat: Any, llm_of: Any, tmp_path: Path
 ) -> None:
@@ -80,10 +84,11 @@ def test_images_of_a_call_may_be_those_of_llamaindex(ask: Any, llm_of: Any, tmp_
         ImageNode(image_path=str(path)),
         ImageNode(image_url="https://example.com/a.png"),
         ImageDocument(image=encoded(PNG)),
+        ImageDocument(image=f"{encoded(PNG)[:8]}\n{encoded(PNG)[8:]}"),
     ]
     with Emulator(apps={"app": app}) as cloud:
         ask(llm_of(cloud), "看", image_list=images)
-        urls = [URL] * 5 + ["https://example.com/a.png", URL]
+        urls = [URL] * 5 + ["https://example.com/a.png", URL, URL]
         assert cloud.requests[0].input["image_list"] == urls
 
 

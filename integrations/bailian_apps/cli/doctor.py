@@ -26,7 +26,7 @@ from bailian_apps.core.errors import (
 )
 from bailian_apps.terminal import strip_controls
 from bailian_apps.transport.environment import Environment, tls_context
-from bailian_apps.transport.request_builder import sdk_defaults
+from bailian_apps.transport.request_builder import load_sdk, sdk_defaults
 
 _EXTRAS = {
     "cli": ("rich", "typer"),
@@ -171,7 +171,8 @@ def _shared_addresses() -> dict[str, str]:
 def _refusal(url: str, workspace: str | None) -> BailianError | None:
     """Call an app that does not exist; return the error if it is not about the app.
 
-    Nothing runs, so this costs nothing. Any answer but HTTP 401 and 403 means that the key passed.
+    Nothing runs, so this costs nothing. HTTP 400 or 404, or an error that names the app's id, means
+    that the key passed. After any other error, that is not known.
     """
     try:
         app = BailianApp(
@@ -203,20 +204,23 @@ def _address(base_url: str | None, workspace: str | None) -> Finding:
     try:
         # Any app id will do: only the URL is used.
         url = base_url or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or None
-        named = BailianApp(app_id="app", api_key="any", base_url=url)
+        named = BailianApp(app_id="app", api_key="any", base_url=url, workspace=workspace)
     except InvalidInputError as error:
         return Finding("address", "missing", error_message(error))
     if named.settings.base_url:
         rule = "--base-url" if base_url else "DASHSCOPE_HTTP_BASE_URL"
-        return Finding("address", "ok", f"{named.settings.base_url} ({rule})")
-    default = sdk_defaults().base_url
-    if "{workspace_id}" in default:
+        address = named.settings.base_url
+    else:
+        region = os.environ.get("DASHSCOPE_API_REGION")
+        rule = f"DASHSCOPE_API_REGION={region}" if region else "the SDK's default"
+        address = sdk_defaults().base_url
+    if "{workspace_id}" in address:
+        if not workspace and "workspace" in load_sdk().options:  # a version that fills it in
+            workspace = os.environ.get("DASHSCOPE_WORKSPACE_ID")
         if not workspace:
-            return Finding("address", "missing", f"{default} needs a workspace; pass --workspace")
-        default = default.replace("{workspace_id}", workspace)
-    region = os.environ.get("DASHSCOPE_API_REGION")
-    rule = f"DASHSCOPE_API_REGION={region}" if region else "the SDK's default"
-    return Finding("address", "ok", f"{default} ({rule})")
+            return Finding("address", "missing", f"{address} needs a workspace; pass --workspace")
+        address = address.replace("{workspace_id}", workspace)
+    return Finding("address", "ok", f"{address} ({rule})")
 
 
 def _endpoint(url: str) -> list[Finding]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import as_json, show
-from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file, read_image
+from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
@@ -116,9 +116,12 @@ def media(images: Sequence[str] | None, files: Sequence[str] | None) -> dict[str
 
 
 def _image(text: str) -> Image:
-    if is_fetchable(text) or text.startswith("data:"):
-        return read_image(text, "--image")
-    image = InlineImage(Path(text), f"--image {text}")
+    if is_fetchable(text):
+        return text
+    if text[:5].lower() == "data:":
+        image = InlineImage(text, "--image")
+    else:
+        image = InlineImage(Path(text), f"--image {text}")
     image.data_url()  # `chat` must not find out with each message that it cannot be sent
     return image
 

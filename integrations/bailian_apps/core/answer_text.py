@@ -106,7 +106,7 @@ class AnswerFilter:
         return filtered
 
     def result(self, result: AppResult) -> AppResult:
-        """Return a result as the filtered events make it."""
+        """Return a result as the filtered events make it; `final_text` stays the wire's own."""
         if not self._changes_text:
             return result
         reader, events = AnswerFilter(*self._settings), list[AppEvent]()
@@ -114,9 +114,6 @@ class AnswerFilter:
         if result.finish_reason is not None:
             reader._end_thought(events)
         read = reduce(fold, events, AppResult())
-        if result.final_text is not None:
-            final = self.result(AppResult(text=result.final_text))
-            result = replace(result, final_text=final.text)
         return replace(
             result,
             text=read.text,

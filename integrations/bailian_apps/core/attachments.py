@@ -2,8 +2,10 @@
 
 The cloud takes an image by its address, which it fetches, or as a Data URL, which holds the image.
 An image of this machine (a path, bytes, or base64 in a message) becomes an `InlineImage`. It is
-read and checked when the request is built, so the images of earlier turns cost nothing as long as
-the cloud's session holds them.
+read, checked and encoded when the request is built, so those of earlier turns are not, as long as
+the cloud's session holds them. But a conversation is compared with its session by digests, so each
+call hashes its images, those of earlier turns too: about 30 ms for the largest. An async call does
+that on the event loop.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, TypeGuard, cast
+from typing import Any, NoReturn, TypeAlias, TypeGuard, TypeVar, cast
 
 from bailian_apps.core.errors import InvalidInputError
+
+_T = TypeVar("_T")
 
 URL_SCHEMES = ("http://", "https://", "oss://")
 """How the address of an image or a file begins, which the cloud fetches."""
@@ -52,7 +56,7 @@ class InlineImage:
     Two of them are equal if they have the same content; for files, the same path.
     """
 
-    __slots__ = ("_content", "_where")
+    __slots__ = ("_content", "_digest", "_where")
 
     def __init__(self, content: str | bytes | Path, where: str) -> None:
         """Keep an image. Nothing is read or checked yet.
@@ -63,6 +67,7 @@ class InlineImage:
             where: The image's place in an error, such as `messages[2].content[1]`.
         """
         self._content = content
+        self._digest = ""
         self._where = where
 
     def data_url(self) -> str:
@@ -80,11 +85,11 @@ class InlineImage:
             self._check_size(len(content))
             return f"data:{kind};base64,{base64.b64encode(content).decode()}"
         head, payload = self._split(content)
-        self._check_size(len(payload) * 3 // 4)
+        payload = _join_lines(payload)
         decoded = _decode(payload)
-        if decoded is None:
-            payload = "".join(payload.split())  # some encoders break lines
-            decoded = _decode(payload)
+        if decoded is None and isinstance(content, bytes):
+            self._type_of(b"")
+        self._check_size(len(payload) * 3 // 4)
         if decoded is None:
             self._refuse(
                 "is not valid base64",
@@ -98,13 +103,19 @@ class InlineImage:
 
     def digest(self) -> str:
         """Return a digest of the content, of a file: of its path. Equal images have the same."""
+        self._digest = self._digest or self._compute_digest()
+        return self._digest
+
+    def _compute_digest(self) -> str:
         content = self._content
         if isinstance(content, Path):
             content = f"file {content}"
-        elif isinstance(content, bytes) and media_type(content):
-            content = base64.b64encode(content)  # as in a Data URL, which other frameworks store
         elif isinstance(content, str):
-            content = content.partition(",")[2]
+            content = _join_lines(content.partition(",")[2])
+        elif media_type(content):
+            content = base64.b64encode(content)  # as in a Data URL, which other frameworks store
+        else:
+            content = b"".join(content.split())
         if isinstance(content, str):
             content = content.encode("utf-8", "surrogatepass")
         return hashlib.sha256(content).hexdigest()
@@ -117,6 +128,7 @@ class InlineImage:
         if isinstance(content, bytes) and media_type(content):
             return f"data:{media_type(content)};base64,… ({len(content)} bytes)"
         payload = content.partition(",")[2] if isinstance(content, str) else content.decode("latin")
+        payload = _join_lines(payload)
         try:
             kind = media_type(base64.b64decode(payload[: _HEAD_BYTES * 4 // 3]))
         except ValueError:
@@ -136,7 +148,9 @@ class InlineImage:
         """Return the content of a file, which is an image."""
         try:
             if not path.is_file():  # a device may have no end
-                kind = "a directory" if path.is_dir() else "a file that does not exist"
+                kind = "a file that does not exist"
+                if os.path.lexists(path):  # a pipe, a device, or a link to itself
+                    kind = "a directory" if path.is_dir() else "what is not a regular file"
                 hint = "Check the path; a relative one starts in the working directory"
                 self._refuse(f"is the path of {kind}", hint)
             self._check_size(path.stat().st_size)
@@ -152,9 +166,7 @@ class InlineImage:
     def _split(self, content: str | bytes) -> tuple[str, str]:
         """Return the head of a Data URL, with its comma, and the base64 after it."""
         if isinstance(content, bytes):
-            if _decode(content) is None:
-                self._type_of(b"")
-            return "", content.decode("ascii")
+            return "", content.decode("latin")
         head, comma, payload = content.partition(",")
         if not comma or not head.lower().endswith(";base64"):
             self._refuse(
@@ -182,7 +194,11 @@ class InlineImage:
         raise InvalidInputError(self._where, problem, hint) from None
 
 
-def _decode(text: str | bytes) -> bytes | None:
+def _join_lines(encoded: str) -> str:
+    return "".join(encoded.split())  # some encoders break lines
+
+
+def _decode(text: str) -> bytes | None:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
@@ -228,7 +244,9 @@ def read_image(value: object, where: str) -> Image:
     if isinstance(value, os.PathLike):
         return InlineImage(Path(os.fsdecode(cast("os.PathLike[str]", value))), where)
     problem = "is text that is neither an http(s) URL nor a Data URL"
-    if not isinstance(value, str):
+    if value is None or value == "":
+        problem = "has neither an address nor content"
+    elif not isinstance(value, str):
         problem = f"is of type {type(value).__name__}, which is not an image"
     raise InvalidInputError(
         where,
@@ -259,19 +277,36 @@ def read_file(value: object, where: str) -> str:
 
 
 def read_images(values: Iterable[object], field: str) -> tuple[Image, ...]:
-    """Return images as `read_image`; an error names `field` and the index."""
-    values = unwrap_images(values)
-    return tuple(read_image(value, f"{field}[{index}]") for index, value in enumerate(values))
+    """Return images as `read_image`; an error names `field` and the index of each that is wrong."""
+    return _read_all(read_image, unwrap_images(values), field, "images")
 
 
 def read_files(values: Iterable[object], field: str) -> tuple[str, ...]:
-    """Return the addresses of files as `read_file`; an error names `field` and the index."""
-    return tuple(read_file(value, f"{field}[{index}]") for index, value in enumerate(values))
+    """Return the addresses of files as `read_file`; an error is as that of `read_images`."""
+    return _read_all(read_file, values, field, "addresses")
+
+
+def _read_all(
+    read: Callable[[object, str], _T], values: Iterable[object], field: str, what: str
+) -> tuple[_T, ...]:
+    if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
+        problem = f"must be a list of {what}, and is of type {type(values).__name__}"
+        raise InvalidInputError(field, problem, "Put a single one into a list too")
+    items: list[_T] = []
+    problems: list[InvalidInputError] = []
+    for index, value in enumerate(values):
+        try:
+            items.append(read(value, f"{field}[{index}]"))
+        except InvalidInputError as error:
+            problems.append(error)
+    if problems:
+        raise InvalidInputError.of(problems)
+    return tuple(items)
 
 
 def is_fetchable(url: object) -> TypeGuard[str]:
     """Whether it is a URL that the cloud can fetch."""
-    return isinstance(url, str) and url.startswith(URL_SCHEMES)
+    return isinstance(url, str) and url[:8].lower().startswith(URL_SCHEMES)
 
 
 class _ShortImages(list[str]):

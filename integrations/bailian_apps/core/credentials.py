@@ -61,7 +61,7 @@ def is_credential_name(name: str, *, may_count: bool = True) -> bool:
 
 def is_credential(name: str, value: object) -> bool:
     """Return whether a value is a credential by its name. A bool and a number of tokens are not."""
-    if isinstance(value, bool):
+    if not is_credential_name(name, may_count=False) or isinstance(value, bool):
         return False
     is_number = isinstance(value, (int, float))
     if is_number and name.lower().endswith("tokens"):

@@ -149,7 +149,7 @@ def _key_errors() -> Generator[None]:
         raise InvalidInputError(
             "api_key",
             f"could not be read: the callable raised {type(error).__name__}",
-            "Nothing was sent; the cause is that error",
+            "The cause is that error",
         ) from error
 
 
@@ -168,12 +168,17 @@ def _check_headers(value: object) -> object:
     if not isinstance(value, Mapping):
         raise InvalidInputError("extra_headers", f"must be a dict of str, not {kind_of(value)}")
     headers: dict[str, SecretStr] = {}
+    names: set[str] = set()
     for name, given in cast("Mapping[object, object]", value).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise InvalidInputError("extra_headers", "has a name that no HTTP header can have")
         field = f"extra_headers.{name}"
         if name.lower() in _OWN_HEADERS:
             raise InvalidInputError(field, "cannot be replaced", _OWN_HEADERS[name.lower()])
+        if name.lower() in names:
+            problem = "is given twice, because the names of headers are equal in any case"
+            raise InvalidInputError(field, problem, "Leave one out")
+        names.add(name.lower())
         text = given.get_secret_value() if isinstance(given, SecretStr) else given
         if not isinstance(text, str):
             raise InvalidInputError(field, f"must be a str, not {kind_of(text)}", "Pass str(value)")

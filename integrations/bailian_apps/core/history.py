@@ -26,14 +26,15 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from typing_extensions import Self
 
 from bailian_apps.core.attachments import Image, InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.invalid_input import invalid_options
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.settings import CALL_NAMES, AppSettings
 from bailian_apps.core.text import repair_surrogates
 from bailian_apps.core.turns import SessionMarker, Turn, put_system_first
 
@@ -97,12 +98,17 @@ class Plan:
         }
         planned = {name: value for name, value in planned.items() if value}
         fields = {**planned, **(call_options or {})}
-        for name in _LISTS.keys() & fields.keys():
-            more: Any = (call_options or {}).get(name) or ()
-            if isinstance(more, (list, tuple)):
-                # Read here, where the index that an error names is the caller's.
-                read = _LISTS[name](cast("Sequence[Any]", more), name)
-                fields[name] = (*planned.get(name, ()), *read)
+        problems: list[InvalidInputError] = []
+        for name in [each for each in _LISTS if each in fields]:
+            # Read here, where the index that an error names is the caller's.
+            more = (call_options or {}).get(name) or ()
+            try:
+                fields[name] = (*planned.get(name, ()), *_LISTS[name](more, name))
+            except InvalidInputError as error:
+                problems.append(error)
+                del fields[name]
+        if problems:
+            raise InvalidInputError.of([*problems, *invalid_options(fields, names=CALL_NAMES)])
         return fields
 
     def marker(self, result: AppResult, *, now: float | None = None) -> SessionMarker | None:

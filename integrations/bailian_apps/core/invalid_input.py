@@ -73,6 +73,8 @@ def _invalid_input(error: ErrorDetails, within: str, names: Sequence[str]) -> In
     if isinstance(cause, InvalidInputError):
         return InvalidInputError.of([_at(path, each) for each in cause.each()])
     field = ".".join(path) or "arguments"
+    if error["type"] == "extra_forbidden" and path[0].startswith("messages["):
+        return InvalidInputError(field, "is not a key of a message", "Pass only role and content")
     if error["type"] == "extra_forbidden":
         return InvalidInputError(field, "is not a setting", _spelling_hint(path[-1], names))
     if error["type"] == "missing":

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretBytes, SecretStr, Va
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.redaction import MAX_DEPTH, SECRET_FIELDS, reveal, unwrap_params
 
+_OUTSIDE_BODY = ("app_id", "api_key", "base_url", "workspace")
 _HINTS_BY_TYPE = {
     "datetime": "Pass .isoformat()",
     "date": "Pass .isoformat()",
@@ -38,13 +39,13 @@ def _check_json_object(value: object, info: ValidationInfo) -> object:
 
 
 def _require_json(value: object, path: str, *, secrets: bool, within: tuple[int, ...] = ()) -> None:
-    if secrets and isinstance(value, (SecretStr, SecretBytes)):
-        try:
-            value = reveal(value)
-        except UnicodeDecodeError:
-            raise InvalidInputError(path, "is not UTF-8", "Pass base64 text") from None
     if isinstance(value, str):
         _require_utf8(value, path)
+    elif secrets and isinstance(value, (SecretStr, SecretBytes)):
+        try:
+            _require_utf8(reveal(value), path)
+        except UnicodeDecodeError:
+            raise InvalidInputError(path, "is not UTF-8", "Pass base64 text") from None
     elif value is None or isinstance(value, int):  # bool is an int
         return
     elif isinstance(value, float):
@@ -105,10 +106,11 @@ def kind_of(value: object) -> str:
 def _check_extra_body(value: dict[str, Any]) -> dict[str, Any]:
     for name, part in value.items():
         if name not in ("input", "parameters"):
+            hint = f'Pass extra_body={{"parameters": {{{name!r}: …}}}}'
             raise InvalidInputError(
                 "extra_body",
                 f"has the key {name!r}, and takes only 'input' and 'parameters'",
-                f'Pass extra_body={{"parameters": {{{name!r}: …}}}}',
+                f"Pass {name}= itself" if name in _OUTSIDE_BODY else hint,
             )
         if not isinstance(part, dict):
             raise InvalidInputError(f"extra_body.{name}", f"must be a dict, not {kind_of(part)}")

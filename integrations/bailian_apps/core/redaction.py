@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast, get_args
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
@@ -58,20 +58,23 @@ def redact_headers(headers: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _redacted(value: Any, names: Sequence[str], path: str, within: tuple[int, ...] = ()) -> Any:
-    if isinstance(value, (SecretStr, SecretBytes)):
-        return MASK
+    if value is None or isinstance(value, (int, float)):
+        return value
     if isinstance(value, str):
         parsed = _parsed(value) if _may_hold_secrets(value, names) else None
         redacted = _redacted(parsed, names, path, within)
         return value if redacted == parsed else json.dumps(redacted, ensure_ascii=False)
-    if isinstance(value, BaseModel):
-        value = value.model_dump()
-    if not isinstance(value, (Mapping, list, tuple)):
-        return value
+    if isinstance(value, (SecretStr, SecretBytes)):
+        return MASK
+    if not isinstance(value, (dict, list, tuple)):  # an ABC's check costs more
+        if isinstance(value, BaseModel):
+            value = value.model_dump()
+        if not isinstance(value, (Mapping, list, tuple)):
+            return value
     if id(cast("object", value)) in within or len(within) == MAX_DEPTH:
         return MASK  # it is refused later
     within = (*within, id(cast("object", value)))
-    if isinstance(value, Mapping):
+    if not isinstance(value, (list, tuple)):
         fields: dict[Any, Any] = {}
         for name, item in cast("Mapping[Any, Any]", value).items():
             here = f"{path}.{name}" if path else str(name)
@@ -107,13 +110,16 @@ def masked_path(value: Any, path: str) -> str | None:
     if isinstance(value, str):
         masked = value == MASK or (f'"{MASK}"' in value and _parsed(value) is not None)
         return path if masked else None
-    items: Iterable[tuple[str, Any]] = ()
+    # Every call asks, so a path is only made of what was found.
     if isinstance(value, dict):
-        items = ((f".{name}", item) for name, item in cast("dict[str, Any]", value).items())
+        for name, item in cast("dict[str, Any]", value).items():
+            if (found := masked_path(item, "")) is not None:
+                return f"{path}.{name}{found}"
     elif isinstance(value, (list, tuple)):
-        items = ((f"[{at}]", item) for at, item in enumerate(cast("Sequence[Any]", value)))
-    found = (masked_path(item, path + at) for at, item in items)
-    return next((each for each in found if each is not None), None)
+        for at, item in enumerate(cast("Sequence[Any]", value)):
+            if (found := masked_path(item, "")) is not None:
+                return f"{path}[{at}]{found}"
+    return None
 
 
 def reveal(value: Any) -> Any:
@@ -122,6 +128,8 @@ def reveal(value: Any) -> Any:
     Raises:
         UnicodeDecodeError: A `SecretBytes` is not UTF-8.
     """
+    if value is None or isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, SecretBytes):
@@ -255,6 +263,8 @@ def secrets_digest(
 
 def as_json(value: Any) -> Any:
     """Return a pydantic model, such as a `Timeout`, as a dict; other values unchanged."""
+    if value is None or isinstance(value, (str, int, float, dict, list, tuple)):
+        return value  # the check below costs more
     return value.model_dump() if isinstance(value, BaseModel) else value
 
 

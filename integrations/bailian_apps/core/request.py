@@ -8,9 +8,10 @@ would send it. The fields are those of the vendor's page "Application calling AP
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
@@ -77,11 +78,11 @@ def _check_mode(value: object) -> object:
     return value
 
 
-def _check_images(value: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+def _check_images(value: Any, info: ValidationInfo) -> tuple[Any, ...]:
     return read_images(value, info.field_name or "image_list")
 
 
-def _check_files(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+def _check_files(value: Any, info: ValidationInfo) -> tuple[str, ...]:
     return read_files(value, info.field_name or "file_list")
 
 
@@ -89,8 +90,8 @@ ModeName: TypeAlias = Annotated[
     FlowStreamMode | str, BeforeValidator(_check_mode), AfterValidator(check_text)
 ]
 AppId: TypeAlias = Annotated[str, BeforeValidator(_check_app_id)]
-Images: TypeAlias = Annotated[tuple[Any, ...], AfterValidator(_check_images)]
-Files: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_check_files)]
+Images: TypeAlias = Annotated[tuple[Any, ...], BeforeValidator(_check_images)]
+Files: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_check_files)]
 
 
 class WireOptions(BaseModel):
@@ -276,14 +277,14 @@ class AppRequest(WireOptions):
         return self
 
     def input(self) -> dict[str, Any]:
-        """Return the `input` object of the request body, without empty fields.
+        """Return the `input` object of the body without empty fields, and without `extra_body`.
 
         It reads the images of this machine.
 
         Raises:
             InvalidInputError: One cannot be read, is not an image, or is too large.
         """
-        return self._marked(Input) | self._extra("input")
+        return self._marked(Input)
 
     def sent(self, name: str) -> Any:
         """Return a field as it is sent: what `extra_body` holds under its name wins."""
@@ -298,23 +299,32 @@ class AppRequest(WireOptions):
     @property
     def has_oss_address(self) -> bool:
         """Whether an image or a file has an `oss://` address, which needs a header of its own."""
-        return any(str(each).startswith("oss://") for each in (*self.image_list, *self.file_list))
+        lists: Iterable[object] = (self.sent("image_list"), self.sent("file_list"))
+        sent = itertools.chain(*(each for each in lists if isinstance(each, (list, tuple))))
+        return any(isinstance(each, str) and each[:6].lower() == "oss://" for each in sent)
 
     def parameters(self) -> dict[str, Any]:
-        """Return the `parameters` object, without empty fields. It always asks for deltas."""
-        return {"incremental_output": True, **self._marked(Parameter), **self._extra("parameters")}
-
-    def _extra(self, part: str) -> dict[str, Any]:
-        return reveal((self.extra_body or {}).get(part, {}))
+        """Return the `parameters` object; as `input`. It always asks for deltas."""
+        return {"incremental_output": True, **self._marked(Parameter)}
 
     def _marked(self, kind: type[Input | Parameter]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
-        for name, info in type(self).model_fields.items():
-            for mark in info.metadata:
-                value = getattr(self, name)
-                if isinstance(mark, kind) and value not in (None, "", (), {}):
-                    fields[mark.name or name] = _as_json(value)
+        for name, wire_name in _places(type(self), kind):
+            value = getattr(self, name)
+            if value not in (None, "", (), {}):
+                fields[wire_name] = _as_json(value)
         return fields
+
+
+@functools.cache
+def _places(model: type[BaseModel], kind: type[Input | Parameter]) -> Sequence[tuple[str, str]]:
+    """Return the fields with a mark of this kind, each with its name in the body."""
+    return [
+        (name, mark.name or name)
+        for name, info in model.model_fields.items()
+        for mark in info.metadata
+        if isinstance(mark, kind)
+    ]
 
 
 def _as_json(value: object) -> object:

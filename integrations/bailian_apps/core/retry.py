@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 
 from pydantic import SecretStr
 
@@ -136,9 +137,16 @@ class KeyReader:
         """
         return self._use(read_api_key(self._provider))
 
-    async def aread(self) -> SecretStr:
-        """As `read`, for an async call."""
-        return self._use(await aread_api_key(self._provider))
+    async def aread(self, deadline: float | None) -> SecretStr:
+        """As `read`, for an async call; at `deadline`, by the monotonic clock, it fails."""
+        import asyncio  # costs 40 ms, which a program without a loop does not pay
+
+        left_s = None if deadline is None else deadline - time.monotonic()
+        try:
+            key = await asyncio.wait_for(aread_api_key(self._provider), left_s)
+        except asyncio.TimeoutError:
+            raise ConnectError("the callable api_key took longer than total_s") from None
+        return self._use(key)
 
     def _use(self, key: SecretStr) -> SecretStr:
         if self._refusal is not None and key == self._key:

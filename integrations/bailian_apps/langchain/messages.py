@@ -116,7 +116,7 @@ def _image_of(block: Mapping[str, Any]) -> object:
     encoded = block.get("base64") or block.get("data")
     if url or not isinstance(encoded, str):
         return url or encoded
-    if encoded.startswith("data:"):
+    if encoded[:5].lower() == "data:":
         return encoded
     return f"data:{block.get('mime_type') or block.get('media_type') or ''};base64,{encoded}"
 

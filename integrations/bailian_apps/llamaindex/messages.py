@@ -94,13 +94,13 @@ def image_content(image: object) -> Any:
     if isinstance(image, (ImageDocument, ImageNode)):
         encoded = image.image
         if encoded:
-            return encoded if encoded.startswith("data:") else encoded.encode()
+            return encoded if encoded[:5].lower() == "data:" else encoded.encode()
         return image_address(image.image_path or image.image_url)
     return image
 
 
 def image_address(text: str | None) -> Any:
     """An address of the cloud or a Data URL as it is, any other text as a path."""
-    if not text or is_fetchable(text) or text.startswith("data:"):
+    if not text or is_fetchable(text) or text[:5].lower() == "data:":
         return text
     return Path(text)

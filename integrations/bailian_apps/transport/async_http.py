@@ -166,7 +166,7 @@ class AsyncCall:
         """As `SyncCall.frames`, natively async."""
         try:
             status, headers = await self._send(request)
-            asked = asked_of(request.url, request.headers)
+            asked = asked_of(request.url, request.workspace)
             if not is_stream(status, headers):
                 yield [read_answer(status, headers, await self._read_all(status), asked=asked)]
                 return

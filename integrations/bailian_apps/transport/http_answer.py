@@ -9,7 +9,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from bailian_apps.core.api_errors import api_error
-from bailian_apps.core.decoder import finish_reason
+from bailian_apps.core.decoder import Decoder, finish_reason
 from bailian_apps.core.errors import (
     BailianError,
     ConnectError,
@@ -19,7 +19,14 @@ from bailian_apps.core.errors import (
     retry_after_s,
 )
 from bailian_apps.core.values import json_object
-from bailian_apps.transport.sse import ErrorEvent, Frame, SSEReader
+from bailian_apps.transport.sse import (
+    ErrorEvent,
+    Frame,
+    SSEReader,
+    first_field,
+    holds_error,
+    spelt_alike,
+)
 
 MAX_ERROR_BYTES: Final = 1 << 20
 """How much of an error's body is read."""
@@ -35,9 +42,8 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
-def asked_of(url: str, headers: Mapping[str, str]) -> str:
+def asked_of(url: str, workspace: str | None) -> str:
     """Return which host and workspace a request asks, for an error's hint."""
-    workspace = headers.get("X-DashScope-WorkSpace")
     return (urlsplit(url).hostname or "") + (f", workspace {workspace}," if workspace else "")
 
 
@@ -69,8 +75,13 @@ def read_answer(
         answer = _first_event(body)
     else:
         answer = json_object(body)
-    if answer is not None and (status_code != 200 or _holds_error(answer)):
-        raise _error_in(answer, None if status_code == 200 else status_code, headers, asked)
+    if answer is not None and (status_code != 200 or holds_error(answer)):
+        error = _error_in(answer, None if status_code == 200 else status_code, headers, asked)
+        if answer.get("output"):  # whatever the status, something ran
+            decoder = Decoder()
+            decoder.feed(answer)
+            error.partial, error.request_state = decoder.partial(), "unknown"
+        raise error
     if answer is not None and isinstance(answer.get("output"), dict):
         # A complete HTTP body is a finished run, even with a null finish_reason.
         if finish_reason(answer["output"]) is None:
@@ -160,52 +171,33 @@ def _error_in(
     answer: Frame, status_code: int | None, headers: Mapping[str, str], asked: str
 ) -> BailianError:
     # The models' API nests an error under `error`, the console's gateway under `data`.
-    inner = _spelt_alike(answer.get("error"))
-    layers = [inner, _spelt_alike(answer), _spelt_alike(answer.get("data"))]
-    message = _first(layers, "message", "msg", "errormessage", "errormsg")
+    inner = spelt_alike(answer.get("error"))
+    layers = [inner, spelt_alike(answer), spelt_alike(answer.get("data"))]
+    message = first_field(layers, "message", "msg", "errormessage", "errormsg")
     error = answer.get("error")
     return api_error(
-        _first(layers, "errorcode", "code") or _first([inner], "type"),
+        first_field(layers, "errorcode", "code") or first_field([inner], "type"),
         message or (error if isinstance(error, str) else None),
         status_code=status_code,
-        request_id=_first(layers, "requestid") or headers.get("X-Request-Id"),
+        request_id=first_field(layers, "requestid") or headers.get("X-Request-Id"),
         retry_after_s=retry_after_s(headers),
         asked=asked,
     )
 
 
-def _holds_error(answer: Frame) -> bool:
-    """Whether an answer with status 200 is an error."""
-    layers = [_spelt_alike(answer)]
-    if not isinstance(answer.get("output"), dict):
-        layers.append(_spelt_alike(answer.get("data")))
-    return bool(answer.get("error") or _first(layers, "errorcode", "code"))
-
-
-def _spelt_alike(value: object) -> Frame:
-    """Return an object's fields with `request_id`, `requestId` and `RequestId` as one name."""
-    if not isinstance(value, dict):
-        return {}
-    fields = cast("Frame", value)
-    return {name.replace("_", "").lower(): item for name, item in fields.items()}
-
-
-def _first(layers: Sequence[Frame], *names: str) -> str | None:
-    """Return the first of some fields that says something. The code 200 does not."""
-    for layer in layers:
-        for name in names:
-            value = layer.get(name)
-            if isinstance(value, (str, int)) and value and str(value) != "200":
-                return str(value)
-    return None
-
-
 def _first_event(body: bytes) -> Frame | None:
-    """Read the first error event, where an error comes as an event stream."""
+    """Read the first error event, where an error comes as an event stream.
+
+    If a frame with an output comes before it, the output is added: something ran.
+    """
     reader = SSEReader()
-    events = reader.feed(body) + reader.close()
-    errors = (json_object(event.data) for event in events if isinstance(event, ErrorEvent))
-    return next(errors, None)
+    output: object = None
+    for event in reader.feed(body) + reader.close():
+        if isinstance(event, ErrorEvent):
+            answer = json_object(event.data)
+            return {"output": output, **answer} if answer and output else answer
+        output = output or event.get("output")
+    return None
 
 
 def connection_lost_error(*, sent: bool, streaming: bool = False) -> BailianError:

@@ -37,6 +37,7 @@ class HTTPRequest:
     url: str
     headers: dict[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    workspace: str | None = None  # of the settings: a header of `extra_headers` is shown nowhere
 
 
 class _SDK(NamedTuple):
@@ -93,9 +94,6 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
             machine cannot be sent.
     """
     sdk = load_sdk()
-    # The SDK would take some of the names that `extra_body` may hold for options of its own.
-    extra_body = request.extra_body or {}
-    request = request.model_copy(update={"extra_body": None})
     fields = request.input()
     files = fields.pop("file_list", None)
     wire_input, parameters = sdk.application._build_input_parameters(
@@ -122,9 +120,8 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
             base_address=settings.base_url,
             **parameters,
         )
-    except sdk.error as error:
-        # The address of some regions holds the workspace, and there is none.
-        raise InvalidInputError("workspace", "is missing", str(error)) from None
+    except sdk.error:  # the address of some regions holds the workspace
+        raise _missing_workspace() from None
     headers = dict(built.headers)
     if settings.workspace:
         headers["X-DashScope-WorkSpace"] = settings.workspace
@@ -134,13 +131,12 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
     url = str(built.url)
     if "{workspace_id}" in url:  # an older SDK does not fill it in
         if not settings.workspace:
-            raise InvalidInputError(
-                "workspace", "is missing", "Pass workspace=: the address holds {workspace_id}"
-            )
+            raise _missing_workspace()
         url = url.replace("{workspace_id}", settings.workspace)
     try:
         whole: dict[str, Any] = built.data.to_request_object()
-        for part, more in extra_body.items():
+        # Added last: the SDK would take some of the names in it for options of its own.
+        for part, more in (request.extra_body or {}).items():
             whole[part] = {**whole.get(part, {}), **reveal(more)}
         body = json.dumps(whole, ensure_ascii=False).encode()
     except (sdk.error, TypeError, ValueError) as error:  # it may quote the whole body
@@ -148,7 +144,16 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
         raise InvalidInputError(
             "request", problem, "Check biz_params, rag_options and extra_body"
         ) from None
-    return HTTPRequest(url, _with_extra(headers, settings), body)
+    headers = _with_extra(headers, settings)
+    workspace = settings.workspace
+    if headers.get("X-DashScope-WorkSpace") != workspace:
+        workspace = None
+    return HTTPRequest(url, headers, body, workspace)
+
+
+def _missing_workspace() -> InvalidInputError:
+    hint = "Pass workspace=: the address holds {workspace_id}"
+    return InvalidInputError("workspace", "is missing", hint)
 
 
 def _with_extra(headers: dict[str, str], settings: AppSettings) -> dict[str, str]:

@@ -9,6 +9,7 @@ an error (tests/recordings/error-app-id-invalid-elided.sse). Each byte is looked
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -33,6 +34,33 @@ class ErrorEvent:
 
     data: bytes
     status_code: int | None
+
+
+def holds_error(answer: Frame) -> bool:
+    """Whether an answer, or a frame, that came with status 200 is an error."""
+    output = answer.get("output")
+    if output and isinstance(output, dict):
+        return "code" in answer and first_field([answer], "code") is not None
+    layers = [spelt_alike(answer), spelt_alike(answer.get("data"))]
+    return bool(answer.get("error")) or first_field(layers, "errorcode", "code") is not None
+
+
+def spelt_alike(value: object) -> Frame:
+    """Return an object's fields with `request_id`, `requestId` and `RequestId` as one name."""
+    if not isinstance(value, dict):
+        return {}
+    fields = cast("Frame", value)
+    return {name.replace("_", "").lower(): item for name, item in fields.items()}
+
+
+def first_field(layers: Sequence[Frame], *names: str) -> str | None:
+    """Return the first of some fields that says something. The codes 200 and 0 do not."""
+    for layer in layers:
+        for name in names:
+            value = layer.get(name)
+            if isinstance(value, (str, int)) and value and str(value) not in ("200", "0"):
+                return str(value)
+    return None
 
 
 class _FrameParser:
@@ -178,6 +206,6 @@ class SSEReader:
         if not isinstance(frame, dict):
             return {"data": data.decode("utf-8", "replace").strip()}
         fields = cast("Frame", frame)
-        if fields.get("code") or fields.get("error"):
+        if holds_error(fields):
             return ErrorEvent(data.strip(), None if self._status == 200 else self._status)
         return fields

@@ -85,7 +85,7 @@ class SyncCall:
         """
         try:
             status, headers = self._send(request)
-            asked = asked_of(request.url, request.headers)
+            asked = asked_of(request.url, request.workspace)
             if not is_stream(status, headers):
                 yield [read_answer(status, headers, self._read_all(status), asked=asked)]
                 return
