@@ -289,8 +289,9 @@ def read_files(values: Iterable[object], field: str) -> tuple[str, ...]:
 def _read_all(
     read: Callable[[object, str], _T], values: Any, field: str, what: str
 ) -> tuple[_T, ...]:
+    kind = type(values).__name__
     if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
-        problem = f"must be a list of {what}, and is of type {type(values).__name__}"
+        problem = f"must be a list of {what}, and is of type {kind}"
         raise InvalidInputError(field, problem, "Put a single one into a list too")
     items: list[_T] = []
     problems: list[InvalidInputError] = []
