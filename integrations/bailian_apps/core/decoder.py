@@ -265,7 +265,7 @@ class Decoder:
         if usage is None:
             self._events.append(UnknownFrame({"usage": self._usage_raw}))
             return
-        self._steps.assign_usage(usage.models)
+        self._steps.assign_usage(usage)
         if usage != self._reported_usage:
             self._reported_usage = usage
             self._events.append(UsageReported(usage))

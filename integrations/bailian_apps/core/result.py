@@ -71,7 +71,7 @@ class Step:
     @property
     def failed(self) -> bool:
         """Whether the step failed. A step that was skipped, paused or stopped did not."""
-        return self.status not in _NO_FAILURE
+        return is_failure(self.status)
 
     @property
     def is_named(self) -> bool:
@@ -253,6 +253,11 @@ class AppResult:
     def documents(self) -> tuple[RetrievedDocument, ...]:
         """The passages that all retrievals found, each once, with its best score."""
         return best_of_each(document for step in self.steps for document in step.documents)
+
+
+def is_failure(status: str) -> bool:
+    """Whether a step with this status has failed."""
+    return status not in _NO_FAILURE
 
 
 def _to_dict(value: DataclassInstance, *, compact: bool = False) -> dict[str, Any]:

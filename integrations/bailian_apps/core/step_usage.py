@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bailian_apps.core.result import ModelUsage
+from bailian_apps.core.result import ModelUsage, Usage
 
 # They never call a model; an End or Output node repeats what others wrote.
 _WITHOUT_MODEL = ("start", "end", "output", "retrieval")
@@ -28,14 +28,14 @@ class ModelCaller:
         spoke: Whether it has said anything.
         ended: Whether it has ended.
         alone: Whether no other such node ran at the same time.
-        models: The calls that are certainly its own.
+        usage: The calls that are certainly its own.
     """
 
     type: str | None
     spoke: bool = False
     ended: bool = False
     alone: bool = True
-    models: tuple[ModelUsage, ...] = ()
+    usage: Usage | None = None
 
 
 class UsageByStep:
@@ -66,7 +66,8 @@ class UsageByStep:
         if all(caller.alone for caller in active):
             for caller, positions in _owners(active, new or changed):
                 if caller.ended:
-                    caller.models = tuple(self._since(at, models[at]) for at in positions)
+                    own = tuple(self._since(at, models[at]) for at in positions)
+                    caller.usage = Usage(models=own)
                     self._assigned.update((at, models[at]) for at in positions)
                     assigned = True
         self._callers = [caller for caller in self._callers if not (caller.ended and models)]

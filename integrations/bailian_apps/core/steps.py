@@ -10,7 +10,7 @@ The files named here are in tests/recordings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -36,17 +36,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.modes import StreamMode
 from bailian_apps.core.pieces import NodePieces
-from bailian_apps.core.result import (
-    EXECUTING,
-    PAUSE,
-    SKIP,
-    STOP,
-    SUCCESS,
-    ModelUsage,
-    Step,
-    StepKind,
-    Usage,
-)
+from bailian_apps.core.result import EXECUTING, PAUSE, SUCCESS, Step, StepKind, Usage, is_failure
 from bailian_apps.core.step_usage import ModelCaller, UsageByStep
 from bailian_apps.core.text import SurrogateBuffer, new_suffix
 from bailian_apps.core.values import CallInput, JsonObject, Piece
@@ -93,7 +83,7 @@ class _StepState:
             error=self.error,
             duration_ms=self.duration_ms,
             parent_id=self.parent_id,
-            usage=Usage(models=self.caller.models) if self.caller and self.caller.models else None,
+            usage=self.caller.usage if self.caller else None,
         )
 
 
@@ -160,9 +150,9 @@ class StepReader:
             if not step.finished:
                 self._finish(step, SUCCESS)
 
-    def assign_usage(self, models: Sequence[ModelUsage]) -> None:
-        """Read the model calls of a frame in which a step ended, after its steps were read."""
-        if self._usage.assign(models):
+    def assign_usage(self, usage: Usage) -> None:
+        """Read the tokens in a frame in which a step ended, after its steps were read."""
+        if self._usage.assign(usage.models):
             for at, event in enumerate(self._events):
                 if isinstance(event, StepFinished):
                     step = next(step for step in self._steps if step.id == event.step.id)
@@ -225,7 +215,7 @@ class StepReader:
             step.duration_ms = node.duration_ms
         self._append(step, node.source, node.piece, last=node.status != EXECUTING)
         if node.status != EXECUTING:
-            if node.status not in (SUCCESS, SKIP, PAUSE, STOP):
+            if is_failure(node.status):
                 self._read_held(step)
                 step.error = node.error or "".join(step.output) or node.status
             self._finish(step, node.status)
