@@ -290,7 +290,9 @@ def _read_all(
     read: Callable[[object, str], _T], values: Any, field: str, what: str
 ) -> tuple[_T, ...]:
     if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
-        problem = f"must be a list of {what}, and is of type {type(values).__name__}"
+        problem = (
+            f"must be a list of {what}, and is of type {type(cast('object', values)).__name__}"
+        )
         raise InvalidInputError(field, problem, "Put a single one into a list too")
     items: list[_T] = []
     problems: list[InvalidInputError] = []
