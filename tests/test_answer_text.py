@@ -106,3 +106,17 @@ def test_marks_in_a_workflow_answer_that_the_last_frame_repeats() -> None:
     assert outcome.result is not None
     assert outcome.text == outcome.result.text == "Tea!"
     assert outcome.result.final_text is None
+
+
+def test_a_final_text_that_contradicts_the_answer_stays_as_it_came() -> None:
+    def workflow(call: Call) -> Iterator[dict[str, Any]]:
+        node = {"nodeId": "End_1", "nodeType": "End", "nodeStatus": "executing"}
+        node |= {"nodeResult": '{"result": "Tea<ref>[1]</ref>!"}'}
+        for text, reason in (("", "null"), ("Rice<ref>[2]</ref>.", "stop")):
+            output = {"session_id": "s", "finish_reason": reason, "text": text}
+            thoughts = [] if text else [{"response": json.dumps(node)}]
+            yield {"output": {**output, "thoughts": thoughts}, "request_id": "r"}
+
+    with Emulator(apps={"app": workflow}) as cloud:
+        result = app_of(cloud, citation_marks="strip").invoke("hi")
+    assert (result.text, result.final_text) == ("Tea!", "Rice<ref>[2]</ref>.")

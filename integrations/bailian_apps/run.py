@@ -352,9 +352,8 @@ class Run:
     def _retry_delay_or_raise(self, error: BailianError) -> float:
         """Return the seconds to wait before the next attempt, or raise the error, annotated.
 
-        Its context and traceback are dropped: the variables of the transport's frames, and the
-        libraries' errors, hold the request with its key and its prompt, for any error reporter to
-        collect. Also if waiting is cancelled, whose error has this one as its context.
+        Its context and traceback are dropped: the frames and errors there hold the request with its
+        key and its prompt. Also if waiting is cancelled, whose error has this one as its context.
         """
         error.__context__ = error.__traceback__ = None
         if not self._received and did_not_start(error):

@@ -106,7 +106,7 @@ class AnswerFilter:
         return filtered
 
     def result(self, result: AppResult) -> AppResult:
-        """Return a result as the filtered events make it."""
+        """Return a result as the filtered events make it; `final_text` stays the wire's own."""
         if not self._changes_text:
             return result
         reader, events = AnswerFilter(*self._settings), list[AppEvent]()
