@@ -181,9 +181,8 @@ def test_call_options_are_added_to_the_turns() -> None:
         "file_list": ("http://x/1", "http://x/2"),
     }
     assert sent.request_fields({"file_list": None})["file_list"] == ("http://x/1",)
-    assert (
-        sent.request_fields({"file_list": "http://x/2"})["file_list"] == "http://x/2"
-    )  # refused later
+    with pytest.raises(InvalidInputError, match="file_list must be a list of addresses"):
+        sent.request_fields({"file_list": "http://x/2"})
 
 
 def test_a_bare_prompt_is_a_plan_without_a_session() -> None:
