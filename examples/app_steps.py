@@ -6,7 +6,7 @@ With DASHSCOPE_API_KEY and BAILIAN_APP_ID set it runs on the cloud, else on a re
 import os
 from contextlib import nullcontext
 
-from bailian_apps import BailianApp, RunFinished, StepFinished, StepStarted, TextDelta
+from bailian_apps import BailianApp, RunFinished, StepFinished, StepStarted, StepUpdated, TextDelta
 from bailian_apps.emulator import RECORDINGS, Emulator
 
 
@@ -21,10 +21,12 @@ def main() -> None:
         )
         for event in app.stream("Recommend dishes and sights in Hangzhou"):
             match event:
-                case StepStarted(step):
+                case StepStarted(step) | StepUpdated(step) if step.is_named:
                     print(f"… {step.name}")
                 case StepFinished(step):
                     print(f"✓ {step.name}: {step.output}")
+                    for model in step.usage.models if step.usage else ():
+                        print(f"  {model.model_id}: {model.output_tokens} tokens")
                 case TextDelta(text):
                     print(f"answer: {text}")
                 case RunFinished(result):

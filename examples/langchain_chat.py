@@ -24,7 +24,7 @@ class PrintSteps(BaseCallbackHandler):
 
     def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
         """Print a step that ended."""
-        if name == "bailian_step" and data["event"] != "start":
+        if name == "bailian_step" and data["event"] in ("end", "error"):
             step = data["step"]
             print(f"\n  [{step['status']}] {step['name']}: {step.get('output', '')}")
 

@@ -7,9 +7,10 @@ draws for a terminal, so plain lines work without it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bailian_apps.core.result import EXECUTING, Step
+from bailian_apps.core.result import EXECUTING, PAUSE, SKIP, STOP, SUCCESS, Step
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 MAX_LIVE_STEPS = 20
 """How many steps of a run a live tree shows: of one higher than the terminal, rich shows the head.
 """
+
+_RUNNING, _FAILED = ("… ", "yellow"), ("✗ ", "red")
+_MARKS = {
+    EXECUTING: _RUNNING,
+    SUCCESS: ("✓ ", "green"),
+    SKIP: ("– ", "dim"),
+    PAUSE: ("‖ ", "yellow"),
+    STOP: ("■ ", "yellow"),
+}
+_STATES = (SKIP, PAUSE, STOP)
+_LIVE_TEXT = 30  # characters
 
 # All control characters but tab and newline: text from an app must not steer the terminal.
 _CONTROLS = {c: None for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n"}
@@ -61,17 +73,33 @@ def step_tree(steps: Iterable[Step], title: str | Text = "") -> Tree:
     return root
 
 
+def with_live_text(step: Step, text: str) -> Step:
+    """A step that runs, with the newest of what it says as its output."""
+    return replace(step, output=(step.output + text)[-_LIVE_TEXT:])
+
+
 def _segments(step: Step) -> list[tuple[str, str]]:
     """The parts of a step's line, each with its style in rich."""
     running = step.status == EXECUTING
-    mark = ("… ", "yellow") if running else ("✗ ", "red") if step.failed else ("✓ ", "green")
-    segments = [mark, (one_line(step.name), "")]
+    # An id in place of a name says nothing; the type follows it anyway.
+    named = step.is_named or not running or step.type is None
+    segments = (
+        [_MARKS.get(step.status, _FAILED), (one_line(step.name), "")] if named else [_RUNNING]
+    )
     if step.type and step.type != step.name:
-        segments.append((f" {one_line(step.type)}", "dim"))
+        segments.append((f"{' ' * named}{one_line(step.type)}", "dim"))
+    if step.status in _STATES:
+        segments.append((f" {step.status}", "yellow"))
     if step.duration_ms is not None:
         segments.append((f" {step.duration_ms:.0f} ms", "magenta"))
+    for model in step.usage.models if step.usage else ():
+        tokens = format_tokens(model.input_tokens, model.output_tokens)
+        segments.append((f" {one_line(model.model_id)}: {tokens}", "dim"))
     # The output of an End node is the answer.
-    detail = one_line(step.error or (step.output if step.type != "End" else ""))
-    if detail and not running:
-        segments.append((f"  {detail}", "red" if step.failed else "dim"))
+    output = one_line(step.error or (step.output if step.type != "End" else ""))
+    if output:
+        segments.append((f"  {output}", "red" if step.failed else "dim"))
+    if step.reasoning and not running:
+        label = "" if step.kind == "reasoning" else "thought: "
+        segments.append((f"  {label}{one_line(step.reasoning)}", "dim italic"))
     return segments

@@ -31,9 +31,12 @@ def test_the_demo_needs_no_key_and_shows_all_three_ways() -> None:
     assert "no key is needed" in done.stdout
     parts = done.stdout.split("───")
     assert done.stdout.count(f"answer: {ANSWER}\n") == 4  # three streamed, and the agent's
-    assert done.stdout.count("✓ 大模型_1 LLM 1315 ms  西湖醋鱼,龙井虾仁,东坡肉,知味小笼") == 4
+    ended = (
+        "✓ 大模型_1 LLM 1315 ms qwen-max: 25 tokens in, 21 out  西湖醋鱼,龙井虾仁,东坡肉,知味小笼"
+    )
+    assert done.stdout.count(ended) == 4
     assert (
-        done.stdout.index("… LLM_j45e LLM")
+        done.stdout.index("… 大模型_1 LLM")
         < done.stdout.index("✓ 大模型_1")
         < done.stdout.index("answer:")
     )

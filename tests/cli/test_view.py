@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from bailian_apps import AppResult, RunFinished, Step, StepFinished, StepStarted, TextDelta
+from bailian_apps import (
+    AppResult,
+    ModelUsage,
+    RunFinished,
+    Step,
+    StepDelta,
+    StepFinished,
+    StepStarted,
+    StepUpdated,
+    TextDelta,
+    Usage,
+)
 from bailian_apps.cli.view import show
-from bailian_apps.terminal import step_line, step_text, step_tree, strip_controls
+from bailian_apps.terminal import step_line, step_text, step_tree, strip_controls, with_live_text
 
 
 class Terminal(io.StringIO):
@@ -101,3 +113,49 @@ def test_a_step_is_drawn_below_the_step_it_ran_in() -> None:
     with console.capture() as capture:
         console.print(step_tree([outer, inner], "app"))
     assert capture.get().split("\n") == ["app", "└── ✓ loop", "    └── ✓ body", ""]
+
+
+def test_a_step_that_did_not_fail_shows_its_state() -> None:
+    steps = [
+        Step(id=f"n{status}", kind="node", name=status, type="LLM", status=status)
+        for status in ("skip", "pause", "stop")
+    ]
+    assert [step_line(step) for step in steps] == [
+        "– skip LLM skip",
+        "‖ pause LLM pause",
+        "■ stop LLM stop",
+    ]
+
+
+def test_a_step_shows_its_models_and_its_reasoning() -> None:
+    usage = Usage(models=(ModelUsage(model_id="qwen-max", input_tokens=5, output_tokens=4),))
+    node = Step(
+        id="a", kind="node", name="n", status="success", output="hi", reasoning="h\nm", usage=usage
+    )
+    assert step_line(node) == "✓ n qwen-max: 5 tokens in, 4 out  hi  thought: h m"
+    assert Step.from_dict(node.to_dict() | {"unknown": 1}) == node
+
+
+def test_a_nodes_line_waits_for_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    first = Step(id="LLM_x", kind="node", name="LLM_x", type="LLM")
+    named = replace(first, name="大模型")
+    events = [
+        StepStarted(first),
+        StepUpdated(named),
+        StepDelta("LLM_x", "hi"),
+        StepUpdated(named),
+        StepFinished(replace(named, status="success", output="hi")),
+        RunFinished(AppResult()),
+    ]
+    show(events, Console(file=(err := io.StringIO()), width=60, no_color=True), steps=True)
+    assert err.getvalue() == "… 大模型 LLM\n✓ 大模型 LLM  hi\n"
+
+
+def test_the_tree_shows_what_a_node_says() -> None:
+    step = Step(id="LLM_x", kind="node", name="LLM_x", type="LLM")
+    assert step_line(step) == "… LLM"
+    for text in ("one ", "two " * 20, "three"):
+        step = with_live_text(step, text)
+    assert step_line(step).startswith("… LLM  ")
+    assert step_line(step).endswith("two three")
+    assert len(step_line(step)) < 40

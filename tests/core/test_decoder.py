@@ -408,7 +408,7 @@ def test_an_agent_thinks_searches_calls_and_answers() -> None:
     ] == [
         ("thought-0", "reasoning", "reasoning", None, "", "嗯嗯", "success"),
         ("thought-1", "retrieval", "kb", {"query": "q"}, '[{"text":"t"}]', "", "success"),
-        ("thought-2", "tool", "plugin", '{"a": 1}', "ok", "", "success"),
+        ("thought-2", "tool", "plugin", {"a": 1}, "ok", "", "success"),
         ("thought-3", "reasoning", "reasoning", None, "", "好", "success"),
     ]
     order = [
@@ -699,7 +699,7 @@ def test_a_nodes_result_may_be_an_object_or_text_of_another_shape(
 def test_an_empty_input_does_not_replace_the_streamed_one() -> None:
     call = action("api", action_name="t", action_input_stream='{"a": 1}')
     _, result = decode([frame(call), frame(call | {"action_input": "", "arguments": {}})])
-    assert result.steps[0].input == '{"a": 1}'
+    assert result.steps[0].input == {"a": 1}
 
 
 def call_of(name: str, arguments: str, observation: str | None = None) -> dict[str, Any]:

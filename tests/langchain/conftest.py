@@ -190,8 +190,8 @@ def traces() -> Traces:
 
 
 def shape(run: Run) -> tuple[Any, ...]:
-    """A run tree without ids and times."""
-    below = [shape(child) for child in run.child_runs]
+    """A run tree without ids and times, and without the model runs that count tokens."""
+    below = [shape(child) for child in run.child_runs if child.run_type != "llm"]
     return (run.run_type, run.name, run.inputs, run.outputs, run.error, below)
 
 
@@ -246,7 +246,7 @@ def agent_frames() -> list[dict[str, Any]]:
 def steps_below(run: Run) -> list[tuple[Any, ...]] | None:
     """The trees of an app's steps, wherever below `run` it was called."""
     if any("bailian_step_id" in child.metadata for child in run.child_runs):
-        return [shape(child) for child in run.child_runs]
+        return [shape(child) for child in run.child_runs if "bailian_step_id" in child.metadata]
     found = [tree for child in run.child_runs if (tree := steps_below(child)) is not None]
     assert len(found) <= 1
     return found[0] if found else None

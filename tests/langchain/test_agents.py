@@ -23,7 +23,7 @@ from bailian_apps.langchain import BailianAppTool, ChatBailianApp
 
 WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
 TEXT = recordings.expected_text(WORKFLOW.name)
-NODES = ["开始", "LLM_j45e", "LLM_2Km9", "结束"]
+NODES = ["开始", "大模型_1", "大模型_2", "结束"]
 
 
 class Scripted(GenericFakeChatModel):

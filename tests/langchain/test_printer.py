@@ -27,6 +27,8 @@ TOKENS = "{} tokens in, {} out".format(
     sum(model["input_tokens"] for model in USED), sum(model["output_tokens"] for model in USED)
 )
 
+MODEL = r"qwen-max: 25 tokens in, 21 out"
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
@@ -67,7 +69,8 @@ def test_a_file_gets_a_line_for_each_change(kind: str, call: Any, fields_of: Any
     lines = out.getvalue().splitlines()
     assert len(lines) == 9
     assert lines[:2] == ["app: … 开始 Start", "app: ✓ 开始 Start 0 ms"]
-    assert re.fullmatch(r"app: ✓ 大模型_1 LLM \d+ ms  西湖醋鱼.*", lines[3])
+    assert lines[2] == "app: … 大模型_1 LLM"
+    assert re.fullmatch(rf"app: ✓ 大模型_1 LLM \d+ ms {MODEL}  西湖醋鱼.*", lines[3])
     # A retriever's run returns documents, which do not carry tokens.
     assert lines[-1] == ("app: done" if kind == "retriever" else f"app: done, {TOKENS}")
 
@@ -76,11 +79,13 @@ def test_a_terminal_gets_a_tree_that_changes(call: Any, fields_of: Any) -> None:
     out = Terminal()
     call(*kinds(fields_of(WORKFLOW))["model"], StepPrinter(out))
     shown = plain(out.getvalue())
-    assert "… LLM_j45e LLM" in shown  # while it ran
+    assert "LLM_j45e" not in shown  # its name until it speaks
+    assert "… LLM" in shown
+    assert "… 大模型_1 LLM  西湖醋鱼" in shown
     last = [line.rstrip() for line in shown.splitlines()][-5:]
     assert last[0] == f"app  done, {TOKENS}"
     assert last[1] == "├── ✓ 开始 Start 0 ms"
-    assert re.fullmatch(r"├── ✓ 大模型_1 LLM \d+ ms  西湖醋鱼.*", last[2])
+    assert re.fullmatch(rf"├── ✓ 大模型_1 LLM \d+ ms {MODEL}  西湖醋鱼.*", last[2])
     assert re.fullmatch(r"└── ✓ 结束 End \d+ ms", last[4])  # its output is the answer
 
 
@@ -145,7 +150,7 @@ def test_a_log_without_these_characters_still_gets_its_lines(fields_of: Any) -> 
     ChatBailianApp(**fields_of(WORKFLOW)).invoke("hi", call)
     log.seek(0)
     lines = log.read().splitlines()
-    assert lines[2] == "app: ? LLM_j45e LLM"
+    assert lines[2] == "app: ? ???_1 LLM"
     assert lines[-1] == f"app: done, {TOKENS}"
 
 

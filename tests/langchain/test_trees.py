@@ -172,7 +172,7 @@ def test_collected_runs_have_the_tree(path: str, fields_of: Any, steps_of: Any) 
     # In a graph the collector takes the model's run for a root of its own; so it is for any model.
     trees = [steps_of(root) for root in collected.traced_runs]
     (tree,) = [tree for tree in trees if tree is not None]
-    assert [step[1] for step in tree] == ["开始", "LLM_j45e", "LLM_2Km9", "结束"]
+    assert [step[1] for step in tree] == ["开始", "大模型_1", "大模型_2", "结束"]
 
 
 class Client(langsmith.Client):

@@ -223,17 +223,20 @@ def test_step_events_are_sent_on_request(ask: Any, llm_of: Any, events: Any, spa
     with Emulator(apps={"app": lambda call: OVERLAPPING}) as cloud:
         ask(llm_of(cloud, step_events=True))
     sent = events.of(BailianAppStepEvent)
-    assert [(event.phase, event.step["id"]) for event in sent] == [
-        ("started", "left"),
-        ("started", "right"),
-        ("finished", "left"),
-        ("finished", "right"),
+    assert [(event.phase, event.step["id"], event.text) for event in sent] == [
+        ("started", "left", ""),
+        ("updated", "left", ""),
+        ("delta", "left", "甲"),
+        ("started", "right", ""),
+        ("updated", "right", ""),
+        ("delta", "right", "丙"),
+        ("finished", "left", ""),
+        ("finished", "right", ""),
     ]
-    assert sent[2].step["output"] == "甲"
+    assert sent[6].step["output"] == "甲"
     names = {note.id: note.name for note in spans.notes}
     assert [names[event.span_id] for event in sent] == [
-        "node left",
-        "node right",
-        "node left",
-        "node right",
+        *("BailianApp.run", "node left", "node left"),  # it has a span when its name is known
+        *("BailianApp.run", "node right", "node right"),
+        *("node left", "node right"),
     ]

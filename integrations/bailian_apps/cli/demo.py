@@ -187,7 +187,12 @@ class _LangChainSteps(BaseCallbackHandler):
 
     @override
     def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
-        if name == STEP_TYPE and (step := step_of_event(data)) is not None:
+        if name != STEP_TYPE:
+            return
+        if data["event"] == "delta":
+            text = data.get("text") or data.get("reasoning", "")
+            self._view.show_text(data["step"]["id"], text)
+        elif (step := step_of_event(data)) is not None:
             self._view.show_step(step)
 
 
@@ -198,8 +203,12 @@ class _LlamaIndexSteps(BaseEventHandler):
 
     @override
     def handle(self, event: BaseEvent, **_: Any) -> None:
-        if isinstance(event, BailianAppStepEvent):
-            self.view.show_step(Step(**event.step))
+        if not isinstance(event, BailianAppStepEvent):
+            return
+        if event.phase == "delta":
+            self.view.show_text(event.step["id"], event.text or event.reasoning)
+        else:
+            self.view.show_step(Step.from_dict(event.step))
 
 
 @contextmanager

@@ -18,7 +18,16 @@ from rich.text import Text
 from typing_extensions import Self, override
 
 from bailian_apps.core.errors import BailianError, InvalidInputError
-from bailian_apps.core.events import AppEvent, RunFinished, StepFinished, StepStarted, TextDelta
+from bailian_apps.core.events import (
+    AppEvent,
+    ReasoningDelta,
+    RunFinished,
+    StepDelta,
+    StepFinished,
+    StepStarted,
+    StepUpdated,
+    TextDelta,
+)
 from bailian_apps.core.result import EXECUTING, AppResult, Step
 from bailian_apps.terminal import (
     MAX_LIVE_STEPS,
@@ -26,6 +35,7 @@ from bailian_apps.terminal import (
     step_text,
     step_tree,
     strip_controls,
+    with_live_text,
 )
 
 # A field in Python, and its name on the command line.
@@ -179,6 +189,7 @@ class RunView:
         self._live: Live | None = None
         self._line_open = False
         self._waiting: list[Text] = []
+        self._printed: set[str] = set()  # steps that have a line
 
     def __enter__(self) -> Self:
         """Show that the run has begun, in a terminal."""
@@ -209,8 +220,10 @@ class RunView:
         """Show what an event adds to the screen, if anything."""
         if isinstance(event, TextDelta) and self._show_answer:
             self.write(event.text)
-        elif isinstance(event, (StepStarted, StepFinished)) and self._show_steps:
+        elif isinstance(event, (StepStarted, StepUpdated, StepFinished)) and self._show_steps:
             self.show_step(event.step)
+        elif isinstance(event, (StepDelta, ReasoningDelta)) and self._live is not None:
+            self.show_text(event.step_id, event.text)
 
     def write(self, text: str) -> None:
         """Write a piece of the answer."""
@@ -226,15 +239,24 @@ class RunView:
             self._print_waiting()
 
     def show_step(self, step: Step) -> None:
-        """Show a step that began or ended."""
+        """Show a step that began or ended, or whose name is known now."""
         if step.is_answer:
             return
         if self._tree is not None:
             self._tree.steps[step.id] = step
-        if self._live is None:
-            self._waiting.append(step_text(step))
-            if not (self._shared and self._line_open):
-                self._print_waiting()
+        if self._live is not None:
+            return
+        if step.status == EXECUTING and (step.id in self._printed or not step.is_named):
+            return  # a node's name comes with its first words
+        self._printed.add(step.id)
+        self._waiting.append(step_text(step))
+        if not (self._shared and self._line_open):
+            self._print_waiting()
+
+    def show_text(self, step_id: str, text: str) -> None:
+        """Show what a step says, while the tree is on the screen."""
+        if self._live is not None and self._tree is not None and step_id in self._tree.steps:
+            self._tree.steps[step_id] = with_live_text(self._tree.steps[step_id], text)
 
     def _stop_live(self) -> None:
         """Leave the steps that have ended on the screen; the others follow when they end."""

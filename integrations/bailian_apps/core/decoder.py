@@ -172,10 +172,11 @@ class Decoder:
 
     def partial(self) -> AppResult:
         """Return what has been read so far. Steps that have not ended are `"executing"`."""
+        steps = self._steps.steps()
         return AppResult(
             text=self._answer.text,
-            reasoning="".join(self._steps.reasoning),
-            steps=self._steps.steps(),
+            reasoning="".join(step.reasoning for step in steps),
+            steps=steps,
             references=tuple(self._references),
             usage=_usage(self._usage_raw) or Usage(),
             session_id=self.session_id,
@@ -263,7 +264,9 @@ class Decoder:
         usage = _usage(self._usage_raw)
         if usage is None:
             self._events.append(UnknownFrame({"usage": self._usage_raw}))
-        elif usage != self._reported_usage:
+            return
+        self._steps.assign_usage(usage.models)
+        if usage != self._reported_usage:
             self._reported_usage = usage
             self._events.append(UsageReported(usage))
 

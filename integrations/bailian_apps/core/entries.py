@@ -35,6 +35,14 @@ _AGENT_KINDS: dict[str, StepKind] = {
     "agentRag": "retrieval",
     "response": "response",
 }
+_NO_ERROR = frozenset({EXECUTING, SUCCESS})
+# No failed node was recorded. `errorInfo` and `errorCode` are those of the vendor's open-source
+# platform, which has the same names for the other fields.
+_ERROR_KEYS = (
+    *("errorInfo", "nodeErrorMsg", "errorMessage", "errorMsg", "error"),
+    *("error_info", "node_error_msg", "error_message"),
+)
+_ERROR_CODE_KEYS = ("errorCode", "error_code")
 
 
 class Node(NamedTuple):
@@ -70,15 +78,16 @@ def node_of_thought(raw: object, position: int) -> Node | None:
         result = ""
     elif not isinstance(result, str):  # not recorded: its text on the wire is in the entry's
         result = member_text(str(raw), "nodeResult")
+    status = text_or_none(node.get("nodeStatus")) or EXECUTING
     return Node(
         source="thoughts",
         id=text_or_none(node.get("nodeId")) or name or f"node-{position}",
         name=name,
         type=text_or_none(node.get("nodeType")),
-        status=text_or_none(node.get("nodeStatus")) or EXECUTING,
+        status=status,
         piece=node_result(result),
         duration_ms=milliseconds(node.get("nodeExecTime")),
-        error=first_text(node, "nodeErrorMsg", "errorMessage", "errorMsg", "error"),
+        error=None if status in _NO_ERROR else _error(node),
         parent_id=text_or_none(node.get("parentNodeId")),
     )
 
@@ -111,9 +120,14 @@ def node_of_message(message: JsonObject, *, json_content: bool) -> Node:
         status=status,
         piece=piece,
         duration_ms=milliseconds(message.get("node_exec_time")),
-        error=first_text(message, "node_error_msg", "error_message", "error"),
+        error=None if status in _NO_ERROR else _error(message),
         parent_id=text_or_none(message.get("parent_node_id")),
     )
+
+
+def _error(fields: JsonObject) -> str | None:
+    error, code = first_text(fields, *_ERROR_KEYS), first_text(fields, *_ERROR_CODE_KEYS)
+    return f"{code}: {error}" if code and error else error or code
 
 
 def is_action(entry: JsonObject) -> bool:

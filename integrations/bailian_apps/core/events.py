@@ -44,10 +44,24 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """A step began; `step.output` is still empty."""
+    """A step began; `step.output` is still empty.
+
+    A workflow's node may still have its id as its name (`Step.is_named`), and a tool call no input.
+    """
 
     step: Step
     kind: ClassVar[Literal["step_started"]] = "step_started"
+
+
+@dataclass(frozen=True, slots=True)
+class StepUpdated:
+    """What was still missing when the step began is known: a node's name, a tool call's input.
+
+    A node that is listed without a name has its id for good; this event comes when it speaks.
+    """
+
+    step: Step
+    kind: ClassVar[Literal["step_updated"]] = "step_updated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,7 @@ class StepDelta:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """A step ended, in success or failure; `step` is whole."""
+    """A step ended, failed, paused or was skipped (`step.status`); `step` is whole."""
 
     step: Step
     kind: ClassVar[Literal["step_finished"]] = "step_finished"
@@ -107,6 +121,7 @@ AppEvent: TypeAlias = (
     | TextDelta
     | ReasoningDelta
     | StepStarted
+    | StepUpdated
     | StepDelta
     | StepFinished
     | References
@@ -152,7 +167,7 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
     if isinstance(event, TextDelta):
         return replace(partial, text=partial.text + event.text)
     if isinstance(event, ReasoningDelta):
-        return replace(partial, reasoning=partial.reasoning + event.text)
+        return _with_reasoning(partial, event)
     if isinstance(event, StepStarted):
         return replace(partial, steps=(*partial.steps, event.step))
     if isinstance(event, StepDelta):
@@ -161,8 +176,8 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
             for step in partial.steps
         )
         return replace(partial, steps=tuple(steps))
-    if isinstance(event, StepFinished):
-        steps = (event.step if s.id == event.step.id else s for s in partial.steps)
+    if isinstance(event, (StepUpdated, StepFinished)):
+        steps = (_updated(s, event) if s.id == event.step.id else s for s in partial.steps)
         return replace(partial, steps=tuple(steps))
     if isinstance(event, RunStarted):
         return replace(partial, session_id=event.session_id, request_id=event.request_id)
@@ -174,6 +189,20 @@ def fold(partial: AppResult, event: AppEvent) -> AppResult:
 
 
 _DELTAS = (TextDelta, ReasoningDelta, StepDelta)
+
+
+def _updated(step: Step, event: StepUpdated | StepFinished) -> Step:
+    if isinstance(event, StepFinished):
+        return event.step
+    return replace(event.step, output=step.output, reasoning=step.reasoning)  # their deltas follow
+
+
+def _with_reasoning(partial: AppResult, event: ReasoningDelta) -> AppResult:
+    steps = tuple(
+        replace(step, reasoning=step.reasoning + event.text) if step.id == event.step_id else step
+        for step in partial.steps
+    )
+    return replace(partial, steps=steps, reasoning="".join(step.reasoning for step in steps))
 
 
 def _continues(event: TextDelta | ReasoningDelta | StepDelta, before: AppEvent) -> bool:

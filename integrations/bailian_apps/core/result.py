@@ -22,6 +22,11 @@ SpanKind: TypeAlias = Literal["chain", "tool", "retrieval"]
 
 EXECUTING = "executing"
 SUCCESS = "success"
+SKIP = "skip"
+PAUSE = "pause"
+STOP = "stop"
+
+_NO_FAILURE = frozenset({EXECUTING, SUCCESS, SKIP, PAUSE, STOP})
 
 # Types of workflow nodes that search (workflow-full-thoughts-retrieval-node-one-frame.json).
 _RETRIEVAL_NODES = frozenset({"Retrieval"})
@@ -37,13 +42,17 @@ class Step:
         kind: What sort of thing it was.
         name: The name shown in the console; the id, or the type, if the app has none.
         type: As on the wire: `nodeType` (`"LLM"`, `"Retrieval"`) or `action_type` (`"mcp"`).
-        status: As on the wire. Anything but `"executing"` and `"success"` is a failure.
+        status: As on the wire: `"executing"`, `"success"`, `"skip"` (on a branch that was not
+            taken), `"pause"` (waits for a person) or `"stop"` (was stopped). Anything else is a
+            failure.
         input: Parsed JSON, or text; None if the app does not report it.
         output: All output deltas joined. JSON text where the output was not text.
         reasoning: All reasoning deltas joined.
-        error: What failed, when `failed`.
+        error: What failed, when `failed`, with the app's error code if there is one.
         duration_ms: Milliseconds the cloud reports; None where it reports none.
         parent_id: The id of the step that this one ran in, if the app reports it.
+        usage: The models that the step called, and their tokens; None where the frames do not show
+            whose they are. They are part of `AppResult.usage`.
     """
 
     id: str
@@ -57,11 +66,25 @@ class Step:
     error: str | None = None
     duration_ms: float | None = None
     parent_id: str | None = None
+    usage: Usage | None = None
 
     @property
     def failed(self) -> bool:
-        """Whether the step ended in anything but success."""
-        return self.status not in (EXECUTING, SUCCESS)
+        """Whether the step failed. A step that was skipped, paused or stopped did not."""
+        return self.status not in _NO_FAILURE
+
+    @property
+    def is_named(self) -> bool:
+        """Whether `name` is more than the id that a workflow node has until its name is known."""
+        return self.kind != "node" or self.name != self.id.partition("#")[0]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a trace can begin to show the step: its name, and the input of a call, are known.
+
+        If not, a `StepUpdated` follows, or the step ends.
+        """
+        return self.is_named and (self.input is not None or self.kind not in ("tool", "retrieval"))
 
     @property
     def span_kind(self) -> SpanKind:
@@ -94,6 +117,14 @@ class Step:
     def to_dict(self, *, compact: bool = False) -> dict[str, Any]:
         """Return the fields as JSON values; with `compact`, without empty ones."""
         return _to_dict(self, compact=compact)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Step:
+        """Return the step that `to_dict` has described; unknown fields are ignored."""
+        known = {name: value for name, value in values.items() if name in cls.__slots__}
+        if usage := known.get("usage"):
+            known["usage"] = Usage(models=tuple(ModelUsage(**model) for model in usage["models"]))
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +217,7 @@ class AppResult:
 
     Attributes:
         text: The answer. The text deltas of the stream, joined, are exactly this.
-        reasoning: All reasoning deltas joined, in the order in which they came.
+        reasoning: The reasoning of all steps, each whole, in the order in which the steps began.
         steps: What the app did, in the order in which it began.
         references: The documents that the answer cites.
         usage: Tokens used; no models where the cloud reported none.
@@ -228,7 +259,13 @@ def _to_dict(value: DataclassInstance, *, compact: bool = False) -> dict[str, An
     # Not `asdict`: it copies every value, and `raw` before that is left out.
     values = {each.name: getattr(value, each.name) for each in fields(value) if each.name != "raw"}
     return {
-        name: list(cast("tuple[Any, ...]", item)) if isinstance(item, tuple) else item
+        name: _to_json(item)
         for name, item in values.items()
         if not compact or item not in (None, "", ())
     }
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Usage):
+        return value.to_dict()
+    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value

@@ -10,9 +10,9 @@ The files named here are in tests/recordings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from bailian_apps.core.answer import AnswerRole, answer_role
 from bailian_apps.core.entries import (
@@ -31,13 +31,25 @@ from bailian_apps.core.events import (
     StepDelta,
     StepFinished,
     StepStarted,
+    StepUpdated,
     UnknownFrame,
 )
 from bailian_apps.core.modes import StreamMode
 from bailian_apps.core.pieces import NodePieces
-from bailian_apps.core.result import EXECUTING, SUCCESS, Step, StepKind
+from bailian_apps.core.result import (
+    EXECUTING,
+    PAUSE,
+    SKIP,
+    STOP,
+    SUCCESS,
+    ModelUsage,
+    Step,
+    StepKind,
+    Usage,
+)
+from bailian_apps.core.step_usage import ModelCaller, UsageByStep
 from bailian_apps.core.text import SurrogateBuffer, new_suffix
-from bailian_apps.core.values import JsonObject, Piece, call_input
+from bailian_apps.core.values import CallInput, JsonObject, Piece
 
 _NOTHING = Piece("", "")
 
@@ -51,7 +63,7 @@ class _StepState:
     name: str
     type: str | None
     parent_id: str | None
-    input: Any
+    input: CallInput = field(default_factory=CallInput)
     status: str = EXECUTING
     output: list[str] = field(default_factory=list[str])
     reasoning: list[str] = field(default_factory=list[str])
@@ -64,8 +76,10 @@ class _StepState:
     last: Piece = _NOTHING  # the newest piece
     role: AnswerRole | None = None  # the part that it has in the answer
     pieces: NodePieces | None = None  # what reads its JSON, if it says some
+    named: bool = True  # False while the wire has a node's id in place of its name
+    caller: ModelCaller | None = None
 
-    def snapshot(self) -> Step:
+    def snapshot(self, *, cut_off: bool = False) -> Step:
         output, reasoning = ("", "") if self.pieces is None else self.pieces.held
         return Step(
             id=self.id,
@@ -73,12 +87,13 @@ class _StepState:
             name=self.name,
             type=self.type,
             status=self.status,
-            input=self.input,
+            input=self.input.so_far if cut_off else self.input.value,
             output="".join(self.output) + output,
             reasoning="".join(self.reasoning) + reasoning,
             error=self.error,
             duration_ms=self.duration_ms,
             parent_id=self.parent_id,
+            usage=Usage(models=self.caller.models) if self.caller and self.caller.models else None,
         )
 
 
@@ -102,7 +117,6 @@ class StepReader:
     Attributes:
         saw_node: Whether any workflow node was seen: then the app is a workflow.
         finished_count: How many steps have ended.
-        reasoning: Every reasoning delta so far, in the order of arrival.
         end_value: The JSON value that an End node put out. The last frame has its text too.
     """
 
@@ -119,7 +133,6 @@ class StepReader:
         self.end_value = ""
         self.saw_node = False
         self.finished_count = 0
-        self.reasoning: list[str] = []
         self._events = events
         self._answer = answer
         self._mode = mode
@@ -131,10 +144,11 @@ class StepReader:
         self._newest: dict[str, _StepState] = {}
         self._runs: dict[str, int] = {}
         self._running: dict[str, _StepState] = {}  # an agent's steps that have not ended
+        self._usage = UsageByStep()
 
     def steps(self) -> tuple[Step, ...]:
         """Return all steps so far, in the order in which they began."""
-        return tuple(step.snapshot() for step in self._steps)
+        return tuple(step.snapshot(cut_off=not step.finished) for step in self._steps)
 
     def said(self, role: AnswerRole) -> list[str]:
         """Return what each node with this part in the answer has said."""
@@ -145,6 +159,14 @@ class StepReader:
         for step in self._steps:
             if not step.finished:
                 self._finish(step, SUCCESS)
+
+    def assign_usage(self, models: Sequence[ModelUsage]) -> None:
+        """Read the model calls of a frame in which a step ended, after its steps were read."""
+        if self._usage.assign(models):
+            for at, event in enumerate(self._events):
+                if isinstance(event, StepFinished):
+                    step = next(step for step in self._steps if step.id == event.step.id)
+                    self._events[at] = StepFinished(step.snapshot())
 
     # ---------------------------------------------------------------- thoughts
 
@@ -191,22 +213,42 @@ class StepReader:
         self.saw_node = True
         step = self._newest.get(node.id)
         if step is None or (step.finished and _runs_again(step, node)):
-            step = self._start(
-                node.id, "node", node.name or node.id, node.type, parent_id=node.parent_id
-            )
+            step = self._start_node(node, step)
         elif step.finished:
             return step
-        step.name = node.name or step.name
+        if node.name and (node.name != node.id or not step.named):
+            step.name = node.name
         step.type = node.type or step.type
+        if not step.named and node.status == EXECUTING:
+            self._name_node(step, node)
         if node.duration_ms is not None:
             step.duration_ms = node.duration_ms
         self._append(step, node.source, node.piece, last=node.status != EXECUTING)
         if node.status != EXECUTING:
-            if node.status != SUCCESS:
+            if node.status not in (SUCCESS, SKIP, PAUSE, STOP):
                 self._read_held(step)
                 step.error = node.error or "".join(step.output) or node.status
             self._finish(step, node.status)
         return step
+
+    def _start_node(self, node: Node, before: _StepState | None) -> _StepState:
+        """Start a node; `before` is its earlier run in a loop."""
+        name = node.name or node.id
+        if name == node.id and before is not None:
+            name = before.name
+        step = self._start(node.id, "node", name, node.type, parent_id=node.parent_id)
+        step.named = name != node.id
+        step.caller = self._usage.begin(node.type)
+        return step
+
+    def _name_node(self, step: _StepState, node: Node) -> None:
+        """Report a node's name once it is known: a node is first listed with its id as its name.
+
+        Its real name comes with its first words (workflow-timed.jsonl).
+        """
+        if step.name != node.id or node.piece.output or node.piece.reasoning:
+            step.named = True
+            self._events.append(StepUpdated(step.snapshot()))
 
     # ------------------------------------------------------------------ agents
 
@@ -229,24 +271,36 @@ class StepReader:
                 self._finish(step, SUCCESS)
             step = None
         unchanged = before is not None and before.raw == entry
-        if step is not None and unchanged and (relisted or kind != "reasoning"):
+        may_repeat = kind == "reasoning" or (step is not None and step.input.incomplete)
+        if step is not None and unchanged and (relisted or not may_repeat):
             if not step.finished and step.output and kind != "response":
                 self._finish(step, SUCCESS)  # it has its result, and nothing more came
             return step
         output, reasoning = action_texts(kind, entry)
-        input_ = call_input(entry, step.input if step else None) if kind != "reasoning" else None
         if step is not None and kind != "reasoning":
             # No stream of tool calls was recorded: a field may be the whole so far, or a delta.
             output = new_suffix(step.output, output)
             reasoning = new_suffix(step.reasoning, reasoning)
         if step is None or (step.finished and (output or reasoning)):
+            call_input = CallInput()
+            if kind != "reasoning":
+                call_input.value = step.input.value if step else None
+                call_input.read(entry)
             step = self._start(
-                f"thought-{position}", kind, name or type_ or kind, type_, input_=input_
+                f"thought-{position}", kind, name or type_ or kind, type_, call_input=call_input
             )
             self._running[step.id] = step
-        step.name, step.input = name or step.name, input_
+        elif kind != "reasoning":
+            self._read_input(step, entry)
+        step.name = name or step.name
         self._append(step, "thoughts", Piece(output, reasoning))
         return step
+
+    def _read_input(self, step: _StepState, entry: JsonObject) -> None:
+        before = step.input.value
+        step.input.read(entry)
+        if step.input.value != before and not step.finished:
+            self._events.append(StepUpdated(step.snapshot()))
 
     def answer_began(self) -> None:
         """The answer streams: an agent's reasoning and tool calls with a result are over."""
@@ -265,7 +319,7 @@ class StepReader:
         type_: str | None,
         *,
         parent_id: str | None = None,
-        input_: Any = None,
+        call_input: CallInput | None = None,
     ) -> _StepState:
         for running in list(self._running.values()):
             if running.kind == "reasoning":  # the next step ends it
@@ -273,7 +327,7 @@ class StepReader:
         run = self._runs.get(base_id, 0) + 1
         self._runs[base_id] = run
         step_id = base_id if run == 1 else f"{base_id}#{run}"
-        step = _StepState(step_id, kind, name, type_, parent_id, input_)
+        step = _StepState(step_id, kind, name, type_, parent_id, call_input or CallInput())
         self._newest[base_id] = step
         self._steps.append(step)
         self._events.append(StepStarted(step.snapshot()))
@@ -286,6 +340,8 @@ class StepReader:
         output, reasoning, form = piece
         if not output and not reasoning:
             return
+        if step.caller is not None:
+            step.caller.spoke = True
         if step.source is None:
             step.source = source
             if step.kind == "node":
@@ -319,7 +375,6 @@ class StepReader:
     def _emit(self, step: _StepState, output: str, reasoning: str, *, last: bool = False) -> None:
         if (reasoning or last) and (reasoning := step.reasoning_buffer.push(reasoning, last=last)):
             step.reasoning.append(reasoning)
-            self.reasoning.append(reasoning)
             self._events.append(ReasoningDelta(reasoning, step.id))
         if (output or last) and (output := step.output_buffer.push(output, last=last)):
             step.output.append(output)
@@ -328,8 +383,11 @@ class StepReader:
     def _finish(self, step: _StepState, status: str) -> None:
         self._read_held(step)
         self._emit(step, "", "", last=True)
+        step.input.settle()
         step.status = status
         step.finished = True
+        if step.caller is not None:
+            step.caller.ended = True
         self.finished_count += 1
         self._running.pop(step.id, None)
         self._events.append(StepFinished(step.snapshot()))
@@ -347,4 +405,6 @@ def _runs_again(step: _StepState, node: Node) -> bool:
     """
     if step.source not in (None, node.source):
         return False
+    if step.status == PAUSE and node.status != PAUSE:
+        return True  # a person has answered
     return node.status == EXECUTING or (any(node.piece) and node.piece != step.last)

@@ -171,17 +171,68 @@ def message_content(text: str, node_type: str | None) -> Piece:
     return Piece(member_text(text, "result"), reasoning, "value")
 
 
-def call_input(entry: JsonObject, known: Any) -> Any:
-    """Read the input of a tool call: whole, or streamed as text.
+class CallInput:
+    """The input of a tool call, which its entries carry whole or in pieces.
 
-    Args:
-        entry: An entry of `thoughts`.
-        known: The input so far; it stays where the entry has none.
+    Attributes:
+        value: The input so far: parsed JSON, or text. None while JSON is incomplete.
     """
-    for key in ("action_input", "arguments"):
-        given = entry.get(key)
-        if given not in (None, "", {}):
-            return parsed_json(given)
-    text = known if isinstance(known, str) else ""
-    streamed = new_suffix([text], as_text(entry.get("action_input_stream")))
-    return text + streamed if streamed else known
+
+    __slots__ = ("_field", "_piece", "_text", "value")
+
+    def __init__(self) -> None:
+        """Start without an input."""
+        self.value: Any = None
+        self._field: str = ""  # where the text comes from
+        self._piece: str = ""  # the newest one
+        self._text: str = ""  # what its pieces make
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the text so far is the beginning of a JSON value."""
+        return self.value is None and bool(self._text)
+
+    def read(self, entry: JsonObject) -> None:
+        """Read an entry of `thoughts`; one without an input changes nothing."""
+        for name in ("action_input", "arguments", "action_input_stream"):
+            given = entry.get(name)
+            if given in (None, "", {}):
+                continue
+            if given == "{}" and not self.incomplete:  # a placeholder for others
+                self.value = {} if self.value is None else self.value
+            elif not isinstance(given, str):
+                self.value, self._text = given, ""
+                return
+            else:
+                self._add(name, given)
+                return
+
+    @property
+    def so_far(self) -> Any:
+        """The value; incomplete JSON as text."""
+        return self._text if self.incomplete else self.value
+
+    def settle(self) -> None:
+        """The step has ended: JSON that is still incomplete is text."""
+        self.value = self.so_far
+
+    def _add(self, name: str, piece: str) -> None:
+        if name != self._field:
+            self._field, self._text = name, ""
+        elif _is_json_container(self.value) and piece in (self._piece, self._text):
+            return  # it is listed again
+        elif _is_json_container(self.value):
+            self._text = ""
+        self._piece = piece
+        self._text += new_suffix([self._text], piece)
+        if not self._text.lstrip().startswith(("{", "[")):
+            self.value = parsed_json(self._text)
+        elif self._text.rstrip().endswith(("}", "]")):
+            value = parsed_json(self._text)
+            self.value = value if _is_json_container(value) else None
+        else:
+            self.value = None
+
+
+def _is_json_container(value: object) -> bool:
+    return isinstance(value, (dict, list))

@@ -2,7 +2,7 @@
 
 | the app | block |
 |---|---|
-| reasoning | `reasoning` |
+| reasoning | `reasoning`, one for each step that thinks |
 | a tool, plugin or MCP call; a retrieval | `server_tool_call` and `server_tool_result` |
 | a workflow node | `non_standard`, its value a dict with `type: "bailian_step"` |
 | answer text | `text`, with a `citation` annotation for each cited document |
@@ -22,6 +22,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.block_translators import register_translator
 from langchain_core.messages.content import ContentBlock
 
+from bailian_apps.core.reasoning import ReasoningPiece
 from bailian_apps.core.result import Step
 
 PROVIDER = "bailian"
@@ -30,14 +31,29 @@ PROVIDER = "bailian"
 STEP_TYPE = "bailian_step"
 """The type of a workflow node's block, and the name of the custom event."""
 
+_REASONING, _REASONING_PARTS = "reasoning_content", "reasoning_parts"
 _CITATION_EXTRAS = ("index_id", "doc_id", "doc_name", "biz_id", "page_number", "images", "score")
 
 
 def step_entry(step: Step) -> dict[str, Any]:
-    """Return a step as JSON values, without its reasoning, which is part of the message's own."""
-    entry = step.to_dict(compact=True)
-    entry.pop("reasoning", None)
-    return entry
+    """Return a step as JSON values."""
+    return step.to_dict(compact=True)
+
+
+def reasoning_kwargs(pieces: Sequence[ReasoningPiece]) -> dict[str, Any]:
+    """Return reasoning as `additional_kwargs`, which LangChain can add up.
+
+    `reasoning_content` is one text. `reasoning_parts` has the lengths of the parts of it that are
+    not the first step's: LangChain sums numbers in dicts of the same index.
+    """
+    kwargs: dict[str, Any] = {_REASONING: "".join(piece.text for piece in pieces)}
+    if parts := [
+        {"index": f"lc_{piece.number}", "length": len(piece.text)}
+        for piece in pieces
+        if piece.number
+    ]:
+        kwargs[_REASONING_PARTS] = parts
+    return kwargs
 
 
 def message_blocks(
@@ -53,9 +69,7 @@ def message_blocks(
     Returns:
         Reasoning first, then steps, then text.
     """
-    blocks: list[dict[str, Any]] = []
-    if reasoning := extra.get("reasoning_content"):
-        blocks.append({"type": "reasoning", "reasoning": reasoning, "index": "lc_reasoning"})
+    blocks = _reasoning_blocks(extra) if extra.get(_REASONING) else []
     for step in extra.get("steps", ()):
         blocks += to_content_blocks(step)
     references = extra.get("references")
@@ -114,6 +128,20 @@ def as_arguments(value: object) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, Any]", value))
     return {} if value is None else {"input": value}
+
+
+def _reasoning_blocks(extra: Mapping[str, Any]) -> list[dict[str, Any]]:
+    text: str = extra[_REASONING]
+    parts: Sequence[Mapping[str, Any]] = extra.get(_REASONING_PARTS, ())
+    end = len(text) - sum(part["length"] for part in parts)
+    blocks = (
+        [{"type": "reasoning", "reasoning": text[:end], "index": "lc_reasoning"}] if end else []
+    )
+    for part in parts:
+        start, end = end, end + part["length"]
+        index = part["index"].replace("lc_", "lc_reasoning_")
+        blocks.append({"type": "reasoning", "reasoning": text[start:end], "index": index})
+    return blocks
 
 
 def _as_block(item: object) -> dict[str, Any]:

@@ -20,16 +20,18 @@ from bailian_apps.core.events import (
     References,
     RunFinished,
     RunStarted,
+    StepDelta,
     StepFinished,
     TextDelta,
     UsageReported,
 )
 from bailian_apps.core.history import Plan
 from bailian_apps.core.models import copy_model
+from bailian_apps.core.reasoning import ReasoningQueue
 from bailian_apps.core.result import AppResult, DocReference, Usage
 from bailian_apps.core.text import StopFilter
 from bailian_apps.core.turns import MARKER_KEY, SessionMarker
-from bailian_apps.langchain.blocks import PROVIDER, message_blocks, step_entry
+from bailian_apps.langchain.blocks import PROVIDER, message_blocks, reasoning_kwargs, step_entry
 
 
 class MessageChunkBuilder:
@@ -61,6 +63,7 @@ class MessageChunkBuilder:
             self._template.id = message_id
         self._started = RunStarted(None, None)
         self._usage = Usage()
+        self._reasoning = ReasoningQueue()
         self._references: list[DocReference] = []
 
     def feed(self, event: AppEvent) -> AIMessageChunk | None:
@@ -69,13 +72,15 @@ class MessageChunkBuilder:
             if self._stop_filter is None:
                 return self._chunk(event.text)
             return self._chunk_until_stop(self._stop_filter, event.text)
-        if isinstance(event, ReasoningDelta):
-            return self._chunk("", {"reasoning_content": event.text})
-        if isinstance(event, StepFinished):
+        if isinstance(event, (ReasoningDelta, StepDelta, StepFinished)):
+            pieces = self._reasoning.feed(event)
+            extra = reasoning_kwargs(pieces) if pieces else {}
             # A reasoning step streamed as reasoning, and a response step is the answer itself.
-            if event.step.kind == "reasoning" or event.step.is_answer:
-                return None
-            return self._chunk("", {"steps": [step_entry(event.step)]})
+            if isinstance(event, StepFinished) and not (
+                event.step.kind == "reasoning" or event.step.is_answer
+            ):
+                extra["steps"] = [step_entry(event.step)]
+            return self._chunk("", extra) if extra else None
         if isinstance(event, RunStarted):
             self._started = event
         elif isinstance(event, References):

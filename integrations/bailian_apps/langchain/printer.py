@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import RLock
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 from uuid import UUID
 
@@ -20,12 +21,22 @@ from typing_extensions import override
 
 from bailian_apps.core.result import EXECUTING, AppResult, Step
 from bailian_apps.langchain.blocks import STEP_TYPE
-from bailian_apps.terminal import MAX_LIVE_STEPS, format_tokens, one_line, step_line, step_tree
+from bailian_apps.terminal import (
+    MAX_LIVE_STEPS,
+    format_tokens,
+    one_line,
+    step_line,
+    step_tree,
+    with_live_text,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.tree import Tree
+
+
+_REFRESH_S = 0.1  # how often the tree shows new text
 
 
 def step_of_event(data: Mapping[str, Any]) -> Step | None:
@@ -34,14 +45,13 @@ def step_of_event(data: Mapping[str, Any]) -> Step | None:
     Returns:
         The step; None for the answer itself, and for the end of a step that was cut off.
     """
-    entry = data["step"]
-    step = Step(**{name: value for name, value in entry.items() if name in Step.__slots__})
+    step = Step.from_dict(data["step"])
     if step.is_answer:
         return None
     if data["event"] == "error":
         status = step.status if step.failed else "failed"
         return replace(step, status=status, error=data.get("error"))
-    return step if data["event"] == "start" or step.status != EXECUTING else None
+    return step if data["event"] in ("start", "update") or step.status != EXECUTING else None
 
 
 @dataclass
@@ -50,18 +60,21 @@ class _PrintedRun:
 
     app_id: str
     steps: dict[str, Step] = field(default_factory=dict[str, Step])
+    printed: set[str] = field(default_factory=set[str])  # steps that have a line
 
 
 class _Display(Protocol):
     def show_step(self, run_id: UUID, run: _PrintedRun, step: Step) -> None: ...
+    def show_text(self, run_id: UUID, run: _PrintedRun, *, first: bool) -> None: ...
     def end_run(self, run_id: UUID, run: _PrintedRun, outcome: str) -> None: ...
 
 
 class StepPrinter(BaseCallbackHandler):
     """Prints the steps of the apps that a call runs: state, name, duration, output, tokens used.
 
-    In a terminal it is a tree that changes in place; elsewhere (a file, a pipe, a log) each change
-    is a line. A terminal needs rich, which comes with `pip install "bailian-apps[cli]"`.
+    In a terminal it is a tree that changes in place and shows what each step is saying; elsewhere
+    (a file, a pipe, a log) the start and the end of a step are a line each. A terminal needs rich,
+    which comes with `pip install "bailian-apps[cli]"`.
 
     While the tree is alive, rich prints what your program prints above it, line by line.
 
@@ -92,13 +105,28 @@ class StepPrinter(BaseCallbackHandler):
 
     @override
     def on_custom_event(self, name: str, data: Any, *, run_id: UUID, **_: Any) -> None:
-        """Print the start or the end of a step."""
-        if name != STEP_TYPE or (step := step_of_event(data)) is None:
+        """Print the start or the end of a step, or what it says."""
+        if name != STEP_TYPE:
+            return
+        if data["event"] == "delta":
+            self._show_delta(run_id, data)
+            return
+        if (step := step_of_event(data)) is None:
             return
         with self._lock:
             run = self._runs.setdefault(run_id, _PrintedRun(data["app_id"]))
             run.steps[step.id] = step
             self._display.show_step(run_id, run, step)
+
+    def _show_delta(self, run_id: UUID, data: Mapping[str, Any]) -> None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            step_id = data["step"]["id"]
+            if run is not None and step_id in run.steps:
+                text = data.get("text") or data.get("reasoning", "")
+                step = run.steps[step_id]
+                run.steps[step_id] = with_live_text(step, text)
+                self._display.show_text(run_id, run, first=not step.output)
 
     def _end(self, outcome: Any, *, run_id: UUID, **_: Any) -> None:
         with self._lock:
@@ -111,13 +139,19 @@ class StepPrinter(BaseCallbackHandler):
 
 
 class _LineDisplay:
-    """Prints a line for each change."""
+    """Prints a line for the start and for the end of each step."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def show_step(self, run_id: UUID, run: _PrintedRun, step: Step) -> None:
+        if step.status == EXECUTING and (step.id in run.printed or not step.is_named):
+            return  # a node's name comes with its first words
+        run.printed.add(step.id)
         self._print(f"{run.app_id}: {step_line(step)}")
+
+    def show_text(self, run_id: UUID, run: _PrintedRun, *, first: bool) -> None:
+        pass  # its last line has the whole text
 
     def end_run(self, run_id: UUID, run: _PrintedRun, outcome: str) -> None:
         self._print(f"{run.app_id}: {outcome}")
@@ -142,8 +176,16 @@ class _TreeDisplay:
         self._console: Console = Console(file=file)
         self._live: Live | None = None
         self._trees: dict[UUID, Tree] = {}
+        self._drawn_at = 0.0
+
+    def show_text(self, run_id: UUID, run: _PrintedRun, *, first: bool) -> None:
+        if first or monotonic() - self._drawn_at >= _REFRESH_S:
+            self._draw(run_id, run)
 
     def show_step(self, run_id: UUID, run: _PrintedRun, step: Step) -> None:
+        self._draw(run_id, run)
+
+    def _draw(self, run_id: UUID, run: _PrintedRun) -> None:
         from rich.live import Live
 
         self._trees[run_id] = self._tree(run, list(run.steps.values())[-MAX_LIVE_STEPS:])
@@ -166,6 +208,7 @@ class _TreeDisplay:
         from rich.console import Group
 
         live.update(Group(*self._trees.values()), refresh=True)
+        self._drawn_at = monotonic()
 
     def _tree(self, run: _PrintedRun, steps: Iterable[Step], outcome: str = "") -> Tree:
         from rich.text import Text

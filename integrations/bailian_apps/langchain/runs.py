@@ -14,13 +14,7 @@ from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.turns import Turn
 from bailian_apps.langchain.settings import AppSettingsMixin, call_kwargs
-from bailian_apps.langchain.step_runs import (
-    STEP_EVENTS,
-    AnyRunManager,
-    StepRuns,
-    amake_calls,
-    make_calls,
-)
+from bailian_apps.langchain.step_runs import AnyRunManager, StepRuns, amake_calls, make_calls
 from bailian_apps.run import Run
 
 
@@ -80,7 +74,7 @@ class AppRun:
         try:
             with closing(self.run.stream()) as stream:
                 for event in stream:
-                    if isinstance(event, STEP_EVENTS):
+                    if isinstance(event, self.steps.reported):
                         make_calls(self.steps.report(event))
                     yield event
         except BaseException as error:
@@ -92,7 +86,7 @@ class AppRun:
         try:
             async with aclosing(self.run.astream()) as stream:
                 async for event in stream:
-                    if isinstance(event, STEP_EVENTS):
+                    if isinstance(event, self.steps.reported):
                         await amake_calls(self.steps.report(event))
                     yield event
         except BaseException as error:

@@ -3,7 +3,12 @@
 Every step is a child of that run (a model's, a tool's, a chain's) for LangChain's callbacks, and so
 for LangSmith and every other tracer: a tool call is a tool run, a retrieval (also by a workflow's
 node) a retriever run, any other node a chain run. Reasoning has no run, because it streams. In
-addition, the custom event `bailian_step` reports the start and the end of every step, for a UI.
+addition, the custom event `bailian_step` reports the start and the end of every step, and what it
+says, for a UI.
+
+LangChain's handlers count tokens in the runs of models. A chat model's own run has those of the
+whole app. Below any other run, each model that the app called has a model run of its own, so that
+every token is counted once in both.
 
 The logic is written once for sync and async: a method yields calls of a callback manager and
 receives their results. `make_calls` makes these calls, `amake_calls` awaits them.
@@ -11,31 +16,51 @@ receives their results. `make_calls` makes these calls, `amake_calls` awaits the
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
 
 from langchain_core.callbacks import (
+    AsyncCallbackHandler,
     AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
     AsyncRunManager,
+    BaseCallbackHandler,
     CallbackManager,
+    CallbackManagerForLLMRun,
     RunManager,
 )
 from langchain_core.documents import Document
+from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, LLMResult
 
 from bailian_apps.core.documents import RetrievedDocument
 from bailian_apps.core.errors import AppFailedError
-from bailian_apps.core.events import StepFinished, StepStarted
-from bailian_apps.core.result import SpanKind, Step
+from bailian_apps.core.events import (
+    AppEvent,
+    ReasoningDelta,
+    RunFinished,
+    StepDelta,
+    StepFinished,
+    StepStarted,
+    StepUpdated,
+    UsageReported,
+)
+from bailian_apps.core.result import SUCCESS, ModelUsage, SpanKind, Step, Usage
 from bailian_apps.core.values import as_text
-from bailian_apps.langchain.blocks import STEP_TYPE, as_arguments, step_entry
+from bailian_apps.langchain.blocks import PROVIDER, STEP_TYPE, as_arguments, step_entry
 
 AnyRunManager: TypeAlias = RunManager | AsyncRunManager
 ManagerCalls: TypeAlias = Generator[Any, Any, None]
 """Calls of a callback manager: yields each as it was made, and receives its result."""
 
-STEP_EVENTS = (StepStarted, StepFinished)
+_STEPS = (StepStarted, StepUpdated, StepFinished)
+_DELTAS = (StepDelta, ReasoningDelta)
+_USAGE = (UsageReported, RunFinished)
+_IGNORED = (BaseCallbackHandler.on_custom_event, AsyncCallbackHandler.on_custom_event)
 
 
 def make_calls(calls: ManagerCalls) -> None:
@@ -83,22 +108,44 @@ class StepRuns:
         metadata = {} if manager is None else manager.inheritable_metadata
         self._metadata = {k: v for k, v in metadata.items() if not k.startswith("ls_")}
         self._open: dict[str, _StepRun] = {}
+        self._usage = Usage()
+        self._counted: Counter[tuple[str, str]] = Counter()
+        llm_runs = (CallbackManagerForLLMRun, AsyncCallbackManagerForLLMRun)
+        self._counts = self._manager is not None and not isinstance(manager, llm_runs)
+        self.reported: tuple[type[AppEvent], ...] = ()
+        """The events that `report` takes; deltas only if a handler listens to custom events."""
+        if self._manager is not None:
+            heard = any(map(_listens, self._manager.handlers))
+            self.reported = _STEPS + (_DELTAS if heard else ()) + (_USAGE if self._counts else ())
 
-    def report(self, event: StepStarted | StepFinished) -> ManagerCalls:
-        """Report the start or the end of a step."""
-        if self._manager is None:
-            return
+    def report(self, event: AppEvent) -> ManagerCalls:
+        """Report one of the events in `reported`."""
+        if isinstance(event, _STEPS):
+            yield from self._report_step(event)
+        elif isinstance(event, _DELTAS):
+            if run := self._open.get(event.step_id):
+                kind = "text" if isinstance(event, StepDelta) else "reasoning"
+                yield self._custom_event("delta", _head(run.step), {kind: event.text})
+        elif isinstance(event, UsageReported):
+            self._usage = event.usage
+        elif isinstance(event, RunFinished):
+            self._usage = event.result.usage
+            yield from self._count_rest()
+
+    def _report_step(self, event: StepStarted | StepUpdated | StepFinished) -> ManagerCalls:
         step = event.step
         if step.id not in self._open:
             self._open[step.id] = _StepRun(step)
-            yield self._custom_event("start", step)
-            # The inputs of a run cannot be added later, so a tool call's run starts when they are
-            # known. A node may never have any.
-            if step.kind == "node" or step.input is not None:
-                yield from self._start(self._open[step.id])
+            yield self._custom_event("start", step_entry(step))
+        run = self._open[step.id]
+        run.step = step
+        updated = isinstance(event, StepUpdated)
+        if updated:
+            yield self._custom_event("update", step_entry(step))
+        # A run's name and inputs cannot be changed later.
+        if run.kind is None and (step.is_known or updated):
+            yield from self._start(run)
         if isinstance(event, StepFinished):
-            run = self._open[step.id]
-            run.step = step
             error = AppFailedError(step.error or step.status) if step.failed else None
             yield from self._end(run, error)
 
@@ -112,10 +159,14 @@ class StepRuns:
                 raised = raised or failure
         if raised is not None:
             raise raised
+        yield from self._count_rest()
 
     def _start(self, run: _StepRun) -> ManagerCalls:
         step = run.step
         run.kind = step.span_kind  # set first: a run starts once, even if a handler raises
+        parent = self._open.get(step.parent_id or "")
+        if parent is not None and parent.kind is None:
+            yield from self._start(parent)
         name = self._name_of(step)
         manager = self._manager_for(step)
         arguments = as_arguments(step.input)
@@ -134,10 +185,13 @@ class StepRuns:
 
     def _end(self, run: _StepRun, error: BaseException | None) -> ManagerCalls:
         step = run.step
-        if run.kind is None:
-            yield from self._start(run)
+        for other in [run, *self._open.values()]:  # a run begins while its parent's is open
+            if other.kind is None and (other is run or other.step.parent_id == step.id):
+                yield from self._start(other)
         del self._open[step.id]
         manager = run.manager
+        if self._counts and manager is not None and step.usage is not None:
+            yield from self._count(step.usage.models, manager.run_id, step)
         if manager is None:
             pass
         elif run.kind == "tool":
@@ -150,12 +204,55 @@ class StepRuns:
             )
         else:
             yield manager.on_chain_error(error) if error else manager.on_chain_end(_outputs(step))
-        yield self._custom_event("error" if error else "end", step, error)
+        failure = {"error": step.error or repr(error)} if error else {}
+        yield self._custom_event("error" if error else "end", step_entry(step), failure)
 
-    def _custom_event(self, event: str, step: Step, error: BaseException | None = None) -> Any:
-        data = {"event": event, "app_id": self._app_id, "step": step_entry(step)}
-        if error is not None:
-            data["error"] = step.error or repr(error)
+    def _count(
+        self, models: Sequence[ModelUsage], parent_run_id: UUID, step: Step | None = None
+    ) -> ManagerCalls:
+        """Report calls of models, each as a run that has its tokens."""
+        for model in models:
+            self._counted[model.model_id, "input"] += model.input_tokens
+            self._counted[model.model_id, "output"] += model.output_tokens
+            name = model.model_id or self._app_id
+            metadata = {"ls_provider": PROVIDER, "ls_model_name": name, "ls_model_type": "llm"}
+            manager = self._child_manager(parent_run_id, metadata)
+            # Not `on_chat_model_start`: LangGraph would stream the answer as a message of its own.
+            [run] = yield manager.on_llm_start(
+                {"name": name}, [as_text(step.input) if step else ""], name=name
+            )
+            message = AIMessage(
+                content=step.output if step else "",
+                usage_metadata=UsageMetadata(
+                    input_tokens=model.input_tokens,
+                    output_tokens=model.output_tokens,
+                    total_tokens=model.input_tokens + model.output_tokens,
+                ),
+                response_metadata={"model_name": name, "model_provider": PROVIDER},
+            )
+            yield run.on_llm_end(LLMResult(generations=[[ChatGeneration(message=message)]]))
+
+    def _count_rest(self) -> ManagerCalls:
+        """Report the model calls that are no step's."""
+        if not self._counts:
+            return
+        rest: list[ModelUsage] = []
+        for name in dict.fromkeys(model.model_id for model in self._usage.models):
+            own = [model for model in self._usage.models if model.model_id == name]
+            sent = sum(model.input_tokens for model in own) - self._counted[name, "input"]
+            received = sum(model.output_tokens for model in own) - self._counted[name, "output"]
+            if sent > 0 or received > 0:
+                rest.append(
+                    ModelUsage(
+                        model_id=name, input_tokens=max(0, sent), output_tokens=max(0, received)
+                    )
+                )
+        yield from self._count(rest, self._manager.run_id)
+
+    def _custom_event(
+        self, event: str, step: Mapping[str, Any], more: Mapping[str, Any] | None = None
+    ) -> Any:
+        data = {"event": event, "app_id": self._app_id, "step": step, **(more or {})}
         run_id = self._manager.run_id
         return self._child_manager(run_id).on_custom_event(STEP_TYPE, data, run_id=run_id)
 
@@ -191,8 +288,24 @@ class StepRuns:
         return f"{step.name} ({self._app_id})" if taken else step.name
 
 
+def _listens(handler: BaseCallbackHandler) -> bool:
+    """Whether a handler does anything with custom events."""
+    method: Any = handler.on_custom_event
+    return not handler.ignore_custom_event and getattr(method, "__func__", method) not in _IGNORED
+
+
+def _head(step: Step) -> dict[str, Any]:
+    """What a step is, without what it says."""
+    names = ("id", "kind", "name", "type", "status", "parent_id")
+    return {name: value for name in names if (value := getattr(step, name)) is not None}
+
+
 def _outputs(step: Step) -> dict[str, Any]:
     outputs: dict[str, Any] = {"output": step.output}
+    if step.status != SUCCESS:
+        outputs["status"] = step.status
+    if step.usage is not None:
+        outputs["usage"] = step.usage.to_dict()
     if step.reasoning:
         outputs["reasoning"] = step.reasoning
     if step.duration_ms is not None:

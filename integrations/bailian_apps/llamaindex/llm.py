@@ -62,7 +62,7 @@ class BailianAppLLM(AppSettings, LLM):
         num_output: How many of them LlamaIndex reserves for the answer.
         client: The `Client` whose connections the calls use. Default: the one that all apps share.
             It is in no serialised form.
-        step_events: Whether to send a `BailianAppStepEvent` when a step starts and when it
+        step_events: Whether to send a `BailianAppStepEvent` when a step starts, says something and
             finishes. OpenInference logs a warning for each, because it does not know the event.
 
     Example:

@@ -3,7 +3,7 @@
 =============================================  ====================================================
 AppResult                                      ChatMessage of role `assistant`, and ChatResponse
 =============================================  ====================================================
-`reasoning`                                    one ThinkingBlock, first; omitted when empty
+`reasoning`                                    one ThinkingBlock for each step that thinks, first
 `text`                                         one TextBlock, always
 `references`                                   one CitationBlock each, after the text
 the session's marker                           `additional_kwargs["bailian"]`
@@ -32,10 +32,11 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import ToolOutput
 
 from bailian_apps.core.documents import DocumentSource
-from bailian_apps.core.events import AppEvent, ReasoningDelta, References, TextDelta
+from bailian_apps.core.events import AppEvent, References, TextDelta
 from bailian_apps.core.history import Plan
 from bailian_apps.core.models import copy_model
-from bailian_apps.core.result import EXECUTING, SUCCESS, AppResult, DocReference, Step, Usage
+from bailian_apps.core.reasoning import ReasoningQueue
+from bailian_apps.core.result import AppResult, DocReference, Step, Usage
 from bailian_apps.core.turns import MARKER_KEY
 
 THINKING_DELTA = "thinking_delta"
@@ -77,8 +78,8 @@ class ChatResponseBuilder:
         """Start an answer to `plan`."""
         self._plan = plan
         self._text = ""
-        self._reasoning = ""
-        self._thinking: ThinkingBlock | None = None
+        self._reasoning = ReasoningQueue()
+        self._thinking: list[ThinkingBlock] = []
         self._citations: list[CitationBlock] = []
 
     def chunk(self, event: AppEvent) -> ChatResponse | None:
@@ -86,18 +87,18 @@ class ChatResponseBuilder:
         if isinstance(event, TextDelta):
             self._text += event.text
             return self._chunk(event.text, {})
-        if isinstance(event, ReasoningDelta):
-            self._reasoning += event.text
-            self._thinking = thinking_block(self._reasoning)
-            return self._chunk("", {THINKING_DELTA: event.text})
         if isinstance(event, References):
             self._citations += map(citation_block, event.items)
+        elif pieces := self._reasoning.feed(event):
+            for piece in pieces:
+                before = "".join(b.content or "" for b in self._thinking[piece.number :])
+                self._thinking[piece.number :] = thinking_blocks([before + piece.text])
+            return self._chunk("", {THINKING_DELTA: "".join(piece.text for piece in pieces)})
         return None
 
     def _chunk(self, delta: str, additional_kwargs: dict[str, Any]) -> ChatResponse:
         text = copy_model(_TEXT_BLOCK, text=self._text)
-        head = () if self._thinking is None else (self._thinking,)
-        blocks = [*head, text, *self._citations]
+        blocks = [*self._thinking, text, *self._citations]
         message = copy_model(_MESSAGE, blocks=blocks, additional_kwargs={})
         return copy_model(
             _RESPONSE, message=message, delta=delta, additional_kwargs=additional_kwargs
@@ -105,12 +106,12 @@ class ChatResponseBuilder:
 
     def final(self, result: AppResult, delta: str | None) -> ChatResponse:
         """The response for the finished run; engines store its message."""
-        thinking = thinking_block(result.reasoning)
+        thoughts = [step.reasoning for step in result.steps] or [result.reasoning]
         message = ChatMessage(
             role=MessageRole.ASSISTANT,
             # One text block: `ChatMessage.content` puts newlines between several.
             blocks=[
-                *([] if thinking is None else [thinking]),
+                *thinking_blocks(thoughts),
                 TextBlock(text=result.text),
                 *map(citation_block, result.references),  # its own: chunks share theirs
             ],
@@ -125,14 +126,15 @@ class CompletionResponseBuilder:
     def __init__(self) -> None:
         """Start with no text."""
         self._text = ""
+        self._reasoning = ReasoningQueue()
 
     def chunk(self, event: AppEvent) -> CompletionResponse | None:
         """The chunk for an event; None for an event that has none."""
         if isinstance(event, TextDelta):
             self._text += event.text
             return CompletionResponse(text=self._text, delta=event.text)
-        if isinstance(event, ReasoningDelta):
-            thinking: dict[str, Any] = {THINKING_DELTA: event.text}
+        if pieces := self._reasoning.feed(event):
+            thinking: dict[str, Any] = {THINKING_DELTA: "".join(piece.text for piece in pieces)}
             return CompletionResponse(text=self._text, delta="", additional_kwargs=thinking)
         return None
 
@@ -146,9 +148,9 @@ _MESSAGE = ChatMessage(role=MessageRole.ASSISTANT, blocks=[], additional_kwargs=
 _RESPONSE = ChatResponse(message=_MESSAGE, delta="", additional_kwargs={})
 
 
-def thinking_block(reasoning: str) -> ThinkingBlock | None:
-    """The block for some reasoning; None for empty reasoning."""
-    return ThinkingBlock(content=reasoning) if reasoning else None
+def thinking_blocks(thoughts: Iterable[str]) -> list[ThinkingBlock]:
+    """The blocks for the reasoning of some steps, without empty ones."""
+    return [ThinkingBlock(content=reasoning) for reasoning in thoughts if reasoning]
 
 
 def citation_block(reference: DocReference) -> CitationBlock:
@@ -266,7 +268,7 @@ def tool_outputs(raw: Mapping[str, Any] | None) -> list[ToolOutput]:
             content=step["output"],
             raw_input={"args": (), "kwargs": _as_kwargs(step["input"])},
             raw_output=step["output"],
-            is_error=step["status"] not in (EXECUTING, SUCCESS),
+            is_error=step["error"] is not None,
         )
         for step in steps
     ]

@@ -35,15 +35,15 @@ from llama_index_instrumentation.span import active_span_id
 from typing_extensions import Self
 
 from bailian_apps.core.errors import AppFailedError
-from bailian_apps.core.events import AppEvent, StepFinished, StepStarted
+from bailian_apps.core.events import AppEvent, StepFinished, StepStarted, StepUpdated
 from bailian_apps.core.result import Step
 from bailian_apps.core.values import as_text
 from bailian_apps.llamaindex.responses import found_nodes
 from bailian_apps.llamaindex.steps import (
     BailianAppStepEvent,
+    StepChanges,
     legacy_end,
     legacy_start,
-    step_change,
     step_inputs,
     step_name,
     step_result,
@@ -68,10 +68,11 @@ class RunSpans:
     ) -> None:
         """Enter the run's span, inside the current span. `inputs` must not hold secrets."""
         self._manager = manager
-        self._step_events = step_events
+        self._changes = StepChanges() if step_events else None
         payload: dict[str, Any] = {EventPayload.ADDITIONAL_KWARGS: inputs}
         self._run = _Span(RUN_NAME, inputs, manager, CBEventType.AGENT_STEP, payload)
         self._steps: dict[str, _Span] = {}
+        self._unknown: dict[str, Step] = {}  # they have no span yet
         self._started = False
         self._closed = False
 
@@ -86,28 +87,45 @@ class RunSpans:
 
     def record(self, event: AppEvent) -> None:
         """Enter the span of a step that started, exit that of one that finished."""
-        if isinstance(event, StepStarted):
-            step = event.step
-            parent = self._steps.get(step.parent_id or "", self._run)
-            span = _Span(
-                step_name(step), step_inputs(step), self._manager, *legacy_start(step), parent
-            )
-            self._steps[step.id] = span
-            self._send_step_event(span, event)
-        elif isinstance(event, StepFinished):
-            span = self._steps.pop(event.step.id, None)
-            if span is not None:
-                self._send_step_event(span, event)
-                _end_step(span, event.step)
+        span: _Span | None = None
+        if isinstance(event, (StepStarted, StepUpdated, StepFinished)):
+            span = self._span_of(event)
+        if self._changes is not None and (fields := self._changes.fields(event)) is not None:
+            span = span or self._steps.get(fields["step"]["id"], self._run)
+            span.event(BailianAppStepEvent, **fields)
+        if isinstance(event, StepFinished) and span is not None:
+            self._enter_all([s.id for s in self._unknown.values() if s.parent_id == event.step.id])
+            del self._steps[event.step.id]
+            _end_step(span, event.step)
 
-    def _send_step_event(self, span: _Span, event: AppEvent) -> None:
-        if self._step_events and (change := step_change(event)):
-            span.event(BailianAppStepEvent, phase=change[0], step=change[1])
+    def _span_of(self, event: StepStarted | StepUpdated | StepFinished) -> _Span | None:
+        """The span of a step; None until it is known, because a span cannot be renamed later."""
+        step = event.step
+        if step.id not in self._steps:
+            self._unknown[step.id] = step
+            if step.is_known or not isinstance(event, StepStarted):
+                self._enter(step.id)
+        return self._steps.get(step.id)
+
+    def _enter_all(self, step_ids: list[str]) -> None:
+        for step_id in step_ids:
+            if step_id in self._unknown:
+                self._enter(step_id)
+
+    def _enter(self, step_id: str) -> None:
+        step = self._unknown.pop(step_id)
+        if step.parent_id in self._unknown:
+            self._enter(step.parent_id)
+        parent = self._steps.get(step.parent_id or "", self._run)
+        self._steps[step.id] = _Span(
+            step_name(step), step_inputs(step), self._manager, *legacy_start(step), parent
+        )
 
     def finish(self, text: str) -> None:
         """Exit the run's span with the app's answer."""
         if not self._closed:
             self._closed = True
+            self._enter_all([*self._unknown])
             with ExitStack() as stack:
                 stack.callback(self._run.exit, text, {EventPayload.RESPONSE: text})
                 for span in self._steps.values():  # a guard: the core finishes every step
@@ -123,6 +141,7 @@ class RunSpans:
         if self._closed:
             return
         self._closed = True
+        self._enter_all([*self._unknown])
         default = "" if str(error) else _DEFAULT_REASONS.get(type(error), "")
         reason = type(error)(default) if default else error
         with ExitStack() as stack:  # it goes on where a handler raises

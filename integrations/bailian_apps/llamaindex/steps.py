@@ -9,24 +9,37 @@ from llama_index.core.tools import ToolMetadata
 from llama_index.core.workflow import Event
 from llama_index_instrumentation.base import BaseEvent
 
-from bailian_apps.core.events import AppEvent, StepFinished, StepStarted
+from bailian_apps.core.events import (
+    AppEvent,
+    ReasoningDelta,
+    StepDelta,
+    StepFinished,
+    StepStarted,
+    StepUpdated,
+)
 from bailian_apps.core.result import Step
 from bailian_apps.core.values import as_text
 from bailian_apps.llamaindex.responses import found_nodes
 
-Phase: TypeAlias = Literal["started", "finished"]
+Phase: TypeAlias = Literal["started", "updated", "delta", "finished"]
 
 
 class BailianAppStepEvent(BaseEvent):
-    """The app started or finished a step; sent by an LLM with `step_events=True`.
+    """What a step of the app does; sent by an LLM with `step_events=True`.
 
     Attributes:
-        phase: Whether the step started or finished.
-        step: The step's fields as plain values, see `bailian_apps.Step`.
+        phase: `"started"`; `"updated"`, when the name of a node or the input of a tool call is
+            known; `"delta"`, when it says something; `"finished"`.
+        step: The step's fields as plain values, see `bailian_apps.Step`; of a delta, only what the
+            step is (`id`, `kind`, `name`, `type`, `parent_id`).
+        text: The next piece of the step's output, in a delta.
+        reasoning: The next piece of its reasoning, in a delta.
     """
 
     phase: Phase
     step: dict[str, Any]
+    text: str = ""
+    reasoning: str = ""
 
     @classmethod
     def class_name(cls) -> str:
@@ -35,26 +48,49 @@ class BailianAppStepEvent(BaseEvent):
 
 
 class BailianAppStepStream(Event):
-    """The app started or finished a step; written to a workflow's stream by an app's tool.
+    """What a step of the app does; written to a workflow's stream by an app's tool.
 
     Attributes:
         tool_name: The tool that called the app.
-        phase: Whether the step started or finished.
-        step: The step's fields as plain values, see `bailian_apps.Step`.
+        phase: As in `BailianAppStepEvent`, and so are the others.
+        step: The step's fields.
+        text: The next piece of the step's output.
+        reasoning: The next piece of its reasoning.
     """
 
     tool_name: str
     phase: Phase
     step: dict[str, Any]
+    text: str = ""
+    reasoning: str = ""
 
 
-def step_change(event: AppEvent) -> tuple[Phase, dict[str, Any]] | None:
-    """The phase and the fields of the step that an event is about; None for other events."""
-    if isinstance(event, StepStarted):
-        return "started", event.step.to_dict()
-    if isinstance(event, StepFinished):
-        return "finished", event.step.to_dict()
-    return None
+class StepChanges:
+    """Makes the fields of step events from the events of one run."""
+
+    def __init__(self) -> None:
+        """Start without steps."""
+        self._heads: dict[str, dict[str, Any]] = {}
+
+    def fields(self, event: AppEvent) -> dict[str, Any] | None:
+        """The fields of the step event for an event; None for an event that is not a step's."""
+        if isinstance(event, (StepDelta, ReasoningDelta)):
+            kind = "text" if isinstance(event, StepDelta) else "reasoning"
+            head = self._heads.get(event.step_id, {"id": event.step_id})
+            return {"phase": "delta", "step": dict(head), kind: event.text}
+        if not isinstance(event, (StepStarted, StepUpdated, StepFinished)):
+            return None
+        step = event.step.to_dict()
+        self._heads[event.step.id] = {name: step[name] for name in _HEAD}
+        return {"phase": _PHASES[type(event)], "step": step}
+
+
+_HEAD = ("id", "kind", "name", "type", "status", "parent_id")
+_PHASES: dict[type[AppEvent], Phase] = {
+    StepStarted: "started",
+    StepUpdated: "updated",
+    StepFinished: "finished",
+}
 
 
 def tool_metadata(step: Step) -> ToolMetadata:
@@ -75,10 +111,10 @@ def step_inputs(step: Step) -> dict[str, Any]:
 
 def step_result(step: Step) -> dict[str, Any]:
     """The result of a step's span."""
-    # The input may arrive late and the name may change, so both are in the result too.
-    names = ("name", "status", "duration_ms", "input", "output", "reasoning")
-    values = ((name, getattr(step, name)) for name in names)
-    return {name: value for name, value in values if value not in (None, "")}
+    # The input of a node may arrive late, so it is in the result too.
+    names = ("name", "status", "duration_ms", "input", "output", "reasoning", "usage")
+    fields = step.to_dict(compact=True)
+    return {name: fields[name] for name in names if name in fields}
 
 
 def legacy_start(step: Step) -> tuple[CBEventType, dict[str, Any]]:

@@ -34,7 +34,7 @@ from bailian_apps.core.typed_output import check_output_schema, typed_output
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
-from bailian_apps.llamaindex.steps import BailianAppStepStream, step_change
+from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
 
 _PROMPT = "prompt"
 _CONTEXT = "ctx"
@@ -185,7 +185,7 @@ class _AppTool(FunctionTool):
         if ctx is None:
             response = await llm.achat([question], **overrides)
             return self._output(response, kept.result, args, kwargs)
-        llm = llm.with_event_listener(partial(self._write_step, ctx))
+        llm = llm.with_event_listener(partial(self._write_step, ctx, StepChanges()))
         history = await self._load_history(ctx)
         response = await llm.achat([*history, question], **overrides)
         await self._store_turn(ctx, question, response)
@@ -214,12 +214,10 @@ class _AppTool(FunctionTool):
         names = (*self._llm.secret_biz_params, *secret_fields(schema))
         return question, wrap_secrets(overrides, names)
 
-    def _write_step(self, ctx: Context, event: AppEvent) -> None:
-        if change := step_change(event):
+    def _write_step(self, ctx: Context, changes: StepChanges, event: AppEvent) -> None:
+        if fields := changes.fields(event):
             name = self.metadata.get_name()
-            ctx.write_event_to_stream(
-                BailianAppStepStream(tool_name=name, phase=change[0], step=change[1])
-            )
+            ctx.write_event_to_stream(BailianAppStepStream(tool_name=name, **fields))
 
     async def _load_history(self, ctx: Context) -> list[ChatMessage]:
         if not self._keep_session:
