@@ -18,7 +18,6 @@ from pydantic import SecretStr, ValidationError
 from typing_extensions import Self
 
 from bailian_apps.client import AppKey, Client, default_client
-from bailian_apps.concurrency import key_before
 from bailian_apps.core.answer_text import AnswerFilter
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
@@ -278,6 +277,8 @@ class Run:
 
     async def _aread_key(self) -> None:
         if self._keys is not None:
+            from bailian_apps.concurrency import key_before  # it imports asyncio, 40 ms
+
             try:
                 self._use_key(await key_before(self._deadline, self._keys.aread()))
             except BailianError as error:
