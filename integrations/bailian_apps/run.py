@@ -83,6 +83,7 @@ class Run:
         closed: Set when the run was ended from outside.
     """
 
+    @hides_arguments
     def __init__(
         self,
         settings: AppSettings,
@@ -220,11 +221,9 @@ class Run:
             request = AppRequest.model_validate(fields)
         except ValidationError:
             raise InvalidInputError.of(invalid_options(fields, names=CALL_NAMES)) from None
-        if request.messages is None:
-            self._use(request, None)
-            return
         takes_prompt = self._app_key in self._client.prompt_only_apps
-        self._use(request, "prompt" if takes_prompt else self._settings.history_format)
+        history_format = "prompt" if takes_prompt else self._settings.history_format
+        self._use(request, None if request.messages is None else history_format)
 
     def _use(self, request: AppRequest, history_format: HistoryFormat | None) -> None:
         """Send this request, whose `messages` may be folded, and decode its answer."""

@@ -112,7 +112,7 @@ def test_results_of_local_tools_are_sent_as_user_text() -> None:
         (
             ToolMessage([{"type": "image", "file_id": "file-1"}], tool_call_id="1"),
             "messages[1].content[0]",
-            "is of type NoneType, which is not an image",
+            "has neither an address nor content",
         ),
         (RemoveMessage("x"), "messages[1]", "role 'remove', which an app cannot receive"),
         (

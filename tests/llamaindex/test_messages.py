@@ -136,7 +136,7 @@ REJECTED = {
         ChatMessage(blocks=[CitableBlock(title="t", source="s", content="c")]),
         "CitableBlock",
     ),
-    "no image": (ChatMessage(blocks=[ImageBlock()]), "of type NoneType"),
+    "no image": (ChatMessage(blocks=[ImageBlock()]), "has neither an address nor content"),
     "image on another machine": (
         ChatMessage(blocks=[ImageBlock(url="ftp://example.com/a.png")]),
         "neither an http(s) URL nor a Data URL",

@@ -60,22 +60,20 @@ def bailian_app_tool(
     context does. Steps of the app are written to the workflow's stream as `BailianAppStepStream`.
     Outside a workflow, each call is a conversation of its own.
 
-    The output's `raw_output` is a `Response` with the cited documents in `source_nodes` (if the
-    answer cites none, those that the app found), and steps and usage in `metadata`. With an
-    `output_schema` it is a `PydanticResponse`, whose `response` is the object; the agent reads the
-    answer's text.
+    The output's `raw_output` is a `Response` with the cited documents (or else those that the app
+    found) in `source_nodes`, and steps and usage in `metadata`. With an `output_schema` it is a
+    `PydanticResponse`, whose `response` is the object; the agent reads the answer's text.
 
     Args:
         app: The app to call, instead of settings.
         llm: The LLM to call, instead of settings.
         name: The tool's name.
         description: What the app can do; an agent selects the tool by it.
-        params: A model of the app's `biz_params`, shown to the agent as the tool's arguments.
-            Its fields override the `biz_params` of the settings one by one. Its field `prompt` is
-            the prompt; one is added if there is none. Its fields `image_list` and `file_list` hold
-            the images and files of the call.
-        output_schema: A pydantic model that the app's answer, which must be JSON, is validated
-            with. A call then raises an `InvalidOutputError` for an answer that does not fit.
+        params: A model of the tool's arguments: `prompt`, which is added if it is missing,
+            `image_list` and `file_list`; the other fields are `biz_params`, and override those of
+            the settings one by one.
+        output_schema: A model of the app's answer, which must be JSON; a call raises
+            `InvalidOutputError` if it does not fit.
         return_direct: Whether the agent returns the app's answer as its own.
         keep_session: Whether all calls by one agent form one conversation.
         **settings: The fields of `BailianAppLLM`.
@@ -85,12 +83,7 @@ def bailian_app_tool(
 
     Example:
         ```python
-        class Trip(BaseModel):
-            city: str = Field(description="The destination")
-
-        tool = bailian_app_tool(
-            app_id="…", name="plan_trip", description="Plans a day in a city", params=Trip
-        )
+        tool = bailian_app_tool(app_id="…", name="plan_trip", description="Plans a day in a city")
         agent = FunctionAgent(tools=[tool], llm=OpenAI())
         ```
     """

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -122,12 +122,6 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
         )
     except sdk.error:  # the address of some regions holds the workspace
         raise _missing_workspace() from None
-    headers = dict(built.headers)
-    if settings.workspace:
-        headers["X-DashScope-WorkSpace"] = settings.workspace
-    if request.has_oss_address:
-        headers["X-DashScope-OssResourceResolve"] = "enable"  # as the SDK does for its models
-    headers["user-agent"] = f"{headers.get('user-agent', 'dashscope')}; {_user_agent()}"
     url = str(built.url)
     if "{workspace_id}" in url:  # an older SDK does not fill it in
         if not settings.workspace:
@@ -144,11 +138,24 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
         raise InvalidInputError(
             "request", problem, "Check biz_params, rag_options and extra_body"
         ) from None
-    headers = _with_extra(headers, settings)
+    headers = _headers(built.headers, request, settings)
     workspace = settings.workspace
     if headers.get("X-DashScope-WorkSpace") != workspace:
         workspace = None
     return HTTPRequest(url, headers, body, workspace)
+
+
+def _headers(
+    built: Mapping[str, str], request: AppRequest, settings: AppSettings
+) -> dict[str, str]:
+    """Return the SDK's headers with those that it does not add to the call of an app."""
+    headers = dict(built)
+    if settings.workspace:
+        headers["X-DashScope-WorkSpace"] = settings.workspace
+    if request.has_oss_address:
+        headers["X-DashScope-OssResourceResolve"] = "enable"  # as the SDK does for its models
+    headers["user-agent"] = f"{headers.get('user-agent', 'dashscope')}; {_user_agent()}"
+    return _with_extra(headers, settings)
 
 
 def _missing_workspace() -> InvalidInputError:
