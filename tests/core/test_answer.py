@@ -208,7 +208,7 @@ def test_agent_format_streams_in_the_text_and_has_output_nodes_where_it_is_silen
         ("", "请稍候。"),
     ):
         assert decode([silent, stop(final)], "agent_format")[0] == text
-        expected = "晴。" if final == "晴。" else final
+        expected = "晴。" if final else ""
         assert decode([silent, stop(final)], "agent_format", "steps")[0] == expected
     streamed, result = decode([{"output": {"text": "雨"}}, stop("晴")], "agent_format")
     assert (streamed, result.final_text) == ("雨", "晴")
@@ -437,3 +437,22 @@ def test_text_that_cannot_be_searched_is_returned_whole() -> None:
     deep = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
     for text in ("{", "5", '{"a"', '{"b":1}', deep):
         assert member_text(text, "a") == text
+
+
+@pytest.mark.parametrize(("mode", "way"), WAYS)
+@pytest.mark.parametrize(
+    ("parts", "final"),
+    [
+        (("Rain.", "Full."), "Full. Rain."),
+        (("Hello  world\r\nBye",), "Hello world\nBye"),
+        (("Hello world, and more",), "Hello world"),
+    ],
+    ids=["another order", "other white space", "shorter"],
+)
+def test_a_final_text_that_says_output_nodes_again_doubles_nothing(
+    parts: tuple[str, ...], final: str, mode: str | None, way: str
+) -> None:
+    node = listed if way == "thoughts" else said
+    frames = [node(f"Output_{at}", text, done=True) for at, text in enumerate(parts)]
+    streamed, result = decode([*frames, stop(final)], mode)
+    assert (streamed, result.final_text) == ("".join(parts), final)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, RootModel
 
-from bailian_apps import AppResult, InvalidInputError, InvalidOutputError
+from bailian_apps import AppResult, InvalidInputError, InvalidOutputError, Step
 from bailian_apps.core.retry import is_retryable
 from bailian_apps.core.typed_output import check_output_schema, partial_output, typed_output
 
@@ -116,3 +116,11 @@ def test_the_beginning_of_any_text_is_an_object_or_none(text: str) -> None:
 def test_an_output_schema_is_a_pydantic_model_class(schema: object) -> None:
     with pytest.raises(InvalidInputError, match="output_schema must be a pydantic model class"):
         check_output_schema(schema)
+
+
+def test_the_json_of_an_end_node_is_read_where_output_nodes_spoke_before_it() -> None:
+    steps = (
+        Step(id="o", kind="node", name="Output", type="Output", output="One moment."),
+        Step(id="e", kind="node", name="End", type="End", output=WHOLE),
+    )
+    assert typed_output(AppResult(text=f"One moment.{WHOLE}", steps=steps), Trip) == TRIP

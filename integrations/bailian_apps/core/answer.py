@@ -140,8 +140,13 @@ class Answer:
             return
         self._buffer.reset()  # the last frame repeats the whole text
         streamed, final = self.text, repair_surrogates(final)
+        if not self._with_outputs and not streamed:  # the End node's part alone, if it has one
+            final = final[_size_of(final, outputs) :].lstrip() or final
         if final.startswith(streamed):
             self._emit(final[len(streamed) :], last=True)
+            return
+        if by_nodes and not end and self._with_outputs and _says_again(final, outputs):
+            self.final_text = final  # in another order or with other spaces: nothing new
             return
         if by_nodes:
             self._emit(_rest(final, outputs, "" if self._repeated else end), last=True)
@@ -158,6 +163,18 @@ def _rest(final: str, outputs: list[str], end: str) -> str:
     if size := _size_of(final, [*outputs, end]):
         return final[size:]
     return final[len(end) :] if final.startswith(end) else ""
+
+
+def _says_again(final: str, outputs: list[str]) -> bool:
+    """Whether a final text has nothing but what Output nodes said, or says all of that again."""
+    parts = [words for part in outputs if (words := "".join(part.split()))]
+    squeezed = "".join(final.split())
+    exact = _size_of(final, outputs)
+    return (
+        bool(parts)
+        and not exact
+        and (squeezed in "".join(parts) or all(part in squeezed for part in parts))
+    )
 
 
 def _size_of(final: str, parts: list[str]) -> int:

@@ -44,7 +44,7 @@ def typed_output(result: AppResult, schema: type[ModelT]) -> ModelT:
         InvalidOutputError: The answer is not JSON, or does not fit. `partial` is the result.
     """
     try:
-        return _validated(_json_part(result.text), schema)
+        return _validated(_json_part(_end_value(result) or result.text), schema)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
     shown = [_describe(problem) for problem in problems[:_MAX_PROBLEMS]]
@@ -59,6 +59,15 @@ def typed_output(result: AppResult, schema: type[ModelT]) -> ModelT:
     invalid.partial, invalid.session_id = result, result.session_id
     invalid.attempts = result.attempts
     raise invalid
+
+
+def _end_value(result: AppResult) -> str | None:
+    """Return the JSON of the End node, where Output nodes have said something before it."""
+    nodes = [step for step in result.steps if step.kind == "node" and step.output]
+    ends = [step.output.strip() for step in nodes if (step.type or "").casefold() == "end"]
+    value = ends[-1] if ends else ""
+    is_json = value.startswith(("{", "["))
+    return value if is_json and value != result.text.strip() else None
 
 
 def partial_output(text: str, schema: type[ModelT]) -> ModelT | None:
