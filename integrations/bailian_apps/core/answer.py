@@ -20,8 +20,12 @@ OutputNodes: TypeAlias = Literal["answer", "steps"]
 AnswerRole: TypeAlias = Literal["output", "end"]
 """The part that a node has in the answer."""
 
-# Recorded types that are no Output node's, whatever the node is called in the console.
-_OTHER_TYPES = frozenset({"start", "llm", "retrieval"})
+# Types of nodes that compute or decide, whatever such a node is called in the console. The first
+# three are recorded, the others are those of the vendor's open-source platform.
+_OTHER_TYPES = frozenset({
+    "start", "llm", "retrieval", "script", "plugin", "api", "mcp", "classifier", "judge",
+    "appcomponent", "variableassign", "parameterextractor",
+})  # fmt: skip
 # The console's word for an Output node.
 _OUTPUT_NAMES = ("output", "流程输出")
 _SPACE = re.compile(r"\s*")

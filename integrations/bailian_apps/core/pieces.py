@@ -2,7 +2,7 @@
 
 Of the vendor's two pages on `message_format_plus`, one calls every content a delta, the other calls
 JSON content a snapshot that replaces the one before. Nobody has recorded which, so a node's own
-pieces decide, and nothing is lost whichever it is.
+pieces decide: a piece that begins with what is known is a snapshot, another one a delta.
 """
 
 from __future__ import annotations
