@@ -12,8 +12,9 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := python -m pytest --numprocesses $(WORKERS) --dist worksteal
 LOCKED := --constraint requirements/dev.lock --build-constraint requirements/dev.lock
 FLOOR_LOCKED := --constraint requirements/floor.lock --build-constraint requirements/floor.lock
-# The tests of tracers take long, and few changes concern them.
-FAST_TESTS := $(filter-out %/test_tracers.py %/test_trees.py,$(wildcard \
+# These take long, or run the same on every path; few changes concern them alone.
+FAST_TESTS := $(filter-out $(addprefix %/test_,tracers.py trees.py recordings.py answers.py error_answers.py \
+	secrets.py sent_and_refused.py),$(wildcard \
 	tests/core/test_*.py tests/transport/test_*.py tests/langchain/test_*.py tests/llamaindex/test_*.py tests/test_*.py))
 
 .PHONY: help demo install test test-fast test-slow test-floor test-sdks soak test-newest coverage \
