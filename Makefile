@@ -14,7 +14,7 @@ LOCKED := --constraint requirements/dev.lock --build-constraint requirements/dev
 FLOOR_LOCKED := --constraint requirements/floor.lock --build-constraint requirements/floor.lock
 # These take long, or run the same on every path; few changes concern them alone.
 FAST_TESTS := $(filter-out $(addprefix %/test_,tracers.py trees.py recordings.py answers.py error_answers.py \
-	secrets.py sent_and_refused.py sessions.py images.py keys.py tls.py closing.py retriever.py),$(wildcard \
+	secrets.py sent_and_refused.py sessions.py images.py keys.py tls.py closing.py faults.py retriever.py chat_engine.py),$(wildcard \
 	tests/core/test_*.py tests/transport/test_*.py tests/langchain/test_*.py tests/llamaindex/test_*.py tests/test_*.py))
 
 .PHONY: help demo install test test-fast test-slow test-floor test-sdks soak test-newest coverage \
