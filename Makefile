@@ -78,7 +78,7 @@ lock: .venv-lock/bin/uv ## Write the lock files anew, after a change to pyprojec
 	$< pip compile --quiet --universal --python-version 3.10 --custom-compile-command "make lock" $(UPGRADE) \
 		--all-extras --group dev --group stores --group build --output-file requirements/dev.lock pyproject.toml
 	$< pip compile --quiet --universal --python-version 3.10 --custom-compile-command "make lock" $(UPGRADE) \
-		--all-extras --group test --group build --constraint floor.txt --output-file requirements/floor.lock pyproject.toml
+		--all-extras --group test --group floor --group build --constraint floor.txt --output-file requirements/floor.lock pyproject.toml
 
 lock-upgrade: ## Raise every locked version, show which, and run everything on them.
 	$(MAKE) lock UPGRADE=--upgrade
@@ -105,7 +105,7 @@ clean: ## Remove everything that was installed.
 	@echo "== installing into .venv-floor"
 	$(PYTHON) -m venv .venv-floor
 	.venv-floor/bin/python $(PIP_INSTALL) --constraint requirements/floor.lock --upgrade pip
-	.venv-floor/bin/python $(PIP_INSTALL) $(FLOOR_LOCKED) --editable ".[all]" --group test
+	.venv-floor/bin/python $(PIP_INSTALL) $(FLOOR_LOCKED) --editable ".[all]" --group test --group floor
 	@touch $@
 
 # What an SDK depends on is in .venv already.
