@@ -4,6 +4,10 @@ The cloud writes a mark where the answer cites a document (agent-rag-citations.j
 tests/recordings). A model whose reasoning the app does not report apart writes it between tags.
 Either may be cut in pieces over several frames. `AnswerFilter` reads events, not frames, so it is
 the same for every kind of app and every stream mode.
+
+A thought that is not closed is reasoning to the end: a model that is cut off, or that leaves out
+the tag, has thought until then. A closing tag without an opening one is text: what it would end has
+streamed as the answer.
 """
 
 from __future__ import annotations
@@ -76,6 +80,8 @@ class AnswerFilter:
         self._thought: Step | None = None  # of the tags that are open, once they hold a word
         self._thought_text: list[str] = []
         self._thoughts = 0
+        self._steps = 0  # how many of the app's own have started
+        self._places: list[int] = []  # after how many of them each thought began
         # Models put line breaks between a tag and what follows it: neither answer nor reasoning.
         # Once the answer has begun, they are its own.
         self._skips_space = False
@@ -99,6 +105,7 @@ class AnswerFilter:
             if type(event) is TextDelta:
                 self._push(event.text, filtered)
             else:
+                self._steps += type(event) is StepStarted
                 filtered.append(event)
         if last:
             self._push("", filtered, last=True)
@@ -106,7 +113,11 @@ class AnswerFilter:
         return filtered
 
     def result(self, result: AppResult) -> AppResult:
-        """Return a result as the filtered events make it; `final_text` stays the wire's own."""
+        """Return a result as the filtered events make it; `final_text` stays the wire's own.
+
+        The steps of its thoughts are where they were among the events that `feed` has read; later
+        ones are last.
+        """
         if not self._changes_text:
             return result
         reader, events = AnswerFilter(*self._settings), list[AppEvent]()
@@ -114,12 +125,14 @@ class AnswerFilter:
         if result.finish_reason is not None:
             reader._end_thought(events)
         read = reduce(fold, events, AppResult())
-        return replace(
-            result,
-            text=read.text,
-            reasoning=result.reasoning + read.reasoning,
-            steps=(*result.steps, *read.steps),
-        )
+        if not read.steps:
+            return replace(result, text=read.text)
+        steps = list(result.steps)
+        places = [*self._places, *[len(steps)] * len(read.steps)]
+        for place, step in reversed([*zip(places, read.steps)]):
+            steps.insert(place, step)
+        reasoning = "".join(step.reasoning for step in steps)
+        return replace(result, text=read.text, reasoning=reasoning, steps=tuple(steps))
 
     def _push(self, text: str, events: list[AppEvent], *, last: bool = False) -> None:
         """Add a piece of text; append what is certain."""
@@ -151,6 +164,7 @@ class AnswerFilter:
             return
         if self._thought is None:
             self._thoughts += 1
+            self._places.append(self._steps)
             step_id = _THINK if self._thoughts == 1 else f"{_THINK}#{self._thoughts}"
             self._thought = Step(id=step_id, kind="reasoning", name=_THINK)
             events.append(StepStarted(self._thought))
