@@ -70,18 +70,27 @@ async def test_an_answer_that_does_not_fit_is_an_error_of_both_and_is_not_resent
     assert len(cloud.requests) == 1
 
 
-async def test_a_stream_yields_the_object_as_it_grows(start_cloud: Any, fields_of: Any) -> None:
+@pytest.mark.parametrize("output_node", ["", "One moment … "])
+async def test_a_stream_yields_the_object_as_it_grows(
+    output_node: str, start_cloud: Any, fields_of: Any
+) -> None:
     """Each piece is sent when the object of the one before it has arrived."""
     arrived = threading.Semaphore(1)
 
+    def frame(name: str, text: str) -> dict[str, Any]:
+        message = {"node_id": name, "node_type": name, "message": {"content": text}}
+        return {"output": {"workflow_message": message, "session_id": "s"}, "request_id": "r"}
+
     def slowly(call: Call) -> Iterator[dict[str, Any]]:
+        yield frame("Output", output_node)
         for piece in PIECES:
             assert arrived.acquire(timeout=WAIT_S)
-            yield {"output": {"session_id": call.session_id, "text": piece}, "request_id": "r"}
-        last = {"session_id": call.session_id, "text": "", "finish_reason": "stop"}
+            yield frame("End", piece)
+        last = {"session_id": "s", "text": output_node + ANSWER, "finish_reason": "stop"}
         yield {"output": last, "request_id": "r"}
 
-    app = BailianAppRunnable(**fields_of(start_cloud(app=slowly)), output_schema=Trip)
+    fields = fields_of(start_cloud(app=slowly), flow_stream_mode="message_format")
+    app = BailianAppRunnable(**fields, output_schema=Trip)
     seen: list[Trip] = []
     for output in app.stream("hi"):
         seen.append(output)

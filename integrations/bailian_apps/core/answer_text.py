@@ -32,10 +32,13 @@ CitationMarks: TypeAlias = Literal["keep", "strip"]
 ThinkTags: TypeAlias = Literal["keep", "reasoning"]
 
 _THINK = "think"
+OPENING_TAG = f"<{_THINK}>"
+"""What begins a thought."""
 # Recorded: `<ref>[1]</ref>`. Several numbers in one mark are read too.
 _MARK = (*"<ref>", r"[\[\]\d,，、\s]{1,64}", *"</ref>")
-_TAGS = (tuple(f"<{_THINK}>"), tuple(f"</{_THINK}>"))
-_CITATION = re.compile("".join(_MARK))
+_TAGS = (tuple(OPENING_TAG), tuple(f"</{_THINK}>"))
+CITATION = re.compile("".join(_MARK))
+"""A citation mark."""
 
 
 def replace_citation_marks(text: str, replacement: Callable[[str], str]) -> str:
@@ -57,7 +60,7 @@ def replace_citation_marks(text: str, replacement: Callable[[str], str]) -> str:
         print(replace_citation_marks(result.text, lambda n: f"[{n}]({urls.get(n)})"))
         ```
     """
-    return _CITATION.sub(lambda mark: "".join(map(replacement, re.findall(r"\d+", mark[0]))), text)
+    return CITATION.sub(lambda mark: "".join(map(replacement, re.findall(r"\d+", mark[0]))), text)
 
 
 class AnswerFilter:
@@ -129,7 +132,7 @@ class AnswerFilter:
             return replace(result, text=read.text)
         steps = list(result.steps)
         places = [*self._places, *[len(steps)] * len(read.steps)]
-        for place, step in reversed([*zip(places, read.steps)]):
+        for place, step in reversed([*zip(places, read.steps, strict=False)]):
             steps.insert(place, step)
         reasoning = "".join(step.reasoning for step in steps)
         return replace(result, text=read.text, reasoning=reasoning, steps=tuple(steps))
@@ -141,7 +144,7 @@ class AnswerFilter:
             text, self._held = text[: beginning.start()], beginning[0]
         done = 0
         for token in self._tokens.finditer(text) if self._changes_text else ():
-            opens, closes = token[0] == f"<{_THINK}>", token[0] == f"</{_THINK}>"
+            opens, closes = token[0] == OPENING_TAG, token[0] == f"</{_THINK}>"
             if (opens and self._thinks) or (closes and not self._thinks):
                 continue  # it opens or closes nothing: text like any other
             self._emit(text[done : token.start()], events)
