@@ -25,6 +25,7 @@ _MARKS, _LAST_NUMBER = (
     for what in (CITATION.pattern, r"[-\d][-+.\deE]*\Z")
 )
 _MAX_PROBLEMS = 10  # in a message
+_IN_PARTIAL = ". The answer is in .partial.text"
 
 
 def check_output_schema(schema: object) -> object:
@@ -61,13 +62,23 @@ def typed_output(result: AppResult, schema: type[ModelT]) -> ModelT:
         shown.append(f"and {more} more")
     invalid = InvalidOutputError(
         f"the app ran, but its answer does not fit output_schema {schema.__name__}: "
-        f"{'; '.join(shown)}. The answer is in .partial.text",
+        f"{'; '.join(shown)}{_IN_PARTIAL}",
         request_id=result.request_id,
     )
     invalid.fields = tuple(field_path(problem["loc"]) for problem in problems if problem["loc"])
     invalid.partial, invalid.session_id = result, result.session_id
     invalid.attempts = result.attempts
     raise invalid
+
+
+def agent_message(error: InvalidOutputError) -> str:
+    """Return what an agent's model reads if the answer of its tool does not fit.
+
+    It has the answer, so that the model need not call the tool again: the app would run again.
+    """
+    answer = "" if error.partial is None else error.partial.text
+    problem = error.message.removesuffix(_IN_PARTIAL)
+    return f"{problem}. Do not call it again for this: it would run again. Its answer:\n{answer}"
 
 
 def partial_output(partial: AppResult, schema: type[ModelT]) -> ModelT | None:
