@@ -17,6 +17,7 @@ from llama_index.core.agent.workflow import (
     ToolCallResult,
 )
 from llama_index.core.instrumentation.events.agent import AgentToolCallEvent
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.tools import FunctionTool
 from llama_index.core.workflow import Context, StartEvent, StopEvent, Workflow, step
 from pydantic import BaseModel, Field
@@ -27,8 +28,12 @@ from bailian_apps import BailianApp, InvalidInputError, InvalidOutputError
 from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.llamaindex import BailianAppLLM, BailianAppStepStream, bailian_app_tool
 
-# LlamaIndex's agents use deprecated parts of pydantic and of LlamaIndex's own workflows.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# LlamaIndex's agents use deprecated parts of pydantic and of LlamaIndex's own workflows, which warn
+# about the memory that they do not serialise.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Skipping serialization of known unserializable key"),
+]
 
 TOKENS = {"user_defined_tokens": {"tool": {"user_token": "TOKENSECRET"}}}
 WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
@@ -207,6 +212,21 @@ async def test_an_answer_that_does_not_fit_is_shown_to_the_model_and_remembered(
     assert (str(output.raw_output), answer) == ("第1轮", "完了")
     error = getattr(output, "exception", None)  # newer releases keep it
     assert error is None or isinstance(error, InvalidOutputError)
+
+
+async def test_a_memory_that_is_passed_receives_the_answers_of_the_agent() -> None:
+    memory = ChatMemoryBuffer.from_defaults(token_limit=1_000)
+    with Emulator(apps={"app": app}) as cloud:
+        llm = scripted(
+            [{"tool": "plan.trip%", "prompt": "一"}], [], [{"tool": "plan.trip%", "prompt": "二"}]
+        )
+        agent = FunctionAgent(tools=[tool_of(cloud, name="plan.trip%")], llm=llm)
+        ctx = Context(agent)
+        for question in ("甲", "乙"):
+            await agent.run(question, ctx=ctx, memory=memory)
+        assert len(cloud.sessions) == 1
+    said = [each.content for each in memory.get_all() if each.content]
+    assert said == ["甲", "第1轮", "完了", "乙", "第2轮", "完了"]
 
 
 async def test_runs_of_two_agents_do_not_share_a_session() -> None:

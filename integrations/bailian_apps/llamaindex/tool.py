@@ -34,12 +34,7 @@ from bailian_apps.core.typed_output import agent_message, check_output_schema, t
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
-from bailian_apps.llamaindex.workflow_context import (
-    CONTEXT,
-    load_messages,
-    step_writer,
-    store_messages,
-)
+from bailian_apps.llamaindex.workflow_context import CONTEXT, StoredConversation, step_writer
 
 _PROMPT = "prompt"
 _KEEPS_EXCEPTION = "exception" in inspect.signature(ToolOutput.__init__).parameters
@@ -194,10 +189,12 @@ class _AppTool(FunctionTool):
             response = await llm.achat([question], **overrides)
             return self._output(response, kept.result, args, kwargs)
         llm = llm.with_event_listener(step_writer(ctx, tool_name=self.metadata.get_name()))
-        history = await load_messages(ctx, self._key) if self._keep_session else []
-        response = await llm.achat([*history, question], **overrides)
-        if self._keep_session:
-            await store_messages(ctx, self._key, [question, response.message])
+        if not self._keep_session:
+            response = await llm.achat([question], **overrides)
+            return self._output(response, kept.result, args, kwargs, for_agent=True)
+        conversation = StoredConversation(ctx, self._key)
+        response = await llm.achat([*await conversation.load(), question], **overrides)
+        await conversation.add(question, response.message)
         return self._output(response, kept.result, args, kwargs, for_agent=True)
 
     @hides_arguments

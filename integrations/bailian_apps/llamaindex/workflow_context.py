@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,33 +32,67 @@ def step_writer(ctx: Any, **whose: str) -> Callable[[AppEvent], None]:
     return write
 
 
-async def load_messages(ctx: Any, key: str) -> list[ChatMessage]:
-    """Return the conversation that a context has under a key; an empty one for none."""
-    state: Any = await ctx.store.get_state()
-    return [ChatMessage.model_validate(each) for each in _stored(state, key)]
+class StoredConversation:
+    """The conversation of a tool or an agent with its app, as JSON values in a context's state.
 
-
-async def store_messages(
-    ctx: Any, key: str, messages: Sequence[ChatMessage], *, replace: bool = False
-) -> None:
-    """Add messages to the conversation that a context has under a key, as JSON values.
-
-    Of an answer, its text and its session's marker are kept.
-
-    Args:
-        ctx: The context.
-        key: Where its state has the conversation; names of tools and agents may have dots, which
-            `ctx.store.set` takes for a path.
-        messages: The messages.
-        replace: Whether they are the whole conversation.
+    Only the store's `set` writes it. `edit_state` would replace everything in the state by a copy,
+    also the workflow's memory, which the caller may have passed and then miss the answers in.
     """
-    new = [_without_metadata(each).model_dump(mode="json") for each in messages]
-    async with ctx.store.edit_state() as state:
-        stored = _stored(state, key)
-        state[key] = new if replace else [*stored, *new]
+
+    def __init__(self, ctx: Any, key: str) -> None:
+        """Name a conversation.
+
+        Args:
+            ctx: The workflow's context, or what an agent gets for one.
+            key: Where its state has the conversation.
+        """
+        self._store = ctx.store
+        self._key = key.replace("%", "%25").replace(".", "%2E")  # a dot would divide a path
+
+    async def load(self) -> list[ChatMessage]:
+        """Return its messages.
+
+        Raises:
+            InvalidInputError: The state is typed.
+        """
+        turns = await self._turns()
+        messages = [each for turn in sorted(turns) for each in turns[turn]]
+        return [ChatMessage.model_validate(each) for each in messages]
+
+    async def replace(self, messages: Sequence[ChatMessage]) -> None:
+        """Store the whole conversation."""
+        await self._store.set(self._key, _to_json(messages))
+
+    async def add(self, question: ChatMessage, answer: ChatMessage) -> None:
+        """Store one turn, beside those that are stored at the same time."""
+        turns = await self._turns()
+        if turns.keys() == {_FIRST}:  # perhaps a list
+            await self._store.set(self._key, turns)
+        turn = f"{len(turns):06d}-{uuid.uuid4().hex}"
+        await self._store.set(f"{self._key}.{turn}", _to_json([question, answer]))
+
+    async def _turns(self) -> dict[str, list[Any]]:
+        """The messages by turn, in whose order the turns sort."""
+        state: Any = await self._store.get_state()
+        if not hasattr(state, "__setitem__"):
+            raise InvalidInputError(
+                CONTEXT,
+                "has a typed state, which cannot store the conversation",
+                "Pass keep_session=False, or use a workflow with an untyped state",
+            )
+        stored: Any = state.get(self._key, {})
+        return {_FIRST: stored} if isinstance(stored, list) else dict(stored)
+
+
+_FIRST = ""
+
+
+def _to_json(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    return [_without_metadata(each).model_dump(mode="json") for each in messages]
 
 
 def _without_metadata(message: ChatMessage) -> ChatMessage:
+    """A message as it is sent, and its session's marker."""
     if message.role != MessageRole.ASSISTANT:
         return message
     return ChatMessage(
@@ -65,13 +100,3 @@ def _without_metadata(message: ChatMessage) -> ChatMessage:
         content=message.content,
         additional_kwargs=message.additional_kwargs,
     )
-
-
-def _stored(state: Any, key: str) -> list[dict[str, Any]]:
-    if not hasattr(state, "__setitem__"):
-        raise InvalidInputError(
-            CONTEXT,
-            "has a typed state, which cannot store the conversation",
-            "Pass keep_session=False, or use a workflow with an untyped state",
-        )
-    return list(state.get(key, ()))
