@@ -138,7 +138,7 @@ def test_reasoning_citations_and_tool_calls_are_stored(send: Any, engine_of: Any
         {"output": {"text": "天", "finish_reason": "stop", "doc_references": [reference]}},
     ]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
-        engine = engine_of(cloud)
+        engine = engine_of(cloud, message_blocks="all")
         result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
         response = send(engine, "天气？")
     assert str(response) == result.text == "晴天"
