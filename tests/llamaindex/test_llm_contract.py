@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 PIECES = ('{"city": "Hang', 'zhou", "sights": ["West ', 'Lake", "Lingyin"]}')
 PROMPT = PromptTemplate("Plan a day in {city}")
 
-# Before llama-index-core 0.14.8, programs for LLMs without function calling do not stream.
+# In older versions, programs for LLMs without function calling do not stream.
 streams_objects = pytest.mark.skipif(
     "stream_call" not in vars(LLMTextCompletionProgram), reason="this core streams no objects"
 )
