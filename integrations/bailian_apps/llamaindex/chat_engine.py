@@ -268,7 +268,7 @@ class BailianAppChatEngine(BaseChatEngine):
     def __copy__(self) -> BailianAppChatEngine:
         """Copy with the same memory, and the locks that guard it."""
         copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__)
+        vars(copy).update(vars(self))
         return copy
 
     def __getstate__(self) -> dict[str, Any]:
@@ -277,13 +277,13 @@ class BailianAppChatEngine(BaseChatEngine):
         Raises:
             TypeError: The memory is on a database, or the LLM has a client.
         """
-        state = {name: self.__dict__[name] for name in self.__dict__.keys() - {"_lock", "_locks"}}
+        state = {name: value for name, value in vars(self).items() if "_lock" not in name}
         with self._lock:
             return state | {"_memory": detached_memory(self._memory)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle, with locks of its own."""
-        self.__dict__.update(state)
+        vars(self).update(state)
         self._make_locks()
 
     def _prepare(self, turn: ChatTurn, chat_history: list[ChatMessage] | None) -> list[ChatMessage]:

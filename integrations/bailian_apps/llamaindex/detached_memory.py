@@ -29,5 +29,5 @@ def detached_memory(memory: BaseMemory) -> BaseMemory:
             "a chat engine whose memory is on a database cannot be pickled or copied deeply; "
             "make one where it is used, with a memory of the same session_id"
         )
-    detached = SQLAlchemyChatStore(**cast("dict[str, Any]", store.dump_store()))
-    return memory.model_copy(update={"sql_store": detached})
+    fields: dict[str, Any] = cast("Any", store).dump_store()
+    return memory.model_copy(update={"sql_store": SQLAlchemyChatStore(**fields)})

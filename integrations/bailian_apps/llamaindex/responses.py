@@ -117,7 +117,7 @@ class ChatResponseBuilder:
         thoughts = [step.reasoning for step in result.steps] or [result.reasoning]
         references = result.references if self._shows_citations else ()
         # One text block: `ChatMessage.content` puts newlines between several.
-        blocks = [
+        blocks: list[Any] = [
             *thinking_blocks(thoughts if self._shows_reasoning else ()),
             TextBlock(text=result.text),
             *map(citation_block, references),  # its own: chunks share theirs
