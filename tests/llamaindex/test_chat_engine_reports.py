@@ -203,9 +203,7 @@ def close(loop: asyncio.AbstractEventLoop, *engines: Any) -> None:
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_a_pickled_engine_holds_no_key(memory: str, llm_of: Any, loop: Any) -> None:
     with Emulator(apps={"app": lambda call: "ok"}) as cloud:
-        llm = llm_of(
-            cloud, api_key=KEY, biz_params={"token": "secret-too"}
-        )
+        llm = llm_of(cloud, api_key=KEY, biz_params={"token": "secret-too"})
         engine = BailianAppChatEngine(llm=llm, memory=MEMORIES[memory]())
         engine.chat("one")
         dumped = pickle.dumps(engine)
