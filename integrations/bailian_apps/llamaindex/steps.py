@@ -23,6 +23,9 @@ from bailian_apps.llamaindex.responses import found_nodes
 
 Phase: TypeAlias = Literal["started", "updated", "delta", "finished"]
 
+DELTAS = (StepDelta, ReasoningDelta)
+"""The events of what a step says."""
+
 
 class BailianAppStepEvent(BaseEvent):
     """What a step of the app does; sent by an LLM with `step_events=True`.
@@ -52,7 +55,8 @@ class BailianAppStepStream(Event):
 
     Attributes:
         tool_name: The tool that called the app.
-        phase: As in `BailianAppStepEvent`, and so are the others.
+        phase: As in `BailianAppStepEvent`, and so are the others. `"delta"` only from a tool with
+            `step_deltas=True`.
         step: The step's fields.
         text: The next piece of the step's output.
         reasoning: The next piece of its reasoning.
@@ -74,7 +78,7 @@ class StepChanges:
 
     def fields(self, event: AppEvent) -> dict[str, Any] | None:
         """The fields of the step event for an event; None for an event that is not a step's."""
-        if isinstance(event, (StepDelta, ReasoningDelta)):
+        if isinstance(event, DELTAS):
             kind = "text" if isinstance(event, StepDelta) else "reasoning"
             head = self._heads.get(event.step_id, {"id": event.step_id})
             return {"phase": "delta", "step": dict(head), kind: event.text}

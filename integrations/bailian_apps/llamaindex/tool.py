@@ -34,7 +34,7 @@ from bailian_apps.core.typed_output import check_output_schema, typed_output
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
-from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
+from bailian_apps.llamaindex.steps import DELTAS, BailianAppStepStream, StepChanges
 
 _PROMPT = "prompt"
 _CONTEXT = "ctx"
@@ -51,6 +51,7 @@ def bailian_app_tool(
     output_schema: type[BaseModel] | None = None,
     return_direct: bool = False,
     keep_session: bool = True,
+    step_deltas: bool = False,
     **settings: Any,
 ) -> FunctionTool:
     """Create a tool that calls a Bailian app, for `FunctionAgent`, `ReActAgent`, `AgentWorkflow`.
@@ -76,6 +77,9 @@ def bailian_app_tool(
             `InvalidOutputError` if it does not fit.
         return_direct: Whether the agent returns the app's answer as its own.
         keep_session: Whether all calls by one agent form one conversation.
+        step_deltas: Whether what the steps say is written to the workflow's stream too, piece by
+            piece, as events of the phase `"delta"`. A workflow keeps every event until somebody
+            reads its stream, so it cannot be known whether anybody listens.
         **settings: The fields of `BailianAppLLM`.
 
     Raises:
@@ -99,7 +103,9 @@ def bailian_app_tool(
     )
     llm = BailianAppLLM.from_app_or_llm(app, llm, **settings)
     check_output_schema(output_schema)
-    return _AppTool(llm, metadata, params, output_schema, keep_session=keep_session)
+    return _AppTool(
+        llm, metadata, params, output_schema, keep_session=keep_session, step_deltas=step_deltas
+    )
 
 
 def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
@@ -122,6 +128,7 @@ class _AppTool(FunctionTool):
         output_schema: type[BaseModel] | None,
         *,
         keep_session: bool,
+        step_deltas: bool,
     ) -> None:
         super().__init__(fn=self._text, async_fn=self._atext, metadata=metadata)
         self.requires_context = True
@@ -130,6 +137,7 @@ class _AppTool(FunctionTool):
         self._params = params
         self._output_schema = output_schema
         self._keep_session = keep_session
+        self._step_deltas = step_deltas
 
     def __reduce__(self) -> tuple[Callable[[], FunctionTool], tuple[()]]:
         """Pickle by the arguments of `bailian_app_tool`; the schema is a generated class."""
@@ -142,6 +150,7 @@ class _AppTool(FunctionTool):
             output_schema=self._output_schema,
             return_direct=self.metadata.return_direct,
             keep_session=self._keep_session,
+            step_deltas=self._step_deltas,
         )
         return make, ()
 
@@ -208,6 +217,8 @@ class _AppTool(FunctionTool):
         return question, wrap_secrets(overrides, names)
 
     def _write_step(self, ctx: Context, changes: StepChanges, event: AppEvent) -> None:
+        if isinstance(event, DELTAS) and not self._step_deltas:
+            return
         if fields := changes.fields(event):
             name = self.metadata.get_name()
             ctx.write_event_to_stream(BailianAppStepStream(tool_name=name, **fields))
