@@ -40,7 +40,7 @@ from bailian_apps.core.errors import (
     RateLimitError,
     ServiceUnavailableError,
 )
-from bailian_apps.core.events import AppEvent, ReasoningDelta, StepDelta, TextDelta
+from bailian_apps.core.events import STEP_DELTAS, AppEvent, TextDelta
 from bailian_apps.core.invalid_input import invalid_options
 from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
@@ -127,7 +127,7 @@ class Answer:
         if text := "".join(event.text for event in events if isinstance(event, TextDelta)):
             self.streamed += [] if last else [text]
             self.first_text_s = elapsed_s if self.first_text_s is None else self.first_text_s
-        with_text = (e.step_id for e in events if isinstance(e, StepDelta | ReasoningDelta))
+        with_text = (e.step_id for e in events if isinstance(e, STEP_DELTAS))
         for step_id in dict.fromkeys(with_text):
             self.step_frames[step_id] = self.step_frames.get(step_id, 0) + 1
 

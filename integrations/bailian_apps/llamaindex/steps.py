@@ -10,8 +10,9 @@ from llama_index.core.workflow import Event
 from llama_index_instrumentation.base import BaseEvent
 
 from bailian_apps.core.events import (
+    STEP_DELTAS,
+    STEP_EVENTS,
     AppEvent,
-    ReasoningDelta,
     StepDelta,
     StepFinished,
     StepStarted,
@@ -22,9 +23,6 @@ from bailian_apps.core.values import as_text
 from bailian_apps.llamaindex.responses import found_nodes
 
 Phase: TypeAlias = Literal["started", "updated", "delta", "finished"]
-
-DELTAS = (StepDelta, ReasoningDelta)
-"""The events of what a step says."""
 
 
 class BailianAppStepEvent(BaseEvent):
@@ -78,11 +76,11 @@ class StepChanges:
 
     def fields(self, event: AppEvent) -> dict[str, Any] | None:
         """The fields of the step event for an event; None for an event that is not a step's."""
-        if isinstance(event, DELTAS):
+        if isinstance(event, STEP_DELTAS):
             kind = "text" if isinstance(event, StepDelta) else "reasoning"
             head = self._heads.get(event.step_id, {"id": event.step_id})
             return {"phase": "delta", "step": dict(head), kind: event.text}
-        if not isinstance(event, (StepStarted, StepUpdated, StepFinished)):
+        if not isinstance(event, STEP_EVENTS):
             return None
         step = event.step.to_dict()
         self._heads[event.step.id] = {name: step[name] for name in _HEAD}

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.events import AppEvent
+from bailian_apps.core.events import STEP_DELTAS, AppEvent
 from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     hides_arguments,
@@ -34,7 +34,7 @@ from bailian_apps.core.typed_output import check_output_schema, typed_output
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
-from bailian_apps.llamaindex.steps import DELTAS, BailianAppStepStream, StepChanges
+from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
 
 _PROMPT = "prompt"
 _CONTEXT = "ctx"
@@ -217,7 +217,7 @@ class _AppTool(FunctionTool):
         return question, wrap_secrets(overrides, names)
 
     def _write_step(self, ctx: Context, changes: StepChanges, event: AppEvent) -> None:
-        if isinstance(event, DELTAS) and not self._step_deltas:
+        if isinstance(event, STEP_DELTAS) and not self._step_deltas:
             return
         if fields := changes.fields(event):
             name = self.metadata.get_name()
