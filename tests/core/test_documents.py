@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.answers import ANSWERS
 
 from bailian_apps import AppResult, RetrievedDocument, Step
 from bailian_apps.core.decoder import Decoder
@@ -207,6 +208,18 @@ def test_a_passage_that_two_retrievals_found_stands_once_with_its_best_score() -
     )
     documents = AppResult(steps=steps).documents
     assert [(each.text, each.score) for each in documents] == [("苏堤", 0.9), ("西湖", 0.1)]
+
+
+def test_a_search_as_the_official_sdk_has_it_has_documents_and_gives_scores() -> None:
+    decoder = Decoder()
+    for frame in ANSWERS["the SDK's retrieval"].frames:
+        decoder.feed(frame)
+    result = decoder.finish()
+    [step], [document], [cited] = result.steps, result.documents, result.references
+    assert (step.kind, step.type, step.query) == ("retrieval", "api", "范围")
+    assert (document.text, document.score, document.doc_id) == ("取值范围", 0.12, "d")
+    assert (document.doc_name, document.index_id, document.title) == ("n", "1", "t")
+    assert (cited.score, cited.biz_id, cited.images) == (0.12, "b", ("http://127.0.0.1/a.png",))
 
 
 # ------------------------------------------------------------------ scores of cited documents

@@ -17,11 +17,12 @@ DocumentSource: TypeAlias = Literal["cited", "retrieved"]
 # `nodes`; the vendor's open-source platform, whose nodes have the same fields, in `chunk_list`.
 _LIST_KEYS = ("data", "nodes", "chunk_list")
 _TEXT_KEYS = ("text", "content")
-_ID_KEYS = ("doc_id", "dataId")
-_NAME_KEYS = ("doc_name", "dataName")
+# Those after the first: as recorded, and as in the tests of the official SDK.
+_ID_KEYS = ("doc_id", "dataId", "docId")
+_NAME_KEYS = ("doc_name", "dataName", "docName")
 _TITLE_KEYS = ("title", *_NAME_KEYS)
 _URL_KEYS = ("doc_url", "docUrl", "url")
-_INDEX_KEYS = ("index_id", "referenceIndex")
+_INDEX_KEYS = ("index_id", "referenceIndex", "indexId")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
