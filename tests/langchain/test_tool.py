@@ -326,14 +326,16 @@ def test_an_edited_tool_message_does_not_change_the_conversation(
         assert last.session_id == messages[2].artifact["session_id"]
 
 
-def test_a_message_stored_without_the_text_is_still_read(start_cloud: Any, fields_of: Any) -> None:
+def test_a_message_stored_without_the_answer_is_still_read(
+    start_cloud: Any, fields_of: Any
+) -> None:
     cloud = start_cloud(app=lambda call: "ok")
     tool = make_tool(fields_of(cloud), remember=True)
     messages: list[Any] = []
-    del exchange(tool, messages, "one").artifact["text"]
+    del exchange(tool, messages, "one").artifact["answer"]
     exchange(tool, messages, "two")
     assert cloud.requests[-1].session_id
-    assert "text" not in exchange(make_tool(fields_of(cloud)), [], "three").artifact
+    assert "answer" not in exchange(make_tool(fields_of(cloud)), [], "three").artifact
 
 
 @pytest.mark.parametrize("is_async", [False, True])

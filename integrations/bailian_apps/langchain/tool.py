@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from typing_extensions import NotRequired, TypedDict, override
 
 from bailian_apps.core.attachments import MEDIA_OPTIONS
-from bailian_apps.core.errors import AppFailedError, ContentBlockedError
+from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidOutputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.redaction import (
     hides_arguments,
@@ -27,16 +27,12 @@ from bailian_apps.core.redaction import (
     wrap_params,
 )
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.turns import MARKER_KEY, SessionMarker, Turn
-from bailian_apps.core.typed_output import check_output_schema, typed_output
-from bailian_apps.langchain.arguments import (
-    PROMPT,
-    checked_variables,
-    field_values,
-    tool_schema,
-)
+from bailian_apps.core.turns import Turn
+from bailian_apps.core.typed_output import agent_message, check_output_schema, typed_output
+from bailian_apps.langchain.arguments import PROMPT, checked_variables, field_values, tool_schema
 from bailian_apps.langchain.blocks import step_entry
 from bailian_apps.langchain.errors import langchain_errors
+from bailian_apps.langchain.messages import tool_turns
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
 from bailian_apps.langchain.step_runs import AnyRunManager
@@ -60,7 +56,8 @@ class AppToolArtifact(TypedDict):
         context_lost: Whether the cloud had forgotten the session that the call continued.
         bailian: The marker with which the thread's next call continues the session.
         output: The answer as JSON values, if the tool has an `output_schema`.
-        text: The answer's text, if the tool has `remember=True`. The message's may be edited.
+        answer: The app's answer, if the tool has `remember=True` (the message may be edited), or if
+            it does not fit the `output_schema` (the message has the error).
     """
 
     prompt: str
@@ -72,7 +69,7 @@ class AppToolArtifact(TypedDict):
     context_lost: bool
     bailian: dict[str, Any] | None
     output: NotRequired[Any]
-    text: NotRequired[str]
+    answer: NotRequired[str]
 
 
 class _TypedContent(str):
@@ -92,8 +89,9 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
 
     The app's steps are child runs of the tool's run. In a LangGraph graph, the answer streams in
     the mode `messages` and the steps in the mode `custom`. If the app itself fails, or its content
-    inspection blocks the answer, the model receives the error (`handle_tool_error`). All other
-    failures (no connection, a wrong key, a timeout) are raised.
+    inspection blocks the answer, or the answer to a model's tool call does not fit the
+    `output_schema`, the model receives the error (`handle_tool_error`). All other failures (no
+    connection, a wrong key, a timeout) are raised.
 
     Example:
         ```python
@@ -207,7 +205,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         if isinstance(given, str):
             given = {PROMPT: given}
         filled = field_values(self.args_schema, self.biz_params or {}, given)
-        return super()._parse_input(filled, tool_call_id)
+        parsed: Any = super()._parse_input(filled, tool_call_id)
+        return {**parsed, "_tool_call_id": tool_call_id}
 
     @override
     def _run(
@@ -217,11 +216,12 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         run_config: RunnableConfig,  # LangChain passes it, by its type
         runtime: Any = None,
         run_manager: CallbackManagerForToolRun | None = None,
+        _tool_call_id: str | None = None,
         **biz_params: Any,
-    ) -> tuple[str, AppToolArtifact]:
+    ) -> tuple[str | ToolMessage, AppToolArtifact]:
         with self._tool_errors():
             run = self._prepare(prompt, biz_params, runtime, run_manager, run_config or {})
-            return self._content_and_artifact(prompt, run.plan, run.result())
+            return self._content_and_artifact(prompt, run.plan, run.result(), _tool_call_id)
 
     @override
     async def _arun(
@@ -231,12 +231,14 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         run_config: RunnableConfig,
         runtime: Any = None,
         run_manager: AsyncCallbackManagerForToolRun | None = None,
+        _tool_call_id: str | None = None,
         **biz_params: Any,
-    ) -> tuple[str, AppToolArtifact]:
+    ) -> tuple[str | ToolMessage, AppToolArtifact]:
         try:
             with self._tool_errors():
                 run = self._prepare(prompt, biz_params, runtime, run_manager, run_config or {})
-                return self._content_and_artifact(prompt, run.plan, await run.aresult())
+                result = await run.aresult()
+                return self._content_and_artifact(prompt, run.plan, result, _tool_call_id)
         except asyncio.CancelledError as error:
             if run_manager and not _LANGCHAIN_ENDS_CANCELLED_TOOLS and is_being_cancelled():
                 await run_manager.on_tool_error(error)
@@ -262,8 +264,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         return AppRun.prepare(self, turns, kwargs, manager, config)
 
     def _content_and_artifact(
-        self, prompt: str, plan: Plan, result: AppResult
-    ) -> tuple[str, AppToolArtifact]:
+        self, prompt: str, plan: Plan, result: AppResult, call_id: str | None
+    ) -> tuple[str | ToolMessage, AppToolArtifact]:
         marker = plan.marker(result)
         artifact: AppToolArtifact = {
             "prompt": prompt,
@@ -276,13 +278,37 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             "bailian": marker.to_dict() if marker else None,
         }
         if self.remember:
-            artifact["text"] = result.text
+            artifact["answer"] = result.text
         if self.output_class is None:
             return result.text, artifact
         content = _TypedContent(result.text)
-        content.output = typed_output(result, self.output_class)
+        try:
+            content.output = typed_output(result, self.output_class)
+        except InvalidOutputError as error:
+            if call_id is None or not self.handle_tool_error:
+                raise
+            return self._error_message(error, artifact, call_id), artifact
         artifact["output"] = content.output.model_dump(mode="json")
         return content, artifact
+
+    def _error_message(
+        self, error: InvalidOutputError, artifact: AppToolArtifact, call_id: str
+    ) -> ToolMessage:
+        """Return the error for the model; LangChain's own would have no artifact to remember."""
+        exception, content = ToolException(agent_message(error)), self.handle_tool_error
+        exception.__cause__ = error
+        if callable(content):
+            content = cast("Any", content(exception))
+        elif content is True:
+            content = str(exception)
+        artifact["answer"] = "" if error.partial is None else error.partial.text
+        return ToolMessage(
+            content,
+            artifact=artifact,
+            tool_call_id=call_id,
+            name=self.name,
+            status="error",
+        )
 
     @contextmanager
     def _tool_errors(self) -> Generator[None]:
@@ -306,19 +332,7 @@ def _earlier_turns(runtime: Any, name: str) -> list[Turn]:
             "starts a new conversation",
             name,
         )
-    turns: list[Turn] = []
-    for message in cast("list[object]", state or []):
-        if not isinstance(message, ToolMessage) or message.name != name:
-            continue
-        artifact: Any = message.artifact
-        if isinstance(artifact, Mapping) and MARKER_KEY in artifact:
-            artifact = cast("Mapping[str, Any]", artifact)
-            turns.append(Turn(role="user", text=str(artifact.get("prompt", ""))))
-            marker = SessionMarker.from_dict(artifact[MARKER_KEY])
-            # A middleware or a person may have changed the message; the app said what it said.
-            text = artifact.get("text", message.text)
-            turns.append(Turn(role="assistant", text=str(text), marker=marker))
-    return turns
+    return tool_turns(cast("list[object]", state or []), name)
 
 
 def _unwrapped(output: Any) -> Any:
