@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import LC_ID_PREFIX, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
@@ -24,16 +25,21 @@ from bailian_apps.langchain.step_runs import (
     ManagerCalls,
     child_manager,
     listens,
-    token_handlers,
 )
 
 
 class AnswerRun:
     """The model's run of one answer. It ends exactly once, before the run of the call."""
 
-    def __init__(self, manager: AnyRunManager, plan: Plan, prompt: str) -> None:
-        """Stream the answer to `plan` to those handlers of the call's run that show tokens."""
-        self._handlers = token_handlers(manager.handlers)
+    def __init__(
+        self,
+        manager: AnyRunManager,
+        handlers: list[BaseCallbackHandler],
+        plan: Plan,
+        prompt: str,
+    ) -> None:
+        """Stream the answer to `plan` to those `handlers` of the call's run that show tokens."""
+        self._handlers = handlers
         self._manager = manager
         self._plan = plan
         self._prompt = prompt

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
@@ -78,12 +79,13 @@ class AppRun:
             session_id = options.pop("session_id", None)
             plan = plan_request(conversation, settings, session_id=session_id)
         run = Run(settings, plan, options, client=app.client)
-        writer = _graph_writer(config)
         answer: AnswerRun | None = None
-        if config is not None and manager is not None and token_handlers(manager.handlers):
+        shown: list[BaseCallbackHandler] = []
+        if config is not None and manager is not None and (shown := token_handlers(manager)):
             text = conversation if isinstance(conversation, str) else conversation[-1].text
-            answer = AnswerRun(manager, plan, text)
-        return cls(plan, run, StepRuns(manager, settings.app_id, writer), answer)
+            answer = AnswerRun(manager, shown, plan, text)
+        steps = StepRuns(manager, settings.app_id, _graph_writer(config), shown)
+        return cls(plan, run, steps, answer)
 
     def events(self) -> Generator[AppEvent]:
         """Run the app. Closing the generator closes the connection, then ends the steps.

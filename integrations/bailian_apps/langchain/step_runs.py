@@ -42,8 +42,9 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from bailian_apps.core.documents import RetrievedDocument
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import (
+    STEP_DELTAS,
+    STEP_EVENTS,
     AppEvent,
-    ReasoningDelta,
     RunFinished,
     StepDelta,
     StepFinished,
@@ -59,8 +60,6 @@ AnyRunManager: TypeAlias = RunManager | AsyncRunManager
 ManagerCalls: TypeAlias = Generator[Any, Any, None]
 """Calls of a callback manager: yields each as it was made, and receives its result."""
 
-_STEPS = (StepStarted, StepUpdated, StepFinished)
-_DELTAS = (StepDelta, ReasoningDelta)
 _USAGE = (UsageReported, RunFinished)
 
 
@@ -106,10 +105,12 @@ class StepRuns:
         manager: AnyRunManager | None,
         app_id: str,
         graph_writer: Callable[[Any], object] | None = None,
+        answer_handlers: Sequence[BaseCallbackHandler] = (),
     ) -> None:
         """Report the steps of an app to all handlers of the call's run, if there are any.
 
-        `graph_writer` writes to the stream of the LangGraph graph that runs the call.
+        `graph_writer` writes to the stream of the LangGraph graph that runs the call. The
+        `answer_handlers` have an `AnswerRun`, with all tokens.
         """
         heard = manager is not None and (manager.handlers or graph_writer)
         self._manager: Any = manager if heard else None
@@ -127,22 +128,21 @@ class StepRuns:
         """The events that `report` takes; deltas only if custom events reach somebody."""
         if self._manager is not None:
             handlers: list[BaseCallbackHandler] = self._manager.handlers
-            streaming = token_handlers(handlers)
-            self._counting = [each for each in handlers if each not in streaming]
+            self._counting = [each for each in handlers if each not in answer_handlers]
             llm_runs = (CallbackManagerForLLMRun, AsyncCallbackManagerForLLMRun)
             self._counts = bool(self._counting) and not isinstance(manager, llm_runs)
             self._custom = any(
                 listens(each, "on_custom_event") and not each.ignore_custom_event
                 for each in handlers
             )
-            deltas = _DELTAS if self._custom or self._write else ()
-            self.reported = _STEPS + deltas + (_USAGE if self._counts else ())
+            deltas = STEP_DELTAS if self._custom or self._write else ()
+            self.reported = STEP_EVENTS + deltas + (_USAGE if self._counts else ())
 
     def report(self, event: AppEvent) -> ManagerCalls:
         """Report one of the events in `reported`."""
-        if isinstance(event, _STEPS):
+        if isinstance(event, STEP_EVENTS):
             yield from self._report_step(event)
-        elif isinstance(event, _DELTAS):
+        elif isinstance(event, STEP_DELTAS):
             if run := self._open.get(event.step_id):
                 kind = "text" if isinstance(event, StepDelta) else "reasoning"
                 yield from self._custom_event("delta", _head(run.step), {kind: event.text})
@@ -334,11 +334,11 @@ def child_manager(
     return child
 
 
-def token_handlers(handlers: list[BaseCallbackHandler]) -> list[BaseCallbackHandler]:
-    """Return the handlers to which LangChain streams the tokens of models, also in `invoke`."""
+def token_handlers(manager: AnyRunManager) -> list[BaseCallbackHandler]:
+    """Return the handlers of a run to which LangChain streams tokens, even in `invoke`."""
     return [
         each
-        for each in handlers
+        for each in manager.handlers
         if hasattr(each, "tap_output_iter")
         and (listens(each, "on_llm_new_token") or listens(each, "on_stream_event"))
     ]
