@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import aclosing, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import uuid4
@@ -27,6 +27,7 @@ from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.runs import AppRun
 from bailian_apps.langchain.settings import AppSettingsMixin
 from bailian_apps.langchain.step_runs import AnyRunManager, amake_calls, make_calls
+from bailian_apps.owned_stream import OwnedStream
 
 try:
     from langchain_core.utils.uuid import uuid7 as _new_run_id
@@ -38,6 +39,10 @@ _BuilderT = TypeVar("_BuilderT", bound="ChunkBuilder[Any]")
 _STREAM_RUN = "_bailian_stream_run"
 
 logger = logging.getLogger(__name__)
+
+
+def _unchanged(chunk: Any) -> Any:
+    return chunk
 
 
 class ChunkBuilder(Protocol[_T_co]):
@@ -72,11 +77,14 @@ class ChatCall(Generic[_BuilderT]):
     kwargs: dict[str, Any] = field(repr=False)
     builder: _BuilderT = field(init=False, repr=False)
 
-    def stream(self) -> Generator[Any]:
+    def stream(self, convert: Callable[[Any], Any] = _unchanged) -> Generator[Any]:
         """Run the app. Closing the generator ends the steps and closes the connection.
 
+        Args:
+            convert: Is applied to each chunk.
+
         Yields:
-            The builder's chunks.
+            The builder's chunks, converted.
 
         Raises:
             BailianError: The call failed.
@@ -92,13 +100,13 @@ class ChatCall(Generic[_BuilderT]):
                         # A stop sequence may have cut the run off: its open steps did not fail.
                         make_calls(run.steps.close(None))
                         events.close()
-                    yield chunk
+                    yield convert(chunk)
 
-    async def astream(self) -> AsyncGenerator[Any]:
+    async def astream(self, convert: Callable[[Any], Any] = _unchanged) -> AsyncGenerator[Any]:
         """Run the app, natively async; as `stream`."""
         with langchain_errors(self.model, self.kwargs):
             run = self._start()
-            async with aclosing(run.aevents()) as events:
+            async with OwnedStream(run.aevents()) as events:
                 async for event in events:
                     chunk = self.builder.feed(event)
                     if chunk is None:
@@ -106,7 +114,7 @@ class ChatCall(Generic[_BuilderT]):
                     if self.builder.done:
                         await amake_calls(run.steps.close(None))
                         await events.aclose()
-                    yield chunk
+                    yield convert(chunk)
 
     def _start(self) -> AppRun:
         run = AppRun.prepare(self.model, to_turns(self.messages), self.kwargs, self.manager)
@@ -163,7 +171,7 @@ class StreamRun:
             metadata=manager.metadata,
             inheritable_metadata=manager.inheritable_metadata,
         )
-        self.chunks: Generator[Any] | AsyncGenerator[Any] | None = None
+        self.chunks: Generator[Any] | OwnedStream[Any] | None = None
 
     def add_to(self, kwargs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Take the keyword arguments; return them as LangChain may publish them, with this.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, aclosing, closing
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -32,6 +32,7 @@ from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventB
 from bailian_apps.langchain.runs import is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
 from bailian_apps.langchain.step_runs import AnyRunManager
+from bailian_apps.owned_stream import OwnedStream
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -233,15 +234,15 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         config = ensure_config(config)
         run = StreamRun(self, AsyncCallbackManager, config)
         kwargs = run.add_to(kwargs, self.secret_biz_params)
-        stream = super().astream(input, config, stop=stop, **kwargs)
+        stream = OwnedStream(super().astream(input, config, stop=stop, **kwargs))
         try:
             async for chunk in stream:
                 yield chunk
         finally:
             async with AsyncExitStack() as stack:
-                stack.push_async_callback(cast("AsyncGenerator[Any]", stream).aclose)
+                stack.push_async_callback(stream.aclose)
                 if run.chunks is not None:
-                    stack.push_async_callback(cast("AsyncGenerator[Any]", run.chunks).aclose)
+                    stack.push_async_callback(cast("OwnedStream[Any]", run.chunks).aclose)
 
     @override
     def _should_stream(
@@ -268,13 +269,13 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         run = StreamRun.of(kwargs)
         manager = run_manager or (run and run.manager)
-        chunks = self._chat_call(messages, stop, manager, kwargs).stream()
+        chunks = self._chat_call(messages, stop, manager, kwargs).stream(as_generation)
         if run is not None:
             run.chunks = chunks
-        return map(as_generation, chunks)
+        return chunks
 
     @override
-    async def _astream(
+    def _astream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
@@ -283,12 +284,12 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         run = StreamRun.of(kwargs)
         manager = run_manager or (run and run.manager)
-        chunks = self._chat_call(messages, stop, manager, kwargs).astream()
-        if run is not None:
-            run.chunks = chunks
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield as_generation(chunk)
+        chunks = self._chat_call(messages, stop, manager, kwargs).astream(as_generation)
+        if run is None:
+            return chunks
+        # LangChain drops what this returns, and does not close it: `astream` does.
+        run.chunks = OwnedStream(chunks)
+        return run.chunks
 
     def _stream_chat_model_events(
         self,
@@ -310,7 +311,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ProtocolEvent]:
         call = self._event_call(messages, stop, run_manager, kwargs)
-        async with aclosing(call.astream()) as batches:
+        async with OwnedStream(call.astream()) as batches:
             async for events in batches:
                 for event in events:
                     yield event
@@ -347,7 +348,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         call = self._chat_call(messages, stop, run_manager, kwargs, streams=streams)
         chunks: list[AIMessageChunk] = []
         try:
-            async with aclosing(call.astream()) as stream:
+            async with OwnedStream(call.astream()) as stream:
                 async for chunk in stream:
                     chunks.append(chunk)
                     if streams and run_manager:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import aclosing, closing
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from bailian_apps.core.result import AppResult
 from bailian_apps.core.turns import Turn
 from bailian_apps.langchain.settings import AppSettingsMixin, call_kwargs
 from bailian_apps.langchain.step_runs import AnyRunManager, StepRuns, amake_calls, make_calls
+from bailian_apps.owned_stream import OwnedStream
 from bailian_apps.run import Run
 
 
@@ -84,7 +85,7 @@ class AppRun:
     async def aevents(self) -> AsyncGenerator[AppEvent]:
         """Run the app, natively async; as `events`."""
         try:
-            async with aclosing(self.run.astream()) as stream:
+            async with OwnedStream(self.run.astream()) as stream:
                 async for event in stream:
                     if isinstance(event, self.steps.reported):
                         await amake_calls(self.steps.report(event))
@@ -104,7 +105,7 @@ class AppRun:
 
     async def aresult(self) -> AppResult:
         """Run the app to its end, natively async; as `result`."""
-        async with aclosing(self.aevents()) as events:
+        async with OwnedStream(self.aevents()) as events:
             async for event in events:
                 if isinstance(event, RunFinished):
                     return event.result
