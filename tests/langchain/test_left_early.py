@@ -7,49 +7,33 @@ The handlers here wait as a run ends, so two tasks that close one generator woul
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.runnables import RunnableLambda
-
-from bailian_apps import BailianApp
-from bailian_apps.emulator import Call, Emulator
-from bailian_apps.langchain import (
-    BailianAppRetriever,
-    BailianAppRunnable,
-    BailianAppTool,
-    ChatBailianApp,
+from support.leaving import (
+    HELD,
+    LEAVE,
+    Endless,
+    Leave,
+    OwnError,
+    by_aclose,
+    by_break,
+    by_cancelling,
+    by_garbage,
+    by_own_error,
+    by_shutdown,
+    by_timeout,
+    settled,
 )
 
-
-class OwnError(Exception):
-    """What the reader of a stream, or a handler, raises."""
-
-
-class Endless:
-    """An app with a step open that says a word for as long as somebody listens."""
-
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-
-    def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
-        self.calls.append(call)
-        mail = [{"action_type": "api", "action_name": "mail"}]
-        while not call.disconnected.wait(0.005):
-            yield {"output": {"text": "word ", "finish_reason": "null", "thoughts": mail}}
-
-    def left(self) -> int:
-        """Wait until all callers have left, and return how many there were since the last time."""
-        calls, self.calls = self.calls, []
-        return sum(call.disconnected.wait(60) for call in calls)
+from bailian_apps.emulator import Emulator
+from bailian_apps.langchain import BailianAppRunnable, ChatBailianApp
 
 
 class Runs(AsyncCallbackHandler):
@@ -57,108 +41,48 @@ class Runs(AsyncCallbackHandler):
 
     raise_error = True
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Leave) -> None:
         self.ends: dict[Any, int] = {}
+        self.chat_models: list[Any] = []
         self.spoke = asyncio.Event()
-        self.token_error: Exception | None = None
-        self.token_turns = 0
-        self.held: Any = None
+        self._raises = leave is by_handler
+        self._token_turns = 1000 if leave is by_slow_handler else 0
 
     async def _start(self, *_: Any, run_id: Any, **__: Any) -> None:
         self.ends[run_id] = 0
+
+    async def on_chat_model_start(self, *_: Any, run_id: Any, **__: Any) -> None:
+        self.chat_models.append(run_id)
+        await self._start(run_id=run_id)
 
     async def _end(self, *_: Any, run_id: Any, **__: Any) -> None:
         self.ends[run_id] += 1
         for _turn in range(5):
             await asyncio.sleep(0)
 
-    on_chat_model_start = on_chain_start = on_tool_start = on_retriever_start = _start
+    on_chain_start = on_tool_start = on_retriever_start = _start
     on_llm_end = on_chain_end = on_tool_end = on_retriever_end = _end
     on_llm_error = on_chain_error = on_tool_error = on_retriever_error = _end
 
     async def on_llm_new_token(self, token: Any, **_: Any) -> None:
         self.spoke.set()
-        if self.token_error is not None:
-            raise self.token_error
-        for _turn in range(self.token_turns):
+        if self._raises:
+            raise OwnError("a handler")
+        for _turn in range(self._token_turns):
             await asyncio.sleep(0)
 
     async def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
         self.spoke.set()
 
 
-async def begin(stream: AsyncIterator[Any], runs: Runs) -> None:
-    """Read until the app has said something."""
-    while not runs.spoke.is_set():
-        await anext(stream)
-
-
-async def by_break(stream: AsyncIterator[Any], runs: Runs) -> None:
-    async for _ in stream:
-        if runs.spoke.is_set():
-            break
-
-
-async def by_aclose(stream: Any, runs: Runs) -> None:
-    await begin(stream, runs)
-    await stream.aclose()
-
-
-async def by_own_error(stream: AsyncIterator[Any], runs: Runs) -> None:
-    with pytest.raises(OwnError):
-        async for _ in stream:
-            if runs.spoke.is_set():
-                raise OwnError
-
-
-async def by_cancelling(stream: AsyncIterator[Any], runs: Runs) -> None:
-    async def read() -> None:
-        async for _ in stream:
-            pass
-
-    task = asyncio.create_task(read())
-    await runs.spoke.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def by_timeout(stream: AsyncIterator[Any], runs: Runs) -> None:
-    async def read() -> None:
-        async for _ in stream:
-            pass
-
-    await begin(stream, runs)
-    with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(read(), 0.01)
-
-
-async def by_garbage(stream: Any, runs: Runs) -> None:
-    """The collector finds the stream and all that it reads at once."""
-    await begin(stream, runs)
-    cycle: list[Any] = [stream]
-    cycle.append(cycle)
-
-
-async def by_handler(stream: AsyncIterator[Any], runs: Runs) -> None:
-    runs.token_error = OwnError("a handler")
+async def by_handler(stream: AsyncIterator[Any], _: asyncio.Event) -> None:
     with pytest.raises(OwnError, match="a handler"):
         async for _ in stream:
             pass
 
 
-async def by_slow_handler(stream: AsyncIterator[Any], runs: Runs) -> None:
-    runs.token_turns = 1000
-    await by_timeout(stream, runs)
-
-
-async def by_shutdown(stream: AsyncIterator[Any], runs: Runs) -> None:
-    """The loop ends while the stream is held."""
-    await begin(stream, runs)
-    runs.held = stream
-
-
-LEAVE = [by_break, by_aclose, by_own_error, by_cancelling, by_timeout]
+async def by_slow_handler(stream: AsyncIterator[Any], spoke: asyncio.Event) -> None:
+    await by_timeout(stream, spoke)
 
 
 def plain(app: Any, config: Any) -> Any:
@@ -210,33 +134,82 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert not [r.getMessage() for r in caplog.get_records("call") if r.name != handlers]
 
 
-async def settled() -> None:
-    """Wait for the tasks in which the loop closes forgotten generators."""
-    gc.collect()
-    await asyncio.sleep(0)
-    while others := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(others)
-        await asyncio.sleep(0)
-
-
 @pytest.mark.parametrize(("kind", "read", "leave"), WAYS)
 def test_leaving_a_stream_early_ends_all_of_it_once(
     kind: Any,
     read: Callable[..., Any],
-    leave: Callable[..., Awaitable[None]],
+    leave: Leave,
     fields: dict[str, Any],
     endless: Endless,
 ) -> None:
     async def main(times: int) -> list[Runs]:
-        app, all_runs = kind(**fields), [Runs() for _ in range(times)]
+        app, all_runs = kind(**fields), [Runs(leave) for _ in range(times)]
         for runs in all_runs:
-            await leave(read(app, {"callbacks": [runs]}), runs)
+            await leave(read(app, {"callbacks": [runs]}), runs.spoke)
             if leave is not by_shutdown:
                 await settled()
         return all_runs
 
     times = 1 if leave is by_shutdown else 2
-    for runs in asyncio.run(main(times)):
+    all_runs = asyncio.run(main(times))
+    HELD.clear()
+    for runs in all_runs:
         assert set(runs.ends.values()) == {1}  # the call's own run, and the step's
         assert len(runs.ends) >= 2
     assert endless.left() == times
+
+
+@pytest.mark.parametrize("leave", [by_break, by_cancelling, by_timeout, by_handler])
+@pytest.mark.parametrize("method", ["ainvoke", "astream"])
+def test_leaving_a_graph_early_ends_the_model_in_its_node_once(
+    method: str, leave: Leave, fields: dict[str, Any], endless: Endless
+) -> None:
+    graph = pytest.importorskip("langgraph.graph")
+
+    async def node(state: Any) -> Any:
+        model = ChatBailianApp(**fields)
+        if method == "ainvoke":
+            return {"messages": [await model.ainvoke(state["messages"])]}
+        return {"messages": [[chunk async for chunk in model.astream(state["messages"])][-1]]}
+
+    async def main(runs: Runs) -> None:
+        builder = graph.StateGraph(graph.MessagesState)
+        builder.add_node("node", node)
+        builder.add_edge(graph.START, "node")
+        inputs, config = {"messages": [("human", "hi")]}, {"callbacks": [runs]}
+        await leave(builder.compile().astream(inputs, config, stream_mode="messages"), runs.spoke)
+        await settled()
+
+    for _ in range(2):
+        runs = Runs(leave)
+        asyncio.run(main(runs))
+        assert [runs.ends[each] for each in runs.chat_models] == [1]
+    assert endless.left() == 2
+
+
+@pytest.mark.slow
+def test_a_thousand_exits_leave_no_task_and_no_file(
+    fields: dict[str, Any], endless: Endless
+) -> None:
+    leaves = [by_break, by_aclose, by_own_error, by_cancelling, by_handler]
+    ways = [(read, leave) for read in (plain, parsed, events) for leave in leaves]
+
+    async def main(times: int) -> None:
+        model = ChatBailianApp(**fields)
+        for index in range(times):
+            read, leave = ways[index % len(ways)]
+            runs = Runs(leave)
+            await leave(read(model, {"callbacks": [runs]}), runs.spoke)
+            await settled()
+            assert set(runs.ends.values()) == {1}
+
+    def open_files() -> int:
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    asyncio.run(main(len(ways)))
+    assert endless.left() == len(ways)
+    before = open_files()
+    asyncio.run(main(1000))
+    assert endless.left() == 1000
+    assert open_files() < before + 20  # the emulator is in this process, and may be closing some

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from threading import RLock
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -182,10 +182,13 @@ class BailianAppChatEngine(BaseChatEngine):
     ) -> AgentChatResponse:
         """As `chat`, natively async."""
         turn = _Turn(message)
-        async with self._arolling_back(turn):
+        try:
             messages = await self._aprepare(turn, chat_history)
             response = await self._llm.achat(messages, **overrides)
             await self._astore(turn, response)
+        except BaseException:
+            await self._aroll_back(turn)
+            raise
         return turn.response()
 
     @_instrumented
@@ -226,17 +229,24 @@ class BailianAppChatEngine(BaseChatEngine):
     ) -> StreamingAgentChatResponse:
         """As `stream_chat`, natively async: read `async_response_gen()`, or `achat_stream`."""
         turn = _Turn(message)
-        async with self._arolling_back(turn):
+        try:
             messages = await self._aprepare(turn, chat_history)
             chunks: Any = await self._llm.astream_chat(messages, **overrides)
+        except BaseException:
+            await self._aroll_back(turn)
+            raise
 
         async def stream() -> AsyncGenerator[ChatResponse]:
-            async with self._arolling_back(turn), aclosing(chunks):
-                yield ChatResponse(message=turn.question)
-                async for chunk in chunks:
-                    if chunk.raw is not None:
-                        await self._astore(turn, chunk)
-                    yield chunk
+            try:
+                async with aclosing(chunks):
+                    yield ChatResponse(message=turn.question)
+                    async for chunk in chunks:
+                        if chunk.raw is not None:
+                            await self._astore(turn, chunk)
+                        yield chunk
+            except BaseException:
+                await self._aroll_back(turn)
+                raise
 
         started = stream()
         await anext(started)  # as in `stream_chat`
@@ -301,16 +311,12 @@ class BailianAppChatEngine(BaseChatEngine):
                         self._memory.set(turn.replaced)
             raise
 
-    @asynccontextmanager
-    async def _arolling_back(self, turn: _Turn) -> AsyncGenerator[None]:
-        try:
-            yield
-        except BaseException:
-            if turn.replaced is not None and not turn.is_complete:
-                async with self._async_lock():
-                    if list(await self._memory.aget_all()) == turn.initial:
-                        await self._memory.aset(turn.replaced)
-            raise
+    async def _aroll_back(self, turn: _Turn) -> None:
+        """As `_rolling_back`, but no generator, which the event loop could close on its own."""
+        if turn.replaced is not None and not turn.is_complete:
+            async with self._async_lock():
+                if list(await self._memory.aget_all()) == turn.initial:
+                    await self._memory.aset(turn.replaced)
 
     def _memory_arguments(self, turn: _Turn) -> dict[str, Any]:
         """Arguments of `memory.get`, which reserve tokens for the messages outside the memory."""
