@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import (
@@ -16,7 +16,7 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import LC_ID_PREFIX, BaseMessage
 from langchain_core.runnables import RunnableConfig
 
 from bailian_apps.core.events import AppEvent
@@ -132,7 +132,7 @@ class StreamRun:
 
     Attributes:
         manager: The model's run.
-        chunks: What `_stream` returned. `stream` closes it before LangChain ends the run.
+        chunks: What `_stream` returned.
     """
 
     def __init__(
@@ -173,6 +173,23 @@ class StreamRun:
         )
         self.chunks: Generator[Any] | OwnedStream[Any] | None = None
 
+    def close(self, stream: Any) -> None:
+        """Close LangChain's stream of this run, and `chunks` before it, also if a handler raises.
+
+        First the connection and the steps end, then the run above them.
+        """
+        with ExitStack() as stack:
+            stack.callback(stream.close)
+            if self.chunks is not None:
+                stack.callback(cast("Generator[Any]", self.chunks).close)
+
+    async def aclose(self, stream: OwnedStream[Any]) -> None:
+        """As `close`, natively async."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(stream.aclose)
+            if self.chunks is not None:
+                stack.push_async_callback(cast("OwnedStream[Any]", self.chunks).aclose)
+
     def add_to(self, kwargs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Take the keyword arguments; return them as LangChain may publish them, with this.
 
@@ -201,3 +218,8 @@ def ignore_max_tokens(app_id: str, max_tokens: object) -> None:
     if max_tokens is not None:
         message = "max_tokens=%s is not sent: set the limit of app %s in its console"
         logger.warning(message, max_tokens, app_id)
+
+
+def message_id_of(manager: AnyRunManager | None) -> str | None:
+    """Return the id that LangChain gives the message of a run."""
+    return f"{LC_ID_PREFIX}-{manager.run_id}" if manager else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, closing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
@@ -16,7 +16,7 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
-from langchain_core.messages import LC_ID_PREFIX, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
@@ -26,8 +26,18 @@ from typing_extensions import override
 from bailian_apps.core.redaction import hides_arguments, redact_kwargs, secrets_digest, take
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
-from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs, ignore_max_tokens
-from bailian_apps.langchain.message_chunks import MessageChunkBuilder, as_generation
+from bailian_apps.langchain.chat_call import (
+    ChatCall,
+    StreamRun,
+    caller_kwargs,
+    ignore_max_tokens,
+    message_id_of,
+)
+from bailian_apps.langchain.message_chunks import (
+    MessageChunkBuilder,
+    as_generation,
+    without_session,
+)
 from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventBuilder
 from bailian_apps.langchain.runs import is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
@@ -72,8 +82,8 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         max_tokens: Accepted for compatibility with other chat models, also per call, but not sent:
             the limit is set in the app's console. A warning is logged.
         streaming: Whether `invoke` reports tokens to callbacks; False disables `stream`.
-        cache: Off by default, even if LangChain has a global cache: a cached answer would continue
-            an old session, and an app may have side effects.
+        cache: Off by default, even if LangChain has a global cache: an app may have side effects.
+            An answer from a cache names no session, so the conversation after it is sent whole.
     """
 
     model_config = MODEL_CONFIG
@@ -146,6 +156,11 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         return f"{key}---{digest}" if digest else key
 
     @override
+    def _convert_cached_generations(self, cache_val: list[Any]) -> list[ChatGeneration]:
+        # LangChain calls it with what it found in a cache, on all paths.
+        return [without_session(each) for each in super()._convert_cached_generations(cache_val)]
+
+    @override
     def _resolve_model_profile(self) -> ModelProfile:
         return {
             "image_inputs": True,
@@ -214,12 +229,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             for chunk in stream:  # noqa: UP028  # `yield from` would close `stream` first
                 yield chunk
         finally:
-            # The connection and the steps first, then LangChain ends the run above them; also where
-            # a handler raises.
-            with ExitStack() as stack:
-                stack.callback(cast("Generator[Any]", stream).close)
-                if run.chunks is not None:
-                    stack.callback(cast("Generator[Any]", run.chunks).close)
+            run.close(stream)
 
     @override
     async def astream(
@@ -239,10 +249,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             async for chunk in stream:
                 yield chunk
         finally:
-            async with AsyncExitStack() as stack:
-                stack.push_async_callback(stream.aclose)
-                if run.chunks is not None:
-                    stack.push_async_callback(cast("OwnedStream[Any]", run.chunks).aclose)
+            await run.aclose(stream)
 
     @override
     def _should_stream(
@@ -374,7 +381,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             MessageChunkBuilder,
             stop=stop or self.stop or (),
             v1=self.output_version == "v1",
-            message_id=_message_id(manager) if streams else None,
+            message_id=message_id_of(manager) if streams else None,
         )
         return ChatCall(make_builder, self, messages, manager, self._call_kwargs(kwargs))
 
@@ -385,7 +392,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         manager: AnyRunManager | None,
         kwargs: dict[str, Any],
     ) -> ChatCall[ProtocolEventBuilder]:
-        message_id = _message_id(manager) or ""
+        message_id = message_id_of(manager) or ""
         make_builder = partial(
             ProtocolEventBuilder, stop=stop or self.stop or (), message_id=message_id
         )
@@ -395,7 +402,3 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         kwargs = caller_kwargs(take(kwargs))
         ignore_max_tokens(self.app_id, kwargs.pop("max_tokens", None))
         return {"session_id": self.session_id, **kwargs}
-
-
-def _message_id(manager: AnyRunManager | None) -> str | None:
-    return f"{LC_ID_PREFIX}-{manager.run_id}" if manager else None
