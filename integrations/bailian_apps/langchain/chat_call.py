@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import (
@@ -43,6 +43,26 @@ logger = logging.getLogger(__name__)
 
 def _unchanged(chunk: Any) -> Any:
     return chunk
+
+
+class NotSupported:
+    """A method of LangChain's that an app does not have.
+
+    On the class it is LangChain's own, so that code which asks whether the class overrides it finds
+    that it does not. On an object it raises a `NotImplementedError` that says what to do instead.
+    """
+
+    def __init__(self, inherited: Callable[..., Any], advice: str) -> None:
+        """Take LangChain's method, and what to do instead."""
+        self._inherited = inherited
+        self._advice = advice
+
+    def __get__(self, instance: object, _: type) -> Callable[..., Any]:
+        """Return the method."""
+        return self._inherited if instance is None else self._refuse
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise NotImplementedError(self._advice)
 
 
 class ChunkBuilder(Protocol[_T_co]):

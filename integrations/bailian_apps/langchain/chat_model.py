@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
@@ -28,6 +28,7 @@ from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import (
     ChatCall,
+    NotSupported,
     StreamRun,
     caller_kwargs,
     ignore_max_tokens,
@@ -163,6 +164,8 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     @override
     def _resolve_model_profile(self) -> ModelProfile:
         return {
+            "text_inputs": True,
+            "text_outputs": True,
             "image_inputs": True,
             "image_url_inputs": True,
             "image_tool_message": True,
@@ -174,29 +177,16 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
             "structured_output": False,
         }
 
-    @override
-    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
-        """Not supported: an app calls its own tools.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(
-            "an app only calls its own tools: add them to the app in its console, or pass this app "
-            "as a tool to an agent whose model takes tools"
-        )
-
-    @override
-    def with_structured_output(self, schema: Any, **kwargs: Any) -> NoReturn:
-        """Not supported: the format of an app's answer is set in its console.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(
-            "an app takes no schema: use BailianAppRunnable(output_schema=…), or ask for JSON in "
-            "the prompt and add a parser, such as model | PydanticOutputParser(pydantic_object=…)"
-        )
+    bind_tools: ClassVar[Any] = NotSupported(
+        BaseChatModel.bind_tools,
+        "an app only calls its own tools: add them to the app in its console, or pass this app as "
+        "a tool to an agent whose model takes tools",
+    )
+    with_structured_output: ClassVar[Any] = NotSupported(
+        BaseChatModel.with_structured_output,
+        "an app takes no schema: use BailianAppRunnable(output_schema=…), or ask for JSON in the "
+        "prompt and add a parser, such as model | PydanticOutputParser(pydantic_object=…)",
+    )
 
     @override
     def stream(
