@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from llama_index.core.workflow import Context, StartEvent, StopEvent, Workflow, 
 from pydantic import BaseModel, Field, PrivateAttr
 from support import recordings
 
-from bailian_apps import BailianApp, InvalidInputError
+from bailian_apps import BailianApp, InvalidInputError, InvalidOutputError
 from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.llamaindex import BailianAppLLM, BailianAppStepStream, bailian_app_tool
 
@@ -228,6 +229,27 @@ async def test_a_function_agent_streams_the_steps_of_the_app(streaming: bool, sp
     assert llm_span.parent_id == spans.named("_AppTool.acall").id
 
 
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("asked", [False, True])
+async def test_the_text_of_steps_is_written_to_the_stream_only_if_asked_for(
+    asked: bool, pickled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-test")  # a pickle reads it from there
+    with Emulator(apps={"app": WORKFLOW}) as cloud:
+        tool = tool_of(cloud, step_deltas=asked)
+        tool = pickle.loads(pickle.dumps(tool)) if pickled else tool
+        agent = FunctionAgent(tools=[tool], llm=scripted([{"prompt": "去杭州"}]))
+        _, streamed = await run(agent, "我想旅行")
+    steps = [event for event in streamed if isinstance(event, BailianAppStepStream)]
+    said = {event.step["id"]: "" for event in steps if event.phase == "delta"}
+    for event in steps:
+        if event.phase == "delta":
+            said[event.step["id"]] += event.text
+    spoken = {e.step["id"]: e.step["output"] for e in steps if e.phase == "finished"}
+    assert any(spoken.values())
+    assert said == ({id_: text for id_, text in spoken.items() if text} if asked else {})
+
+
 async def test_all_calls_of_an_agent_share_a_session() -> None:
     with Emulator(apps={"app": app}) as cloud:
         llm = scripted([{"prompt": "一"}], [{"prompt": "二"}], [], [{"prompt": "三"}])
@@ -240,6 +262,26 @@ async def test_all_calls_of_an_agent_share_a_session() -> None:
         assert [request.prompt for request in cloud.requests] == ["一", "二", "三"]
         [session] = cloud.sessions
         assert [request.session_id for request in cloud.requests] == [None, session, session]
+
+
+@pytest.mark.parametrize("return_direct", [False, True])
+async def test_an_answer_that_does_not_fit_is_shown_to_the_model_and_remembered(
+    return_direct: bool,
+) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = scripted([{"prompt": "一"}], [{"prompt": "二"}])
+        tool = tool_of(cloud, output_schema=Trip, return_direct=return_direct)
+        answer, streamed = await run(FunctionAgent(tools=[tool], llm=llm), "甲")
+        assert [request.prompt for request in cloud.requests] == ["一", "二"]
+        assert cloud.requests[1].session_id
+    called, _ = [event for event in streamed if isinstance(event, ToolCallResult)]
+    output = called.tool_output
+    assert output.is_error
+    assert "Invalid JSON" in output.content
+    assert output.content.endswith("Its answer:\n第1轮")
+    assert (str(output.raw_output), answer) == ("第1轮", "完了")
+    error = getattr(output, "exception", None)  # newer releases keep it
+    assert error is None or isinstance(error, InvalidOutputError)
 
 
 async def test_runs_of_two_agents_do_not_share_a_session() -> None:
