@@ -140,9 +140,8 @@ class Run:
 
     async def ainvoke(self) -> AppResult:
         """As `invoke`, natively async."""
-        async with OwnedStream(self.astream()) as events:
-            async for _ in events:
-                pass
+        async for _ in self.astream():
+            pass
         return self._result
 
     def stream(self) -> EventStream:

@@ -164,8 +164,6 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     @override
     def _resolve_model_profile(self) -> ModelProfile:
         return {
-            "text_inputs": True,
-            "text_outputs": True,
             "image_inputs": True,
             "image_url_inputs": True,
             "image_tool_message": True,
