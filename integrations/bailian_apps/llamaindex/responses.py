@@ -91,8 +91,9 @@ class ChatResponseBuilder:
             self._citations += map(citation_block, event.items)
         elif pieces := self._reasoning.feed(event):
             for piece in pieces:
-                before = "".join(b.content or "" for b in self._thinking[piece.number :])
-                self._thinking[piece.number :] = thinking_blocks([before + piece.text])
+                own = slice(piece.number, piece.number + 1)
+                before = "".join(block.content or "" for block in self._thinking[own])
+                self._thinking[own] = thinking_blocks([before + piece.text])
             return self._chunk("", {THINKING_DELTA: "".join(piece.text for piece in pieces)})
         return None
 
