@@ -71,7 +71,9 @@ async def test_an_agent_streams_the_text_and_the_steps_of_the_app(
 ) -> None:
     with Emulator(apps={"app": WORKFLOW}) as cloud:
         result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
-        answer, streamed = await run(agent_of(cloud, streaming=streaming), "去杭州")
+        answer, streamed = await run(
+            agent_of(cloud, streaming=streaming, step_deltas=streaming), "去杭州"
+        )
     assert answer == result.text
     chunks = of(AgentStream, streamed)
     assert "".join(chunk.delta for chunk in chunks) == (result.text if streaming else "")
@@ -80,6 +82,8 @@ async def test_an_agent_streams_the_text_and_the_steps_of_the_app(
     assert {(event.current_agent_name, event.tool_name) for event in steps} == {("guide", "")}
     finished = {each.step["id"]: each.step["output"] for each in steps if each.phase == "finished"}
     assert finished == {step.id: step.output for step in result.steps}
+    said = "".join(each.text for each in steps if each.phase == "delta")
+    assert said == ("".join(step.output for step in result.steps) if streaming else "")
     [output] = of(AgentOutput, streamed)
     assert [step["id"] for step in output.raw["steps"]] == [step.id for step in result.steps]
 

@@ -73,6 +73,7 @@ class BailianAppAgent(BaseWorkflowAgent):
     llm: BailianAppLLM  # pyright: ignore[reportIncompatibleVariableOverride] - never assigned
 
     _output_cls: type[BaseModel] | None = PrivateAttr(default=None)
+    _step_deltas: bool = PrivateAttr(default=False)
 
     @hides_arguments
     def __init__(
@@ -88,6 +89,7 @@ class BailianAppAgent(BaseWorkflowAgent):
         output_cls: type[BaseModel] | None = None,
         structured_output_fn: Callable[[list[ChatMessage]], Any] | None = None,
         streaming: bool = True,
+        step_deltas: bool = False,
         timeout: float | None = None,
         verbose: bool = False,
         **settings: Any,
@@ -109,6 +111,7 @@ class BailianAppAgent(BaseWorkflowAgent):
             structured_output_fn: Makes the output's `structured_response` of the conversation,
                 instead of `output_cls`.
             streaming: Whether to stream the text.
+            step_deltas: As for `bailian_app_tool`.
             timeout: Seconds after which the workflow ends the run; no limit by default. The app's
                 own limits are a setting of the `app` or `llm`.
             verbose: Whether LlamaIndex prints what the workflow does.
@@ -147,6 +150,7 @@ class BailianAppAgent(BaseWorkflowAgent):
             raise_invalid_input(error)
         # Not in LlamaIndex's `output_cls`, for which it would call the app a second time.
         self._output_cls = output_cls
+        self._step_deltas = step_deltas
 
     async def take_step(
         self,
@@ -172,7 +176,7 @@ class BailianAppAgent(BaseWorkflowAgent):
         ctx.write_event_to_stream(AgentInput(input=messages, current_agent_name=self.name))
         kept = ResultKeeper()
         llm = kept.listen_to(self.llm).with_event_listener(
-            step_writer(ctx, current_agent_name=self.name)
+            step_writer(ctx, deltas=self._step_deltas, current_agent_name=self.name)
         )
         response = await self._call(llm, ctx, messages)
         spoken = [each for each in messages if each.role != MessageRole.SYSTEM]

@@ -52,6 +52,7 @@ def bailian_app_tool(
     output_schema: type[BaseModel] | None = None,
     return_direct: bool = False,
     keep_session: bool = True,
+    step_deltas: bool = False,
     **settings: Any,
 ) -> FunctionTool:
     """Create a tool that calls a Bailian app, for `FunctionAgent`, `ReActAgent`, `AgentWorkflow`.
@@ -82,6 +83,9 @@ def bailian_app_tool(
             that error's message, its output has `is_error`, with the answer for the agent.
         return_direct: Whether the agent returns the app's answer as its own.
         keep_session: Whether all calls by one agent form one conversation.
+        step_deltas: Whether what the steps say is written to the workflow's stream too, piece by
+            piece, as events of the phase `"delta"`. A workflow keeps every event until somebody
+            reads its stream, so it cannot be known whether anybody listens.
         **settings: The fields of `BailianAppLLM`.
 
     Raises:
@@ -105,7 +109,9 @@ def bailian_app_tool(
     )
     llm = BailianAppLLM.from_app_or_llm(app, llm, **settings)
     check_output_schema(output_schema)
-    return _AppTool(llm, metadata, params, output_schema, keep_session=keep_session)
+    return _AppTool(
+        llm, metadata, params, output_schema, keep_session=keep_session, step_deltas=step_deltas
+    )
 
 
 def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
@@ -128,6 +134,7 @@ class _AppTool(FunctionTool):
         output_schema: type[BaseModel] | None,
         *,
         keep_session: bool,
+        step_deltas: bool,
     ) -> None:
         def text(*args: Any, **kwargs: Any) -> str:
             return self.call(*args, **take(kwargs)).content
@@ -144,6 +151,7 @@ class _AppTool(FunctionTool):
         self._params = params
         self._output_schema = output_schema
         self._keep_session = keep_session
+        self._step_deltas = step_deltas
 
     def __reduce__(self) -> tuple[Callable[[], FunctionTool], tuple[()]]:
         """Pickle by the arguments of `bailian_app_tool`; the schema is a generated class."""
@@ -156,6 +164,7 @@ class _AppTool(FunctionTool):
             output_schema=self._output_schema,
             return_direct=self.metadata.return_direct,
             keep_session=self._keep_session,
+            step_deltas=self._step_deltas,
         )
         return make, ()
 
@@ -188,7 +197,8 @@ class _AppTool(FunctionTool):
         if ctx is None:
             response = await llm.achat([question], **overrides)
             return self._output(response, kept.result, args, kwargs)
-        llm = llm.with_event_listener(step_writer(ctx, tool_name=self.metadata.get_name()))
+        name = self.metadata.get_name()
+        llm = llm.with_event_listener(step_writer(ctx, deltas=self._step_deltas, tool_name=name))
         if not self._keep_session:
             response = await llm.achat([question], **overrides)
             return self._output(response, kept.result, args, kwargs, for_agent=True)

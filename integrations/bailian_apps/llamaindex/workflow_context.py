@@ -9,23 +9,26 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.events import AppEvent
+from bailian_apps.core.events import STEP_DELTAS, AppEvent
 from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
 
 CONTEXT = "ctx"
 """The name under which LlamaIndex's tools and agents receive a workflow's context."""
 
 
-def step_writer(ctx: Any, **whose: str) -> Callable[[AppEvent], None]:
+def step_writer(ctx: Any, *, deltas: bool, **whose: str) -> Callable[[AppEvent], None]:
     """Return a listener of one run that writes its steps to the stream of a workflow.
 
     Args:
         ctx: The workflow's context, or what an agent gets for one.
+        deltas: Whether to write what the steps say, too.
         **whose: The fields of `BailianAppStepStream` that say whose app runs.
     """
     changes = StepChanges()
 
     def write(event: AppEvent) -> None:
+        if isinstance(event, STEP_DELTAS) and not deltas:
+            return
         if fields := changes.fields(event):
             ctx.write_event_to_stream(BailianAppStepStream(**whose, **fields))
 
