@@ -31,7 +31,7 @@ from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.turns import MARKER_KEY, SessionMarker
 from bailian_apps.core.typed_output import check_output_schema, typed_output
-from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
+from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper, calls_apart
 from bailian_apps.llamaindex.responses import THINKING_DELTA
 from bailian_apps.llamaindex.workflow_context import StoredConversation, step_writer
 
@@ -226,7 +226,8 @@ class BailianAppAgent(BaseWorkflowAgent):
 
     async def finalize(self, ctx: Any, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
         """Put the answer, with its session, into the workflow's memory."""
-        await memory.aput(output.response)
+        with calls_apart():
+            await memory.aput(output.response)
         return output
 
     def _stored(self, ctx: Any) -> StoredConversation:
