@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -149,6 +150,19 @@ def test_nodes_that_think_at_the_same_time_are_read_one_after_the_other() -> Non
         "看看",
         "look",
     ]
+
+
+def test_reasoning_is_in_the_order_of_first_thoughts_not_of_starts() -> None:
+    events, result = decode(
+        frame(node("a"), node("b", reasoning="b1 ")),
+        frame(node("a", reasoning="a1 "), node("b")),
+        frame(node("a"), node("b", "success", reasoning="b2 ")),
+        stop(node("a", "success"), text="ok"),
+    )
+    assert [step.id for step in result.steps] == ["a", "b"]
+    grown = reduce(fold, events, AppResult())
+    for each in (result, grown):
+        assert (each.reasoning, each.reasoning_steps) == ("b1 b2 a1 ", ("b", "a"))
 
 
 # ----------------------------------------------------------------------- inputs

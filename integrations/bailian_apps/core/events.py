@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from bailian_apps.core.result import AppResult, DocReference, Step, Usage
+from bailian_apps.core.result import AppResult, DocReference, Step, Usage, reasoning_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,8 @@ def _with_reasoning(partial: AppResult, event: ReasoningDelta) -> AppResult:
         replace(step, reasoning=step.reasoning + event.text) if step.id == event.step_id else step
         for step in partial.steps
     )
-    return replace(partial, steps=steps, reasoning="".join(step.reasoning for step in steps))
+    order = (*partial.reasoning_steps, event.step_id)
+    return replace(partial, steps=steps, **reasoning_fields(order, steps))
 
 
 def _continues(event: TextDelta | ReasoningDelta | StepDelta, before: AppEvent) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -217,7 +217,8 @@ class AppResult:
 
     Attributes:
         text: The answer. The text deltas of the stream, joined, are exactly this.
-        reasoning: The reasoning of all steps, each whole, in the order in which the steps began.
+        reasoning: The reasoning of all steps, each whole, in the order of `reasoning_steps`.
+        reasoning_steps: The ids of the steps that thought, in the order of their first thoughts.
         steps: What the app did, in the order in which it began.
         references: The documents that the answer cites.
         usage: Tokens used; no models where the cloud reported none.
@@ -236,6 +237,7 @@ class AppResult:
 
     text: str = ""
     reasoning: str = ""
+    reasoning_steps: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     references: tuple[DocReference, ...] = ()
     usage: Usage = field(default_factory=Usage)
@@ -253,6 +255,19 @@ class AppResult:
     def documents(self) -> tuple[RetrievedDocument, ...]:
         """The passages that all retrievals found, each once, with its best score."""
         return best_of_each(document for step in self.steps for document in step.documents)
+
+
+def reasoning_fields(order: Iterable[str], steps: Sequence[Step]) -> dict[str, Any]:
+    """Return `reasoning` and `reasoning_steps` of a result.
+
+    Args:
+        order: The ids of the steps, in the order of their first thoughts; steps that think and are
+            missing come last.
+        steps: All steps of the result.
+    """
+    thoughts = {step.id: step.reasoning for step in steps if step.reasoning}
+    ids = [each for each in dict.fromkeys((*order, *thoughts)) if each in thoughts]
+    return {"reasoning": "".join([thoughts[each] for each in ids]), "reasoning_steps": tuple(ids)}
 
 
 def is_failure(status: str) -> bool:

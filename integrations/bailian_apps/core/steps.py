@@ -106,6 +106,7 @@ class StepReader:
     Attributes:
         saw_node: Whether any workflow node was seen: then the app is a workflow.
         finished_count: How many steps have ended.
+        thinkers: The ids of the steps that think, in the order of their first thoughts.
         end_value: The JSON value that an End node put out. The last frame has its text too.
     """
 
@@ -118,6 +119,7 @@ class StepReader:
             mode: How the app streams.
         """
         self.end_value = ""
+        self.thinkers: list[str] = []
         self.saw_node = False
         self.finished_count = 0
         self._events = events
@@ -357,6 +359,8 @@ class StepReader:
 
     def _emit(self, step: _StepState, output: str, reasoning: str, *, last: bool = False) -> None:
         if (reasoning or last) and (reasoning := step.reasoning_buffer.push(reasoning, last=last)):
+            if not step.reasoning:
+                self.thinkers.append(step.id)
             step.reasoning.append(reasoning)
             self._events.append(ReasoningDelta(reasoning, step.id))
         if (output or last) and (output := step.output_buffer.push(output, last=last)):
