@@ -247,15 +247,15 @@ class StepReader:
         """
         kind, type_, name = action_head(entry)
         step = before.step if before else None
-        if step is not None and (
-            step.kind != kind
-            or (type_ and step.type != type_)
-            or (before is not None and kind != "reasoning" and another_call(before.raw, entry))
-        ):
-            if not step.finished:
-                self._finish(step, SUCCESS)
-            step = None
         unchanged = before is not None and before.raw == entry
+        if before is not None and step is not None and not unchanged:
+            another = step.kind != kind or bool(type_ and step.type != type_)
+            if not another and kind in ("tool", "retrieval"):
+                another = another_call(before.raw, entry, step.input, "".join(step.output))
+            if another:
+                if not step.finished:
+                    self._finish(step, SUCCESS)
+                step = None
         may_repeat = kind == "reasoning" or (step is not None and step.input.incomplete)
         if step is not None and unchanged and (relisted or not may_repeat):
             if not step.finished and step.output and kind != "response":
