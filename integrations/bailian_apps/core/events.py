@@ -47,6 +47,7 @@ class StepStarted:
     """A step began; `step.output` is still empty.
 
     A workflow's node may still have its id as its name (`Step.is_named`), and a tool call no input.
+    The status of a node that was skipped is `"skip"` from the start.
     """
 
     step: Step
@@ -57,7 +58,8 @@ class StepStarted:
 class StepUpdated:
     """What was still missing when the step began is known: a node's name, a tool call's input.
 
-    A node that is listed without a name has its id for good; this event comes when it speaks.
+    A node that is listed without a name keeps its id; this event comes when it speaks, and again if
+    it is named later.
     """
 
     step: Step

@@ -91,9 +91,8 @@ class Step:
         """What the step is to a tracer."""
         if self.kind == "tool":
             return "tool"
-        if self.kind == "retrieval" or self.type in _RETRIEVAL_NODES:
-            return "retrieval"
-        return "chain"
+        searches = self.kind == "retrieval" or self.type in _RETRIEVAL_NODES
+        return "retrieval" if searches and self.status != SKIP else "chain"
 
     @property
     def is_answer(self) -> bool:
