@@ -55,10 +55,13 @@ def answer_role(
         return "end"
     if "output" in kind:
         return "output"
-    named = any(word in name.casefold() for name in names for word in _OUTPUT_NAMES)
-    if named and is_text and kind not in _OTHER_TYPES:
+    if kind not in _OTHER_TYPES and is_text and _is_output(names):
         return "output"
     return "source" if every_speaker and kind != "start" else None
+
+
+def _is_output(names: Sequence[str]) -> bool:
+    return any(word in name.casefold() for name in names for word in _OUTPUT_NAMES)
 
 
 @dataclass(slots=True, eq=False)

@@ -114,7 +114,7 @@ class StepReader:
         if self._usage.assign(usage.models):
             for at, event in enumerate(self._events):
                 if isinstance(event, StepFinished):
-                    step = next(step for step in self._steps if step.id == event.step.id)
+                    step = next(s for s in reversed(self._steps) if s.id == event.step.id)
                     self._events[at] = StepFinished(step.snapshot())
 
     # ---------------------------------------------------------------- thoughts
@@ -172,7 +172,7 @@ class StepReader:
             step.duration_ms = node.duration_ms
         self._append(step, node.source, node.piece, last=node.status != EXECUTING)
         if node.status != EXECUTING:
-            if is_failure(node.status):
+            if node.status != SUCCESS and is_failure(node.status):
                 self._read_held(step)
                 step.error = node.error or "".join(step.output) or node.status
             self._finish(step, node.status)
@@ -303,7 +303,7 @@ class StepReader:
             self._answer.add_node_piece(step.id, step.role, output, last=last)
 
     def _read_held(self, step: StepState) -> None:
-        """Emit the JSON that an ended step has held back."""
+        """Emit the JSON that an ended step has held back, if it says some."""
         if step.pieces is None:
             return
         output, reasoning = step.pieces.close()
