@@ -216,7 +216,7 @@ class Decoder:
         answer, steps = self._answer, self._steps
         is_workflow = self._is_workflow or steps.saw_node
         answer.finish(text or steps.end_value, is_workflow=is_workflow)
-        if answer.final_text is not None:
+        if answer.final_text is not None and answer.contradicted:
             logger.warning(
                 "the last frame's text (%d characters) is not what was streamed (%d), which is the "
                 "answer; see AppResult.final_text for the other; request_id %s",

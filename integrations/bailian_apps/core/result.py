@@ -225,8 +225,8 @@ class AppResult:
         session_id: The cloud's session, to be named in the next call.
         request_id: The cloud's id of the request.
         finish_reason: `"stop"`, or None for a run that did not finish.
-        final_text: None, or the last frame's text where it contradicts what had streamed. Then a
-            warning was logged.
+        final_text: None, or the last frame's text where it is not what had streamed. If they differ
+            by more than white space, a warning was logged.
         attempts: How many times the request was sent, the successful one included.
         context_lost: Whether the cloud answered in another session than the one that was to
             continue: the app did not know the earlier conversation. A warning was logged.
