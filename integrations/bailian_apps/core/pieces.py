@@ -101,9 +101,11 @@ class NodePieces:
 
     def _without_whole(self, piece: Piece) -> Piece:
         """Return the last delta without texts that are all that the node has said."""
-        whole = _joined(self._deltas)
-        texts = zip((piece.output, piece.reasoning), whole, strict=True)
-        return Piece(*("" if len(t) >= _ENOUGH and t == said else t for t, said in texts))
+        texts = zip((piece.output, piece.reasoning), _joined(self._deltas), strict=True)
+        output, reasoning = (
+            "" if len(text) >= _ENOUGH and text == whole else text for text, whole in texts
+        )
+        return Piece(output, reasoning)
 
     def _form_with(self, again: list[tuple[str, str]]) -> str | None:
         """Return the form of a node's pieces, with the texts that come where one is known."""
