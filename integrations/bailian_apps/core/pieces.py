@@ -38,8 +38,11 @@ class NodePieces:
         self._form: str | None = None  # "deltas" or "snapshots", once a wrapped piece has shown it
         self._deltas: list[Piece] = []  # wrapped pieces, unless they are snapshots
         self._emitted = 0  # how many of these were passed on
-        self._passed = ("", "")  # what these are, as snapshots
-        self._known = ("", "")  # output and reasoning so far, if they are snapshots
+        self._passed: tuple[str, str] = ("", "")  # what these are, as snapshots
+        self._known: tuple[str, str] = (
+            "",
+            "",
+        )  # output and reasoning so far, if they are snapshots
         self._repeated = 0  # how many characters of that came again
         self._growths = 0  # how often it came again with more behind it
 
