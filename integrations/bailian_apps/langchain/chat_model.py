@@ -23,7 +23,7 @@ from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 from typing_extensions import override
 
-from bailian_apps.core.redaction import hides_arguments, redact_kwargs, secrets_digest, take
+from bailian_apps.core.redaction import redact_kwargs, secrets_digest, take
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs, ignore_max_tokens
@@ -84,24 +84,11 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     streaming: bool | None = None
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
-    @hides_arguments
-    def __init__(self, **fields: Any) -> None:
-        """Create a model from an app's settings.
-
-        Args:
-            **fields: The fields of `AppSettings`, and those of every LangChain chat model.
-                `model` is an alias of `app_id`.
-
-        Raises:
-            InvalidInputError: A field is unknown or invalid. The error names the field.
-        """
-        super().__init__(**fields)
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        """Warn about `max_tokens`."""
+        super().model_post_init(context)
         ignore_max_tokens(self.app_id, self.max_tokens)
-
-    @property
-    def model(self) -> str:
-        """The app's id, under the name that other chat models use."""
-        return self.app_id
 
     @property
     @override
