@@ -353,14 +353,14 @@ def unwrap_params(value: Any) -> Any:
     return value.original if isinstance(value, _RedactedParams) else value
 
 
-def take(kwargs: dict[str, Any]) -> dict[str, Any]:
+def take(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a call's arguments and empty the given dict.
 
     The dict is a variable of the frame that was called. That frame stays on the traceback when the
     call fails, for any error reporter to collect with its variables.
     """
     taken = dict(kwargs)
-    kwargs.clear()
+    cast("dict[str, Any]", kwargs).clear()
     return taken
 
 

@@ -23,12 +23,15 @@ from llama_index.core.memory import BaseMemory, Memory
 from llama_index.core.memory.memory import InsertMethod
 from llama_index.core.schema import NodeWithScore
 from llama_index.core.tools import ToolOutput
+from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.keywords import CallKeywords
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.turns import MARKER_KEY
 from bailian_apps.llamaindex.instrumentation import instrumented
+from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes, tool_outputs
 
@@ -111,7 +114,7 @@ class BailianAppChatEngine(BaseChatEngine):
         system_prompt: str | None = None,
         prefix_messages: Sequence[ChatMessage] | None = None,
         callback_manager: CallbackManager | None = None,
-        **settings: Any,
+        **settings: Unpack[LLMKeywords],
     ) -> BailianAppChatEngine:
         """Create an engine from an app's settings.
 
@@ -152,7 +155,7 @@ class BailianAppChatEngine(BaseChatEngine):
         self,
         message: str | ChatMessage,
         chat_history: list[ChatMessage] | None = None,
-        **overrides: Any,
+        **overrides: Unpack[CallKeywords],
     ) -> AgentChatResponse:
         """Send a message and wait for the whole answer.
 
@@ -178,7 +181,7 @@ class BailianAppChatEngine(BaseChatEngine):
         self,
         message: str | ChatMessage,
         chat_history: list[ChatMessage] | None = None,
-        **overrides: Any,
+        **overrides: Unpack[CallKeywords],
     ) -> AgentChatResponse:
         """As `chat`, natively async."""
         turn = _Turn(message)
@@ -193,7 +196,7 @@ class BailianAppChatEngine(BaseChatEngine):
         self,
         message: str | ChatMessage,
         chat_history: list[ChatMessage] | None = None,
-        **overrides: Any,
+        **overrides: Unpack[CallKeywords],
     ) -> StreamingAgentChatResponse:
         """As `chat`, streamed: read `response_gen`, or the chunks of `chat_stream`.
 
@@ -222,7 +225,7 @@ class BailianAppChatEngine(BaseChatEngine):
         self,
         message: str | ChatMessage,
         chat_history: list[ChatMessage] | None = None,
-        **overrides: Any,
+        **overrides: Unpack[CallKeywords],
     ) -> StreamingAgentChatResponse:
         """As `stream_chat`, natively async: read `async_response_gen()`, or `achat_stream`."""
         turn = _Turn(message)
