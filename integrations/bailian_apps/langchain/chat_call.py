@@ -165,7 +165,7 @@ class StreamRun:
         )
         self.chunks: Generator[Any] | AsyncGenerator[Any] | None = None
 
-    def add_to(self, kwargs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    def add_to(self, kwargs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Take the keyword arguments; return them as LangChain may publish them, with this.
 
         Args:

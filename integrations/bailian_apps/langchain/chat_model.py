@@ -21,7 +21,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from bailian_apps.core.redaction import redact_kwargs, secrets_digest, take
 from bailian_apps.core.settings import AppSettings
@@ -30,14 +30,15 @@ from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs,
 from bailian_apps.langchain.message_chunks import MessageChunkBuilder, as_generation
 from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventBuilder
 from bailian_apps.langchain.runs import is_being_cancelled
-from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
+from bailian_apps.langchain.settings import MODEL_CONFIG
+from bailian_apps.langchain.signatures import ChatKeywords, ChatSignatures
 from bailian_apps.langchain.step_runs import AnyRunManager
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
 
 
-class ChatBailianApp(AppSettingsMixin, BaseChatModel):
+class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A Bailian (Model Studio) app as a chat model.
 
     The fields are the settings of the app (see `AppSettings`). Each can be overridden per call:
@@ -176,7 +177,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ChatKeywords],
     ) -> Iterator[AIMessageChunk]:
         """Stream the answer. Closing the iterator closes the connection.
 
@@ -194,8 +195,8 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         """
         config = ensure_config(config)
         run = StreamRun(self, CallbackManager, config)
-        kwargs = run.add_to(kwargs, self.secret_biz_params)
-        stream = super().stream(input, config, stop=stop, **kwargs)
+        public: Any = run.add_to(kwargs, self.secret_biz_params)
+        stream = super().stream(input, config, stop=stop, **public)
         try:
             for chunk in stream:  # noqa: UP028  # `yield from` would close `stream` first
                 yield chunk
@@ -214,13 +215,13 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ChatKeywords],
     ) -> AsyncIterator[AIMessageChunk]:
         """Stream the answer, natively async; as `stream`."""
         config = ensure_config(config)
         run = StreamRun(self, AsyncCallbackManager, config)
-        kwargs = run.add_to(kwargs, self.secret_biz_params)
-        stream = super().astream(input, config, stop=stop, **kwargs)
+        public: Any = run.add_to(kwargs, self.secret_biz_params)
+        stream = super().astream(input, config, stop=stop, **public)
         try:
             async for chunk in stream:
                 yield chunk
