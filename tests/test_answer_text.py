@@ -63,6 +63,30 @@ def test_marks_are_stripped_and_thoughts_are_reasoning_when_asked(path: str) -> 
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("ends", ["stop", "error"])
+def test_thoughts_and_steps_stand_in_the_order_of_the_stream(path: str, ends: str) -> None:
+    def thinker(call: Call) -> Iterator[Any]:
+        for text, thought in (("<think>one</think>A", ""), ("", "two"), ("B<think>three", "")):
+            thoughts = [{"action_type": "reasoning", "thought": thought}]
+            yield {"output": {"session_id": "s", "text": text, "thoughts": thoughts}}
+        if ends == "error":
+            yield Failure(code="InternalError")
+        else:
+            yield {"output": {"session_id": "s", "finish_reason": "stop", "text": "</think>C"}}
+
+    with Emulator(apps={"app": thinker}) as cloud:
+        outcome = PATHS[path](app_of(cloud, think_tags="reasoning"), "hi")
+    result = outcome.result if ends == "stop" else outcome.error and outcome.error.partial
+    assert result is not None
+    assert result.text == ("ABC" if ends == "stop" else "AB")
+    assert result.reasoning == "onetwothree"
+    assert [step.reasoning for step in result.steps if step.reasoning] == ["one", "two", "three"]
+    if path in STREAMING:
+        thoughts = [event.text for event in outcome.events if isinstance(event, ReasoningDelta)]
+        assert "".join(thoughts) == result.reasoning
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_the_partial_result_of_a_broken_stream_is_filtered_too(path: str) -> None:
     def broken(call: Call) -> Iterator[Any]:
         yield from list(cut_up(call))[:-1]

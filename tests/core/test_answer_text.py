@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -20,7 +21,7 @@ from bailian_apps.core.events import (
     UsageReported,
     fold,
 )
-from bailian_apps.core.result import AppResult, Usage
+from bailian_apps.core.result import AppResult, Step, Usage
 
 MARK = re.compile(r"<ref>\[\d+\]</ref>")
 PARTS = ["<ref>[1]</ref>", "<ref>[12]</ref>", "<think>", "</think>", "<ref>", "</", "<", "a", "[1]"]
@@ -58,6 +59,22 @@ def test_what_comes_out_does_not_depend_on_the_pieces(
     assert read == total(filtered(["".join(pieces)], **settings))
     whole = AppResult(text="".join(pieces), finish_reason="stop")
     assert AnswerFilter(**settings).result(whole) == read
+
+
+@given(st.lists(st.sampled_from([*PARTS[2:], "b", "step"]), max_size=12))
+def test_a_result_has_thoughts_and_steps_in_the_order_of_the_events(parts: list[str]) -> None:
+    events: list[AppEvent] = []
+    for number, part in enumerate(parts):
+        if part != "step":
+            events.append(TextDelta(part))
+            continue
+        step = Step(id=str(number), kind="reasoning", name="reasoning", status="executing")
+        finished = replace(step, status="success", reasoning=f"{number} ")
+        events += [StepStarted(step), ReasoningDelta(f"{number} ", step.id), StepFinished(finished)]
+    answer = AnswerFilter(think_tags="reasoning")
+    streamed = [new for event in events for new in answer.feed([event])]
+    read = total(streamed + answer.feed([], last=True))
+    assert answer.result(total(events)) == read
 
 
 @given(pieces_of())

@@ -15,6 +15,7 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import StreamMode
+from pydantic import BaseModel
 from support import recordings
 
 from bailian_apps import ConnectError
@@ -54,6 +55,32 @@ def asked(agent: Any, is_async: bool, config: Any = None) -> list[Any]:
 
 
 both = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+@both
+def test_an_answer_that_does_not_fit_is_shown_to_the_model_and_remembered(
+    is_async: bool, start_cloud: Any, fields_of: Any
+) -> None:
+    """The second call continues the session; when that has ended, it sends the app's own words."""
+
+    class Trip(BaseModel):
+        city: str
+
+    cloud = start_cloud(app=lambda call: "a lake")
+    agent = agent_of(
+        fields_of(cloud, output_schema=Trip, session_max_rounds=2),
+        *("one", "two", "three"),
+        checkpointer=InMemorySaver(),
+    )
+    for _ in range(3):
+        messages = asked(agent, is_async, {"configurable": {"thread_id": "1"}})
+    [*_, shown, answer] = messages
+    assert (shown.status, answer.text) == ("error", "done")
+    assert "Invalid JSON" in shown.text
+    assert shown.text.endswith("Its answer:\na lake")
+    assert [bool(request.session_id) for request in cloud.requests] == [False, True, False]
+    contents = [message["content"] for message in cloud.requests[2].messages]
+    assert contents == ["one", "a lake", "two", "a lake", "three"]
 
 
 @both

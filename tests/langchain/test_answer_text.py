@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from langchain_core.messages import HumanMessage
 
 from bailian_apps import replace_citation_marks
@@ -55,3 +57,52 @@ def test_the_runnable_and_the_tool_filter_the_answer_too(fields_of: Any) -> None
     *_, last = BailianAppRunnable(**fields).stream("hi")
     assert (last.text, last.reasoning) == ("Take tea!", "Rain.")
     assert BailianAppTool(name="tea", description="Knows tea.", **fields).invoke("hi") == last.text
+
+
+def thinker(call: Call) -> Iterator[dict[str, Any]]:
+    """An agent that thinks in its answer, apart from it, and in its answer again."""
+    for text, thought in (
+        ("<think>one", ""), ("</think>A", ""), ("", "two"), ("B<think>three</think>C", "")
+    ):  # fmt: skip
+        thoughts = [{"action_type": "reasoning", "thought": thought}]
+        output = {"session_id": call.session_id, "text": text, "thoughts": thoughts}
+        yield {"output": output, "request_id": "r"}
+    output = {"session_id": call.session_id, "finish_reason": "stop", "text": ""}
+    yield {"output": output, "request_id": "r"}
+
+
+def parallel(call: Call) -> Iterator[dict[str, Any]]:
+    """A workflow whose second node thinks first."""
+    for thought in ({"a": "", "b": "one"}, {"a": "two", "b": ""}):
+        nodes = [
+            {"nodeId": name, "nodeType": "LLM", "nodeStatus": "executing"}
+            | {"nodeResult": json.dumps({"result": "", "reasoningContent": text})}
+            for name, text in thought.items()
+        ]
+        thoughts = [{"response": json.dumps(node)} for node in nodes]
+        yield {"output": {"session_id": "s", "thoughts": thoughts}, "request_id": "r"}
+    yield {"output": {"session_id": "s", "finish_reason": "stop", "text": "AB"}, "request_id": "r"}
+
+
+@pytest.mark.parametrize(
+    ("app", "thoughts", "text"),
+    [(thinker, ["one", "two", "three"], "ABC"), (parallel, ["one", "two"], "AB")],
+    ids=["tags", "parallel nodes"],
+)
+def test_blocks_of_thoughts_have_the_order_of_the_stream(
+    app: Any, thoughts: list[str], text: str, make_model: Any, ask: Any
+) -> None:
+    answer = ask(make_model(app, think_tags="reasoning"))
+    blocks = [b["reasoning"] for b in answer.content_blocks if b["type"] == "reasoning"]
+    assert (blocks, answer.text) == (thoughts, text)
+    assert answer.additional_kwargs["reasoning_content"] == "".join(thoughts)
+
+
+def test_a_runnables_growing_results_have_the_order_of_the_last(fields_of: Any) -> None:
+    app = BailianAppRunnable(**fields_of(thinker, think_tags="reasoning"))
+    *_, growing, last = app.stream("hi")
+    assert (
+        (growing.reasoning, growing.text) == (last.reasoning, last.text) == ("onetwothree", "ABC")
+    )
+    assert [step.id for step in growing.steps] == [step.id for step in last.steps]
+    assert app.invoke("hi").steps == last.steps

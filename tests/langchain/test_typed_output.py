@@ -11,6 +11,7 @@ import pytest
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnablePassthrough
+from langchain_core.tools import ToolException
 from pydantic import BaseModel
 from support.wire import WAIT_S
 
@@ -31,8 +32,11 @@ class Trip(BaseModel):
 TRIP = Trip(city="Hangzhou", dishes=["fish", "tea"])
 
 
+WRONG = '{"dishes": "fish"}'
+
+
 def wrong(call: Call) -> str:
-    return '{"dishes": "fish"}'
+    return WRONG
 
 
 @pytest.fixture(params=["invoke", "ainvoke", "stream", "astream"])
@@ -66,22 +70,31 @@ async def test_an_answer_that_does_not_fit_is_an_error_of_both_and_is_not_resent
     error: Any = caught.value
     assert isinstance(error, OutputParserException)
     assert (error.fields, error.is_retryable) == (("city", "dishes"), False)
-    assert error.llm_output == error.partial.text == wrong(None)  # type: ignore[arg-type]
+    assert error.llm_output == error.partial.text == WRONG
     assert len(cloud.requests) == 1
 
 
-async def test_a_stream_yields_the_object_as_it_grows(start_cloud: Any, fields_of: Any) -> None:
+@pytest.mark.parametrize("output_node", ["", "One moment … "])
+async def test_a_stream_yields_the_object_as_it_grows(
+    output_node: str, start_cloud: Any, fields_of: Any
+) -> None:
     """Each piece is sent when the object of the one before it has arrived."""
     arrived = threading.Semaphore(1)
 
+    def frame(name: str, text: str) -> dict[str, Any]:
+        message = {"node_id": name, "node_type": name, "message": {"content": text}}
+        return {"output": {"workflow_message": message, "session_id": "s"}, "request_id": "r"}
+
     def slowly(call: Call) -> Iterator[dict[str, Any]]:
+        yield frame("Output", output_node)
         for piece in PIECES:
             assert arrived.acquire(timeout=WAIT_S)
-            yield {"output": {"session_id": call.session_id, "text": piece}, "request_id": "r"}
-        last = {"session_id": call.session_id, "text": "", "finish_reason": "stop"}
+            yield frame("End", piece)
+        last = {"session_id": "s", "text": output_node + ANSWER, "finish_reason": "stop"}
         yield {"output": last, "request_id": "r"}
 
-    app = BailianAppRunnable(**fields_of(start_cloud(app=slowly)), output_schema=Trip)
+    fields = fields_of(start_cloud(app=slowly), flow_stream_mode="message_format")
+    app = BailianAppRunnable(**fields, output_schema=Trip)
     seen: list[Trip] = []
     for output in app.stream("hi"):
         seen.append(output)
@@ -136,10 +149,33 @@ async def test_a_tool_returns_the_object_and_a_tool_call_its_text(fields_of: Any
 
 async def test_a_tool_raises_for_an_answer_that_does_not_fit(fields_of: Any) -> None:
     tool = tool_of(fields_of(wrong))
+    for given in ("hi", {"prompt": "hi"}):
+        with pytest.raises(InvalidOutputError):
+            tool.invoke(given)
+        with pytest.raises(InvalidOutputError):
+            await tool.ainvoke(given)
+    raising = tool_of(fields_of(wrong), handle_tool_error=False)
     with pytest.raises(InvalidOutputError):
-        tool.invoke(CALL)
+        raising.invoke(CALL)
     with pytest.raises(InvalidOutputError):
-        await tool.ainvoke("hi")
+        await raising.ainvoke(CALL)
+
+
+async def test_a_models_tool_call_gets_the_answer_that_does_not_fit(fields_of: Any) -> None:
+    def handler(error: ToolException) -> str:
+        assert isinstance(error.__cause__, InvalidOutputError)
+        return ", ".join(error.__cause__.fields)
+
+    cases = {True: f"would run again. Its answer:\n{WRONG}", "No.": "No.", handler: "city, dishes"}
+    for handle, content in cases.items():
+        tool = tool_of(fields_of(wrong), handle_tool_error=handle)
+        for message in (tool.invoke(CALL), await tool.ainvoke(CALL)):
+            assert (message.status, message.tool_call_id, message.name) == ("error", "1", "travel")
+            assert message.content.endswith(content)
+            assert message.artifact["answer"] == WRONG
+            assert message.artifact["bailian"]["session_id"]
+            assert "output" not in message.artifact
+            json.dumps(message.artifact)
 
 
 def test_a_tool_without_a_schema_has_no_output_in_its_artifact(fields_of: Any) -> None:

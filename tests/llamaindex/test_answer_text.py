@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage
+import pytest
+from llama_index.core.base.llms.types import ChatMessage, ThinkingBlock
 from llama_index.core.memory import ChatMemoryBuffer
 
 from bailian_apps.emulator import Call, Emulator
@@ -56,3 +58,48 @@ def test_the_engines_filter_the_answer_too(llm_of: Any) -> None:
         assert str(engine.chat("one")) == "Take tea!"
         assert "".join(engine.stream_chat("two").response_gen) == "Take tea!"
         assert cloud.requests[-1].session_id
+
+
+def thinker(call: Call) -> Iterator[dict[str, Any]]:
+    """An agent that thinks in its answer, apart from it, and in its answer again."""
+    for text, thought in (
+        ("<think>one", ""), ("</think>A", ""), ("", "two"), ("B<think>three</think>C", "")
+    ):  # fmt: skip
+        thoughts = [{"action_type": "reasoning", "thought": thought}]
+        output = {"session_id": call.session_id, "text": text, "thoughts": thoughts}
+        yield {"output": output, "request_id": "r"}
+    output = {"session_id": call.session_id, "finish_reason": "stop", "text": ""}
+    yield {"output": output, "request_id": "r"}
+
+
+def parallel(call: Call) -> Iterator[dict[str, Any]]:
+    """A workflow whose second node thinks first."""
+    for thought in ({"a": "", "b": "one"}, {"a": "two", "b": ""}):
+        nodes = [
+            {"nodeId": name, "nodeType": "LLM", "nodeStatus": "executing"}
+            | {"nodeResult": json.dumps({"result": "", "reasoningContent": text})}
+            for name, text in thought.items()
+        ]
+        thoughts = [{"response": json.dumps(node)} for node in nodes]
+        yield {"output": {"session_id": "s", "thoughts": thoughts}, "request_id": "r"}
+    yield {"output": {"session_id": "s", "finish_reason": "stop", "text": "AB"}, "request_id": "r"}
+
+
+@pytest.mark.parametrize(
+    ("app", "thoughts", "text"),
+    [(thinker, ["one", "two", "three"], "ABC"), (parallel, ["one", "two"], "AB")],
+    ids=["tags", "parallel nodes"],
+)
+def test_blocks_of_thoughts_have_the_order_of_the_stream(
+    app: Any, thoughts: list[str], text: str, chat: Any, llm_of: Any
+) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        seen = chat(llm_of(cloud, think_tags="reasoning"))
+    for response in seen.responses[-2:]:
+        blocks = [b for b in response.message.blocks if isinstance(b, ThinkingBlock)]
+        assert [block.content for block in blocks] == thoughts
+    assert seen.text == text
+    if chat.streams:
+        assert seen.streamed_thinking == "".join(thoughts)
+    if app is thinker:
+        assert seen.raw["reasoning"] == "".join(thoughts)

@@ -19,7 +19,7 @@ from llama_index.core.workflow import Context, StartEvent, StopEvent, Workflow, 
 from pydantic import BaseModel, Field, PrivateAttr
 from support import recordings
 
-from bailian_apps import BailianApp, InvalidInputError
+from bailian_apps import BailianApp, InvalidInputError, InvalidOutputError
 from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.llamaindex import BailianAppLLM, BailianAppStepStream, bailian_app_tool
 
@@ -240,6 +240,26 @@ async def test_all_calls_of_an_agent_share_a_session() -> None:
         assert [request.prompt for request in cloud.requests] == ["一", "二", "三"]
         [session] = cloud.sessions
         assert [request.session_id for request in cloud.requests] == [None, session, session]
+
+
+@pytest.mark.parametrize("return_direct", [False, True])
+async def test_an_answer_that_does_not_fit_is_shown_to_the_model_and_remembered(
+    return_direct: bool,
+) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        llm = scripted([{"prompt": "一"}], [{"prompt": "二"}])
+        tool = tool_of(cloud, output_schema=Trip, return_direct=return_direct)
+        answer, streamed = await run(FunctionAgent(tools=[tool], llm=llm), "甲")
+        assert [request.prompt for request in cloud.requests] == ["一", "二"]
+        assert cloud.requests[1].session_id
+    called, _ = [event for event in streamed if isinstance(event, ToolCallResult)]
+    output = called.tool_output
+    assert output.is_error
+    assert "Invalid JSON" in output.content
+    assert output.content.endswith("Its answer:\n第1轮")
+    assert (str(output.raw_output), answer) == ("第1轮", "完了")
+    error = getattr(output, "exception", None)  # newer releases keep it
+    assert error is None or isinstance(error, InvalidOutputError)
 
 
 async def test_runs_of_two_agents_do_not_share_a_session() -> None:

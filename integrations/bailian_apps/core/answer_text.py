@@ -4,6 +4,10 @@ The cloud writes a mark where the answer cites a document (agent-rag-citations.j
 tests/recordings). A model whose reasoning the app does not report apart writes it between tags.
 Either may be cut in pieces over several frames. `AnswerFilter` reads events, not frames, so it is
 the same for every kind of app and every stream mode.
+
+A thought that is not closed is reasoning to the end: a model that is cut off, or that leaves out
+the tag, has thought until then. A closing tag without an opening one is text: what it would end has
+streamed as the answer.
 """
 
 from __future__ import annotations
@@ -28,10 +32,13 @@ CitationMarks: TypeAlias = Literal["keep", "strip"]
 ThinkTags: TypeAlias = Literal["keep", "reasoning"]
 
 _THINK = "think"
+OPENING_TAG = f"<{_THINK}>"
+"""What begins a thought."""
 # Recorded: `<ref>[1]</ref>`. Several numbers in one mark are read too.
 _MARK = (*"<ref>", r"[\[\]\d,，、\s]{1,64}", *"</ref>")
-_TAGS = (tuple(f"<{_THINK}>"), tuple(f"</{_THINK}>"))
-_CITATION = re.compile("".join(_MARK))
+_TAGS = (tuple(OPENING_TAG), tuple(f"</{_THINK}>"))
+CITATION = re.compile("".join(_MARK))
+"""A citation mark."""
 
 
 def replace_citation_marks(text: str, replacement: Callable[[str], str]) -> str:
@@ -53,7 +60,7 @@ def replace_citation_marks(text: str, replacement: Callable[[str], str]) -> str:
         print(replace_citation_marks(result.text, lambda n: f"[{n}]({urls.get(n)})"))
         ```
     """
-    return _CITATION.sub(lambda mark: "".join(map(replacement, re.findall(r"\d+", mark[0]))), text)
+    return CITATION.sub(lambda mark: "".join(map(replacement, re.findall(r"\d+", mark[0]))), text)
 
 
 class AnswerFilter:
@@ -76,6 +83,8 @@ class AnswerFilter:
         self._thought: Step | None = None  # of the tags that are open, once they hold a word
         self._thought_text: list[str] = []
         self._thoughts = 0
+        self._steps = 0  # how many of the app's own have started
+        self._places: list[int] = []  # after how many of them each thought began
         # Models put line breaks between a tag and what follows it: neither answer nor reasoning.
         # Once the answer has begun, they are its own.
         self._skips_space = False
@@ -99,6 +108,7 @@ class AnswerFilter:
             if type(event) is TextDelta:
                 self._push(event.text, filtered)
             else:
+                self._steps += type(event) is StepStarted
                 filtered.append(event)
         if last:
             self._push("", filtered, last=True)
@@ -106,7 +116,11 @@ class AnswerFilter:
         return filtered
 
     def result(self, result: AppResult) -> AppResult:
-        """Return a result as the filtered events make it; `final_text` stays the wire's own."""
+        """Return a result as the filtered events make it; `final_text` stays the wire's own.
+
+        The steps of its thoughts are where they were among the events that `feed` has read; later
+        ones are last.
+        """
         if not self._changes_text:
             return result
         reader, events = AnswerFilter(*self._settings), list[AppEvent]()
@@ -114,12 +128,14 @@ class AnswerFilter:
         if result.finish_reason is not None:
             reader._end_thought(events)
         read = reduce(fold, events, AppResult())
-        return replace(
-            result,
-            text=read.text,
-            reasoning=result.reasoning + read.reasoning,
-            steps=(*result.steps, *read.steps),
-        )
+        if not read.steps:
+            return replace(result, text=read.text)
+        steps = list(result.steps)
+        places = [*self._places, *[len(steps)] * len(read.steps)]
+        for place, step in reversed([*zip(places, read.steps, strict=False)]):
+            steps.insert(place, step)
+        reasoning = "".join(step.reasoning for step in steps)
+        return replace(result, text=read.text, reasoning=reasoning, steps=tuple(steps))
 
     def _push(self, text: str, events: list[AppEvent], *, last: bool = False) -> None:
         """Add a piece of text; append what is certain."""
@@ -128,7 +144,7 @@ class AnswerFilter:
             text, self._held = text[: beginning.start()], beginning[0]
         done = 0
         for token in self._tokens.finditer(text) if self._changes_text else ():
-            opens, closes = token[0] == f"<{_THINK}>", token[0] == f"</{_THINK}>"
+            opens, closes = token[0] == OPENING_TAG, token[0] == f"</{_THINK}>"
             if (opens and self._thinks) or (closes and not self._thinks):
                 continue  # it opens or closes nothing: text like any other
             self._emit(text[done : token.start()], events)
@@ -151,6 +167,7 @@ class AnswerFilter:
             return
         if self._thought is None:
             self._thoughts += 1
+            self._places.append(self._steps)
             step_id = _THINK if self._thoughts == 1 else f"{_THINK}#{self._thoughts}"
             self._thought = Step(id=step_id, kind="reasoning", name=_THINK)
             events.append(StepStarted(self._thought))

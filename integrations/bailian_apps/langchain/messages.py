@@ -35,12 +35,19 @@ URL, and what is not an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 
-from bailian_apps.core.turns import MARKER_KEY, Turn, TurnBuilder, build_turns, unsupported
+from bailian_apps.core.turns import (
+    MARKER_KEY,
+    SessionMarker,
+    Turn,
+    TurnBuilder,
+    build_turns,
+    unsupported,
+)
 
 _TEXTS = ("text", "text-plain", "input_text")
 _IMAGES = ("image", "image_url", "input_image")
@@ -55,6 +62,22 @@ def to_turns(messages: Sequence[BaseMessage]) -> list[Turn]:
         InvalidInputError: A message cannot be sent. The error names its index.
     """
     return build_turns(_read(f"messages[{i}]", message) for i, message in enumerate(messages))
+
+
+def tool_turns(messages: Iterable[object], name: str) -> list[Turn]:
+    """Return what the app was asked and has answered as the tool `name`, from its messages."""
+    turns: list[Turn] = []
+    for message in messages:
+        if not isinstance(message, ToolMessage) or message.name != name:
+            continue
+        artifact: Any = message.artifact
+        if isinstance(artifact, Mapping) and MARKER_KEY in artifact:
+            artifact = cast("Mapping[str, Any]", artifact)
+            turns.append(Turn(role="user", text=str(artifact.get("prompt", ""))))
+            answer = str(artifact.get("answer", message.text))
+            marker = SessionMarker.from_dict(artifact[MARKER_KEY])
+            turns.append(Turn(role="assistant", text=answer, marker=marker))
+    return turns
 
 
 def _read(where: str, message: BaseMessage) -> TurnBuilder:

@@ -318,7 +318,7 @@ class _RunnableCall:
             if isinstance(event, RunFinished):
                 output = typed_output(partial, schema)
             elif partial.text != before.text:
-                output = partial_output(partial.text, schema) or output
+                output = partial_output(partial, schema) or output
             return None if output == known else output
 
         return add

@@ -17,7 +17,12 @@ from pydantic.fields import FieldInfo
 from typing_extensions import NotRequired, TypedDict, override
 
 from bailian_apps.core.attachments import MEDIA_OPTIONS
-from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidInputError
+from bailian_apps.core.errors import (
+    AppFailedError,
+    ContentBlockedError,
+    InvalidInputError,
+    InvalidOutputError,
+)
 from bailian_apps.core.history import Plan
 from bailian_apps.core.redaction import (
     hides_arguments,
@@ -28,10 +33,11 @@ from bailian_apps.core.redaction import (
     wrap_params,
 )
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.turns import MARKER_KEY, SessionMarker, Turn
-from bailian_apps.core.typed_output import check_output_schema, typed_output
+from bailian_apps.core.turns import Turn
+from bailian_apps.core.typed_output import agent_message, check_output_schema, typed_output
 from bailian_apps.langchain.blocks import step_entry
 from bailian_apps.langchain.errors import langchain_errors
+from bailian_apps.langchain.messages import tool_turns
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
 from bailian_apps.langchain.step_runs import AnyRunManager
@@ -55,6 +61,7 @@ class AppToolArtifact(TypedDict):
         context_lost: Whether the cloud had forgotten the session that the call continued.
         bailian: The marker with which the thread's next call continues the session.
         output: The answer as JSON values, if the tool has an `output_schema`.
+        answer: The app's answer, if it does not fit the `output_schema`: the message has the error.
     """
 
     prompt: str
@@ -66,6 +73,7 @@ class AppToolArtifact(TypedDict):
     context_lost: bool
     bailian: dict[str, Any] | None
     output: NotRequired[Any]
+    answer: NotRequired[str]
 
 
 class _TypedContent(str):
@@ -96,8 +104,9 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     receives the app's answer; `ToolMessage.artifact` is an `AppToolArtifact`.
 
     The app's steps are child runs of the tool's run. If the app itself fails, or its content
-    inspection blocks the answer, the model receives the error (`handle_tool_error`). All other
-    failures (no connection, a wrong key, a timeout) are raised.
+    inspection blocks the answer, or the answer to a model's tool call does not fit the
+    `output_schema`, the model receives the error (`handle_tool_error`). All other failures (no
+    connection, a wrong key, a timeout) are raised.
 
     Example:
         ```python
@@ -195,7 +204,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     def _parse_input(
         self, tool_input: str | dict[str, Any], tool_call_id: str | None
     ) -> str | dict[str, Any]:
-        return super()._parse_input(unwrap_params(tool_input), tool_call_id)
+        parsed = super()._parse_input(unwrap_params(tool_input), tool_call_id)
+        return parsed if isinstance(parsed, str) else {**parsed, "_tool_call_id": tool_call_id}
 
     @override
     def _run(
@@ -204,11 +214,12 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         *,
         runtime: Any = None,
         run_manager: CallbackManagerForToolRun | None = None,
+        _tool_call_id: str | None = None,
         **biz_params: Any,
-    ) -> tuple[str, AppToolArtifact]:
+    ) -> tuple[str | ToolMessage, AppToolArtifact]:
         with self._tool_errors():
             run = self._prepare(prompt, biz_params, runtime, run_manager)
-            return self._content_and_artifact(prompt, run.plan, run.result())
+            return self._content_and_artifact(prompt, run.plan, run.result(), _tool_call_id)
 
     @override
     async def _arun(
@@ -217,12 +228,14 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         *,
         runtime: Any = None,
         run_manager: AsyncCallbackManagerForToolRun | None = None,
+        _tool_call_id: str | None = None,
         **biz_params: Any,
-    ) -> tuple[str, AppToolArtifact]:
+    ) -> tuple[str | ToolMessage, AppToolArtifact]:
         try:
             with self._tool_errors():
                 run = self._prepare(prompt, biz_params, runtime, run_manager)
-                return self._content_and_artifact(prompt, run.plan, await run.aresult())
+                result = await run.aresult()
+                return self._content_and_artifact(prompt, run.plan, result, _tool_call_id)
         except asyncio.CancelledError as error:
             if run_manager and not _LANGCHAIN_ENDS_CANCELLED_TOOLS and is_being_cancelled():
                 await run_manager.on_tool_error(error)
@@ -258,8 +271,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         return biz_params
 
     def _content_and_artifact(
-        self, prompt: str, plan: Plan, result: AppResult
-    ) -> tuple[str, AppToolArtifact]:
+        self, prompt: str, plan: Plan, result: AppResult, call_id: str | None
+    ) -> tuple[str | ToolMessage, AppToolArtifact]:
         marker = plan.marker(result)
         artifact: AppToolArtifact = {
             "prompt": prompt,
@@ -274,9 +287,33 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         if self.output_class is None:
             return result.text, artifact
         content = _TypedContent(result.text)
-        content.output = typed_output(result, self.output_class)
+        try:
+            content.output = typed_output(result, self.output_class)
+        except InvalidOutputError as error:
+            if call_id is None or not self.handle_tool_error:
+                raise
+            return self._error_message(error, artifact, call_id), artifact
         artifact["output"] = content.output.model_dump(mode="json")
         return content, artifact
+
+    def _error_message(
+        self, error: InvalidOutputError, artifact: AppToolArtifact, call_id: str
+    ) -> ToolMessage:
+        """Return the error for the model; LangChain's own would have no artifact to remember."""
+        exception, content = ToolException(agent_message(error)), self.handle_tool_error
+        exception.__cause__ = error
+        if callable(content):
+            content = cast("Any", content(exception))
+        elif content is True:
+            content = str(exception)
+        artifact["answer"] = "" if error.partial is None else error.partial.text
+        return ToolMessage(
+            content,
+            artifact=artifact,
+            tool_call_id=call_id,
+            name=self.name,
+            status="error",
+        )
 
     @contextmanager
     def _tool_errors(self) -> Generator[None]:
@@ -342,17 +379,7 @@ def _earlier_turns(runtime: Any, name: str) -> list[Turn]:
             "starts a new conversation",
             name,
         )
-    turns: list[Turn] = []
-    for message in cast("list[object]", state or []):
-        if not isinstance(message, ToolMessage) or message.name != name:
-            continue
-        artifact: Any = message.artifact
-        if isinstance(artifact, Mapping) and MARKER_KEY in artifact:
-            artifact = cast("Mapping[str, Any]", artifact)
-            turns.append(Turn(role="user", text=str(artifact.get("prompt", ""))))
-            marker = SessionMarker.from_dict(artifact[MARKER_KEY])
-            turns.append(Turn(role="assistant", text=message.text, marker=marker))
-    return turns
+    return tool_turns(cast("list[object]", state or []), name)
 
 
 def _unwrapped(output: Any) -> Any:

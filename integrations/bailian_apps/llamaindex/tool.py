@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -18,7 +19,7 @@ from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import MEDIA_OPTIONS
-from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.errors import InvalidInputError, InvalidOutputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
@@ -31,7 +32,7 @@ from bailian_apps.core.redaction import (
     wrap_secrets,
 )
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.typed_output import check_output_schema, typed_output
+from bailian_apps.core.typed_output import agent_message, check_output_schema, typed_output
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
@@ -40,6 +41,8 @@ from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
 
 _PROMPT = "prompt"
 _CONTEXT = "ctx"
+_KEEPS_EXCEPTION = "exception" in inspect.signature(ToolOutput.__init__).parameters
+"""Whether LlamaIndex keeps a tool's exception in its output, as newer releases do."""
 
 
 @hides_arguments
@@ -74,8 +77,9 @@ def bailian_app_tool(
         params: A model of the tool's arguments: `prompt`, which is added if it is missing,
             `image_list` and `file_list`; the other fields are `biz_params`, and override those of
             the settings one by one.
-        output_schema: A model of the app's answer, which must be JSON; a call raises
-            `InvalidOutputError` if it does not fit.
+        output_schema: A model of the app's answer, which must be JSON. If it does not fit, a call
+            raises an `InvalidOutputError`; in a workflow's context, where an agent would only see
+            that error's message, its output has `is_error`, with the answer for the agent.
         return_direct: Whether the agent returns the app's answer as its own.
         keep_session: Whether all calls by one agent form one conversation.
         **settings: The fields of `BailianAppLLM`.
@@ -184,7 +188,7 @@ class _AppTool(FunctionTool):
         history = await self._load_history(ctx)
         response = await llm.achat([*history, question], **overrides)
         await self._store_turn(ctx, question, response)
-        return self._output(response, kept.result, args, kwargs)
+        return self._output(response, kept.result, args, kwargs, for_agent=True)
 
     @hides_arguments
     def _parse(
@@ -245,19 +249,29 @@ class _AppTool(FunctionTool):
         result: AppResult,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        *,
+        for_agent: bool = False,
     ) -> ToolOutput:
         text, nodes = response.message.content or "", source_nodes(response.raw)
         metadata = {"app_id": self._llm.app_id, **run_metadata(response.raw)}
-        if self._output_schema is None:
-            raw_output: Any = Response(text, nodes, metadata)
-        else:
-            output = typed_output(result, self._output_schema)
-            raw_output = PydanticResponse(output, nodes, metadata)
+        raw_output: Any = Response(text, nodes, metadata)
+        error: InvalidOutputError | None = None
+        if self._output_schema is not None:
+            try:
+                output = typed_output(result, self._output_schema)
+                raw_output = PydanticResponse(output, nodes, metadata)
+            except InvalidOutputError as raised:
+                if not for_agent:
+                    raise
+                error, text = raised, agent_message(raised)
+        more: dict[str, Any] = {"exception": error} if error and _KEEPS_EXCEPTION else {}
         return ToolOutput(
             tool_name=self.metadata.get_name(),
             blocks=[TextBlock(text=text)],
             raw_input={"args": args, "kwargs": dict(kwargs)},
             raw_output=raw_output,
+            is_error=error is not None,
+            **more,
         )
 
 
