@@ -156,7 +156,8 @@ class SettingKeywords(TypedDict, total=False):
 
     think_tags: ThinkTags
     """What becomes of text that a model writes between `<think>` and `</think>` into its answer:
-    `"keep"` leaves it there; `"reasoning"` makes it reasoning, in a step of its own. Not sent."""
+    `"keep"` leaves it there; `"reasoning"` makes it reasoning, in a step of its own; without a
+    closing tag, that is the rest of the answer. Not sent."""
 
     session_ttl_s: float
     """Seconds without a call after which the cloud drops a session. Not sent."""
