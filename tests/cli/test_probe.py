@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -21,7 +22,8 @@ from support.command import BAILIAN, environment, exit_code_of
 from support.wire import Do, WireServer
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.probe import MAX_CALLS, PROMPT, Probe
+from bailian_apps.cli.probe import MAX_CALLS, PROMPT, Answer, Probe
+from bailian_apps.core.result import AppResult
 from bailian_apps.emulator import (
     Agent,
     Call,
@@ -261,6 +263,46 @@ def test_the_last_frame_holds_the_whole_answer_or_the_end_nodes(
     assert (mode["streams"], mode["last_frame"]) == (True, described)
     assert [(step["name"], step["frames"]) for step in mode["steps"]] == [("output", 2), ("end", 2)]
     assert report["settings"] == settings
+
+
+@pytest.mark.parametrize(("output_nodes", "frames"), [("answer", 2), ("steps", 1)])
+def test_what_streams_depends_on_the_setting_of_output_nodes(
+    output_nodes: str,
+    frames: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nodes = [
+        Node(name="wait", type="Output", output="One moment. "),
+        Node(name="end", type="End", output="Here it is."),
+    ]
+    with Emulator(apps={"mine": Workflow(nodes=nodes)}) as cloud:
+        given = ("--set", f"output_nodes={output_nodes}")
+        code, report, _ = probe(monkeypatch, capsys, cloud, "mine", *given)
+    mode = report["modes"]["message_format"]
+    assert (code, mode["text_frames"], mode["streams"]) == (0, frames, frames > 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("It is 12345.", True),
+        ("**12,345**, or 12 345", True),
+        ("１２３４５", True),
+        ("12345,67890", True),
+        ("12345号", True),
+        ("It is 123456.", False),
+        ("It is 912345.", False),
+        ("12,345,678", False),
+        ("0.12345", False),
+        ("1, 2, 3, 4, 5", False),
+        ("12, 345", False),
+        ("", False),
+    ],
+)
+def test_a_number_is_not_found_within_another_number(text: str, has: bool) -> None:
+    answer = Answer(question="q", mode="m", asked_session=None, result=AppResult(text=text))
+    assert answer.has("12345") is has
 
 
 # -------------------------------------------------------------------- failures
@@ -519,6 +561,31 @@ def test_a_run_that_is_cut_off_is_recorded_with_its_end(
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert ["data" in line for line in lines] == [False, True, True, False]
     assert lines[-1]["cut"] == "upstream"
+
+
+@pytest.mark.parametrize("lost", ["recording", "report"])
+def test_a_file_that_cannot_be_written_after_a_call_is_not_invalid_input(
+    lost: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Exit code 2 means that nothing was sent."""
+    folder, asked = tmp_path / "found", list[str]()
+
+    def app(call: Call) -> str:
+        asked.append(call.prompt)
+        if lost == "report" and len(asked) == 1:
+            (folder / "report.md").mkdir()
+        if lost == "recording" and len(asked) == 2:
+            shutil.rmtree(folder)
+            folder.write_text("")
+        return model(call)
+
+    with Emulator(apps={"mine": app}) as cloud:
+        code, report, errors = probe(monkeypatch, capsys, cloud, "mine", "--save", str(folder))
+    assert code == 1
+    assert "BailianError: --save cannot be written" in errors
+    assert "Saved in" not in errors
+    assert len(asked) == len(report["calls"]) == (2 if lost == "recording" else 4)
+    assert report["session"] == "remembered"
 
 
 @pytest.mark.parametrize(

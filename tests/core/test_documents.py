@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.answers import ANSWERS
 
 from bailian_apps import AppResult, RetrievedDocument, Step
 from bailian_apps.core.decoder import Decoder
@@ -66,6 +67,11 @@ def test_metadata_has_the_fields_of_the_wire_and_those_of_a_reference() -> None:
         {"chunk_list": [HIT]},
         {"data": json.dumps([HIT])},
         {"data": {"chunk_list": [HIT]}},
+        {"nodes": [HIT]},
+        {"status": "ok", "data": {"nodes": [HIT]}},
+        {"data": None, "nodes": [HIT], "chunk_list": []},
+        {"text": "", "chunk_list": [HIT]},
+        [{"nodes": [HIT]}],
     ],
 )
 def test_a_list_inside_an_object_is_read_as_the_list(wrapped: Any) -> None:
@@ -89,10 +95,8 @@ def test_an_empty_text_gives_way_to_the_content() -> None:
         "[broken",
         {"chunks": ["苏堤"]},
         {"data": "苏堤"},
-        {"data": ["苏堤"]},
-        ["苏堤"],
-        [{"text": "苏堤"}, {"passage": "白堤"}],
-        [{"text": None}],
+        {"data": [HIT], "nodes": "苏堤"},
+        {"text": None},
         5,
     ],
 )
@@ -102,12 +106,52 @@ def test_another_shape_is_one_document_with_the_whole_output(output: Any) -> Non
     assert document == RetrievedDocument(text=text)
 
 
-@pytest.mark.parametrize("output", ["", [], {"data": []}, {"data": "[]"}])
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ("苏堤", "苏堤"),
+        ({"passage": "白堤", "score": 1}, '{"passage": "白堤", "score": 1}'),
+        ({"text": None}, '{"text": null}'),
+        ({"data": "苏堤"}, '{"data": "苏堤"}'),
+        (0, "0"),
+    ],
+)
+def test_an_entry_of_another_shape_is_kept_as_text_beside_the_others(entry: Any, text: str) -> None:
+    kept = RetrievedDocument(text=text)
+    [hit] = found([HIT])
+    assert found([entry]) == (kept,)
+    assert found({"data": {"nodes": [HIT, entry, HIT]}}) == (hit, kept, hit)
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["", "null", [], {}, {"data": []}, {"data": "[]"}, {"data": None}, {"data": {"nodes": []}}],
+)
 def test_a_retrieval_that_found_nothing_has_no_documents(output: Any) -> None:
     assert found(output) == ()
 
 
-@pytest.mark.parametrize("score", ["0.5", None, True, {}, 10**400, float("nan"), float("inf")])
+@pytest.mark.parametrize("empty", [None, "", [], {}])
+def test_an_empty_entry_is_not_a_document(empty: Any) -> None:
+    assert found([empty, HIT, empty]) == found([HIT])
+
+
+def test_lists_that_are_nested_too_deeply_are_one_document() -> None:
+    output = "[" * 400 + '"苏堤"' + "]" * 400
+    assert found(output) == (RetrievedDocument(text=output),)
+
+
+@pytest.mark.parametrize("score", ["0.87", " 0.87 ", 0.87])
+def test_a_score_that_came_as_text_is_a_number(score: Any) -> None:
+    [document] = found([{"text": "t", "score": score}])
+    assert (document.score, document.metadata) == (0.87, {"score": 0.87})
+    assert scores([{"text": "t"}], [{"text": "t", "score": score}]) == [0.87]
+    assert scores([{"text": "t", "score": score}], []) == [0.87]
+
+
+@pytest.mark.parametrize(
+    "score", ["high", "", "nan", None, True, {}, 10**400, float("nan"), float("inf")]
+)
 def test_a_score_that_is_not_a_number_stays_in_the_metadata(score: Any) -> None:
     [document] = found([{"text": "t", "score": score}])
     assert document.score is None
@@ -164,6 +208,18 @@ def test_a_passage_that_two_retrievals_found_stands_once_with_its_best_score() -
     )
     documents = AppResult(steps=steps).documents
     assert [(each.text, each.score) for each in documents] == [("苏堤", 0.9), ("西湖", 0.1)]
+
+
+def test_a_search_as_the_official_sdk_has_it_has_documents_and_gives_scores() -> None:
+    decoder = Decoder()
+    for frame in ANSWERS["the SDK's retrieval"].frames:
+        decoder.feed(frame)
+    result = decoder.finish()
+    [step], [document], [cited] = result.steps, result.documents, result.references
+    assert (step.kind, step.type, step.query) == ("retrieval", "api", "范围")
+    assert (document.text, document.score, document.doc_id) == ("取值范围", 0.12, "d")
+    assert (document.doc_name, document.index_id, document.title) == ("n", "1", "t")
+    assert (cited.score, cited.biz_id, cited.images) == (0.12, "b", ("http://127.0.0.1/a.png",))
 
 
 # ------------------------------------------------------------------ scores of cited documents

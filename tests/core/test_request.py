@@ -61,7 +61,7 @@ def refused(**overrides: Any) -> InvalidInputError:
         ({"biz_params": "x"}, "biz_params", "not a str"),
         ({"biz_params": {"a": "\udfff"}}, "biz_params.a", "surrogate"),
         ({"rag_options": [1]}, "rag_options", "not a list"),
-        ({"image_list": ["/tmp/x.png"]}, "image_list[0]", "http"),
+        ({"image_list": ["/files/x.png"]}, "image_list[0]", "http"),
         ({"image_list": "http://x"}, "image_list", "must be a list of images, and is of type str"),
         ({"flow_stream_mode": 5}, "flow_stream_mode", "not an int"),
         ({"temperature": 2}, "temperature", "less than 2"),

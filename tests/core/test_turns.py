@@ -63,14 +63,16 @@ def test_images_and_files_are_kept_in_order(scheme: str) -> None:
     assert turn.files == (f"{scheme}://a/3",)
 
 
-@pytest.mark.parametrize("image", [None, "", "/tmp/a.png", "file:///tmp/a.png", 1, "iVBORw0KGgo="])
+@pytest.mark.parametrize(
+    "image", [None, "", "/files/a.png", "file:///files/a.png", 1, "iVBORw0KGgo="]
+)
 def test_what_is_no_image_is_refused_with_its_place(image: object) -> None:
     with pytest.raises(InvalidInputError, match="Pass an http:// or https:// address") as error:
         message("user").image("messages[0].content[1]", image)
     assert error.value.field == "messages[0].content[1]"
 
 
-@pytest.mark.parametrize("file", [None, "", "data:text/plain;base64,AA==", "/tmp/a.pdf", b"x", 1])
+@pytest.mark.parametrize("file", [None, "", "data:text/plain;base64,AA==", "/files/a.pdf", b"x", 1])
 def test_a_file_that_the_cloud_cannot_fetch_is_refused(file: object) -> None:
     with pytest.raises(InvalidInputError, match=r"is not an http\(s\) URL.*session_file_ids"):
         message("user").file("messages[0].content[1]", file)

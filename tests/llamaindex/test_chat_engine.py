@@ -202,7 +202,9 @@ def test_a_stream_that_is_never_read_restores_the_history(
             await response.achat_stream.aclose()
         del response
         gc.collect()
-        await asyncio.sleep(0)  # the loop closes a dropped generator in a task of its own
+        closing = asyncio.Event()  # set after the loop has started a dropped generator's closing
+        asyncio.get_running_loop().call_soon(closing.set)
+        await closing.wait()
         await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
     with Emulator(apps={"app": app}) as cloud:

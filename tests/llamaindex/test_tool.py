@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -226,6 +227,27 @@ async def test_a_function_agent_streams_the_steps_of_the_app(streaming: bool, sp
     llm_span = spans.named("BailianAppLLM.achat")
     assert spans.named("BailianApp.run").parent_id == llm_span.id
     assert llm_span.parent_id == spans.named("_AppTool.acall").id
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("asked", [False, True])
+async def test_the_text_of_steps_is_written_to_the_stream_only_if_asked_for(
+    asked: bool, pickled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-test")  # a pickle reads it from there
+    with Emulator(apps={"app": WORKFLOW}) as cloud:
+        tool = tool_of(cloud, step_deltas=asked)
+        tool = pickle.loads(pickle.dumps(tool)) if pickled else tool
+        agent = FunctionAgent(tools=[tool], llm=scripted([{"prompt": "去杭州"}]))
+        _, streamed = await run(agent, "我想旅行")
+    steps = [event for event in streamed if isinstance(event, BailianAppStepStream)]
+    said = {event.step["id"]: "" for event in steps if event.phase == "delta"}
+    for event in steps:
+        if event.phase == "delta":
+            said[event.step["id"]] += event.text
+    spoken = {e.step["id"]: e.step["output"] for e in steps if e.phase == "finished"}
+    assert any(spoken.values())
+    assert said == ({id_: text for id_, text in spoken.items() if text} if asked else {})
 
 
 async def test_all_calls_of_an_agent_share_a_session() -> None:

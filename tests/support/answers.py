@@ -61,12 +61,18 @@ _OUTPUT = [
 _END = [message("End_1", "End", "杭州"), message("End_1", "End", "晴。", last=True)]
 _SPOKEN = {"Output_1": ("请稍候。", ""), "End_1": ("杭州晴。", "")}
 _SDK_USAGE = {"models": [{"model_id": "m", "input_tokens": 27, "output_tokens": 110}]}
+SDK_HIT = {"docId": "d", "docName": "n", "docUrl": "https://127.0.0.1/n.pdf", "indexId": "1",
+           "score": 0.12, "text": "取值范围", "title": "t", "titlePath": "t>>>u"}  # fmt: skip
+"""What a search finds in the tests of the official SDK."""
+_OBSERVED = json.dumps({"data": [SDK_HIT], "status": "SUCCESS"}, ensure_ascii=False)
 
 
-def _called(name: str, arguments: dict[str, Any], observation: Any, response: str) -> Frame:
+def _called(
+    name: str, arguments: dict[str, Any], observation: Any, response: str, action: str = "api"
+) -> Frame:
     """A tool call as the tests of the official SDK have it: with every field at once."""
     return {
-        "thought": "增强已开启", "action_type": "api", "action_name": name, "action": "api",
+        "thought": "增强已开启", "action_type": "api", "action_name": name, "action": action,
         "action_input_stream": json.dumps(arguments), "action_input": arguments,
         "observation": json.dumps(observation, ensure_ascii=False), "response": response,
     }  # fmt: skip
@@ -103,9 +109,10 @@ ANSWERS = {
               doc_references=[{"index_id": "1", "doc_id": "d", "doc_name": "n.pdf",
                                "doc_url": "https://127.0.0.1/n.pdf", "title": "t", "text": "范围",
                                "biz_id": "b", "images": ["http://127.0.0.1/a.png"]}],
-              thoughts=[_called("文档检索", {"query": "范围"}, {"data": [{"text": "范围"}]}, "范围")])
+              thoughts=[_called("文档检索", {"query": "范围"}, {"data": [SDK_HIT], "status": "SUCCESS"},
+                                "范围", "searchDocument")])
          | {"usage": _SDK_USAGE, "request_id": "r"}],
-        "范围是(0,1)。", None, {"thought-0": ('{"data": [{"text": "范围"}]}', "增强已开启")}),
+        "范围是(0,1)。", None, {"thought-0": (_OBSERVED, "增强已开启")}),
     "the SDK's plugin": Answer(
         [stop("用电102千瓦时。", thoughts=[_called("plugin", {"user": 1}, {"n": 102}, "用电")])
          | {"usage": _SDK_USAGE, "request_id": "r"}],

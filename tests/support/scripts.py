@@ -60,6 +60,7 @@ def _main(source: str, outputs: list[Path], environment: dict[str, str]) -> None
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
     os.environ.clear()
     os.environ.update(environment)
+    sys.argv = ["script"]  # not pytest's
     script = sys.modules["__main__"] = ModuleType("__main__")
     exec(compile(source, "<script>", "exec"), script.__dict__)
     sys.stdout.flush()

@@ -1,4 +1,7 @@
-"""Calls that a type checker has to refuse, each in one line; nothing else is wrong."""
+"""Calls that a type checker has to refuse, each in one line; nothing else is wrong.
+
+The plugin of pydantic for mypy checks no types of a constructor, unless its `init_typed` is set.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from bailian_apps.llamaindex import BailianAppRetriever as LlamaIndexRetriever
 
 def constructors() -> None:
     AppSettings(app_idd="a")  # wrong
-    AppSettings(app_id="a", api_key=5)  # wrong
-    AppSettings(app_id="a", mcp_servers="one")  # wrong
+    AppSettings(app_id="a", api_key=5)  # wrong type
+    AppSettings(app_id="a", mcp_servers="one")  # wrong type
     Timeout(conect_s=1)  # wrong
     BailianApp(app_idd="a")  # wrong
     BailianApp(AppSettings(app_id="a"), temprature=1)  # wrong

@@ -11,6 +11,7 @@ import random
 import re
 import sys
 import time
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from bailian_apps.core.errors import (
     RateLimitError,
     ServiceUnavailableError,
 )
-from bailian_apps.core.events import AppEvent, ReasoningDelta, StepDelta, TextDelta
+from bailian_apps.core.events import STEP_DELTAS, AppEvent, TextDelta
 from bailian_apps.core.invalid_input import invalid_options
 from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
@@ -114,8 +115,11 @@ class Answer:
         return len(self.streamed) > 1
 
     def has(self, number: str) -> bool:
-        """Whether the text of the answer has the number, in whatever form."""
-        return number in re.sub(r"[^0-9]", "", self.result.text)
+        """Whether the text of the answer has the number, perhaps grouped as in 12,345."""
+        text = unicodedata.normalize("NFKC", self.result.text)
+        grouped = rf"{number[:-3]}[,.' ]?{number[-3:]}"
+        # Not a part of 123456, of 12,345,678 or of 0.12345.
+        return re.search(rf"(?<!\d)(?<!\d\.){grouped}(?!\d|[,.]\d{{3}}(?!\d))", text) is not None
 
     def count(self, events: list[AppEvent], *, last: bool, elapsed_s: float) -> None:
         """Count the frame that these events are from."""
@@ -123,7 +127,7 @@ class Answer:
         if text := "".join(event.text for event in events if isinstance(event, TextDelta)):
             self.streamed += [] if last else [text]
             self.first_text_s = elapsed_s if self.first_text_s is None else self.first_text_s
-        with_text = (e.step_id for e in events if isinstance(e, StepDelta | ReasoningDelta))
+        with_text = (e.step_id for e in events if isinstance(e, STEP_DELTAS))
         for step_id in dict.fromkeys(with_text):
             self.step_frames[step_id] = self.step_frames.get(step_id, 0) + 1
 
@@ -226,7 +230,9 @@ class Probe:
         )
         request = _request_of(settings, fields)
         mode, asked = request.sent("flow_stream_mode"), request.sent("session_id")
-        decoder = Decoder(flow_stream_mode=mode, asked_session=asked)
+        decoder = Decoder(
+            flow_stream_mode=mode, output_nodes=settings.output_nodes, asked_session=asked
+        )
         answer = Answer(question=question, mode=mode or "full_thoughts", asked_session=asked)
         self.answers[question] = answer
         recording = self._recordings.begin(request, settings) if self._recordings else None
@@ -278,8 +284,9 @@ def probe(
         folder: Where to write the report and the recordings, if anywhere.
 
     Raises:
-        InvalidInputError: An argument is not valid, or a file cannot be written.
-        BailianError: The first error that left a question unanswered; the report is printed.
+        InvalidInputError: An argument is not valid; nothing was sent.
+        BailianError: A file could not be written, which ends the probe, or the first error that
+            left a question unanswered; the report is printed.
         KeyboardInterrupt: It was interrupted; the report of what is known is printed.
     """
     recordings = None
@@ -302,7 +309,7 @@ def probe(
     ended: BaseException | None = None
     try:
         _show_progress(asked, console)
-    except (KeyboardInterrupt, InvalidInputError) as stop:  # the latter: a file was not written
+    except (KeyboardInterrupt, BailianError) as stop:  # the latter: a file was not written
         ended = stop
     report = report_of(app.settings.app_id, asked.answers, asked.numbers)
     if as_json:
@@ -311,8 +318,12 @@ def probe(
         console.print()
         print_report(report, Console())
     if recordings is not None:
-        recordings.save_report(report)
-        print_note(console, f"Saved in {folder}. Review the files before you publish them.")
+        try:
+            recordings.save_report(report)
+        except BailianError as error:
+            ended = ended or error
+        else:
+            print_note(console, f"Saved in {folder}. Review the files before you publish them.")
     if ended is not None:
         raise ended
     for answer in asked.answers.values():

@@ -6,10 +6,9 @@ they were read, so bytes that are not frames are not in them.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,7 +47,7 @@ class CallRecording:
             finished: Whether the last frame came.
 
         Raises:
-            InvalidInputError: The file cannot be written.
+            BailianError: The file cannot be written.
         """
         if error is not None and error.request_state == "not_sent":
             return
@@ -66,8 +65,10 @@ class CallRecording:
         elif not finished:
             by_us = error is None or isinstance(error, RequestTimeoutError)  # None: Ctrl-C
             self._exchange.ended_by = "client" if by_us else "upstream"
-        with _writing():
+        try:
             self._folder.save(self._exchange)
+        except OSError as failure:
+            raise _not_written(failure) from None
 
     def _event(self, kind: str, status: int, payload: Mapping[str, Any]) -> None:
         if self._exchange.status is None:
@@ -102,8 +103,11 @@ class Recordings:
         Raises:
             InvalidInputError: It cannot be created.
         """
-        with _writing():
+        try:
             self._folder.open()
+        except OSError as failure:
+            hint = "Choose another folder"
+            raise InvalidInputError("--save", _reason(failure), hint) from None
 
     def begin(self, request: AppRequest, settings: AppSettings) -> CallRecording:
         """Start the recording of a call, which is to be sent now."""
@@ -116,25 +120,27 @@ class Recordings:
         """Write the report, as text and as JSON.
 
         Raises:
-            InvalidInputError: The file cannot be written.
+            BailianError: The file cannot be written.
         """
         text = io.StringIO()
         print_report(report, Console(file=text, width=80, color_system=None))
         lines = [line.rstrip() for line in text.getvalue().splitlines()]
         details = json.dumps(report, ensure_ascii=False, indent=1)
         blocks = ["```text", *lines, "```", "", "```json", details, "```", ""]
-        with _writing(), self._report.open("x", encoding="utf-8") as file:
-            file.write("\n".join(blocks))
+        try:
+            with self._report.open("x", encoding="utf-8") as file:
+                file.write("\n".join(blocks))
+        except OSError as failure:
+            raise _not_written(failure) from None
 
 
-@contextlib.contextmanager
-def _writing() -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InvalidInputError(
-            "--save", f"cannot be written ({error.strerror})", "Choose another folder"
-        ) from None
+def _not_written(failure: OSError) -> BailianError:
+    # Not an `InvalidInputError`, whose exit code means that nothing was sent.
+    return BailianError(f"--save {_reason(failure)}")
+
+
+def _reason(failure: OSError) -> str:
+    return f"cannot be written ({failure.strerror})"
 
 
 def _encode(value: Mapping[str, Any]) -> bytes:

@@ -19,13 +19,10 @@ from typing_extensions import Self, override
 
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.events import (
+    STEP_DELTAS,
+    STEP_EVENTS,
     AppEvent,
-    ReasoningDelta,
     RunFinished,
-    StepDelta,
-    StepFinished,
-    StepStarted,
-    StepUpdated,
     TextDelta,
 )
 from bailian_apps.core.result import EXECUTING, AppResult, Step
@@ -220,9 +217,9 @@ class RunView:
         """Show what an event adds to the screen, if anything."""
         if isinstance(event, TextDelta) and self._show_answer:
             self.write(event.text)
-        elif isinstance(event, (StepStarted, StepUpdated, StepFinished)) and self._show_steps:
+        elif isinstance(event, STEP_EVENTS) and self._show_steps:
             self.show_step(event.step)
-        elif isinstance(event, (StepDelta, ReasoningDelta)) and self._live is not None:
+        elif isinstance(event, STEP_DELTAS) and self._live is not None:
             self.show_text(event.step_id, event.text)
 
     def write(self, text: str) -> None:

@@ -8,20 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.values import JsonObject, first_text, parsed_json
+from bailian_apps.core.values import JsonObject, as_text, first_text, parsed_json
 
 DocumentSource: TypeAlias = Literal["cited", "retrieved"]
 """Which documents of a run: those that its answer cites, or those that its retrievals found."""
 
-# An agent's observation is a list, or has it in `data`; the vendor's open-source platform, whose
-# nodes have the same fields, has it in `chunk_list`.
-_LIST_KEYS = ("data", "chunk_list")
+# An agent's observation is a list, or has it in `data`; the cloud's knowledge base API has it in
+# `nodes`; the vendor's open-source platform, whose nodes have the same fields, in `chunk_list`.
+_LIST_KEYS = ("data", "nodes", "chunk_list")
 _TEXT_KEYS = ("text", "content")
-_ID_KEYS = ("doc_id", "dataId")
-_NAME_KEYS = ("doc_name", "dataName")
+# Those after the first: as recorded, and as in the tests of the official SDK.
+_ID_KEYS = ("doc_id", "dataId", "docId")
+_NAME_KEYS = ("doc_name", "dataName", "docName")
 _TITLE_KEYS = ("title", *_NAME_KEYS)
 _URL_KEYS = ("doc_url", "docUrl", "url")
-_INDEX_KEYS = ("index_id", "referenceIndex")
+_INDEX_KEYS = ("index_id", "referenceIndex", "indexId")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +78,20 @@ def read_documents(output: str) -> tuple[RetrievedDocument, ...]:
     """Read what a retrieval found.
 
     It is JSON: a list of objects with the passage in `text` or `content`, one such object, or an
-    object that has the list in `data` or `chunk_list`. Output of another shape becomes one document
-    with the whole output as its text, so that nothing is lost.
+    object that has the list in `data`, `nodes` or `chunk_list`, perhaps within one another. Nothing
+    is lost: an entry of another shape becomes a document with the entry as its text, and output of
+    another shape one with the whole output.
 
     Args:
         output: The output of a step that searched.
 
     Returns:
-        The documents, in the app's order; none for an empty output or an empty list.
+        The documents, in the app's order; none where the output, the list or an entry is empty.
     """
-    documents = _documents(parsed_json(output))
+    try:
+        documents = _documents(parsed_json(output))
+    except RecursionError:  # its lists are nested too deeply
+        documents = None
     if documents is None:
         return (RetrievedDocument(text=output),) if output else ()
     return documents
@@ -157,29 +162,39 @@ class PassageScores:
 
 
 def score_or_none(value: object) -> float | None:
-    """Return a finite number as a float; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """Return a finite number, or the text of one, as a float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
+        score = float(value)
+    except (ValueError, OverflowError):
         return None
+    return score if math.isfinite(score) else None
 
 
 def _documents(found: object) -> tuple[RetrievedDocument, ...] | None:
     """Read passages in any known shape; None for another."""
+    if found in (None, "", [], {}):
+        return ()
     if isinstance(found, list):
-        documents = [_document(item) for item in cast("list[object]", found)]
-        known = tuple(document for document in documents if document is not None)
-        return known if len(known) == len(documents) else None
+        return tuple(document for item in cast("list[object]", found) for document in _entry(item))
     if not isinstance(found, dict):
         return None
     fields = cast("JsonObject", found)
     document = _document(fields)
-    if document is not None:
+    if document is not None and document.text:
         return (document,)
-    key = next((key for key in _LIST_KEYS if key in fields), None)
-    return None if key is None else _documents(parsed_json(fields[key]))
+    lists = [_documents(parsed_json(fields[key])) for key in _LIST_KEYS if key in fields]
+    known = tuple(each for documents in lists if documents is not None for each in documents)
+    if document is not None:
+        return known or (document,)
+    return known if lists and None not in lists else None
+
+
+def _entry(item: object) -> tuple[RetrievedDocument, ...]:
+    """Read an entry of a list; one of another shape is a document too."""
+    documents = _documents(item)
+    return (RetrievedDocument(text=as_text(item)),) if documents is None else documents
 
 
 def _document(item: object) -> RetrievedDocument | None:

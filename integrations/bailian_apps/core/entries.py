@@ -35,6 +35,8 @@ _AGENT_KINDS: dict[str, StepKind] = {
     "agentRag": "retrieval",
     "response": "response",
 }
+# A search whose type is `api` (the tests of the official SDK).
+_SEARCH_ACTIONS = frozenset({"searchDocument"})
 _NO_ERROR = frozenset({EXECUTING, SUCCESS})
 # No failed node was recorded. `errorInfo` and `errorCode` are those of the vendor's open-source
 # platform, which has the same names for the other fields.
@@ -140,7 +142,8 @@ def action_head(entry: JsonObject) -> tuple[StepKind, str | None, str | None]:
     action = text_or_none(entry.get("action"))
     type_ = text_or_none(entry.get("action_type")) or action
     name = text_or_none(entry.get("action_name")) or action
-    return _AGENT_KINDS.get(type_ or "reasoning", "tool"), type_, name
+    call = "retrieval" if action in _SEARCH_ACTIONS else "tool"
+    return _AGENT_KINDS.get(type_ or "reasoning", call), type_, name
 
 
 def another_call(before: object, entry: JsonObject) -> bool:

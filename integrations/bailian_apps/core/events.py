@@ -131,6 +131,13 @@ AppEvent: TypeAlias = (
 )
 
 
+STEP_EVENTS = (StepStarted, StepUpdated, StepFinished)
+"""The events that carry a step as it is now."""
+
+STEP_DELTAS = (StepDelta, ReasoningDelta)
+"""The events of what a step says."""
+
+
 def coalesce_deltas(events: Iterable[AppEvent]) -> list[AppEvent]:
     """Merge deltas of one kind and one step where their order does not matter.
 

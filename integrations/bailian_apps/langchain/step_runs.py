@@ -40,8 +40,9 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from bailian_apps.core.documents import RetrievedDocument
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import (
+    STEP_DELTAS,
+    STEP_EVENTS,
     AppEvent,
-    ReasoningDelta,
     RunFinished,
     StepDelta,
     StepFinished,
@@ -57,8 +58,6 @@ AnyRunManager: TypeAlias = RunManager | AsyncRunManager
 ManagerCalls: TypeAlias = Generator[Any, Any, None]
 """Calls of a callback manager: yields each as it was made, and receives its result."""
 
-_STEPS = (StepStarted, StepUpdated, StepFinished)
-_DELTAS = (StepDelta, ReasoningDelta)
 _USAGE = (UsageReported, RunFinished)
 _IGNORED = (BaseCallbackHandler.on_custom_event, AsyncCallbackHandler.on_custom_event)
 
@@ -116,13 +115,15 @@ class StepRuns:
         """The events that `report` takes; deltas only if a handler listens to custom events."""
         if self._manager is not None:
             heard = any(map(_listens, self._manager.handlers))
-            self.reported = _STEPS + (_DELTAS if heard else ()) + (_USAGE if self._counts else ())
+            self.reported = (
+                STEP_EVENTS + (STEP_DELTAS if heard else ()) + (_USAGE if self._counts else ())
+            )
 
     def report(self, event: AppEvent) -> ManagerCalls:
         """Report one of the events in `reported`."""
-        if isinstance(event, _STEPS):
+        if isinstance(event, STEP_EVENTS):
             yield from self._report_step(event)
-        elif isinstance(event, _DELTAS):
+        elif isinstance(event, STEP_DELTAS):
             if run := self._open.get(event.step_id):
                 kind = "text" if isinstance(event, StepDelta) else "reasoning"
                 yield self._custom_event("delta", _head(run.step), {kind: event.text})

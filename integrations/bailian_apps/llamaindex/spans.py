@@ -35,7 +35,7 @@ from llama_index_instrumentation.span import active_span_id
 from typing_extensions import Self
 
 from bailian_apps.core.errors import AppFailedError
-from bailian_apps.core.events import AppEvent, StepFinished, StepStarted, StepUpdated
+from bailian_apps.core.events import STEP_EVENTS, AppEvent, StepFinished, StepStarted, StepUpdated
 from bailian_apps.core.result import Step
 from bailian_apps.core.values import as_text
 from bailian_apps.llamaindex.responses import found_nodes
@@ -88,7 +88,7 @@ class RunSpans:
     def record(self, event: AppEvent) -> None:
         """Enter the span of a step that started, exit that of one that finished."""
         span: _Span | None = None
-        if isinstance(event, (StepStarted, StepUpdated, StepFinished)):
+        if isinstance(event, STEP_EVENTS):
             span = self._span_of(event)
         if self._changes is not None and (fields := self._changes.fields(event)) is not None:
             span = span or self._steps.get(fields["step"]["id"], self._run)

@@ -10,8 +10,9 @@ from llama_index.core.workflow import Event
 from llama_index_instrumentation.base import BaseEvent
 
 from bailian_apps.core.events import (
+    STEP_DELTAS,
+    STEP_EVENTS,
     AppEvent,
-    ReasoningDelta,
     StepDelta,
     StepFinished,
     StepStarted,
@@ -52,7 +53,8 @@ class BailianAppStepStream(Event):
 
     Attributes:
         tool_name: The tool that called the app.
-        phase: As in `BailianAppStepEvent`, and so are the others.
+        phase: As in `BailianAppStepEvent`, and so are the others. `"delta"` only from a tool with
+            `step_deltas=True`.
         step: The step's fields.
         text: The next piece of the step's output.
         reasoning: The next piece of its reasoning.
@@ -74,11 +76,11 @@ class StepChanges:
 
     def fields(self, event: AppEvent) -> dict[str, Any] | None:
         """The fields of the step event for an event; None for an event that is not a step's."""
-        if isinstance(event, (StepDelta, ReasoningDelta)):
+        if isinstance(event, STEP_DELTAS):
             kind = "text" if isinstance(event, StepDelta) else "reasoning"
             head = self._heads.get(event.step_id, {"id": event.step_id})
             return {"phase": "delta", "step": dict(head), kind: event.text}
-        if not isinstance(event, (StepStarted, StepUpdated, StepFinished)):
+        if not isinstance(event, STEP_EVENTS):
             return None
         step = event.step.to_dict()
         self._heads[event.step.id] = {name: step[name] for name in _HEAD}

@@ -20,7 +20,7 @@ from typing_extensions import Unpack
 from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import InvalidInputError, InvalidOutputError
-from bailian_apps.core.events import AppEvent
+from bailian_apps.core.events import STEP_DELTAS, AppEvent
 from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     hides_arguments,
@@ -56,6 +56,7 @@ def bailian_app_tool(
     output_schema: type[BaseModel] | None = None,
     return_direct: bool = False,
     keep_session: bool = True,
+    step_deltas: bool = False,
     **settings: Unpack[LLMKeywords],
 ) -> FunctionTool:
     """Create a tool that calls a Bailian app, for `FunctionAgent`, `ReActAgent`, `AgentWorkflow`.
@@ -82,6 +83,9 @@ def bailian_app_tool(
             that error's message, its output has `is_error`, with the answer for the agent.
         return_direct: Whether the agent returns the app's answer as its own.
         keep_session: Whether all calls by one agent form one conversation.
+        step_deltas: Whether what the steps say is written to the workflow's stream too, piece by
+            piece, as events of the phase `"delta"`. A workflow keeps every event until somebody
+            reads its stream, so it cannot be known whether anybody listens.
         **settings: The fields of `BailianAppLLM`.
 
     Raises:
@@ -105,7 +109,9 @@ def bailian_app_tool(
     )
     llm = BailianAppLLM.from_app_or_llm(app, llm, **settings)
     check_output_schema(output_schema)
-    return _AppTool(llm, metadata, params, output_schema, keep_session=keep_session)
+    return _AppTool(
+        llm, metadata, params, output_schema, keep_session=keep_session, step_deltas=step_deltas
+    )
 
 
 def _with_prompt(params: type[BaseModel] | None) -> type[BaseModel]:
@@ -128,6 +134,7 @@ class _AppTool(FunctionTool):
         output_schema: type[BaseModel] | None,
         *,
         keep_session: bool,
+        step_deltas: bool,
     ) -> None:
         super().__init__(fn=self._text, async_fn=self._atext, metadata=metadata)
         self.requires_context = True
@@ -136,6 +143,7 @@ class _AppTool(FunctionTool):
         self._params = params
         self._output_schema = output_schema
         self._keep_session = keep_session
+        self._step_deltas = step_deltas
 
     def __reduce__(self) -> tuple[Callable[[], FunctionTool], tuple[()]]:
         """Pickle by the arguments of `bailian_app_tool`; the schema is a generated class."""
@@ -148,6 +156,7 @@ class _AppTool(FunctionTool):
             output_schema=self._output_schema,
             return_direct=self.metadata.return_direct,
             keep_session=self._keep_session,
+            step_deltas=self._step_deltas,
         )
         return make, ()
 
@@ -214,6 +223,8 @@ class _AppTool(FunctionTool):
         return question, wrap_secrets(overrides, names)
 
     def _write_step(self, ctx: Context, changes: StepChanges, event: AppEvent) -> None:
+        if isinstance(event, STEP_DELTAS) and not self._step_deltas:
+            return
         if fields := changes.fields(event):
             name = self.metadata.get_name()
             ctx.write_event_to_stream(BailianAppStepStream(tool_name=name, **fields))
