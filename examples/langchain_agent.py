@@ -1,4 +1,4 @@
-"""An app as a tool of a LangChain agent: its steps, and a second turn in the same session.
+"""An app as a tool of a LangChain agent: its steps and its answer as they stream, in one session.
 
 The agent's own model is scripted, so no other key is needed; any model that calls tools can take
 its place. With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud;
@@ -13,16 +13,16 @@ from contextlib import ExitStack
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain_core.language_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, ToolCall, ToolMessage
+from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolCall, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from bailian_apps.langchain import BailianAppTool, StepPrinter
+from bailian_apps.langchain import BailianAppTool
 
 QUESTIONS = ["杭州有什么好吃的？", "那有什么好玩的？"]
 
 
-class ScriptedModel(GenericFakeChatModel):
+class ScriptedModel(FakeMessagesListChatModel):
     """Calls the tool, then ends its turn."""
 
     def bind_tools(self, tools: Any, **kwargs: Any) -> ScriptedModel:
@@ -32,13 +32,13 @@ class ScriptedModel(GenericFakeChatModel):
 
 def scripted() -> ScriptedModel:
     """Return a model that calls the tool once per question."""
-    messages: list[AIMessage] = []
+    messages: list[BaseMessage] = []
     for number, question in enumerate(QUESTIONS):
         call = ToolCall(
             type="tool_call", id=f"call-{number}", name="travel", args={"prompt": question}
         )
         messages += [AIMessage("", tool_calls=[call]), AIMessage("(the agent summarizes)")]
-    return ScriptedModel(messages=iter(messages))
+    return ScriptedModel(responses=messages)
 
 
 def make_tool(stack: ExitStack) -> BailianAppTool:
@@ -60,14 +60,26 @@ def main() -> None:
     """Ask the agent twice in one thread."""
     with ExitStack() as stack:
         agent = create_agent(scripted(), [make_tool(stack)], checkpointer=InMemorySaver())
-        config: Any = {"configurable": {"thread_id": "1"}, "callbacks": [StepPrinter()]}
+        config: Any = {"configurable": {"thread_id": "1"}}
         for question in QUESTIONS:
             print(f"> {question}")
-            messages = agent.invoke({"messages": [("human", question)]}, config)["messages"]
-            answer = [message for message in messages if isinstance(message, ToolMessage)][-1]
-            session = answer.artifact["bailian"]
-            print(f"  the app: {answer.text}")
-            print(f"  (round {session['round']} of session {session['session_id']})")
+            inputs: Any = {"messages": [("human", question)]}
+            for mode, part in agent.stream(inputs, config, stream_mode=["messages", "custom"]):
+                show(mode, part)
+
+
+def show(mode: str, part: Any) -> None:
+    """Print one part of the agent's stream."""
+    if mode == "custom":
+        if part["event"] == "end":
+            print(f"  [{part['step']['name']}]")
+        return
+    message, metadata = part
+    if isinstance(message, AIMessageChunk) and metadata["langgraph_node"] == "tools":
+        print(message.text, end="", flush=True)
+    elif isinstance(message, ToolMessage):
+        session = message.artifact["bailian"]
+        print(f"\n  (round {session['round']} of session {session['session_id']})")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def test_a_limit_counts_the_calls_of_one_client() -> None:
         with limited.stream("one") as first:
             next(first)
             with pytest.raises(RequestTimeoutError, match="no slot became free"):
-                limited.invoke("two", timeout={"connect_s": 0.05})
+                limited.invoke("two", timeout={"pool_s": 0.05})
             other = app_of(server, Client(), max_concurrency=1)
             assert other.invoke("three").text == "你好"
 

@@ -1,12 +1,13 @@
 """The limit `max_concurrency`: how many calls of an app may run at once, sync and async together.
 
-A call without a free slot waits in a queue, for as long as it may take to connect.
+A call without a free slot waits in a queue, so that a batch of any size may be started at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -84,7 +85,7 @@ class ConcurrencySlot:
         Args:
             calls: The other calls of the app.
             limit: How many calls may run, this one included.
-            timeouts: Its `connect_s` bounds the waiting.
+            timeouts: Its `pool_s` bounds the waiting.
             deadline: When the call has to end, by `time.monotonic`; None for no limit.
             register_abort: Receives the function with which another thread may end the waiting.
         """
@@ -92,7 +93,7 @@ class ConcurrencySlot:
         self.notify: Callable[[], object]
         self._calls = calls
         self._timeouts = timeouts
-        self._deadline = float("inf") if deadline is None else deadline
+        self._deadline = math.inf if deadline is None else deadline
         self._register_abort = register_abort
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -145,12 +146,13 @@ class ConcurrencySlot:
         self.__exit__()
 
     @contextlib.contextmanager
-    def _queued(self) -> Generator[float]:
-        """Queue for as long as the body waits; yields how many seconds that may be."""
-        until = min(time.monotonic() + self._timeouts.connect_s, self._deadline)
+    def _queued(self) -> Generator[float | None]:
+        """Queue for as long as the body waits; yields how many seconds that may be, if limited."""
+        pool_s = self._timeouts.pool_s
+        until = min(math.inf if pool_s is None else time.monotonic() + pool_s, self._deadline)
         self._calls.enqueue(self, arrives=True)
         try:
-            yield max(until - time.monotonic(), 0)
+            yield None if until == math.inf else max(until - time.monotonic(), 0)
             if self not in self._calls.holders:
                 raise self._timeout_error(until)
         except BaseException:
@@ -158,10 +160,11 @@ class ConcurrencySlot:
             raise
 
     def _timeout_error(self, until: float) -> BailianError:
-        name = "total_s" if until == self._deadline else "connect_s"
+        name = "total_s" if until == self._deadline else "pool_s"
         error = RequestTimeoutError(
             f"no slot became free within {name}={getattr(self._timeouts, name):g} s: "
-            f"max_concurrency={self.limit} calls of this app were running; nothing was sent"
+            f"max_concurrency={self.limit} calls of this app were running; nothing was sent; "
+            f"raise {name} or max_concurrency, or close streams that are no longer read"
         )
         error.request_state, error.attempts = "not_sent", 0
         return error

@@ -219,6 +219,17 @@ def test_system_texts_at_the_beginning_are_joined_and_later_ones_are_the_users()
     }
 
 
+@pytest.mark.parametrize("mode", ["session", "full"])
+def test_a_conversation_that_ends_with_system_text_is_answered(mode: Any) -> None:
+    brief = Turn(role="system", text="Be brief")
+    more = {"settings": APP.with_overrides({"history_mode": mode})}
+    asked = plan(SYSTEM, **more).request_fields()
+    assert "Be kind" in (asked.get("prompt"), (asked.get("messages") or [{}])[-1].get("content"))
+    assert sent_messages(SYSTEM, brief, **more) == [("system", "Be kind"), ("user", "Be brief")]
+    answered = sent_messages(SYSTEM, user("1"), foreign("a"), brief, **more)
+    assert answered[-1] == ("user", "Be brief")
+
+
 def test_the_messages_of_a_bare_call_hold_one_system_message_first() -> None:
     said = [("system", "a"), ("system", "b"), ("user", "c"), ("system", "d")]
     messages = [{"role": role, "content": content} for role, content in said]
@@ -297,7 +308,7 @@ def test_an_answer_with_half_a_character_is_repaired_before_it_is_sent() -> None
     assert [message["content"] for message in sent.messages or ()] == ["1", "😀!\ufffd", "2"]
 
 
-@pytest.mark.parametrize("turns", [[], [user("1"), foreign("a")], [SYSTEM]])
+@pytest.mark.parametrize("turns", [[], [user("1"), foreign("a")], [SYSTEM, foreign("a")]])
 def test_a_conversation_ends_with_the_user(turns: list[Turn]) -> None:
     with pytest.raises(InvalidInputError, match=r"^messages .*user"):
         plan(*turns)

@@ -304,3 +304,77 @@ def test_a_secretstr_argument_is_sent_unmasked(use: Any, fields_of: Any) -> None
     fields = fields_of(lambda call: seen.append(call) or "ok")
     use(make_tool(fields, biz_params_schema=Login), {"prompt": "x", "pin": "1234"})
     assert seen[0].biz_params == {"pin": "1234"}
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["in the session", "with the history"])
+def test_an_edited_tool_message_does_not_change_the_conversation(
+    ended: bool, start_cloud: Any, fields_of: Any
+) -> None:
+    cloud = start_cloud(app=lambda call: f"heard {call.prompt}")
+    limits: dict[str, Any] = {"session_max_rounds": 1} if ended else {}
+    tool = make_tool(fields_of(cloud), remember=True, **limits)
+    messages: list[Any] = []
+    exchange(tool, messages, "one").content = "Note: edited.\n\nheard one, and more"
+    exchange(tool, messages, "two").content = [{"type": "text", "text": "[redacted]"}]
+    exchange(tool, messages, "three")
+    last = cloud.requests[-1]
+    if ended:
+        contents = [message["content"] for message in last.messages]
+        assert contents == ["one", "heard one", "two", "heard two", "three"]
+    else:
+        assert (last.prompt, last.messages) == ("three", [])
+        assert last.session_id == messages[2].artifact["session_id"]
+
+
+def test_a_message_stored_without_the_answer_is_still_read(
+    start_cloud: Any, fields_of: Any
+) -> None:
+    cloud = start_cloud(app=lambda call: "ok")
+    tool = make_tool(fields_of(cloud), remember=True)
+    messages: list[Any] = []
+    del exchange(tool, messages, "one").artifact["answer"]
+    exchange(tool, messages, "two")
+    assert cloud.requests[-1].session_id
+    assert "answer" not in exchange(make_tool(fields_of(cloud)), [], "three").artifact
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_call_that_a_person_edited_is_remembered_as_it_ran(
+    is_async: bool, start_cloud: Any, fields_of: Any
+) -> None:
+    agents = pytest.importorskip("langchain.agents")
+    middleware = pytest.importorskip("langchain.agents.middleware")
+    from langchain_core.language_models.fake_chat_models import FakeMessagesListChatModel
+    from langgraph.checkpoint.memory import InMemorySaver
+    from langgraph.types import Command
+
+    class Model(FakeMessagesListChatModel):
+        def bind_tools(self, tools: Any, **_: Any) -> Any:
+            return self
+
+    cloud = start_cloud(app=lambda call: f"heard {call.prompt}")
+    calls = [tool_call(prompt=words) | {"id": words} for words in ("one", "two")]
+    answers = [
+        each for call in calls for each in (AIMessage("", tool_calls=[call]), AIMessage("."))
+    ]
+    agent = agents.create_agent(
+        Model(responses=answers),
+        [make_tool(fields_of(cloud), remember=True)],
+        middleware=[middleware.HumanInTheLoopMiddleware(interrupt_on={"travel": True})],
+        checkpointer=InMemorySaver(),
+    )
+    edited = {"name": "travel", "args": {"prompt": "one, edited"}}
+    thread: Any = {"configurable": {"thread_id": "1"}}
+
+    def run(given: Any) -> Any:
+        return (
+            asyncio.run(agent.ainvoke(given, thread)) if is_async else agent.invoke(given, thread)
+        )
+
+    for decision in ({"type": "edit", "edited_action": edited}, {"type": "approve"}):
+        run({"messages": [("user", "go")]})
+        state = run(Command(resume={"decisions": [decision]}))
+    first, second = cloud.requests
+    assert (first.prompt, second.prompt) == ("one, edited", "two")
+    [session_id] = {m.artifact["session_id"] for m in state["messages"] if m.type == "tool"}
+    assert second.session_id == session_id

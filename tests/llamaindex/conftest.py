@@ -13,9 +13,11 @@ from llama_index.core.base.llms.types import ChatMessage, CitationBlock, Thinkin
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
+from llama_index.core.memory import ChatMemoryBuffer
 from pydantic import PrivateAttr
 
-from bailian_apps.llamaindex import BailianAppLLM
+from bailian_apps.emulator import Emulator
+from bailian_apps.llamaindex import BailianAppChatEngine, BailianAppLLM
 
 CHAT_METHODS = ("chat", "stream_chat", "achat", "astream_chat")
 COMPLETION_METHODS = ("complete", "stream_complete", "acomplete", "astream_complete")
@@ -137,6 +139,52 @@ def llm_of() -> Callable[..., BailianAppLLM]:
         return BailianAppLLM(app_id=app_id, **fields)
 
     return llm_of
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """LlamaIndex's synchronous `Memory` uses the thread's loop, and leaves its generators open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop
+    asyncio.set_event_loop(None)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+@pytest.fixture
+def engine_of(loop: asyncio.AbstractEventLoop) -> Callable[..., BailianAppChatEngine]:
+    def engine_of(cloud: Emulator, app_id: str = "app", **more: Any) -> BailianAppChatEngine:
+        fields = {"api_key": "sk-test", "base_url": cloud.base_url, "max_retries": 0, **more}
+        fields.setdefault("memory", ChatMemoryBuffer.from_defaults(token_limit=3000))
+        return BailianAppChatEngine.from_defaults(app_id=app_id, **fields)
+
+    return engine_of
+
+
+@pytest.fixture(params=CHAT_METHODS)
+def send(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
+    """Send a message by one of the four methods and read the whole answer."""
+    method = request.param
+
+    async def send_async(engine: Any, *args: Any, **kwargs: Any) -> Any:
+        response = await getattr(engine, method)(*args, **kwargs)
+        if "stream" in method:
+            deltas = [delta async for delta in response.async_response_gen()]
+            assert response.response == "".join(deltas)
+        return response
+
+    def send(engine: Any, *args: Any, **kwargs: Any) -> Any:
+        if method.startswith("a"):
+            return loop.run_until_complete(send_async(engine, *args, **kwargs))
+        response = getattr(engine, method)(*args, **kwargs)
+        if "stream" in method:
+            deltas = list(response.response_gen)
+            assert response.response == "".join(deltas)
+        return response
+
+    send.method = method  # type: ignore[attr-defined]
+    return send
 
 
 @pytest.fixture

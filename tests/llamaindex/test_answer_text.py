@@ -28,7 +28,7 @@ def cut_up(call: Call) -> Iterator[dict[str, Any]]:
 
 def test_a_stripped_answer_is_the_same_on_every_method(ask: Any, llm_of: Any) -> None:
     with Emulator(apps={"app": cut_up}) as cloud:
-        seen = ask(llm_of(cloud, **SETTINGS))
+        seen = ask(llm_of(cloud, **SETTINGS, message_blocks="all"))
     assert seen.text == "Take tea!"
     assert seen.raw["reasoning"] == "Rain."
     assert [each["index_id"] for each in seen.raw["references"]] == ["1"]

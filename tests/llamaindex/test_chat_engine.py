@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,57 +28,9 @@ from bailian_apps import BailianApp, InvalidInputError, RateLimitError
 from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.llamaindex import BailianAppChatEngine
 
-METHODS = ("chat", "stream_chat", "achat", "astream_chat")
-
 
 def app(call: Call) -> str:
     return f"第{len(call.turns) + 1}轮好"
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """LlamaIndex's synchronous `Memory` uses the thread's loop, and leaves its generators open."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    yield loop
-    asyncio.set_event_loop(None)
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-
-
-@pytest.fixture
-def engine_of(loop: asyncio.AbstractEventLoop) -> Callable[..., BailianAppChatEngine]:
-    def engine_of(cloud: Emulator, app_id: str = "app", **more: Any) -> BailianAppChatEngine:
-        fields = {"api_key": "sk-test", "base_url": cloud.base_url, "max_retries": 0, **more}
-        fields.setdefault("memory", ChatMemoryBuffer.from_defaults(token_limit=3000))
-        return BailianAppChatEngine.from_defaults(app_id=app_id, **fields)
-
-    return engine_of
-
-
-@pytest.fixture(params=METHODS)
-def send(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
-    """Send a message by one of the four methods and read the whole answer."""
-    method = request.param
-
-    async def send_async(engine: Any, *args: Any, **kwargs: Any) -> Any:
-        response = await getattr(engine, method)(*args, **kwargs)
-        if "stream" in method:
-            deltas = [delta async for delta in response.async_response_gen()]
-            assert response.response == "".join(deltas)
-        return response
-
-    def send(engine: Any, *args: Any, **kwargs: Any) -> Any:
-        if method.startswith("a"):
-            return loop.run_until_complete(send_async(engine, *args, **kwargs))
-        response = getattr(engine, method)(*args, **kwargs)
-        if "stream" in method:
-            deltas = list(response.response_gen)
-            assert response.response == "".join(deltas)
-        return response
-
-    send.method = method  # type: ignore[attr-defined]
-    return send
 
 
 def expect_one_session(cloud: Emulator, history: list[ChatMessage], asked: list[str]) -> None:
@@ -138,7 +90,7 @@ def test_reasoning_citations_and_tool_calls_are_stored(send: Any, engine_of: Any
         {"output": {"text": "天", "finish_reason": "stop", "doc_references": [reference]}},
     ]
     with Emulator(apps={"app": lambda call: frames}) as cloud:
-        engine = engine_of(cloud)
+        engine = engine_of(cloud, message_blocks="all")
         result = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url).invoke("?")
         response = send(engine, "天气？")
     assert str(response) == result.text == "晴天"

@@ -33,7 +33,7 @@ def test_every_method_returns_the_recorded_answer(ask: Any, llm_of: Any, path: P
         app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, **mode_of(path))
         result = app.invoke("你好")
         cloud.forget()
-        seen = ask(llm_of(cloud, **mode_of(path)))
+        seen = ask(llm_of(cloud, **mode_of(path), message_blocks="all"))
     assert seen.error is None
     assert seen.text == result.text
     if path in FINISHED:

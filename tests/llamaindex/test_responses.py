@@ -44,7 +44,7 @@ REFERENCE = DocReference(
 
 
 def test_a_chunk_has_everything_so_far() -> None:
-    builder = ChatResponseBuilder(Plan(app_id="app"))
+    builder = ChatResponseBuilder(Plan(app_id="app"), "all")
     events = [
         ReasoningDelta("想", "t"),
         ReasoningDelta("想", "t"),
@@ -68,7 +68,7 @@ def test_a_chunk_has_everything_so_far() -> None:
 
 def test_a_chunk_equals_a_validated_response() -> None:
     """Chunks are built without validation, so a field that LlamaIndex adds must not be missing."""
-    builder = ChatResponseBuilder(Plan(app_id="app"))
+    builder = ChatResponseBuilder(Plan(app_id="app"), "all")
     chunk, other = builder.chunk(TextDelta("答")), builder.chunk(TextDelta("案"))
     assert chunk is not None
     assert other is not None
@@ -95,7 +95,7 @@ def test_a_chunk_equals_a_validated_response() -> None:
 
 @pytest.mark.parametrize("event", [StepDelta("s", "x"), UsageReported(Usage()), UnknownFrame({})])
 def test_other_events_have_no_chunk(event: Any) -> None:
-    assert ChatResponseBuilder(Plan(app_id="app")).chunk(event) is None
+    assert ChatResponseBuilder(Plan(app_id="app"), "all").chunk(event) is None
     assert CompletionResponseBuilder().chunk(event) is None
 
 
@@ -113,7 +113,7 @@ def test_completion_chunks_have_the_text_so_far() -> None:
 
 def test_the_final_response_has_the_final_text() -> None:
     result = AppResult(text="定稿", reasoning="想", references=(REFERENCE,), session_id="s")
-    builder = ChatResponseBuilder(Plan(app_id="app", round=3))
+    builder = ChatResponseBuilder(Plan(app_id="app", round=3), "all")
     builder.chunk(TextDelta("草稿"))
     final = builder.final(result, "")
     assert [block.block_type for block in final.message.blocks] == ["thinking", "text", "citation"]
@@ -122,7 +122,7 @@ def test_the_final_response_has_the_final_text() -> None:
 
 
 def test_an_answer_without_a_session_has_no_marker() -> None:
-    final = ChatResponseBuilder(Plan(app_id="app")).final(AppResult(text="答"), None)
+    final = ChatResponseBuilder(Plan(app_id="app"), "all").final(AppResult(text="答"), None)
     assert final.message.additional_kwargs == {}
     assert final.message.blocks == [TextBlock(text="答")]
 

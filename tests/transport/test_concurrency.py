@@ -7,7 +7,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from bailian_apps.emulator import Call, Emulator
 
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
 GOOD = [SSE_HEAD, chunk(event(frame("你好", "stop"))), END]
-SHORT = Timeout(connect_s=0.05)
+SHORT = Timeout(pool_s=0.05)
 
 
 def app_of(server: WireServer, **settings: Any) -> BailianApp:
@@ -61,7 +61,7 @@ def _all_slots_are_released() -> Any:
 def test_a_loop_that_was_closed_with_a_call_in_it_keeps_no_slot() -> None:
     """Nothing of the call will ever run again, so it cannot release its slot itself."""
     with WireServer(HELD_OPEN, GOOD, GOOD) as server:
-        app = app_of(server, timeout=Timeout(connect_s=WAIT_S))
+        app = app_of(server)
         loop, events = asyncio.new_event_loop(), app.astream("hi")
         loop.run_until_complete(anext(events))
         loop.close()
@@ -108,7 +108,7 @@ def test_threads_and_tasks_are_counted_together() -> None:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("limits", "name"),
-    [(SHORT, "connect_s=0.05"), (Timeout(total_s=0.05), "total_s=0.05")],
+    [(SHORT, "pool_s=0.05"), (Timeout(total_s=0.05), "total_s=0.05")],
 )
 def test_the_wait_for_a_slot_has_a_limit(path: str, limits: Timeout, name: str) -> None:
     with WireServer(HELD_OPEN) as server, app_of(server).stream("one") as first:
@@ -117,7 +117,34 @@ def test_the_wait_for_a_slot_has_a_limit(path: str, limits: Timeout, name: str) 
         assert len(server.posts) == 1
     assert isinstance(error, RequestTimeoutError)
     assert f"no slot became free within {name} s: max_concurrency=1" in str(error)
+    assert "nothing was sent" in str(error)
     assert (error.request_state, error.attempts, error.partial) == ("not_sent", 0, None)
+
+
+@pytest.mark.parametrize("path", ["invoke", "ainvoke"])
+def test_a_batch_waits_for_its_slots_longer_than_for_a_connection(path: str) -> None:
+    """The limits for connecting and for frames start when a call has its slot."""
+    impatient = Timeout(connect_s=1, first_frame_s=WAIT_S)
+    began, released = threading.Event(), threading.Event()
+
+    def slow_first(call: Call) -> Any:
+        if call.prompt == "0":
+            began.set()
+            assert released.wait(WAIT_S)
+        return call.prompt
+
+    def ask(prompt: str) -> str:
+        return PATHS[path](app, prompt, timeout=impatient).text
+
+    with Emulator(apps={"app": slow_first}) as cloud, ThreadPoolExecutor(6) as pool:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, max_concurrency=1)
+        first = pool.submit(ask, "0")
+        assert began.wait(WAIT_S)
+        batch = [pool.submit(ask, str(n)) for n in range(1, 6)]
+        _, waiting = wait(batch, timeout=1.5)  # longer than connecting may take
+        assert len(waiting) == 5
+        released.set()
+        assert [each.result() for each in (first, *batch)] == [*"012345"]
 
 
 async def test_without_a_limit_no_call_waits() -> None:
@@ -145,7 +172,7 @@ def test_other_apps_and_calls_without_a_limit_do_not_wait() -> None:
 
 def test_an_abandoned_or_failed_call_releases_its_slot() -> None:
     with WireServer(HELD_OPEN, [Do.CLOSE], GOOD) as server:
-        app = app_of(server, timeout=Timeout(connect_s=WAIT_S))
+        app = app_of(server)
         for _ in app.stream("one"):
             break
         with pytest.raises(BailianError):

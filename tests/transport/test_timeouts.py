@@ -161,10 +161,10 @@ def test_the_limit_of_the_whole_call_counts_from_the_first_attempt(path: str) ->
     assert "longer than total_s=390 s" in str(error)
 
 
-def test_one_number_sets_all_four_limits() -> None:
+def test_one_number_sets_the_limits_of_silence() -> None:
     settings = AppSettings(app_id="app", timeout=20)
     assert settings.timeouts == Timeout(
-        connect_s=10, first_frame_s=20, between_frames_s=20, total_s=None
+        connect_s=10, first_frame_s=20, between_frames_s=20, pool_s=None, total_s=None
     )
     assert AppSettings(app_id="app", timeout=2).timeouts.connect_s == 2
     assert AppSettings(app_id="app").timeouts.first_frame_s == 300

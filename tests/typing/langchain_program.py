@@ -56,10 +56,11 @@ def others(base_url: str) -> None:
     typed = BailianAppRunnable[Trip](
         app_id="json", api_key="k", base_url=base_url, output_schema=Trip, biz_params_schema=Trip
     )
-    trip: Trip = typed.invoke("hi", temperature=0.1)
-    trips: list[Trip] = typed.batch(["hi"], seed=1)
-    bound: Trip = typed.bind(seed=1).invoke("hi")
-    for grown in typed.stream("hi"):
+    plan = {"prompt": "hi", "city": "Hangzhou"}
+    trip: Trip = typed.invoke(plan, temperature=0.1)
+    trips: list[Trip] = typed.batch([plan], seed=1)
+    bound: Trip = typed.bind(seed=1).invoke(plan)
+    for grown in typed.stream(plan):
         print(grown.city)
     print(result.text, trip.city, trips[0].city, bound.city)
     tool = BailianAppTool(

@@ -144,7 +144,7 @@ def plan_request(
 
     Args:
         turns: The conversation, oldest first, ending with the user's new text. A system text that
-            is not at the beginning is sent as the user's.
+            is not at the beginning, or is the last text, is sent as the user's.
         settings: Whose `app_id`, `history_mode`, `session_ttl_s` and `session_max_rounds` count.
         session_id: A session that the caller names; it takes precedence over any marker.
         now: The time in Unix seconds; the clock's if None.
@@ -157,6 +157,8 @@ def plan_request(
             what the named session cannot take.
     """
     turns = put_system_first(turns)
+    if turns and turns[-1].role == "system":  # there is no other text to answer
+        turns[-1] = replace(turns[-1], role="user")
     after_own = _after(turns, lambda turn: _is_own(turn, settings.app_id))
     marker = turns[after_own - 1].marker if after_own else None
     _check(turns, settings, session_id, marker)

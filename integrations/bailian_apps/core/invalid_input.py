@@ -14,7 +14,11 @@ from bailian_apps.core.request import AppRequest
 
 
 def raise_invalid_input(
-    error: ValidationError, *, within: str = "", names: Iterable[str] | None = None
+    error: ValidationError,
+    *,
+    within: str = "",
+    names: Iterable[str] | None = None,
+    missing: str = "Pass {}=",
 ) -> NoReturn:
     """Raise pydantic's errors as one `InvalidInputError`, which never shows a value.
 
@@ -24,21 +28,29 @@ def raise_invalid_input(
         error: What pydantic raised.
         within: The field that holds the model that was validated, if any.
         names: The names that would have been valid, to suggest one for an unknown name.
+        missing: What to do about a missing field, `{}`.
 
     Raises:
         InvalidInputError: Always; it names each field and its fix.
     """
-    invalid = InvalidInputError.of(invalid_inputs(error, within=within, names=names))
+    invalid = InvalidInputError.of(
+        invalid_inputs(error, within=within, names=names, missing=missing)
+    )
     error.__traceback__ = None
     raise invalid from None
 
 
 def invalid_inputs(
-    error: ValidationError, *, within: str = "", names: Iterable[str] | None = None
+    error: ValidationError,
+    *,
+    within: str = "",
+    names: Iterable[str] | None = None,
+    missing: str = "Pass {}=",
 ) -> list[InvalidInputError]:
     """Return an `InvalidInputError` for each error of pydantic's; as `raise_invalid_input`."""
     known = list(AppRequest.model_fields if names is None else names)
-    return [_invalid_input(each, within, known) for each in error.errors(include_url=False)]
+    errors = error.errors(include_url=False)
+    return [_invalid_input(each, within, known, missing) for each in errors]
 
 
 def invalid_options(
@@ -67,7 +79,9 @@ def invalid_options(
     return []
 
 
-def _invalid_input(error: ErrorDetails, within: str, names: Sequence[str]) -> InvalidInputError:
+def _invalid_input(
+    error: ErrorDetails, within: str, names: Sequence[str], missing: str
+) -> InvalidInputError:
     path = _path_parts(error["loc"], within)
     cause = (error.get("ctx") or {}).get("error")
     if isinstance(cause, InvalidInputError):
@@ -78,7 +92,7 @@ def _invalid_input(error: ErrorDetails, within: str, names: Sequence[str]) -> In
     if error["type"] == "extra_forbidden":
         return InvalidInputError(field, "is not a setting", _spelling_hint(path[-1], names))
     if error["type"] == "missing":
-        return InvalidInputError(field, "is missing", f"Pass {field}=")
+        return InvalidInputError(field, "is missing", missing.format(field))
     problem = error["msg"].replace("Input should", "must")
     if not problem.startswith("must"):
         return InvalidInputError(field, f"is not valid: {problem}")

@@ -57,6 +57,10 @@ class Timeout(BaseModel):
     between_frames_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     """Seconds from one frame to the next."""
 
+    pool_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds to wait for a free slot, where `max_concurrency` limits the calls; None for no
+    limit."""
+
     total_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds for the whole call, with its retries and their delays; None for no limit."""
 
@@ -127,8 +131,8 @@ class AppSettings(WireOptions):
 
     max_concurrency: int | None = Field(default=None, ge=1)
     """How many calls of this app may run at once in this process, sync and async together. Default:
-    no limit. A call without a free slot waits for as long as connecting may take; then it fails
-    with `RequestTimeoutError`, and nothing was sent. Not sent."""
+    no limit. A call without a free slot waits in a queue, for at most `Timeout.pool_s` (default: no
+    limit); then it fails with `RequestTimeoutError`, and nothing was sent. Not sent."""
 
     output_nodes: OutputNodes = "answer"
     """What the Output nodes of a workflow say: the `"answer"`, as the console's chat shows it,
@@ -167,7 +171,7 @@ class AppSettings(WireOptions):
 
     @property
     def timeouts(self) -> Timeout:
-        """The timeout as its four limits."""
+        """The timeout as its limits."""
         if isinstance(self.timeout, Timeout):
             return self.timeout
         return Timeout(

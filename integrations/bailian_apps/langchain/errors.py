@@ -69,6 +69,15 @@ def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> Bail
     return combined.with_traceback(error.__traceback__)
 
 
+class _Retryable(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return getattr(instance, "is_retryable", False) is True
+
+
+class RetryableError(Exception, metaclass=_Retryable):
+    """The class of every error whose `is_retryable` is true, for `isinstance` and `with_retry`."""
+
+
 @contextmanager
 def langchain_errors(settings: AppSettings, kwargs: Mapping[str, Any]) -> Generator[None]:
     """Raise the errors of a call as LangChain's classes too. `kwargs` may override settings."""

@@ -74,6 +74,7 @@ def tool_turns(messages: Iterable[object], name: str) -> list[Turn]:
         if isinstance(artifact, Mapping) and MARKER_KEY in artifact:
             artifact = cast("Mapping[str, Any]", artifact)
             turns.append(Turn(role="user", text=str(artifact.get("prompt", ""))))
+            # A person or a middleware may have changed the message, or added a note to it.
             answer = str(artifact.get("answer", message.text))
             marker = SessionMarker.from_dict(artifact[MARKER_KEY])
             turns.append(Turn(role="assistant", text=answer, marker=marker))

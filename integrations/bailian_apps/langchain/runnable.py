@@ -26,30 +26,22 @@ from langchain_core.runnables.config import (
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
 )
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from typing_extensions import TypeVar, Unpack, override
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, fold
-from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     hides_arguments,
     secret_fields,
     secret_names,
     take,
-    to_json_values,
     unwrap_params,
     wrap_params,
 )
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.typed_output import check_output_schema, partial_output, typed_output
+from bailian_apps.langchain.arguments import start_variables
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.runs import AppRun
@@ -62,6 +54,7 @@ AppInput: TypeAlias = str | PromptValue | BaseMessage | Sequence[Any] | Mapping[
 
 OutputT = TypeVar("OutputT", default=AppResult)
 
+_MAX_NAMES = 10  # in an error
 _CALL_KEYS = ("prompt", "messages", "session_id", "image_list", "file_list", "biz_params")
 
 
@@ -88,7 +81,8 @@ class BailianAppRunnable(  # pyright: ignore[reportIncompatibleMethodOverride] -
 
     It composes with `|`, `assign`, `batch` and the like. `stream` yields growing results: each
     contains everything received so far (text, reasoning, steps, …), and the last is complete. The
-    app's steps are child runs of its run.
+    app's steps are child runs of its run. In a LangGraph graph, the answer streams in the mode
+    `messages` and the steps in the mode `custom`.
 
     With an `output_schema`, the answer is an object of that class, and `stream` yields it as it
     grows, from the first moment at which it is valid.
@@ -110,8 +104,9 @@ class BailianAppRunnable(  # pyright: ignore[reportIncompatibleMethodOverride] -
         ```
 
     Attributes:
-        biz_params_schema: A pydantic model of the app's start variables. A dict input is validated
-            with it, and it is part of the input schema.
+        biz_params_schema: A pydantic model of the app's start variables. Every input is validated
+            with it, and it is part of the input schema. A field is accepted by its name or an
+            alias and sent under its alias; its value may also be in `biz_params`. None is not sent.
         output_schema: A pydantic model that the app's answer, which must be JSON, is validated
             with. Default: none; the output is the `AppResult`.
     """
@@ -191,7 +186,7 @@ class BailianAppRunnable(  # pyright: ignore[reportIncompatibleMethodOverride] -
         run = get_callback_manager_for_config(config).on_chain_start(
             None, call.traced_input, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
-        results = call.stream(run)
+        results = call.stream(run, config)
         last: Any = None
         try:
             for last in _tap_output(run, "tap_output_iter", results):
@@ -215,7 +210,7 @@ class BailianAppRunnable(  # pyright: ignore[reportIncompatibleMethodOverride] -
         run = await get_async_callback_manager_for_config(config).on_chain_start(
             None, call.traced_input, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
-        results = call.astream(run)
+        results = call.astream(run, config)
         last: Any = None
         try:
             async for last in _tap_output(run, "tap_output_aiter", results):
@@ -276,26 +271,34 @@ class _RunnableCall:
         self._input = unwrap_params(input_)
         self._kwargs = take(kwargs)
 
-    def invoke(self, _: Any, run_manager: CallbackManagerForChainRun) -> Any:
+    def invoke(
+        self, _: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig
+    ) -> Any:
         with langchain_errors(self._runnable, self._kwargs):
-            return self._output(self._prepare(run_manager).result())
+            return self._output(self._prepare(run_manager, config).result())
 
-    async def ainvoke(self, _: Any, run_manager: AsyncCallbackManagerForChainRun) -> Any:
+    async def ainvoke(
+        self, _: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> Any:
         with langchain_errors(self._runnable, self._kwargs):
-            return self._output(await self._prepare(run_manager).aresult())
+            return self._output(await self._prepare(run_manager, config).aresult())
 
-    def stream(self, run_manager: CallbackManagerForChainRun) -> Generator[Any]:
+    def stream(
+        self, run_manager: CallbackManagerForChainRun, config: RunnableConfig
+    ) -> Generator[Any]:
         with langchain_errors(self._runnable, self._kwargs):
             add = self._growing_output()
-            with closing(self._prepare(run_manager).events()) as events:
+            with closing(self._prepare(run_manager, config).events()) as events:
                 for event in events:
                     if (output := add(event)) is not None:
                         yield output
 
-    async def astream(self, run_manager: AsyncCallbackManagerForChainRun) -> AsyncGenerator[Any]:
+    async def astream(
+        self, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> AsyncGenerator[Any]:
         with langchain_errors(self._runnable, self._kwargs):
             add = self._growing_output()
-            async with aclosing(self._prepare(run_manager).aevents()) as events:
+            async with aclosing(self._prepare(run_manager, config).aevents()) as events:
                 async for event in events:
                     if (output := add(event)) is not None:
                         yield output
@@ -324,35 +327,53 @@ class _RunnableCall:
         return add
 
     @hides_arguments
-    def _prepare(self, manager: AnyRunManager) -> AppRun:
-        messages, options, variables = _read_input(self._input, self._runnable.biz_params_schema)
+    def _prepare(self, manager: AnyRunManager, config: RunnableConfig) -> AppRun:
+        messages, options, variables = _read_input(self._input)
         kwargs = {**options, **self._kwargs}
-        # The input extends the `biz_params` field; a keyword argument replaces both.
-        if "biz_params" not in self._kwargs and ("biz_params" in options or variables):
-            layers = (self._runnable.biz_params, options.get("biz_params"), variables)
-            kwargs["biz_params"] = {k: v for layer in layers for k, v in (layer or {}).items()}
-        return AppRun.prepare(self._runnable, to_turns(messages), kwargs, manager)
+        biz_params = self._biz_params(options.get("biz_params"), variables)
+        if biz_params or "biz_params" in kwargs:
+            kwargs["biz_params"] = biz_params
+        return AppRun.prepare(self._runnable, to_turns(messages), kwargs, manager, config)
+
+    def _biz_params(self, given: Any, variables: dict[str, Any]) -> Any:
+        """Return what is sent: the input extends the field, a keyword argument replaces both."""
+        app = self._runnable
+        if "biz_params" in self._kwargs:
+            given, variables = unwrap_params(self._kwargs["biz_params"]), {}
+            fixed: Mapping[str, Any] = {}
+        else:
+            fixed = app.biz_params or {}
+        if not isinstance(given, Mapping | None):
+            return given  # it is refused later
+        biz_params = {**fixed, **cast("Mapping[str, Any]", given or {})}
+        if app.biz_params_schema is None:
+            return biz_params | variables
+        return start_variables(app.biz_params_schema, biz_params, variables)
 
 
-def _read_input(
-    input_: Any, schema: type[BaseModel] | None
-) -> tuple[list[BaseMessage], dict[str, Any], dict[str, Any]]:
+def _read_input(input_: Any) -> tuple[list[BaseMessage], dict[str, Any], dict[str, Any]]:
     """Return the messages, the other options of the call, and the app's start variables."""
     if not isinstance(input_, Mapping):
         return _to_messages(input_), {}, {}
     fields = cast("Mapping[str, Any]", input_)
     options = {key: fields[key] for key in _CALL_KEYS if fields.get(key) is not None}
+    if not options.keys() & {"prompt", "messages"}:
+        raise InvalidInputError(
+            "input",
+            f"must have 'prompt' or 'messages', got {_key_names(fields)}",
+            "Put the user's text into 'prompt'",
+        )
     messages = _to_messages(options.pop("messages", []))
     if "prompt" in options:
         messages += _to_messages(options.pop("prompt"))
-    variables = {key: value for key, value in fields.items() if key not in _CALL_KEYS}
-    if schema is not None:
-        try:
-            checked = schema.model_validate(variables)
-        except ValidationError as error:
-            raise_invalid_input(error)
-        variables = to_json_values(checked, exclude_none=True)
-    return messages, options, variables
+    return messages, options, {k: value for k, value in fields.items() if k not in _CALL_KEYS}
+
+
+def _key_names(fields: Mapping[str, Any]) -> str:
+    """Return the keys of a dict for an error, which must not show their values."""
+    names = [repr(key) if fields[key] is not None else f"{key!r} (None)" for key in fields]
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more or "an empty dict"
 
 
 def _to_messages(value: Any) -> list[BaseMessage]:

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import var_child_runnable_config
 
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.turns import Turn
+from bailian_apps.langchain.answer_run import AnswerRun
 from bailian_apps.langchain.settings import AppSettingsMixin, call_kwargs
-from bailian_apps.langchain.step_runs import AnyRunManager, StepRuns, amake_calls, make_calls
+from bailian_apps.langchain.step_runs import (
+    AnyRunManager,
+    ManagerCalls,
+    StepRuns,
+    amake_calls,
+    make_calls,
+    token_handlers,
+)
 from bailian_apps.run import Run
 
 
@@ -26,11 +41,13 @@ class AppRun:
         plan: What of the conversation is sent.
         run: The run itself.
         steps: Reports the app's steps.
+        answer: Reports the answer, if that is no chat model's and a handler shows tokens.
     """
 
     plan: Plan
     run: Run
     steps: StepRuns
+    answer: AnswerRun | None
 
     @classmethod
     @hides_arguments
@@ -40,6 +57,7 @@ class AppRun:
         conversation: str | Sequence[Turn],
         kwargs: dict[str, Any],
         manager: AnyRunManager | None,
+        config: RunnableConfig | None = None,
     ) -> AppRun:
         """Check the arguments of a call and plan its request.
 
@@ -49,6 +67,7 @@ class AppRun:
             kwargs: Settings to override, and call options (`session_id`, `image_list`, …). Is
                 emptied, see `take`.
             manager: The LangChain run of the call, if it has one.
+            config: The config of the call, unless LangChain itself streams what the call returns.
 
         Raises:
             InvalidInputError: An argument cannot be sent.
@@ -60,7 +79,13 @@ class AppRun:
             session_id = options.pop("session_id", None)
             plan = plan_request(conversation, settings, session_id=session_id)
         run = Run(settings, plan, options, client=app.client)
-        return cls(plan, run, StepRuns(manager, settings.app_id))
+        answer: AnswerRun | None = None
+        shown: list[BaseCallbackHandler] = []
+        if config is not None and manager is not None and (shown := token_handlers(manager)):
+            text = conversation if isinstance(conversation, str) else conversation[-1].text
+            answer = AnswerRun(manager, shown, plan, text)
+        steps = StepRuns(manager, settings.app_id, _graph_writer(config), shown)
+        return cls(plan, run, steps, answer)
 
     def events(self) -> Generator[AppEvent]:
         """Run the app. Closing the generator closes the connection, then ends the steps.
@@ -76,9 +101,11 @@ class AppRun:
                 for event in stream:
                     if isinstance(event, self.steps.reported):
                         make_calls(self.steps.report(event))
+                    if self.answer is not None:
+                        make_calls(self.answer.report(event))
                     yield event
         except BaseException as error:
-            make_calls(self.steps.close(error))
+            make_calls(self._close(error))
             raise
 
     async def aevents(self) -> AsyncGenerator[AppEvent]:
@@ -88,10 +115,19 @@ class AppRun:
                 async for event in stream:
                     if isinstance(event, self.steps.reported):
                         await amake_calls(self.steps.report(event))
+                    if self.answer is not None:
+                        await amake_calls(self.answer.report(event))
                     yield event
         except BaseException as error:
-            await amake_calls(self.steps.close(error))
+            await amake_calls(self._close(error))
             raise
+
+    def _close(self, error: BaseException) -> ManagerCalls:
+        try:
+            yield from self.steps.close(error)
+        finally:  # a handler may raise
+            if self.answer is not None:
+                yield from self.answer.close(error)
 
     def result(self) -> AppResult:
         """Run the app to its end.
@@ -109,6 +145,21 @@ class AppRun:
                 if isinstance(event, RunFinished):
                     return event.result
         raise AssertionError("a run ends with RunFinished or an error")
+
+
+def _graph_writer(config: RunnableConfig | None) -> Callable[[Any], object] | None:
+    """Return what writes to the stream mode `custom` of the LangGraph graph that runs a call."""
+    langgraph: Any = sys.modules.get("langgraph.config")
+    if config is None or langgraph is None or not config.get("configurable"):
+        return None
+    # The writer reads the config of the running node from a context variable, which no task of
+    # Python 3.10 has.
+    context = copy_context()
+    context.run(var_child_runnable_config.set, config)
+    try:
+        return partial(context.run, context.run(langgraph.get_stream_writer))
+    except (KeyError, RuntimeError):  # it is no graph's config
+        return None
 
 
 def is_being_cancelled() -> bool:

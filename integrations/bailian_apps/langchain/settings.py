@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import RunnableBinding, RunnableConfig
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from langchain_core.runnables.retry import ExponentialJitterParams, RunnableRetry
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
@@ -18,6 +20,10 @@ from bailian_apps.core.redaction import (
     wrap_secrets,
 )
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.langchain.errors import RetryableError
+
+if TYPE_CHECKING:
+    from bailian_apps.langchain.tool import BailianAppTool
 
 MODEL_CONFIG = ConfigDict(
     extra="forbid",
@@ -92,6 +98,75 @@ class AppSettingsMixin(AppSettings):
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Bind a config to every call, as every Runnable's `with_config`."""
         return AppBinding(bound=cast("Any", self)).with_config(config, **kwargs)
+
+    def with_retry(
+        self,
+        *,
+        retry_if_exception_type: tuple[type[BaseException], ...]
+        | Callable[[BaseException], bool] = (RetryableError,),
+        wait_exponential_jitter: bool = True,
+        exponential_jitter_params: ExponentialJitterParams | None = None,
+        stop_after_attempt: int = 3,
+    ) -> Any:
+        """Repeat failed calls, as every Runnable's `with_retry`, but only where that is safe.
+
+        Args:
+            retry_if_exception_type: The errors after which a call is repeated. Default: those with
+                `is_retryable`: the app certainly did not run, or is declared `idempotent`.
+            wait_exponential_jitter: Whether the wait between two calls is partly random.
+            exponential_jitter_params: How long the wait is, see LangChain's `with_retry`.
+            stop_after_attempt: How many calls are made at most. Each sends its request up to
+                `max_retries` times again by itself.
+        """
+        return RunnableRetry(
+            bound=cast("Any", self),
+            kwargs={},
+            config={},
+            retry_exception_types=retry_if_exception_type,
+            wait_exponential_jitter=wait_exponential_jitter,
+            exponential_jitter_params=exponential_jitter_params,
+            max_attempt_number=stop_after_attempt,
+        )
+
+    @hides_arguments
+    def as_tool(
+        self,
+        args_schema: type[BaseModel] | None = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        arg_types: dict[str, type] | None = None,
+    ) -> BailianAppTool:
+        """Return the app as a tool, whose arguments are a `prompt` and the app's start variables.
+
+        An agent reads the answer's text; steps and usage are in the message's artifact.
+
+        Args:
+            args_schema: As for `BailianAppTool`.
+            name: The tool's name. Default: the name of this object.
+            description: What the app can do; an agent selects the tool by it.
+            arg_types: The types of the arguments, in place of an `args_schema`.
+
+        Raises:
+            InvalidInputError: The arguments have no `prompt`.
+        """
+        from bailian_apps.langchain.tool import BailianAppTool
+
+        this = cast("Any", self)
+        if isinstance(this, BailianAppTool):
+            return this
+        name = name or str(this.get_name())
+        if arg_types is not None and args_schema is None:
+            fields: Any = {field: (kind, ...) for field, kind in arg_types.items()}
+            args_schema = create_model(name, **fields)
+        own = (*AppSettings.model_fields, "client", "biz_params_schema", "output_class")
+        settings = {each: getattr(self, each) for each in own if each in type(self).model_fields}
+        return BailianAppTool(
+            name=name,
+            description=description or f"Answers a prompt with the app {self.app_id}.",
+            args_schema=args_schema,
+            **settings,
+        )
 
     @model_validator(mode="before")
     @classmethod

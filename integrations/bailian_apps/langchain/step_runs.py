@@ -8,7 +8,9 @@ says, for a UI.
 
 LangChain's handlers count tokens in the runs of models. A chat model's own run has those of the
 whole app. Below any other run, each model that the app called has a model run of its own, so that
-every token is counted once in both.
+every token is counted once in both. (Handlers that show tokens have `answer_run` instead.)
+
+In a LangGraph graph, what is a custom event elsewhere is also written to the stream mode `custom`.
 
 The logic is written once for sync and async: a method yields calls of a callback manager and
 receives their results. `make_calls` makes these calls, `amake_calls` awaits them.
@@ -17,7 +19,7 @@ receives their results. `make_calls` makes these calls, `amake_calls` awaits the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -59,7 +61,6 @@ ManagerCalls: TypeAlias = Generator[Any, Any, None]
 """Calls of a callback manager: yields each as it was made, and receives its result."""
 
 _USAGE = (UsageReported, RunFinished)
-_IGNORED = (BaseCallbackHandler.on_custom_event, AsyncCallbackHandler.on_custom_event)
 
 
 def make_calls(calls: ManagerCalls) -> None:
@@ -99,9 +100,21 @@ class _StepRun:
 class StepRuns:
     """The runs of one call's steps. Each ends exactly once, and before the run of the call."""
 
-    def __init__(self, manager: AnyRunManager | None, app_id: str) -> None:
-        """Report the steps of an app to all handlers of the call's run, if there are any."""
-        self._manager: Any = manager if manager is not None and manager.handlers else None
+    def __init__(
+        self,
+        manager: AnyRunManager | None,
+        app_id: str,
+        graph_writer: Callable[[Any], object] | None = None,
+        answer_handlers: Sequence[BaseCallbackHandler] = (),
+    ) -> None:
+        """Report the steps of an app to all handlers of the call's run, if there are any.
+
+        `graph_writer` writes to the stream of the LangGraph graph that runs the call. The
+        `answer_handlers` have an `AnswerRun`, with all tokens.
+        """
+        heard = manager is not None and (manager.handlers or graph_writer)
+        self._manager: Any = manager if heard else None
+        self._write = graph_writer
         self._app_id = app_id
         # `ls_…` describes the model. On a step, LangSmith would count the step as a model call.
         metadata = {} if manager is None else manager.inheritable_metadata
@@ -109,15 +122,21 @@ class StepRuns:
         self._open: dict[str, _StepRun] = {}
         self._usage = Usage()
         self._counted: Counter[tuple[str, str]] = Counter()
-        llm_runs = (CallbackManagerForLLMRun, AsyncCallbackManagerForLLMRun)
-        self._counts = self._manager is not None and not isinstance(manager, llm_runs)
+        self._counts = self._custom = False
+        self._counting: list[BaseCallbackHandler] = []
         self.reported: tuple[type[AppEvent], ...] = ()
-        """The events that `report` takes; deltas only if a handler listens to custom events."""
+        """The events that `report` takes; deltas only if custom events reach somebody."""
         if self._manager is not None:
-            heard = any(map(_listens, self._manager.handlers))
-            self.reported = (
-                STEP_EVENTS + (STEP_DELTAS if heard else ()) + (_USAGE if self._counts else ())
+            handlers: list[BaseCallbackHandler] = self._manager.handlers
+            self._counting = [each for each in handlers if each not in answer_handlers]
+            llm_runs = (CallbackManagerForLLMRun, AsyncCallbackManagerForLLMRun)
+            self._counts = bool(self._counting) and not isinstance(manager, llm_runs)
+            self._custom = any(
+                listens(each, "on_custom_event") and not each.ignore_custom_event
+                for each in handlers
             )
+            deltas = STEP_DELTAS if self._custom or self._write else ()
+            self.reported = STEP_EVENTS + deltas + (_USAGE if self._counts else ())
 
     def report(self, event: AppEvent) -> ManagerCalls:
         """Report one of the events in `reported`."""
@@ -126,7 +145,7 @@ class StepRuns:
         elif isinstance(event, STEP_DELTAS):
             if run := self._open.get(event.step_id):
                 kind = "text" if isinstance(event, StepDelta) else "reasoning"
-                yield self._custom_event("delta", _head(run.step), {kind: event.text})
+                yield from self._custom_event("delta", _head(run.step), {kind: event.text})
         elif isinstance(event, UsageReported):
             self._usage = event.usage
         elif isinstance(event, RunFinished):
@@ -137,12 +156,12 @@ class StepRuns:
         step = event.step
         if step.id not in self._open:
             self._open[step.id] = _StepRun(step)
-            yield self._custom_event("start", step_entry(step))
+            yield from self._custom_event("start", step_entry(step))
         run = self._open[step.id]
         run.step = step
         updated = isinstance(event, StepUpdated)
         if updated:
-            yield self._custom_event("update", step_entry(step))
+            yield from self._custom_event("update", step_entry(step))
         # A run's name and inputs cannot be changed later.
         if run.kind is None and (step.is_known or updated):
             yield from self._start(run)
@@ -206,7 +225,7 @@ class StepRuns:
         else:
             yield manager.on_chain_error(error) if error else manager.on_chain_end(_outputs(step))
         failure = {"error": step.error or repr(error)} if error else {}
-        yield self._custom_event("error" if error else "end", step_entry(step), failure)
+        yield from self._custom_event("error" if error else "end", step_entry(step), failure)
 
     def _count(
         self, models: Sequence[ModelUsage], parent_run_id: UUID, step: Step | None = None
@@ -217,7 +236,8 @@ class StepRuns:
             self._counted[model.model_id, "output"] += model.output_tokens
             name = model.model_id or self._app_id
             metadata = {"ls_provider": PROVIDER, "ls_model_name": name, "ls_model_type": "llm"}
-            manager = self._child_manager(parent_run_id, metadata)
+            metadata = self._metadata | metadata
+            manager = child_manager(self._manager, parent_run_id, metadata, handlers=self._counting)
             # Not `on_chat_model_start`: LangGraph would stream the answer as a message of its own.
             [run] = yield manager.on_llm_start(
                 {"name": name}, [as_text(step.input) if step else ""], name=name
@@ -252,10 +272,13 @@ class StepRuns:
 
     def _custom_event(
         self, event: str, step: Mapping[str, Any], more: Mapping[str, Any] | None = None
-    ) -> Any:
+    ) -> ManagerCalls:
         data = {"event": event, "app_id": self._app_id, "step": step, **(more or {})}
-        run_id = self._manager.run_id
-        return self._child_manager(run_id).on_custom_event(STEP_TYPE, data, run_id=run_id)
+        if self._write is not None:
+            self._write({"type": STEP_TYPE, **data})
+        if self._custom:
+            run_id = self._manager.run_id
+            yield self._child_manager(run_id).on_custom_event(STEP_TYPE, data, run_id=run_id)
 
     def _manager_for(self, step: Step) -> Any:
         parent = self._open.get(step.parent_id or "")
@@ -266,22 +289,7 @@ class StepRuns:
         return self._child_manager(parent_manager.run_id, metadata)
 
     def _child_manager(self, parent_run_id: UUID, metadata: Mapping[str, Any] | None = None) -> Any:
-        manager = self._manager
-        manager_class: Any = (
-            AsyncCallbackManager if isinstance(manager, AsyncRunManager) else CallbackManager
-        )
-        metadata = self._metadata | dict(metadata or {})
-        # All handlers, also those that the run does not pass on to its children (a model's own
-        # `callbacks=`, `collect_runs`): a step is part of this run, not another Runnable's run.
-        return manager_class(
-            handlers=manager.handlers,
-            inheritable_handlers=manager.handlers,
-            parent_run_id=parent_run_id,
-            tags=manager.inheritable_tags,
-            inheritable_tags=manager.inheritable_tags,
-            metadata=metadata,
-            inheritable_metadata=metadata,
-        )
+        return child_manager(self._manager, parent_run_id, self._metadata | dict(metadata or {}))
 
     def _name_of(self, step: Step) -> str:
         # LangGraph takes a run with the name of its own node for that node.
@@ -289,10 +297,58 @@ class StepRuns:
         return f"{step.name} ({self._app_id})" if taken else step.name
 
 
-def _listens(handler: BaseCallbackHandler) -> bool:
-    """Whether a handler does anything with custom events."""
-    method: Any = handler.on_custom_event
-    return not handler.ignore_custom_event and getattr(method, "__func__", method) not in _IGNORED
+def child_manager(
+    manager: AnyRunManager,
+    parent_run_id: UUID,
+    metadata: dict[str, Any],
+    *,
+    handlers: list[BaseCallbackHandler] | None = None,
+    tags: list[str] | None = None,
+) -> Any:
+    """Return a callback manager for runs below a run.
+
+    Args:
+        manager: The run of the call.
+        parent_run_id: The parent of the new runs.
+        metadata: The metadata of the new runs.
+        handlers: The handlers. Default: all of the call's run, also those that it does not pass on
+            to its children (a model's own `callbacks=`, `collect_runs`): what the app does is part
+            of this run, not another Runnable's run.
+        tags: The tags of the new runs. Default: those that the call's run passes on.
+    """
+    manager_class: Any = (
+        AsyncCallbackManager if isinstance(manager, AsyncRunManager) else CallbackManager
+    )
+    handlers = manager.handlers if handlers is None else handlers
+    tags = manager.inheritable_tags if tags is None else tags
+    child = manager_class(
+        handlers=[],
+        parent_run_id=parent_run_id,
+        tags=tags,
+        inheritable_tags=tags,
+        metadata=metadata,
+        inheritable_metadata=metadata,
+    )
+    # OpenInference adds its handler to the list of every new manager.
+    child.handlers = child.inheritable_handlers = handlers
+    return child
+
+
+def token_handlers(manager: AnyRunManager) -> list[BaseCallbackHandler]:
+    """Return the handlers of a run to which LangChain streams tokens, even in `invoke`."""
+    return [
+        each
+        for each in manager.handlers
+        if hasattr(each, "tap_output_iter")
+        and (listens(each, "on_llm_new_token") or listens(each, "on_stream_event"))
+    ]
+
+
+def listens(handler: BaseCallbackHandler, name: str) -> bool:
+    """Return whether a handler does anything in a callback."""
+    method = getattr(handler, name, None)
+    inherited = [getattr(base, name, None) for base in (BaseCallbackHandler, AsyncCallbackHandler)]
+    return method is not None and getattr(method, "__func__", method) not in inherited
 
 
 def _head(step: Step) -> dict[str, Any]:

@@ -10,31 +10,26 @@ from typing import Annotated, Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
 from langchain_core.messages import ToolMessage
-from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, ToolException
 from langchain_core.version import VERSION
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from typing_extensions import NotRequired, TypedDict, override
 
 from bailian_apps.core.attachments import MEDIA_OPTIONS
-from bailian_apps.core.errors import (
-    AppFailedError,
-    ContentBlockedError,
-    InvalidInputError,
-    InvalidOutputError,
-)
+from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidOutputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.redaction import (
     hides_arguments,
     secret_fields,
     take,
-    to_json_values,
     unwrap_params,
     wrap_params,
 )
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.turns import Turn
 from bailian_apps.core.typed_output import agent_message, check_output_schema, typed_output
+from bailian_apps.langchain.arguments import PROMPT, checked_variables, field_values, tool_schema
 from bailian_apps.langchain.blocks import step_entry
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import tool_turns
@@ -61,7 +56,8 @@ class AppToolArtifact(TypedDict):
         context_lost: Whether the cloud had forgotten the session that the call continued.
         bailian: The marker with which the thread's next call continues the session.
         output: The answer as JSON values, if the tool has an `output_schema`.
-        answer: The app's answer, if it does not fit the `output_schema`: the message has the error.
+        answer: The app's answer, if the tool has `remember=True` (the message may be edited), or if
+            it does not fit the `output_schema` (the message has the error).
     """
 
     prompt: str
@@ -84,18 +80,6 @@ class _TypedContent(str):
     output: BaseModel
 
 
-class _PromptArgument(BaseModel):
-    # LangChain shows the model the field's name, even if the field has an alias.
-    model_config = ConfigDict(populate_by_name=True)
-
-    prompt: str = Field(min_length=1, description="What to ask, in full and in plain words.")
-
-
-class _RuntimeArgument(BaseModel):
-    # LangGraph injects an argument named `runtime` and does not show it to the model.
-    runtime: Annotated[Any, InjectedToolArg] = None
-
-
 class BailianAppTool(AppSettingsMixin, BaseTool):
     """A Bailian (Model Studio) app as a tool, for `create_agent` and every LangGraph agent.
 
@@ -103,7 +87,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     The agent's model passes a `prompt` and, with `biz_params_schema`, the app's start variables. It
     receives the app's answer; `ToolMessage.artifact` is an `AppToolArtifact`.
 
-    The app's steps are child runs of the tool's run. If the app itself fails, or its content
+    The app's steps are child runs of the tool's run. In a LangGraph graph, the answer streams in
+    the mode `messages` and the steps in the mode `custom`. If the app itself fails, or its content
     inspection blocks the answer, or the answer to a model's tool call does not fit the
     `output_schema`, the model receives the error (`handle_tool_error`). All other failures (no
     connection, a wrong key, a timeout) are raised.
@@ -120,8 +105,9 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         name: The name of the tool, for the model.
         description: The description of the tool, for the model.
         biz_params_schema: A pydantic model of the app's start variables. Its fields become
-            arguments of the tool, which are sent in `biz_params` and override the field. An
-            argument that is None is not sent.
+            arguments of the tool, which are sent in `biz_params`, under their aliases. A field
+            that the model leaves out has its value from `biz_params`, if that has one, or its
+            default. None is not sent.
         args_schema: A schema of the arguments in place of the generated one. It needs a `prompt`;
             all other arguments are sent in `biz_params`. In both schemas, fields named `image_list`
             and `file_list` hold the images and files of the call.
@@ -152,7 +138,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         """Generate the schema of the tool's arguments."""
         super().model_post_init(context)
         self._given_schema = self.args_schema
-        self.args_schema = _arguments_schema(
+        self.args_schema = tool_schema(
             self.name, self.args_schema, self.biz_params_schema, remember=self.remember
         )
 
@@ -166,7 +152,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Unpickle, with a newly generated class."""
         super().__setstate__(state)
-        self.args_schema = _arguments_schema(
+        self.args_schema = tool_schema(
             self.name, self.args_schema, self.biz_params_schema, remember=self.remember
         )
 
@@ -204,21 +190,26 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     def _parse_input(
         self, tool_input: str | dict[str, Any], tool_call_id: str | None
     ) -> str | dict[str, Any]:
-        parsed = super()._parse_input(unwrap_params(tool_input), tool_call_id)
-        return parsed if isinstance(parsed, str) else {**parsed, "_tool_call_id": tool_call_id}
+        given: Any = unwrap_params(tool_input)
+        if isinstance(given, str):
+            given = {PROMPT: given}
+        filled = field_values(self.args_schema, self.biz_params or {}, given)
+        parsed: Any = super()._parse_input(filled, tool_call_id)
+        return {**parsed, "_tool_call_id": tool_call_id}
 
     @override
     def _run(
         self,
         prompt: str,
         *,
+        run_config: RunnableConfig,  # LangChain passes it, by its type
         runtime: Any = None,
         run_manager: CallbackManagerForToolRun | None = None,
         _tool_call_id: str | None = None,
         **biz_params: Any,
     ) -> tuple[str | ToolMessage, AppToolArtifact]:
         with self._tool_errors():
-            run = self._prepare(prompt, biz_params, runtime, run_manager)
+            run = self._prepare(prompt, biz_params, runtime, run_manager, run_config or {})
             return self._content_and_artifact(prompt, run.plan, run.result(), _tool_call_id)
 
     @override
@@ -226,6 +217,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         self,
         prompt: str,
         *,
+        run_config: RunnableConfig,
         runtime: Any = None,
         run_manager: AsyncCallbackManagerForToolRun | None = None,
         _tool_call_id: str | None = None,
@@ -233,7 +225,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     ) -> tuple[str | ToolMessage, AppToolArtifact]:
         try:
             with self._tool_errors():
-                run = self._prepare(prompt, biz_params, runtime, run_manager)
+                run = self._prepare(prompt, biz_params, runtime, run_manager, run_config or {})
                 result = await run.aresult()
                 return self._content_and_artifact(prompt, run.plan, result, _tool_call_id)
         except asyncio.CancelledError as error:
@@ -248,27 +240,17 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         arguments: dict[str, Any],
         runtime: Any,
         manager: AnyRunManager | None,
+        config: RunnableConfig,
     ) -> AppRun:
         arguments = take(arguments)
         kwargs = {name: arguments.pop(name) for name in MEDIA_OPTIONS if name in arguments}
-        biz_params = {**(self.biz_params or {}), **self._to_biz_params(arguments)}
+        schema = self._given_schema or self.biz_params_schema
+        biz_params = checked_variables(schema, self.biz_params or {}, arguments)
         earlier = _earlier_turns(runtime, self.name) if self.remember else []
         turns = [*earlier, Turn(role="user", text=prompt)]
         if biz_params:
             kwargs["biz_params"] = biz_params
-        return AppRun.prepare(self, turns, kwargs, manager)
-
-    def _to_biz_params(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments as JSON values, under their aliases, as the app names them."""
-        schema: Any = self.args_schema
-        fields: dict[str, FieldInfo] = getattr(schema, "model_fields", {})
-        biz_params: dict[str, Any] = {}
-        for name, value in arguments.items():
-            field = fields.get(name)
-            alias = field and (field.serialization_alias or field.alias)
-            if value is not None:
-                biz_params[alias or name] = to_json_values(value)
-        return biz_params
+        return AppRun.prepare(self, turns, kwargs, manager, config)
 
     def _content_and_artifact(
         self, prompt: str, plan: Plan, result: AppResult, call_id: str | None
@@ -284,6 +266,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             "context_lost": result.context_lost,
             "bailian": marker.to_dict() if marker else None,
         }
+        if self.remember:
+            artifact["answer"] = result.text
         if self.output_class is None:
             return result.text, artifact
         content = _TypedContent(result.text)
@@ -322,48 +306,6 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
                 yield
         except (AppFailedError, ContentBlockedError) as error:
             raise ToolException(str(error)) from error
-
-
-def _arguments_schema(
-    name: str, args_schema: Any, biz_params_schema: Any, *, remember: bool
-) -> type[BaseModel] | dict[str, Any]:
-    """Return the schema of the tool's arguments: the given one, or a generated one."""
-    if isinstance(args_schema, dict):
-        schema = cast("dict[str, Any]", args_schema)
-        if remember:
-            raise InvalidInputError(
-                "args_schema",
-                "must be a pydantic model if remember=True, not a JSON schema",
-                "Pass a pydantic model",
-            )
-        _require_prompt("prompt" in schema.get("properties", {}))
-        return schema
-    base: Any = args_schema or biz_params_schema
-    bases: list[Any] = [base] if base else []
-    names: set[str] = set(base.model_fields) if base else set()
-    if args_schema:
-        _require_prompt("prompt" in names)
-        if not remember or "runtime" in names:  # a copied tool passes the schema generated before
-            return args_schema
-    elif clash := names & {"prompt", "runtime", "run_manager"}:
-        raise InvalidInputError(
-            "biz_params_schema",
-            f"has a field {min(clash)!r}, which is an argument of the tool itself",
-            "Rename the field and set the old name as its alias",
-        )
-    if remember:
-        bases.append(_RuntimeArgument)
-    if not args_schema:
-        bases.append(_PromptArgument)
-    title = "".join(part.title() for part in name.replace("-", "_").split("_")) + "Arguments"
-    return create_model(title, __base__=tuple(bases))
-
-
-def _require_prompt(present: bool) -> None:
-    if not present:
-        raise InvalidInputError(
-            "args_schema", "has no field 'prompt'", "Add one: its value is sent to the app"
-        )
 
 
 def _earlier_turns(runtime: Any, name: str) -> list[Turn]:

@@ -21,19 +21,17 @@ from llama_index.core.chat_engine.types import (
 )
 from llama_index.core.memory import BaseMemory, Memory
 from llama_index.core.memory.memory import InsertMethod
-from llama_index.core.schema import NodeWithScore
-from llama_index.core.tools import ToolOutput
 from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.keywords import CallKeywords
 from bailian_apps.core.redaction import hides_arguments
-from bailian_apps.core.turns import MARKER_KEY
+from bailian_apps.llamaindex.chat_turn import ChatTurn
+from bailian_apps.llamaindex.detached_memory import detached_memory
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.keywords import LLMKeywords
-from bailian_apps.llamaindex.llm import BailianAppLLM
-from bailian_apps.llamaindex.responses import run_metadata, source_nodes, tool_outputs
+from bailian_apps.llamaindex.llm import BailianAppLLM, calls_apart
 
 _instrumented = instrumented(cast("Any", trace_method("chat")))
 
@@ -92,15 +90,8 @@ class BailianAppChatEngine(BaseChatEngine):
             token_limit=self._llm.context_window - self._llm.num_output
         )
         self._prefix_messages = list(prefix_messages)
-        # One turn at a time uses the memory, so that a question stays next to its answer, and
-        # because LlamaIndex's `Memory`, on one database connection, loses messages that are put
-        # during a read. Reentrant: while the lock is held, the garbage collector may close a
-        # stream, which rolls its turn back.
-        self._lock = RLock()
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-            WeakKeyDictionary()
-        )
         self.callback_manager = callback_manager or self._llm.callback_manager
+        self._make_locks()
 
     @classmethod
     @hides_arguments
@@ -169,7 +160,7 @@ class BailianAppChatEngine(BaseChatEngine):
             InvalidInputError: A message or an argument is invalid; nothing was sent.
             BailianError: The call failed; `partial` has what was received.
         """
-        turn = _Turn(message)
+        turn = ChatTurn(message)
         with self._rolling_back(turn):
             messages = self._prepare(turn, chat_history)
             response = self._llm.chat(messages, **overrides)
@@ -184,7 +175,7 @@ class BailianAppChatEngine(BaseChatEngine):
         **overrides: Unpack[CallKeywords],
     ) -> AgentChatResponse:
         """As `chat`, natively async."""
-        turn = _Turn(message)
+        turn = ChatTurn(message)
         async with self._arolling_back(turn):
             messages = await self._aprepare(turn, chat_history)
             response = await self._llm.achat(messages, **overrides)
@@ -203,17 +194,24 @@ class BailianAppChatEngine(BaseChatEngine):
         The app runs while the stream is read, in the reader's thread. Closing the generator ends
         the run.
         """
-        turn = _Turn(message)
+        turn = ChatTurn(message)
         with self._rolling_back(turn):
             messages = self._prepare(turn, chat_history)
             chunks = self._llm.stream_chat(messages, **overrides)
 
         def stream() -> Generator[ChatResponse]:
-            with self._rolling_back(turn), closing(chunks):
+            with self._rolling_back(turn), turn.reported(), closing(chunks):
                 yield ChatResponse(message=turn.question)  # see below
+                # The last chunk is kept until the call has ended: a memory that calls the same app
+                # needs its slot.
+                last: list[ChatResponse] = []
                 for chunk in chunks:
-                    if chunk.raw is not None:
-                        self._store(turn, chunk)
+                    if chunk.raw is None:
+                        yield turn.report(chunk)
+                    else:
+                        last.append(chunk)
+                for chunk in last:
+                    self._store(turn, chunk)
                     yield chunk
 
         started = stream()
@@ -228,18 +226,24 @@ class BailianAppChatEngine(BaseChatEngine):
         **overrides: Unpack[CallKeywords],
     ) -> StreamingAgentChatResponse:
         """As `stream_chat`, natively async: read `async_response_gen()`, or `achat_stream`."""
-        turn = _Turn(message)
+        turn = ChatTurn(message)
         async with self._arolling_back(turn):
             messages = await self._aprepare(turn, chat_history)
             chunks: Any = await self._llm.astream_chat(messages, **overrides)
 
         async def stream() -> AsyncGenerator[ChatResponse]:
             async with self._arolling_back(turn), aclosing(chunks):
-                yield ChatResponse(message=turn.question)
-                async for chunk in chunks:
-                    if chunk.raw is not None:
+                with turn.reported():
+                    yield ChatResponse(message=turn.question)
+                    last: list[ChatResponse] = []  # as in `stream_chat`
+                    async for chunk in chunks:
+                        if chunk.raw is None:
+                            yield turn.report(chunk)
+                        else:
+                            last.append(chunk)
+                    for chunk in last:
                         await self._astore(turn, chunk)
-                    yield chunk
+                        yield chunk
 
         started = stream()
         await anext(started)  # as in `stream_chat`
@@ -254,9 +258,40 @@ class BailianAppChatEngine(BaseChatEngine):
         """All messages of the conversation."""
         return self._memory.get_all()
 
-    def _prepare(self, turn: _Turn, chat_history: list[ChatMessage] | None) -> list[ChatMessage]:
-        """The messages that a turn sends, from the memory or from a history that replaces it."""
+    def _make_locks(self) -> None:
+        # One turn at a time uses the memory, so that a question stays next to its answer, and
+        # because LlamaIndex's `Memory`, on one database connection, loses messages that are put
+        # during a read. Reentrant: while the lock is held, the garbage collector may close a
+        # stream, which rolls its turn back.
+        self._lock = RLock()
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
+
+    def __copy__(self) -> BailianAppChatEngine:
+        """Copy with the same memory, and the locks that guard it."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self))
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle, or copy deeply, with the conversation and without secrets.
+
+        Raises:
+            TypeError: The memory is on a database, or the LLM has a client.
+        """
+        state = {name: value for name, value in vars(self).items() if "_lock" not in name}
         with self._lock:
+            return state | {"_memory": detached_memory(self._memory)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle, with locks of its own."""
+        vars(self).update(state)
+        self._make_locks()
+
+    def _prepare(self, turn: ChatTurn, chat_history: list[ChatMessage] | None) -> list[ChatMessage]:
+        """The messages that a turn sends, from the memory or from a history that replaces it."""
+        with self._lock, calls_apart():
             if chat_history is not None:
                 turn.replaced, turn.initial = list(self._memory.get_all()), chat_history
                 self._memory.set(chat_history)
@@ -265,9 +300,9 @@ class BailianAppChatEngine(BaseChatEngine):
         return [*self._prefix_messages, *turn.with_session(history), turn.question]
 
     async def _aprepare(
-        self, turn: _Turn, chat_history: list[ChatMessage] | None
+        self, turn: ChatTurn, chat_history: list[ChatMessage] | None
     ) -> list[ChatMessage]:
-        async with self._async_lock():
+        async with self._using_memory():
             if chat_history is not None:
                 turn.replaced, turn.initial = list(await self._memory.aget_all()), chat_history
                 await self._memory.aset(chat_history)
@@ -275,20 +310,23 @@ class BailianAppChatEngine(BaseChatEngine):
             history = await self._memory.aget(**self._memory_arguments(turn))
         return [*self._prefix_messages, *turn.with_session(history), turn.question]
 
-    def _store(self, turn: _Turn, final: ChatResponse) -> None:
+    def _store(self, turn: ChatTurn, final: ChatResponse) -> None:
         """Put a completed turn into the memory."""
-        with self._lock:
+        with self._lock, calls_apart():
             self._memory.put_messages(turn.complete(final))
 
-    async def _astore(self, turn: _Turn, final: ChatResponse) -> None:
-        async with self._async_lock():
+    async def _astore(self, turn: ChatTurn, final: ChatResponse) -> None:
+        async with self._using_memory():
             await self._memory.aput_messages(turn.complete(final))
 
-    def _async_lock(self) -> asyncio.Lock:
-        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    @asynccontextmanager
+    async def _using_memory(self) -> AsyncGenerator[None]:
+        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            with calls_apart():
+                yield
 
     @contextmanager
-    def _rolling_back(self, turn: _Turn) -> Generator[None]:
+    def _rolling_back(self, turn: ChatTurn) -> Generator[None]:
         """Restore the history that a turn replaced, if it fails or is interrupted.
 
         Only while the memory holds what the turn put there: the turns that another call has stored
@@ -305,17 +343,17 @@ class BailianAppChatEngine(BaseChatEngine):
             raise
 
     @asynccontextmanager
-    async def _arolling_back(self, turn: _Turn) -> AsyncGenerator[None]:
+    async def _arolling_back(self, turn: ChatTurn) -> AsyncGenerator[None]:
         try:
             yield
         except BaseException:
             if turn.replaced is not None and not turn.is_complete:
-                async with self._async_lock():
+                async with self._using_memory():
                     if list(await self._memory.aget_all()) == turn.initial:
                         await self._memory.aset(turn.replaced)
             raise
 
-    def _memory_arguments(self, turn: _Turn) -> dict[str, Any]:
+    def _memory_arguments(self, turn: ChatTurn) -> dict[str, Any]:
         """Arguments of `memory.get`, which reserve tokens for the messages outside the memory."""
         arguments: dict[str, Any] = {"input": turn.question.content or ""}
         count: Callable[[str], list[Any]] | None = getattr(self._memory, "tokenizer_fn", None)
@@ -326,58 +364,3 @@ class BailianAppChatEngine(BaseChatEngine):
             limit = getattr(self._memory, "token_limit", tokens)
             arguments["initial_token_count"] = min(tokens, limit)
         return arguments
-
-
-class _Turn:
-    """One question and, once complete, its answer."""
-
-    def __init__(self, message: str | ChatMessage) -> None:
-        if isinstance(message, str):
-            message = ChatMessage(role=MessageRole.USER, content=message)
-        self.question = message
-        self._sources: list[ToolOutput] = []
-        self._nodes: list[NodeWithScore] = []
-        self._final: ChatResponse | None = None
-        self.initial: list[ChatMessage] = []
-        """The content of the memory when the turn was prepared."""
-        self.replaced: list[ChatMessage] | None = None
-        """The content of the memory before `chat_history` replaced it."""
-
-    def with_session(self, history: list[ChatMessage]) -> list[ChatMessage]:
-        """Add the newest marked answer to a history that the memory cut it from."""
-        newest = _newest_marked(self.initial)
-        if newest is None or _newest_marked(history) is not None:
-            return history
-        return [newest, *history]
-
-    def complete(self, final: ChatResponse) -> list[ChatMessage]:
-        """Take the answer; return the messages to store."""
-        self._final = final
-        self._sources += tool_outputs(final.raw)
-        self._nodes += source_nodes(final.raw)
-        return [self.question, final.message]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the whole answer was received."""
-        return self._final is not None
-
-    def response(self) -> AgentChatResponse:
-        final = self._final
-        return AgentChatResponse(
-            response="" if final is None else final.message.content or "",
-            sources=self._sources,
-            source_nodes=self._nodes,
-            metadata=None if final is None else run_metadata(final.raw),
-        )
-
-    def streaming(self, **stream: Any) -> StreamingAgentChatResponse:
-        """A response that reads the stream itself, without a thread or a queue."""
-        return StreamingAgentChatResponse(
-            sources=self._sources, source_nodes=self._nodes, is_writing_to_memory=False, **stream
-        )
-
-
-def _newest_marked(messages: Sequence[ChatMessage]) -> ChatMessage | None:
-    marked = (each for each in reversed(messages) if each.additional_kwargs.get(MARKER_KEY))
-    return next(marked, None)

@@ -147,7 +147,7 @@ class _Chunks:
                     if self._bypassed:
                         continue  # the caller already has the last chunk
                     yield chunk
-                    while not _has_event_handlers():
+                    while not has_event_handlers():
                         chunk = next(self._source, None)
                         if chunk is None:
                             break
@@ -173,7 +173,7 @@ class _Chunks:
                     if self._bypassed:
                         continue
                     yield chunk
-                    while not _has_event_handlers():
+                    while not has_event_handlers():
                         chunk = await anext(self._source, None)
                         if chunk is None:
                             break
@@ -184,7 +184,8 @@ class _Chunks:
                 raise
 
 
-def _has_event_handlers() -> bool:
+def has_event_handlers() -> bool:
+    """Whether anyone handles LlamaIndex's events, each of which costs more than a chunk."""
     dispatcher: Any = callbacks.dispatcher
     while True:
         for handler in dispatcher.event_handlers:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bailian_apps.client import Client
 from bailian_apps.core.keywords import SettingKeywords
+from bailian_apps.llamaindex.responses import MessageBlocks
 
 
 class LLMKeywords(SettingKeywords, total=False):
@@ -22,6 +23,10 @@ class LLMKeywords(SettingKeywords, total=False):
 
     num_output: int
     """How many of them LlamaIndex reserves for the answer. Default: 2,048."""
+
+    message_blocks: MessageBlocks
+    """What the message of an answer has: its `"text"`; also `"reasoning"`; or `"all"`, with a block
+    for each citation, which LLMs of the OpenAI family refuse. Default: `"reasoning"`."""
 
     step_events: bool
     """Whether to send a `BailianAppStepEvent` when a step starts, says something and finishes.

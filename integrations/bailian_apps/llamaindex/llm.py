@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from llama_index.core.base.llms.types import (
@@ -41,10 +44,30 @@ from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm_call import LLMCall
 from bailian_apps.llamaindex.messages import image_content, to_turns
-from bailian_apps.llamaindex.responses import ChatResponseBuilder, CompletionResponseBuilder
+from bailian_apps.llamaindex.responses import (
+    ChatResponseBuilder,
+    CompletionResponseBuilder,
+    MessageBlocks,
+)
 
 _chat_callback = cast("Any", llm_chat_callback())
 _completion_callback = cast("Any", llm_completion_callback())
+
+_apart: ContextVar[bool] = ContextVar("bailian_apps_apart", default=False)
+
+
+@contextmanager
+def calls_apart() -> Generator[None]:
+    """Calls in this context do not continue the session of the messages that they are given.
+
+    For those of a memory, which has an LLM extract facts from messages or summarise them: in the
+    session of the conversation, the instruction would be one of its rounds.
+    """
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 class BailianAppLLM(AppSettings, LLM):
@@ -65,6 +88,10 @@ class BailianAppLLM(AppSettings, LLM):
         num_output: How many of them LlamaIndex reserves for the answer.
         client: The `Client` whose connections the calls use. Default: the one that all apps share.
             It is in no serialised form.
+        message_blocks: What the message of an answer has. `"text"`: its text. `"reasoning"` (the
+            default): also a `ThinkingBlock` for each step that thinks. `"all"`: also a
+            `CitationBlock` for each cited document, which LLMs of the OpenAI family refuse when
+            they read the same conversation. Reasoning and citations are in `raw` in any case.
         step_events: Whether to send a `BailianAppStepEvent` when a step starts, says something and
             finishes. OpenInference logs a warning for each, because it does not know the event.
 
@@ -89,6 +116,7 @@ class BailianAppLLM(AppSettings, LLM):
     context_window: int = Field(default=131_072, gt=0)
     num_output: int = Field(default=2_048, gt=0)
     client: SkipJsonSchema[Client | None] = Field(default=None, exclude=True, repr=False)
+    message_blocks: MessageBlocks = "reasoning"
     step_events: bool = False
 
     _listener: Callable[[AppEvent], None] | None = PrivateAttr(default=None)
@@ -292,8 +320,12 @@ class BailianAppLLM(AppSettings, LLM):
     ) -> LLMCall[ChatResponse]:
         settings, options = self._split(keywords)
         session_id = options.pop("session_id", None)
-        plan = plan_request(to_turns(messages), settings, session_id=session_id)
-        return LLMCall(self, settings, plan, options, ChatResponseBuilder(plan), self._listener)
+        turns = to_turns(messages)
+        if _apart.get():
+            turns = [replace(turn, marker=None) for turn in turns]
+        plan = plan_request(turns, settings, session_id=session_id)
+        builder = ChatResponseBuilder(plan, self.message_blocks)
+        return LLMCall(self, settings, plan, options, builder, self._listener)
 
     @hides_arguments
     def _completion_call(self, prompt: str, keywords: CallKeywords) -> LLMCall[CompletionResponse]:

@@ -3,9 +3,11 @@
 =============================================  ====================================================
 AppResult                                      ChatMessage of role `assistant`, and ChatResponse
 =============================================  ====================================================
-`reasoning`                                    one ThinkingBlock for each step that thinks, first
+`reasoning`                                    one ThinkingBlock for each step that thinks, first;
+                                               none with `message_blocks="text"`
 `text`                                         one TextBlock, always
-`references`                                   one CitationBlock each, after the text
+`references`                                   with `message_blocks="all"` one CitationBlock each,
+                                               after the text
 the session's marker                           `additional_kwargs["bailian"]`
 `usage`, ids, `steps`, `references` …          `ChatResponse.raw`, a plain dict
 =============================================  ====================================================
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -38,6 +40,9 @@ from bailian_apps.core.models import copy_model
 from bailian_apps.core.reasoning import ReasoningPiece, ReasoningQueue
 from bailian_apps.core.result import AppResult, DocReference, Step, Usage
 from bailian_apps.core.turns import MARKER_KEY
+
+MessageBlocks: TypeAlias = Literal["text", "reasoning", "all"]
+"""What the message of an answer has: its text; also its reasoning; also its citations."""
 
 THINKING_DELTA = "thinking_delta"
 """Where LlamaIndex's agents read a reasoning delta, in a response's `additional_kwargs`."""
@@ -78,9 +83,11 @@ class ChatResponseBuilder:
     between chunks.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, message_blocks: MessageBlocks) -> None:
         """Start an answer to `plan`."""
         self._plan = plan
+        self._shows_reasoning = message_blocks != "text"
+        self._shows_citations = message_blocks == "all"
         self._text = ""
         self._reasoning = ReasoningQueue()
         self._thinking: list[ThinkingBlock] = []
@@ -92,7 +99,8 @@ class ChatResponseBuilder:
             self._text += event.text
             return self._chunk(event.text, {})
         if isinstance(event, References):
-            self._citations += map(citation_block, event.items)
+            if self._shows_citations:
+                self._citations += map(citation_block, event.items)
         elif pieces := self.listen(event):
             return self._chunk("", {THINKING_DELTA: "".join(piece.text for piece in pieces)})
         return None
@@ -107,7 +115,8 @@ class ChatResponseBuilder:
 
     def _chunk(self, delta: str, additional_kwargs: dict[str, Any]) -> ChatResponse:
         text = copy_model(_TEXT_BLOCK, text=self._text)
-        blocks = [*self._thinking, text, *self._citations]
+        thinking = self._thinking if self._shows_reasoning else ()
+        blocks = [*thinking, text, *self._citations]
         message = copy_model(_MESSAGE, blocks=blocks, additional_kwargs={})
         return copy_model(
             _RESPONSE, message=message, delta=delta, additional_kwargs=additional_kwargs
@@ -117,17 +126,39 @@ class ChatResponseBuilder:
         """The response for the finished run; engines store its message."""
         # In the order of the stream: of parallel nodes, the first that starts may think last.
         thoughts = [block.content or "" for block in self._thinking] or [result.reasoning]
-        message = ChatMessage(
+        references = result.references if self._shows_citations else ()
+        # One text block: `ChatMessage.content` puts newlines between several.
+        blocks: list[Any] = [
+            *thinking_blocks(thoughts if self._shows_reasoning else ()),
+            TextBlock(text=result.text),
+            *map(citation_block, references),  # its own: chunks share theirs
+        ]
+        message = (ChatMessage if len(blocks) == 1 else AnswerMessage)(
             role=MessageRole.ASSISTANT,
-            # One text block: `ChatMessage.content` puts newlines between several.
-            blocks=[
-                *thinking_blocks(thoughts),
-                TextBlock(text=result.text),
-                *map(citation_block, result.references),  # its own: chunks share theirs
-            ],
+            blocks=blocks,
             additional_kwargs=session_kwargs(self._plan, result),
         )
         return ChatResponse(message=message, delta=delta, raw=raw_response(result))
+
+
+class AnswerMessage(ChatMessage):
+    """An answer's message, whose text may be replaced beside its other blocks.
+
+    `ReActAgent` before llama-index-core 0.14.8 and `SimpleChatEngine` before 0.14.24 assign to
+    `content`, which a `ChatMessage` of several blocks refuses.
+    """
+
+    @property
+    def content(self) -> str | None:
+        """The text."""
+        return super().content
+
+    @content.setter
+    def content(self, content: str) -> None:
+        self.blocks = [
+            TextBlock(text=content) if isinstance(block, TextBlock) else block
+            for block in self.blocks
+        ]
 
 
 class CompletionResponseBuilder:

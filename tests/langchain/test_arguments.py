@@ -1,0 +1,245 @@
+"""What a tool and a Runnable take: one meaning of `biz_params_schema`, and what an agent sees."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_core.messages import HumanMessage
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+)
+
+from bailian_apps import InvalidInputError
+from bailian_apps.langchain import BailianAppRunnable, BailianAppTool, ChatBailianApp
+
+
+class Guest(BaseModel):
+    name: str = Field(alias="姓名")
+
+
+class Trip(BaseModel):
+    city: str = Field(validation_alias=AliasChoices("town", "place"), serialization_alias="城市")
+    days: int = Field(default=1, alias="天数")
+    guest: Guest | None = None
+    tags: list[str] = Field(default_factory=lambda: ["quiet"])
+    pin: SecretStr | None = Field(default=None, alias="密码")
+
+    @field_serializer("days")
+    def _in_words(self, days: int) -> str:
+        return f"{days} 天"
+
+
+KINDS = ["tool", "runnable"]
+
+
+@pytest.fixture
+def cloud(start_cloud: Any) -> Any:
+    return start_cloud(app=lambda call: "ok")
+
+
+@pytest.fixture(params=[(kind, path) for kind in KINDS for path in ("invoke", "ainvoke")])
+def send(request: pytest.FixtureRequest, cloud: Any, fields_of: Any) -> Any:
+    """Calls a tool or a Runnable; returns the `biz_params` that the cloud received."""
+    kind, path = request.param
+
+    def send(given: Any, schema: Any = Trip, **more: Any) -> Any:
+        fields = fields_of(cloud, biz_params_schema=schema, **more)
+        if kind == "tool":
+            called: Any = BailianAppTool(name="trip", description="Plans.", **fields)
+        else:
+            called = BailianAppRunnable(**fields)
+        if path == "invoke":
+            called.invoke(given)
+        else:
+            asyncio.run(called.ainvoke(given))
+        return cloud.requests[-1].biz_params
+
+    return send
+
+
+DEFAULTS = {"天数": "1 天", "tags": ["quiet"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"city": "杭州"}, {"城市": "杭州", **DEFAULTS}),
+        ({"town": "杭州", "days": 3}, {"城市": "杭州", **DEFAULTS, "天数": "3 天"}),
+        ({"place": "杭州", "天数": "4"}, {"城市": "杭州", **DEFAULTS, "天数": "4 天"}),
+        ({"城市": "杭州", "tags": []}, {"城市": "杭州", "天数": "1 天", "tags": []}),
+        ({"city": "杭州", "guest": {"姓名": "Bo"}},
+         {"城市": "杭州", **DEFAULTS, "guest": {"姓名": "Bo"}}),
+        ({"city": "杭州", "pin": "1234"}, {"城市": "杭州", **DEFAULTS, "密码": "1234"}),
+    ],
+)  # fmt: skip
+def test_a_field_is_accepted_by_name_or_alias_and_sent_under_its_alias(
+    given: Any, sent: Any, send: Any
+) -> None:
+    assert send({"prompt": "hi", **given}) == sent
+
+
+def test_biz_params_hold_values_of_fields_that_are_left_out(send: Any) -> None:
+    fixed = {"城市": "苏州", "days": 5, "lang": "zh", "prompt": "another"}
+    others = {"lang": "zh", "prompt": "another", "tags": ["quiet"]}
+    of_fixed = {"城市": "苏州", "天数": "5 天", **others}
+    for given in ("hi", {"prompt": "hi"}, {"prompt": "hi", "city": None}):
+        assert send(given, biz_params=fixed) == of_fixed
+    overridden = {"城市": "杭州", "天数": "2 天", **others}
+    assert send({"prompt": "hi", "city": "杭州", "天数": 2}, biz_params=fixed) == overridden
+
+
+def test_an_argument_that_is_none_is_not_sent_even_with_a_default(send: Any) -> None:
+    class Optional(BaseModel):
+        days: int | None = 7
+
+    assert send({"prompt": "hi", "days": None}, Optional) == {}
+    assert send({"prompt": "hi"}, Optional) == {"days": 7}
+
+
+def test_a_path_into_a_list_is_an_alias_too(send: Any) -> None:
+    class Route(BaseModel):
+        start: str = Field(validation_alias=AliasPath("stops", 0))
+
+    assert send({"prompt": "hi", "start": "A"}, Route) == {"start": "A"}
+
+
+@pytest.mark.parametrize("given", ["hi", {"prompt": "hi", "days": 3}])
+def test_a_missing_field_is_an_error_in_every_form_of_input(
+    given: Any, send: Any, cloud: Any
+) -> None:
+    with pytest.raises((InvalidInputError, ValidationError), match=r"town|city"):
+        send(given)
+    assert cloud.requests == []
+
+
+@pytest.fixture(params=["invoke", "ainvoke", "stream", "astream"])
+def run(request: pytest.FixtureRequest, cloud: Any, fields_of: Any) -> Any:
+    """Calls a Runnable on one of the four paths."""
+
+    def run(given: Any, *, fields: Any = None, **kwargs: Any) -> Any:
+        app: Any = BailianAppRunnable(**fields_of(cloud, **(fields or {})))
+
+        async def collect() -> list[Any]:
+            return [each async for each in app.astream(given, **kwargs)]
+
+        if request.param == "stream":
+            return list(app.stream(given, **kwargs))
+        if request.param == "invoke":
+            return app.invoke(given, **kwargs)
+        is_stream = request.param == "astream"
+        return asyncio.run(collect() if is_stream else app.ainvoke(given, **kwargs))
+
+    return run
+
+
+class City(BaseModel):
+    city: str
+
+
+@pytest.mark.parametrize("given", ["hi", [HumanMessage("hi")], HumanMessage("hi"), {"prompt": "h"}])
+def test_messages_and_text_need_the_required_fields_too(given: Any, run: Any, cloud: Any) -> None:
+    with pytest.raises(InvalidInputError, match="city is missing") as caught:
+        run(given, fields={"biz_params_schema": City})
+    assert "Pass a dict with 'prompt' and 'city'" in str(caught.value)
+    assert cloud.requests == []
+    run(given, fields={"biz_params_schema": City, "biz_params": {"city": "杭州"}})
+    run(given, fields={"biz_params_schema": City}, biz_params={"city": "杭州"})
+    assert [each.biz_params for each in cloud.requests] == [{"city": "杭州"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        ({"question": "my secret"}, "'question'"),
+        ({"role": "user", "content": "my secret"}, "'role', 'content'"),
+        ({"prompt": None, "city": "my secret"}, "'prompt' (None), 'city'"),
+        ({}, "an empty dict"),
+        ({f"k{n}": "my secret" for n in range(12)}, "'k9' and 2 more"),
+    ],
+)
+def test_an_error_names_the_keys_and_never_the_values(
+    given: Any, got: str, run: Any, cloud: Any
+) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        run(given)
+    message = str(caught.value)
+    assert message.startswith("input must have 'prompt' or 'messages', got ")
+    assert message.endswith(f"{got}. Put the user's text into 'prompt'")
+    assert "my secret" not in message
+    assert cloud.requests == []
+
+
+def test_an_error_of_a_tool_names_the_argument_and_no_value(fields_of: Any, cloud: Any) -> None:
+    fields = fields_of(cloud, biz_params_schema=Trip)
+    tool = BailianAppTool(name="trip", description="Plans.", **fields)
+    with pytest.raises(ValidationError) as caught:
+        tool.invoke({"question": "my secret", "town": ["my secret"]})
+    assert "prompt\n  Field required" in str(caught.value)
+    assert "my secret" not in str(caught.value)
+
+
+def test_an_own_schema_with_aliases_is_filled_by_name(fields_of: Any, cloud: Any) -> None:
+    class Arguments(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
+        prompt: str = Field(alias="问题")
+        who: str = Field(alias="谁")
+
+    for fields in ({}, {"remember": True}):
+        tool = BailianAppTool(
+            name="t", description="d", args_schema=Arguments, **fields_of(cloud, **fields)
+        )
+        tool.invoke({"prompt": "hi", "who": "me"})
+        tool.invoke({"问题": "hi", "谁": "me"})
+        assert set(tool.tool_call_schema.model_json_schema()["properties"]) == {"prompt", "who"}
+    assert [each.prompt for each in cloud.requests] == ["hi"] * 4
+    assert [each.biz_params for each in cloud.requests] == [{"谁": "me"}] * 4
+
+
+# ------------------------------------------------------------------ as a tool
+
+
+def test_as_a_tool_the_agent_sees_only_what_it_fills(fields_of: Any, cloud: Any) -> None:
+    app = BailianAppRunnable(**fields_of(cloud, biz_params_schema=Trip, temperature=0.5))
+    model = ChatBailianApp(**fields_of(cloud, temperature=0.5))
+    shown = {}
+    for each in (app, model):
+        tool = each.as_tool(name="trip", description="Plans trips.")
+        schema: Any = tool.tool_call_schema
+        shown[type(each)] = list(schema.model_json_schema()["properties"])
+        call = {
+            "type": "tool_call",
+            "id": "1",
+            "name": "trip",
+            "args": {"prompt": "x", "city": "y"},
+        }
+        message = tool.invoke(call)
+        assert (message.text, message.artifact["prompt"]) == ("ok", "x")
+        assert cloud.requests[-1].body["parameters"]["temperature"] == 0.5
+    start_variables = ["city", "days", "guest", "tags", "pin"]
+    assert shown == {BailianAppRunnable: ["prompt", *start_variables], ChatBailianApp: ["prompt"]}
+    assert cloud.requests[0].biz_params == {"城市": "y", **DEFAULTS}
+
+
+def test_as_a_tool_the_arguments_can_be_chosen(fields_of: Any, cloud: Any) -> None:
+    class Chosen(BaseModel):
+        prompt: str
+        city: str
+
+    app = BailianAppRunnable(**fields_of(cloud))
+    for tool in (app.as_tool(Chosen), app.as_tool(arg_types={"prompt": str, "city": str})):
+        assert list(tool.args) == ["prompt", "city"]
+        tool.invoke({"prompt": "x", "city": "y"})
+        assert cloud.requests[-1].biz_params == {"city": "y"}
+    with pytest.raises(InvalidInputError, match="has no field 'prompt'"):
+        app.as_tool(arg_types={"question": str})
+    assert tool.as_tool() is tool

@@ -1,0 +1,132 @@
+"""One conversation, read by an app and by another LLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlock
+from llama_index.core.memory import ChatMemoryBuffer
+
+from bailian_apps.emulator import Agent, Emulator, Thought
+from bailian_apps.llamaindex import BailianAppChatEngine
+
+openai_like = pytest.importorskip("llama_index.llms.openai_like")
+
+APP = Agent(
+    thoughts=[Thought(reasoning="The almanac knows.")],
+    text="Take an umbrella<ref>[1]</ref>.",
+    references=[{"title": "Almanac", "text": "It often rains."}],
+)
+
+
+class Completions(BaseHTTPRequestHandler):
+    """Answers as OpenAI's API does, and keeps what was sent."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body)  # type: ignore[attr-defined]
+        message = {"role": "assistant", "content": "Sure."}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        head = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+        content = json.dumps({**head, "choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def completions() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Completions)
+    server.bodies = []  # type: ignore[attr-defined]
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def other(completions: Any) -> Any:
+    address = f"http://127.0.0.1:{completions.server_port}/v1"
+    return openai_like.OpenAILike(
+        model="m", api_base=address, api_key="k", is_chat_model=True, max_retries=0
+    )
+
+
+def asked_of(completions: Any) -> list[tuple[str, str]]:
+    [body] = completions.bodies
+    return [(message["role"], message["content"]) for message in body["messages"]]
+
+
+ASKED = [
+    ("user", "What shall I take?"),
+    ("assistant", "Take an umbrella<ref>[1]</ref>."),
+    ("user", "Are you sure?"),
+]
+
+
+@pytest.mark.parametrize("fields", [{}, {"message_blocks": "text"}])
+def test_another_llm_reads_an_answer_with_reasoning_and_citations(
+    chat: Any, llm_of: Any, other: Any, completions: Any, fields: Any
+) -> None:
+    with Emulator(apps={"app": APP}) as cloud:
+        seen = chat(llm_of(cloud, **fields), ASKED[0][1])
+    kinds = [TextBlock] if fields else [ThinkingBlock, TextBlock]
+    assert [type(block) for block in seen.last.message.blocks] == kinds
+    assert all(
+        not hasattr(block, "cited_content") for r in seen.responses for block in r.message.blocks
+    )
+    assert [each["title"] for each in seen.raw["references"]] == ["Almanac"]
+    assert seen.raw["reasoning"] == "The almanac knows."
+    if chat.streams:
+        assert seen.streamed_thinking == "The almanac knows."
+    history = [
+        ChatMessage(content=ASKED[0][1]),
+        seen.last.message,
+        ChatMessage(content=ASKED[2][1]),
+    ]
+    assert other.chat(history).message.content == "Sure."
+    assert asked_of(completions) == ASKED
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_another_llm_reads_the_memory_of_a_chat_engine_and_the_app_goes_on(
+    llm_of: Any, other: Any, completions: Any, streaming: bool
+) -> None:
+    memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+    with Emulator(apps={"app": APP}) as cloud:
+        engine = BailianAppChatEngine(llm=llm_of(cloud), memory=memory)
+        if streaming:
+            response: Any = engine.stream_chat(ASKED[0][1])
+            assert list(response.response_gen)
+        else:
+            response = engine.chat(ASKED[0][1])
+        assert [node.get_content() for node in response.source_nodes] == ["It often rains."]
+        memory.put(ChatMessage(content=ASKED[2][1]))
+        memory.put(other.chat(memory.get()).message)
+        assert asked_of(completions) == ASKED
+        assert str(engine.chat("And a coat?")) == APP.text
+        sent = [message["content"] for message in cloud.requests[-1].messages]
+        assert sent == [*(text for _, text in ASKED), "Sure.", "And a coat?"]
+
+
+def test_on_request_the_message_has_citations(chat: Any, llm_of: Any) -> None:
+    with Emulator(apps={"app": APP}) as cloud:
+        seen = chat(llm_of(cloud, message_blocks="all"))
+    assert seen.citations == ["It often rains."]
+    if chat.streams:
+        shown = [
+            r for r in seen.responses if any(hasattr(b, "cited_content") for b in r.message.blocks)
+        ]
+        assert seen.last in shown
