@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 
@@ -20,6 +20,7 @@ from typing_extensions import Self
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.owned_stream import OwnedStream
 from bailian_apps.transport.timeouts import TimeoutBudget
 
 if TYPE_CHECKING:
@@ -194,8 +195,8 @@ class Client:
 
     async def aframes(
         self, request: AppRequest, settings: AppSettings, *, deadline: float | None = None
-    ) -> AsyncGenerator[list[Frame]]:
-        """As `frames`, natively async."""
+    ) -> OwnedStream[list[Frame]]:
+        """As `frames`, natively async; the caller closes it."""
         import asyncio  # 40 ms, which a program without a loop does not pay
 
         from bailian_apps.transport.request_builder import build_request, load_sdk
@@ -213,7 +214,7 @@ class Client:
         else:
             built = build_request(request, settings)
         call = AsyncCall(self._async, TimeoutBudget(settings.timeouts, deadline))
-        return call.frames(built)
+        return OwnedStream(call.frames(built))
 
     def close(self) -> None:
         """Close the idle sync connections. Calls that run end first; new ones are refused."""

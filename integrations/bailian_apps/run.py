@@ -30,6 +30,7 @@ from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
 from bailian_apps.core.settings import CALL_NAMES, AppSettings
+from bailian_apps.owned_stream import OwnedStream
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class Run:
             with self._session_lease():
                 while True:
                     await self._aread_key()
-                    frames: AsyncGenerator[list[Any]] | None = None
+                    frames: OwnedStream[list[Any]] | None = None
                     try:
                         frames = await self._client.aframes(
                             self._next_request(), self._with_key, deadline=self._deadline

@@ -115,7 +115,89 @@ def test_an_end_node_that_repeats_what_output_nodes_said_says_it_once(
         assert (result.text, result.final_text) == ("西湖很美西湖远", None)
 
 
-@pytest.mark.parametrize("final", ["西湖很美\n西湖", "西湖"])
+@pytest.mark.parametrize(
+    ("said_by", "final", "text", "agrees"),
+    [
+        ([("LLM", ["晴。"]), ("Output", ["晴。"])], "晴。", "晴。", True),
+        ([("LLM", ["晴。"]), ("Output", ["晴。"])], "", "晴。", True),
+        ([("LLM", ["晴。"]), ("Output", ["晴。"])], "晴。晴。", "晴。晴。", True),
+        (
+            [("LLM", ["今天", "晴。"]), ("Output", ["今", "天晴。", "再见"])],
+            "",
+            "今天晴。再见",
+            True,
+        ),
+        ([("LLM", ["晴。"]), ("End", ["晴。", "再见"])], "晴。再见", "晴。再见", True),
+        ([("Output", ["等。"]), ("LLM", ["晴。"]), ("Output", ["晴。"])], "", "等。晴。", True),
+        ([("Output", ["等。"]), ("LLM", ["晴。"]), ("End", ["晴。"])], "晴。", "等。晴。", True),
+        ([("Output", ["等。"]), ("LLM", ["晴。"]), ("End", ["等。晴。"])], "", "等。晴。", True),
+        ([("LLM", ["晴。"]), ("Output", ["等。"]), ("Output", ["晴。"])], "", "晴。等。", True),
+        ([("Output", ["等。"]), ("Output", ["等。"])], "", "等。等。", True),
+        ([("LLM", ["等。"]), ("LLM", ["等。"])], "", "等。等。", True),
+        ([("LLM", ["晴天。"]), ("Output", ["晴"]), ("Output", ["雨"])], "", "晴天。晴雨", True),
+        ([("LLM", ["晴天。"]), ("Output", ["晴", "雨"])], "", "晴天。晴雨", True),
+        ([("LLM", ["晴"]), ("Output", ["。"]), ("Output", ["晴天"])], "", "晴。晴天", True),
+        ([("LLM", ["晴天。"]), ("Output", ["晴"])], "雨", "晴天。晴雨", True),
+        ([("LLM", ["晴天。"]), ("End", ["晴"])], "", "晴天。晴", True),
+        ([("LLM", ["晴。"]), ("Output", ["晴。"])], "雨。", "晴。雨。", True),
+        ([("LLM", ["晴。"]), ("Output", ["晴。"]), ("End", ["雨"])], "晴。晴。雨", "晴。雨", False),
+    ],
+)
+def test_a_node_that_shows_what_another_has_streamed_adds_only_what_is_new(
+    said_by: list[tuple[str, list[str]]], final: str, text: str, agrees: bool
+) -> None:
+    parts = [(f"{type_}_{n}", type_, pieces) for n, (type_, pieces) in enumerate(said_by)]
+    streamed, result = decode(run("message", *parts, final=final), "message_format")
+    assert (streamed, result.final_text) == (text, None if agrees else final)
+    assert [step.output for step in result.steps] == ["".join(pieces) for _, pieces in said_by]
+
+
+@pytest.mark.parametrize("shows", ["Output", "End"])
+def test_a_node_that_shows_another_while_it_streams_adds_nothing(shows: str) -> None:
+    words = ["今天", "晴", "。"]
+    frames = [
+        said(f"{type_}_1", word, type_=type_) for word in words for type_ in ("LLM", shows, "LLM_2")
+    ]
+    frames += [said(f"{type_}_1", "", type_=type_, done=True) for type_ in ("LLM", shows)]
+    alone = [frame for frame in frames if "LLM_2" not in str(frame)]
+    for final in ("今天晴。", ""):
+        assert decode([*alone, stop(final)], "message_format")[0] == "今天晴。"
+    assert decode([*frames, stop()], "message_format")[0] == "今天今天晴晴。。"
+
+
+@pytest.mark.parametrize(("mode", "way"), WAYS)
+@pytest.mark.parametrize("type_", ["Output", "End"])
+@pytest.mark.parametrize(
+    ("pieces", "final", "text"),
+    [
+        (["A", "A"], "A", "A"),
+        (["A", "A"], "AA", "AA"),
+        (["A", "A"], "", "AA"),
+        (["A", "A", "A"], "AA", "AA"),
+        (["A", "A", "A"], "AAA", "AAA"),
+        (["A", "A", "A"], "", "AAA"),
+        (["A", "B", "AB"], "AB", "AB"),
+        (["A", "B", "AB"], "ABAB!", "ABAB!"),
+        (["A", "A"], "B", "AAB"),
+    ],
+)
+def test_a_last_piece_that_may_be_listed_again_is_left_to_the_last_frame(
+    mode: str | None, way: str, type_: str, pieces: list[str], final: str, text: str
+) -> None:
+    say = listed if way == "thoughts" else said
+    frames = [say("a", piece, type_=type_) for piece in pieces[:-1]]
+    frames.append(say("a", pieces[-1], type_=type_, done=True))
+    streamed, result = decode([*frames, stop(final)], mode)
+    if type_ == "End" and final == "B":
+        assert (streamed, result.final_text) == ("AA", "B")
+    else:
+        assert (streamed, result.final_text) == (text, None)
+    if type_ == "Output":
+        frames.append(say("b", "C", type_="Output", done=True))
+        assert decode([*frames, stop()], mode)[0] == "".join(pieces) + "C"
+
+
+@pytest.mark.parametrize("final", ["西湖很美\n西湖", "西湖", ""])
 def test_a_repetition_that_never_ended_is_left_to_the_last_frame(final: str) -> None:
     parts = ("Output_1", "Output", ["西湖很美"]), ("End_1", "End", ["西湖"])
     streamed, _ = decode(run("message", *parts, final=final), "message_format")
@@ -302,9 +384,14 @@ def wrapped(output: Any, reasoning: str | None = "") -> str:
         (["西湖", "很", "美"], "西湖很美"),
         (["西", "西", "湖"], "西西湖"),
         (["哈", "哈"], "哈哈"),
-        (["哈", "哈", "哈哈哈"], "哈哈哈"),
+        (["哈", "哈", "哈哈哈"], "哈哈哈哈哈"),
         (["你", "好", "你好吗"], "你好你好吗"),
-        (["西湖", "西湖很美", "完"], "西湖很美完"),
+        (["西湖", "西湖很美", "完"], "西湖西湖很美完"),
+        (["1", "10"], "110"),
+        (["1", "10", " apples"], "110 apples"),
+        (["1", "10", "100 apples"], "100 apples"),
+        (["Hello, world", "Hello, world", "Hello, world!"], "Hello, world!"),
+        (["Hello", "Hello", "Hello"], "Hello"),
     ],
 )
 @pytest.mark.parametrize("type_", ["LLM", "AppComponent", "AgentGroup", None])
@@ -326,6 +413,41 @@ def test_a_snapshot_that_comes_again_as_a_node_ends_adds_nothing() -> None:
         end = said("a", wrapped("西湖", "想"), type_="LLM", done=True)
         _, result = decode([*frames, end, stop("晴。")], "message_format_plus")
         assert (result.steps[0].output, result.steps[0].reasoning) == ("西湖", "想")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "last", "output"),
+    [
+        (["哈"], "哈", "哈哈"),  # in doubt nothing is lost
+        (["1"], "10", "110"),
+        (["Hello"], "Hello", "HelloHello"),
+        (["Hello", "Hello"], "Hello", "Hello"),
+        (["Hello, world"], "Hello, world", "Hello, world"),
+        (["Hello", ", world"], "Hello, world", "Hello, world"),
+        (["哈", "好"], "哈好", "哈好哈好"),
+    ],
+)
+@pytest.mark.parametrize("type_", ["LLM", "Output"])
+def test_a_last_json_piece_is_dropped_only_where_it_certainly_repeats(
+    pieces: list[str], last: str, output: str, type_: str
+) -> None:
+    frames = [said("a", wrapped(piece), type_=type_) for piece in pieces]
+    frames.append(said("a", wrapped(last), type_=type_, done=True))
+    streamed, result = decode([*frames, stop()], "message_format_plus")
+    assert result.steps[0].output == output
+    assert streamed == (output if type_ == "Output" else "")
+
+
+def test_deltas_stream_at_once_and_snapshots_after_a_few_pieces() -> None:
+    def live(*pieces: str) -> list[str]:
+        decoder = Decoder(flow_stream_mode="message_format_plus")
+        frames = [decoder.feed(said("a", wrapped(piece), type_="LLM")) for piece in pieces]
+        return ["".join(e.text for e in f if isinstance(e, StepDelta)) for f in frames]
+
+    assert live("西湖", "很", "美") == ["西湖", "很", "美"]
+    assert live("1", "10", " apples", "!") == ["1", "", "10 apples", "!"]
+    assert live("西", "西湖", "西湖很", "西湖很美") == ["西", "", "湖很", "美"]
+    assert live("Hello, world", "Hello, world!", "Hello, world!") == ["Hello, world", "!", ""]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def ended(step_id: str) -> StepFinished:
 
 def read(*events: AppEvent) -> list[list[tuple[int, str]]]:
     queue = ReasoningQueue()
-    return [[tuple(piece) for piece in queue.feed(event)] for event in events]
+    return [[(piece.number, piece.text) for piece in queue.feed(event)] for event in events]
 
 
 def test_one_steps_reasoning_is_passed_on_at_once() -> None:
@@ -49,3 +49,20 @@ def test_a_step_that_thinks_again_is_still_the_same() -> None:
         ended("A"),
         ReasoningDelta("x", "B"),
     ) == [[(0, "a")], [], [(0, "b")], [], [(1, "x")]]
+
+
+def test_a_step_that_thinks_again_after_another_keeps_its_number_in_a_new_part() -> None:
+    queue = ReasoningQueue()
+    events = [
+        ReasoningDelta("a", "A"),
+        StepDelta("A", "said"),
+        ReasoningDelta("x", "B"),
+        StepDelta("B", "said"),
+        ReasoningDelta("b", "A"),
+        ReasoningDelta("y", "B"),
+        ended("A"),
+        ended("B"),
+    ]
+    assert [tuple(piece) for event in events for piece in queue.feed(event)] == [
+        *((0, "a", 0), (1, "x", 1), (0, "b", 2), (1, "y", 3))
+    ]

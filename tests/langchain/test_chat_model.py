@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import BaseChatModel
 from langchain_core.load import dumpd
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import ConfigurableField
 
 from bailian_apps import AppSettings, BailianApp, InvalidInputError, Timeout
@@ -115,6 +117,26 @@ def test_bind_tools_and_structured_output_raise_with_advice() -> None:
         make().bind_tools([])
     with pytest.raises(NotImplementedError, match="PydanticOutputParser"):
         make().with_structured_output({})
+
+
+def test_the_class_itself_does_not_claim_tools_or_schemas() -> None:
+    """langchain-tests, for one, asks whether a class overrides these methods."""
+    for name in ("bind_tools", "with_structured_output"):
+        assert getattr(ChatBailianApp, name) is getattr(BaseChatModel, name)
+
+
+def test_an_agent_without_tools_of_its_own_runs(start_cloud: Any, make_model: Any) -> None:
+    agents = pytest.importorskip("langchain.agents")
+    model = make_model(start_cloud(app=lambda _: "hi"))
+
+    def look_up(word: str) -> str:
+        """Look up a word."""
+        return word
+
+    state = agents.create_agent(model).invoke({"messages": [HumanMessage("hi")]})
+    assert state["messages"][-1].text == "hi"
+    with pytest.raises(NotImplementedError, match="in its console"):
+        agents.create_agent(model, tools=[look_up]).invoke({"messages": [HumanMessage("hi")]})
 
 
 def test_the_profile_has_no_tool_calling_but_reasoning() -> None:

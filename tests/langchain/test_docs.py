@@ -35,7 +35,7 @@ def test_every_example_on_the_page_runs(
 ) -> None:
     names: dict[str, Any] = {}
     examples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert len(examples) == 14
+    assert len(examples) == 15
     for example in examples:
         exec(compile(example, str(PAGE), "exec"), names)  # the page is ours
     printed = capsys.readouterr().out

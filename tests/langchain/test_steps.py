@@ -219,6 +219,29 @@ def test_a_stream_adds_up_to_the_blocks_of_the_message(make_model: Any) -> None:
     assert len(list(filter(None, pieces))) > 2  # the first node's come as they are thought
 
 
+def thinks_again() -> list[dict[str, Any]]:
+    """Two nodes think, and say a word, in turn; some of their thoughts are of the same length."""
+    said = [
+        ("a", "", "Mm. "), ("a", "1", ""), ("b", "", "So. "), ("b", "", "Yes."), ("b", "2", ""),
+        ("a", "", "Oh. "), ("a", "", "Aha!"), ("a", "3", ""), ("b", "", " OK."),
+    ]  # fmt: skip
+    frames = [frame(node(id_, "executing", text, reasoning=why)) for id_, text, why in said]
+    return [*frames, frame(finish="stop", text="Done.")]
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_a_node_that_thinks_again_has_one_block(version: str, ask: Any, make_model: Any) -> None:
+    model = make_model(lambda _: thinks_again(), output_version=version)
+    chunks = list(model.stream("hi"))
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole += chunk
+    for message in (ask(model, "hi"), whole):
+        assert reasoning_blocks(message) == ["Mm. Oh. Aha!", "So. Yes. OK."]
+    first = [block for chunk in chunks[:6] for block in reasoning_blocks(chunk)]
+    assert "".join(first).startswith("Mm. So. Yes.")
+
+
 @pytest.mark.skipif(
     not hasattr(BaseChatModel, "stream_events"), reason="langchain-core has no protocol events"
 )

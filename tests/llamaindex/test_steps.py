@@ -125,6 +125,19 @@ def test_nodes_that_think_at_once_have_a_block_each(llm_of: Any) -> None:
     assert sorted(own) == sorted([A, B])
 
 
+def test_a_node_that_thinks_again_has_one_block_in_every_chunk(llm_of: Any) -> None:
+    said = [("a", "", "Mm. "), ("a", "1", ""), ("b", "", "So."), ("b", "2", ""), ("a", "", "Oh.")]
+    frames = [frame(node(id_, "executing", text, reasoning=why)) for id_, text, why in said]
+    with Emulator(apps={"app": lambda call: [*frames, frame(finish="stop", text="!")]}) as cloud:
+        chunks = list(llm_of(cloud).stream_chat([ChatMessage(content="hi")]))
+    seen = [
+        [block.content for block in chunk.message.blocks if isinstance(block, ThinkingBlock)]
+        for chunk in chunks
+    ]
+    whole = ["Mm. Oh.", "So."]
+    assert seen == [["Mm. "], ["Mm. ", "So."], whole, whole, whole]
+
+
 # ----------------------------------------------------------------------- tokens
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import http.client
+import logging
 import os
 import queue
 import signal
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 import urllib3
+from support.leaving import HELD, LEAVE, Leave, by_garbage, by_shutdown, settled
 from support.wire import END, SSE_HEAD, WAIT_S, Do, WireServer, answer, chunk, event, frame
 
 from bailian_apps import (
@@ -615,3 +617,24 @@ def test_connections_are_used_again() -> None:
 
         asyncio.run(three())
         assert server.connections == 2
+
+
+@pytest.mark.parametrize("leave", [*LEAVE, by_garbage, by_shutdown])
+def test_leaving_an_async_stream_early_frees_its_slot_and_logs_nothing(
+    leave: Leave, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = 1 if leave is by_shutdown else 3
+
+    async def main(app: BailianApp) -> None:
+        for _ in range(times):
+            spoke = asyncio.Event()
+            spoke.set()
+            await leave(app.astream("hi", max_concurrency=1), spoke)
+            if leave is not by_shutdown:
+                await settled()
+
+    with WireServer(*[HELD_OPEN] * times) as server, caplog.at_level(logging.WARNING):
+        asyncio.run(main(app_of(server)))
+        HELD.clear()
+        assert server.all_gone.wait(WAIT_S)
+    assert not caplog.messages

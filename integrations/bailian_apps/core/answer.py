@@ -2,12 +2,16 @@
 
 A workflow's answer is what its Output nodes say, then what its End node says; `output.text` of the
 last frame holds all of that, or the End node's part alone. No recording shows which: both are read.
+
+An End or Output node may show what another node has streamed. So its text is held back for as long
+as it only repeats that, and the last frame decides. In doubt text comes twice: none is lost.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from bailian_apps.core.events import AppEvent, TextDelta
@@ -17,8 +21,9 @@ from bailian_apps.core.text import SurrogateBuffer, repair_surrogates
 OutputNodes: TypeAlias = Literal["answer", "steps"]
 """Whether a workflow's Output nodes say a part of the answer, or are only steps."""
 
-AnswerRole: TypeAlias = Literal["output", "end"]
-"""The part that a node has in the answer."""
+AnswerRole: TypeAlias = Literal["source", "output", "end"]
+"""The part that a node has in the answer. A source speaks as an Output node does, but what it says
+may be shown once more by an Output or End node."""
 
 # Types of nodes that compute or decide, whatever such a node is called in the console. The first
 # three are recorded, the others are those of the vendor's open-source platform.
@@ -48,12 +53,68 @@ def answer_role(
     kind = (node_type or "").casefold()
     if kind == "end":
         return "end"
-    if "output" in kind or (every_speaker and kind != "start"):
+    if "output" in kind:
         return "output"
-    if kind in _OTHER_TYPES or not is_text:
-        return None
-    named = any(word in name.casefold() for name in names for word in _OUTPUT_NAMES)
-    return "output" if named else None
+    if kind not in _OTHER_TYPES and is_text and _is_output(names):
+        return "output"
+    return "source" if every_speaker and kind != "start" else None
+
+
+def _is_output(names: Sequence[str]) -> bool:
+    return any(word in name.casefold() for name in names for word in _OUTPUT_NAMES)
+
+
+@dataclass(slots=True, eq=False)
+class _Speaker:
+    """A node that says a part of the answer."""
+
+    role: AnswerRole
+    pieces: list[str] = field(default_factory=list[str])  # what the answer has of its text
+    repeats: list[_Speaker] | None = None  # whose text it may be repeating; None before it speaks
+    repeated: int = 0  # how much of that
+    held: str = ""  # a last piece that may be one listed again
+    ended: bool = False
+
+    @property
+    def text(self) -> str:
+        """Its pieces as one text."""
+        if len(self.pieces) > 1:
+            self.pieces[:] = ["".join(self.pieces)]
+        return "".join(self.pieces)
+
+    @property
+    def waits(self) -> bool:
+        """Whether some of its text is held back."""
+        return bool(self.repeats or self.held)
+
+    def without_repetition(self, piece: str, said: str) -> str:
+        """Return what a piece adds; "" while it only repeats what another node said.
+
+        If it repeats all of that and goes on, the rest is new, unless something else was said
+        after it. If it says something else, it is said whole.
+
+        Args:
+            piece: What it says next.
+            said: What all nodes have said.
+        """
+        at = self.repeated
+        alike = self.repeats or []
+        self.repeats = [each for each in alike if each.text.startswith(piece, at)]
+        if self.repeats:
+            self.repeated = at + len(piece)
+            return ""
+        text = alike[0].text[:at] + piece
+        whole = (each.text for each in alike if said.endswith(each.text))
+        return text[max((len(words) for words in whole if text.startswith(words)), default=0) :]
+
+    def settle(self) -> str:
+        """Return what was held back, and is no repetition of all that another node said."""
+        text, self.held = self.held, ""
+        if self.repeats:
+            words = self.repeats[0].text[: self.repeated]
+            text = "" if any(each.text == words for each in self.repeats) else words
+            self.repeats = []
+        return text
 
 
 class Answer:
@@ -78,68 +139,96 @@ class Answer:
         self._with_outputs = output_nodes == "answer"
         self._pieces: list[str] = []
         self._buffer = SurrogateBuffer()
-        self._said = ""  # what the Output nodes have said
-        # How much of that the End node has repeated; None once it says something else.
-        self._repeated: int | None = 0
+        self._speakers: dict[str, _Speaker] = {}  # by the id of their step
+        self._all = _Speaker("source", self._pieces)
+        self._waiting: list[_Speaker] = []  # whose text is held back
 
     @property
     def text(self) -> str:
         """What has streamed."""
         return "".join(self._pieces)
 
-    def add(self, channel: AnswerChannel, text: str) -> None:
-        """Add a piece of `output.text`, or of what the End node says."""
+    def add(self, text: str) -> None:
+        """Add a piece of `output.text`."""
         if self._channel is None:
-            self._channel = channel
-        if channel == self._channel:
-            if self._said and channel == "node" and self._repeated is not None:
-                text = self._without_repetition(text, self._repeated)
+            self._channel = "text"
+        if self._channel == "text":
             self._emit(text)
 
-    def add_node_piece(self, role: AnswerRole, text: str) -> None:
-        """Add a piece of what a node says."""
-        if role == "end":
-            self.add("node", text)
-        elif self._with_outputs:
-            if self._channel is None:
-                self._channel = "node"
-            if self._channel == "node":
-                self._said += text
-                self._emit(text)
+    def add_node_piece(self, step_id: str, role: AnswerRole, text: str, *, last: bool) -> None:
+        """Add a piece of what a node says.
 
-    def _without_repetition(self, text: str, repeated: int) -> str:
-        """Hold back an End node's text for as long as it only repeats what Output nodes said.
-
-        If it repeats all of that and goes on, only the rest is new. If it says something else, it
-        is said whole. Until it is known, the last frame decides.
+        Args:
+            step_id: The id of the node's step.
+            role: Its part in the answer.
+            text: The piece.
+            last: Whether it came as the node ended.
         """
-        said = self._said
-        if said.startswith(text, repeated):
-            self._repeated = repeated + len(text)
-            return ""
-        self._repeated = None
-        size = len(said) - repeated
-        return text[size:] if text.startswith(said[repeated:]) else said[:repeated] + text
+        speaker = self._speakers.get(step_id)
+        if speaker is None:
+            speaker = self._speakers[step_id] = _Speaker(role)
+        if self._channel is None and (role == "end" or self._with_outputs):
+            self._channel = "node"
+        if self._channel != "node":
+            if role != "end":
+                speaker.pieces.append(text)
+            return
+        if speaker.repeats is None:
+            speaker.repeats = self._repeatable(role)
+        if speaker.repeats:
+            text = speaker.without_repetition(text, self.text)
+        elif last and speaker.text.endswith(text):  # a new piece, or one that is listed again
+            speaker.held, text = text, ""
+        if text:
+            if self._waiting:
+                self._settle_ended(speaker)
+            self._say(speaker, text)
+        elif speaker not in self._waiting:
+            self._waiting.append(speaker)
+
+    def end_node(self, step_id: str) -> None:
+        """A node has ended."""
+        if speaker := self._speakers.get(step_id):
+            speaker.ended = True
+
+    def _repeatable(self, role: AnswerRole) -> list[_Speaker]:
+        """Return what a node may repeat: all that was said, or what one source said."""
+        sources = [each for each in self._speakers.values() if each.role == "source"]
+        if role == "source" or not (self._with_outputs and (sources or role == "end")):
+            return []
+        return [self._all, *sources] if self._pieces else []
+
+    def _settle_ended(self, speaker: _Speaker) -> None:
+        """Before a node speaks, say what those that ended before it have held back."""
+        for other in self._waiting:
+            if other.ended and other is not speaker:
+                self._say(other, other.settle())
+        self._waiting = [other for other in self._waiting if other.waits]
+
+    def _say(self, speaker: _Speaker, text: str) -> None:
+        speaker.pieces.append(text)
+        if speaker.role == "end" or self._with_outputs:
+            self._emit(text)
 
     def _emit(self, text: str, *, last: bool = False) -> None:
         if text := self._buffer.push(text, last=last):
             self._pieces.append(text)
             self._events.append(TextDelta(text))
 
-    def finish(self, final: str, outputs: list[str], end: str, *, is_workflow: bool) -> None:
+    def finish(self, final: str, *, is_workflow: bool) -> None:
         """Add what the frame that ends the run adds.
 
         Args:
             final: Its text.
-            outputs: What each Output node has said.
-            end: What the End node has said.
             is_workflow: Whether `final` is the whole text; an agent's is its last delta.
         """
         by_nodes = self._channel != "text"
+        outputs, end = self._parts()
         if not (by_nodes or self._pieces):  # `output.text` did not stream what nodes said
-            by_nodes, end = True, ""
+            by_nodes = True
             self._emit("".join(outputs) if self._with_outputs else "")
         if not (final and is_workflow):
+            self._settle()
             self._emit(final, last=True)
             return
         self._buffer.reset()  # the last frame repeats the whole text
@@ -149,24 +238,38 @@ class Answer:
         if final.startswith(streamed):
             self._emit(final[len(streamed) :], last=True)
             return
-        if by_nodes and not end and self._with_outputs and _says_again(final, outputs):
-            self.final_text = final  # in another order or with other spaces: nothing new
-            return
         if by_nodes:
-            self._emit(_rest(final, outputs, "" if self._repeated else end), last=True)
-        text = self.text
+            self._add_rest(final, outputs, end)
+        text, (outputs, _) = self.text, self._parts()
         if self._with_outputs:
             agrees = text.endswith(final) and not _size_of(final, outputs)  # the End node's alone
         else:
             agrees = bool(outputs) and final.endswith(text)
         self.final_text = None if agrees else final
 
+    def _add_rest(self, final: str, outputs: list[str], end: str) -> None:
+        """Add what a final text has beyond what its nodes said: all, or the End node alone."""
+        size = _size_of(final, [*outputs, end])
+        if not size and end and final.startswith(end):
+            size = len(end)
+        if not size:  # it decides nothing about what was held back
+            self._settle()
+            outputs, end = self._parts()
+            if end:
+                size = len(end) if final.startswith(end) else len(final)
+            elif self._with_outputs and _says_again(final, outputs):
+                size = len(final)  # in another order or with other spaces: nothing new
+        self._emit(final[size:], last=True)
 
-def _rest(final: str, outputs: list[str], end: str) -> str:
-    """Return what a final text adds to what its nodes said, all of it or the End node alone."""
-    if size := _size_of(final, [*outputs, end]):
-        return final[size:]
-    return final[len(end) :] if final.startswith(end) else ""
+    def _settle(self) -> None:
+        for speaker in self._waiting:
+            self._say(speaker, speaker.settle())
+
+    def _parts(self) -> tuple[list[str], str]:
+        """Return what each Output node and the End node say of the answer."""
+        speakers = self._speakers.values()
+        outputs = [speaker.text for speaker in speakers if speaker.role != "end"]
+        return outputs, "".join(speaker.text for speaker in speakers if speaker.role == "end")
 
 
 def _says_again(final: str, outputs: list[str]) -> bool:

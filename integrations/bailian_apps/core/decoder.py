@@ -75,7 +75,7 @@ class Decoder:
         self._history_format: HistoryFormat | None = history_format
         self._events: list[AppEvent] = []  # what is new in the frame being read
         self._answer = Answer(self._events, mode, output_nodes)
-        self._steps = StepReader(self._events, self._answer.add_node_piece, mode)
+        self._steps = StepReader(self._events, self._answer, mode)
         self._is_workflow = mode.is_workflow
         self._references: list[DocReference] = []
         self._known_references: dict[tuple[str | None, str], list[DocReference]] = {}
@@ -202,17 +202,13 @@ class Decoder:
             self._finish_answer(text)
         elif text:
             self._steps.answer_began()
-            self._answer.add("text", text)
+            self._answer.add(text)
 
     def _finish_answer(self, text: str) -> None:
         """Emit what the frame that ends the run adds to what was streamed."""
         answer, steps = self._answer, self._steps
-        answer.finish(
-            text or steps.end_value,
-            steps.said("output"),
-            "".join(steps.said("end")),
-            is_workflow=self._is_workflow or steps.saw_node,
-        )
+        is_workflow = self._is_workflow or steps.saw_node
+        answer.finish(text or steps.end_value, is_workflow=is_workflow)
         if answer.final_text is not None:
             logger.warning(
                 "the last frame's text (%d characters) is not what was streamed (%d), which is the "

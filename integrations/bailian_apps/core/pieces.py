@@ -1,8 +1,11 @@
 """The JSON that a node says, piece by piece: deltas, or all that it has so far. Pure.
 
 Of the vendor's two pages on `message_format_plus`, one calls every content a delta, the other calls
-JSON content a snapshot that replaces the one before. Nobody has recorded which, so a node's own
-pieces decide: a piece that begins with what is known is a snapshot, another one a delta.
+JSON content a snapshot that replaces the one before. The one recording has deltas
+(workflow-message-format-plus-elided.sse, in tests/recordings). So a node's own pieces decide, once:
+one that does not begin with what is known shows that they are deltas; enough that do, snapshots.
+Until then, what is not the same in both readings is held back. In doubt they are deltas: that may
+double a text, but never lose one.
 """
 
 from __future__ import annotations
@@ -11,18 +14,37 @@ from typing import Any
 
 from bailian_apps.core.values import JsonObject, Piece, json_object
 
+# So many characters of what is known do not come again by chance, as "1" before "10" may.
+_ENOUGH = 8
+
 
 class NodePieces:
     """Reads the pieces of one node, some of which are JSON."""
 
-    __slots__ = ("_doubtful", "_form", "_held", "_known")
+    __slots__ = (
+        "_deltas",
+        "_emitted",
+        "_form",
+        "_growths",
+        "_held",
+        "_known",
+        "_passed",
+        "_repeated",
+    )
 
     def __init__(self) -> None:
         """Start before the first piece."""
         self._held = ""  # a JSON value, which a newer one may replace
         self._form: str | None = None  # "deltas" or "snapshots", once a wrapped piece has shown it
-        self._known = ("", "")  # of wrapped pieces: output and reasoning so far
-        self._doubtful: list[Piece] = []  # equal to what was known: a delta, or nothing new
+        self._deltas: list[Piece] = []  # wrapped pieces, unless they are snapshots
+        self._emitted = 0  # how many of these were passed on
+        self._passed: tuple[str, str] = ("", "")  # what these are, as snapshots
+        self._known: tuple[str, str] = (
+            "",
+            "",
+        )  # output and reasoning so far, if they are snapshots
+        self._repeated = 0  # how many characters of that came again
+        self._growths = 0  # how often it came again with more behind it
 
     def push(self, piece: Piece, *, last: bool) -> tuple[str, str]:
         """Add a piece and return the output and the reasoning that it certainly adds.
@@ -45,45 +67,57 @@ class NodePieces:
     @property
     def held(self) -> tuple[str, str]:
         """The output and the reasoning that are held back."""
-        output, reasoning = _joined(self._doubtful)
+        output, reasoning = _joined(self._deltas[self._emitted :])
         return output + self._held, reasoning
 
     def close(self) -> tuple[str, str]:
         """Return what was held back: the node has ended."""
         held, self._held = self.held, ""
-        self._doubtful.clear()
+        self._emitted = len(self._deltas)
         return held
 
     def _push_wrapped(self, piece: Piece, *, last: bool) -> tuple[str, str]:
         if self._form == "deltas":
+            if last:
+                piece = self._without_whole(piece)
+            self._deltas.append(piece)
+            self._emitted += 1
             return piece.output, piece.reasoning
-        texts = (piece.output, piece.reasoning)
-        pairs = list(zip(texts, self._known, strict=True))
-        seen_before = [(text, known) for text, known in pairs if text and known]
-        begins = all(text.startswith(known) for text, known in seen_before)
-        if self._form is None and not begins:
-            self._form = "deltas"
-            pieces = [*self._doubtful, piece]
-            self._doubtful.clear()
-            return _joined(pieces)
-        if self._form is None and seen_before:
-            if all(text in ("", known) for text, known in pairs):
-                # While a node runs, only a delta has a reason to come twice: "哈", "哈".
-                if self._doubtful or not last:
-                    self._doubtful.append(piece)
-                return "", ""
-            self._form = "snapshots"
-            self._doubtful.clear()
-        (output, more), (reasoning, thought) = (_added(text, known) for text, known in pairs)
+        pairs = list(zip((piece.output, piece.reasoning), self._known, strict=True))
+        again = [(text, known) for text, known in pairs if text and known]
+        if self._form is None:
+            self._form = self._form_with(again)
+        output, reasoning = (t if t.startswith(known) else known + t for t, known in pairs)
         self._known = (output, reasoning)
-        return more, thought
+        if self._form == "snapshots":
+            new = output[len(self._passed[0]) :], reasoning[len(self._passed[1]) :]
+            self._deltas.clear()
+            self._emitted = 0
+        else:
+            self._deltas.append(piece)
+            if self._form is None and (again or self._emitted < len(self._deltas) - 1):
+                return "", ""
+            new = _joined(self._deltas[self._emitted :])
+            self._emitted = len(self._deltas)
+        self._passed = self._known
+        return new
 
+    def _without_whole(self, piece: Piece) -> Piece:
+        """Return the last delta without texts that are all that the node has said."""
+        texts = zip((piece.output, piece.reasoning), _joined(self._deltas), strict=True)
+        output, reasoning = (
+            "" if len(text) >= _ENOUGH and text == whole else text for text, whole in texts
+        )
+        return Piece(output, reasoning)
 
-def _added(text: str, known: str) -> tuple[str, str]:
-    """Return all that is known with this text, and what of it is new."""
-    if text.startswith(known):
-        return text, text[len(known) :]
-    return known + text, text
+    def _form_with(self, again: list[tuple[str, str]]) -> str | None:
+        """Return the form of a node's pieces, with the texts that come where one is known."""
+        if not all(text.startswith(known) for text, known in again):
+            return "deltas"
+        self._repeated += sum(len(known) for _, known in again)
+        self._growths += any(text != known for text, known in again)
+        certain = self._repeated >= _ENOUGH or self._growths > 1 or len(again) > 1
+        return "snapshots" if certain else None
 
 
 def _joined(pieces: list[Piece]) -> tuple[str, str]:

@@ -8,10 +8,15 @@ from bailian_apps.core.events import AppEvent, ReasoningDelta, StepDelta, StepFi
 
 
 class ReasoningPiece(NamedTuple):
-    """A piece of the reasoning of one step; `number` counts the steps that think, from 0."""
+    """A piece of the reasoning of one step.
+
+    `number` counts the steps that think, from 0. `part` counts the stretches of reasoning: a step
+    that thinks again after another one has its own number again, but a new part.
+    """
 
     number: int
     text: str
+    part: int
 
 
 class ReasoningQueue:
@@ -24,8 +29,9 @@ class ReasoningQueue:
     def __init__(self) -> None:
         """Start without reasoning."""
         self._current: str | None = None  # the step whose reasoning is passed on
-        self._newest: str | None = None
-        self._number = -1
+        self._numbers: dict[str, int] = {}  # of the steps that think
+        self._number = -1  # of the newest piece
+        self._part = -1
         self._waiting: dict[str, list[str]] = {}
         self._over: set[str] = set()  # of those waiting
 
@@ -35,7 +41,7 @@ class ReasoningQueue:
             if self._current is None:
                 self._begin(event.step_id)
             if event.step_id == self._current:
-                return [ReasoningPiece(self._number, event.text)]
+                return [ReasoningPiece(self._number, event.text, self._part)]
             self._waiting.setdefault(event.step_id, []).append(event.text)
         elif isinstance(event, (StepDelta, StepFinished)):
             step_id = event.step_id if isinstance(event, StepDelta) else event.step.id
@@ -48,9 +54,10 @@ class ReasoningQueue:
 
     def _begin(self, step_id: str) -> None:
         self._current = step_id
-        if step_id != self._newest:
-            self._newest = step_id
-            self._number += 1
+        number = self._numbers.setdefault(step_id, len(self._numbers))
+        if number != self._number:
+            self._number = number
+            self._part += 1
 
     def _release(self) -> list[ReasoningPiece]:
         released: list[ReasoningPiece] = []
@@ -58,7 +65,7 @@ class ReasoningQueue:
             step_id = next(iter(self._waiting))
             self._begin(step_id)
             text = "".join(self._waiting.pop(step_id))
-            released.append(ReasoningPiece(self._number, text))
+            released.append(ReasoningPiece(self._number, text, self._part))
             if step_id in self._over:
                 self._over.remove(step_id)
                 self._current = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from bailian_apps.core.documents import RetrievedDocument, best_of_each, read_documents
@@ -262,15 +263,20 @@ def is_failure(status: str) -> bool:
 
 def _to_dict(value: DataclassInstance, *, compact: bool = False) -> dict[str, Any]:
     # Not `asdict`: it copies every value, and `raw` before that is left out.
-    values = {each.name: getattr(value, each.name) for each in fields(value) if each.name != "raw"}
-    return {
-        name: _to_json(item)
-        for name, item in values.items()
-        if not compact or item not in (None, "", ())
-    }
+    values: dict[str, Any] = {}
+    for name in _json_names(type(value)):
+        item: Any = getattr(value, name)
+        if compact and item in _EMPTY:
+            continue
+        if isinstance(item, (tuple, Usage)):
+            item = item.to_dict() if isinstance(item, Usage) else [*item]
+        values[name] = item
+    return values
 
 
-def _to_json(value: Any) -> Any:
-    if isinstance(value, Usage):
-        return value.to_dict()
-    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+_EMPTY = (None, "", ())
+
+
+@cache
+def _json_names(kind: type[DataclassInstance]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind) if each.name != "raw")

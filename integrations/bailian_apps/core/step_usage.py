@@ -60,10 +60,10 @@ class UsageByStep:
     def assign(self, models: Sequence[ModelUsage]) -> bool:
         """Assign the model calls of a frame in which a step ended; return whether any was."""
         active = [caller for caller in self._callers if caller.spoke or caller.ended]
-        changed = [at for at, model in enumerate(models) if self._assigned.get(at) != model]
-        new = [at for at in changed if at not in self._assigned]
         assigned = False
         if all(caller.alone for caller in active):
+            changed = [at for at, model in enumerate(models) if self._assigned.get(at) != model]
+            new = [at for at in changed if at not in self._assigned]
             for caller, positions in _owners(active, new or changed):
                 if caller.ended:
                     own = tuple(self._since(at, models[at]) for at in positions)

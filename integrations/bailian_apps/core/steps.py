@@ -10,11 +10,10 @@ The files named here are in tests/recordings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-from bailian_apps.core.answer import AnswerRole, answer_role
+from bailian_apps.core.answer import Answer, AnswerRole, answer_role
 from bailian_apps.core.entries import (
     Node,
     Source,
@@ -110,14 +109,12 @@ class StepReader:
         end_value: The JSON value that an End node put out. The last frame has its text too.
     """
 
-    def __init__(
-        self, events: list[AppEvent], answer: Callable[[AnswerRole, str], None], mode: StreamMode
-    ) -> None:
+    def __init__(self, events: list[AppEvent], answer: Answer, mode: StreamMode) -> None:
         """Read for a decoder.
 
         Args:
             events: Takes what is new.
-            answer: Is called with every piece of an End or Output node's text.
+            answer: Takes every piece of an End or Output node's text.
             mode: How the app streams.
         """
         self.end_value = ""
@@ -140,10 +137,6 @@ class StepReader:
         """Return all steps so far, in the order in which they began."""
         return tuple(step.snapshot(cut_off=not step.finished) for step in self._steps)
 
-    def said(self, role: AnswerRole) -> list[str]:
-        """Return what each node with this part in the answer has said."""
-        return ["".join(step.output) for step in self._steps if step.role == role]
-
     def finish_all(self) -> None:
         """End every step that is still open: the run is over, so they succeeded."""
         for step in self._steps:
@@ -155,7 +148,7 @@ class StepReader:
         if self._usage.assign(usage.models):
             for at, event in enumerate(self._events):
                 if isinstance(event, StepFinished):
-                    step = next(step for step in self._steps if step.id == event.step.id)
+                    step = next(s for s in reversed(self._steps) if s.id == event.step.id)
                     self._events[at] = StepFinished(step.snapshot())
 
     # ---------------------------------------------------------------- thoughts
@@ -215,7 +208,7 @@ class StepReader:
             step.duration_ms = node.duration_ms
         self._append(step, node.source, node.piece, last=node.status != EXECUTING)
         if node.status != EXECUTING:
-            if is_failure(node.status):
+            if node.status != SUCCESS and is_failure(node.status):
                 self._read_held(step)
                 step.error = node.error or "".join(step.output) or node.status
             self._finish(step, node.status)
@@ -348,10 +341,10 @@ class StepReader:
             output, reasoning = step.pieces.push(piece, last=last)
         self._emit(step, output, reasoning)
         if output and step.role is not None:
-            self._answer(step.role, output)
+            self._answer.add_node_piece(step.id, step.role, output, last=last)
 
     def _read_held(self, step: _StepState) -> None:
-        """Emit the JSON that an ended step has held back."""
+        """Emit the JSON that an ended step has held back, if it says some."""
         if step.pieces is None:
             return
         output, reasoning = step.pieces.close()
@@ -360,7 +353,7 @@ class StepReader:
             # The last frame repeats it, perhaps written in another way: its text is the answer.
             self.end_value, step.role = output, None
         elif output and step.role is not None:
-            self._answer(step.role, output)
+            self._answer.add_node_piece(step.id, step.role, output, last=True)
 
     def _emit(self, step: _StepState, output: str, reasoning: str, *, last: bool = False) -> None:
         if (reasoning or last) and (reasoning := step.reasoning_buffer.push(reasoning, last=last)):
@@ -378,6 +371,8 @@ class StepReader:
         step.finished = True
         if step.caller is not None:
             step.caller.ended = True
+        if step.role is not None:
+            self._answer.end_node(step.id)
         self.finished_count += 1
         self._running.pop(step.id, None)
         self._events.append(StepFinished(step.snapshot()))

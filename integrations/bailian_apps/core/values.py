@@ -214,7 +214,8 @@ class CallInput:
 
     def settle(self) -> None:
         """The step has ended: JSON that is still incomplete is text."""
-        self.value = self.so_far
+        if self.value is None and self._text:
+            self.value = self._text
 
     def _add(self, name: str, piece: str) -> None:
         if name != self._field:

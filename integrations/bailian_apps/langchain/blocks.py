@@ -43,14 +43,15 @@ def step_entry(step: Step) -> dict[str, Any]:
 def reasoning_kwargs(pieces: Sequence[ReasoningPiece]) -> dict[str, Any]:
     """Return reasoning as `additional_kwargs`, which LangChain can add up.
 
-    `reasoning_content` is one text. `reasoning_parts` has the lengths of the parts of it that are
-    not the first step's: LangChain sums numbers in dicts of the same index.
+    `reasoning_content` is one text. `reasoning_parts` has the parts of it after the first: in the
+    index, their place and the number of their step; and the lengths of their pieces. LangChain
+    joins the lists in dicts of the same index (it would not add up numbers that are equal).
     """
     kwargs: dict[str, Any] = {_REASONING: "".join(piece.text for piece in pieces)}
     if parts := [
-        {"index": f"lc_{piece.number}", "length": len(piece.text)}
+        {"index": f"lc_{piece.part}_{piece.number}", "lengths": [len(piece.text)]}
         for piece in pieces
-        if piece.number
+        if piece.part
     ]:
         kwargs[_REASONING_PARTS] = parts
     return kwargs
@@ -133,15 +134,16 @@ def as_arguments(value: object) -> dict[str, Any]:
 def _reasoning_blocks(extra: Mapping[str, Any]) -> list[dict[str, Any]]:
     text: str = extra[_REASONING]
     parts: Sequence[Mapping[str, Any]] = extra.get(_REASONING_PARTS, ())
-    end = len(text) - sum(part["length"] for part in parts)
-    blocks = (
-        [{"type": "reasoning", "reasoning": text[:end], "index": "lc_reasoning"}] if end else []
-    )
+    end = len(text) - sum(sum(part["lengths"]) for part in parts)
+    texts = {"0": text[:end]} if end else {}  # by the number of their step
     for part in parts:
-        start, end = end, end + part["length"]
-        index = part["index"].replace("lc_", "lc_reasoning_")
-        blocks.append({"type": "reasoning", "reasoning": text[start:end], "index": index})
-    return blocks
+        start, end = end, end + sum(part["lengths"])
+        number = part["index"].rpartition("_")[2]
+        texts[number] = texts.get(number, "") + text[start:end]
+    return [
+        {"type": "reasoning", "reasoning": text, "index": f"lc_reasoning_{number}"}
+        for number, text in texts.items()
+    ]
 
 
 def _as_block(item: object) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import aclosing, closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import (
@@ -16,7 +16,7 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import LC_ID_PREFIX, BaseMessage
 from langchain_core.runnables import RunnableConfig
 
 from bailian_apps.core.events import AppEvent
@@ -27,6 +27,7 @@ from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.runs import AppRun
 from bailian_apps.langchain.settings import AppSettingsMixin
 from bailian_apps.langchain.step_runs import AnyRunManager, amake_calls, make_calls
+from bailian_apps.owned_stream import OwnedStream
 
 try:
     from langchain_core.utils.uuid import uuid7 as _new_run_id
@@ -38,6 +39,30 @@ _BuilderT = TypeVar("_BuilderT", bound="ChunkBuilder[Any]")
 _STREAM_RUN = "_bailian_stream_run"
 
 logger = logging.getLogger(__name__)
+
+
+def _unchanged(chunk: Any) -> Any:
+    return chunk
+
+
+class NotSupported:
+    """A method of LangChain's that an app does not have.
+
+    On the class it is LangChain's own, so that code which asks whether the class overrides it finds
+    that it does not. On an object it raises a `NotImplementedError` that says what to do instead.
+    """
+
+    def __init__(self, inherited: Callable[..., Any], advice: str) -> None:
+        """Take LangChain's method, and what to do instead."""
+        self._inherited = inherited
+        self._advice = advice
+
+    def __get__(self, instance: object, _: type) -> Callable[..., Any]:
+        """Return the method."""
+        return self._inherited if instance is None else self._refuse
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise NotImplementedError(self._advice)
 
 
 class ChunkBuilder(Protocol[_T_co]):
@@ -72,11 +97,14 @@ class ChatCall(Generic[_BuilderT]):
     kwargs: dict[str, Any] = field(repr=False)
     builder: _BuilderT = field(init=False, repr=False)
 
-    def stream(self) -> Generator[Any]:
+    def stream(self, convert: Callable[[Any], Any] = _unchanged) -> Generator[Any]:
         """Run the app. Closing the generator ends the steps and closes the connection.
 
+        Args:
+            convert: Is applied to each chunk.
+
         Yields:
-            The builder's chunks.
+            The builder's chunks, converted.
 
         Raises:
             BailianError: The call failed.
@@ -92,13 +120,13 @@ class ChatCall(Generic[_BuilderT]):
                         # A stop sequence may have cut the run off: its open steps did not fail.
                         make_calls(run.steps.close(None))
                         events.close()
-                    yield chunk
+                    yield convert(chunk)
 
-    async def astream(self) -> AsyncGenerator[Any]:
+    async def astream(self, convert: Callable[[Any], Any] = _unchanged) -> AsyncGenerator[Any]:
         """Run the app, natively async; as `stream`."""
         with langchain_errors(self.model, self.kwargs):
             run = self._start()
-            async with aclosing(run.aevents()) as events:
+            async with OwnedStream(run.aevents()) as events:
                 async for event in events:
                     chunk = self.builder.feed(event)
                     if chunk is None:
@@ -106,7 +134,7 @@ class ChatCall(Generic[_BuilderT]):
                     if self.builder.done:
                         await amake_calls(run.steps.close(None))
                         await events.aclose()
-                    yield chunk
+                    yield convert(chunk)
 
     def _start(self) -> AppRun:
         run = AppRun.prepare(self.model, to_turns(self.messages), self.kwargs, self.manager)
@@ -124,7 +152,7 @@ class StreamRun:
 
     Attributes:
         manager: The model's run.
-        chunks: What `_stream` returned. `stream` closes it before LangChain ends the run.
+        chunks: What `_stream` returned.
     """
 
     def __init__(
@@ -163,7 +191,24 @@ class StreamRun:
             metadata=manager.metadata,
             inheritable_metadata=manager.inheritable_metadata,
         )
-        self.chunks: Generator[Any] | AsyncGenerator[Any] | None = None
+        self.chunks: Generator[Any] | OwnedStream[Any] | None = None
+
+    def close(self, stream: Any) -> None:
+        """Close LangChain's stream of this run, and `chunks` before it, also if a handler raises.
+
+        First the connection and the steps end, then the run above them.
+        """
+        with ExitStack() as stack:
+            stack.callback(stream.close)
+            if self.chunks is not None:
+                stack.callback(cast("Generator[Any]", self.chunks).close)
+
+    async def aclose(self, stream: OwnedStream[Any]) -> None:
+        """As `close`, natively async."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(stream.aclose)
+            if self.chunks is not None:
+                stack.push_async_callback(cast("OwnedStream[Any]", self.chunks).aclose)
 
     def add_to(self, kwargs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Take the keyword arguments; return them as LangChain may publish them, with this.
@@ -193,3 +238,8 @@ def ignore_max_tokens(app_id: str, max_tokens: object) -> None:
     if max_tokens is not None:
         message = "max_tokens=%s is not sent: set the limit of app %s in its console"
         logger.warning(message, max_tokens, app_id)
+
+
+def message_id_of(manager: AnyRunManager | None) -> str | None:
+    """Return the id that LangChain gives the message of a run."""
+    return f"{LC_ID_PREFIX}-{manager.run_id}" if manager else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, aclosing, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
@@ -16,7 +16,7 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
-from langchain_core.messages import LC_ID_PREFIX, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
@@ -26,13 +26,25 @@ from typing_extensions import Unpack, override
 from bailian_apps.core.redaction import redact_kwargs, secrets_digest, take
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
-from bailian_apps.langchain.chat_call import ChatCall, StreamRun, caller_kwargs, ignore_max_tokens
-from bailian_apps.langchain.message_chunks import MessageChunkBuilder, as_generation
+from bailian_apps.langchain.chat_call import (
+    ChatCall,
+    NotSupported,
+    StreamRun,
+    caller_kwargs,
+    ignore_max_tokens,
+    message_id_of,
+)
+from bailian_apps.langchain.message_chunks import (
+    MessageChunkBuilder,
+    as_generation,
+    without_session,
+)
 from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventBuilder
 from bailian_apps.langchain.runs import is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG
 from bailian_apps.langchain.signatures import ChatKeywords, ChatSignatures
 from bailian_apps.langchain.step_runs import AnyRunManager
+from bailian_apps.owned_stream import OwnedStream
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
@@ -72,8 +84,8 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
         max_tokens: Accepted for compatibility with other chat models, also per call, but not sent:
             the limit is set in the app's console. A warning is logged.
         streaming: Whether `invoke` reports tokens to callbacks; False disables `stream`.
-        cache: Off by default, even if LangChain has a global cache: a cached answer would continue
-            an old session, and an app may have side effects.
+        cache: Off by default, even if LangChain has a global cache: an app may have side effects.
+            An answer from a cache names no session, so the conversation after it is sent whole.
     """
 
     model_config = MODEL_CONFIG
@@ -133,6 +145,11 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
         return f"{key}---{digest}" if digest else key
 
     @override
+    def _convert_cached_generations(self, cache_val: list[Any]) -> list[ChatGeneration]:
+        # LangChain calls it with what it found in a cache, on all paths.
+        return [without_session(each) for each in super()._convert_cached_generations(cache_val)]
+
+    @override
     def _resolve_model_profile(self) -> ModelProfile:
         return {
             "image_inputs": True,
@@ -146,29 +163,16 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
             "structured_output": False,
         }
 
-    @override
-    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
-        """Not supported: an app calls its own tools.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(
-            "an app only calls its own tools: add them to the app in its console, or pass this app "
-            "as a tool to an agent whose model takes tools"
-        )
-
-    @override
-    def with_structured_output(self, schema: Any, **kwargs: Any) -> NoReturn:
-        """Not supported: the format of an app's answer is set in its console.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(
-            "an app takes no schema: use BailianAppRunnable(output_schema=…), or ask for JSON in "
-            "the prompt and add a parser, such as model | PydanticOutputParser(pydantic_object=…)"
-        )
+    bind_tools: ClassVar[Any] = NotSupported(
+        BaseChatModel.bind_tools,
+        "an app only calls its own tools: add them to the app in its console, or pass this app as "
+        "a tool to an agent whose model takes tools",
+    )
+    with_structured_output: ClassVar[Any] = NotSupported(
+        BaseChatModel.with_structured_output,
+        "an app takes no schema: use BailianAppRunnable(output_schema=…), or ask for JSON in the "
+        "prompt and add a parser, such as model | PydanticOutputParser(pydantic_object=…)",
+    )
 
     @override
     def stream(
@@ -201,12 +205,7 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
             for chunk in stream:  # noqa: UP028  # `yield from` would close `stream` first
                 yield chunk
         finally:
-            # The connection and the steps first, then LangChain ends the run above them; also where
-            # a handler raises.
-            with ExitStack() as stack:
-                stack.callback(cast("Generator[Any]", stream).close)
-                if run.chunks is not None:
-                    stack.callback(cast("Generator[Any]", run.chunks).close)
+            run.close(stream)
 
     @override
     async def astream(
@@ -221,15 +220,12 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
         config = ensure_config(config)
         run = StreamRun(self, AsyncCallbackManager, config)
         public: Any = run.add_to(kwargs, self.secret_biz_params)
-        stream = super().astream(input, config, stop=stop, **public)
+        stream = OwnedStream(super().astream(input, config, stop=stop, **public))
         try:
             async for chunk in stream:
                 yield chunk
         finally:
-            async with AsyncExitStack() as stack:
-                stack.push_async_callback(cast("AsyncGenerator[Any]", stream).aclose)
-                if run.chunks is not None:
-                    stack.push_async_callback(cast("AsyncGenerator[Any]", run.chunks).aclose)
+            await run.aclose(stream)
 
     @override
     def _should_stream(
@@ -256,13 +252,13 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
     ) -> Iterator[ChatGenerationChunk]:
         run = StreamRun.of(kwargs)
         manager = run_manager or (run and run.manager)
-        chunks = self._chat_call(messages, stop, manager, kwargs).stream()
+        chunks = self._chat_call(messages, stop, manager, kwargs).stream(as_generation)
         if run is not None:
             run.chunks = chunks
-        return map(as_generation, chunks)
+        return chunks
 
     @override
-    async def _astream(
+    def _astream(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
@@ -271,12 +267,12 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
     ) -> AsyncIterator[ChatGenerationChunk]:
         run = StreamRun.of(kwargs)
         manager = run_manager or (run and run.manager)
-        chunks = self._chat_call(messages, stop, manager, kwargs).astream()
-        if run is not None:
-            run.chunks = chunks
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield as_generation(chunk)
+        chunks = self._chat_call(messages, stop, manager, kwargs).astream(as_generation)
+        if run is None:
+            return chunks
+        # LangChain drops what this returns, and does not close it: `astream` does.
+        run.chunks = OwnedStream(chunks)
+        return run.chunks
 
     def _stream_chat_model_events(
         self,
@@ -298,7 +294,7 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
         **kwargs: Any,
     ) -> AsyncIterator[ProtocolEvent]:
         call = self._event_call(messages, stop, run_manager, kwargs)
-        async with aclosing(call.astream()) as batches:
+        async with OwnedStream(call.astream()) as batches:
             async for events in batches:
                 for event in events:
                     yield event
@@ -335,7 +331,7 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
         call = self._chat_call(messages, stop, run_manager, kwargs, streams=streams)
         chunks: list[AIMessageChunk] = []
         try:
-            async with aclosing(call.astream()) as stream:
+            async with OwnedStream(call.astream()) as stream:
                 async for chunk in stream:
                     chunks.append(chunk)
                     if streams and run_manager:
@@ -361,7 +357,7 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
             MessageChunkBuilder,
             stop=stop or self.stop or (),
             v1=self.output_version == "v1",
-            message_id=_message_id(manager) if streams else None,
+            message_id=message_id_of(manager) if streams else None,
         )
         return ChatCall(make_builder, self, messages, manager, self._call_kwargs(kwargs))
 
@@ -372,7 +368,7 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
         manager: AnyRunManager | None,
         kwargs: dict[str, Any],
     ) -> ChatCall[ProtocolEventBuilder]:
-        message_id = _message_id(manager) or ""
+        message_id = message_id_of(manager) or ""
         make_builder = partial(
             ProtocolEventBuilder, stop=stop or self.stop or (), message_id=message_id
         )
@@ -382,7 +378,3 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
         kwargs = caller_kwargs(take(kwargs))
         ignore_max_tokens(self.app_id, kwargs.pop("max_tokens", None))
         return {"session_id": self.session_id, **kwargs}
-
-
-def _message_id(manager: AnyRunManager | None) -> str | None:
-    return f"{LC_ID_PREFIX}-{manager.run_id}" if manager else None

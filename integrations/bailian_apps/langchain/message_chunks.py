@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from bailian_apps.core.events import (
     AppEvent,
@@ -164,6 +164,19 @@ class MessageChunkBuilder:
         return self._stop_filter.feed(text) + self._stop_filter.flush()
 
 
+def without_session(generation: ChatGeneration) -> ChatGeneration:
+    """Return a copy of a cached answer that names no session.
+
+    The session is that of the conversation which the answer was made in. Another one that continued
+    it would share the app's memory with that one.
+    """
+    message = generation.message
+    metadata = {k: v for k, v in message.response_metadata.items() if k not in _SESSION_KEYS}
+    message = message.model_copy(update={"response_metadata": metadata})
+    return generation.model_copy(update={"message": message})
+
+
+_SESSION_KEYS = (MARKER_KEY, "session_id")
 _GENERATION = ChatGenerationChunk(message=AIMessageChunk(content=""))
 
 

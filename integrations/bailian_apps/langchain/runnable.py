@@ -11,7 +11,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, closing
+from contextlib import closing
 from typing import Annotated, Any, Generic, TypeAlias, cast
 
 from langchain_core.callbacks import (
@@ -48,6 +48,7 @@ from bailian_apps.langchain.runs import AppRun
 from bailian_apps.langchain.settings import MODEL_CONFIG
 from bailian_apps.langchain.signatures import AppKeywords, RunnableSignatures
 from bailian_apps.langchain.step_runs import AnyRunManager
+from bailian_apps.owned_stream import OwnedStream
 
 AppInput: TypeAlias = str | PromptValue | BaseMessage | Sequence[Any] | Mapping[str, Any]
 """A prompt; messages, in any form that LangChain accepts; or a dict (see `BailianAppRunnable`)."""
@@ -210,7 +211,7 @@ class BailianAppRunnable(  # pyright: ignore[reportIncompatibleMethodOverride] -
         run = await get_async_callback_manager_for_config(config).on_chain_start(
             None, call.traced_input, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
-        results = call.astream(run, config)
+        results = OwnedStream(call.astream(run, config))
         last: Any = None
         try:
             async for last in _tap_output(run, "tap_output_aiter", results):
@@ -298,7 +299,7 @@ class _RunnableCall:
     ) -> AsyncGenerator[Any]:
         with langchain_errors(self._runnable, self._kwargs):
             add = self._growing_output()
-            async with aclosing(self._prepare(run_manager, config).aevents()) as events:
+            async with OwnedStream(self._prepare(run_manager, config).aevents()) as events:
                 async for event in events:
                     if (output := add(event)) is not None:
                         yield output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing, closing
+from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from bailian_apps.langchain.step_runs import (
     make_calls,
     token_handlers,
 )
+from bailian_apps.owned_stream import OwnedStream
 from bailian_apps.run import Run
 
 
@@ -111,7 +112,7 @@ class AppRun:
     async def aevents(self) -> AsyncGenerator[AppEvent]:
         """Run the app, natively async; as `events`."""
         try:
-            async with aclosing(self.run.astream()) as stream:
+            async with OwnedStream(self.run.astream()) as stream:
                 async for event in stream:
                     if isinstance(event, self.steps.reported):
                         await amake_calls(self.steps.report(event))
@@ -140,7 +141,7 @@ class AppRun:
 
     async def aresult(self) -> AppResult:
         """Run the app to its end, natively async; as `result`."""
-        async with aclosing(self.aevents()) as events:
+        async with OwnedStream(self.aevents()) as events:
             async for event in events:
                 if isinstance(event, RunFinished):
                     return event.result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from threading import RLock
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -176,10 +176,13 @@ class BailianAppChatEngine(BaseChatEngine):
     ) -> AgentChatResponse:
         """As `chat`, natively async."""
         turn = ChatTurn(message)
-        async with self._arolling_back(turn):
+        try:
             messages = await self._aprepare(turn, chat_history)
             response = await self._llm.achat(messages, **overrides)
             await self._astore(turn, response)
+        except BaseException:
+            await self._aroll_back(turn)
+            raise
         return turn.response()
 
     @_instrumented
@@ -227,23 +230,30 @@ class BailianAppChatEngine(BaseChatEngine):
     ) -> StreamingAgentChatResponse:
         """As `stream_chat`, natively async: read `async_response_gen()`, or `achat_stream`."""
         turn = ChatTurn(message)
-        async with self._arolling_back(turn):
+        try:
             messages = await self._aprepare(turn, chat_history)
             chunks: Any = await self._llm.astream_chat(messages, **overrides)
+        except BaseException:
+            await self._aroll_back(turn)
+            raise
 
         async def stream() -> AsyncGenerator[ChatResponse]:
-            async with self._arolling_back(turn), aclosing(chunks):
-                with turn.reported():
-                    yield ChatResponse(message=turn.question)
-                    last: list[ChatResponse] = []  # as in `stream_chat`
-                    async for chunk in chunks:
-                        if chunk.raw is None:
-                            yield turn.report(chunk)
-                        else:
-                            last.append(chunk)
-                    for chunk in last:
-                        await self._astore(turn, chunk)
-                        yield chunk
+            try:
+                async with aclosing(chunks):
+                    with turn.reported():
+                        yield ChatResponse(message=turn.question)
+                        last: list[ChatResponse] = []  # as in `stream_chat`
+                        async for chunk in chunks:
+                            if chunk.raw is None:
+                                yield turn.report(chunk)
+                            else:
+                                last.append(chunk)
+                        for chunk in last:
+                            await self._astore(turn, chunk)
+                            yield chunk
+            except BaseException:
+                await self._aroll_back(turn)
+                raise
 
         started = stream()
         await anext(started)  # as in `stream_chat`
@@ -302,12 +312,13 @@ class BailianAppChatEngine(BaseChatEngine):
     async def _aprepare(
         self, turn: ChatTurn, chat_history: list[ChatMessage] | None
     ) -> list[ChatMessage]:
-        async with self._using_memory():
-            if chat_history is not None:
-                turn.replaced, turn.initial = list(await self._memory.aget_all()), chat_history
-                await self._memory.aset(chat_history)
-            turn.initial = list(await self._memory.aget_all())
-            history = await self._memory.aget(**self._memory_arguments(turn))
+        async with self._async_lock():
+            with calls_apart():
+                if chat_history is not None:
+                    turn.replaced, turn.initial = list(await self._memory.aget_all()), chat_history
+                    await self._memory.aset(chat_history)
+                turn.initial = list(await self._memory.aget_all())
+                history = await self._memory.aget(**self._memory_arguments(turn))
         return [*self._prefix_messages, *turn.with_session(history), turn.question]
 
     def _store(self, turn: ChatTurn, final: ChatResponse) -> None:
@@ -316,14 +327,12 @@ class BailianAppChatEngine(BaseChatEngine):
             self._memory.put_messages(turn.complete(final))
 
     async def _astore(self, turn: ChatTurn, final: ChatResponse) -> None:
-        async with self._using_memory():
-            await self._memory.aput_messages(turn.complete(final))
-
-    @asynccontextmanager
-    async def _using_memory(self) -> AsyncGenerator[None]:
-        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        async with self._async_lock():
             with calls_apart():
-                yield
+                await self._memory.aput_messages(turn.complete(final))
+
+    def _async_lock(self) -> asyncio.Lock:
+        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     @contextmanager
     def _rolling_back(self, turn: ChatTurn) -> Generator[None]:
@@ -342,16 +351,12 @@ class BailianAppChatEngine(BaseChatEngine):
                         self._memory.set(turn.replaced)
             raise
 
-    @asynccontextmanager
-    async def _arolling_back(self, turn: ChatTurn) -> AsyncGenerator[None]:
-        try:
-            yield
-        except BaseException:
-            if turn.replaced is not None and not turn.is_complete:
-                async with self._using_memory():
-                    if list(await self._memory.aget_all()) == turn.initial:
-                        await self._memory.aset(turn.replaced)
-            raise
+    async def _aroll_back(self, turn: ChatTurn) -> None:
+        """As `_rolling_back`, but no generator, which the event loop could close on its own."""
+        if turn.replaced is not None and not turn.is_complete:
+            async with self._async_lock():
+                if list(await self._memory.aget_all()) == turn.initial:
+                    await self._memory.aset(turn.replaced)
 
     def _memory_arguments(self, turn: ChatTurn) -> dict[str, Any]:
         """Arguments of `memory.get`, which reserve tokens for the messages outside the memory."""

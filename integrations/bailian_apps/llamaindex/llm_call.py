@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import aclosing, closing
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -17,6 +17,7 @@ from bailian_apps.core.redaction import redact_biz_params
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.llamaindex.responses import ResponseBuilder
 from bailian_apps.llamaindex.spans import RunSpans
+from bailian_apps.owned_stream import OwnedStream
 from bailian_apps.run import Run
 
 if TYPE_CHECKING:
@@ -89,12 +90,12 @@ class LLMCall(Generic[ResponseT]):
 
     def astream(self, *, streaming: bool = True) -> AsyncGenerator[ResponseT]:
         """As `stream`, natively async."""
-        events = self._run().astream()
+        events = OwnedStream(self._run().astream())
         spans = self._open_spans()
 
         async def chunks() -> AsyncGenerator[ResponseT]:
             with spans:
-                async with aclosing(events):
+                async with events:
                     async for event in events:
                         chunk = self._handle(event, spans, streaming=streaming)
                         if chunk is not None:

@@ -109,8 +109,9 @@ class ChatResponseBuilder:
         """Take the reasoning of an event; return what can be read of it now."""
         pieces = self._reasoning.feed(event)
         for piece in pieces:
-            before = "".join(b.content or "" for b in self._thinking[piece.number :])
-            self._thinking[piece.number :] = thinking_blocks([before + piece.text])
+            own = slice(piece.number, piece.number + 1)
+            before = "".join(block.content or "" for block in self._thinking[own])
+            self._thinking[own] = thinking_blocks([before + piece.text])
         return pieces
 
     def _chunk(self, delta: str, additional_kwargs: dict[str, Any]) -> ChatResponse:
