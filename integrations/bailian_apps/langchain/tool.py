@@ -139,25 +139,14 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
 
     _given_schema: Any = PrivateAttr(default=None)
 
-    @hides_arguments
-    def __init__(self, **fields: Any) -> None:
-        """Create a tool from an app's settings.
-
-        Args:
-            **fields: The fields of `AppSettings`, and those of every LangChain tool.
-
-        Raises:
-            InvalidInputError: A field is unknown or invalid. The error names the field.
-        """
-        given_schema = fields.get("args_schema")
-        fields["args_schema"] = tool_schema(
-            str(fields.get("name")),
-            given_schema,
-            fields.get("biz_params_schema"),
-            remember=bool(fields.get("remember")),
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        """Generate the schema of the tool's arguments."""
+        super().model_post_init(context)
+        self._given_schema = self.args_schema
+        self.args_schema = tool_schema(
+            self.name, self.args_schema, self.biz_params_schema, remember=self.remember
         )
-        super().__init__(**fields)
-        self._given_schema = given_schema
 
     @override
     def __getstate__(self) -> dict[Any, Any]:
