@@ -24,7 +24,13 @@ from pydantic import BaseModel
 from support import recordings
 from support.agents import run, scripted
 
-from bailian_apps import BailianApp, InvalidInputError, InvalidOutputError, RateLimitError, Timeout
+from bailian_apps import (
+    BailianApp,
+    InvalidInputError,
+    InvalidOutputError,
+    RateLimitError,
+    RequestTimeoutError,
+)
 from bailian_apps.emulator import Agent, Call, Emulator, Failure
 from bailian_apps.llamaindex import BailianAppAgent, BailianAppStepStream
 
@@ -110,6 +116,13 @@ async def test_a_run_raises_the_error_of_the_call(streaming: bool, spans: Any) -
     with Emulator(apps=failing) as cloud, pytest.raises(RateLimitError, match="慢一点") as caught:
         await run(agent_of(cloud, streaming=streaming), "去")
     assert caught.value.code == "Throttling"
+
+
+async def test_the_timeout_of_the_app_ends_a_run() -> None:
+    with Emulator(apps={"app": held}) as cloud:
+        with pytest.raises(RequestTimeoutError):
+            await run(agent_of(cloud, timeout=0.2), "去")
+        assert await asyncio.to_thread(cloud.requests[0].disconnected.wait, 60)
 
 
 def held(call: Call) -> Iterator[dict[str, Any]]:
@@ -323,7 +336,6 @@ def tool() -> FunctionTool:
         ("tools", [tool()], "tools cannot be used by an app. Add tools to the app"),
         ("tool_retriever", object(), "tool_retriever cannot be used by an app"),
         ("can_handoff_to", ["other"], "can_handoff_to cannot be used by an app. Leave it out"),
-        ("timeout", Timeout(), "timeout must be the workflow's, a number of seconds"),
         ("output_cls", dict, "output_cls must be a pydantic model class"),
         ("llm", object(), "llm must be a BailianAppLLM, not an object"),
         ("app", "app-1", "app must be a BailianApp, not a str. Pass an app's id as app_id="),

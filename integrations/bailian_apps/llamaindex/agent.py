@@ -24,6 +24,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.memory import BaseMemory
 from llama_index.core.tools import AsyncBaseTool
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError, InvalidOutputError
@@ -31,6 +32,7 @@ from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.turns import MARKER_KEY, SessionMarker
 from bailian_apps.core.typed_output import check_output_schema, typed_output
+from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper, calls_apart
 from bailian_apps.llamaindex.responses import THINKING_DELTA
 from bailian_apps.llamaindex.workflow_context import StoredConversation, step_writer
@@ -90,9 +92,8 @@ class BailianAppAgent(BaseWorkflowAgent):
         structured_output_fn: Callable[[list[ChatMessage]], Any] | None = None,
         streaming: bool = True,
         step_deltas: bool = False,
-        timeout: float | None = None,
         verbose: bool = False,
-        **settings: Any,
+        **settings: Unpack[LLMKeywords],
     ) -> None:
         """Create an agent for an app.
 
@@ -112,24 +113,16 @@ class BailianAppAgent(BaseWorkflowAgent):
                 instead of `output_cls`.
             streaming: Whether to stream the text.
             step_deltas: As for `bailian_app_tool`.
-            timeout: Seconds after which the workflow ends the run; no limit by default. The app's
-                own limits are a setting of the `app` or `llm`.
             verbose: Whether LlamaIndex prints what the workflow does.
-            **settings: The fields of `BailianAppLLM`, except `timeout`.
+            **settings: The fields of `BailianAppLLM`. As a run is one call, `timeout` limits it.
 
         Raises:
             InvalidInputError: A field is unknown or invalid, or is one of `tools`,
                 `tool_retriever` and `can_handoff_to`, which an app cannot use.
         """
         for field, hint in _REFUSED.items():
-            if settings.pop(field, None):
+            if cast("dict[str, Any]", settings).pop(field, None):
                 raise InvalidInputError(field, "cannot be used by an app", hint)
-        if timeout is not None and not isinstance(cast("Any", timeout), (int, float)):
-            raise InvalidInputError(
-                "timeout",
-                "must be the workflow's, a number of seconds",
-                "Pass a Timeout to the app: app=BailianApp(timeout=…)",
-            )
         check_output_schema(output_cls, "output_cls")
         llm = BailianAppLLM.from_app_or_llm(app, llm, **settings)
         try:
@@ -143,7 +136,6 @@ class BailianAppAgent(BaseWorkflowAgent):
                 state_prompt=state_prompt,
                 structured_output_fn=None if output_cls else structured_output_fn,
                 streaming=streaming,
-                timeout=timeout,
                 verbose=verbose,
             )
         except ValidationError as error:
