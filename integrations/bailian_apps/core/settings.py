@@ -189,9 +189,13 @@ class AppSettings(WireOptions):
             Raises:
                 InvalidInputError: The value is not valid.
             """
-            if name in SETTING_NAMES:
-                value = getattr(self.with_overrides({name: value}), name)
-            super().__setattr__(name, value)
+            if name not in SETTING_NAMES:
+                super().__setattr__(name, value)
+                return
+            try:
+                self.__pydantic_validator__.validate_assignment(self, name, value)
+            except ValidationError as error:
+                raise_invalid_input(error, names=SETTING_NAMES)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Pickle without secrets; unpickling reads the environment's key from there again.
