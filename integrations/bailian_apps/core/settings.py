@@ -59,7 +59,7 @@ class Timeout(BaseModel):
 
     pool_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds to wait for a free slot, where `max_concurrency` limits the calls; None for no
-    limit."""
+    limit: then a wait longer than `connect_s` is logged once."""
 
     total_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds for the whole call, with its retries and their delays; None for no limit."""
@@ -132,7 +132,9 @@ class AppSettings(WireOptions):
     max_concurrency: int | None = Field(default=None, ge=1)
     """How many calls of this app may run at once in this process, sync and async together. Default:
     no limit. A call without a free slot waits in a queue, for at most `Timeout.pool_s` (default: no
-    limit); then it fails with `RequestTimeoutError`, and nothing was sent. Not sent."""
+    limit); then it fails with `RequestTimeoutError`, and nothing was sent. With no limit, a call
+    waits for ever where open streams that nobody reads have all slots; a warning names the cause.
+    Not sent."""
 
     output_nodes: OutputNodes = "answer"
     """What the Output nodes of a workflow say: the `"answer"`, as the console's chat shows it,
