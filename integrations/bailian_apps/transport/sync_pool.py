@@ -8,11 +8,14 @@ names that this needs are listed in `private_names`.
 
 from __future__ import annotations
 
+import _socket
+import contextlib
 import http.client
 import io
 import socket
 import threading
-from typing import Any, Final, cast
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import urllib3
 import urllib3.connection
@@ -27,6 +30,9 @@ from bailian_apps.transport.http_answer import environment_error
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.timeouts import TimeoutBudget
 
+if TYPE_CHECKING:
+    from bailian_apps.transport.sync_http import SyncCall
+
 # TCP keep-alive: a connection that a NAT gateway dropped silently is noticed after two minutes.
 KEEP_ALIVE: Final[list[tuple[int, int, int]]] = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -38,8 +44,20 @@ KEEP_ALIVE: Final[list[tuple[int, int, int]]] = [
     ),
 ]
 
-current = threading.local()
-"""`call`: the `SyncCall` that this thread is sending."""
+# Not a `threading.local`: if gevent patches threads after this import, its greenlets share one.
+current: ContextVar[SyncCall] = ContextVar("current")
+"""The call that this thread, or greenlet, is sending."""
+
+
+def shut_down(connected: Any) -> None:
+    """End a socket's connection, also where another thread or process holds it; closes nothing.
+
+    It is not TLS's own shutdown, which would remove the session under a reading thread.
+    """
+    # gevent and eventlet wrap a socket; those from before they patched the module are plain.
+    plain = getattr(connected, "fd", None) or getattr(connected, "_sock", connected)
+    with contextlib.suppress(OSError):  # closed already
+        _socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 class _DeadlineRawIO(io.RawIOBase):
@@ -81,7 +99,7 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self._deadline_io = _DeadlineRawIO(sock, self.fp.detach(), current.call.budget)
+        self._deadline_io = _DeadlineRawIO(sock, self.fp.detach(), current.get().budget)
         self.fp = io.BufferedReader(self._deadline_io)
 
     @override
@@ -111,7 +129,7 @@ class _Connection(urllib3.connection.HTTPConnection):
 
     def _track(self) -> None:
         # With TLS in TLS (an https proxy), `sock` is not a socket but has one.
-        current.call.track_socket(getattr(self.sock, "socket", self.sock))
+        current.get().track_socket(getattr(self.sock, "socket", self.sock))
 
     @override
     def _new_conn(self) -> socket.socket:
@@ -119,7 +137,7 @@ class _Connection(urllib3.connection.HTTPConnection):
 
         urllib3 would give each address all of it.
         """
-        budget: TimeoutBudget = current.call.budget
+        budget = current.get().budget
         try:
             host = self._dns_host.strip("[]")
             addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
@@ -141,12 +159,12 @@ class _Connection(urllib3.connection.HTTPConnection):
         family, kind, protocol, _, address = found
         connected = socket.socket(family, kind, protocol)
         try:
-            current.call.track_socket(connected)
+            current.get().track_socket(connected)
             for option in self.socket_options or ():
                 connected.setsockopt(*option)
             connected.settimeout(limit_s)
             connected.connect(address)
-            connected.settimeout(current.call.budget.remaining_s())
+            connected.settimeout(current.get().budget.remaining_s())
         except BaseException:
             connected.close()
             raise
