@@ -20,6 +20,7 @@ from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
 from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.body import ResponseBody
+from bailian_apps.transport.doubles import refusal, refuse_unseen_call
 from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
     FrameReader,
@@ -144,6 +145,7 @@ class SyncCall:
 
     def _send(self, request: HTTPRequest) -> tuple[int, Mapping[str, str]]:
         """Send the request and read the head of the response."""
+        refuse_unseen_call(request.url)
         body = _TrackedBody(request.body, self.budget)
         before = current.set(self)  # a signal handler's call may interrupt another
         try:
@@ -163,6 +165,10 @@ class SyncCall:
                 proxy = self._connections.environment.proxy_for(request.url)
                 raise connect_error(request.url, error, proxy=proxy) from None
             raise connection_lost_error(sent=True) from None
+        except Exception as error:
+            if refused := refusal(error):
+                raise refused from None
+            raise
         finally:
             current.reset(before)
         self._response, self._body = response, ResponseBody(response)

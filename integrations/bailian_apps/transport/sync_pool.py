@@ -12,6 +12,7 @@ import _socket
 import contextlib
 import http.client
 import io
+import queue
 import socket
 import threading
 from contextvars import ContextVar
@@ -25,6 +26,7 @@ from urllib3 import make_headers
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from bailian_apps.core.errors import BailianError
+from bailian_apps.transport.doubles import is_cassette_active, without_cassette
 from bailian_apps.transport.environment import Environment, tls_context, uses_tls
 from bailian_apps.transport.http_answer import environment_error
 from bailian_apps.transport.request_builder import HTTPRequest
@@ -56,8 +58,9 @@ def shut_down(connected: Any) -> None:
     """
     # gevent and eventlet wrap a socket; those from before they patched the module are plain.
     plain = getattr(connected, "fd", None) or getattr(connected, "_sock", connected)
-    with contextlib.suppress(OSError):  # closed already
-        _socket.socket.shutdown(plain, socket.SHUT_RDWR)
+    if isinstance(plain, _socket.socket):
+        with contextlib.suppress(OSError):  # closed already
+            _socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 class _DeadlineRawIO(io.RawIOBase):
@@ -111,7 +114,17 @@ class _Response(http.client.HTTPResponse):
         self._deadline_io.budget = None
 
 
-class _Connection(urllib3.connection.HTTPConnection):
+if TYPE_CHECKING:
+    _HTTPConnection, _HTTPSConnection = (
+        urllib3.connection.HTTPConnection,
+        urllib3.connection.HTTPSConnection,
+    )
+else:
+    _HTTPConnection = without_cassette(urllib3.connection.HTTPConnection)
+    _HTTPSConnection = without_cassette(urllib3.connection.HTTPSConnection)
+
+
+class _Connection(_HTTPConnection):
     """A connection that gives each socket it uses to its call, so that the call can be ended."""
 
     response_class = _Response
@@ -171,7 +184,7 @@ class _Connection(urllib3.connection.HTTPConnection):
         return connected
 
 
-class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
+class _TLSConnection(_Connection, _HTTPSConnection):
     _connected: socket.socket | None = None
 
     @override
@@ -190,12 +203,25 @@ class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
         return self._connected.dup()
 
 
+class _IdleConnections(queue.LifoQueue[Any]):
+    """Closes a connection that is one too many; urllib3 would log a warning for each."""
+
+    @override
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        try:
+            super().put(item, block=False)
+        except queue.Full:
+            item.close()
+
+
 class _Pool(urllib3.HTTPConnectionPool):
     ConnectionCls: Any = _Connection
+    QueueCls = _IdleConnections
 
 
 class _TLSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls: Any = _TLSConnection
+    QueueCls = _IdleConnections
 
 
 _POOLS: Final[dict[str, Any]] = {"http": _Pool, "https": _TLSPool}
@@ -214,6 +240,7 @@ class SyncConnections:
         self.environment = environment
         self._max_idle = max_idle_connections
         self._managers: dict[tuple[str | None, str | None], urllib3.PoolManager] = {}
+        self._made_with: object = None
         self._closed = False
         self._lock = threading.RLock()  # a signal handler may make a call while one starts
 
@@ -246,6 +273,11 @@ class SyncConnections:
         secure = uses_tls(url, proxy)
         trusted = self.environment.certificates() if secure else None
         key = (proxy, trusted)
+        # gevent and pytest-socket replace the class of sockets, and vcrpy that of connections. They
+        # do not see a connection from before: it would block gevent's hub, or pass by the test.
+        classes = (socket.socket, urllib3.HTTPConnectionPool.ConnectionCls)
+        if self._made_with != classes:
+            self._managers, self._made_with = {}, classes
         manager = self._managers.get(key)
         if manager is None:
             made = self._new_manager(proxy, trusted)
@@ -279,5 +311,6 @@ class SyncConnections:
             return SOCKSProxyManager(
                 proxy, username=user or None, password=password or None, **options
             )
-        manager.pool_classes_by_scheme = _POOLS
+        if not is_cassette_active():  # else vcrpy's connections, which it puts into urllib3's pools
+            manager.pool_classes_by_scheme = _POOLS
         return manager
