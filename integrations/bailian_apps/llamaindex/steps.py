@@ -18,7 +18,7 @@ from bailian_apps.core.events import (
     StepStarted,
     StepUpdated,
 )
-from bailian_apps.core.result import Step
+from bailian_apps.core.result import SUCCESS, Step
 from bailian_apps.core.values import as_text
 from bailian_apps.llamaindex.responses import found_nodes
 
@@ -133,8 +133,11 @@ def legacy_start(step: Step) -> tuple[CBEventType, dict[str, Any]]:
 
 def legacy_end(step: Step) -> dict[str, Any]:
     """The end payload of a successful step's event in the legacy callbacks."""
+    # Payloads have no field for a status; that of a failed step is its exception.
+    status = {EventPayload.ADDITIONAL_KWARGS: {"status": step.status}}
+    more = {} if step.status == SUCCESS else status
     if step.span_kind == "tool":
-        return {EventPayload.FUNCTION_OUTPUT: step.output}
+        return {EventPayload.FUNCTION_OUTPUT: step.output, **more}
     if step.span_kind == "retrieval":
-        return {EventPayload.NODES: found_nodes(step)}
-    return {EventPayload.RESPONSE: step.output}
+        return {EventPayload.NODES: found_nodes(step), **more}
+    return {EventPayload.RESPONSE: step.output, **more}

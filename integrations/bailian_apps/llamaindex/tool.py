@@ -15,6 +15,7 @@ from llama_index.core.base.response.schema import PydanticResponse, Response
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
 from llama_index.core.workflow import Context
 from pydantic import BaseModel, Field, ValidationError, create_model
+from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import MEDIA_OPTIONS
@@ -33,6 +34,7 @@ from bailian_apps.core.redaction import (
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.typed_output import agent_message, check_output_schema, typed_output
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
+from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
 from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
@@ -55,7 +57,7 @@ def bailian_app_tool(
     return_direct: bool = False,
     keep_session: bool = True,
     step_deltas: bool = False,
-    **settings: Any,
+    **settings: Unpack[LLMKeywords],
 ) -> FunctionTool:
     """Create a tool that calls a Bailian app, for `FunctionAgent`, `ReActAgent`, `AgentWorkflow`.
 
