@@ -18,9 +18,9 @@ import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import requests
 import urllib3
 import urllib3.connection
-from requests.utils import get_auth_from_url
 from typing_extensions import override
 from urllib3 import make_headers
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
@@ -294,7 +294,7 @@ class SyncConnections:
             "socket_options": KEEP_ALIVE,
             "ssl_context": context,
         }
-        user, password = get_auth_from_url(proxy or "")
+        user, password = requests.utils.get_auth_from_url(proxy or "")
         if proxy is None:
             manager = urllib3.PoolManager(**options)
         elif not proxy.startswith("socks"):
