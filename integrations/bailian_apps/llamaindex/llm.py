@@ -35,6 +35,7 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.invalid_input import raise_invalid_input
+from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.keywords import CallKeywords
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.result import AppResult
@@ -165,8 +166,8 @@ class BailianAppLLM(AppSettings, LLM):
             **settings: The fields of a new LLM, when neither is given.
 
         Raises:
-            InvalidInputError: More than one of `app`, `llm` and settings is given, or a field is
-                invalid.
+            InvalidInputError: More than one of `app`, `llm` and settings is given, or one of them
+                is invalid.
         """
         if (app is not None) + (llm is not None) + bool(settings) > 1:
             raise InvalidInputError(
@@ -174,6 +175,14 @@ class BailianAppLLM(AppSettings, LLM):
                 "cannot be combined with llm or settings",
                 "Pass one of app=, llm= and settings",
             )
+        types: list[tuple[str, object, type]] = [
+            ("app", app, BailianApp),
+            ("llm", llm, BailianAppLLM),
+        ]
+        for field, given, kind in types:
+            if given is not None and not isinstance(given, kind):
+                problem = f"must be a {kind.__name__}, not {kind_of(given)}"
+                raise InvalidInputError(field, problem, "Pass an app's id as app_id=")
         if llm is not None:
             if callback_manager is None:
                 return llm
