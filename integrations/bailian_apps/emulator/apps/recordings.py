@@ -14,7 +14,13 @@ from typing import Any
 
 from bailian_apps.emulator.models import CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.wire.cumulative import as_deltas
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, is_true
+from bailian_apps.emulator.wire.frames import (
+    Frame,
+    JsonObject,
+    as_object,
+    is_true,
+    parse_json,
+)
 from bailian_apps.emulator.wire.rendering import DEFAULT_MODE, detect_mode
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -141,7 +147,7 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     if path.suffix not in SUFFIXES:
         raise RecordingError(f"{path}: not a recording; its name must end in {', '.join(SUFFIXES)}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise RecordingError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     try:
@@ -159,6 +165,18 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     if request and recording.streamed and not request.parameters.get("incremental_output"):
         return replace(recording, frames=as_deltas(recording.frames))
     return recording
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file: a pipe or a device may never end.
+        UnicodeDecodeError: It is not UTF-8 text.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    return path.read_text(encoding="utf-8")
 
 
 def read_event(content: bytes) -> JsonObject | None:
@@ -300,10 +318,12 @@ def _frame(value: JsonObject) -> Frame:
 
 def _parse(text: str, first_line: int) -> JsonObject:
     try:
-        value = as_object(json.loads(text))
+        value = as_object(parse_json(text))
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise _LineError(line, f"not JSON: {error.msg} at column {error.colno}") from error
+    except ValueError as error:
+        raise _LineError(first_line, f"cannot be read: {error}") from error
     if value is None:
         raise _LineError(first_line, "expected a JSON object")
     return value
