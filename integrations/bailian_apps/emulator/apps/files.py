@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, cast
 
 import yaml
 from pydantic import ValidationError
@@ -159,7 +159,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Return the next node of the document."""
-        event: Any = self.peek_event()  # pyright: ignore[reportUnknownMemberType]
+        event = cast("yaml.Event", self.peek_event())  # pyright: ignore[reportUnknownMemberType]
         self._open += 1
         self._check_nesting(self._open, event.start_mark)
         node = super().compose_node(parent, index)

@@ -133,18 +133,28 @@ def is_true(value: object) -> bool:
     return value is True or (isinstance(value, str) and value.lower() == "true")
 
 
+class NestingError(ValueError):
+    """JSON has more than `MAX_NESTING` levels."""
+
+    def __init__(self) -> None:
+        """Create the error."""
+        super().__init__(f"nested more than {MAX_NESTING} levels deep")
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON that can be encoded again: without NaN, infinity and very deep nesting.
 
     Raises:
-        ValueError: It is not JSON (a `json.JSONDecodeError`), or not of this kind.
+        json.JSONDecodeError: It is not JSON.
+        NestingError: It is nested too deeply.
+        ValueError: It has a number that cannot be encoded again.
     """
     try:
         value = _DECODER.decode(text)
     except RecursionError:
-        raise _too_deep() from None
+        raise NestingError from None
     if text.count("[") + text.count("{") > MAX_NESTING and _is_deep(value):
-        raise _too_deep()
+        raise NestingError
     return value
 
 
@@ -170,10 +180,6 @@ def _is_deep(value: Any) -> bool:
 
 def _items(value: Any) -> Iterable[Any]:
     return cast("JsonObject", value).values() if isinstance(value, dict) else value
-
-
-def _too_deep() -> ValueError:
-    return ValueError(f"nested more than {MAX_NESTING} levels deep")
 
 
 def _refuse_constant(word: str) -> NoReturn:
