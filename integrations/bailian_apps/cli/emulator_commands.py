@@ -150,8 +150,8 @@ def _apps_of(sources: Sequence[Path], named: Sequence[str]) -> dict[str, AppSour
 def _is_same_server(ours: str, upstream: str) -> bool:
     """Return whether both addresses lead to our server, whichever name of this machine they use."""
     here, there = urlsplit(ours), urlsplit(upstream)
-    names = {here.hostname, *(_LOOPBACK if here.hostname in _LOOPBACK else ())}
-    return (there.hostname, there.port) in {(name, here.port) for name in names}
+    both_local = here.hostname in _LOOPBACK and there.hostname in _LOOPBACK
+    return here.port == there.port and (both_local or here.hostname == there.hostname)
 
 
 def _load(path: Path) -> Mapping[str, AppSource]:

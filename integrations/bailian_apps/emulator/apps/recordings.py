@@ -236,7 +236,8 @@ def _read_jsonl(path: Path, text: str) -> Recording:
             if frames and offset_ms < frames[-1].offset_ms:
                 raise _LineError(line, "this frame is earlier than the one before; sort the lines")
             frames.append(replace(_frame(data), offset_ms=offset_ms, **_envelope(record, line)))
-    headers = as_object((as_object(head.get("response")) or {}).get("headers")) or {}
+    fields = as_object((as_object(head.get("response")) or {}).get("headers")) or {}
+    headers = {name: value for name, value in fields.items() if isinstance(value, str)}
     return Recording(path, tuple(frames), _request_of(head), headers, cut_ms)
 
 

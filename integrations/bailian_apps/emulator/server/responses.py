@@ -225,6 +225,7 @@ class FaultyResponseWriter(ResponseWriter):
         elif how is not Cut.STALL:
             if how is Cut.END:
                 self._transport.write(b"0\r\n\r\n")
+                self._outcome.complete = True
             self._transport.close()
         await asyncio.Event().wait()
 
