@@ -191,7 +191,7 @@ DEEP = b'{"input":{"prompt":"hi","biz_params":{"a":' + b"[" * 5000 + b"]" * 5000
 def test_a_deep_body_is_refused_with_the_reason(servers: Servers, name: str) -> None:
     got = servers.ask(name, PATH, {}, DEEP)
     assert got.startswith(b"HTTP/1.1 400 ")
-    assert b"100 levels deep" in got
+    assert b"128 levels deep" in got
     assert list(servers.folder.iterdir()) == []
     assert len(servers.cloud.requests) == (name == "emulator")
 

@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from bailian_apps.emulator import Emulator, RecordingError, ScenarioError, load_apps, load_recording
+from bailian_apps.emulator import (
+    Emulator,
+    Recorder,
+    RecordingError,
+    ScenarioError,
+    load_apps,
+    load_recording,
+)
+from bailian_apps.emulator.wire.frames import MAX_NESTING
 
 DEEP = 5000
 
@@ -33,10 +42,10 @@ FILES = {
         bomb("{k: a}", 9, lambda n: f"{{<<: [{', '.join([f'*a{n}'] * 9)}]}}"),
         "stand for more than",
     ),
-    "deep by aliases": (bomb("[a]", 500, lambda n: f"[*a{n}]"), "100 levels deep"),
+    "deep by aliases": (bomb("[a]", 500, lambda n: f"[*a{n}]"), "128 levels deep"),
     "itself": ("text: &a [*a]\n", "an alias stands for a value that contains it"),
-    "deep lists": ("text: " + "[" * DEEP + "]" * DEEP, "100 levels deep"),
-    "deep mappings": ("\n".join(" " * n + "a:" for n in range(300)), "100 levels deep"),
+    "deep lists": ("text: " + "[" * DEEP + "]" * DEEP, "128 levels deep"),
+    "deep mappings": ("\n".join(" " * n + "a:" for n in range(300)), "128 levels deep"),
     "an impossible date": ("text: 2025-13-01\n", "not YAML: month"),
     "a very long number": ("pace: " + "9" * 5000, "not YAML"),
 }
@@ -112,7 +121,29 @@ def test_what_is_no_regular_file_is_refused_unread(kind: str, name: str, tmp_pat
     else:
         path.symlink_to(tmp_path / "gone")
     with pytest.raises((RecordingError, ScenarioError), match="cannot be read as UTF-8 text"):
-        load_apps(tmp_path)
+        load_apps(path)
+
+
+@pytest.mark.parametrize("name", ["../out.json", "{out}", "link.json", "../in/../out.json"])
+def test_a_file_of_apps_reads_only_files_of_its_folder(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    out.write_text('{"output":{"text":"private"}}')
+    folder = tmp_path / "in"
+    folder.mkdir()
+    inner = folder / "inner.json"
+    inner.write_text(out.read_text())
+    (folder / "again.json").symlink_to(inner)
+    assert list(load_apps(folder)) == ["again", "inner"]
+    for reference in ("inner.json", "./again.json", "../in/inner.json", str(inner)):
+        assert load_apps_of(folder, f"recording: {reference}")
+    (folder / "usual.yaml").unlink()
+    (folder / "link.json").symlink_to(out)
+    with pytest.raises(ScenarioError, match="leads out of its folder"):
+        load_apps_of(folder, f"recording: {name.format(out=out)}")
+    (folder / "usual.yaml").unlink()
+    with pytest.raises(RecordingError, match=r"link\.json: leads out of its folder"):
+        load_apps(folder)
+    assert load_apps(folder / "link.json")  # named by the user
 
 
 def test_a_recorded_header_of_a_wrong_type_is_left_out(tmp_path: Path) -> None:
@@ -123,3 +154,27 @@ def test_a_recorded_header_of_a_wrong_type_is_left_out(tmp_path: Path) -> None:
     assert load_recording(path).response_headers == {}
     with Emulator(apps={"a": path}):
         pass
+
+
+def test_the_deepest_request_that_is_relayed_can_be_replayed(tmp_path: Path) -> None:
+    levels = MAX_NESTING - 3  # inside the body, its `input` and `biz_params`
+    deep = json.loads("[" * levels + "]" * levels)
+    data = {
+        "output": {"text": "hi", "finish_reason": "stop", "x": json.loads("[" * 126 + "]" * 126)}
+    }
+    with (
+        Emulator(apps={"a": lambda call: data}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+    ):
+        app = requests.Session()
+        app.trust_env = False
+        body = {"input": {"prompt": "hi", "biz_params": {"a": deep}}}
+        headers = {"Authorization": "Bearer k"}
+        url = f"{proxy.base_url}/apps/a/completion"
+        assert app.post(url, json=body, headers=headers, timeout=60).status_code == 200
+        body["input"]["biz_params"] = {"a": [deep]}
+        assert app.post(url, json=body, headers=headers, timeout=60).status_code == 400
+    recording = load_recording(proxy.recordings[0])
+    assert recording.request is not None
+    assert recording.request.biz_params == {"a": deep}
+    assert recording.frames[0].output["x"] == data["output"]["x"]

@@ -10,7 +10,13 @@ import yaml
 from pydantic import ValidationError
 
 from bailian_apps.emulator.apps.fields import When
-from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording, read_text
+from bailian_apps.emulator.apps.recordings import (
+    SUFFIXES,
+    Recording,
+    check_inside,
+    load_recording,
+    read_text,
+)
 from bailian_apps.emulator.apps.rules import (
     AnswerSource,
     AppDescription,
@@ -47,7 +53,7 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
 
     Raises:
         ScenarioError: A file is missing or malformed, or two apps have the same id.
-        RecordingError: A recording cannot be read.
+        RecordingError: A recording cannot be read, or a file in the folder is a link out of it.
     """
     path = Path(path)
     if not path.is_dir():
@@ -59,6 +65,7 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
     origin: dict[str, Path] = {}
     recorded: dict[str, list[tuple[Recording, ReceivedRequest]]] = {}
     for file in sorted(each for each in path.iterdir() if each.suffix in (*_YAML, *SUFFIXES)):
+        check_inside(file, path)
         for app_id, app in load_apps(file).items():
             request = app.request if isinstance(app, Recording) else None
             if app_id in apps and not (request and app_id in recorded):

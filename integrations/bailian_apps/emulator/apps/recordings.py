@@ -15,6 +15,7 @@ from typing import Any
 from bailian_apps.emulator.models import CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.wire.cumulative import as_deltas
 from bailian_apps.emulator.wire.frames import (
+    MAX_NESTING,
     Frame,
     JsonObject,
     as_object,
@@ -167,6 +168,16 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     return recording
 
 
+def check_inside(path: Path, folder: Path) -> None:
+    """Check that a file which was found by its name is in a folder, by its links too.
+
+    Raises:
+        RecordingError: It is not.
+    """
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise RecordingError(f"{path}: leads out of its folder; copy the file into {folder}")
+
+
 def read_text(path: Path) -> str:
     """Return the text of a file.
 
@@ -215,7 +226,7 @@ def _read_jsonl(path: Path, text: str) -> Recording:
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
-        record = _parse(content, line)
+        record = _parse(content, line, MAX_NESTING + 2)  # with the recorder's own levels
         if "request" in record:
             head = head or ({} if frames else record)
         elif "cut" in record:
@@ -317,9 +328,9 @@ def _frame(value: JsonObject) -> Frame:
     return Frame(payload=as_payload(value))
 
 
-def _parse(text: str, first_line: int) -> JsonObject:
+def _parse(text: str, first_line: int, max_nesting: int = MAX_NESTING) -> JsonObject:
     try:
-        value = as_object(parse_json(text))
+        value = as_object(parse_json(text, max_nesting))
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise _LineError(line, f"not JSON: {error.msg} at column {error.colno}") from error

@@ -12,8 +12,8 @@ JsonObject: TypeAlias = dict[str, Any]
 NodeContent: TypeAlias = Literal["text", "deltas", "snapshots"]
 """How a node speaks in `message_format_plus`: in text, or in JSON of what is new or all so far."""
 
-MAX_NESTING = 100
-"""How many objects and arrays may be inside each other in a file, a request or an answer."""
+MAX_NESTING = 128
+"""How many objects and arrays may be inside each other in a request or an answer."""
 
 STREAM_CONTENT_TYPE = "text/event-stream;charset=UTF-8"
 JSON_CONTENT_TYPE = "application/json;charset=UTF-8"
@@ -134,14 +134,14 @@ def is_true(value: object) -> bool:
 
 
 class NestingError(ValueError):
-    """JSON has more than `MAX_NESTING` levels."""
+    """JSON has too many levels."""
 
-    def __init__(self) -> None:
-        """Create the error."""
-        super().__init__(f"nested more than {MAX_NESTING} levels deep")
+    def __init__(self, levels: int) -> None:
+        """Create the error for more than `levels`."""
+        super().__init__(f"nested more than {levels} levels deep")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, max_nesting: int = MAX_NESTING) -> Any:
     """Parse JSON that can be encoded again: without NaN, infinity and very deep nesting.
 
     Raises:
@@ -152,9 +152,9 @@ def parse_json(text: str) -> Any:
     try:
         value = _DECODER.decode(text)
     except RecursionError:
-        raise NestingError from None
-    if text.count("[") + text.count("{") > MAX_NESTING and _is_deep(value):
-        raise NestingError
+        raise NestingError(max_nesting) from None
+    if text.count("[") + text.count("{") > max_nesting and _is_deep(value, max_nesting):
+        raise NestingError(max_nesting)
     return value
 
 
@@ -168,9 +168,9 @@ def parse_object(text: object) -> JsonObject | None:
         return None
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: Any, max_nesting: int) -> bool:
     level: list[Any] = [value]
-    for _ in range(MAX_NESTING + 1):
+    for _ in range(max_nesting + 1):
         inner = [_items(each) for each in level if isinstance(each, dict | list)]
         if not inner:
             return False
