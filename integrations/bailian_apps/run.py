@@ -391,7 +391,7 @@ class Run:
 
     def _raise_final(self, error: BailianError) -> NoReturn:
         """Raise an error with what is known about the call."""
-        error.attempts = self._attempt
+        error.attempts, error.idempotent = self._attempt, self._settings.idempotent
         error.session_id = self._decoder.session_id or self._request.sent("session_id")
         if partial := self._decoder.partial() if self._decoder.started else error.partial:
             error.partial = replace(self._answer.result(partial), attempts=self._attempt)

@@ -109,7 +109,7 @@ def test_the_error_for_an_argument_survives_pickling() -> None:
 SAMPLES: dict[str, Any] = {
     "str | None": "x", "Text | None": "x", "bool": False, "bool | None": False, "int | None": 0,
     "float | None": 0.5, "JsonObject | None": {"a": 1}, "Images": ("https://x/y",), "Files": ("https://x/y",),
-    "tuple[Text, ...]": ("x",), "ModeName | None": "message_format",
+    "Texts": ("x",), "ModeName | None": "message_format",
     "Messages | None": ({"role": "user", "content": "x"},),
     "Literal['simple', 'indexed'] | None": "simple",
 }  # fmt: skip

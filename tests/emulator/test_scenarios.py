@@ -482,6 +482,7 @@ W = "apps.a.workflow"
         ("apps: {a: x}", ": apps.a: Input should be"),
         ("text: a\nagent: {text: b}", ": give exactly one of text, agent, workflow, recording, error, rules; given: text, agent"),
         ("text: a\nevery_ms: 5", ": every_ms needs a `recording`"),
+        (NODES % "{name: no, output: x}", f": {W}.nodes[0].name: Input should be a valid string (got bool 'False'); quote it"),
         ("text: a\npace: -1", ": pace: Input should be greater than or equal to 0 (got int '-1')"),
         ("text: 5", ": text: must be a string (quoted if it looks like a number) or a list of its pieces (got int '5')"),
         ("text: '{promt}'", ": text: unknown placeholder {promt}; it must start with prompt, biz_params"),

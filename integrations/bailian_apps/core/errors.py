@@ -56,9 +56,11 @@ class BailianError(Exception):
         retry_after_s: Seconds the server asked to wait, or None.
         attempts: How many times the request was sent, this one included.
         request_state: What is certain about the request, see `RequestState`.
+        idempotent: Whether the app of the call was declared `idempotent`.
     """
 
     request_state: RequestState = "unknown"
+    idempotent: bool = False
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class BailianError(Exception):
         request_id: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        """Store the facts; the call sets `session_id`, `partial` and `attempts`."""
+        """Store the facts; the call sets the rest, such as `partial` and `attempts`."""
         super().__init__(message)
         self.message = message
         self.code = code
@@ -79,6 +81,16 @@ class BailianError(Exception):
         self.session_id: str | None = None
         self.partial: AppResult | None = None
         self.attempts = 1
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether the same call may succeed if it is made again, and cannot run the app twice.
+
+        Running it twice is accepted if the app is `idempotent`.
+        """
+        from bailian_apps.core.retry import is_retryable  # it imports this module
+
+        return is_retryable(self, idempotent=self.idempotent)
 
     def __str__(self) -> str:
         """Return the code, the message and what the cloud's support asks for, on one line."""

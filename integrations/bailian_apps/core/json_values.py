@@ -7,7 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, cast
 
-from pydantic import AfterValidator, BeforeValidator, SecretBytes, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    GetPydanticSchema,
+    SecretBytes,
+    SecretStr,
+    ValidationInfo,
+)
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.redaction import MAX_DEPTH, SECRET_FIELDS, reveal, unwrap_params
@@ -122,4 +129,9 @@ def _check_extra_body(value: dict[str, Any]) -> dict[str, Any]:
 
 JsonObject: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_check_json_object)]
 Text: TypeAlias = Annotated[str, AfterValidator(check_text)]
+Texts: TypeAlias = Annotated[
+    list[str] | tuple[str, ...],  # what a type checker accepts
+    GetPydanticSchema(lambda _, schema_of: schema_of(tuple[Text, ...])),
+]
+"""Texts in a list or a tuple; held as a tuple."""
 ExtraBody: TypeAlias = Annotated[JsonObject, AfterValidator(_check_extra_body)]

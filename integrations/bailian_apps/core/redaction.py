@@ -18,7 +18,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
 from typing_extensions import Self
@@ -38,8 +38,7 @@ MAX_DEPTH = 100
 
 _ANY = TypeAdapter[Any](Any)
 
-P = ParamSpec("P")
-R = TypeVar("R")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def redact_biz_params(biz_params: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
@@ -353,25 +352,25 @@ def unwrap_params(value: Any) -> Any:
     return value.original if isinstance(value, _RedactedParams) else value
 
 
-def take(kwargs: dict[str, Any]) -> dict[str, Any]:
+def take(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a call's arguments and empty the given dict.
 
     The dict is a variable of the frame that was called. That frame stays on the traceback when the
     call fails, for any error reporter to collect with its variables.
     """
     taken = dict(kwargs)
-    kwargs.clear()
+    cast("dict[str, Any]", kwargs).clear()
     return taken
 
 
-def hides_arguments(function: Callable[P, R]) -> Callable[P, R]:
+def hides_arguments(function: FunctionT) -> FunctionT:
     """Decorate what checks arguments: the errors it raises come without the frames that hold them.
 
     An error names its field, so little is lost.
     """
 
     @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+    def checked(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except BailianError as error:
@@ -379,4 +378,4 @@ def hides_arguments(function: Callable[P, R]) -> Callable[P, R]:
             error.__context__ = None
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
-    return checked
+    return cast("FunctionT", checked)

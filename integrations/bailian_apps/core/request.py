@@ -29,7 +29,14 @@ from typing_extensions import Self, override
 
 from bailian_apps.core.attachments import InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.json_values import ExtraBody, JsonObject, Text, check_text, kind_of
+from bailian_apps.core.json_values import (
+    ExtraBody,
+    JsonObject,
+    Text,
+    Texts,
+    check_text,
+    kind_of,
+)
 from bailian_apps.core.modes import FlowStreamMode
 from bailian_apps.core.redaction import (
     SECRET_FIELDS,
@@ -90,8 +97,8 @@ ModeName: TypeAlias = Annotated[
     FlowStreamMode | str, BeforeValidator(_check_mode), AfterValidator(check_text)
 ]
 AppId: TypeAlias = Annotated[str, BeforeValidator(_check_app_id)]
-Images: TypeAlias = Annotated[tuple[Any, ...], BeforeValidator(_check_images)]
-Files: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_check_files)]
+Images: TypeAlias = Annotated[list[Any] | tuple[Any, ...], BeforeValidator(_check_images)]
+Files: TypeAlias = Annotated[list[str] | tuple[str, ...], BeforeValidator(_check_files)]
 
 
 class WireOptions(BaseModel):
@@ -107,7 +114,7 @@ class WireOptions(BaseModel):
     `user_defined_tokens`. JSON values, and `SecretStr`. Credentials in it are sent, and shown
     nowhere. Default: none. All apps. `input.biz_params`."""
 
-    secret_biz_params: tuple[str, ...] = ()
+    secret_biz_params: Texts = ()
     """Names in `biz_params` and `extra_body` whose values are secret too: a name at any depth, or
     the dotted path to one value, such as `"user_defined_params.tool.code"`. Default: none. Not
     sent."""
@@ -142,7 +149,7 @@ class WireOptions(BaseModel):
     """How many rounds of the conversation the app's model gets. Default: the console's. Agent 1.0
     apps. `parameters.dialog_round`."""
 
-    mcp_servers: Annotated[tuple[Text, ...], Parameter()] = ()
+    mcp_servers: Annotated[Texts, Parameter()] = ()
     """Ids of the MCP servers to use; of the vendor's SDKs, only Java's names it. Default: the
     console's. Agent 1.0 apps. `parameters.mcp_servers`."""
 
@@ -237,7 +244,7 @@ class AppRequest(WireOptions):
     file_list: Annotated[Files, Input()] = ()
     """URLs of files. Default: none. All apps. `input.file_list`."""
 
-    doc_tag_codes: Annotated[tuple[Text, ...], Input()] = ()
+    doc_tag_codes: Annotated[Texts, Input()] = ()
     """Tags that limit which documents are searched. Default: none. Older agent apps.
     `input.doc_tag_codes`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -84,7 +84,7 @@ def _check_timeout(value: object, info: ValidationInfo) -> object:
 class AppSettings(WireOptions):
     """How to reach an app, and the options of every call. Adapters inherit these fields.
 
-    Each may be overridden per call. An unknown name is refused.
+    Each may be overridden per call, or set later. An unknown name is refused.
     """
 
     app_id: AppId = Field(
@@ -179,6 +179,19 @@ class AppSettings(WireOptions):
             first_frame_s=self.timeout,
             between_frames_s=self.timeout,
         )
+
+    if not TYPE_CHECKING:  # type checkers would accept an attribute of any name
+
+        @hides_arguments
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute; a setting is validated, as in the constructor.
+
+            Raises:
+                InvalidInputError: The value is not valid.
+            """
+            if name in SETTING_NAMES:
+                value = getattr(self.with_overrides({name: value}), name)
+            super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Pickle without secrets; unpickling reads the environment's key from there again.

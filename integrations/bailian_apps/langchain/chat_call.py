@@ -210,7 +210,7 @@ class StreamRun:
             if self.chunks is not None:
                 stack.push_async_callback(cast("OwnedStream[Any]", self.chunks).aclose)
 
-    def add_to(self, kwargs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    def add_to(self, kwargs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Take the keyword arguments; return them as LangChain may publish them, with this.
 
         Args:

@@ -21,9 +21,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
-from bailian_apps.core.redaction import hides_arguments, redact_kwargs, secrets_digest, take
+from bailian_apps.core.redaction import redact_kwargs, secrets_digest, take
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import (
@@ -41,7 +41,8 @@ from bailian_apps.langchain.message_chunks import (
 )
 from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventBuilder
 from bailian_apps.langchain.runs import is_being_cancelled
-from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
+from bailian_apps.langchain.settings import MODEL_CONFIG
+from bailian_apps.langchain.signatures import ChatKeywords, ChatSignatures
 from bailian_apps.langchain.step_runs import AnyRunManager
 from bailian_apps.owned_stream import OwnedStream
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
 
 
-class ChatBailianApp(AppSettingsMixin, BaseChatModel):
+class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A Bailian (Model Studio) app as a chat model.
 
     The fields are the settings of the app (see `AppSettings`). Each can be overridden per call:
@@ -96,24 +97,11 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     streaming: bool | None = None
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
-    @hides_arguments
-    def __init__(self, **fields: Any) -> None:
-        """Create a model from an app's settings.
-
-        Args:
-            **fields: The fields of `AppSettings`, and those of every LangChain chat model.
-                `model` is an alias of `app_id`.
-
-        Raises:
-            InvalidInputError: A field is unknown or invalid. The error names the field.
-        """
-        super().__init__(**fields)
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        """Warn about `max_tokens`."""
+        super().model_post_init(context)
         ignore_max_tokens(self.app_id, self.max_tokens)
-
-    @property
-    def model(self) -> str:
-        """The app's id, under the name that other chat models use."""
-        return self.app_id
 
     @property
     @override
@@ -193,7 +181,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ChatKeywords],
     ) -> Iterator[AIMessageChunk]:
         """Stream the answer. Closing the iterator closes the connection.
 
@@ -211,8 +199,8 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         """
         config = ensure_config(config)
         run = StreamRun(self, CallbackManager, config)
-        kwargs = run.add_to(kwargs, self.secret_biz_params)
-        stream = super().stream(input, config, stop=stop, **kwargs)
+        public: Any = run.add_to(kwargs, self.secret_biz_params)
+        stream = super().stream(input, config, stop=stop, **public)
         try:
             for chunk in stream:  # noqa: UP028  # `yield from` would close `stream` first
                 yield chunk
@@ -226,13 +214,13 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ChatKeywords],
     ) -> AsyncIterator[AIMessageChunk]:
         """Stream the answer, natively async; as `stream`."""
         config = ensure_config(config)
         run = StreamRun(self, AsyncCallbackManager, config)
-        kwargs = run.add_to(kwargs, self.secret_biz_params)
-        stream = OwnedStream(super().astream(input, config, stop=stop, **kwargs))
+        public: Any = run.add_to(kwargs, self.secret_biz_params)
+        stream = OwnedStream(super().astream(input, config, stop=stop, **public))
         try:
             async for chunk in stream:
                 yield chunk

@@ -19,11 +19,12 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
-from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
+from bailian_apps.langchain.settings import MODEL_CONFIG
+from bailian_apps.langchain.signatures import RetrieverSignatures
 from bailian_apps.langchain.step_runs import found_documents
 
 
-class BailianAppRetriever(AppSettingsMixin, BaseRetriever):
+class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The knowledge base of a Bailian (Model Studio) agent app as a retriever.
 
     It calls the app and returns the passages that the answer cites as Documents, or, if it cites

@@ -59,6 +59,21 @@ class AppSettingsMixin(AppSettings):
     """The client whose connections, concurrency slots and session rounds the calls use. Default:
     the client that all calls share. Never dumped; an object with a client cannot be pickled."""
 
+    if TYPE_CHECKING:
+        model: str = ""
+        """Another name of `app_id`, under which other models have theirs."""
+    else:
+
+        @property
+        def model(self) -> str:
+            """Another name of `app_id`, under which other models have theirs."""
+            return self.app_id
+
+        @model.setter
+        def model(self, app_id: str) -> None:
+            self.app_id = app_id
+
+    # Type checkers know the fields of each class, because it has no `__init__` of its own.
     @hides_arguments
     def __init__(self, **fields: Any) -> None:
         """Create it from an app's settings.

@@ -127,10 +127,7 @@ class LLMCall(Generic[ResponseT]):
         if isinstance(event, RunFinished):
             spans.finish(event.result.text)
             return self.builder.final(event.result, delta="" if streaming else None)
-        if streaming:
-            return self.builder.chunk(event)
-        self.builder.listen(event)
-        return None
+        return self.builder.chunk(event) if streaming else None
 
 
 def _close_spans_on_gc(chunks: GeneratorT, spans: RunSpans) -> GeneratorT:

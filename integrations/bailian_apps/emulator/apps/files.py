@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Hashable
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, cast
 
@@ -148,6 +149,8 @@ def _problem(where: str, error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] != "missing" and not isinstance(error["input"], dict):
         message += f" (got {type(error['input']).__name__} {str(error['input'])[:60]!r})"
+        if error["type"] == "string_type" and isinstance(error["input"], (bool, int, float, date)):
+            message += "; quote it"  # YAML reads `no` as false, and `1.10` as a number
     return f"{field}: {message}" if field else message
 
 
