@@ -102,6 +102,7 @@ def check_api_key(key: str) -> str:
 
 
 def _check_key(value: object) -> object:
+    value = unwrap_params(value)
     if value is None or callable(value):
         return value
     key = value.get_secret_value() if isinstance(value, SecretStr) else value

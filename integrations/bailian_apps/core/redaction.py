@@ -294,6 +294,13 @@ class _RedactedParams(_KeptWhenCopied, dict[str, Any]):
 
     original: Any
 
+    @classmethod
+    def of(cls, original: object) -> Self:
+        """Return a dict for a value of which nothing is shown."""
+        made = cls()
+        made.original = original
+        return made
+
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         return dict, (dict(self),)
 
@@ -313,9 +320,11 @@ def wrap_secrets(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[s
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
     wrapped = _without_misspelt(kwargs)
-    key = reveal(wrapped.get("api_key"))
-    if isinstance(key, str):
-        wrapped["api_key"] = _WrappedKey(key)
+    key = wrapped.get("api_key")
+    if isinstance(key, (str, SecretStr)):
+        wrapped["api_key"] = _WrappedKey(reveal(key))
+    elif key is not None and not callable(key):  # it is refused later, and may hold a key
+        wrapped["api_key"] = _RedactedParams.of(key)
     names = secret_names(kwargs, names)
     for field in SECRET_FIELDS & wrapped.keys():
         if (value := wrapped[field]) is not None:
@@ -337,8 +346,7 @@ def wrap_params(
     """
     if isinstance(params, _RedactedParams):
         return params
-    wrapped = _RedactedParams()
-    wrapped.original = params
+    wrapped = _RedactedParams.of(params)
     if isinstance(params, Mapping):
         fields = cast("Mapping[str, Any]", params)
         is_headers = field == "extra_headers"

@@ -24,6 +24,7 @@ from pydantic import Field
 from typing_extensions import Unpack, override
 
 from bailian_apps.core.redaction import redact_kwargs, secrets_digest, take
+from bailian_apps.core.request import SessionId
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import (
@@ -90,7 +91,7 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
 
     model_config = MODEL_CONFIG
 
-    session_id: str | None = None
+    session_id: SessionId = None
     stop: list[str] | None = None
     max_tokens: int | None = None
     # Not False: an explicitly set False, as in a copy of all fields, disables streaming.
@@ -126,10 +127,9 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
 
     @override
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        app_id = kwargs.get("model") or kwargs.get("app_id") or self.app_id
-        params = LangSmithParams(
-            ls_provider=PROVIDER, ls_model_name=str(app_id), ls_model_type="chat"
-        )
+        given = (kwargs.get("model"), kwargs.get("app_id"))
+        app_id = next((each for each in given if isinstance(each, str) and each), self.app_id)
+        params = LangSmithParams(ls_provider=PROVIDER, ls_model_name=app_id, ls_model_type="chat")
         temperature = kwargs.get("temperature", self.temperature)
         if isinstance(temperature, (int, float)):
             params["ls_temperature"] = temperature

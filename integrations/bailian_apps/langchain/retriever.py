@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from bailian_apps.core.documents import DocumentSource, document_source
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.request import MAX_INT
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
@@ -51,7 +52,7 @@ class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignor
 
     model_config = MODEL_CONFIG
 
-    k: int | None = Field(default=None, ge=0)
+    k: int | None = Field(default=None, ge=0, le=MAX_INT)
     documents: DocumentSource | None = None
 
     @override
