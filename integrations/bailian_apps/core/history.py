@@ -97,7 +97,9 @@ class Plan:
             "image_list": self.images,
             "file_list": self.files,
         }
-        planned = {name: value for name, value in planned.items() if value}
+        planned = {name: value for name, value in planned.items() if value or name == "prompt"}
+        if planned["prompt"] is None:
+            del planned["prompt"]
         fields = {**planned, **(call_options or {})}
         problems: list[InvalidInputError] = []
         for name in [each for each in _LISTS if each in fields]:

@@ -80,6 +80,17 @@ def invalid_options(
     return []
 
 
+def require_type(value: object, kind: type, field: str) -> None:
+    """Refuse an argument that is not of a type.
+
+    Raises:
+        InvalidInputError: It is of another type.
+    """
+    if not isinstance(value, kind):
+        problem = f"must be a {kind.__name__}, not {kind_of(value)}"
+        raise InvalidInputError(field, problem)
+
+
 class CheckedModel(BaseModel):
     """A model whose constructor raises `InvalidInputError` in place of pydantic's error."""
 

@@ -21,12 +21,17 @@ from pydantic import (
 )
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import MAX_DEPTH, SECRET_FIELDS, reveal, unwrap_params
+from bailian_apps.core.redaction import (
+    MAX_DEPTH,
+    MAX_INT_BITS,
+    SECRET_FIELDS,
+    reveal,
+    unwrap_params,
+)
 
 _OUTSIDE_BODY = ("app_id", "api_key", "base_url", "workspace")
 _CONTROLS = frozenset("\r\n\0")
 _INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp"})
-_MAX_INT_BITS = 14_284  # 4,300 digits: Python writes no longer numbers
 _HINTS_BY_TYPE = {
     "datetime": "Pass .isoformat()",
     "date": "Pass .isoformat()",
@@ -96,7 +101,7 @@ def _require_number(value: float, path: str) -> None:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidInputError(path, f"is {value}, which JSON cannot represent", "Pass None")
-    elif value.bit_length() > _MAX_INT_BITS:
+    elif value.bit_length() > MAX_INT_BITS:
         raise InvalidInputError(path, "is an int of more than 4,300 digits", "Pass it as a str")
 
 

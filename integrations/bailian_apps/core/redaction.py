@@ -36,6 +36,9 @@ SECRET_FIELDS = frozenset({"biz_params", "extra_body", "extra_headers"})
 MAX_DEPTH = 100
 """How deep dicts and lists of one argument may be nested."""
 
+MAX_INT_BITS = 14_284
+"""The longest number of an argument: about 4,300 digits. Python writes no longer ones."""
+
 _ANY = TypeAdapter[Any](Any)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -58,7 +61,8 @@ def redact_headers(headers: Mapping[str, Any]) -> dict[str, str]:
 
 def _redacted(value: Any, names: Sequence[str], path: str, within: tuple[int, ...] = ()) -> Any:
     if value is None or isinstance(value, (int, float)):
-        return value
+        too_long = isinstance(value, int) and value.bit_length() > MAX_INT_BITS
+        return MASK if too_long else value  # nothing can show it, and it is refused later
     if isinstance(value, str):
         parsed = _parsed(value) if _may_hold_secrets(value, names) else None
         redacted = _redacted(parsed, names, path, within)

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from bailian_apps.core.documents import DocumentSource, document_source
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.request import MAX_INT
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
@@ -61,6 +62,7 @@ class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignor
     ) -> list[Document]:
         with langchain_errors(self, kwargs):
             k, source = self._pop_k(kwargs), self._pop_source(kwargs)
+            require_type(query, str, "query")
             result = AppRun.prepare(self, query, kwargs, run_manager).result()
         return _documents(result, source)[:k]
 
@@ -71,6 +73,7 @@ class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignor
         try:
             with langchain_errors(self, kwargs):
                 k, source = self._pop_k(kwargs), self._pop_source(kwargs)
+                require_type(query, str, "query")
                 result = await AppRun.prepare(self, query, kwargs, run_manager).aresult()
         except asyncio.CancelledError as error:
             if is_being_cancelled():

@@ -34,6 +34,7 @@ from bailian_apps.core.attachments import unwrap_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import plan_request
+from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.keywords import CallKeywords
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.request import MAX_INT
@@ -158,11 +159,13 @@ class BailianAppLLM(AppSettings, LLM):
                 "Pass one of app=, llm= and settings",
             )
         if llm is not None:
+            require_type(llm, BailianAppLLM, "llm")
             if callback_manager is None:
                 return llm
             return llm.model_copy(update={"callback_manager": callback_manager})
         fields: dict[str, Any] = {**settings}
         if app is not None:
+            require_type(app, BailianApp, "app")
             fields = {name: getattr(app.settings, name) for name in AppSettings.model_fields}
             fields["client"] = app.client
         if callback_manager is not None:
@@ -312,8 +315,9 @@ class BailianAppLLM(AppSettings, LLM):
 
     @hides_arguments
     def _completion_call(self, prompt: str, keywords: CallKeywords) -> LLMCall[CompletionResponse]:
+        require_type(prompt, str, "prompt")
         settings, options = self._split(keywords)
-        if options.get("session_id"):
+        if options.get("session_id") not in (None, ""):
             raise InvalidInputError(
                 "session_id", "cannot be passed to a completion, which has no session", "Use chat"
             )
