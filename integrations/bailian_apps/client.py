@@ -118,7 +118,8 @@ class Client:
         if proxy is not None:
             from bailian_apps.transport.environment import proxy_url
 
-            proxy = proxy_url(proxy) if isinstance(cast("object", proxy), str) else None
+            is_text = isinstance(cast("object", proxy), str) and proxy.isprintable()
+            proxy = proxy_url(proxy) if is_text else None
             if proxy is None:
                 raise InvalidInputError("proxy", "is not a URL such as http://127.0.0.1:8080")
         if not isinstance(cast("object", ca_bundle), str | Path | None):

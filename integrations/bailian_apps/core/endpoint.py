@@ -53,7 +53,8 @@ def _is_http_address(value: str) -> bool:
             and bool((parts.hostname or "").encode("idna"))
             and parts.port != 0
             and not (parts.query or parts.fragment)
-            and not re.search(r"\s", value)
+            and value.isprintable()
+            and " " not in value
         )
     except ValueError:  # such as a port above 65535, or a name longer than names can be
         return False
