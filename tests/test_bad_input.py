@@ -25,6 +25,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_index.core.llms import ChatMessage
+from llama_index.core.memory import ChatMemoryBuffer
 from pydantic import BaseModel, SecretBytes, SecretStr
 from support.paths import PATHS
 from support.wire import WireServer, answer, event, stream
@@ -107,12 +109,15 @@ def _deep(wrap: Callable[[Any], Any]) -> Any:
     return made
 
 
-@dataclasses.dataclass
 class Made:
     """A value under a name, because Hypothesis cannot show some of them."""
 
-    name: str
-    value: Any = dataclasses.field(repr=False)
+    def __init__(self, name: str, value: Any) -> None:
+        self.name = name
+        self.value = value
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 def _within(item: Made, wrap: Callable[[Any], Any], name: str) -> Made:
@@ -361,7 +366,7 @@ NO_SESSION: dict[str, Callable[[dict[str, Any]], Any]] = {
     "model.invoke": lambda base: ChatBailianApp(**base).invoke("hi", session_id=""),
     "Runnable": lambda base: BailianAppRunnable(**base).invoke({"prompt": "hi", "session_id": ""}),
     "llm.complete": lambda base: BailianAppLLM(**base).complete("hi", session_id=""),
-    "ChatEngine": lambda base: BailianAppChatEngine.from_defaults(**base).chat("hi"),
+    "llm.chat": lambda base: BailianAppLLM(**base).chat([ChatMessage("hi")], session_id=""),
 }
 
 
@@ -408,6 +413,11 @@ def test_an_error_says_what_to_do(options: dict[str, Any], message: str) -> None
     assert_one_line(caught.value)
 
 
+def chat_engine() -> BailianAppChatEngine:
+    memory = ChatMemoryBuffer.from_defaults(token_limit=1000)
+    return BailianAppChatEngine.from_defaults(**BASE, memory=memory)
+
+
 BASE = {"app_id": "a", "api_key": "k", "base_url": "http://127.0.0.1:9/api/v1"}
 
 
@@ -440,7 +450,7 @@ BASE = {"app_id": "a", "api_key": "k", "base_url": "http://127.0.0.1:9/api/v1"}
         (lambda: BailianAppLLM(**BASE).complete([MARKER]), "prompt"),
         (lambda: BailianAppQueryEngine(llm=MARKER), "llm"),
         (lambda: BailianAppQueryEngine(app=MARKER), "app"),
-        (lambda: BailianAppChatEngine.from_defaults(**BASE).chat([MARKER]), "message"),
+        (lambda: chat_engine().chat([MARKER]), "message"),
     ],
 )  # fmt: skip
 def test_an_argument_of_a_wrong_type_is_named(call: Callable[[], Any], field: str) -> None:
