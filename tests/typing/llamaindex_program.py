@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from bailian_apps import BailianApp, BailianError, Client
 from bailian_apps.llamaindex import (
+    BailianAppAgent,
     BailianAppChatEngine,
     BailianAppLLM,
     BailianAppQueryEngine,
@@ -82,6 +83,10 @@ async def later(base_url: str) -> ChatResponse:
         print(chunk.delta)
     engine = BailianAppChatEngine(llm=model, memory=ChatMemoryBuffer(token_limit=3_000))
     print((await engine.achat("hi", seed=1)).response)
+    agent = BailianAppAgent(
+        app_id="a", api_key="k", base_url=base_url, name="guide", step_deltas=True, timeout=9
+    )
+    assert BailianAppAgent(llm=agent.llm, streaming=False).llm.app_id == "a"
     return await model.achat([ChatMessage(content="hi")], thoughts=False)
 
 

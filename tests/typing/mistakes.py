@@ -13,6 +13,7 @@ from bailian_apps.langchain import (
     ChatBailianApp,
 )
 from bailian_apps.llamaindex import (
+    BailianAppAgent,
     BailianAppChatEngine,
     BailianAppLLM,
     BailianAppQueryEngine,
@@ -45,6 +46,8 @@ def factories() -> None:
     LlamaIndexRetriever.from_defaults(app_idd="a")  # wrong
     BailianAppLLM.from_app_or_llm(app_idd="a")  # wrong
     bailian_app_tool(app_idd="a", name="t", description="d")  # wrong
+    BailianAppAgent(app_idd="a")  # wrong
+    BailianAppAgent(app_id="a", tools=[])  # wrong
 
 
 def core_calls(app: BailianApp, settings: AppSettings) -> None:

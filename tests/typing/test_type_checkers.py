@@ -99,6 +99,8 @@ def cloud() -> Iterator[Emulator]:
         yield cloud
 
 
+# An agent of LlamaIndex reads deprecated attributes of pydantic's when it is made.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_what_type_checkers_accept_runs(
     name: str, cloud: Emulator, monkeypatch: pytest.MonkeyPatch

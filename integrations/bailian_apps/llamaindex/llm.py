@@ -35,6 +35,7 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import plan_request
 from bailian_apps.core.invalid_input import require_type
+from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.keywords import CallKeywords
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.request import MAX_INT
@@ -149,8 +150,8 @@ class BailianAppLLM(AppSettings, LLM):
             **settings: The fields of a new LLM, when neither is given.
 
         Raises:
-            InvalidInputError: More than one of `app`, `llm` and settings is given, or a field is
-                invalid.
+            InvalidInputError: More than one of `app`, `llm` and settings is given, or one of them
+                is invalid.
         """
         if (app is not None) + (llm is not None) + bool(settings) > 1:
             raise InvalidInputError(
@@ -158,14 +159,20 @@ class BailianAppLLM(AppSettings, LLM):
                 "cannot be combined with llm or settings",
                 "Pass one of app=, llm= and settings",
             )
+        types: list[tuple[str, object, type]] = [
+            ("app", app, BailianApp),
+            ("llm", llm, BailianAppLLM),
+        ]
+        for field, given, kind in types:
+            if given is not None and not isinstance(given, kind):
+                problem = f"must be a {kind.__name__}, not {kind_of(given)}"
+                raise InvalidInputError(field, problem, "Pass an app's id as app_id=")
         if llm is not None:
-            require_type(llm, BailianAppLLM, "llm")
             if callback_manager is None:
                 return llm
             return llm.model_copy(update={"callback_manager": callback_manager})
         fields: dict[str, Any] = {**settings}
         if app is not None:
-            require_type(app, BailianApp, "app")
             fields = {name: getattr(app.settings, name) for name in AppSettings.model_fields}
             fields["client"] = app.client
         if callback_manager is not None:

@@ -49,18 +49,20 @@ class BailianAppStepEvent(BaseEvent):
 
 
 class BailianAppStepStream(Event):
-    """What a step of the app does; written to a workflow's stream by an app's tool.
+    """What a step of the app does; written to a workflow's stream by an app's tool or agent.
 
     Attributes:
-        tool_name: The tool that called the app.
-        phase: As in `BailianAppStepEvent`, and so are the others. `"delta"` only from a tool with
-            `step_deltas=True`.
+        tool_name: The tool that called the app; `""` for an agent's app.
+        current_agent_name: The agent that is the app; `""` for a tool's.
+        phase: As in `BailianAppStepEvent`, and so are the others. `"delta"` only from a tool or an
+            agent with `step_deltas=True`.
         step: The step's fields.
         text: The next piece of the step's output.
         reasoning: The next piece of its reasoning.
     """
 
-    tool_name: str
+    tool_name: str = ""
+    current_agent_name: str = ""
     phase: Phase
     step: dict[str, Any]
     text: str = ""
