@@ -164,6 +164,19 @@ class Client:
             calls, limit, settings.timeouts, deadline=deadline, register_abort=register_abort
         )
 
+    def aslot(
+        self, settings: AppSettings, *, deadline: float | None
+    ) -> ConcurrencySlot | contextlib.nullcontext[None]:
+        """As `slot`, for an async call.
+
+        Raises:
+            ConnectError: No event loop of asyncio is running.
+        """
+        from bailian_apps.concurrency import require_asyncio
+
+        require_asyncio()
+        return self.slot(settings, deadline=deadline)
+
     def frames(
         self,
         request: AppRequest,

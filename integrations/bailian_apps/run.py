@@ -156,7 +156,7 @@ class Run:
         """As `stream`, natively async."""
         import asyncio  # costs 40 ms, which a program without a loop does not pay
 
-        async with self._client.slot(self._settings, deadline=self._total_deadline()):
+        async with self._client.aslot(self._settings, deadline=self._total_deadline()):
             with self._session_lease():
                 while True:
                     await self._aread_key()

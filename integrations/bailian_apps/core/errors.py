@@ -248,7 +248,8 @@ class ConnectError(TransportError):
 
     Attributes:
         permanent: Whether another attempt would fail in the same way: the proxy or the
-            certificates in the environment are wrong, or the server's certificate is refused.
+            certificates in the environment are wrong, the server's certificate is refused, no
+            event loop of asyncio is running, or a test forbids the call.
     """
 
     request_state: RequestState = "not_sent"
