@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 from typing_extensions import Self
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.owned_stream import OwnedStream
@@ -117,9 +118,12 @@ class Client:
         if proxy is not None:
             from bailian_apps.transport.environment import proxy_url
 
-            proxy = proxy_url(proxy) if isinstance(cast("object", proxy), str) else None
+            is_text = isinstance(cast("object", proxy), str) and proxy.isprintable()
+            proxy = proxy_url(proxy) if is_text else None
             if proxy is None:
                 raise InvalidInputError("proxy", "is not a URL such as http://127.0.0.1:8080")
+        if not isinstance(cast("object", ca_bundle), str | Path | None):
+            raise InvalidInputError("ca_bundle", f"must be a path, not {kind_of(ca_bundle)}")
         if ca_bundle is not None and not str(ca_bundle):
             raise InvalidInputError("ca_bundle", "is empty", "Pass a file or directory, or None")
         self.session_rounds = SessionRounds()

@@ -236,7 +236,7 @@ class Run:
         self._decoder = Decoder(
             flow_stream_mode=request.sent("flow_stream_mode"),
             output_nodes=self._settings.output_nodes,
-            asked_session=request.sent("session_id"),
+            asked_session=request.sent("session_id") or None,
             history_format=history_format,
         )
         self._answer = AnswerFilter(self._settings.citation_marks, self._settings.think_tags)
