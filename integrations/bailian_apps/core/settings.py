@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationError,
     ValidationInfo,
     field_serializer,
 )
@@ -21,7 +22,12 @@ from bailian_apps.core.answer_text import CitationMarks, ThinkTags
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace, api_key_from_env
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
-from bailian_apps.core.invalid_input import CheckedModel, check_nested, invalid_options
+from bailian_apps.core.invalid_input import (
+    CheckedModel,
+    check_nested,
+    invalid_options,
+    raise_invalid_input,
+)
 from bailian_apps.core.redaction import (
     MASK,
     SECRET_FIELDS,
