@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import field_validator
 from support.paths import PATHS
 
 from bailian_apps import AppSettings, BailianApp, InvalidInputError
@@ -179,3 +180,33 @@ def test_a_setting_is_validated_when_it_is_set_later(make: Any) -> None:
     if hasattr(app, "model"):
         app.model = "b"
         assert (app.app_id, app.model) == ("b", "b")
+
+
+class _Halved:
+    """A validator of a subclass, which raises as pydantic's do."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _halve(cls, value: float) -> float:
+        if value == 1:
+            raise ValueError("one is reserved")
+        return value / 2
+
+
+@pytest.mark.parametrize("base", [AppSettings, ChatBailianApp, BailianAppLLM])
+def test_a_setting_set_later_passes_the_validators_of_a_subclass(base: Any) -> None:
+    app = type("Own", (_Halved, base), {})(app_id="a", api_key="sk-1", temperature=0.4)
+    app.temperature = 0.6
+    with pytest.raises(InvalidInputError, match="temperature"):
+        app.temperature = 1
+    assert app.temperature == 0.3
+
+
+def test_setting_one_setting_validates_no_other() -> None:
+    settings = AppSettings(app_id="a", api_key="sk-1", temperature=0.4)
+    template = settings.history_template
+    vars(settings)["max_retries"] = -1  # would not be valid
+    settings.temperature = 0.6
+    assert (settings.temperature, settings.max_retries) == (0.6, -1)
+    assert settings.history_template is template
+    assert "temperature" in settings.model_fields_set

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 
 from pydantic import SecretStr
 from typing_extensions import Self
 
 from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
 from bailian_apps.core.settings import Timeout
+
+logger = logging.getLogger(__name__)
 
 
 class WaitQueue:
@@ -35,6 +38,7 @@ class WaitQueue:
         self.waiting: deque[ConcurrencySlot] = deque()
         self._pending: deque[tuple[ConcurrencySlot, bool]] = deque()
         self._draining = threading.Lock()
+        self.has_warned = False  # of a long wait; once is enough for a batch
 
     def enqueue(self, slot: ConcurrencySlot, *, arrives: bool) -> None:
         """Record that a call arrives or leaves, and give free slots to waiting calls."""
@@ -85,7 +89,7 @@ class ConcurrencySlot:
         Args:
             calls: The other calls of the app.
             limit: How many calls may run, this one included.
-            timeouts: Its `pool_s` bounds the waiting.
+            timeouts: Its `pool_s` bounds the waiting; one longer than `connect_s` is logged.
             deadline: When the call has to end, by `time.monotonic`; None for no limit.
             register_abort: Receives the function with which another thread may end the waiting.
         """
@@ -111,15 +115,17 @@ class ConcurrencySlot:
         """
         notified = queue.SimpleQueue[None]()
         self.notify = lambda: notified.put(None)
-        with self._queued() as left_s:
+        with self._queued() as waits:
             if self._register_abort is not None:
                 self._register_abort(self.notify)
-            with contextlib.suppress(queue.Empty):
-                notified.get(timeout=left_s)
-                if self not in self._calls.holders:
-                    raise ConnectError(
-                        "the call was closed while it waited for a free slot; nothing was sent"
-                    )
+            for left_s in waits:
+                with contextlib.suppress(queue.Empty):
+                    notified.get(timeout=left_s)
+                    if self not in self._calls.holders:
+                        raise ConnectError(
+                            "the call was closed while it waited for a free slot; nothing was sent"
+                        )
+                    break
         return self
 
     async def __aenter__(self) -> Self:
@@ -132,9 +138,10 @@ class ConcurrencySlot:
                 loop.call_soon_threadsafe(notified.set_result, None)
 
         self.notify = notify
-        with self._queued() as left_s:
-            if self not in self._calls.holders:
-                await asyncio.wait([notified], timeout=left_s)
+        with self._queued() as waits:
+            for left_s in () if self in self._calls.holders else waits:
+                if (await asyncio.wait([notified], timeout=left_s))[0]:
+                    break
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -146,18 +153,34 @@ class ConcurrencySlot:
         self.__exit__()
 
     @contextlib.contextmanager
-    def _queued(self) -> Generator[float | None]:
-        """Queue for as long as the body waits; yields how many seconds that may be, if limited."""
+    def _queued(self) -> Generator[Iterator[float | None]]:
+        """Queue for as long as the body waits; yields its waits, of so many seconds, if limited."""
         pool_s = self._timeouts.pool_s
         until = min(math.inf if pool_s is None else time.monotonic() + pool_s, self._deadline)
         self._calls.enqueue(self, arrives=True)
         try:
-            yield None if until == math.inf else max(until - time.monotonic(), 0)
+            yield self._waits(until)
             if self not in self._calls.holders:
                 raise self._timeout_error(until)
         except BaseException:
             self.__exit__()
             raise
+
+    def _waits(self, until: float) -> Iterator[float | None]:
+        """A wait until the warning, and one until the limit."""
+        warning_s = self._timeouts.connect_s
+        if not self._calls.has_warned and until - time.monotonic() > warning_s:
+            yield warning_s
+            if not self._calls.has_warned and self not in self._calls.holders:
+                self._calls.has_warned = True
+                logger.warning(
+                    "a call has waited %g s for a free slot: max_concurrency=%d calls of this app "
+                    "are running; close streams that are no longer read, raise max_concurrency, or "
+                    "limit the wait with Timeout(pool_s=…)",
+                    warning_s,
+                    self.limit,
+                )
+        yield None if until == math.inf else max(until - time.monotonic(), 0)
 
     def _timeout_error(self, until: float) -> BailianError:
         name = "total_s" if until == self._deadline else "pool_s"

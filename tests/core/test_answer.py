@@ -200,6 +200,19 @@ def test_a_last_piece_that_may_be_listed_again_is_left_to_the_last_frame(
         assert decode([*frames, stop()], mode)[0] == "".join(pieces) + "C"
 
 
+@pytest.mark.parametrize(("mode", "way"), WAYS)
+@pytest.mark.parametrize("final", ["好！！再见", ""])
+def test_a_node_that_shows_a_last_piece_held_back_and_goes_on_says_it_once(
+    mode: str | None, way: str, final: str
+) -> None:
+    say = listed if way == "thoughts" else said
+    frames = [say("o", piece, done=last) for piece, last in (("好", 0), ("！", 0), ("！", 1))]
+    frames += [say("e", piece, type_="End") for piece in ("好", "！", "！", "再见")]
+    frames.append(say("e", "", type_="End", done=True))
+    streamed, result = decode([*frames, stop(final)], mode)
+    assert (streamed, result.final_text) == ("好！！再见", None)
+
+
 @pytest.mark.parametrize("final", ["西湖很美\n西湖", "西湖", ""])
 def test_a_repetition_that_never_ended_is_left_to_the_last_frame(final: str) -> None:
     parts = ("Output_1", "Output", ["西湖很美"]), ("End_1", "End", ["西湖"])

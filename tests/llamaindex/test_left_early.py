@@ -7,13 +7,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
+from llama_index.core.agent.workflow import AgentOutput
 from llama_index.core.base.llms.types import ChatMessage
-from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.memory import ChatMemoryBuffer, Memory
 from support.leaving import HELD, LEAVE, Endless, Leave, by_garbage, by_shutdown, settled
 
 from bailian_apps.emulator import Emulator
-from bailian_apps.llamaindex import BailianAppChatEngine, BailianAppLLM
+from bailian_apps.llamaindex import BailianAppAgent, BailianAppChatEngine, BailianAppLLM
 
 EARLIER = [ChatMessage(content="一"), ChatMessage(content="好", role="assistant")]
 
@@ -71,3 +73,56 @@ def test_leaving_an_async_stream_early_ends_all_of_it_once(
     assert not caplog.messages
     assert spans is None or not spans.open_spans
     assert all(each.chat_history == EARLIER for each in engines if each)
+
+
+def memory_left_during(operation: str, leave: Callable[[], None]) -> Memory:
+    """LlamaIndex's default memory, whose user leaves during one of its operations."""
+
+    async def leaving(self: Memory, *args: Any, **kwargs: Any) -> Any:
+        leave()
+        return await getattr(Memory, operation)(self, *args, **kwargs)
+
+    return type("LeftMemory", (Memory,), {operation: leaving}).from_defaults(session_id="s")
+
+
+async def closed(memory: Any) -> None:
+    await memory.sql_store._async_engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("operation", "kept"),
+    [("aset", ["一", "好"]), ("aget", ["一", "好"]), ("aput_messages", ["二", "hi", "答"])],
+)
+async def test_the_default_memory_outlives_a_cancelled_operation(
+    operation: str, kept: list[str]
+) -> None:
+    """Its database is in the connection, which SQLAlchemy closes when a statement is cancelled."""
+    scope = anyio.CancelScope()
+    memory = memory_left_during(operation, scope.cancel)
+    await Memory.aset(memory, EARLIER)
+    with Emulator(apps={"app": lambda _: "答"}) as cloud:
+        made = BailianAppChatEngine.from_defaults(
+            app_id="app", api_key="k", base_url=cloud.base_url, memory=memory
+        )
+        with scope:
+            await made.achat("hi", [ChatMessage(content="二")])
+        assert scope.cancelled_caught
+        await made.achat("go on")
+    assert [each.content for each in await memory.aget_all()] == [*kept, "go on", "答"]
+    await closed(memory)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_a_cancelled_agent_leaves_the_default_memory_whole() -> None:
+    scope = anyio.CancelScope()
+    memory = memory_left_during("aput", scope.cancel)
+    await memory.aset(EARLIER)
+    answer = ChatMessage(content="答", role="assistant")
+    output = AgentOutput(response=answer, current_agent_name="guide")
+    with scope:
+        await BailianAppAgent(app_id="app", api_key="k", name="guide").finalize(
+            None, output, memory
+        )
+    assert scope.cancelled_caught
+    assert await memory.aget_all() == [*EARLIER, answer]
+    await closed(memory)

@@ -234,7 +234,14 @@ def test_the_text_of_an_answer_with_reasoning_may_be_replaced(chat: Any, llm_of:
         message = chat(llm_of(cloud, message_blocks="all")).last.message
     before = [type(block).__name__ for block in message.blocks]
     assert before == ["ThinkingBlock", "TextBlock", "CitationBlock"]
+    stored = ChatMessage.model_validate(message.model_dump())
+    assert message == stored
+    assert stored == message
+    assert [message] == [stored]
     message.content = "8"
+    assert stored != message
+    assert message != stored
+    assert message not in ("8", ChatMessage("8"))
     assert (message.content, message.blocks[0].content) == ("8", "That is easy.")
     assert [type(block).__name__ for block in message.blocks] == before
 

@@ -7,6 +7,7 @@ import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
+import anyio
 import pytest
 
 from bailian_apps.emulator import Call
@@ -88,6 +89,16 @@ async def by_timeout(stream: AsyncIterator[Any], spoke: asyncio.Event) -> None:
         await asyncio.wait_for(read(), 0.01)
 
 
+async def by_anyio(stream: AsyncIterator[Any], spoke: asyncio.Event) -> None:
+    """As Starlette does when a client leaves: each further await is cancelled again."""
+    with anyio.CancelScope() as scope:
+        await begin(stream, spoke)
+        scope.cancel()
+        async for _ in stream:
+            pass
+    assert scope.cancelled_caught
+
+
 async def by_garbage(stream: Any, spoke: asyncio.Event) -> None:
     """The collector finds the stream and all that it reads at once."""
     await begin(stream, spoke)
@@ -107,7 +118,7 @@ async def by_shutdown(stream: AsyncIterator[Any], spoke: asyncio.Event) -> None:
     HELD.append(stream)
 
 
-LEAVE = [by_break, by_aclose, by_own_error, by_cancelling, by_timeout]
+LEAVE = [by_break, by_aclose, by_own_error, by_cancelling, by_timeout, by_anyio]
 
 
 async def settled() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -119,6 +120,39 @@ def test_the_wait_for_a_slot_has_a_limit(path: str, limits: Timeout, name: str) 
     assert f"no slot became free within {name} s: max_concurrency=1" in str(error)
     assert "nothing was sent" in str(error)
     assert (error.request_state, error.attempts, error.partial) == ("not_sent", 0, None)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_long_wait_for_a_slot_is_logged_once(
+    is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call inside the loop over the stream that has the only slot would wait for ever."""
+    calls, logged = WaitQueue(), list[str]()
+
+    def slot() -> ConcurrencySlot:
+        return ConcurrencySlot(calls, 1, Timeout(connect_s=0.01), deadline=None)
+
+    def warning(message: str, *args: object) -> None:
+        logged.append(message % args)
+        first.__exit__()
+
+    async def wait_for(it: ConcurrencySlot) -> None:
+        async with it:
+            assert calls.holders == {it}
+
+    monkeypatch.setattr(logging.getLogger("bailian_apps.concurrency"), "warning", warning)
+    with slot() as first:
+        if is_async:
+            asyncio.run(wait_for(slot()))
+        else:
+            with slot() as second:
+                assert calls.holders == {second}
+    short = ConcurrencySlot(calls, 1, Timeout(connect_s=0.01, pool_s=0.05), deadline=None)
+    with slot(), pytest.raises(RequestTimeoutError), short:
+        pass
+    [message] = logged
+    for words in ("max_concurrency=1", "pool_s", "close streams that are no longer read"):
+        assert words in message
 
 
 @pytest.mark.parametrize("path", ["invoke", "ainvoke"])

@@ -87,6 +87,10 @@ class _Speaker:
         """Whether some of its text is held back."""
         return bool(self.repeats or self.held)
 
+    def goes_on_repeating(self, piece: str) -> bool:
+        """Whether a piece only repeats what another node said."""
+        return any(each.text.startswith(piece, self.repeated) for each in self.repeats or ())
+
     def without_repetition(self, piece: str, said: str) -> str:
         """Return what a piece adds; "" while it only repeats what another node said.
 
@@ -184,6 +188,8 @@ class Answer:
         if speaker.repeats is None:
             speaker.repeats = self._repeatable(role)
         if speaker.repeats:
+            if self._waiting and not speaker.goes_on_repeating(text):
+                self._settle_ended(speaker)  # it may go on with what they have held back
             text = speaker.without_repetition(text, self.text)
         elif last and speaker.text.endswith(text):  # a new piece, or one that is listed again
             speaker.held, text = text, ""

@@ -128,7 +128,9 @@ class SettingKeywords(TypedDict, total=False):
     max_concurrency: int | None
     """How many calls of this app may run at once in this process, sync and async together. Default:
     no limit. A call without a free slot waits in a queue, for at most `Timeout.pool_s` (default: no
-    limit); then it fails with `RequestTimeoutError`, and nothing was sent. Not sent."""
+    limit); then it fails with `RequestTimeoutError`, and nothing was sent. With no limit, a call
+    waits for ever where open streams that nobody reads have all slots; a warning names the cause.
+    Not sent."""
 
     output_nodes: OutputNodes
     """What the Output nodes of a workflow say: the `"answer"`, as the console's chat shows it,

@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationError,
     ValidationInfo,
     field_serializer,
 )
@@ -21,7 +22,12 @@ from bailian_apps.core.answer_text import CitationMarks, ThinkTags
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace, api_key_from_env
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
-from bailian_apps.core.invalid_input import CheckedModel, check_nested, invalid_options
+from bailian_apps.core.invalid_input import (
+    CheckedModel,
+    check_nested,
+    invalid_options,
+    raise_invalid_input,
+)
 from bailian_apps.core.redaction import (
     MASK,
     SECRET_FIELDS,
@@ -62,7 +68,7 @@ class Timeout(CheckedModel):
 
     pool_s: Seconds | None = None
     """Seconds to wait for a free slot, where `max_concurrency` limits the calls; None for no
-    limit."""
+    limit: then a wait longer than `connect_s` is logged once."""
 
     total_s: Seconds | None = None
     """Seconds for the whole call, with its retries and their delays; None for no limit."""
@@ -138,7 +144,9 @@ class AppSettings(CheckedModel, WireOptions):
     max_concurrency: int | None = Field(default=None, ge=1, le=MAX_INT)
     """How many calls of this app may run at once in this process, sync and async together. Default:
     no limit. A call without a free slot waits in a queue, for at most `Timeout.pool_s` (default: no
-    limit); then it fails with `RequestTimeoutError`, and nothing was sent. Not sent."""
+    limit); then it fails with `RequestTimeoutError`, and nothing was sent. With no limit, a call
+    waits for ever where open streams that nobody reads have all slots; a warning names the cause.
+    Not sent."""
 
     output_nodes: OutputNodes = "answer"
     """What the Output nodes of a workflow say: the `"answer"`, as the console's chat shows it,
@@ -197,9 +205,13 @@ class AppSettings(CheckedModel, WireOptions):
             Raises:
                 InvalidInputError: The value is not valid.
             """
-            if name in SETTING_NAMES:
-                value = getattr(self.with_overrides({name: value}), name)
-            super().__setattr__(name, value)
+            if name not in SETTING_NAMES:
+                super().__setattr__(name, value)
+                return
+            try:
+                self.__pydantic_validator__.validate_assignment(self, name, value)
+            except ValidationError as error:
+                raise_invalid_input(error, names=SETTING_NAMES)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Pickle without secrets; unpickling reads the environment's key from there again.

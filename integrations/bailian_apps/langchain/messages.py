@@ -97,11 +97,12 @@ def tool_turns(messages: Iterable[object], name: str) -> list[Turn]:
         artifact: Any = message.artifact
         if isinstance(artifact, Mapping) and MARKER_KEY in artifact:
             artifact = cast("Mapping[str, Any]", artifact)
-            turns.append(Turn(role="user", text=str(artifact.get("prompt", ""))))
+            turns.append(Turn(role="user", text=str(artifact.get("prompt") or "")))
             # A person or a middleware may have changed the message, or added a note to it.
-            answer = str(artifact.get("answer", message.text))
+            answer = artifact.get("answer")
+            text = str(message.text if answer is None else answer)
             marker = SessionMarker.from_dict(artifact[MARKER_KEY])
-            turns.append(Turn(role="assistant", text=answer, marker=marker))
+            turns.append(Turn(role="assistant", text=text, marker=marker))
     return turns
 
 

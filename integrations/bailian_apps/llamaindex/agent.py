@@ -34,6 +34,7 @@ from bailian_apps.core.turns import MARKER_KEY, SessionMarker
 from bailian_apps.core.typed_output import check_output_schema, typed_output
 from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper, calls_apart
+from bailian_apps.llamaindex.memory import uninterrupted
 from bailian_apps.llamaindex.responses import THINKING_DELTA
 from bailian_apps.llamaindex.workflow_context import StoredConversation, step_writer
 
@@ -219,7 +220,7 @@ class BailianAppAgent(BaseWorkflowAgent):
     async def finalize(self, ctx: Any, output: AgentOutput, memory: BaseMemory) -> AgentOutput:
         """Put the answer, with its session, into the workflow's memory."""
         with calls_apart():
-            await memory.aput(output.response)
+            await uninterrupted(memory.aput)(output.response)
         return output
 
     def _stored(self, ctx: Any) -> StoredConversation:

@@ -28,10 +28,10 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.keywords import CallKeywords
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.llamaindex.chat_turn import ChatTurn
-from bailian_apps.llamaindex.detached_memory import detached_memory
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, calls_apart
+from bailian_apps.llamaindex.memory import detached_memory, uninterrupted
 
 _instrumented = instrumented(cast("Any", trace_method("chat")))
 
@@ -309,6 +309,7 @@ class BailianAppChatEngine(BaseChatEngine):
             history = self._memory.get(**self._memory_arguments(turn))
         return [*self._prefix_messages, *turn.with_session(history), turn.question]
 
+    @uninterrupted
     async def _aprepare(
         self, turn: ChatTurn, chat_history: list[ChatMessage] | None
     ) -> list[ChatMessage]:
@@ -326,6 +327,7 @@ class BailianAppChatEngine(BaseChatEngine):
         with self._lock, calls_apart():
             self._memory.put_messages(turn.complete(final))
 
+    @uninterrupted
     async def _astore(self, turn: ChatTurn, final: ChatResponse) -> None:
         async with self._async_lock():
             with calls_apart():
@@ -351,6 +353,7 @@ class BailianAppChatEngine(BaseChatEngine):
                         self._memory.set(turn.replaced)
             raise
 
+    @uninterrupted
     async def _aroll_back(self, turn: ChatTurn) -> None:
         """As `_rolling_back`, but no generator, which the event loop could close on its own."""
         if turn.replaced is not None and not turn.is_complete:

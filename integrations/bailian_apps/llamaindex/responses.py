@@ -152,6 +152,12 @@ class AnswerMessage(ChatMessage):
             for block in self.blocks
         ]
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the fields are equal; also those of a `ChatMessage`, which a store returns."""
+        if type(other) is ChatMessage:
+            return vars(self) == vars(other)
+        return super().__eq__(other)
+
 
 class CompletionResponseBuilder:
     """Builds `CompletionResponse`s; without a message, reasoning and citations are in `raw`."""

@@ -1,14 +1,45 @@
-"""A memory that can be pickled and copied with its messages."""
+"""Memories of LlamaIndex: operations that run to their end, and a copy with the messages."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import unquote
 
 from llama_index.core.memory import BaseMemory
 from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _IN_MEMORY = ("sqlite+aiosqlite:///:memory:", "sqlite+aiosqlite://")
+
+
+def uninterrupted(
+    operation: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make an operation on a memory one that is never cancelled; its caller is, after it.
+
+    SQLAlchemy closes the connection of a cancelled statement, and LlamaIndex's default memory is a
+    database in that connection. A cancel scope of anyio, such as that of a Starlette response whose
+    client leaves, cancels each further await of its tasks, so this one waits again.
+    """
+
+    @wraps(operation)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.create_task(operation(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            raise
+
+    return run
 
 
 def detached_memory(memory: BaseMemory) -> BaseMemory:
