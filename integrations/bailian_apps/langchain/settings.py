@@ -62,7 +62,8 @@ class AppBinding(RunnableBinding[Any, Any]):
         own = RunnableConfig(
             tags=tool.tags or [], metadata=tool.metadata or {}, callbacks=tool.callbacks
         )
-        _set_bound(tool, merge_configs(own, self.config))
+        config = merge_configs(own, self.config)
+        _set_bound(tool, {name: value for name, value in config.items() if value})
         return tool
 
     @classmethod
@@ -224,8 +225,9 @@ def chosen_schema(
 
 
 def _set_bound(app: Any, bound: Mapping[str, Any]) -> None:
+    fields: Any = type(app).model_fields
     for name, value in bound.items():
-        if name not in type(app).model_fields:
+        if name not in fields:
             raise InvalidInputError(
                 name, "is bound, and no field of a tool", "Pass it when the tool is called"
             )
