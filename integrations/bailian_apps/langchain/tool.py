@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
+from langchain_core.callbacks.manager import shielded
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
@@ -261,6 +262,9 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         _tool_call_id: str | None = None,
         **biz_params: Any,
     ) -> tuple[str | ToolMessage, AppToolArtifact]:
+        if run_manager is not None:
+            # LangChain shields the ends of all other runs from being cancelled, as anyio does.
+            run_manager.on_tool_error = shielded(run_manager.on_tool_error)
         try:
             with self._tool_errors():
                 run = self._prepare(prompt, biz_params, runtime, run_manager, run_config or {})
