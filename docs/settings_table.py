@@ -81,8 +81,8 @@ from bailian_apps.core.answer import OutputNodes
 from bailian_apps.core.answer_text import CitationMarks, ThinkTags
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace
 from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
-from bailian_apps.core.json_values import ExtraBody, JsonObject, Text, Texts
-from bailian_apps.core.request import AppId, Files, Images, Message, ModeName
+from bailian_apps.core.json_values import ExtraBody, Id, Ids, JsonObject, Texts
+from bailian_apps.core.request import AppId, Files, Images, Message, ModeName, SessionId
 from bailian_apps.core.settings import HistoryMode, Timeout
 '''
 

@@ -11,6 +11,7 @@ from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
+from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.keywords import AppCallKeywords, SettingKeywords
 from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.result import AppResult
@@ -58,6 +59,8 @@ class BailianApp:
             problems.append(InvalidInputError("client", "must be a Client"))
         self.client = client
         try:
+            if settings is not None:
+                require_type(settings, AppSettings, "settings")
             self.settings = (
                 AppSettings.of(fields) if settings is None else settings.with_overrides(fields)
             )

@@ -156,7 +156,7 @@ class Run:
         """As `stream`, natively async."""
         import asyncio  # costs 40 ms, which a program without a loop does not pay
 
-        async with self._client.slot(self._settings, deadline=self._total_deadline()):
+        async with self._client.aslot(self._settings, deadline=self._total_deadline()):
             with self._session_lease():
                 while True:
                     await self._aread_key()
@@ -236,7 +236,7 @@ class Run:
         self._decoder = Decoder(
             flow_stream_mode=request.sent("flow_stream_mode"),
             output_nodes=self._settings.output_nodes,
-            asked_session=request.sent("session_id"),
+            asked_session=request.sent("session_id") or None,
             history_format=history_format,
         )
         self._answer = AnswerFilter(self._settings.citation_marks, self._settings.think_tags)

@@ -423,7 +423,9 @@ def wrapped(output: Any, reasoning: str | None = "") -> str:
         (["1", "10", " apples"], "110 apples"),
         (["1", "10", "100 apples"], "100 apples"),
         (["Hello, world", "Hello, world", "Hello, world!"], "Hello, world!"),
-        (["Hello", "Hello", "Hello"], "Hello"),
+        (["Hello", "Hello", "Hello world"], "Hello world"),
+        (["Hello", "Hello", "Hello"], "HelloHelloHello"),  # in doubt nothing is lost
+        (["--------", "--------"], "-" * 16),
     ],
 )
 @pytest.mark.parametrize("type_", ["LLM", "AppComponent", "AgentGroup", None])

@@ -14,8 +14,8 @@ from bailian_apps.core.answer import OutputNodes
 from bailian_apps.core.answer_text import CitationMarks, ThinkTags
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace
 from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
-from bailian_apps.core.json_values import ExtraBody, JsonObject, Text, Texts
-from bailian_apps.core.request import AppId, Files, Images, Message, ModeName
+from bailian_apps.core.json_values import ExtraBody, Id, Ids, JsonObject, Texts
+from bailian_apps.core.request import AppId, Files, Images, Message, ModeName, SessionId
 from bailian_apps.core.settings import HistoryMode, Timeout
 
 
@@ -43,7 +43,7 @@ class SettingKeywords(TypedDict, total=False):
     """How a workflow streams. A value that is not known is sent as it is. Default: the cloud's,
     `full_thoughts`. Workflow apps. `parameters.flow_stream_mode`."""
 
-    memory_id: Text | None
+    memory_id: Id | None
     """The long-term memory to use. Default: none. Agent 1.0 apps. `input.memory_id`."""
 
     rag_options: JsonObject | None
@@ -66,11 +66,11 @@ class SettingKeywords(TypedDict, total=False):
     """How many rounds of the conversation the app's model gets. Default: the console's. Agent 1.0
     apps. `parameters.dialog_round`."""
 
-    mcp_servers: Texts
+    mcp_servers: Ids
     """Ids of the MCP servers to use; of the vendor's SDKs, only Java's names it. Default: the
     console's. Agent 1.0 apps. `parameters.mcp_servers`."""
 
-    model_id: Text | None
+    model_id: Id | None
     """The model to use, in place of the console's. Default: the console's. Agent apps.
     `parameters.model_id`."""
 
@@ -169,9 +169,9 @@ class SettingKeywords(TypedDict, total=False):
 class CallKeywords(SettingKeywords, total=False):
     """The settings that a call overrides, and the options that only a call has."""
 
-    session_id: Text | None
-    """The cloud's session to continue. Default: a new one. Agent apps and dialog workflows.
-    `input.session_id`."""
+    session_id: SessionId
+    """The cloud's session to continue; an empty one is none. Default: a new one. Agent apps and
+    dialog workflows. `input.session_id`."""
 
     image_list: Images
     """Images: addresses, Data URLs, `bytes`, and a `pathlib.Path` for a file on this machine, which
@@ -181,7 +181,7 @@ class CallKeywords(SettingKeywords, total=False):
     file_list: Files
     """URLs of files. Default: none. All apps. `input.file_list`."""
 
-    doc_tag_codes: Texts
+    doc_tag_codes: Ids
     """Tags that limit which documents are searched. Default: none. Older agent apps.
     `input.doc_tag_codes`."""
 

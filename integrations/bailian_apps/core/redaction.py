@@ -36,6 +36,9 @@ SECRET_FIELDS = frozenset({"biz_params", "extra_body", "extra_headers"})
 MAX_DEPTH = 100
 """How deep dicts and lists of one argument may be nested."""
 
+MAX_INT_BITS = 14_284
+"""The longest number of an argument: about 4,300 digits. Python writes no longer ones."""
+
 _ANY = TypeAdapter[Any](Any)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -58,7 +61,8 @@ def redact_headers(headers: Mapping[str, Any]) -> dict[str, str]:
 
 def _redacted(value: Any, names: Sequence[str], path: str, within: tuple[int, ...] = ()) -> Any:
     if value is None or isinstance(value, (int, float)):
-        return value
+        too_long = isinstance(value, int) and value.bit_length() > MAX_INT_BITS
+        return MASK if too_long else value  # nothing can show it, and it is refused later
     if isinstance(value, str):
         parsed = _parsed(value) if _may_hold_secrets(value, names) else None
         redacted = _redacted(parsed, names, path, within)
@@ -294,6 +298,13 @@ class _RedactedParams(_KeptWhenCopied, dict[str, Any]):
 
     original: Any
 
+    @classmethod
+    def of(cls, original: object) -> Self:
+        """Return a dict for a value of which nothing is shown."""
+        made = cls()
+        made.original = original
+        return made
+
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         return dict, (dict(self),)
 
@@ -313,9 +324,11 @@ def wrap_secrets(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[s
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
     wrapped = _without_misspelt(kwargs)
-    key = reveal(wrapped.get("api_key"))
-    if isinstance(key, str):
-        wrapped["api_key"] = _WrappedKey(key)
+    key = wrapped.get("api_key")
+    if isinstance(key, (str, SecretStr)):
+        wrapped["api_key"] = _WrappedKey(reveal(key))
+    elif key is not None and not callable(key):  # it is refused later, and may hold a key
+        wrapped["api_key"] = _RedactedParams.of(key)
     names = secret_names(kwargs, names)
     for field in SECRET_FIELDS & wrapped.keys():
         if (value := wrapped[field]) is not None:
@@ -337,8 +350,7 @@ def wrap_params(
     """
     if isinstance(params, _RedactedParams):
         return params
-    wrapped = _RedactedParams()
-    wrapped.original = params
+    wrapped = _RedactedParams.of(params)
     if isinstance(params, Mapping):
         fields = cast("Mapping[str, Any]", params)
         is_headers = field == "extra_headers"

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
@@ -18,12 +19,14 @@ from langchain_core.callbacks import (
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 from typing_extensions import Unpack, override
 
 from bailian_apps.core.redaction import redact_kwargs, secrets_digest, take
+from bailian_apps.core.request import SessionId
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import (
@@ -33,12 +36,14 @@ from bailian_apps.langchain.chat_call import (
     caller_kwargs,
     ignore_max_tokens,
     message_id_of,
+    stop_sequences,
 )
 from bailian_apps.langchain.message_chunks import (
     MessageChunkBuilder,
     as_generation,
     without_session,
 )
+from bailian_apps.langchain.messages import convert_messages
 from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventBuilder
 from bailian_apps.langchain.runs import is_being_cancelled
 from bailian_apps.langchain.settings import MODEL_CONFIG
@@ -90,7 +95,7 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
 
     model_config = MODEL_CONFIG
 
-    session_id: str | None = None
+    session_id: SessionId = None
     stop: list[str] | None = None
     max_tokens: int | None = None
     # Not False: an explicitly set False, as in a copy of all fields, disables streaming.
@@ -126,10 +131,9 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
 
     @override
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        app_id = kwargs.get("model") or kwargs.get("app_id") or self.app_id
-        params = LangSmithParams(
-            ls_provider=PROVIDER, ls_model_name=str(app_id), ls_model_type="chat"
-        )
+        given = (kwargs.get("model"), kwargs.get("app_id"))
+        app_id = next((each for each in given if isinstance(each, str) and each), self.app_id)
+        params = LangSmithParams(ls_provider=PROVIDER, ls_model_name=app_id, ls_model_type="chat")
         temperature = kwargs.get("temperature", self.temperature)
         if isinstance(temperature, (int, float)):
             params["ls_temperature"] = temperature
@@ -138,10 +142,17 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
         return params
 
     @override
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        return convert_messages(super()._convert_input, model_input)
+
+    @override
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         kwargs, names = caller_kwargs(kwargs), self.secret_biz_params
-        key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
-        digest = secrets_digest(dict(self), kwargs, names)
+        try:
+            key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
+            digest = secrets_digest(dict(self), kwargs, names)
+        except (RecursionError, ValueError):  # a value that cannot be written: the call refuses it
+            return uuid4().hex
         return f"{key}---{digest}" if digest else key
 
     @override
@@ -355,7 +366,7 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
     ) -> ChatCall[MessageChunkBuilder]:
         make_builder = partial(
             MessageChunkBuilder,
-            stop=stop or self.stop or (),
+            stop=stop_sequences(stop, self.stop),
             v1=self.output_version == "v1",
             message_id=message_id_of(manager) if streams else None,
         )
@@ -370,7 +381,7 @@ class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIn
     ) -> ChatCall[ProtocolEventBuilder]:
         message_id = message_id_of(manager) or ""
         make_builder = partial(
-            ProtocolEventBuilder, stop=stop or self.stop or (), message_id=message_id
+            ProtocolEventBuilder, stop=stop_sequences(stop, self.stop), message_id=message_id
         )
         return ChatCall(make_builder, self, messages, manager, self._call_kwargs(kwargs))
 

@@ -16,6 +16,8 @@ from typing_extensions import override
 
 from bailian_apps.core.documents import DocumentSource, document_source
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.invalid_input import require_type
+from bailian_apps.core.request import MAX_INT
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
@@ -51,7 +53,7 @@ class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignor
 
     model_config = MODEL_CONFIG
 
-    k: int | None = Field(default=None, ge=0)
+    k: int | None = Field(default=None, ge=0, le=MAX_INT)
     documents: DocumentSource | None = None
 
     # LangChain's own, which returns the documents.
@@ -63,6 +65,7 @@ class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignor
     ) -> list[Document]:
         with langchain_errors(self, kwargs):
             k, source = self._pop_k(kwargs), self._pop_source(kwargs)
+            require_type(query, str, "query")
             result = AppRun.prepare(self, query, kwargs, run_manager).result()
         return _documents(result, source)[:k]
 
@@ -73,6 +76,7 @@ class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignor
         try:
             with langchain_errors(self, kwargs):
                 k, source = self._pop_k(kwargs), self._pop_source(kwargs)
+                require_type(query, str, "query")
                 result = await AppRun.prepare(self, query, kwargs, run_manager).aresult()
         except asyncio.CancelledError as error:
             if is_being_cancelled():

@@ -43,7 +43,7 @@ from bailian_apps.core.result import AppResult
 from bailian_apps.core.typed_output import check_output_schema, partial_output, typed_output
 from bailian_apps.langchain.arguments import start_variables
 from bailian_apps.langchain.errors import langchain_errors
-from bailian_apps.langchain.messages import to_turns
+from bailian_apps.langchain.messages import convert_messages, to_turns
 from bailian_apps.langchain.runs import AppRun
 from bailian_apps.langchain.settings import MODEL_CONFIG
 from bailian_apps.langchain.signatures import AppKeywords, RunnableSignatures
@@ -385,7 +385,7 @@ def _to_messages(value: Any) -> list[BaseMessage]:
     if isinstance(value, BaseMessage):
         return [value]
     if isinstance(value, Sequence):
-        return convert_to_messages(cast("Sequence[Any]", value))
+        return convert_messages(convert_to_messages, value)
     raise InvalidInputError(
         "input", f"has the unsupported type {type(value).__name__}", "Pass text, messages or a dict"
     )

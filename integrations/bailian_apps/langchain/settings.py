@@ -9,11 +9,10 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.retry import ExponentialJitterParams, RunnableRetry
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     SECRET_FIELDS,
     as_json,
@@ -94,24 +93,6 @@ class AppSettingsMixin(AppSettings):
         @model.setter
         def model(self, app_id: str) -> None:
             self.app_id = app_id
-
-    # Type checkers know the fields of each class, because it has no `__init__` of its own.
-    @hides_arguments
-    def __init__(self, **fields: Any) -> None:
-        """Create it from an app's settings.
-
-        Args:
-            **fields: The fields of `AppSettings`, and those of the LangChain class.
-                `model` is an alias of `app_id`.
-
-        Raises:
-            InvalidInputError: A field is unknown or invalid. The error names the field.
-        """
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            fields_by_name = type(self).model_fields.items()
-            raise_invalid_input(error, names=[info.alias or name for name, info in fields_by_name])
 
     def bind(self, **kwargs: Any) -> Any:
         """Bind arguments to every call, as every Runnable's `bind`, without showing secrets."""

@@ -20,6 +20,7 @@ from typing_extensions import NotRequired, TypedDict, override
 from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidOutputError
 from bailian_apps.core.history import Plan
+from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.redaction import (
     hides_arguments,
     secret_fields,
@@ -222,6 +223,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     def _as_traced(self, tool_input: str | dict[str, Any]) -> str | dict[str, Any]:
         if isinstance(tool_input, str):
             return tool_input
+        require_type(tool_input, dict, "input")
         names = (*self.secret_biz_params, *secret_fields(self.args_schema))
         return wrap_params(tool_input, names)
 

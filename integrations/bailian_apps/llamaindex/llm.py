@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -24,7 +24,7 @@ from llama_index.core.llms.callbacks import (  # untyped in LlamaIndex
     llm_completion_callback,  # pyright: ignore[reportUnknownVariableType]
 )
 from llama_index.core.llms.llm import LLM
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Unpack
 
@@ -34,10 +34,11 @@ from bailian_apps.core.attachments import unwrap_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import plan_request
-from bailian_apps.core.invalid_input import raise_invalid_input
+from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.keywords import CallKeywords
 from bailian_apps.core.redaction import hides_arguments
+from bailian_apps.core.request import MAX_INT
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import Turn
@@ -114,30 +115,13 @@ class BailianAppLLM(AppSettings, LLM):
         arbitrary_types_allowed=True,
     )
 
-    context_window: int = Field(default=131_072, gt=0)
-    num_output: int = Field(default=2_048, gt=0)
+    context_window: int = Field(default=131_072, gt=0, le=MAX_INT)
+    num_output: int = Field(default=2_048, gt=0, le=MAX_INT)
     client: SkipJsonSchema[Client | None] = Field(default=None, exclude=True, repr=False)
     message_blocks: MessageBlocks = "reasoning"
     step_events: bool = False
 
     _listener: Callable[[AppEvent], None] | None = PrivateAttr(default=None)
-
-    if not TYPE_CHECKING:  # type checkers infer the fields better than from `**fields`
-
-        @hides_arguments
-        def __init__(self, **fields: Any) -> None:
-            """Create an LLM for an app.
-
-            Args:
-                **fields: See the class.
-
-            Raises:
-                InvalidInputError: A field is unknown or invalid.
-            """
-            try:
-                super().__init__(**fields)
-            except ValidationError as error:
-                raise_invalid_input(error, names=type(self).model_fields)
 
     @model_validator(mode="before")
     @classmethod
@@ -338,8 +322,9 @@ class BailianAppLLM(AppSettings, LLM):
 
     @hides_arguments
     def _completion_call(self, prompt: str, keywords: CallKeywords) -> LLMCall[CompletionResponse]:
+        require_type(prompt, str, "prompt")
         settings, options = self._split(keywords)
-        if options.get("session_id"):
+        if options.get("session_id") not in (None, ""):
             raise InvalidInputError(
                 "session_id", "cannot be passed to a completion, which has no session", "Use chat"
             )
