@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import HumanMessage
+from langchain_core.rate_limiters import InMemoryRateLimiter
 from pydantic import (
     AliasChoices,
     AliasPath,
@@ -19,7 +21,12 @@ from pydantic import (
 )
 
 from bailian_apps import InvalidInputError
-from bailian_apps.langchain import BailianAppRunnable, BailianAppTool, ChatBailianApp
+from bailian_apps.langchain import (
+    BailianAppRetriever,
+    BailianAppRunnable,
+    BailianAppTool,
+    ChatBailianApp,
+)
 
 
 class Guest(BaseModel):
@@ -243,3 +250,72 @@ def test_as_a_tool_the_arguments_can_be_chosen(fields_of: Any, cloud: Any) -> No
     with pytest.raises(InvalidInputError, match="has no field 'prompt'"):
         app.as_tool(arg_types={"question": str})
     assert tool.as_tool() is tool
+
+
+@pytest.mark.filterwarnings("ignore:This API is in beta:Warning")
+def test_as_a_tool_a_retriever_still_returns_its_documents(
+    fields_of: Any, start_cloud: Any
+) -> None:
+    references = [{"index_id": str(i), "title": "T", "text": f"passage {i}"} for i in range(1, 5)]
+    output = {"text": "x", "doc_references": references, "finish_reason": "stop"}
+    fields = fields_of(start_cloud(app=lambda _: [{"output": output}]))
+    retriever = BailianAppRetriever(**fields, k=3)
+    for each, count in ((retriever, 3), (retriever.bind(k=2), 2)):
+        documents = each.as_tool(name="search", description="Finds passages.").invoke("hi")
+        assert [each.page_content for each in documents] == [
+            f"passage {i}" for i in range(1, count + 1)
+        ]
+
+
+def test_as_a_tool_another_tool_has_what_is_passed(fields_of: Any, cloud: Any) -> None:
+    tool = BailianAppTool(
+        **fields_of(cloud), name="t", description="d", biz_params_schema=Trip, tags=["mine"]
+    )
+    shown = list(tool.args)
+    other = tool.as_tool(name="other", description="else", arg_types={"prompt": str, "who": str})
+    assert (other.name, other.description, list(other.args)) == ("other", "else", ["prompt", "who"])
+    assert (other.tags, tool.name, list(tool.args)) == (["mine"], "t", shown)
+    other.invoke({"prompt": "x", "who": "me"})
+    assert cloud.requests[-1].biz_params == {"who": "me"}
+    with pytest.raises(InvalidInputError, match="has no field 'prompt'"):
+        tool.as_tool(arg_types={"question": str})
+
+
+def test_as_a_tool_a_model_keeps_what_a_tool_has_and_refuses_the_rest(
+    fields_of: Any, cloud: Any
+) -> None:
+    seen = BaseCallbackHandler()
+    kept: dict[str, Any] = {"tags": ["mine"], "metadata": {"u": 1}, "callbacks": [seen]}
+    tool = ChatBailianApp(**fields_of(cloud, **kept)).as_tool(name="t")
+    assert (tool.tags, tool.callbacks) == (["mine"], [seen])
+    assert (tool.metadata or {}).get("u") == 1
+    refused: dict[str, Any] = {
+        "session_id": "s",
+        "stop": ["END"],
+        "rate_limiter": InMemoryRateLimiter(),
+    }
+    for name, value in refused.items():
+        with pytest.raises(InvalidInputError, match=f"^{name} does not apply to a tool"):
+            ChatBailianApp(**fields_of(cloud, **{name: value})).as_tool(name="t")
+
+
+@pytest.mark.parametrize("kind", [ChatBailianApp, BailianAppRunnable])
+def test_as_a_tool_a_binding_has_what_is_bound(kind: Any, fields_of: Any, cloud: Any) -> None:
+    app = kind(**fields_of(cloud, biz_params={"pin": "1"}))
+    bound = app.bind(temperature=0.5, biz_params={"pin": "2"})
+    bound = bound.with_config(tags=["mine"])
+    tool = bound.as_tool(name="t", description="d")
+    assert (type(tool), tool.name, tool.tags) == (BailianAppTool, "t", ["mine"])
+    for called in (tool, bound):  # the binding itself stays as it was
+        called.invoke("hi")
+        request = cloud.requests[-1]
+        assert request.biz_params == {"pin": "2"}
+        assert request.body["parameters"]["temperature"] == 0.5
+    assert app.temperature is None
+    for wrong in (
+        app.bind(session_id="s"),
+        app.bind(image_list=["u"]),
+        app.with_config(run_name="r"),
+    ):
+        with pytest.raises(InvalidInputError, match=r"^(session_id|image_list|run_name) "):
+            wrong.as_tool(name="t")

@@ -114,8 +114,13 @@ def endless() -> Endless:
 
 
 @pytest.fixture(scope="module")
-def cloud(endless: Endless) -> Iterator[Emulator]:
-    with Emulator(apps={"app": endless}) as cloud:
+def two_steps() -> Endless:
+    return Endless("mail", "post")
+
+
+@pytest.fixture(scope="module")
+def cloud(endless: Endless, two_steps: Endless) -> Iterator[Emulator]:
+    with Emulator(apps={"app": endless, "two": two_steps}) as cloud:
         yield cloud
 
 
@@ -157,6 +162,34 @@ def test_leaving_a_stream_early_ends_all_of_it_once(
         assert set(runs.ends.values()) == {1}  # the call's own run, and the step's
         assert len(runs.ends) >= 2
     assert endless.left() == times
+
+
+def of_tool(app: Any, config: Any) -> Any:
+    tool = app.as_tool(name="tool", description="d")
+    return tool.astream_events({"prompt": "hi"}, config, version="v2")
+
+
+@pytest.mark.parametrize("kind", [ChatBailianApp, BailianAppRunnable])
+@pytest.mark.parametrize("read", [plain, events, of_tool])
+def test_a_cancel_scope_of_anyio_ends_every_run_once(
+    kind: Any, read: Callable[..., Any], fields: dict[str, Any], two_steps: Endless
+) -> None:
+    """As Starlette leaves a streamed response: what is awaited is cancelled, again and again."""
+    anyio: Any = pytest.importorskip("anyio")
+
+    async def main() -> Runs:
+        runs = Runs(by_cancelling)
+        with anyio.move_on_after(1):
+            app = kind(**fields | {"app_id": "two"})
+            async for _ in read(app, {"callbacks": [runs]}):
+                pass
+        await settled()
+        return runs
+
+    ends = asyncio.run(main()).ends
+    assert len(ends) >= 3  # the call's own run, and two steps'
+    assert set(ends.values()) == {1}
+    assert two_steps.left() == 1
 
 
 @pytest.mark.parametrize("leave", [by_break, by_cancelling, by_timeout, by_handler])

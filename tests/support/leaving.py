@@ -21,16 +21,18 @@ class OwnError(Exception):
 
 
 class Endless:
-    """An app with a step open that says a word for as long as somebody listens."""
+    """An app with steps open that says a word for as long as somebody listens."""
 
-    def __init__(self) -> None:
+    def __init__(self, *steps: str) -> None:
         self.calls: list[Call] = []
+        call = {"action_type": "api", "action_input_stream": "{}", "arguments": "{}"}
+        self._steps: list[Any] = [call | {"action_name": name} for name in steps]
+        self._steps = self._steps or [{"action_type": "api", "action_name": "mail"}]
 
     def __call__(self, call: Call) -> Iterator[dict[str, Any]]:
         self.calls.append(call)
-        mail = [{"action_type": "api", "action_name": "mail"}]
         while not call.disconnected.wait(0.005):
-            yield {"output": {"text": "word ", "finish_reason": "null", "thoughts": mail}}
+            yield {"output": {"text": "word ", "finish_reason": "null", "thoughts": self._steps}}
 
     def left(self) -> int:
         """Wait until all callers have left, and return how many there were since the last time."""

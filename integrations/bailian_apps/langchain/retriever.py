@@ -56,6 +56,9 @@ class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignor
     k: int | None = Field(default=None, ge=0, le=MAX_INT)
     documents: DocumentSource | None = None
 
+    # LangChain's own, which returns the documents.
+    as_tool = BaseRetriever.as_tool  # pyright: ignore[reportAssignmentType]
+
     @override
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any

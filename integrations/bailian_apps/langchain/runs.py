@@ -120,7 +120,8 @@ class AppRun:
                         await amake_calls(self.answer.report(event))
                     yield event
         except BaseException as error:
-            await amake_calls(self._close(error))
+            # In a task of its own: a cancel scope of anyio cancels each await of this one.
+            await asyncio.shield(asyncio.ensure_future(amake_calls(self._close(error))))
             raise
 
     def _close(self, error: BaseException) -> ManagerCalls:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableBinding, RunnableConfig
+from langchain_core.runnables.config import merge_configs
 from langchain_core.runnables.retry import ExponentialJitterParams, RunnableRetry
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
@@ -42,6 +44,26 @@ class AppBinding(RunnableBinding[Any, Any]):
         while not isinstance(app, AppSettings):
             app = app.bound  # inside a retry
         return super().bind(**wrap_secrets(kwargs, app.secret_biz_params))
+
+    @hides_arguments
+    def as_tool(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the app as a tool, with what is bound; as the app's own `as_tool`.
+
+        Raises:
+            InvalidInputError: Something is bound that a tool has no field for.
+        """
+        bound: Any = self.bound
+        if isinstance(bound, BaseRetriever) or not isinstance(bound, AppSettings):
+            return super().as_tool(*args, **kwargs)
+        app: Any = bound.model_copy()
+        _set_bound(app, call_kwargs(self.kwargs))
+        tool = app.as_tool(*args, **kwargs)
+        own = RunnableConfig(
+            tags=tool.tags or [], metadata=tool.metadata or {}, callbacks=tool.callbacks
+        )
+        config = merge_configs(own, self.config)
+        _set_bound(tool, {name: value for name, value in config.items() if value})
+        return tool
 
     @classmethod
     def lc_id(cls) -> list[str]:
@@ -129,25 +151,23 @@ class AppSettingsMixin(AppSettings):
             arg_types: The types of the arguments, in place of an `args_schema`.
 
         Raises:
-            InvalidInputError: The arguments have no `prompt`.
+            InvalidInputError: The arguments have no `prompt`, or a field that is set has no meaning
+                in a tool.
         """
         from bailian_apps.langchain.tool import BailianAppTool
 
         this = cast("Any", self)
-        if isinstance(this, BailianAppTool):
-            return this
-        name = name or str(this.get_name())
-        if arg_types is not None and args_schema is None:
-            fields: Any = {field: (kind, ...) for field, kind in arg_types.items()}
-            args_schema = create_model(name, **fields)
-        own = (*AppSettings.model_fields, "client", "biz_params_schema", "output_class")
-        settings = {each: getattr(self, each) for each in own if each in type(self).model_fields}
-        return BailianAppTool(
-            name=name,
-            description=description or f"Answers a prompt with the app {self.app_id}.",
-            args_schema=args_schema,
-            **settings,
-        )
+        for field in ("session_id", "stop", "rate_limiter"):
+            if getattr(this, field, None) is not None:
+                raise InvalidInputError(
+                    field, "does not apply to a tool", "Call as_tool of an app without it"
+                )
+        shared = type(this).model_fields.keys() & BailianAppTool.model_fields.keys()
+        fields: dict[str, Any] = {field: getattr(self, field) for field in shared}
+        fields["name"] = name or str(this.get_name())
+        fields["description"] = description or f"Answers a prompt with the app {self.app_id}."
+        fields["args_schema"] = chosen_schema(fields["name"], args_schema, arg_types)
+        return BailianAppTool(**fields)
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +193,26 @@ class AppSettingsMixin(AppSettings):
             if value := getattr(self, name):
                 dumped[name] = redacted(name, value, self.secret_biz_params)
         return dumped
+
+
+def chosen_schema(
+    name: str, args_schema: type[BaseModel] | None, arg_types: Mapping[str, type] | None
+) -> type[BaseModel] | None:
+    """Return the schema of arguments that `as_tool` received, if it received one."""
+    if arg_types is None or args_schema is not None:
+        return args_schema
+    fields: Any = {field: (kind, ...) for field, kind in arg_types.items()}
+    return create_model(name, **fields)
+
+
+def _set_bound(app: Any, bound: Mapping[str, Any]) -> None:
+    fields: Any = type(app).model_fields
+    for name, value in bound.items():
+        if name not in fields:
+            raise InvalidInputError(
+                name, "is bound, and no field of a tool", "Pass it when the tool is called"
+            )
+        setattr(app, name, value)
 
 
 def call_kwargs(kwargs: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ receives their results. `make_calls` makes these calls, `amake_calls` awaits the
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ async def amake_calls(calls: ManagerCalls) -> None:
         while True:
             try:
                 result = await made
-            except Exception as error:  # where the sync manager raises it
+            # Where the sync manager raises it. A cancel scope of anyio cancels each await.
+            except (Exception, asyncio.CancelledError) as error:
                 made = calls.throw(error)
             else:
                 made = calls.send(result)
@@ -171,11 +173,12 @@ class StepRuns:
 
     def close(self, error: BaseException | None) -> ManagerCalls:
         """End the steps that are still open, the newest first; they fail with `error`, if any."""
-        raised: Exception | None = None
+        raised: BaseException | None = None
         for run in reversed(list(self._open.values())):
             try:
                 yield from self._end(run, error)
-            except Exception as failure:  # a handler's; the other runs still end
+            # A handler's, or a cancellation; the other runs still end.
+            except (Exception, asyncio.CancelledError) as failure:
                 raised = raised or failure
         if raised is not None:
             raise raised

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
+from langchain_core.callbacks.manager import shielded
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException
@@ -35,7 +36,7 @@ from bailian_apps.langchain.blocks import step_entry
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import tool_turns
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
-from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
+from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin, chosen_schema
 from bailian_apps.langchain.step_runs import AnyRunManager
 
 _LANGCHAIN_ENDS_CANCELLED_TOOLS = tuple(int(part) for part in VERSION.split(".")[:2]) >= (1, 8)
@@ -144,10 +145,44 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     def model_post_init(self, context: Any, /) -> None:
         """Generate the schema of the tool's arguments."""
         super().model_post_init(context)
+        self._generate_schema()
+
+    def _generate_schema(self) -> None:
         self._given_schema = self.args_schema
         self.args_schema = tool_schema(
             self.name, self.args_schema, self.biz_params_schema, remember=self.remember
         )
+
+    @override
+    def as_tool(
+        self,
+        args_schema: type[BaseModel] | None = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        arg_types: dict[str, type] | None = None,
+    ) -> BailianAppTool:
+        """Return this tool, or, if anything is passed, a copy of it with that.
+
+        Args:
+            args_schema: As for the constructor.
+            name: The copy's name.
+            description: The copy's description.
+            arg_types: The types of the arguments, in place of an `args_schema`.
+
+        Raises:
+            InvalidInputError: The arguments have no `prompt`.
+        """
+        given = {
+            "name": name,
+            "description": description,
+            "args_schema": chosen_schema(name or self.name, args_schema, arg_types),
+        }
+        given = {field: value for field, value in given.items() if value is not None}
+        tool = self.model_copy(update=given) if given else self
+        if "args_schema" in given:
+            tool._generate_schema()
+        return tool
 
     @override
     def __getstate__(self) -> dict[Any, Any]:
@@ -159,9 +194,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Unpickle, with a newly generated class."""
         super().__setstate__(state)
-        self.args_schema = tool_schema(
-            self.name, self.args_schema, self.biz_params_schema, remember=self.remember
-        )
+        self._generate_schema()
 
     @property
     @override
@@ -231,6 +264,9 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         _tool_call_id: str | None = None,
         **biz_params: Any,
     ) -> tuple[str | ToolMessage, AppToolArtifact]:
+        if run_manager is not None:
+            # LangChain shields the ends of all other runs from being cancelled, as anyio does.
+            run_manager.on_tool_error = shielded(run_manager.on_tool_error)
         try:
             with self._tool_errors():
                 run = self._prepare(prompt, biz_params, runtime, run_manager, run_config or {})
