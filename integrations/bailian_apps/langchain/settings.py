@@ -162,7 +162,7 @@ class AppSettingsMixin(AppSettings):
                 raise InvalidInputError(
                     field, "does not apply to a tool", "Call as_tool of an app without it"
                 )
-        shared = type(this).model_fields.keys() & BailianAppTool.model_fields.keys()
+        shared = _fields_of(self) & _fields_of(BailianAppTool)
         fields: dict[str, Any] = {field: getattr(self, field) for field in shared}
         fields["name"] = name or str(this.get_name())
         fields["description"] = description or f"Answers a prompt with the app {self.app_id}."
@@ -205,10 +205,14 @@ def chosen_schema(
     return create_model(name, **fields)
 
 
+def _fields_of(model: Any) -> set[str]:
+    kind: type[BaseModel] = model if isinstance(model, type) else type(model)
+    return set(kind.model_fields)
+
+
 def _set_bound(app: Any, bound: Mapping[str, Any]) -> None:
-    fields: Any = type(app).model_fields
     for name, value in bound.items():
-        if name not in fields:
+        if name not in _fields_of(app):
             raise InvalidInputError(
                 name, "is bound, and no field of a tool", "Pass it when the tool is called"
             )
