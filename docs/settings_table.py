@@ -88,7 +88,6 @@ from bailian_apps.core.settings import HistoryMode, Timeout
 
 ACCEPTED = {
     "messages": "Sequence[Message | Mapping[str, Any]] | None",
-    "history_template": "HistoryTemplate | Mapping[str, str]",
 }
 """Types that a keyword argument may have where its field holds another one."""
 

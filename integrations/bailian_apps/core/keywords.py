@@ -147,9 +147,9 @@ class SettingKeywords(TypedDict, total=False):
     workflow app reads only if it was made to; or folded into one `"prompt"`, which every app takes.
     An app that refuses `messages` is asked again with a prompt. Not sent."""
 
-    history_template: HistoryTemplate | Mapping[str, str]
-    """The words around the texts of a conversation that is sent as a prompt: a `HistoryTemplate`,
-    or a dict of its fields. Default: Chinese words. Not sent."""
+    history_template: HistoryTemplate
+    """The words around the texts of a conversation that is sent as a prompt. Default: Chinese
+    words. Not sent."""
 
     citation_marks: CitationMarks
     """What becomes of the marks `<ref>[1]</ref>` where an answer cites a document: `"keep"` leaves

@@ -166,8 +166,8 @@ class AppSettings(CheckedModel, WireOptions):
     history_template: Annotated[HistoryTemplate, BeforeValidator(_check_template)] = Field(
         default_factory=HistoryTemplate
     )
-    """The words around the texts of a conversation that is sent as a prompt: a `HistoryTemplate`,
-    or a dict of its fields. Default: Chinese words. Not sent."""
+    """The words around the texts of a conversation that is sent as a prompt. Default: Chinese
+    words. Not sent."""
 
     citation_marks: CitationMarks = "keep"
     """What becomes of the marks `<ref>[1]</ref>` where an answer cites a document: `"keep"` leaves
