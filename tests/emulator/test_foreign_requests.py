@@ -213,7 +213,7 @@ def test_kept_requests_and_sessions_have_a_bounded_size(
     post: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "KEPT_BYTES", 10_000)
-    monkeypatch.setattr("bailian_apps.emulator.sessions.MAX_CHARS", 10_000)
+    monkeypatch.setattr("bailian_apps.emulator.sessions.MAX_CHARS", 13_000)
     with Emulator(apps={"app": lambda call: "hello"}) as cloud:
         for index in range(8):
             post(cloud, prompt=f"{index}".ljust(3000))

@@ -770,6 +770,19 @@ def test_a_credential_is_masked_by_its_name(name: str, tmp_path: Path) -> None:
                 assert "I use" in read_all(client).decode()
 
 
+@pytest.mark.parametrize("odd", ["NaN", "1e999", "[" * 129 + "]" * 129, "[" * 10**5 + "]" * 10**5])
+def test_a_credential_in_a_text_beside_an_odd_value_is_masked(odd: str, tmp_path: Path) -> None:
+    text = '{"api_key": "hidden-4711", "odd": ' + odd + "}"
+    with (
+        Emulator(apps={"app": lambda _: [frame("I use hidden-4711", "stop")]}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+        exchange(proxy.base_url, body_of("hi", biz_params={"json": text})) as client,
+    ):
+        read_all(client)
+    assert text not in json.dumps(cloud.requests[-1].body)
+    assert '"api_key": "hidden' not in json.dumps(records(proxy.recordings[0])).replace("\\", "")
+
+
 def test_a_request_body_that_is_not_json_is_not_kept(tmp_path: Path) -> None:
     with (
         Emulator(apps={}) as cloud,

@@ -40,6 +40,16 @@ DOUBLES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "mock": lambda: mock.patch("dashscope.Application.call"),
     "autospec": lambda: mock.patch("dashscope.Application.call", autospec=True),
     "monkeypatch": monkeypatched,
+    **{
+        name: lambda name=name: mock.patch(name)
+        for name in (
+            "requests.Session.send",
+            "requests.Session.request",
+            "requests.Session.post",
+            "requests.adapters.HTTPAdapter.send",
+            "dashscope.api_entities.http_request.HttpRequest.call",
+        )
+    },
 }
 
 

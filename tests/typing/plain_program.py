@@ -67,7 +67,9 @@ def calls(app: BailianApp) -> None:
         if isinstance(event, TextDelta):
             print(event.text)
     said = [{"role": "user", "content": "hi"}]
-    answer: str = app.invoke(messages=said, history_template=HistoryTemplate(user="User: {text}")).text
+    answer: str = app.invoke(
+        messages=said, history_template=HistoryTemplate(user="User: {text}")
+    ).text
     usage: int | None = result.usage.total_tokens
     print(answer, usage)
     try:

@@ -3,7 +3,7 @@
 import re
 from typing import Any, cast
 
-from bailian_apps.emulator.wire.frames import parse_json, to_json
+from bailian_apps.emulator.wire.frames import parse_leniently, to_json
 
 MASK = "***"
 
@@ -65,7 +65,9 @@ def parsed_json(value: Any) -> Any:
     """Return the parsed value of a JSON text with secrets; any other value itself."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
-            parsed = parse_json(value)
+            parsed = parse_leniently(value)
+        except RecursionError:  # it cannot be searched
+            return MASK
         except ValueError:
             return value
         if _has_secrets(parsed):
@@ -74,9 +76,16 @@ def parsed_json(value: Any) -> Any:
 
 
 def _has_secrets(value: Any) -> bool:
-    if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value).items()
-        return any(is_secret(name, item) or _has_secrets(item) for name, item in fields)
-    if isinstance(value, list):
-        return any(map(_has_secrets, cast("list[Any]", value)))
-    return parsed_json(value) is not value
+    remaining = [value]  # no recursion: a text may be nested more deeply than Python calls
+    while remaining:
+        value = remaining.pop()
+        if isinstance(value, dict):
+            fields = cast("dict[str, Any]", value)
+            if any(is_secret(name, item) for name, item in fields.items()):
+                return True
+            remaining += fields.values()
+        elif isinstance(value, list):
+            remaining += cast("list[Any]", value)
+        elif parsed_json(value) is not value:
+            return True
+    return False

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 MAX_CHARS = 128 * 1024 * 1024
-"""How many characters the turns of all sessions may have together."""
+"""How many characters the turns of all sessions may have together, see `_length_of`."""
+
+_OVERHEAD = 512
+"""What a session, and each of its turns, occupies beside its characters, about."""
 
 UnknownSession: TypeAlias = Literal["fresh", "error"]
 """The answer to an unknown session id: a fresh session with another id, or an error."""
@@ -117,7 +120,7 @@ class SessionStore:
         with self._lock:
             session.turns.append(turn)
             if session.id in self._sessions:
-                self._chars += len(turn.user) + len(turn.answer)
+                self._chars += _OVERHEAD + len(turn.user) + len(turn.answer)
             while self._chars > MAX_CHARS and len(self._sessions) > 1:
                 self._drop(next(iter(self._sessions)))
 
@@ -161,4 +164,5 @@ class SessionStore:
 
 
 def _length_of(session: Session) -> int:
-    return sum(len(turn.user) + len(turn.answer) for turn in session.turns)
+    turns = sum(_OVERHEAD + len(turn.user) + len(turn.answer) for turn in session.turns)
+    return _OVERHEAD + turns

@@ -34,7 +34,7 @@ DescribedApp: TypeAlias = AnswerSource | Rules | Paced | PromptOnly
 """An app that a file can define."""
 
 _YAML = (".yaml", ".yml")
-_MAX_ALIASED = 10_000
+_MAX_ALIASED = 100_000
 
 
 class ScenarioError(ValueError):

@@ -154,7 +154,9 @@ class Recorder(LocalServer):
                 await _unavailable(problem)(scope, receive, send)
                 return
             if is_call:
-                await asyncio.to_thread(self._save, exchange)
+                # Not `to_thread`, which a loop that shuts down would cancel before it has begun.
+                saving = asyncio.get_running_loop().run_in_executor(None, self._save, exchange)
+                await asyncio.shield(saving)
             if exchange.ended_by is None:
                 await send({"type": "http.response.body", "body": b""})
             else:

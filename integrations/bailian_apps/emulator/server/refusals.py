@@ -20,7 +20,11 @@ MAX_BODY_BYTES = 128 * 1024 * 1024
 """The longest request body; it holds a dozen images of the size that the cloud takes."""
 
 # By these names, containers call the machine that runs them.
-_CONTAINER_HOSTS = ("host.docker.internal", "host.containers.internal")
+_CONTAINER_HOSTS = (
+    "gateway.docker.internal",
+    "host.containers.internal",
+    "host.docker.internal",
+)
 
 _NOT_A_PATH = "the request target must be a path such as /api/v1/…; this server is no forward proxy"
 TOO_LONG = f"the request body has more than {MAX_BODY_BYTES // 1024**2} MiB"
@@ -102,7 +106,7 @@ def _leads_here(name: str) -> bool:
 
 def _host_of(url: str) -> str:
     try:
-        return urlsplit(url).hostname or ""
+        return (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
         return ""
 

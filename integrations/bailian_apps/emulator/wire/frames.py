@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from http.client import responses
+from math import isfinite
 from typing import Any, Literal, NoReturn, TypeAlias, cast
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -141,7 +142,7 @@ class NestingError(ValueError):
         super().__init__(f"nested more than {levels} levels deep")
 
 
-def parse_json(text: str, max_nesting: int = MAX_NESTING) -> Any:
+def parse_json(text: str, max_nesting: int = MAX_NESTING, *, lenient: bool = False) -> Any:
     """Parse JSON that can be encoded again: without NaN, infinity and very deep nesting.
 
     Raises:
@@ -150,7 +151,7 @@ def parse_json(text: str, max_nesting: int = MAX_NESTING) -> Any:
         ValueError: It has a number that cannot be encoded again.
     """
     try:
-        value = _DECODER.decode(text)
+        value = (_LENIENT_DECODER if lenient else _DECODER).decode(text)
     except RecursionError:
         raise NestingError(max_nesting) from None
     if text.count("[") + text.count("{") > max_nesting and _is_deep(value, max_nesting):
@@ -192,4 +193,20 @@ def _finite(digits: str) -> float:
     return value
 
 
+def _finite_or_text(digits: str) -> float | str:
+    return float(digits) if isfinite(float(digits)) else digits
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+# For what is only masked and written down: a number that cannot be encoded again is kept as text.
+_LENIENT_DECODER = json.JSONDecoder(parse_constant=str, parse_float=_finite_or_text)
+
+
+def parse_leniently(text: str) -> Any:
+    """Parse what Python's `json` reads, at any depth; for masking, which must not miss a secret.
+
+    Raises:
+        json.JSONDecodeError: It is not JSON.
+        RecursionError: It is nested too deeply for Python.
+    """
+    return _LENIENT_DECODER.decode(text)
