@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import io
 import socket
+import ssl
 import threading
 from typing import Any, Final, cast
 
@@ -23,7 +24,8 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.environment import Environment, tls_context, uses_tls
-from bailian_apps.transport.http_answer import environment_error
+from bailian_apps.transport.http_answer import environment_error, spoke_first_error
+from bailian_apps.transport.name_lookup import look_up
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.timeouts import TimeoutBudget
 
@@ -102,6 +104,30 @@ class _Connection(urllib3.connection.HTTPConnection):
     def connect(self) -> None:
         super().connect()
         self._track()
+        if not self.is_connected:
+            raise spoke_first_error()
+
+    @property
+    @override
+    def is_connected(self) -> bool:
+        """Whether nothing has arrived since the last answer: the next call would read it.
+
+        A socket of TLS is readable, too, where there is only a session ticket; and what it has
+        decrypted already, the kernel does not know of.
+        """
+        connected: Any = self.sock
+        if connected is None or type(connected) is socket.socket:
+            return super().is_connected
+        limit_s = connected.gettimeout()
+        try:
+            connected.settimeout(0.0)
+            connected.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            connected.settimeout(limit_s)
+            return True
+        except OSError:  # the connection was lost
+            pass
+        return False
 
     @override
     def request(self, *args: Any, **kwargs: Any) -> None:
@@ -122,7 +148,9 @@ class _Connection(urllib3.connection.HTTPConnection):
         budget: TimeoutBudget = current.call.budget
         try:
             host = self._dns_host.strip("[]")
-            addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+            addresses = look_up(host, self.port, budget.remaining_s())
+        except TimeoutError:
+            raise budget.error() from None
         except OSError as error:
             raise NewConnectionError(self, "no address was found") from error
         for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
