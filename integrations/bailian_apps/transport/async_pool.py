@@ -49,7 +49,7 @@ class _IdleProtocol(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connector.open.discard(self._transport)
+        self._connector.open.pop(self._transport, None)
         self._protocol.connection_lost(exc)
 
     @override
@@ -65,17 +65,27 @@ class _Connector(aiohttp.TCPConnector):
     """Gives a call only a connection on which nothing has arrived that no call asked for.
 
     Attributes:
-        open: The transports of all connections, used and idle.
+        open: The transports of all connections, each with aiohttp's object for its last use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # No limit: waiting for a free connection would not be bounded by any timeout. No cache, as
         # in sync calls: filling it is a task that a cancelled call would leave behind.
         super().__init__(limit=0, resolver=Resolver(), use_dns_cache=False)
-        self.open: set[asyncio.Transport] = set()
+        self.open: dict[asyncio.Transport, weakref.ref[Connection]] = {}
+        # Known before anything that the loop keeps is finalized, where it is dropped.
+        self._dropped: list[bool] = []
+        self._loop_watch = weakref.finalize(loop, self._dropped.append, True)
+        self._loop_watch.atexit = False
 
     def __del__(self) -> None:
-        """Warn of nothing: `LoopConnections` closes what is open."""
+        """Warn of nothing: `LoopSession` closes what is open."""
+
+    @property
+    @override
+    def closed(self) -> bool:
+        """Whether a session must not use it; a session that may would warn when it is garbage."""
+        return bool(super().closed or self._dropped)
 
     @override
     async def connect(
@@ -90,8 +100,7 @@ class _Connector(aiohttp.TCPConnector):
             reused = isinstance(transport.get_protocol(), _IdleProtocol)
             if reused:
                 transport.set_protocol(protocol)
-            else:
-                self.open.add(transport)
+            self.open[transport] = weakref.ref(connection)
             connection.add_callback(functools.partial(self._watch_idle, transport, protocol))
             if not self._has_input(transport, protocol, reused=reused):
                 break
@@ -104,9 +113,21 @@ class _Connector(aiohttp.TCPConnector):
 
     def _watch_idle(self, transport: asyncio.Transport, protocol: ResponseHandler) -> None:
         if protocol.transport is None:  # lost while a call used it
-            self.open.discard(transport)
+            self.open.pop(transport, None)
         else:
             transport.set_protocol(_IdleProtocol(self, transport, protocol))
+
+    def drop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close all connections at once, whether or not the loop can still run."""
+        self._loop_watch.detach()
+        for transport, last_use in list(self.open.items()):
+            if not loop.is_closed():
+                transport.abort()
+                continue
+            _close_without_loop(transport)
+            if connection := last_use():
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    connection.close()
 
     def _has_input(
         self, transport: asyncio.Transport, protocol: ResponseHandler, *, reused: bool
@@ -145,7 +166,7 @@ class LoopSession:
         self._loop = asyncio.get_running_loop()
         self._connections = weakref.ref(connections, self._on_client_dropped)
         self._ref = connections.sessions[self._loop] = weakref.ref(self)
-        self._connector = _Connector()
+        self._connector = _Connector(self._loop)
         self.session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -184,11 +205,7 @@ class LoopSession:
         """Close the connections at once, whether or not the loop can still run."""
         self._forget()
         self.session.detach()
-        for transport in list(self._connector.open):
-            if self._loop.is_closed():
-                _close_without_loop(transport)
-            else:
-                transport.abort()
+        self._connector.drop(self._loop)
         if timer := self.timer():
             self._loop.call_soon(timer.cancel)  # after the loop has closed what was aborted
 
