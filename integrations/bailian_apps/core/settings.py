@@ -49,7 +49,7 @@ class Timeout(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     connect_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
-    """Seconds to wait for a connection."""
+    """Seconds to wait for a connection; looking up the host's name is a part of it."""
 
     first_frame_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     """Seconds from sending the request to the first frame."""

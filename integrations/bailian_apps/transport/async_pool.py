@@ -71,14 +71,16 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # No limit: waiting for a free connection would not be bounded by any timeout. No cache, as
         # in sync calls: filling it is a task that a cancelled call would leave behind.
-        super().__init__(limit=0, resolver=Resolver(), use_dns_cache=False)
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            limit=0, resolver=Resolver(), use_dns_cache=False
+        )
         self.open: dict[asyncio.Transport, weakref.ref[Connection]] = {}
         # Known before anything that the loop keeps is finalized, where it is dropped.
         self._dropped: list[bool] = []
         self._loop_watch = weakref.finalize(loop, self._dropped.append, True)
         self._loop_watch.atexit = False
 
-    def __del__(self) -> None:
+    def __del__(self, _warnings: object = None) -> None:
         """Warn of nothing: `LoopSession` closes what is open."""
 
     @property

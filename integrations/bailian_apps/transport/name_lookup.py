@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 from aiohttp.abc import AbstractResolver, ResolveResult
 from typing_extensions import override
 
-AddressInfo: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]"
+AddressInfo: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]"
 """One address, as `socket.getaddrinfo` returns it."""
 
 _Lookup: TypeAlias = "Future[list[AddressInfo]]"
