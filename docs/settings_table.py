@@ -1,8 +1,11 @@
-"""Writes the tables in docs/app.md and docs/parameters.md: `python docs/settings_table.py`.
+"""Writes what repeats the settings: `python docs/settings_table.py`.
+
+That is the tables in docs/app.md and docs/parameters.md, and core/keywords.py, which has the
+keyword arguments of calls for type checkers and editors.
 
 A field's docstring holds its meaning, then `Default: …`, the kind of app it works for and, last,
 where it is sent. What the code itself decides (the default, the place in the request body) is read
-from the field; the docstring may not contradict it. A test fails if a page is out of date.
+from the field; the docstring may not contradict it. A test fails if a file is out of date.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -24,6 +28,7 @@ from bailian_apps.core.settings import AppSettings, Timeout
 
 PAGE = Path(__file__).with_name("app.md")
 PARAMETERS_PAGE = Path(__file__).with_name("parameters.md")
+KEYWORDS = Path(__file__).parents[1] / "integrations" / "bailian_apps" / "core" / "keywords.py"
 BEGIN, END = "<!-- settings -->", "<!-- end -->"
 
 _OBJECTS = {Input: "input", Parameter: "parameters"}
@@ -59,9 +64,37 @@ RECORDED = {
 """An answer of the real API to a request with the parameter, in tests/recordings."""
 
 
-def docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Return the docstring below each field of a model, those of its base classes included."""
-    found: dict[str, str] = {}
+KEYWORDS_HEAD = '''\
+"""The keyword arguments of constructors and calls, for type checkers and editors.
+
+Written from the fields of `AppSettings` and `AppRequest` by `python docs/settings_table.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from bailian_apps.core.answer import OutputNodes
+from bailian_apps.core.answer_text import CitationMarks, ThinkTags
+from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace
+from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
+from bailian_apps.core.json_values import ExtraBody, Id, Ids, JsonObject, Texts
+from bailian_apps.core.request import AppId, Files, Images, Message, ModeName, SessionId
+from bailian_apps.core.settings import HistoryMode, Timeout
+'''
+
+ACCEPTED = {
+    "messages": "Sequence[Message | Mapping[str, Any]] | None",
+    "history_template": "HistoryTemplate | Mapping[str, str]",
+}
+"""Types that a keyword argument may have where its field holds another one."""
+
+
+def fields_in_source(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    """Yield the name, the annotation and the docstring of each field, base classes' first."""
     for base in reversed(model.__mro__):
         if not issubclass(base, BaseModel) or base is BaseModel:
             continue
@@ -71,8 +104,52 @@ def docstrings(model: type[BaseModel]) -> dict[str, str]:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                 text = below.value if isinstance(below, ast.Expr) else None
                 if isinstance(text, ast.Constant) and isinstance(text.value, str):
-                    found[field.target.id] = " ".join(text.value.split())
-    return found
+                    docstring = " ".join(text.value.split())
+                    yield field.target.id, ast.unparse(field.annotation), docstring
+
+
+def docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring below each field of a model, those of its base classes included."""
+    return {name: docstring for name, _, docstring in fields_in_source(model)}
+
+
+def keywords_module() -> str:
+    """Return the source of core/keywords.py."""
+    fields = {name: each for name, *each in fields_in_source(AppSettings)}
+    options = {name: each for name, *each in fields_in_source(AppRequest) if name not in fields}
+    del options["prompt"]
+    messages = {"messages": options.pop("messages")}
+    classes = [
+        ("SettingKeywords(TypedDict, total=False)", "The fields of `AppSettings`.", fields),
+        (
+            "CallKeywords(SettingKeywords, total=False)",
+            "The settings that a call overrides, and the options that only a call has.",
+            options,
+        ),
+        (
+            "AppCallKeywords(CallKeywords, total=False)",
+            "The keyword arguments of `BailianApp.invoke` and its other calls.",
+            messages,
+        ),
+    ]
+    return "\n\n".join([KEYWORDS_HEAD, *(_typed_dict(*each) for each in classes)])
+
+
+def _typed_dict(head: str, docstring: str, fields: dict[str, list[str]]) -> str:
+    lines = [f"class {head}:", f'    """{docstring}"""', ""]
+    for name, (annotation, text) in fields.items():
+        accepted = ACCEPTED.get(name) or re.sub(
+            r"^Annotated\[(.*?), \w+\(.*\)\]$", r"\1", annotation
+        )
+        indent: Any = {"initial_indent": "    ", "subsequent_indent": "    "}
+        lines += [
+            f"    {name}: {accepted}".replace("'", '"'),
+            textwrap.fill(
+                f'"""{text}"""', 100, break_long_words=False, break_on_hyphens=False, **indent
+            ),
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def place(name: str, field: FieldInfo) -> str | None:
@@ -208,5 +285,6 @@ def updated(page: str, tables_of_page: str | None = None) -> str:
 
 
 if __name__ == "__main__":
+    KEYWORDS.write_text(keywords_module(), encoding="utf-8")
     for path, text in ((PAGE, tables()), (PARAMETERS_PAGE, parameters_table())):
         path.write_text(updated(path.read_text(encoding="utf-8"), text), encoding="utf-8")

@@ -67,3 +67,8 @@ def test_a_kind_of_app_is_marked_in_its_columns(
     script: dict[str, Any], kind: str, marks: tuple[bool, bool, bool]
 ) -> None:
     assert script["kinds_of_app"](kind) == marks
+
+
+def test_the_keyword_arguments_of_calls_are_those_of_the_settings(script: dict[str, Any]) -> None:
+    source = script["KEYWORDS"].read_text(encoding="utf-8")
+    assert script["keywords_module"]() == source, "run `python docs/settings_table.py`"

@@ -314,3 +314,16 @@ def test_a_stream_that_is_an_error_streams_nothing(cloud: Emulator) -> None:
         assert outcome.text == ""
         assert outcome.error is not None
         assert outcome.error.request_state == "unknown"
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_an_error_of_each_path_says_whether_the_call_may_be_made_again(
+    cloud: Emulator, idempotent: bool
+) -> None:
+    settings: dict[str, Any] = {"api_key": "k", "base_url": cloud.base_url, "max_retries": 0}
+    for name, path in PATHS.items():
+        cloud.reset()
+        cloud.fail("http_500")
+        outcome = path(BailianApp(app_id="talking", idempotent=idempotent, **settings), "hi")
+        assert outcome.error is not None, name
+        assert outcome.error.is_retryable is idempotent, name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -151,3 +152,30 @@ def test_a_message_of_many_fields_stays_short(length: int) -> None:
     assert " more: " in message
     assert caught.value.field == names[0]
     assert len(caught.value.others) == 299
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        AppSettings,
+        ChatBailianApp,
+        BailianAppRunnable,
+        BailianAppRetriever,
+        partial(BailianAppTool, name="t", description="d"),
+        BailianAppLLM,
+    ],
+)
+def test_a_setting_is_validated_when_it_is_set_later(make: Any) -> None:
+    app = make(app_id="a", api_key="sk-1", temperature=0.5)
+    with pytest.raises(InvalidInputError, match="temperature must be less than 2"):
+        app.temperature = 9
+    with pytest.raises(InvalidInputError, match="api_key must be a str"):
+        app.api_key = 5
+    with pytest.raises(ValueError, match="temprature"):
+        app.temprature = 1
+    app.mcp_servers, app.api_key = ["one"], "sk-2"
+    assert (app.temperature, app.mcp_servers) == (0.5, ("one",))
+    assert app.api_key.get_secret_value() == "sk-2"
+    if hasattr(app, "model"):
+        app.model = "b"
+        assert (app.app_id, app.model) == ("b", "b")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, cast
+from typing import cast
+
+from typing_extensions import Unpack
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
+from bailian_apps.core.invalid_input import require_type
+from bailian_apps.core.keywords import AppCallKeywords, SettingKeywords
 from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
@@ -38,7 +42,7 @@ class BailianApp:
         /,
         *,
         client: Client | None = None,
-        **fields: Any,
+        **fields: Unpack[SettingKeywords],
     ) -> None:
         """Make an app from settings, or from their fields.
 
@@ -55,6 +59,8 @@ class BailianApp:
             problems.append(InvalidInputError("client", "must be a Client"))
         self.client = client
         try:
+            if settings is not None:
+                require_type(settings, AppSettings, "settings")
             self.settings = (
                 AppSettings.of(fields) if settings is None else settings.with_overrides(fields)
             )
@@ -68,7 +74,7 @@ class BailianApp:
         settings = getattr(self, "settings", None)  # None while a constructor refuses its fields
         return f"BailianApp(app_id={settings and settings.app_id!r})"
 
-    def invoke(self, prompt: str | None = None, **options: Any) -> AppResult:
+    def invoke(self, prompt: str | None = None, **options: Unpack[AppCallKeywords]) -> AppResult:
         """Run the app and wait for the whole answer.
 
         Args:
@@ -85,11 +91,13 @@ class BailianApp:
         """
         return self._run(prompt, options).invoke()
 
-    async def ainvoke(self, prompt: str | None = None, **options: Any) -> AppResult:
+    async def ainvoke(
+        self, prompt: str | None = None, **options: Unpack[AppCallKeywords]
+    ) -> AppResult:
         """As `invoke`, natively async."""
         return await self._run(prompt, options).ainvoke()
 
-    def stream(self, prompt: str | None = None, **options: Any) -> EventStream:
+    def stream(self, prompt: str | None = None, **options: Unpack[AppCallKeywords]) -> EventStream:
         """Run the app and yield its events as they happen.
 
         Deltas of one step (or of the answer) that arrive together are one event. A reader slower
@@ -112,13 +120,15 @@ class BailianApp:
         """
         return self._run(prompt, options).stream()
 
-    def astream(self, prompt: str | None = None, **options: Any) -> AsyncGenerator[AppEvent]:
+    def astream(
+        self, prompt: str | None = None, **options: Unpack[AppCallKeywords]
+    ) -> AsyncGenerator[AppEvent]:
         """As `stream`, natively async."""
         return self._run(prompt, options).astream()
 
     @hides_arguments
-    def _run(self, prompt: str | None, options: dict[str, Any]) -> Run:
-        options = take(options)
+    def _run(self, prompt: str | None, keywords: AppCallKeywords) -> Run:
+        options = take(keywords)
         if prompt is not None or "messages" not in options:
             options["prompt"] = prompt
         settings, options = self.settings.split(options)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 from typing_extensions import Self
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.owned_stream import OwnedStream
@@ -117,9 +118,12 @@ class Client:
         if proxy is not None:
             from bailian_apps.transport.environment import proxy_url
 
-            proxy = proxy_url(proxy) if isinstance(cast("object", proxy), str) else None
+            is_text = isinstance(cast("object", proxy), str) and proxy.isprintable()
+            proxy = proxy_url(proxy) if is_text else None
             if proxy is None:
                 raise InvalidInputError("proxy", "is not a URL such as http://127.0.0.1:8080")
+        if not isinstance(cast("object", ca_bundle), str | Path | None):
+            raise InvalidInputError("ca_bundle", f"must be a path, not {kind_of(ca_bundle)}")
         if ca_bundle is not None and not str(ca_bundle):
             raise InvalidInputError("ca_bundle", "is empty", "Pass a file or directory, or None")
         self.session_rounds = SessionRounds()
@@ -159,6 +163,19 @@ class Client:
         return ConcurrencySlot(
             calls, limit, settings.timeouts, deadline=deadline, register_abort=register_abort
         )
+
+    def aslot(
+        self, settings: AppSettings, *, deadline: float | None
+    ) -> ConcurrencySlot | contextlib.nullcontext[None]:
+        """As `slot`, for an async call.
+
+        Raises:
+            ConnectError: No event loop of asyncio is running.
+        """
+        from bailian_apps.concurrency import require_asyncio
+
+        require_asyncio()
+        return self.slot(settings, deadline=deadline)
 
     def frames(
         self,

@@ -170,6 +170,23 @@ class ConcurrencySlot:
         return error
 
 
+def require_asyncio() -> None:
+    """Check that the running event loop is one of asyncio.
+
+    Raises:
+        ConnectError: It is not, or none is running.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        error = ConnectError(
+            "async calls need an event loop of asyncio, and none is running; under trio, make the "
+            "sync call in a thread (trio.to_thread.run_sync); nothing was sent"
+        )
+        error.permanent, error.attempts = True, 0
+        raise error from None
+
+
 async def key_before(deadline: float | None, key: Awaitable[SecretStr]) -> SecretStr:
     """Wait for the key of an attempt until `deadline`, by the monotonic clock; None: for ever.
 

@@ -156,7 +156,7 @@ class Run:
         """As `stream`, natively async."""
         import asyncio  # costs 40 ms, which a program without a loop does not pay
 
-        async with self._client.slot(self._settings, deadline=self._total_deadline()):
+        async with self._client.aslot(self._settings, deadline=self._total_deadline()):
             with self._session_lease():
                 while True:
                     await self._aread_key()
@@ -236,7 +236,7 @@ class Run:
         self._decoder = Decoder(
             flow_stream_mode=request.sent("flow_stream_mode"),
             output_nodes=self._settings.output_nodes,
-            asked_session=request.sent("session_id"),
+            asked_session=request.sent("session_id") or None,
             history_format=history_format,
         )
         self._answer = AnswerFilter(self._settings.citation_marks, self._settings.think_tags)
@@ -391,7 +391,7 @@ class Run:
 
     def _raise_final(self, error: BailianError) -> NoReturn:
         """Raise an error with what is known about the call."""
-        error.attempts = self._attempt
+        error.attempts, error.idempotent = self._attempt, self._settings.idempotent
         error.session_id = self._decoder.session_id or self._request.sent("session_id")
         if partial := self._decoder.partial() if self._decoder.started else error.partial:
             error.partial = replace(self._answer.result(partial), attempts=self._attempt)

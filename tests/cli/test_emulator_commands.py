@@ -100,6 +100,39 @@ def test_serve_reads_a_folder_and_accepts_one_key(tmp_path: Path) -> None:
     assert "shop  stream  401" in err
 
 
+@pytest.mark.parametrize("source", ["variable", "key file", "file"])
+def test_serve_reads_its_key_from_the_environment_or_a_file(source: str, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("sk-right\n")
+    variables = {
+        "variable": {"DASHSCOPE_API_KEY": "sk-right"},
+        "key file": {"DASHSCOPE_API_KEY": "", "DASHSCOPE_API_KEY_FILE_PATH": str(path)},
+        "file": {},
+    }[source]
+    option = f"@{path}" if source == "file" else "-"
+    with running("serve", "--api-key", option, "--port", "0", **variables) as server:
+        app = BailianApp(app_id="travel", api_key="sk-right", base_url=server.base_url)
+        assert app.invoke("杭州").text == ANSWER
+        with pytest.raises(AuthenticationError):
+            app.invoke("杭州", api_key="sk-wrong")
+        out, err = server.end(signal.SIGINT)
+    assert "sk-right" not in out + err
+    assert "the key of --api-key" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [("@missing", "cannot be read (No such file"), ("", "is empty"), ("-", "cannot be read")],
+)
+def test_serve_refuses_to_start_without_the_key_that_it_is_given(
+    option: str, problem: str, tmp_path: Path
+) -> None:
+    variables = {"DASHSCOPE_API_KEY": "", "DASHSCOPE_API_KEY_FILE_PATH": str(tmp_path / "none")}
+    done = bailian("serve", "--api-key", option, "--port", "0", **variables)
+    assert done.returncode == 2
+    assert f"--api-key {problem}" in done.stderr
+
+
 @pytest.mark.parametrize(("options", "status"), [((), 200), (("--strict",), 400)])
 def test_serve_refuses_a_misspelt_name_only_if_strict(
     options: tuple[str, ...], status: int
@@ -222,7 +255,8 @@ def test_serve_replays_what_record_recorded(tmp_path: Path) -> None:
     assert (replayed.text, replayed.steps) == (recorded.text, recorded.steps)
 
 
-def test_record_refuses_itself_as_the_upstream(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_record_refuses_itself_as_the_upstream(name: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     done = bailian(
@@ -231,10 +265,17 @@ def test_record_refuses_itself_as_the_upstream(tmp_path: Path) -> None:
         str(tmp_path),
         "--port",
         str(port),
-        DASHSCOPE_HTTP_BASE_URL=f"http://127.0.0.1:{port}/api/v1",
+        DASHSCOPE_HTTP_BASE_URL=f"http://{name}:{port}/api/v1",
     )
     assert done.returncode == 2
     assert "is the recorder itself" in done.stderr
+
+
+def test_record_says_which_certificates_cannot_be_read(tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone.pem")
+    done = bailian("record", "--out", str(tmp_path / "out"), REQUESTS_CA_BUNDLE=gone)
+    assert done.returncode == 2
+    assert f"REQUESTS_CA_BUNDLE: cannot read the certificates in {gone}" in done.stderr
 
 
 def test_replay_shows_a_recording_as_a_run() -> None:

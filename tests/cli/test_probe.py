@@ -501,6 +501,22 @@ def test_the_report_is_short_lines_of_plain_text(
     assert "put the variable historyList into the prompt" in printed.out
 
 
+def test_an_app_that_pauses_is_reported_as_such(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", KEY)
+    nodes = [
+        Node(name="say", type="Output", output="Which?"),
+        Node(name="ask", type="Input", status="pause"),
+    ]
+    with Emulator(apps={"mine": Workflow(nodes=nodes)}) as cloud:
+        given = ("--yes", "--base-url", cloud.base_url)
+        assert exit_code_of(monkeypatch, "probe", "mine", *given) == 0
+    printed = capsys.readouterr().out
+    assert "pauses               it waits for a person: ask (Input)\n" in printed
+    assert "End node" not in printed, "it did not run"
+
+
 # ----------------------------------------------------------------------- --save
 
 

@@ -151,6 +151,13 @@ def test_a_nodes_line_waits_for_its_name(capsys: pytest.CaptureFixture[str]) -> 
     assert err.getvalue() == "… 大模型 LLM\n✓ 大模型 LLM  hi\n"
 
 
+def test_a_skipped_node_has_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    skipped = Step(id="a", kind="node", name="知识库", type="Retrieval", status="skip")
+    events = [StepStarted(skipped), StepFinished(skipped), RunFinished(AppResult())]
+    show(events, Console(file=(err := io.StringIO()), width=60, no_color=True), steps=True)
+    assert err.getvalue() == "– 知识库 Retrieval skip\n"
+
+
 def test_the_tree_shows_what_a_node_says() -> None:
     step = Step(id="LLM_x", kind="node", name="LLM_x", type="LLM")
     assert step_line(step) == "… LLM"

@@ -192,6 +192,9 @@ def test_a_last_piece_that_may_be_listed_again_is_left_to_the_last_frame(
         assert (streamed, result.final_text) == ("AA", "B")
     else:
         assert (streamed, result.final_text) == (text, None)
+    if type_ == "End" and final == text:  # the End node's part alone
+        streamed, result = decode([say("o", "C", done=True), *frames, stop(final)], mode)
+        assert (streamed, result.final_text) == ("C" + text, None)
     if type_ == "Output":
         frames.append(say("b", "C", type_="Output", done=True))
         assert decode([*frames, stop()], mode)[0] == "".join(pieces) + "C"
@@ -212,7 +215,36 @@ def test_parts_that_stand_apart_in_the_last_frame_are_not_doubled(
     with caplog.at_level(logging.WARNING, "bailian_apps"):
         streamed, result = decode(run("message", FIRST, SECOND, END, final=final), "message_format")
     assert (streamed, result.final_text) == ("请稍候。查到了。杭州晴。完", final)
-    assert "final_text" in caplog.text
+    assert not caplog.text, "only white space differs"
+
+
+@pytest.mark.parametrize(("mode", "way"), WAYS)
+@pytest.mark.parametrize(
+    ("parts", "output_nodes", "final", "agrees"),
+    [
+        ([END], "answer", "晴。", False),
+        ([END], "steps", "不，杭州晴。", False),
+        ([FIRST, END], "answer", "晴。", False),
+        ([FIRST, END], "answer", "候。杭州晴。", False),
+        ([FIRST, END], "steps", "候。杭州晴。", False),
+        ([FIRST, ("End_1", "End", ["\n杭州", "晴。"])], "answer", "杭州晴。", True),
+        ([FIRST, END], "steps", "请稍 候。\n杭州晴。", True),
+    ],
+)
+def test_a_final_text_that_is_a_tail_of_another_part_is_a_contradiction(
+    mode: str | None,
+    way: str,
+    parts: Any,
+    output_nodes: Any,
+    final: str,
+    agrees: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, "bailian_apps"):
+        streamed, result = decode(run(way, *parts, final=final), mode, output_nodes)
+    assert streamed == result.text
+    assert result.final_text == (None if agrees else final)
+    assert ("final_text" in caplog.text) == (not agrees)
     assert "晴" not in caplog.text
 
 
@@ -391,7 +423,9 @@ def wrapped(output: Any, reasoning: str | None = "") -> str:
         (["1", "10", " apples"], "110 apples"),
         (["1", "10", "100 apples"], "100 apples"),
         (["Hello, world", "Hello, world", "Hello, world!"], "Hello, world!"),
-        (["Hello", "Hello", "Hello"], "Hello"),
+        (["Hello", "Hello", "Hello world"], "Hello world"),
+        (["Hello", "Hello", "Hello"], "HelloHelloHello"),  # in doubt nothing is lost
+        (["--------", "--------"], "-" * 16),
     ],
 )
 @pytest.mark.parametrize("type_", ["LLM", "AppComponent", "AgentGroup", None])

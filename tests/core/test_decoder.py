@@ -727,6 +727,63 @@ def test_a_frame_may_list_only_the_newest_call(second: tuple[str, str]) -> None:
     ]
 
 
+HOT, COLD = '{"city": "HZ"}', '{"city": "HRB"}'
+
+
+@pytest.mark.parametrize("key", ["action_input_stream", "arguments"])
+@pytest.mark.parametrize("result", ["warm", '{"c": 20}'])
+def test_a_call_whose_arguments_only_stream_ends_where_those_of_another_begin(
+    key: str, result: str
+) -> None:
+    frames = [
+        frame(action("api", action_name="t", observation=observation, **{key: piece}))
+        for whole in (HOT, COLD)
+        for piece, observation in ((whole[:5], ""), (whole[5:], ""), ("", result), ("", result))
+    ]
+    _, run = decode([*frames, stop(text="答")])
+    assert [(s.id, s.input, s.output) for s in run.steps] == [
+        ("thought-0", json.loads(HOT), result),
+        ("thought-0#2", json.loads(COLD), result),
+    ]
+
+
+def test_a_search_whose_passages_are_others_is_another_search() -> None:
+    found = [json.dumps([{"content": text, "score": 0.5}]) for text in ("one", "two")]
+    frames = [
+        frame(action("agentRag", action_name="kb", arguments="{}", observation=observation))
+        for observation in ("", found[0], "", found[1])
+    ]
+    _, run = decode([*frames, stop(text="答")])
+    assert [(s.id, s.output) for s in run.steps] == [
+        ("thought-0", found[0]),
+        ("thought-0#2", found[1]),
+    ]
+    assert [document.text for document in run.documents] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        [{"action_input": json.loads(HOT), "observation": "warm"}],  # as a value, once it is whole
+        [{"arguments": HOT.replace(" ", ""), "observation": "warm"}],
+        [{"action_input": "{}", "observation": "warm"}],  # a placeholder
+        [{"observation": "wa"}, {"observation": "rm"}],
+        [{"observation": '{"c"'}, {"observation": ": 20}"}],
+        [{"observation": '{"c"'}, {"observation": '{"c": 20}'}],
+        [{"observation": '{"c": 20}'}, {"observation": '{"c": 20}', "thought": ""}],
+    ],
+)
+def test_a_call_with_a_result_stays_one_step_while_nothing_contradicts_it(
+    after: list[dict[str, Any]],
+) -> None:
+    call: dict[str, Any] = {"action_name": "t"}
+    pieces = [call | {"action_input_stream": piece} for piece in (HOT[:5], HOT[5:])]
+    listed = [*pieces, *(call | fields for fields in after)]
+    _, run = decode([*(frame(action("api", **each)) for each in listed), stop(text="答")])
+    [step] = run.steps
+    assert (step.input, step.output in ("warm", '{"c": 20}')) == (json.loads(HOT), True)
+
+
 def test_a_call_whose_arguments_grow_before_its_result_is_one_step() -> None:
     growing = ['{"a"', '{"a": 1', '{"a": 1}']
     frames = [frame(call_of("t", each)) for each in growing]

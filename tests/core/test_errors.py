@@ -110,6 +110,8 @@ def test_only_what_did_not_start_is_retried_unless_idempotent(
     status = {errors.RateLimitError: 429, errors.ServiceUnavailableError: 503}.get(error_type)
     error = error_type("x", status_code=status)
     assert is_retryable(error, idempotent=idempotent) == expected
+    error.idempotent = idempotent
+    assert error.is_retryable == expected
     assert (retry_delay_s(error, attempt=1, settings=settings) is not None) == expected
     assert retry_delay_s(error, attempt=3, settings=settings) is None
 

@@ -83,6 +83,7 @@ def test_the_folded_events_of_a_run_are_its_partial_result(name: str) -> None:
             result = fold(result, event)
         whole = decoder.partial()
         assert (result.text, result.reasoning) == (whole.text, whole.reasoning)
+        assert result.reasoning_steps == whole.reasoning_steps
         assert result.references == whole.references
         assert [(s.id, s.output) for s in result.steps] == [(s.id, s.output) for s in whole.steps]
 

@@ -12,7 +12,7 @@ import textwrap
 from typing import Any
 
 import pytest
-from pydantic import SecretBytes, SecretStr, ValidationError
+from pydantic import SecretBytes, SecretStr
 
 from bailian_apps import (
     AppRequest,
@@ -107,9 +107,9 @@ def test_the_error_for_an_argument_survives_pickling() -> None:
 
 
 SAMPLES: dict[str, Any] = {
-    "str | None": "x", "Text | None": "x", "bool": False, "bool | None": False, "int | None": 0,
+    "str | None": "x", "Text | None": "x", "Id | None": "x", "SessionId": "x", "bool": False, "bool | None": False, "int | None": 0,
     "float | None": 0.5, "JsonObject | None": {"a": 1}, "Images": ("https://x/y",), "Files": ("https://x/y",),
-    "tuple[Text, ...]": ("x",), "ModeName | None": "message_format",
+    "Texts": ("x",), "Ids": ("x",), "ModeName | None": "message_format",
     "Messages | None": ({"role": "user", "content": "x"},),
     "Literal['simple', 'indexed'] | None": "simple",
 }  # fmt: skip
@@ -211,7 +211,7 @@ def test_secrets_are_in_no_repr_and_no_dump() -> None:
     assert "api_key" not in settings.model_dump()
     assert "hidden" not in settings.model_dump_json() + str(settings.model_dump())
     assert settings.with_overrides({"top_k": 1}).biz_params == tokens
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         AppSettings(app_id="app", api_key=["sk-hidden"], biz_params=tokens)  # type: ignore[arg-type]
     assert "hidden" not in str(caught.value)
 

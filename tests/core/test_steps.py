@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -92,6 +93,27 @@ def test_the_fold_of_a_run_has_the_name_as_soon_as_it_is_known() -> None:
     assert sorted(set(filter(None, names))) == ["LLM_j45e", "大模型_1"]
 
 
+def test_a_name_that_comes_with_the_last_words_is_before_them() -> None:
+    events, _ = decode(
+        frame(node("a", nodeName="a")), stop(node("a", "success", "all of it"), text="ok")
+    )
+    seen = [(e.kind, getattr(e, "step", None) and e.step.name) for e in events[1:5]]
+    assert seen == [
+        ("step_started", "a"),
+        ("step_updated", "节点 a"),
+        ("step_delta", None),
+        ("step_finished", "节点 a"),
+    ]
+
+
+@pytest.mark.parametrize("status", ["executing", "success"])
+def test_a_name_that_comes_after_the_first_words_is_reported_too(status: str) -> None:
+    unnamed = node("a", result="one ", nodeName="a")
+    events, _ = decode(frame(unnamed), stop(node("a", status, "two"), text="ok"))
+    names = [e.step.name if isinstance(e, StepUpdated) else e.kind for e in events[2:6]]
+    assert names == ["a", "step_delta", "节点 a", "step_delta"]
+
+
 # --------------------------------------------------------------------- statuses
 
 
@@ -100,6 +122,12 @@ def test_a_node_that_did_not_fail_has_no_error(status: str) -> None:
     _, result = decode(stop(node("a", status, nodeErrorMsg="no"), text="ok"))
     [step] = result.steps
     assert (step.status, step.failed, step.error) == (status, False, None)
+
+
+def test_a_skipped_node_does_not_run_and_searches_nothing() -> None:
+    events, _ = decode(stop(node("a", "skip", nodeType="Retrieval"), text="ok"))
+    steps = [e.step for e in events if isinstance(e, (StepStarted, StepFinished))]
+    assert [(step.status, step.span_kind) for step in steps] == [("skip", "chain")] * 2
 
 
 def test_a_paused_node_that_goes_on_is_a_second_run() -> None:
@@ -149,6 +177,19 @@ def test_nodes_that_think_at_the_same_time_are_read_one_after_the_other() -> Non
         "看看",
         "look",
     ]
+
+
+def test_reasoning_is_in_the_order_of_first_thoughts_not_of_starts() -> None:
+    events, result = decode(
+        frame(node("a"), node("b", reasoning="b1 ")),
+        frame(node("a", reasoning="a1 "), node("b")),
+        frame(node("a"), node("b", "success", reasoning="b2 ")),
+        stop(node("a", "success"), text="ok"),
+    )
+    assert [step.id for step in result.steps] == ["a", "b"]
+    grown = reduce(fold, events, AppResult())
+    for each in (result, grown):
+        assert (each.reasoning, each.reasoning_steps) == ("b1 b2 a1 ", ("b", "a"))
 
 
 # ----------------------------------------------------------------------- inputs

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+import certifi
 import dashscope
 import pytest
 import trustme
@@ -340,6 +343,54 @@ def test_files_are_private_numbered_and_named(tmp_path: Path) -> None:
     assert (out / "0041-other-json.jsonl").read_text() == "kept"
 
 
+@pytest.mark.parametrize("app_id", ["..", "%2e%2e%2f..%2fx", "%00%0a%1b[31m", "a" * 300, "应用"])
+def test_a_hostile_app_id_stays_in_the_folder(app_id: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    quoted = quote(app_id, safe="%.[")
+    with (
+        WireServer([*ANSWERS["json"], Do.CLOSE]) as server,
+        Recorder(out, upstream=server.base_url) as proxy,
+        exchange(proxy.base_url, body_of(), app_id=quoted) as client,
+    ):
+        read_all(client)
+    (path,) = out.iterdir()
+    assert re.fullmatch(r"0001-[A-Za-z0-9_]{1,80}-json\.jsonl", path.name)
+    assert records(path)[0]["request"]["app_id"] == unquote(quoted)
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert list(load_apps(out)) == [unquote(quoted)]
+
+
+def test_recorders_that_share_a_folder_lose_nothing(tmp_path: Path) -> None:
+    (tmp_path / "0001-app-json.jsonl").symlink_to(tmp_path / "planted")
+    calls = 8
+
+    def call(proxy: Recorder, prompt: str) -> None:
+        with exchange(proxy.base_url, body_of(prompt), sse=False) as client:
+            assert parsed(read_all(client))[3]
+
+    with (
+        Emulator(apps={"app": lambda call: "ok"}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as one,
+        Recorder(tmp_path, upstream=cloud.base_url) as two,
+    ):
+        prompts = {each: [f"{each} {n}" for n in range(calls)] for each in (0, 1)}
+        threads = [
+            threading.Thread(target=call, args=((one, two)[each], prompt))
+            for each, asked in prompts.items()
+            for prompt in asked
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert len(set(one.recordings)) == len(set(two.recordings)) == calls
+    written = sorted(path for path in tmp_path.iterdir() if not path.is_symlink())
+    assert written == sorted([*one.recordings, *two.recordings])
+    assert len({path.name[:4] for path in written}) == 2 * calls
+    recorded = [records(path)[0]["request"]["body"]["input"]["prompt"] for path in written]
+    assert sorted(recorded) == sorted(prompts[0] + prompts[1])
+
+
 def test_other_requests_pass_and_are_not_recorded(tmp_path: Path) -> None:
     with (
         Emulator(apps={}) as cloud,
@@ -566,6 +617,50 @@ def test_an_upstream_with_an_untrusted_certificate_gets_nothing(
     assert "certificate verify failed" in caplog.text
     assert "SSL_CERT_FILE" in caplog.text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+@pytest.mark.parametrize(
+    "source", ["ca_bundle", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"]
+)
+def test_the_certificates_that_calls_trust_are_trusted(
+    source: str,
+    form: str,
+    authority: trustme.CA,
+    tls: ssl.SSLContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca))
+    if form == "folder":
+        command = ["openssl", "x509", "-subject_hash", "-noout", "-in", str(ca)]
+        digest = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        ca = tmp_path / "certificates"
+        ca.mkdir()
+        authority.cert_pem.write_to_path(str(ca / f"{digest}.0"))
+    if source != "ca_bundle":
+        monkeypatch.setenv(source, str(ca))
+    given = {"ca_bundle": ca} if source == "ca_bundle" else {}
+    with (
+        WireServer([*ANSWERS["stream"], Do.CLOSE], tls=tls) as server,
+        Recorder(tmp_path / "out", upstream=server.base_url, **given) as proxy,
+        exchange(proxy.base_url, body_of()) as client,
+    ):
+        assert parsed(read_all(client))[0] == 200
+
+
+@pytest.mark.parametrize(("name", "problem"), [("gone", "No such file"), ("text", "in PEM form")])
+def test_certificates_that_cannot_be_read_are_an_error_with_their_source(
+    name: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text").write_text("no certificate")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / name))
+    with pytest.raises(OSError, match=f"^REQUESTS_CA_BUNDLE: .*{name}: .*{problem}"):
+        Recorder(tmp_path / "out")
+    Recorder(tmp_path / "out", ca_bundle=certifi.where())
 
 
 def test_a_recorder_cannot_be_started_twice(tmp_path: Path) -> None:

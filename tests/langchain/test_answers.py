@@ -42,17 +42,22 @@ def test_the_runnable_and_the_tool_have_the_answer(
     fields = fields_of(lambda call: answer.frames, **answer.ask_with())
     runnable = BailianAppRunnable(**fields)
     tool = BailianAppTool(name="t", description="d", **fields)
+    call = {"type": "tool_call", "id": "1", "name": "t", "args": {"prompt": "hi"}}
 
     async def partials() -> list[AppResult]:
         return [each async for each in runnable.astream("hi")]
 
     if is_async:
         results = asyncio.run(partials())
-        said = asyncio.run(tool.ainvoke({"prompt": "hi"}))
+        message = asyncio.run(tool.ainvoke(call))
     else:
         results = list(runnable.stream("hi"))
-        said = tool.invoke({"prompt": "hi"})
-    assert results[-1].text == said == answer.text
+        message = tool.invoke(call)
+    assert results[-1].text == message.content == answer.text
+    names = ("reasoning", "final_text", "attempts")
+    assert {name: message.artifact[name] for name in names} == {
+        name: getattr(results[-1], name) for name in names
+    }
     assert results[-1].final_text == answer.final_text
     assert all(answer.text.startswith(each.text) for each in results)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from bailian_apps.langchain import (
     BailianAppRunnable,
     BailianAppTool,
     ChatBailianApp,
+    StepPrinter,
 )
 from bailian_apps.langchain.step_runs import StepRuns
 
@@ -151,6 +153,20 @@ def test_a_state_that_is_no_failure_is_in_the_output_of_the_run(
     ask(make_model(lambda _: frames), "hi", {"callbacks": [traces]})
     [run] = traces.roots[0].child_runs
     assert (run.error, run.outputs) == (None, {"output": "", "status": status})
+
+
+@pytest.mark.parametrize(("status", "run_type"), [("skip", "chain"), ("stop", "retriever")])
+def test_a_search_that_was_skipped_is_no_run_of_a_retriever(
+    status: str, run_type: str, ask: Any, make_model: Any, traces: Any
+) -> None:
+    frames = [frame(node("kb", status, nodeType="Retrieval"), finish="stop", text="ok")]
+    out = io.StringIO()
+    ask(make_model(lambda _: frames), "hi", {"callbacks": [traces, StepPrinter(out)]})
+    [run] = traces.roots[0].child_runs
+    assert (run.run_type, run.name) == (run_type, "节点 kb")
+    lines = [line for line in out.getvalue().splitlines() if "Retrieval" in line]
+    assert len(lines) == (1 if status == "skip" else 2), "what is skipped does not run"
+    assert lines[-1].endswith(f"节点 kb Retrieval {status}")
 
 
 def test_a_child_of_a_silent_node_is_below_its_run(ask: Any, make_model: Any, traces: Any) -> None:

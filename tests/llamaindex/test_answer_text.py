@@ -101,5 +101,4 @@ def test_blocks_of_thoughts_have_the_order_of_the_stream(
     assert seen.text == text
     if chat.streams:
         assert seen.streamed_thinking == "".join(thoughts)
-    if app is thinker:
-        assert seen.raw["reasoning"] == "".join(thoughts)
+    assert seen.raw["reasoning"] == "".join(thoughts)

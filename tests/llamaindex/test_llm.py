@@ -28,6 +28,7 @@ def test_the_llm_derives_from_core_s_base_class() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     assert bailian_apps.llamaindex.__all__ == [
+        "BailianAppAgent",
         "BailianAppChatEngine",
         "BailianAppLLM",
         "BailianAppQueryEngine",

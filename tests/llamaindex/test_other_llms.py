@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, TextBlock, ThinkingBlock
 from llama_index.core.memory import ChatMemoryBuffer
+from support.model_server import ModelServer, says
 
 from bailian_apps.emulator import Agent, Emulator, Thought
 from bailian_apps.llamaindex import BailianAppChatEngine
@@ -24,43 +22,16 @@ APP = Agent(
 )
 
 
-class Completions(BaseHTTPRequestHandler):
-    """Answers as OpenAI's API does, and keeps what was sent."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.bodies.append(body)  # type: ignore[attr-defined]
-        message = {"role": "assistant", "content": "Sure."}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        head = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-        content = json.dumps({**head, "choices": [choice]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def completions() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Completions)
-    server.bodies = []  # type: ignore[attr-defined]
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def completions() -> Iterator[ModelServer]:
+    with ModelServer(lambda messages: says("Sure.")) as server:
+        yield server
 
 
 @pytest.fixture
 def other(completions: Any) -> Any:
-    address = f"http://127.0.0.1:{completions.server_port}/v1"
     return openai_like.OpenAILike(
-        model="m", api_base=address, api_key="k", is_chat_model=True, max_retries=0
+        model="m", api_base=completions.base_url, api_key="k", is_chat_model=True, max_retries=0
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 
 from bailian_apps import RateLimitError
 from bailian_apps.emulator import Call, Emulator, Failure
@@ -146,6 +147,28 @@ def test_tool_calls_and_retrievals_have_their_own_legacy_events(
     assert searched.start[EventPayload.QUERY_STR] == "价格"
     assert searched.end is not None
     assert [n.node.get_content() for n in searched.end[EventPayload.NODES]] == ["999元"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "end"),
+    [
+        ("skip", CBEventType.AGENT_STEP, {EventPayload.RESPONSE: ""}),  # it searched nothing
+        ("pause", CBEventType.RETRIEVE, {EventPayload.NODES: []}),
+        ("stop", CBEventType.RETRIEVE, {EventPayload.NODES: []}),
+    ],
+)
+def test_a_search_that_was_skipped_is_none_and_the_payload_has_the_state(
+    status: str, kind: Any, end: dict[Any, Any], ask: Any, llm_of: Any, legacy: Legacy, events: Any
+) -> None:
+    frames = [frame(node("kb", status, kind="Retrieval"), text="答", finish="stop")]
+    with Emulator(apps={"app": lambda call: frames}) as cloud:
+        ask(llm_of(cloud, callback_manager=legacy.manager))
+    step = [*legacy.recorder.events.values()][-1]
+    assert (step.kind, step.end) == (
+        kind,
+        end | {EventPayload.ADDITIONAL_KWARGS: {"status": status}},
+    )
+    assert len(events.of(RetrievalEndEvent)) == (kind == CBEventType.RETRIEVE)
 
 
 def test_a_nested_step_is_a_child_event(by_method: Any, llm_of: Any, legacy: Legacy) -> None:

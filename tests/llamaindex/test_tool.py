@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent, ToolCallResult
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
+from llama_index.core.agent.workflow import (
+    AgentWorkflow,
+    CodeActAgent,
+    FunctionAgent,
+    ReActAgent,
+    ToolCallResult,
+)
 from llama_index.core.instrumentation.events.agent import AgentToolCallEvent
-from llama_index.core.llms.function_calling import FunctionCallingLLM
-from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.llms.mock import MockLLM
+from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.tools import FunctionTool
 from llama_index.core.workflow import Context, StartEvent, StopEvent, Workflow, step
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field
 from support import recordings
+from support.agents import run, scripted
 
 from bailian_apps import BailianApp, InvalidInputError, InvalidOutputError
 from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.llamaindex import BailianAppLLM, BailianAppStepStream, bailian_app_tool
 
-# LlamaIndex's agents use deprecated parts of pydantic and of LlamaIndex's own workflows.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# LlamaIndex's agents use deprecated parts of pydantic and of LlamaIndex's own workflows, which warn
+# about the memory that they do not serialise.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Skipping serialization of known unserializable key"),
+]
 
 TOKENS = {"user_defined_tokens": {"tool": {"user_token": "TOKENSECRET"}}}
 WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
@@ -54,63 +63,6 @@ def tool_of(cloud: Emulator, **more: Any) -> FunctionTool:
         **more,
     }
     return bailian_app_tool(**fields)
-
-
-class Scripted(MockLLM, FunctionCallingLLM):
-    """A function-calling LLM with a script: rounds of tool calls, then an answer."""
-
-    _rounds: list[list[dict[str, Any]]] = PrivateAttr(default_factory=list)
-    _received: list[Any] = PrivateAttr(default_factory=list)
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        return LLMMetadata(is_function_calling_model=True, is_chat_model=True)
-
-    @property
-    def received(self) -> list[Any]:
-        return self._received
-
-    def _prepare_chat_with_tools(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {}
-
-    def _next(self, messages: Any) -> ChatResponse:
-        self._received.append(messages)
-        calls = self._rounds.pop(0) if self._rounds else []
-        return ChatResponse(
-            message=ChatMessage(role="assistant", content="" if calls else "完了"),
-            raw={"calls": calls},
-        )
-
-    async def achat_with_tools(self, *args: Any, **kwargs: Any) -> ChatResponse:
-        return self._next(kwargs["chat_history"])
-
-    async def astream_chat_with_tools(self, *args: Any, **kwargs: Any) -> Any:
-        async def chunks() -> Any:
-            yield self._next(kwargs["chat_history"])
-
-        return chunks()
-
-    def get_tool_calls_from_response(self, response: Any, **kwargs: Any) -> list[ToolSelection]:
-        return [
-            ToolSelection(
-                tool_id=f"call-{i}", tool_name=call.get("tool", "plan_trip"), tool_kwargs=args
-            )
-            for i, call in enumerate(response.raw["calls"])
-            for args in [{key: value for key, value in call.items() if key != "tool"}]
-        ]
-
-
-def scripted(*rounds: list[dict[str, Any]]) -> Scripted:
-    llm = Scripted()
-    llm._rounds.extend(rounds)
-    return llm
-
-
-async def run(agent: Any, question: str, ctx: Context | None = None) -> tuple[str, list[Any]]:
-    """Run an agent; return its answer and the events of its stream."""
-    handler = agent.run(question, ctx=ctx)
-    streamed = [event async for event in handler.stream_events()]
-    return str(await handler), streamed
 
 
 # --------------------------------------------------------------------------------- the schema
@@ -282,6 +234,21 @@ async def test_an_answer_that_does_not_fit_is_shown_to_the_model_and_remembered(
     assert (str(output.raw_output), answer) == ("第1轮", "完了")
     error = getattr(output, "exception", None)  # newer releases keep it
     assert error is None or isinstance(error, InvalidOutputError)
+
+
+async def test_a_memory_that_is_passed_receives_the_answers_of_the_agent() -> None:
+    memory = ChatMemoryBuffer.from_defaults(token_limit=1_000)
+    with Emulator(apps={"app": app}) as cloud:
+        llm = scripted(
+            [{"tool": "plan.trip%", "prompt": "一"}], [], [{"tool": "plan.trip%", "prompt": "二"}]
+        )
+        agent = FunctionAgent(tools=[tool_of(cloud, name="plan.trip%")], llm=llm)
+        ctx = Context(agent)
+        for question in ("甲", "乙"):
+            await agent.run(question, ctx=ctx, memory=memory)
+        assert len(cloud.sessions) == 1
+    said = [each.content for each in memory.get_all() if each.content]
+    assert said == ["甲", "第1轮", "完了", "乙", "第2轮", "完了"]
 
 
 async def test_runs_of_two_agents_do_not_share_a_session() -> None:
@@ -461,3 +428,95 @@ async def test_an_agent_can_hand_off_to_an_agent_with_an_app() -> None:
         answer, _ = await run(AgentWorkflow(agents=[root, expert], root_agent="root"), "hello")
         assert answer == "done"
         assert "Tool result: " in str(cloud.requests[0].messages[-1]["content"])
+
+
+# ------------------------------------------------------------------------- without a context
+
+
+class Ticket(BaseModel):
+    """What a ticket needs."""
+
+    city: str
+    seat: str = Field(default="window", alias="seatKind")
+    tags: list[str] = Field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("params", "signature"),
+    [
+        (None, "(prompt: str) -> str"),
+        (
+            Ticket,
+            "(prompt: str, *, city: str, seatKind: str = 'window', tags: list[str] = <factory>)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["fn", "async_fn", "real_fn"])
+def test_the_function_of_a_tool_shows_its_name_arguments_and_description(
+    kind: str, params: Any, signature: str
+) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        function = getattr(tool_of(cloud, params=params), kind)
+        assert str(inspect.signature(function)).startswith(signature)
+        assert inspect.signature(function).return_annotation is str
+        assert (function.__name__, inspect.getdoc(function)) == ("plan_trip", "Plans a trip")
+        arguments = {} if params is None else {"city": "杭州", "seatKind": "aisle"}
+        said = function("去杭州", **arguments)
+        said = asyncio.run(said) if inspect.isawaitable(said) else said
+    assert said == "第1轮"
+    assert cloud.requests[0].prompt == "去杭州"
+    assert cloud.requests[0].biz_params.get("city") == arguments.get("city")
+
+
+def test_a_tool_made_of_the_function_has_the_same_schema() -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        tool = tool_of(cloud, params=Trip)
+        copy = FunctionTool.from_defaults(fn=tool.fn)
+        assert copy.call(prompt="去", city="杭州").content == "第1轮"
+    parameters, own = copy.metadata.get_parameters_dict(), tool.metadata.get_parameters_dict()
+    assert parameters["properties"].keys() == own["properties"].keys()
+    assert sorted(parameters["required"]) == sorted(own["required"])
+    assert cloud.requests[0].biz_params == {"city": "杭州", "days": 1}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_code_act_agent_calls_the_app(llm_of: Any, streaming: bool) -> None:
+    async def execute(code: str) -> str:
+        return str(eval(code, {"plan_trip": tool.fn}))
+
+    def coder(call: Call) -> str:
+        asked = " ".join(str(message["content"]) for message in call.messages)
+        assert 'def plan_trip(prompt: str) -> str:\n  """\nPlans a trip' in asked
+        done = "Result of executing" in asked
+        return "好了" if done else "<execute>plan_trip(prompt='去杭州')</execute>"
+
+    with Emulator(apps={"app": app, "coder": coder}) as cloud:
+        tool = tool_of(cloud, keep_session=False)
+        agent = CodeActAgent(execute, llm=llm_of(cloud, "coder"), tools=[tool], streaming=streaming)
+        answer, streamed = await run(agent, "我想旅行")
+        assert [each.prompt for each in cloud.requests if each.app_id == "app"] == ["去杭州"]
+    [called] = [event for event in streamed if isinstance(event, ToolCallResult)]
+    assert (called.tool_output.content, answer) == ("第1轮", "好了")
+
+
+async def test_an_agent_streams_the_steps_of_an_app_without_a_session() -> None:
+    with Emulator(apps={"app": WORKFLOW}) as cloud:
+        llm = scripted([{"prompt": "一"}])
+        tool = tool_of(cloud, keep_session=False, output_schema=Trip)
+        assert not tool.requires_context
+        _, streamed = await run(FunctionAgent(tools=[tool], llm=llm), "甲")
+    steps = [event for event in streamed if isinstance(event, BailianAppStepStream)]
+    assert {event.tool_name for event in steps} == {"plan_trip"}
+    [called] = [event for event in streamed if isinstance(event, ToolCallResult)]
+    assert called.tool_output.is_error
+    assert "does not fit" in called.tool_output.content, (
+        "the answer that does not fit, for the model"
+    )
+
+
+async def test_an_app_is_not_a_model_that_calls_functions(llm_of: Any) -> None:
+    with Emulator(apps={"app": app}) as cloud:
+        agent = FunctionAgent(tools=[tool_of(cloud)], llm=llm_of(cloud))
+        with pytest.raises(ValueError, match="must be a FunctionCallingLLM"):
+            await run(agent, "甲")
+        assert not cloud.requests

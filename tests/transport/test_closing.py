@@ -32,6 +32,7 @@ from bailian_apps import (
     Client,
     ConnectError,
     ConnectionLostError,
+    RequestTimeoutError,
     StreamInterruptedError,
     TextDelta,
     Timeout,
@@ -620,3 +621,73 @@ def test_leaving_an_async_stream_early_frees_its_slot_and_logs_nothing(
         HELD.clear()
         assert server.all_gone.wait(WAIT_S)
     assert not caplog.messages
+
+
+@contextlib.contextmanager
+def forked_child() -> Generator[None]:
+    """A child process that holds all connections and does nothing."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    os.close(reading)
+    try:
+        yield
+    finally:
+        os.close(writing)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("leave", ["close", "cancel", "time out"])
+async def test_an_async_stream_ends_though_a_forked_child_holds_it(leave: str) -> None:
+    limits = Timeout(between_frames_s=0.1 if leave == "time out" else 60)
+    with WireServer(HELD_OPEN) as server:
+        events = app_of(server).astream("hi", timeout=limits)
+        while (await anext(events)).kind != "text_delta":  # the last before the silence
+            pass
+        with forked_child():
+            if leave == "close":
+                await events.aclose()
+            elif leave == "cancel":
+                reading = asyncio.ensure_future(anext(events))
+                await asyncio.sleep(0)
+                reading.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await reading
+            else:
+                with pytest.raises(RequestTimeoutError):
+                    await anext(events)
+            assert await asyncio.to_thread(server.gone.wait, WAIT_S)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_child_that_closes_an_async_stream_does_not_end_the_parents() -> None:
+    child_ended = threading.Event()
+    halves = [chunk(event(frame("你"))), child_ended, chunk(event(frame("好", "stop")))]
+    with WireServer([SSE_HEAD, *halves, END]) as server:
+        events = app_of(server).astream("hi")
+        await anext(events)
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(StopIteration):
+                events.aclose().send(None)
+            os._exit(0)
+        await asyncio.to_thread(os.waitpid, child, 0)
+        child_ended.set()
+        assert [each.kind async for each in events][-1] == "run_finished"
+
+
+def test_more_threads_than_idle_connections_log_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    together = threading.Barrier(8)
+    with WireServer(*[[SSE_HEAD, together.wait, *WHOLE[1:]]] * 8) as server:
+        app = app_of(server, Client(max_idle_connections=1))
+        threads = [threading.Thread(target=app.invoke, args=["hi"]) for _ in range(8)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(WAIT_S)
+        assert len(server.posts) == 8
+    assert [record.getMessage() for record in caplog.records] == []

@@ -1,152 +1,166 @@
-"""Event loops end in many ways; none leaves a connection, a log line or a warning of ours."""
+"""Calls under gevent, eventlet and trio. Each runs in a process of its own; the cloud is here."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import itertools
-import logging
-import ssl
-import warnings
-import weakref
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
-from typing import TypeAlias
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-import trustme
-from support.wire import END, SSE_HEAD, WAIT_S, Do, WireServer, chunk, event, frame
 
-from bailian_apps import BailianApp, Client
+from bailian_apps.emulator import Agent, Call, Emulator
 
-WHOLE = [SSE_HEAD, chunk(event(frame("你好", "stop"))), END]
-HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
+pytestmark = pytest.mark.process
+pytest.importorskip("gevent", reason="only .venv has these event loops")
 
-Work: TypeAlias = Callable[[BailianApp], Awaitable[object]]
-Finish: TypeAlias = Callable[[asyncio.AbstractEventLoop], None]
+START = """
+import collections, sys, warnings
+warnings.simplefilter("ignore")
+from bailian_apps import BailianApp, Timeout
 
+def app_of(name):
+    return BailianApp(app_id=name, api_key="k", base_url=sys.argv[1], timeout=60, max_retries=0)
+"""
 
-async def a_call(app: BailianApp) -> None:
-    assert (await app.ainvoke("hi")).text == "你好"
+GEVENT = """
+from gevent import monkey, sleep
+monkey.patch_all()
+from gevent.pool import Group
+group = Group()
+spawn, join = group.spawn, group.join
+"""
 
+EVENTLET = """
+import eventlet
+eventlet.monkey_patch()
+from eventlet import sleep
+group = eventlet.GreenPool()
+spawn, join = group.spawn, group.waitall
+"""
 
-async def three_calls(app: BailianApp) -> None:
-    await asyncio.gather(*(a_call(app) for _ in range(3)))
+MIXED = """
+happened = collections.Counter()
 
+def ask(number):
+    sleep(number % 7 / 100)
+    try:
+        if number % 3 == 0:  # leaves in the midst of the answer
+            with app_of("words").stream("hi") as events:
+                next(events)
+            happened["left"] += 1
+        elif number % 3 == 1:
+            app_of("silent").invoke("hi", timeout=Timeout(between_frames_s=0.05))
+        else:
+            happened[app_of("words").invoke("hi").text] += 1
+    except Exception as error:
+        happened[type(error).__name__] += 1
 
-HELD: list[object] = []
+for number in range(90):
+    spawn(ask, number)
+join()
+print(sorted(happened.items()))
+"""
 
+ONE_WAITS_FOR_ANOTHER = """
+spawn(app_of("waits").invoke, "hi")
+spawn(app_of("releases").invoke, "hi")
+join()
+print("both answered")
+"""
 
-async def a_stream_that_is_held(app: BailianApp) -> None:
-    events = app.astream("hold")
-    await anext(events)
-    HELD.append(events)
+CLOSE_FROM_ANOTHER = """
+events = app_of("silent").stream("hi")
+next(events)
+spawn(events.close)
+try:
+    for _ in events:
+        pass
+except Exception as error:
+    print(type(error).__name__)
+join()
+"""
 
-
-async def a_stream_that_is_closed(app: BailianApp) -> None:
-    events = app.astream("hold")
-    await anext(events)
-    await events.aclose()
-
-
-def shut_down(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-
-
-def closed(loop: asyncio.AbstractEventLoop) -> None:
-    loop.close()
-
-
-def dropped(_: asyncio.AbstractEventLoop) -> None:
-    """Nothing: the garbage collector finds it."""
-
-
-ENDS: list[Finish] = [shut_down, closed, dropped]
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
-    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    path = tmp_path_factory.mktemp("tls") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return context, path
+SCRIPTS = {
+    "gevent": GEVENT + START,
+    "gevent, patched late": START + GEVENT,
+    "gevent, patched after a call": START + 'app_of("words").invoke("hi")\n' + GEVENT,
+    "eventlet": EVENTLET + START,
+}
 
 
 @pytest.fixture
-def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing is logged or warned of, but by Python of a loop that was not closed and its parts."""
-    caplog.set_level(logging.WARNING)
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        yield
-        gc.collect()
-    messages = [str(each.message) for each in warned]
-    if any(each.startswith("unclosed event loop") for each in messages):
-        messages = [each for each in messages if not each.startswith("unclosed ")]
-    assert messages == []
-    assert caplog.messages == []
+def base_url() -> Iterator[str]:
+    released = threading.Event()
+
+    def waits(_: Call) -> str:
+        return "ok" if released.wait(60) else "nobody has released it"
+
+    def releases(_: Call) -> str:
+        released.set()
+        return "ok"
+
+    def silent(call: Call) -> Iterator[dict[str, Any]]:
+        yield {"output": {"text": "word", "finish_reason": "null"}}
+        call.disconnected.wait(60)
+
+    apps = {
+        "words": Agent(text=["word "] * 3, chunk_ms=20),
+        "waits": waits,
+        "releases": releases,
+        "silent": silent,
+    }
+    with Emulator(apps=apps, pace=1) as cloud:
+        yield cloud.base_url
 
 
-@pytest.mark.usefixtures("_quiet")
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
-@pytest.mark.parametrize(
-    ("work", "finish"),
-    [
-        *itertools.product([a_call, three_calls, a_stream_that_is_closed], ENDS),
-        (a_stream_that_is_held, shut_down),
-        (a_stream_that_is_held, closed),  # of one in a loop that is dropped, aiohttp warns rightly
-    ],
-)
-def test_a_loop_leaves_nothing_however_it_ends(
-    work: Work, finish: Finish, secure: bool, tls: tuple[ssl.SSLContext, Path]
-) -> None:
-    context, trusted = tls
-    answers = [WHOLE if "call" in work.__name__ else HELD_OPEN] * 9
-    with WireServer(*answers, tls=context if secure else None) as server:
-        client = Client(ca_bundle=trusted)
-        app = BailianApp(app_id="app", api_key="k", base_url=server.base_url, client=client)
-        loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
-        for _ in range(2):
-            loop = asyncio.new_event_loop()
-            loop.run_until_complete(work(app))
-            finish(loop)
-            HELD.clear()
-            if finish is closed:  # at once, whatever the collector does
-                assert server.all_gone.wait(WAIT_S)
-            loops.append(weakref.ref(loop))
-            del loop
-        gc.collect()
-        assert [loop() for loop in loops] == [None] * 2
-        assert server.all_gone.wait(WAIT_S)
+def run(script: str, base_url: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script, base_url],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
-@pytest.mark.usefixtures("_quiet")
-def test_a_client_that_is_dropped_leaves_nothing_in_a_loop_that_runs() -> None:
-    async def calls(server: WireServer) -> None:
-        for _ in range(3):
-            client = Client()
-            await a_call(
-                BailianApp(app_id="a", api_key="k", base_url=server.base_url, client=client)
-            )
-            del client
-        gc.collect()
-        assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    with WireServer(*[WHOLE] * 3) as server:
-        asyncio.run(calls(server))
+@pytest.mark.parametrize("start", SCRIPTS.values(), ids=SCRIPTS)
+def test_greenlets_do_not_disturb_or_block_each_other(start: str, base_url: str) -> None:
+    mixed, waited, closed = run(
+        start + MIXED + ONE_WAITS_FOR_ANOTHER + CLOSE_FROM_ANOTHER, base_url
+    ).splitlines()
+    assert mixed == str([("RequestTimeoutError", 30), ("left", 30), ("word word word ", 30)])
+    assert waited == "both answered"
+    assert closed == "StreamInterruptedError"
 
 
-@pytest.mark.usefixtures("_quiet")
-def test_a_connection_is_used_again_while_its_loop_pauses() -> None:
-    """As in a notebook, or in a framework that runs one loop a cell at a time."""
-    loop = asyncio.new_event_loop()
-    with WireServer(*[WHOLE] * 3) as server:
-        app = BailianApp(app_id="app", api_key="k", base_url=server.base_url)
-        for _ in range(3):
-            loop.run_until_complete(a_call(app))
-        assert server.connections == 1
-        loop.close()
-        assert server.all_gone.wait(WAIT_S)
+TRIO = """
+import trio
+from bailian_apps import ConnectError
+
+async def main():
+    for limit in (None, 1):
+        app = app_of("words")
+        for call in (lambda: app.ainvoke("hi", max_concurrency=limit),
+                     lambda: anext(app.astream("hi", max_concurrency=limit))):
+            try:
+                await call()
+            except ConnectError as error:
+                print(error.request_state, error.attempts, error)
+    print(await trio.to_thread.run_sync(lambda: app.invoke("hi").text))
+
+trio.run(main)
+"""
+
+
+def test_an_async_call_under_trio_names_asyncio_and_sends_nothing(base_url: str) -> None:
+    *errors, answer = run(START + TRIO, base_url).splitlines()
+    assert errors == [
+        "not_sent 0 async calls need an event loop of asyncio, and none is running; under trio, "
+        "make the sync call in a thread (trio.to_thread.run_sync); nothing was sent"
+    ] * len(errors)
+    assert len(errors) == 4
+    assert answer == "word word word"

@@ -26,7 +26,7 @@ TOKENS = {"user_defined_tokens": {"tool": {"user_token": "tok-secret"}}}
         ({"session_id": "\ud800"}, "session_id"),
         ({"model_id": "\ud800"}, "model_id"),
         ({"doc_tag_codes": ["\ud800"]}, "doc_tag_codes[0]"),
-        ({"biz_params": {"\ud800": 1}}, "a key of biz_params"),
+        ({"biz_params": {"\ud800": 1}}, "biz_params"),
         ({"biz_params": {"a": ChainMap({"b": 1})}}, "biz_params.a"),
     ],
 )

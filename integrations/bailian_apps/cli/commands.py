@@ -253,7 +253,11 @@ def serve(
     pace: Pace = 0.0,
     api_key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Accept only this API key (default: any)."),
+        typer.Option(
+            metavar="KEY|-|@FILE",
+            help="Accept only this API key (default: any). [bold]-[/] reads DASHSCOPE_API_KEY, "
+            "[bold]@FILE[/] a file: arguments are visible in the list of processes.",
+        ),
     ] = None,
     strict: Annotated[
         bool,

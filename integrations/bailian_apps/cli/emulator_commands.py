@@ -15,12 +15,14 @@ from rich.console import Console
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.run import run
 from bailian_apps.cli.view import ConsoleHandler, print_note
+from bailian_apps.core.endpoint import check_api_key
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, load_recording
 from bailian_apps.emulator.apps.app import AppSource
 from bailian_apps.emulator.apps.recordings import Recording
 from bailian_apps.emulator.recorder.recorder import PUBLIC_API
 from bailian_apps.transport.environment import Environment
+from bailian_apps.transport.request_builder import sdk_defaults
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -41,20 +43,18 @@ def serve(
 
     The client's environment variables go to `out`, the log to `console`.
     """
+    key = _key_of(api_key)
     apps = _apps_of(sources, named) or {"travel": RECORDINGS / "travel-workflow.jsonl"}
     try:
-        emulator = Emulator(
-            apps=apps, host=host, port=port, pace=pace, api_key=api_key, strict=strict
-        )
+        emulator = Emulator(apps=apps, host=host, port=port, pace=pace, api_key=key, strict=strict)
     except ValueError as error:
         raise InvalidInputError(
             "--app", f"cannot be used: {error}", "Correct it, or leave it out"
         ) from None
     _start(emulator, host, port)
-    key = "the key of --api-key" if api_key else "any-key"
     variables = {
         "DASHSCOPE_HTTP_BASE_URL": emulator.base_url,
-        "DASHSCOPE_API_KEY": f'"…"  # {key}' if api_key else key,
+        "DASHSCOPE_API_KEY": '"…"  # the key of --api-key' if key else "any-key",
     }
     print_note(console, f"Emulating {len(apps)} app{'s'[: len(apps) > 1]}: {', '.join(apps)}")
     _run_until_interrupted(emulator, variables, out, console, host=host)
@@ -73,8 +73,11 @@ def record(
             "must be an http(s) URL without user name and password",
             f"Pass a URL such as {PUBLIC_API}",
         ) from None
+    except OSError as error:
+        hint = "Correct the variable, or unset it"
+        raise InvalidInputError("the CA bundle", f"cannot be used: {error}", hint) from None
     _start(proxy, host, port)
-    if proxy.base_url.rstrip("/") == upstream.rstrip("/"):
+    if _is_same_server(proxy.base_url, upstream):
         proxy.stop()
         raise InvalidInputError(
             "--upstream", "is the recorder itself", "Unset DASHSCOPE_HTTP_BASE_URL here"
@@ -113,6 +116,25 @@ def replay(path: Path, console: Console, *, pace: float, output: str, steps: boo
         run(app, prompt, console, {}, output=output, steps=steps)
 
 
+def _key_of(given: str | None) -> str | None:
+    """Return the key that `--api-key` gives, or the place of."""
+    try:
+        if given == "-":  # where the other commands find theirs
+            set_key = os.environ.get("DASHSCOPE_API_KEY", "").strip()
+            given = set_key or sdk_defaults().key_file.read_text("utf-8").strip()
+        elif given is not None and given.startswith("@"):
+            given = Path(given[1:]).read_text("utf-8").strip()
+        return None if given is None else check_api_key(given)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
+        hint = "Set DASHSCOPE_API_KEY for -, or pass @ and the path of a file with the key"
+        problem = f"cannot be read ({reason})"
+        raise InvalidInputError("--api-key", problem, hint) from None
+    except InvalidInputError as error:
+        hint = "Pass the key itself, - for DASHSCOPE_API_KEY, or @FILE"
+        raise InvalidInputError("--api-key", error.problem, hint) from None
+
+
 def _apps_of(sources: Sequence[Path], named: Sequence[str]) -> dict[str, AppSource]:
     apps: dict[str, AppSource] = {}
     for pair in named:
@@ -123,6 +145,13 @@ def _apps_of(sources: Sequence[Path], named: Sequence[str]) -> dict[str, AppSour
     for source in sources:
         apps = {**_load(source), **apps}
     return apps
+
+
+def _is_same_server(ours: str, upstream: str) -> bool:
+    """Return whether both addresses lead to our server, whichever name of this machine they use."""
+    here, there = urlsplit(ours), urlsplit(upstream)
+    both_local = here.hostname in _LOOPBACK and there.hostname in _LOOPBACK
+    return here.port == there.port and (both_local or here.hostname == there.hostname)
 
 
 def _load(path: Path) -> Mapping[str, AppSource]:

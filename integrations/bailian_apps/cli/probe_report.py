@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bailian_apps.core.errors import BailianError
+from bailian_apps.core.result import PAUSE
 from bailian_apps.terminal import format_tokens, one_line, strip_controls
 
 if TYPE_CHECKING:
@@ -96,7 +97,10 @@ def report_of(app_id: str, answers: Mapping[str, Answer], numbers: Sequence[str]
         "session": _session(session, in_session, repeats),
         **_messages(answers, in_messages, in_system, repeats),
         "unknown_session": _unknown_session(answers.get("unknown session")),
-        "steps": [{"name": each.name, "type": each.type, "kind": each.kind} for each in steps],
+        "steps": [
+            {"name": each.name, "type": each.type, "kind": each.kind, "status": each.status}
+            for each in steps
+        ],
         "modes": {
             answer.mode: _streaming(answer)
             for name in _MODE_QUESTIONS
@@ -269,6 +273,8 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield label, _WORDS[field].get(report[field], _UNKNOWN.get(report[field], "not known"))
     if report["steps"]:
         yield "steps", _list(report["steps"])
+    if paused := _paused(report):
+        yield "pauses", f"it waits for a person: {_list(paused)}"
     for mode, facts in report["modes"].items():
         yield mode, _streams(facts)
         yield "", f"last frame: {_WORDS['last_frame'][facts['last_frame']]}"
@@ -285,6 +291,11 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "models", ", ".join(models)
     yield "", ""
     yield from _advice(report)
+
+
+def _paused(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The steps that wait for a person. What would follow them did not run."""
+    return [step for step in report["steps"] if step["status"] == PAUSE]
 
 
 def _streams(facts: Mapping[str, Any]) -> str:
@@ -319,5 +330,6 @@ def _advice(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "then it reads messages",
         )
     modes = report["modes"].values()
-    if report["kind"] == "workflow" and modes and not any(mode["streams"] for mode in modes):
+    silent = modes and not any(mode["streams"] for mode in modes)
+    if report["kind"] == "workflow" and silent and not _paused(report):
         yield "to stream", "switch on the streaming of its End node, and publish the app"

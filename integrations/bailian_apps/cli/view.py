@@ -186,7 +186,7 @@ class RunView:
         self._live: Live | None = None
         self._line_open = False
         self._waiting: list[Text] = []
-        self._printed: set[str] = set()  # steps that have a line
+        self._printed: set[tuple[str, bool]] = set()  # steps that have a line, for each state
 
     def __enter__(self) -> Self:
         """Show that the run has begun, in a terminal."""
@@ -243,9 +243,10 @@ class RunView:
             self._tree.steps[step.id] = step
         if self._live is not None:
             return
-        if step.status == EXECUTING and (step.id in self._printed or not step.is_named):
+        line = (step.id, step.status == EXECUTING)
+        if line in self._printed or (line[1] and not step.is_named):
             return  # a node's name comes with its first words
-        self._printed.add(step.id)
+        self._printed.add(line)
         self._waiting.append(step_text(step))
         if not (self._shared and self._line_open):
             self._print_waiting()

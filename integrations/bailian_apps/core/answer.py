@@ -121,7 +121,7 @@ class Answer:
     """The text of one answer, as it streams.
 
     Attributes:
-        final_text: The last frame's text, if it contradicts what streamed.
+        final_text: The last frame's text, if it is not what streamed.
     """
 
     def __init__(self, events: list[AppEvent], mode: StreamMode, output_nodes: OutputNodes) -> None:
@@ -142,11 +142,17 @@ class Answer:
         self._speakers: dict[str, _Speaker] = {}  # by the id of their step
         self._all = _Speaker("source", self._pieces)
         self._waiting: list[_Speaker] = []  # whose text is held back
+        self._end: list[str] = []  # what the End node says, the answer's or not
 
     @property
     def text(self) -> str:
         """What has streamed."""
         return "".join(self._pieces)
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether `final_text` differs by more than white space."""
+        return self.final_text is not None and _squeezed(self.final_text) != _squeezed(self.text)
 
     def add(self, text: str) -> None:
         """Add a piece of `output.text`."""
@@ -164,6 +170,8 @@ class Answer:
             text: The piece.
             last: Whether it came as the node ended.
         """
+        if role == "end":
+            self._end.append(text)
         speaker = self._speakers.get(step_id)
         if speaker is None:
             speaker = self._speakers[step_id] = _Speaker(role)
@@ -238,17 +246,19 @@ class Answer:
         if final.startswith(streamed):
             self._emit(final[len(streamed) :], last=True)
             return
-        if by_nodes:
-            self._add_rest(final, outputs, end)
-        text, (outputs, _) = self.text, self._parts()
-        if self._with_outputs:
-            agrees = text.endswith(final) and not _size_of(final, outputs)  # the End node's alone
+        added = self._add_rest(final, outputs, end) if by_nodes else ""
+        text, (outputs, end) = self.text, self._parts()
+        if self._with_outputs:  # it may be the End node's alone
+            alone = (_squeezed(said + added) for said in (end, "".join(self._end)))
+            agrees = text.endswith(final) and not _size_of(final, outputs)
+            agrees = agrees and _squeezed(final) in alone
         else:
-            agrees = bool(outputs) and final.endswith(text)
+            rest = final.removesuffix(text)
+            agrees = rest != final and len(_squeezed(rest)) == len(_squeezed("".join(outputs)))
         self.final_text = None if agrees else final
 
-    def _add_rest(self, final: str, outputs: list[str], end: str) -> None:
-        """Add what a final text has beyond what its nodes said: all, or the End node alone."""
+    def _add_rest(self, final: str, outputs: list[str], end: str) -> str:
+        """Add and return what a final text has beyond its nodes': all that, or the End node's."""
         size = _size_of(final, [*outputs, end])
         if not size and end and final.startswith(end):
             size = len(end)
@@ -260,6 +270,7 @@ class Answer:
             elif self._with_outputs and _says_again(final, outputs):
                 size = len(final)  # in another order or with other spaces: nothing new
         self._emit(final[size:], last=True)
+        return final[size:]
 
     def _settle(self) -> None:
         for speaker in self._waiting:
@@ -274,14 +285,19 @@ class Answer:
 
 def _says_again(final: str, outputs: list[str]) -> bool:
     """Whether a final text has nothing but what Output nodes said, or says all of that again."""
-    parts = [words for part in outputs if (words := "".join(part.split()))]
-    squeezed = "".join(final.split())
+    parts = [words for part in outputs if (words := _squeezed(part))]
+    squeezed = _squeezed(final)
     exact = _size_of(final, outputs)
     return (
         bool(parts)
         and not exact
         and (squeezed in "".join(parts) or all(part in squeezed for part in parts))
     )
+
+
+def _squeezed(text: str) -> str:
+    """Return a text without white space."""
+    return "".join(text.split())
 
 
 def _size_of(final: str, parts: list[str]) -> int:

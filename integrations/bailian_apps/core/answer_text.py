@@ -26,7 +26,7 @@ from bailian_apps.core.events import (
     TextDelta,
     fold,
 )
-from bailian_apps.core.result import SUCCESS, AppResult, Step
+from bailian_apps.core.result import SUCCESS, AppResult, Step, reasoning_fields
 
 CitationMarks: TypeAlias = Literal["keep", "strip"]
 ThinkTags: TypeAlias = Literal["keep", "reasoning"]
@@ -85,6 +85,7 @@ class AnswerFilter:
         self._thoughts = 0
         self._steps = 0  # how many of the app's own have started
         self._places: list[int] = []  # after how many of them each thought began
+        self._thinkers: list[str] = []  # the steps that think, the app's own and those of tags
         # Models put line breaks between a tag and what follows it: neither answer nor reasoning.
         # Once the answer has begun, they are its own.
         self._skips_space = False
@@ -109,6 +110,8 @@ class AnswerFilter:
                 self._push(event.text, filtered)
             else:
                 self._steps += type(event) is StepStarted
+                if type(event) is ReasoningDelta and event.step_id not in self._thinkers:
+                    self._thinkers.append(event.step_id)
                 filtered.append(event)
         if last:
             self._push("", filtered, last=True)
@@ -118,8 +121,8 @@ class AnswerFilter:
     def result(self, result: AppResult) -> AppResult:
         """Return a result as the filtered events make it; `final_text` stays the wire's own.
 
-        The steps of its thoughts are where they were among the events that `feed` has read; later
-        ones are last.
+        The steps of its thoughts are where they were among the events that `feed` has read, and so
+        is their reasoning; later ones are last.
         """
         if not self._changes_text:
             return result
@@ -134,8 +137,8 @@ class AnswerFilter:
         places = [*self._places, *[len(steps)] * len(read.steps)]
         for place, step in reversed([*zip(places, read.steps, strict=False)]):
             steps.insert(place, step)
-        reasoning = "".join(step.reasoning for step in steps)
-        return replace(result, text=read.text, reasoning=reasoning, steps=tuple(steps))
+        reasoning = reasoning_fields((*self._thinkers, *result.reasoning_steps), steps)
+        return replace(result, text=read.text, steps=tuple(steps), **reasoning)
 
     def _push(self, text: str, events: list[AppEvent], *, last: bool = False) -> None:
         """Add a piece of text; append what is certain."""
@@ -169,6 +172,7 @@ class AnswerFilter:
             self._thoughts += 1
             self._places.append(self._steps)
             step_id = _THINK if self._thoughts == 1 else f"{_THINK}#{self._thoughts}"
+            self._thinkers.append(step_id)
             self._thought = Step(id=step_id, kind="reasoning", name=_THINK)
             events.append(StepStarted(self._thought))
         self._thought_text.append(text)

@@ -244,7 +244,7 @@ def read_image(value: object, where: str) -> Image:
     if isinstance(value, os.PathLike):
         return InlineImage(Path(os.fsdecode(cast("os.PathLike[str]", value))), where)
     problem = "is text that is neither an http(s) URL nor a Data URL"
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         problem = "has neither an address nor content"
     elif not isinstance(value, str):
         problem = f"is of type {type(value).__name__}, which is not an image"

@@ -36,7 +36,14 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.history_template import HistoryFormat
 from bailian_apps.core.modes import stream_mode
-from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
+from bailian_apps.core.result import (
+    AppResult,
+    DocReference,
+    ModelUsage,
+    Step,
+    Usage,
+    reasoning_fields,
+)
 from bailian_apps.core.steps import StepReader
 from bailian_apps.core.values import as_text, text_or_none
 
@@ -175,7 +182,7 @@ class Decoder:
         steps = self._steps.steps()
         return AppResult(
             text=self._answer.text,
-            reasoning="".join(step.reasoning for step in steps),
+            **reasoning_fields(self._steps.thinkers, steps),
             steps=steps,
             references=tuple(self._references),
             usage=_usage(self._usage_raw) or Usage(),
@@ -209,7 +216,7 @@ class Decoder:
         answer, steps = self._answer, self._steps
         is_workflow = self._is_workflow or steps.saw_node
         answer.finish(text or steps.end_value, is_workflow=is_workflow)
-        if answer.final_text is not None:
+        if answer.final_text is not None and answer.contradicted:
             logger.warning(
                 "the last frame's text (%d characters) is not what was streamed (%d), which is the "
                 "answer; see AppResult.final_text for the other; request_id %s",

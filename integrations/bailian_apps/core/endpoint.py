@@ -53,7 +53,8 @@ def _is_http_address(value: str) -> bool:
             and bool((parts.hostname or "").encode("idna"))
             and parts.port != 0
             and not (parts.query or parts.fragment)
-            and not re.search(r"\s", value)
+            and value.isprintable()
+            and " " not in value
         )
     except ValueError:  # such as a port above 65535, or a name longer than names can be
         return False
@@ -102,6 +103,7 @@ def check_api_key(key: str) -> str:
 
 
 def _check_key(value: object) -> object:
+    value = unwrap_params(value)
     if value is None or callable(value):
         return value
     key = value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -10,10 +10,12 @@ from typing import Literal, NamedTuple, TypeAlias, cast
 
 from bailian_apps.core.result import EXECUTING, SUCCESS, StepKind
 from bailian_apps.core.values import (
+    CallInput,
     JsonObject,
     Piece,
     as_text,
     first_text,
+    is_other_json,
     json_object,
     member_text,
     message_content,
@@ -28,7 +30,6 @@ Source: TypeAlias = Literal["thoughts", "message"]
 # What an agent's entry has and a workflow's has not (agent-mcp-thoughts-third-party-abridged.json).
 _AGENT_KEYS = ("action_type", "action", "thought")
 _NAME_KEYS = ("action_name", "action")
-_ARGUMENT_KEYS = ("action_input", "arguments", "action_input_stream")
 # By `action_type`; every other type is a tool: `api`, `mcp`, …
 _AGENT_KINDS: dict[str, StepKind] = {
     "reasoning": "reasoning",
@@ -146,20 +147,25 @@ def action_head(entry: JsonObject) -> tuple[StepKind, str | None, str | None]:
     return _AGENT_KINDS.get(type_ or "reasoning", call), type_, name
 
 
-def another_call(before: object, entry: JsonObject) -> bool:
+def another_call(before: object, entry: JsonObject, given: CallInput, result: str) -> bool:
     """Whether an agent's entry is another call than the one that stood in its place.
 
     A frame may list only the newest entry. A call keeps its name, and its arguments once it has a
-    result; that it has none is not certain, where what was listed before is left out.
+    result; a result that is a whole JSON value does not go on with another one. That it has no
+    arguments or no result is not certain, where what was listed before is left out.
+
+    Args:
+        before: The entry of the frame before.
+        entry: The entry, which has changed.
+        given: The arguments so far.
+        result: The result so far.
     """
-    if not isinstance(before, dict):
-        return False
-    call = cast("JsonObject", before)
+    call = cast("JsonObject", before) if isinstance(before, dict) else {}
     if any(call.get(key) and entry.get(key) and call[key] != entry[key] for key in _NAME_KEYS):
         return True
-    return bool(call.get("observation")) and any(
-        entry.get(key) and call.get(key) and call[key] != entry[key] for key in _ARGUMENT_KEYS
-    )
+    if not result:
+        return False
+    return given.differs_from(entry) or is_other_json(result, as_text(entry.get("observation")))
 
 
 def action_texts(kind: StepKind, entry: JsonObject) -> tuple[str, str]:

@@ -35,6 +35,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from bailian_apps.core.text import one_line, printable
+
 if TYPE_CHECKING:
     from bailian_apps.core.result import AppResult
 
@@ -43,11 +45,17 @@ RequestState: TypeAlias = Literal["not_sent", "unknown", "answered"]
 unknown; or the cloud answered it with an HTTP error before any frame."""
 
 
+MAX_MESSAGE = 2_000
+"""How many characters the text of an error has at most."""
+
+
 class BailianError(Exception):
     """The base class of every error that this package raises about a call.
 
+    Its `str` is one printable line of at most 2,000 characters, whatever the cloud answered.
+
     Attributes:
-        message: What went wrong.
+        message: What went wrong; of an answer of the cloud, with its text as it came.
         code: The cloud's error code such as `"Throttling.RateQuota"`, or None.
         status_code: The HTTP status, or None where there was none.
         request_id: The cloud's id of the request, to quote to its support, or None.
@@ -56,9 +64,11 @@ class BailianError(Exception):
         retry_after_s: Seconds the server asked to wait, or None.
         attempts: How many times the request was sent, this one included.
         request_state: What is certain about the request, see `RequestState`.
+        idempotent: Whether the app of the call was declared `idempotent`.
     """
 
     request_state: RequestState = "unknown"
+    idempotent: bool = False
 
     def __init__(
         self,
@@ -69,8 +79,8 @@ class BailianError(Exception):
         request_id: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        """Store the facts; the call sets `session_id`, `partial` and `attempts`."""
-        super().__init__(message)
+        """Store the facts; the call sets the rest, such as `partial` and `attempts`."""
+        super().__init__(one_line(message, MAX_MESSAGE))
         self.message = message
         self.code = code
         self.status_code = status_code
@@ -79,6 +89,16 @@ class BailianError(Exception):
         self.session_id: str | None = None
         self.partial: AppResult | None = None
         self.attempts = 1
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether the same call may succeed if it is made again, and cannot run the app twice.
+
+        Running it twice is accepted if the app is `idempotent`.
+        """
+        from bailian_apps.core.retry import is_retryable  # it imports this module
+
+        return is_retryable(self, idempotent=self.idempotent)
 
     def __str__(self) -> str:
         """Return the code, the message and what the cloud's support asks for, on one line."""
@@ -89,10 +109,9 @@ class BailianError(Exception):
         ]
         shown = ", ".join(fact for fact in facts if fact)
         head = f"[{self.code}] " if self.code else ""
-        return f"{head}{self.message}" + (f" ({shown})" if shown else "")
+        return one_line(f"{head}{self.message}" + (f" ({shown})" if shown else ""), MAX_MESSAGE)
 
 
-_MAX_MESSAGE = 2_000  # characters
 _MAX_DETAILS = 1_600  # of a list of fields, with what is wrong with each; the rest are only named
 _MAX_FIELD = 200
 
@@ -100,10 +119,11 @@ _MAX_FIELD = 200
 class InvalidInputError(BailianError, ValueError):
     """One or more arguments that cannot be sent. Nothing was sent.
 
-    The message lists every field that is wrong, in one line of at most 2,000 characters.
+    The message lists every field that is wrong.
 
     Attributes:
-        field: The first field that is wrong, with its path: `"biz_params.order.when"`.
+        field: The first field that is wrong, with its path: `"biz_params.order.when"`. In a key,
+            characters that are not printable are escaped.
         problem: What is wrong with it, by type, never by value: `"must be a str, not an int"`.
         hint: What to do about it; may be empty.
         others: The same for each other field that is wrong.
@@ -115,9 +135,9 @@ class InvalidInputError(BailianError, ValueError):
         self, field: str, problem: str, hint: str = "", others: Sequence[InvalidInputError] = ()
     ) -> None:
         """Make the error of one field, and of `others` that are wrong too."""
-        self.field = field
-        self.problem = problem
-        self.hint = hint
+        self.field = printable(field)
+        self.problem = printable(problem)
+        self.hint = printable(hint)
         self.others = tuple(each for other in others for each in other.each())
         super().__init__(self._describe() if not self.others else self._list())
 
@@ -137,7 +157,7 @@ class InvalidInputError(BailianError, ValueError):
 
     def _describe(self) -> str:
         text = f"{_shortened(self.field, _MAX_FIELD)} {self.problem}"
-        return _shortened(text + (f". {self.hint}" if self.hint else ""), _MAX_MESSAGE)
+        return _shortened(text + (f". {self.hint}" if self.hint else ""), MAX_MESSAGE)
 
     def _list(self) -> str:
         errors = list(self.each())
@@ -147,7 +167,7 @@ class InvalidInputError(BailianError, ValueError):
             if len(text) + len(detail) > _MAX_DETAILS:
                 rest = errors[number - 1 :]
                 names = ", ".join(_shortened(each.field, _MAX_FIELD) for each in rest)
-                return _shortened(f"{text}; and {len(rest)} more: {names}", _MAX_MESSAGE)
+                return _shortened(f"{text}; and {len(rest)} more: {names}", MAX_MESSAGE)
             text += detail
         return text
 
@@ -228,7 +248,8 @@ class ConnectError(TransportError):
 
     Attributes:
         permanent: Whether another attempt would fail in the same way: the proxy or the
-            certificates in the environment are wrong, or the server's certificate is refused.
+            certificates in the environment are wrong, the server's certificate is refused, no
+            event loop of asyncio is running, or a test forbids the call.
     """
 
     request_state: RequestState = "not_sent"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from bailian_apps.core.result import AppResult, DocReference, Step, Usage
+from bailian_apps.core.result import AppResult, DocReference, Step, Usage, reasoning_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class StepStarted:
     """A step began; `step.output` is still empty.
 
     A workflow's node may still have its id as its name (`Step.is_named`), and a tool call no input.
+    The status of a node that was skipped is `"skip"` from the start.
     """
 
     step: Step
@@ -57,7 +58,8 @@ class StepStarted:
 class StepUpdated:
     """What was still missing when the step began is known: a node's name, a tool call's input.
 
-    A node that is listed without a name has its id for good; this event comes when it speaks.
+    A node that is listed without a name keeps its id; this event comes when it speaks, and again if
+    it is named later.
     """
 
     step: Step
@@ -209,7 +211,8 @@ def _with_reasoning(partial: AppResult, event: ReasoningDelta) -> AppResult:
         replace(step, reasoning=step.reasoning + event.text) if step.id == event.step_id else step
         for step in partial.steps
     )
-    return replace(partial, steps=steps, reasoning="".join(step.reasoning for step in steps))
+    order = (*partial.reasoning_steps, event.step_id)
+    return replace(partial, steps=steps, **reasoning_fields(order, steps))
 
 
 def _continues(event: TextDelta | ReasoningDelta | StepDelta, before: AppEvent) -> bool:

@@ -26,13 +26,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from typing_extensions import Self
 
 from bailian_apps.core.attachments import Image, InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.invalid_input import invalid_options
+from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import CALL_NAMES, AppSettings
 from bailian_apps.core.text import repair_surrogates
@@ -97,12 +98,15 @@ class Plan:
             "image_list": self.images,
             "file_list": self.files,
         }
-        planned = {name: value for name, value in planned.items() if value}
+        planned = {name: value for name, value in planned.items() if value or name == "prompt"}
+        if planned["prompt"] is None:
+            del planned["prompt"]
         fields = {**planned, **(call_options or {})}
         problems: list[InvalidInputError] = []
         for name in [each for each in _LISTS if each in fields]:
             # Read here, where the index that an error names is the caller's.
-            more = (call_options or {}).get(name) or ()
+            more: Any = (call_options or {}).get(name)
+            more = () if more is None or (type(more) in (str, dict) and not more) else more
             try:
                 fields[name] = (*planned.get(name, ()), *_LISTS[name](more, name))
             except InvalidInputError as error:
@@ -157,6 +161,8 @@ def plan_request(
         InvalidInputError: The conversation is empty, does not end with the user's text, or has
             what the named session cannot take.
     """
+    if not isinstance(cast("object", session_id), str | None):
+        raise InvalidInputError("session_id", f"must be a str, not {kind_of(session_id)}")
     turns = put_system_first(turns)
     if turns and turns[-1].role == "system":  # there is no other text to answer
         turns[-1] = replace(turns[-1], role="user")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, ConfigDict, ValidationInfo
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.invalid_input import CheckedModel
 
 HistoryFormat: TypeAlias = Literal["messages", "prompt"]
 
@@ -27,7 +28,7 @@ def _check_pattern(value: str, info: ValidationInfo) -> str:
 Pattern: TypeAlias = Annotated[str, AfterValidator(_check_pattern)]
 
 
-class HistoryTemplate(BaseModel):
+class HistoryTemplate(CheckedModel):
     r"""The words around the texts of a history that is sent as one prompt.
 
     In each pattern, `{text}` is replaced. All other braces stay as they are, also those in the

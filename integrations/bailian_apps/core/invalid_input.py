@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.request import AppRequest
 
 
@@ -77,6 +78,59 @@ def invalid_options(
             problems += invalid_options(rest, names=names)
         return problems
     return []
+
+
+def require_type(value: object, kind: type, field: str) -> None:
+    """Refuse an argument that is not of a type.
+
+    Raises:
+        InvalidInputError: It is of another type.
+    """
+    if not isinstance(value, kind):
+        problem = f"must be a {kind.__name__}, not {kind_of(value)}"
+        raise InvalidInputError(field, problem)
+
+
+class CheckedModel(BaseModel):
+    """A model whose constructor raises `InvalidInputError` in place of pydantic's error."""
+
+    if not TYPE_CHECKING:  # type checkers infer the fields better than from `**fields`
+
+        @hides_arguments
+        def __init__(self, **fields: Any) -> None:
+            """Create it from its fields.
+
+            Args:
+                **fields: See the class.
+
+            Raises:
+                InvalidInputError: A field is unknown or invalid. The error names each.
+            """
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                known = type(self).model_fields.items()
+                raise_invalid_input(error, names=[info.alias or name for name, info in known])
+
+
+def check_nested(value: object, info: ValidationInfo, model: type[CheckedModel]) -> object:
+    """Return a dict as the model that a field holds; anything else unchanged.
+
+    Raises:
+        InvalidInputError: A field of the model is unknown or invalid; it has its whole path.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    fields = {str(name): item for name, item in cast("Mapping[object, Any]", value).items()}
+    try:
+        return model(**fields)
+    except InvalidInputError as error:
+        raise InvalidInputError.of(
+            [
+                InvalidInputError(f"{info.field_name}.{each.field}", each.problem, each.hint)
+                for each in error.each()
+            ]
+        ) from None
 
 
 def _invalid_input(

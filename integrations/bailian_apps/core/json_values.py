@@ -5,14 +5,33 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from enum import Enum
 from typing import Annotated, Any, TypeAlias, cast
+from unicodedata import category
 
-from pydantic import AfterValidator, BeforeValidator, SecretBytes, SecretStr, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    GetPydanticSchema,
+    SecretBytes,
+    SecretStr,
+    ValidationInfo,
+)
 
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import MAX_DEPTH, SECRET_FIELDS, reveal, unwrap_params
+from bailian_apps.core.redaction import (
+    MAX_DEPTH,
+    MAX_INT_BITS,
+    SECRET_FIELDS,
+    reveal,
+    unwrap_params,
+)
 
 _OUTSIDE_BODY = ("app_id", "api_key", "base_url", "workspace")
+_CONTROLS = frozenset("\r\n\0")
+_INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp"})
 _HINTS_BY_TYPE = {
     "datetime": "Pass .isoformat()",
     "date": "Pass .isoformat()",
@@ -38,35 +57,65 @@ def _check_json_object(value: object, info: ValidationInfo) -> object:
     return fields
 
 
-def _require_json(value: object, path: str, *, secrets: bool, within: tuple[int, ...] = ()) -> None:
+def _require_json(
+    value: object,
+    path: str,
+    *,
+    secrets: bool,
+    single_line: bool = False,
+    within: tuple[int, ...] = (),
+) -> None:
     if isinstance(value, str):
-        _require_utf8(value, path)
+        _require_text(value, path, single_line=single_line)
     elif secrets and isinstance(value, (SecretStr, SecretBytes)):
         try:
-            _require_utf8(reveal(value), path)
+            _require_text(reveal(value), path, single_line=single_line)
         except UnicodeDecodeError:
             raise InvalidInputError(path, "is not UTF-8", "Pass base64 text") from None
-    elif value is None or isinstance(value, int):  # bool is an int
+    elif value is None or isinstance(value, bool):
         return
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidInputError(path, f"is {value}, which JSON cannot represent", "Pass None")
+    elif isinstance(value, (int, float)):
+        _require_number(value, path)
     elif isinstance(value, (dict, list, tuple)):
         within = _entered(cast("object", value), path, within)
         if isinstance(value, dict):
             for key, item in cast("dict[object, object]", value).items():
                 if not isinstance(key, str):
                     raise InvalidInputError(path, f"must have str keys, not {kind_of(key)}")
-                _require_utf8(key, f"a key of {path}")
-                _require_json(item, f"{path}.{key}", secrets=secrets, within=within)
+                _require_utf8(key, path, "has a key with")
+                # A plugin gets its user's token in a header.
+                single = single_line or key == "user_defined_tokens"
+                item_path = f"{path}.{key}"
+                _require_json(item, item_path, secrets=secrets, single_line=single, within=within)
             return
         for index, item in enumerate(cast("Sequence[object]", value)):
-            _require_json(item, f"{path}[{index}]", secrets=secrets, within=within)
+            item_path = f"{path}[{index}]"
+            _require_json(item, item_path, secrets=secrets, single_line=single_line, within=within)
     else:
-        hint = _HINTS_BY_TYPE.get(
-            type(value).__name__, "Pass a str, number, bool, None, list or dict"
+        raise InvalidInputError(
+            path, f"is {kind_of(value)}, which JSON cannot represent", _hint_for(value)
         )
-        raise InvalidInputError(path, f"is {kind_of(value)}, which JSON cannot represent", hint)
+
+
+def _require_number(value: float, path: str) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidInputError(path, f"is {value}, which JSON cannot represent", "Pass None")
+    elif value.bit_length() > MAX_INT_BITS:
+        raise InvalidInputError(path, "is an int of more than 4,300 digits", "Pass it as a str")
+
+
+def _hint_for(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "Pass dict(value)"
+    if isinstance(value, Enum):
+        return "Pass .value"
+    if isinstance(value, BaseModel):
+        return 'Pass .model_dump(mode="json")'
+    if is_dataclass(value) and not isinstance(value, type):
+        return "Pass dataclasses.asdict(value)"
+    default = "Pass a str, number, bool, None, list or dict"
+    return _HINTS_BY_TYPE.get(type(value).__name__, default)
 
 
 def _entered(value: object, path: str, within: tuple[int, ...]) -> tuple[int, ...]:
@@ -79,13 +128,19 @@ def _entered(value: object, path: str, within: tuple[int, ...]) -> tuple[int, ..
     return (*within, id(value))
 
 
-def _require_utf8(value: str, path: str) -> None:
+def _require_text(value: str, path: str, *, single_line: bool) -> None:
+    _require_utf8(value, path)
+    if single_line and not _CONTROLS.isdisjoint(value):
+        raise InvalidInputError(path, "has a line break or a NUL", "Pass the value in one line")
+
+
+def _require_utf8(value: str, path: str, problem: str = "has") -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidInputError(
             path,
-            "has half of a surrogate pair, which cannot be sent",
+            f"{problem} half of a surrogate pair, which cannot be sent",
             'Pass value.encode("utf-8", "replace").decode()',
         ) from None
 
@@ -97,9 +152,27 @@ def check_text(value: str | None, info: ValidationInfo) -> str | None:
     return value
 
 
+def check_id(value: str, info: ValidationInfo) -> str:
+    """Return an id in a field if it is one, or empty.
+
+    An id is copied, so what cannot be seen in it is a mistake, which the cloud's answer hides.
+    """
+    field = info.field_name or "id"
+    _require_utf8(value, field)
+    if value and not value.strip():
+        raise InvalidInputError(field, "is blank", "Pass the id, or leave it out")
+    if not value.isprintable() and any(category(each) in _INVISIBLE for each in value):
+        raise InvalidInputError(
+            field,
+            "has a line break, or a control or invisible character, which no id has",
+            "Pass the id as it was given to you",
+        )
+    return value
+
+
 def kind_of(value: object) -> str:
     """Return the name of a value's type, with its article, for messages."""
-    name = type(value).__name__
+    name = type(value).__name__ or "object"
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
@@ -122,4 +195,14 @@ def _check_extra_body(value: dict[str, Any]) -> dict[str, Any]:
 
 JsonObject: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_check_json_object)]
 Text: TypeAlias = Annotated[str, AfterValidator(check_text)]
+Id: TypeAlias = Annotated[str, AfterValidator(check_id)]
+Texts: TypeAlias = Annotated[
+    list[str] | tuple[str, ...],  # what a type checker accepts
+    GetPydanticSchema(lambda _, schema_of: schema_of(tuple[Text, ...])),
+]
+"""Texts in a list or a tuple; held as a tuple."""
+Ids: TypeAlias = Annotated[
+    list[str] | tuple[str, ...], GetPydanticSchema(lambda _, schema_of: schema_of(tuple[Id, ...]))
+]
+"""Ids in a list or a tuple; held as a tuple."""
 ExtraBody: TypeAlias = Annotated[JsonObject, AfterValidator(_check_extra_body)]

@@ -14,7 +14,8 @@ from typing import Any
 
 from bailian_apps.core.values import JsonObject, Piece, json_object
 
-# So many characters of what is known do not come again by chance, as "1" before "10" may.
+# So many characters do not come again by chance with more behind them, as "1" before "10" may. The
+# same piece again shows nothing before the node's last: deltas repeat too.
 _ENOUGH = 8
 
 
@@ -39,10 +40,7 @@ class NodePieces:
         self._deltas: list[Piece] = []  # wrapped pieces, unless they are snapshots
         self._emitted = 0  # how many of these were passed on
         self._passed: tuple[str, str] = ("", "")  # what these are, as snapshots
-        self._known: tuple[str, str] = (
-            "",
-            "",
-        )  # output and reasoning so far, if they are snapshots
+        self._known: tuple[str, str] = ("", "")  # output and reasoning so far, if snapshots
         self._repeated = 0  # how many characters of that came again
         self._growths = 0  # how often it came again with more behind it
 
@@ -86,7 +84,7 @@ class NodePieces:
         pairs = list(zip((piece.output, piece.reasoning), self._known, strict=True))
         again = [(text, known) for text, known in pairs if text and known]
         if self._form is None:
-            self._form = self._form_with(again)
+            self._form = self._form_with(again, last=last)
         output, reasoning = (t if t.startswith(known) else known + t for t, known in pairs)
         self._known = (output, reasoning)
         if self._form == "snapshots":
@@ -110,13 +108,14 @@ class NodePieces:
         )
         return Piece(output, reasoning)
 
-    def _form_with(self, again: list[tuple[str, str]]) -> str | None:
+    def _form_with(self, again: list[tuple[str, str]], *, last: bool) -> str | None:
         """Return the form of a node's pieces, with the texts that come where one is known."""
         if not all(text.startswith(known) for text, known in again):
             return "deltas"
         self._repeated += sum(len(known) for _, known in again)
         self._growths += any(text != known for text, known in again)
-        certain = self._repeated >= _ENOUGH or self._growths > 1 or len(again) > 1
+        shown = self._repeated >= _ENOUGH and (last or self._growths > 0)
+        certain = shown or self._growths > 1 or (last and len(again) > 1)
         return "snapshots" if certain else None
 
 

@@ -18,7 +18,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
 from typing_extensions import Self
@@ -36,10 +36,12 @@ SECRET_FIELDS = frozenset({"biz_params", "extra_body", "extra_headers"})
 MAX_DEPTH = 100
 """How deep dicts and lists of one argument may be nested."""
 
+MAX_INT_BITS = 14_284
+"""The longest number of an argument: about 4,300 digits. Python writes no longer ones."""
+
 _ANY = TypeAdapter[Any](Any)
 
-P = ParamSpec("P")
-R = TypeVar("R")
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def redact_biz_params(biz_params: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
@@ -59,7 +61,8 @@ def redact_headers(headers: Mapping[str, Any]) -> dict[str, str]:
 
 def _redacted(value: Any, names: Sequence[str], path: str, within: tuple[int, ...] = ()) -> Any:
     if value is None or isinstance(value, (int, float)):
-        return value
+        too_long = isinstance(value, int) and value.bit_length() > MAX_INT_BITS
+        return MASK if too_long else value  # nothing can show it, and it is refused later
     if isinstance(value, str):
         parsed = _parsed(value) if _may_hold_secrets(value, names) else None
         redacted = _redacted(parsed, names, path, within)
@@ -295,6 +298,13 @@ class _RedactedParams(_KeptWhenCopied, dict[str, Any]):
 
     original: Any
 
+    @classmethod
+    def of(cls, original: object) -> Self:
+        """Return a dict for a value of which nothing is shown."""
+        made = cls()
+        made.original = original
+        return made
+
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         return dict, (dict(self),)
 
@@ -314,9 +324,11 @@ def wrap_secrets(kwargs: Mapping[str, Any], names: Sequence[str] = ()) -> dict[s
         names: The setting `secret_biz_params`; one among the arguments adds to it.
     """
     wrapped = _without_misspelt(kwargs)
-    key = reveal(wrapped.get("api_key"))
-    if isinstance(key, str):
-        wrapped["api_key"] = _WrappedKey(key)
+    key = wrapped.get("api_key")
+    if isinstance(key, (str, SecretStr)):
+        wrapped["api_key"] = _WrappedKey(reveal(key))
+    elif key is not None and not callable(key):  # it is refused later, and may hold a key
+        wrapped["api_key"] = _RedactedParams.of(key)
     names = secret_names(kwargs, names)
     for field in SECRET_FIELDS & wrapped.keys():
         if (value := wrapped[field]) is not None:
@@ -338,8 +350,7 @@ def wrap_params(
     """
     if isinstance(params, _RedactedParams):
         return params
-    wrapped = _RedactedParams()
-    wrapped.original = params
+    wrapped = _RedactedParams.of(params)
     if isinstance(params, Mapping):
         fields = cast("Mapping[str, Any]", params)
         is_headers = field == "extra_headers"
@@ -353,25 +364,25 @@ def unwrap_params(value: Any) -> Any:
     return value.original if isinstance(value, _RedactedParams) else value
 
 
-def take(kwargs: dict[str, Any]) -> dict[str, Any]:
+def take(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a call's arguments and empty the given dict.
 
     The dict is a variable of the frame that was called. That frame stays on the traceback when the
     call fails, for any error reporter to collect with its variables.
     """
     taken = dict(kwargs)
-    kwargs.clear()
+    cast("dict[str, Any]", kwargs).clear()
     return taken
 
 
-def hides_arguments(function: Callable[P, R]) -> Callable[P, R]:
+def hides_arguments(function: FunctionT) -> FunctionT:
     """Decorate what checks arguments: the errors it raises come without the frames that hold them.
 
     An error names its field, so little is lost.
     """
 
     @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+    def checked(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except BailianError as error:
@@ -379,4 +390,4 @@ def hides_arguments(function: Callable[P, R]) -> Callable[P, R]:
             error.__context__ = None
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
-    return checked
+    return cast("FunctionT", checked)

@@ -29,7 +29,16 @@ from typing_extensions import Self, override
 
 from bailian_apps.core.attachments import InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.json_values import ExtraBody, JsonObject, Text, check_text, kind_of
+from bailian_apps.core.json_values import (
+    ExtraBody,
+    Id,
+    Ids,
+    JsonObject,
+    Text,
+    Texts,
+    check_id,
+    kind_of,
+)
 from bailian_apps.core.modes import FlowStreamMode
 from bailian_apps.core.redaction import (
     SECRET_FIELDS,
@@ -38,6 +47,9 @@ from bailian_apps.core.redaction import (
     redacted,
     reveal,
 )
+
+MAX_INT = 2**63 - 1
+"""The largest number in a setting: every JSON reader can hold it."""
 
 _APP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -87,11 +99,12 @@ def _check_files(value: Any, info: ValidationInfo) -> tuple[str, ...]:
 
 
 ModeName: TypeAlias = Annotated[
-    FlowStreamMode | str, BeforeValidator(_check_mode), AfterValidator(check_text)
+    FlowStreamMode | str, BeforeValidator(_check_mode), AfterValidator(check_id)
 ]
+SessionId: TypeAlias = Annotated[Id | None, AfterValidator(lambda value: value or None)]
 AppId: TypeAlias = Annotated[str, BeforeValidator(_check_app_id)]
-Images: TypeAlias = Annotated[tuple[Any, ...], BeforeValidator(_check_images)]
-Files: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_check_files)]
+Images: TypeAlias = Annotated[list[Any] | tuple[Any, ...], BeforeValidator(_check_images)]
+Files: TypeAlias = Annotated[list[str] | tuple[str, ...], BeforeValidator(_check_files)]
 
 
 class WireOptions(BaseModel):
@@ -107,7 +120,7 @@ class WireOptions(BaseModel):
     `user_defined_tokens`. JSON values, and `SecretStr`. Credentials in it are sent, and shown
     nowhere. Default: none. All apps. `input.biz_params`."""
 
-    secret_biz_params: tuple[str, ...] = ()
+    secret_biz_params: Texts = ()
     """Names in `biz_params` and `extra_body` whose values are secret too: a name at any depth, or
     the dotted path to one value, such as `"user_defined_params.tool.code"`. Default: none. Not
     sent."""
@@ -119,7 +132,7 @@ class WireOptions(BaseModel):
     """How a workflow streams. A value that is not known is sent as it is. Default: the cloud's,
     `full_thoughts`. Workflow apps. `parameters.flow_stream_mode`."""
 
-    memory_id: Annotated[Text | None, Input()] = None
+    memory_id: Annotated[Id | None, Input()] = None
     """The long-term memory to use. Default: none. Agent 1.0 apps. `input.memory_id`."""
 
     rag_options: Annotated[JsonObject | None, Parameter()] = None
@@ -138,15 +151,15 @@ class WireOptions(BaseModel):
     """Whether the app's model gets the current time. Default: the cloud's, true. Agent 1.0 apps.
     `parameters.enable_system_time`."""
 
-    dialog_round: Annotated[int | None, Parameter()] = Field(default=None, ge=0)
+    dialog_round: Annotated[int | None, Parameter()] = Field(default=None, ge=0, le=MAX_INT)
     """How many rounds of the conversation the app's model gets. Default: the console's. Agent 1.0
     apps. `parameters.dialog_round`."""
 
-    mcp_servers: Annotated[tuple[Text, ...], Parameter()] = ()
+    mcp_servers: Annotated[Ids, Parameter()] = ()
     """Ids of the MCP servers to use; of the vendor's SDKs, only Java's names it. Default: the
     console's. Agent 1.0 apps. `parameters.mcp_servers`."""
 
-    model_id: Annotated[Text | None, Parameter()] = None
+    model_id: Annotated[Id | None, Parameter()] = None
     """The model to use, in place of the console's. Default: the console's. Agent apps.
     `parameters.model_id`."""
 
@@ -158,11 +171,11 @@ class WireOptions(BaseModel):
     """Nucleus sampling, above 0, at most 1. Default: the console's. Agent 1.0 apps.
     `parameters.top_p`."""
 
-    top_k: Annotated[int | None, Parameter()] = Field(default=None, ge=0)
+    top_k: Annotated[int | None, Parameter()] = Field(default=None, ge=0, le=MAX_INT)
     """How many candidate tokens are sampled from. Default: the console's. Agent 1.0 apps.
     `parameters.top_k`."""
 
-    seed: Annotated[int | None, Parameter()] = Field(default=None, ge=0)
+    seed: Annotated[int | None, Parameter()] = Field(default=None, ge=0, le=MAX_INT)
     """Makes sampling repeatable. Default: none. Agent 1.0 apps. `parameters.seed`."""
 
     extra_body: ExtraBody | None = None
@@ -225,9 +238,9 @@ class AppRequest(WireOptions):
     then ignores `session_id`, so both together are refused. Agent 1.0 and workflow apps.
     `input.messages`."""
 
-    session_id: Annotated[Text | None, Input()] = None
-    """The cloud's session to continue. Default: a new one. Agent apps and dialog workflows.
-    `input.session_id`."""
+    session_id: Annotated[SessionId, Input()] = None
+    """The cloud's session to continue; an empty one is none. Default: a new one. Agent apps and
+    dialog workflows. `input.session_id`."""
 
     image_list: Annotated[Images, Input()] = ()
     """Images: addresses, Data URLs, `bytes`, and a `pathlib.Path` for a file on this machine, which
@@ -237,7 +250,7 @@ class AppRequest(WireOptions):
     file_list: Annotated[Files, Input()] = ()
     """URLs of files. Default: none. All apps. `input.file_list`."""
 
-    doc_tag_codes: Annotated[tuple[Text, ...], Input()] = ()
+    doc_tag_codes: Annotated[Ids, Input()] = ()
     """Tags that limit which documents are searched. Default: none. Older agent apps.
     `input.doc_tag_codes`."""
 

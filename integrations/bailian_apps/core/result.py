@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
@@ -92,9 +92,8 @@ class Step:
         """What the step is to a tracer."""
         if self.kind == "tool":
             return "tool"
-        if self.kind == "retrieval" or self.type in _RETRIEVAL_NODES:
-            return "retrieval"
-        return "chain"
+        searches = self.kind == "retrieval" or self.type in _RETRIEVAL_NODES
+        return "retrieval" if searches and self.status != SKIP else "chain"
 
     @property
     def is_answer(self) -> bool:
@@ -218,15 +217,16 @@ class AppResult:
 
     Attributes:
         text: The answer. The text deltas of the stream, joined, are exactly this.
-        reasoning: The reasoning of all steps, each whole, in the order in which the steps began.
+        reasoning: The reasoning of all steps, each whole, in the order of `reasoning_steps`.
+        reasoning_steps: The ids of the steps that thought, in the order of their first thoughts.
         steps: What the app did, in the order in which it began.
         references: The documents that the answer cites.
         usage: Tokens used; no models where the cloud reported none.
         session_id: The cloud's session, to be named in the next call.
         request_id: The cloud's id of the request.
         finish_reason: `"stop"`, or None for a run that did not finish.
-        final_text: None, or the last frame's text where it contradicts what had streamed. Then a
-            warning was logged.
+        final_text: None, or the last frame's text where it is not what had streamed. If they differ
+            by more than white space, a warning was logged.
         attempts: How many times the request was sent, the successful one included.
         context_lost: Whether the cloud answered in another session than the one that was to
             continue: the app did not know the earlier conversation. A warning was logged.
@@ -237,6 +237,7 @@ class AppResult:
 
     text: str = ""
     reasoning: str = ""
+    reasoning_steps: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     references: tuple[DocReference, ...] = ()
     usage: Usage = field(default_factory=Usage)
@@ -254,6 +255,19 @@ class AppResult:
     def documents(self) -> tuple[RetrievedDocument, ...]:
         """The passages that all retrievals found, each once, with its best score."""
         return best_of_each(document for step in self.steps for document in step.documents)
+
+
+def reasoning_fields(order: Iterable[str], steps: Sequence[Step]) -> dict[str, Any]:
+    """Return `reasoning` and `reasoning_steps` of a result.
+
+    Args:
+        order: The ids of the steps, in the order of their first thoughts; steps that think and are
+            missing come last.
+        steps: All steps of the result.
+    """
+    thoughts = {step.id: step.reasoning for step in steps if step.reasoning}
+    ids = [each for each in dict.fromkeys((*order, *thoughts)) if each in thoughts]
+    return {"reasoning": "".join([thoughts[each] for each in ids]), "reasoning_steps": tuple(ids)}
 
 
 def is_failure(status: str) -> bool:

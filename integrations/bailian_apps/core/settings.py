@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_serializer,
 )
@@ -23,7 +21,7 @@ from bailian_apps.core.answer_text import CitationMarks, ThinkTags
 from bailian_apps.core.endpoint import APIKey, BaseURL, Headers, Workspace, api_key_from_env
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.history_template import HistoryFormat, HistoryTemplate
-from bailian_apps.core.invalid_input import invalid_options, raise_invalid_input
+from bailian_apps.core.invalid_input import CheckedModel, check_nested, invalid_options
 from bailian_apps.core.redaction import (
     MASK,
     SECRET_FIELDS,
@@ -33,35 +31,40 @@ from bailian_apps.core.redaction import (
     redacted,
     reveal,
 )
-from bailian_apps.core.request import AppId, AppRequest, WireOptions
+from bailian_apps.core.request import MAX_INT, AppId, AppRequest, WireOptions
 
 HistoryMode: TypeAlias = Literal["session", "full", "messages"]
 """`"messages"` is the older name of `"full"`."""
 
 
+MAX_SECONDS = 1e9
+"""The longest time to wait, 31 years. Sockets refuse ten times as much."""
+
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+
 LOST_KEY = SecretStr(MASK)
 """The key of unpickled settings that had another key than the environment's."""
 
 
-class Timeout(BaseModel):
+class Timeout(CheckedModel):
     """How long a call may wait, by what it waits for. All in seconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    connect_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    connect_s: Seconds = 10.0
     """Seconds to wait for a connection; looking up the host's name is a part of it."""
 
-    first_frame_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    first_frame_s: Seconds = 300.0
     """Seconds from sending the request to the first frame."""
 
-    between_frames_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    between_frames_s: Seconds = 300.0
     """Seconds from one frame to the next."""
 
-    pool_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    pool_s: Seconds | None = None
     """Seconds to wait for a free slot, where `max_concurrency` limits the calls; None for no
     limit."""
 
-    total_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    total_s: Seconds | None = None
     """Seconds for the whole call, with its retries and their delays; None for no limit."""
 
 
@@ -69,22 +72,25 @@ def _check_timeout(value: object, info: ValidationInfo) -> object:
     if isinstance(value, Timeout):
         return value
     if isinstance(value, Mapping):
-        try:
-            return Timeout.model_validate(value)
-        except ValidationError as error:
-            raise_invalid_input(error, within="timeout")
+        return check_nested(value, info, Timeout)  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise InvalidInputError(
             info.field_name or "timeout",
             "must be a positive number of seconds or a Timeout",
         )
+    if value > MAX_SECONDS:
+        raise InvalidInputError(info.field_name or "timeout", "must be at most 1e9 seconds")
     return value
 
 
-class AppSettings(WireOptions):
+def _check_template(value: object, info: ValidationInfo) -> object:
+    return check_nested(value, info, HistoryTemplate)
+
+
+class AppSettings(CheckedModel, WireOptions):
     """How to reach an app, and the options of every call. Adapters inherit these fields.
 
-    Each may be overridden per call. An unknown name is refused.
+    Each may be overridden per call, or set later. An unknown name is refused.
     """
 
     app_id: AppId = Field(
@@ -122,14 +128,14 @@ class AppSettings(WireOptions):
     """The longest silence in seconds, until the first frame and between frames, of which connecting
     may take 10; or a `Timeout` that sets each limit. Not sent."""
 
-    max_retries: int = Field(default=2, ge=0)
+    max_retries: int = Field(default=2, ge=0, le=MAX_INT)
     """How many times a call that certainly did not start is sent again. Not sent."""
 
     idempotent: bool = False
     """Whether running the app twice does no harm. Then a call whose outcome is unknown (a lost
     connection, HTTP 500, a timeout) is sent again too. Not sent."""
 
-    max_concurrency: int | None = Field(default=None, ge=1)
+    max_concurrency: int | None = Field(default=None, ge=1, le=MAX_INT)
     """How many calls of this app may run at once in this process, sync and async together. Default:
     no limit. A call without a free slot waits in a queue, for at most `Timeout.pool_s` (default: no
     limit); then it fails with `RequestTimeoutError`, and nothing was sent. Not sent."""
@@ -149,7 +155,9 @@ class AppSettings(WireOptions):
     workflow app reads only if it was made to; or folded into one `"prompt"`, which every app takes.
     An app that refuses `messages` is asked again with a prompt. Not sent."""
 
-    history_template: HistoryTemplate = Field(default_factory=HistoryTemplate)
+    history_template: Annotated[HistoryTemplate, BeforeValidator(_check_template)] = Field(
+        default_factory=HistoryTemplate
+    )
     """The words around the texts of a conversation that is sent as a prompt: a `HistoryTemplate`,
     or a dict of its fields. Default: Chinese words. Not sent."""
 
@@ -166,7 +174,7 @@ class AppSettings(WireOptions):
     session_ttl_s: float = Field(default=3600.0, ge=0)
     """Seconds without a call after which the cloud drops a session. Not sent."""
 
-    session_max_rounds: int = Field(default=50, ge=1)
+    session_max_rounds: int = Field(default=50, ge=1, le=MAX_INT)
     """How many rounds the cloud keeps in one session. Not sent."""
 
     @property
@@ -179,6 +187,19 @@ class AppSettings(WireOptions):
             first_frame_s=self.timeout,
             between_frames_s=self.timeout,
         )
+
+    if not TYPE_CHECKING:  # type checkers would accept an attribute of any name
+
+        @hides_arguments
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute; a setting is validated, as in the constructor.
+
+            Raises:
+                InvalidInputError: The value is not valid.
+            """
+            if name in SETTING_NAMES:
+                value = getattr(self.with_overrides({name: value}), name)
+            super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Pickle without secrets; unpickling reads the environment's key from there again.
@@ -221,11 +242,8 @@ class AppSettings(WireOptions):
     @staticmethod
     @hides_arguments
     def of(fields: Mapping[str, Any]) -> AppSettings:
-        """Return settings of fields; as the constructor, but raises `InvalidInputError`."""
-        try:
-            return AppSettings.model_validate(dict(fields))
-        except ValidationError as error:
-            raise_invalid_input(error, names=SETTING_NAMES)
+        """Return settings of fields."""
+        return AppSettings(**fields)
 
     @hides_arguments
     def with_overrides(self, overrides: Mapping[str, Any]) -> AppSettings:

@@ -10,10 +10,10 @@ The files named here are in tests/recordings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
-from bailian_apps.core.answer import Answer, AnswerRole, answer_role
+from bailian_apps.core.answer import Answer, answer_role
 from bailian_apps.core.entries import (
     Node,
     Source,
@@ -35,55 +35,19 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.modes import StreamMode
 from bailian_apps.core.pieces import NodePieces
-from bailian_apps.core.result import EXECUTING, PAUSE, SUCCESS, Step, StepKind, Usage, is_failure
-from bailian_apps.core.step_usage import ModelCaller, UsageByStep
-from bailian_apps.core.text import SurrogateBuffer, new_suffix
+from bailian_apps.core.result import (
+    EXECUTING,
+    SKIP,
+    SUCCESS,
+    Step,
+    StepKind,
+    Usage,
+    is_failure,
+)
+from bailian_apps.core.step_state import StepState
+from bailian_apps.core.step_usage import UsageByStep
+from bailian_apps.core.text import new_suffix
 from bailian_apps.core.values import CallInput, JsonObject, Piece
-
-_NOTHING = Piece("", "")
-
-
-@dataclass(slots=True)
-class _StepState:
-    """A step being read; `snapshot` is its frozen public form."""
-
-    id: str
-    kind: StepKind
-    name: str
-    type: str | None
-    parent_id: str | None
-    input: CallInput = field(default_factory=CallInput)
-    status: str = EXECUTING
-    output: list[str] = field(default_factory=list[str])
-    reasoning: list[str] = field(default_factory=list[str])
-    output_buffer: SurrogateBuffer = field(default_factory=SurrogateBuffer)
-    reasoning_buffer: SurrogateBuffer = field(default_factory=SurrogateBuffer)
-    error: str | None = None
-    duration_ms: float | None = None
-    finished: bool = False
-    source: Source | None = None  # the channel that this step's text comes from
-    last: Piece = _NOTHING  # the newest piece
-    role: AnswerRole | None = None  # the part that it has in the answer
-    pieces: NodePieces | None = None  # what reads its JSON, if it says some
-    named: bool = True  # False while the wire has a node's id in place of its name
-    caller: ModelCaller | None = None
-
-    def snapshot(self, *, cut_off: bool = False) -> Step:
-        output, reasoning = ("", "") if self.pieces is None else self.pieces.held
-        return Step(
-            id=self.id,
-            kind=self.kind,
-            name=self.name,
-            type=self.type,
-            status=self.status,
-            input=self.input.so_far if cut_off else self.input.value,
-            output="".join(self.output) + output,
-            reasoning="".join(self.reasoning) + reasoning,
-            error=self.error,
-            duration_ms=self.duration_ms,
-            parent_id=self.parent_id,
-            usage=self.caller.usage if self.caller else None,
-        )
 
 
 @dataclass(slots=True)
@@ -91,7 +55,7 @@ class _Entry:
     """What stood at one position of `thoughts` in the frame before."""
 
     raw: object
-    step: _StepState | None
+    step: StepState | None
     repeats: bool = False  # an equal entry in the next frame is a new, equal piece of text
 
     @property
@@ -106,6 +70,7 @@ class StepReader:
     Attributes:
         saw_node: Whether any workflow node was seen: then the app is a workflow.
         finished_count: How many steps have ended.
+        thinkers: The ids of the steps that think, in the order of their first thoughts.
         end_value: The JSON value that an End node put out. The last frame has its text too.
     """
 
@@ -118,6 +83,7 @@ class StepReader:
             mode: How the app streams.
         """
         self.end_value = ""
+        self.thinkers: list[str] = []
         self.saw_node = False
         self.finished_count = 0
         self._events = events
@@ -127,10 +93,10 @@ class StepReader:
         # The entries at the head of the list that add nothing until they change. They are compared
         # as a whole, because a workflow relists every node that it ever ran.
         self._settled: list[object] = []
-        self._steps: list[_StepState] = []
-        self._newest: dict[str, _StepState] = {}
+        self._steps: list[StepState] = []
+        self._newest: dict[str, StepState] = {}
         self._runs: dict[str, int] = {}
-        self._running: dict[str, _StepState] = {}  # an agent's steps that have not ended
+        self._running: dict[str, StepState] = {}  # an agent's steps that have not ended
         self._usage = UsageByStep()
 
     def steps(self) -> tuple[Step, ...]:
@@ -192,18 +158,16 @@ class StepReader:
         """Read one frame's `workflow_message`."""
         self._update_node(node_of_message(message, json_content=self._mode.json_content))
 
-    def _update_node(self, node: Node) -> _StepState:
+    def _update_node(self, node: Node) -> StepState:
         self.saw_node = True
         step = self._newest.get(node.id)
-        if step is None or (step.finished and _runs_again(step, node)):
+        if step is None or (step.finished and step.runs_again(node)):
             step = self._start_node(node, step)
         elif step.finished:
             return step
-        if node.name and (node.name != node.id or not step.named):
-            step.name = node.name
         step.type = node.type or step.type
-        if not step.named and node.status == EXECUTING:
-            self._name_node(step, node)
+        if step.read_name(node):
+            self._events.append(StepUpdated(step.snapshot()))
         if node.duration_ms is not None:
             step.duration_ms = node.duration_ms
         self._append(step, node.source, node.piece, last=node.status != EXECUTING)
@@ -214,30 +178,25 @@ class StepReader:
             self._finish(step, node.status)
         return step
 
-    def _start_node(self, node: Node, before: _StepState | None) -> _StepState:
+    def _start_node(self, node: Node, before: StepState | None) -> StepState:
         """Start a node; `before` is its earlier run in a loop."""
         name = node.name or node.id
         if name == node.id and before is not None:
             name = before.name
-        step = self._start(node.id, "node", name, node.type, parent_id=node.parent_id)
+        step = self._start(
+            *(node.id, "node", name, node.type),
+            status=SKIP if node.status == SKIP else EXECUTING,  # what is skipped never runs
+            parent_id=node.parent_id,
+        )
         step.named = name != node.id
         step.caller = self._usage.begin(node.type)
         return step
-
-    def _name_node(self, step: _StepState, node: Node) -> None:
-        """Report a node's name once it is known: a node is first listed with its id as its name.
-
-        Its real name comes with its first words (workflow-timed.jsonl).
-        """
-        if step.name != node.id or node.piece.output or node.piece.reasoning:
-            step.named = True
-            self._events.append(StepUpdated(step.snapshot()))
 
     # ------------------------------------------------------------------ agents
 
     def _read_action(
         self, position: int, entry: JsonObject, before: _Entry | None, *, relisted: bool
-    ) -> _StepState:
+    ) -> StepState:
         """Read an agent's entry. It has no id: its position in the list is its identity.
 
         If entries follow it (`relisted`), one that has not changed adds nothing; the last one may
@@ -245,15 +204,15 @@ class StepReader:
         """
         kind, type_, name = action_head(entry)
         step = before.step if before else None
-        if step is not None and (
-            step.kind != kind
-            or (type_ and step.type != type_)
-            or (before is not None and kind != "reasoning" and another_call(before.raw, entry))
-        ):
-            if not step.finished:
-                self._finish(step, SUCCESS)
-            step = None
         unchanged = before is not None and before.raw == entry
+        if before is not None and step is not None and not unchanged:
+            another = step.kind != kind or bool(type_ and step.type != type_)
+            if not another and kind in ("tool", "retrieval"):
+                another = another_call(before.raw, entry, step.input, "".join(step.output))
+            if another:
+                if not step.finished:
+                    self._finish(step, SUCCESS)
+                step = None
         may_repeat = kind == "reasoning" or (step is not None and step.input.incomplete)
         if step is not None and unchanged and (relisted or not may_repeat):
             if not step.finished and step.output and kind != "response":
@@ -279,7 +238,7 @@ class StepReader:
         self._append(step, "thoughts", Piece(output, reasoning))
         return step
 
-    def _read_input(self, step: _StepState, entry: JsonObject) -> None:
+    def _read_input(self, step: StepState, entry: JsonObject) -> None:
         before = step.input.value
         step.input.read(entry)
         if step.input.value != before and not step.finished:
@@ -301,24 +260,24 @@ class StepReader:
         name: str,
         type_: str | None,
         *,
+        status: str = EXECUTING,
         parent_id: str | None = None,
         call_input: CallInput | None = None,
-    ) -> _StepState:
+    ) -> StepState:
         for running in list(self._running.values()):
             if running.kind == "reasoning":  # the next step ends it
                 self._finish(running, SUCCESS)
         run = self._runs.get(base_id, 0) + 1
         self._runs[base_id] = run
         step_id = base_id if run == 1 else f"{base_id}#{run}"
-        step = _StepState(step_id, kind, name, type_, parent_id, call_input or CallInput())
+        step = StepState(step_id, kind, name, type_, status, parent_id)
+        step.input = call_input or step.input
         self._newest[base_id] = step
         self._steps.append(step)
         self._events.append(StepStarted(step.snapshot()))
         return step
 
-    def _append(
-        self, step: _StepState, source: Source, piece: Piece, *, last: bool = False
-    ) -> None:
+    def _append(self, step: StepState, source: Source, piece: Piece, *, last: bool = False) -> None:
         step.last = piece
         output, reasoning, form = piece
         if not output and not reasoning:
@@ -343,7 +302,7 @@ class StepReader:
         if output and step.role is not None:
             self._answer.add_node_piece(step.id, step.role, output, last=last)
 
-    def _read_held(self, step: _StepState) -> None:
+    def _read_held(self, step: StepState) -> None:
         """Emit the JSON that an ended step has held back, if it says some."""
         if step.pieces is None:
             return
@@ -355,15 +314,17 @@ class StepReader:
         elif output and step.role is not None:
             self._answer.add_node_piece(step.id, step.role, output, last=True)
 
-    def _emit(self, step: _StepState, output: str, reasoning: str, *, last: bool = False) -> None:
+    def _emit(self, step: StepState, output: str, reasoning: str, *, last: bool = False) -> None:
         if (reasoning or last) and (reasoning := step.reasoning_buffer.push(reasoning, last=last)):
+            if not step.reasoning:
+                self.thinkers.append(step.id)
             step.reasoning.append(reasoning)
             self._events.append(ReasoningDelta(reasoning, step.id))
         if (output or last) and (output := step.output_buffer.push(output, last=last)):
             step.output.append(output)
             self._events.append(StepDelta(step.id, output))
 
-    def _finish(self, step: _StepState, status: str) -> None:
+    def _finish(self, step: StepState, status: str) -> None:
         self._read_held(step)
         self._emit(step, "", "", last=True)
         step.input.settle()
@@ -380,16 +341,3 @@ class StepReader:
 
 def _response(item: object) -> object:
     return cast("JsonObject", item).get("response", item) if isinstance(item, dict) else item
-
-
-def _runs_again(step: _StepState, node: Node) -> bool:
-    """Whether a finished node that is listed again is a new run of it (a loop).
-
-    From the frame after its end on, a finished node is listed with an empty result
-    (workflow-timed.jsonl).
-    """
-    if step.source not in (None, node.source):
-        return False
-    if step.status == PAUSE and node.status != PAUSE:
-        return True  # a person has answered
-    return node.status == EXECUTING or (any(node.piece) and node.piece != step.last)

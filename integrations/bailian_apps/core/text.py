@@ -6,6 +6,33 @@ import re
 from collections.abc import Sequence
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_SPACES = re.compile(r"\s+")
+
+
+def printable(text: str) -> str:
+    """Return text in one line: each character that is not printable is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def one_line(text: str, length: int) -> str:
+    """Return any text as one printable line, in which line breaks are spaces.
+
+    Args:
+        text: The text.
+        length: How many characters it may have. A longer one is cut in the middle.
+    """
+    if not text.isprintable():
+        text = printable(_SPACES.sub(" ", _cut(text, 4 * length)).strip())
+    return _cut(text, length)
+
+
+def _cut(text: str, length: int) -> str:
+    tail = length // 4
+    return text if len(text) <= length else f"{text[: length - tail - 1]}…{text[-tail:]}"
 
 
 def repair_surrogates(text: str) -> str:

@@ -28,18 +28,22 @@ _MAX_PROBLEMS = 10  # in a message
 _IN_PARTIAL = ". The answer is in .partial.text"
 
 
-def check_output_schema(schema: object) -> object:
+def check_output_schema(schema: object, field: str = "output_schema") -> object:
     """Return an `output_schema`.
+
+    Args:
+        schema: What was given.
+        field: Its name in an error.
 
     Raises:
         InvalidInputError: It is neither None nor a pydantic model.
     """
     if schema is not None and not (isinstance(schema, type) and issubclass(schema, BaseModel)):
-        raise InvalidInputError("output_schema", "must be a pydantic model class")
+        raise InvalidInputError(field, "must be a pydantic model class")
     return cast("object", schema)
 
 
-def typed_output(result: AppResult, schema: type[ModelT]) -> ModelT:
+def typed_output(result: AppResult, schema: type[ModelT], field: str = "output_schema") -> ModelT:
     """Return the answer of a run as an object.
 
     The answer is JSON, or text with JSON in a Markdown fence, as models write it. If Output nodes
@@ -49,6 +53,7 @@ def typed_output(result: AppResult, schema: type[ModelT]) -> ModelT:
     Args:
         result: The finished run.
         schema: The class of the object.
+        field: The argument that it was given as, for an error.
 
     Raises:
         InvalidOutputError: The answer is not JSON, or does not fit. `partial` is the result.
@@ -61,7 +66,7 @@ def typed_output(result: AppResult, schema: type[ModelT]) -> ModelT:
     if more := len(problems) - len(shown):
         shown.append(f"and {more} more")
     invalid = InvalidOutputError(
-        f"the app ran, but its answer does not fit output_schema {schema.__name__}: "
+        f"the app ran, but its answer does not fit {field} {schema.__name__}: "
         f"{'; '.join(shown)}{_IN_PARTIAL}",
         request_id=result.request_id,
     )

@@ -50,6 +50,14 @@ def parsed_json(value: object) -> Any:
     return value
 
 
+def is_other_json(before: str, after: str) -> bool:
+    """Whether two texts are whole JSON objects or lists that differ."""
+    if after.startswith(before) or not (_may_be_json(before) and _may_be_json(after)):
+        return False
+    values = parsed_json(before), parsed_json(after)
+    return all(map(_is_json_container, values)) and values[0] != values[1]
+
+
 def as_text(value: object) -> str:
     """Return text unchanged, null as `""`, anything else as JSON text."""
     if isinstance(value, str):
@@ -171,6 +179,9 @@ def message_content(text: str, node_type: str | None) -> Piece:
     return Piece(member_text(text, "result"), reasoning, "value")
 
 
+_ARGUMENT_KEYS = ("action_input", "arguments", "action_input_stream")
+
+
 class CallInput:
     """The input of a tool call, which its entries carry whole or in pieces.
 
@@ -194,7 +205,7 @@ class CallInput:
 
     def read(self, entry: JsonObject) -> None:
         """Read an entry of `thoughts`; one without an input changes nothing."""
-        for name in ("action_input", "arguments", "action_input_stream"):
+        for name in _ARGUMENT_KEYS:
             given = entry.get(name)
             if given in (None, "", {}):
                 continue
@@ -206,6 +217,15 @@ class CallInput:
             else:
                 self._add(name, given)
                 return
+
+    def differs_from(self, entry: JsonObject) -> bool:
+        """Whether an entry has other arguments than these, which are complete."""
+        found = (entry.get(name) for name in _ARGUMENT_KEYS)
+        given = next((each for each in found if each not in (None, "", {}, "{}")), None)
+        given = given or entry.get(self._field)  # a placeholder in their place
+        if not given or self.value is None or given in (self._piece, self._text):
+            return False
+        return parsed_json(given) != self.value
 
     @property
     def so_far(self) -> Any:
@@ -228,11 +248,15 @@ class CallInput:
         self._text += new_suffix([self._text], piece)
         if not self._text.lstrip().startswith(("{", "[")):
             self.value = parsed_json(self._text)
-        elif self._text.rstrip().endswith(("}", "]")):
+        elif _may_be_json(self._text):
             value = parsed_json(self._text)
             self.value = value if _is_json_container(value) else None
         else:
             self.value = None
+
+
+def _may_be_json(text: str) -> bool:
+    return text.lstrip().startswith(("{", "[")) and text.rstrip().endswith(("}", "]"))
 
 
 def _is_json_container(value: object) -> bool:

@@ -1,10 +1,9 @@
 """Which values of a request or an answer are credentials, by their names."""
 
-import json
 import re
 from typing import Any, cast
 
-from bailian_apps.emulator.wire.frames import to_json
+from bailian_apps.emulator.wire.frames import parse_json, to_json
 
 MASK = "***"
 
@@ -46,21 +45,28 @@ def is_secret(name: str, value: object) -> bool:
 
 def redacted(value: Any) -> Any:
     """Return a JSON value with its secrets masked, in JSON texts too."""
+    try:
+        return _redacted(value)
+    except RecursionError:  # JSON texts inside JSON texts, many times over
+        return {MASK: MASK} if isinstance(value, dict) else MASK
+
+
+def _redacted(value: Any) -> Any:
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value).items()
-        return {key: MASK if is_secret(key, item) else redacted(item) for key, item in fields}
+        return {key: MASK if is_secret(key, item) else _redacted(item) for key, item in fields}
     if isinstance(value, list):
-        return [redacted(item) for item in cast("list[Any]", value)]
+        return [_redacted(item) for item in cast("list[Any]", value)]
     parsed = parsed_json(value)
-    return value if parsed is value else to_json(redacted(parsed))
+    return value if parsed is value else to_json(_redacted(parsed))
 
 
 def parsed_json(value: Any) -> Any:
     """Return the parsed value of a JSON text with secrets; any other value itself."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
-            parsed = json.loads(value)
-        except (ValueError, RecursionError):
+            parsed = parse_json(value)
+        except ValueError:
             return value
         if _has_secrets(parsed):
             return parsed

@@ -20,6 +20,7 @@ class ReceivedRequest:
         body: The JSON body; empty if it is not a JSON object.
         headers: The headers by their lower-case names, with the key masked.
         fault: The name of the fault that was injected into the answer, if any.
+        body_bytes: The length of the body on the wire.
         disconnected: Set when the client disconnects before the answer is complete, or the
             emulator stops. A callable app that waits for it keeps its stream open until then.
     """
@@ -28,6 +29,7 @@ class ReceivedRequest:
     body: JsonObject
     headers: dict[str, str]
     fault: str | None = None
+    body_bytes: int = field(default=0, compare=False, repr=False)
     disconnected: threading.Event = field(
         default_factory=threading.Event, compare=False, repr=False
     )

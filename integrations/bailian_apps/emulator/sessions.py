@@ -9,6 +9,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+MAX_CHARS = 128 * 1024 * 1024
+"""How many characters the turns of all sessions may have together."""
+
 UnknownSession: TypeAlias = Literal["fresh", "error"]
 """The answer to an unknown session id: a fresh session with another id, or an error."""
 
@@ -63,6 +66,7 @@ class SessionStore:
         # Each session with the time of its last use, least recently used first.
         self._sessions: dict[str, tuple[Session, float]] = {}
         self._allocated: set[str] = set()
+        self._chars = 0
         self._lock = threading.Lock()
 
     def advance(self, seconds: float) -> None:
@@ -101,7 +105,21 @@ class SessionStore:
     def keep(self, session: Session) -> None:
         """Store a session at its first frame. A request that fails earlier leaves none."""
         with self._lock:
+            if session.id not in self._sessions:
+                self._chars += _length_of(session)
             self._touch(session)
+
+    def add_turn(self, session: Session, turn: Turn) -> None:
+        """Add a turn to a session that is kept.
+
+        If all sessions together are too long then, the least recently used ones are forgotten.
+        """
+        with self._lock:
+            session.turns.append(turn)
+            if session.id in self._sessions:
+                self._chars += len(turn.user) + len(turn.answer)
+            while self._chars > MAX_CHARS and len(self._sessions) > 1:
+                self._drop(next(iter(self._sessions)))
 
     def forget(self, session_id: str | None) -> None:
         """Forget one session, or all with None; see `Emulator.forget`."""
@@ -109,7 +127,10 @@ class SessionStore:
             self._forget_expired()
             if session_id is None:
                 self._sessions.clear()
-            elif self._sessions.pop(session_id, None) is None:
+                self._chars = 0
+            elif session_id in self._sessions:
+                self._drop(session_id)
+            else:
                 known = ", ".join(self._sessions) or "none"
                 raise KeyError(f"no session {session_id!r} to forget; there are: {known}")
 
@@ -132,4 +153,12 @@ class SessionStore:
             session, used_s = next(iter(self._sessions.values()))
             if used_s > expired_s:
                 return
-            del self._sessions[session.id]
+            self._drop(session.id)
+
+    def _drop(self, session_id: str) -> None:
+        session, _ = self._sessions.pop(session_id)
+        self._chars -= _length_of(session)
+
+
+def _length_of(session: Session) -> int:
+    return sum(len(turn.user) + len(turn.answer) for turn in session.turns)

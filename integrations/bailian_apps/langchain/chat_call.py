@@ -19,6 +19,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import LC_ID_PREFIX, BaseMessage
 from langchain_core.runnables import RunnableConfig
 
+from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
 from bailian_apps.core.redaction import take, wrap_secrets
@@ -210,7 +211,7 @@ class StreamRun:
             if self.chunks is not None:
                 stack.push_async_callback(cast("OwnedStream[Any]", self.chunks).aclose)
 
-    def add_to(self, kwargs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    def add_to(self, kwargs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Take the keyword arguments; return them as LangChain may publish them, with this.
 
         Args:
@@ -238,6 +239,22 @@ def ignore_max_tokens(app_id: str, max_tokens: object) -> None:
     if max_tokens is not None:
         message = "max_tokens=%s is not sent: set the limit of app %s in its console"
         logger.warning(message, max_tokens, app_id)
+
+
+def stop_sequences(given: object, default: Sequence[str] | None) -> Sequence[str]:
+    """Return the stop sequences of a call.
+
+    Args:
+        given: Those of the call; None or an empty list for the model's.
+        default: Those of the model.
+
+    Raises:
+        InvalidInputError: They are no list of texts.
+    """
+    stops = cast("list[object] | tuple[object, ...]", () if given is None else given)
+    if not isinstance(stops, (list, tuple)) or not all(isinstance(each, str) for each in stops):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidInputError("stop", "must be a list of str", "Pass stop=[…]")
+    return cast("Sequence[str]", stops or default or ())
 
 
 def message_id_of(manager: AnyRunManager | None) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import (
@@ -18,12 +19,14 @@ from langchain_core.callbacks import (
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
-from bailian_apps.core.redaction import hides_arguments, redact_kwargs, secrets_digest, take
+from bailian_apps.core.redaction import redact_kwargs, secrets_digest, take
+from bailian_apps.core.request import SessionId
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import (
@@ -33,15 +36,18 @@ from bailian_apps.langchain.chat_call import (
     caller_kwargs,
     ignore_max_tokens,
     message_id_of,
+    stop_sequences,
 )
 from bailian_apps.langchain.message_chunks import (
     MessageChunkBuilder,
     as_generation,
     without_session,
 )
+from bailian_apps.langchain.messages import convert_messages
 from bailian_apps.langchain.protocol_events import ProtocolEvent, ProtocolEventBuilder
 from bailian_apps.langchain.runs import is_being_cancelled
-from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
+from bailian_apps.langchain.settings import MODEL_CONFIG
+from bailian_apps.langchain.signatures import ChatKeywords, ChatSignatures
 from bailian_apps.langchain.step_runs import AnyRunManager
 from bailian_apps.owned_stream import OwnedStream
 
@@ -49,7 +55,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
 
 
-class ChatBailianApp(AppSettingsMixin, BaseChatModel):
+class ChatBailianApp(ChatSignatures, BaseChatModel):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A Bailian (Model Studio) app as a chat model.
 
     The fields are the settings of the app (see `AppSettings`). Each can be overridden per call:
@@ -89,31 +95,18 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
 
     model_config = MODEL_CONFIG
 
-    session_id: str | None = None
+    session_id: SessionId = None
     stop: list[str] | None = None
     max_tokens: int | None = None
     # Not False: an explicitly set False, as in a copy of all fields, disables streaming.
     streaming: bool | None = None
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
 
-    @hides_arguments
-    def __init__(self, **fields: Any) -> None:
-        """Create a model from an app's settings.
-
-        Args:
-            **fields: The fields of `AppSettings`, and those of every LangChain chat model.
-                `model` is an alias of `app_id`.
-
-        Raises:
-            InvalidInputError: A field is unknown or invalid. The error names the field.
-        """
-        super().__init__(**fields)
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        """Warn about `max_tokens`."""
+        super().model_post_init(context)
         ignore_max_tokens(self.app_id, self.max_tokens)
-
-    @property
-    def model(self) -> str:
-        """The app's id, under the name that other chat models use."""
-        return self.app_id
 
     @property
     @override
@@ -138,10 +131,9 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
 
     @override
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        app_id = kwargs.get("model") or kwargs.get("app_id") or self.app_id
-        params = LangSmithParams(
-            ls_provider=PROVIDER, ls_model_name=str(app_id), ls_model_type="chat"
-        )
+        given = (kwargs.get("model"), kwargs.get("app_id"))
+        app_id = next((each for each in given if isinstance(each, str) and each), self.app_id)
+        params = LangSmithParams(ls_provider=PROVIDER, ls_model_name=app_id, ls_model_type="chat")
         temperature = kwargs.get("temperature", self.temperature)
         if isinstance(temperature, (int, float)):
             params["ls_temperature"] = temperature
@@ -150,10 +142,17 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         return params
 
     @override
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        return convert_messages(super()._convert_input, model_input)
+
+    @override
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         kwargs, names = caller_kwargs(kwargs), self.secret_biz_params
-        key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
-        digest = secrets_digest(dict(self), kwargs, names)
+        try:
+            key = super()._get_llm_string(stop=stop, **redact_kwargs(kwargs, names))
+            digest = secrets_digest(dict(self), kwargs, names)
+        except (RecursionError, ValueError):  # a value that cannot be written: the call refuses it
+            return uuid4().hex
         return f"{key}---{digest}" if digest else key
 
     @override
@@ -193,7 +192,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ChatKeywords],
     ) -> Iterator[AIMessageChunk]:
         """Stream the answer. Closing the iterator closes the connection.
 
@@ -211,8 +210,8 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         """
         config = ensure_config(config)
         run = StreamRun(self, CallbackManager, config)
-        kwargs = run.add_to(kwargs, self.secret_biz_params)
-        stream = super().stream(input, config, stop=stop, **kwargs)
+        public: Any = run.add_to(kwargs, self.secret_biz_params)
+        stream = super().stream(input, config, stop=stop, **public)
         try:
             for chunk in stream:  # noqa: UP028  # `yield from` would close `stream` first
                 yield chunk
@@ -226,13 +225,13 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ChatKeywords],
     ) -> AsyncIterator[AIMessageChunk]:
         """Stream the answer, natively async; as `stream`."""
         config = ensure_config(config)
         run = StreamRun(self, AsyncCallbackManager, config)
-        kwargs = run.add_to(kwargs, self.secret_biz_params)
-        stream = OwnedStream(super().astream(input, config, stop=stop, **kwargs))
+        public: Any = run.add_to(kwargs, self.secret_biz_params)
+        stream = OwnedStream(super().astream(input, config, stop=stop, **public))
         try:
             async for chunk in stream:
                 yield chunk
@@ -367,7 +366,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     ) -> ChatCall[MessageChunkBuilder]:
         make_builder = partial(
             MessageChunkBuilder,
-            stop=stop or self.stop or (),
+            stop=stop_sequences(stop, self.stop),
             v1=self.output_version == "v1",
             message_id=message_id_of(manager) if streams else None,
         )
@@ -382,7 +381,7 @@ class ChatBailianApp(AppSettingsMixin, BaseChatModel):
     ) -> ChatCall[ProtocolEventBuilder]:
         message_id = message_id_of(manager) or ""
         make_builder = partial(
-            ProtocolEventBuilder, stop=stop or self.stop or (), message_id=message_id
+            ProtocolEventBuilder, stop=stop_sequences(stop, self.stop), message_id=message_id
         )
         return ChatCall(make_builder, self, messages, manager, self._call_kwargs(kwargs))
 

@@ -4,21 +4,19 @@ Each error of a call inherits from this package's class (`bailian_apps.RateLimit
 LangChain's class for the same condition (`ModelRateLimitError`), so code that catches either one
 catches it. If the installed langchain-core lacks the class, the error has only the first.
 
-Every error has `is_retryable`, which LangChain's retry middleware reads. It is true only if sending
-the request again cannot run the app twice, or if the app is declared idempotent.
+LangChain's retry middleware reads `is_retryable`, which every error of this package has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import langchain_core.exceptions as langchain_exceptions
 
 from bailian_apps.core import errors
 from bailian_apps.core.errors import BailianError
-from bailian_apps.core.retry import is_retryable
 from bailian_apps.core.settings import AppSettings
 
 _COUNTERPARTS: dict[type[BailianError], str] = {
@@ -59,7 +57,7 @@ _COMBINED = {own: _combine(own, counterpart) for own, counterpart in _COUNTERPAR
 
 
 def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> BailianError:
-    """Return the same error as an instance of LangChain's class too, with `is_retryable`."""
+    """Return the same error as an instance of LangChain's class too."""
     combined_class = _COMBINED.get(type(error), type(error))
     combined = combined_class.__new__(combined_class)
     combined.args = error.args
@@ -67,7 +65,7 @@ def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> Bail
         text = error.partial and error.partial.text
         combined.__dict__ |= {"llm_output": text, "observation": None, "send_to_llm": False}
     combined.__dict__.update(error.__dict__)
-    cast("Any", combined).is_retryable = is_retryable(error, idempotent=idempotent)
+    combined.idempotent = idempotent
     return combined.with_traceback(error.__traceback__)
 
 

@@ -35,11 +35,14 @@ URL, and what is not an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from pydantic import ValidationError
 
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.turns import (
     MARKER_KEY,
     SessionMarker,
@@ -49,10 +52,31 @@ from bailian_apps.core.turns import (
     unsupported,
 )
 
+_T = TypeVar("_T")
+_EXPECTED = "Pass text, messages, or dicts with 'role' and 'content'"
 _TEXTS = ("text", "text-plain", "input_text")
 _IMAGES = ("image", "image_url", "input_image")
 _FILES = ("file", "input_file", "document")
 _OTHER_MEDIA = ("audio", "input_audio", "video")
+
+
+def convert_messages(convert: Callable[[Any], _T], value: Any) -> _T:
+    """Convert what LangChain accepts as messages. Its own errors may quote them.
+
+    Args:
+        convert: LangChain's function.
+        value: Its argument.
+
+    Raises:
+        InvalidInputError: They are not messages.
+    """
+    try:
+        return convert(value)
+    except ValidationError as error:
+        raise_invalid_input(error, within="messages")
+    except (ValueError, TypeError, NotImplementedError) as error:
+        problem = str(error).partition("\n")[0].partition(" got ")[0].rstrip(", .")
+    raise InvalidInputError("messages", f"are not valid: {problem}", _EXPECTED)
 
 
 def to_turns(messages: Sequence[BaseMessage]) -> list[Turn]:

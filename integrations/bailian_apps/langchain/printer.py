@@ -60,7 +60,8 @@ class _PrintedRun:
 
     app_id: str
     steps: dict[str, Step] = field(default_factory=dict[str, Step])
-    printed: set[str] = field(default_factory=set[str])  # steps that have a line
+    printed: set[tuple[str, bool]] = field(default_factory=set[tuple[str, bool]])
+    """The steps that have a line, one while they run and one when they have ended."""
 
 
 class _Display(Protocol):
@@ -145,9 +146,10 @@ class _LineDisplay:
         self._file = file
 
     def show_step(self, run_id: UUID, run: _PrintedRun, step: Step) -> None:
-        if step.status == EXECUTING and (step.id in run.printed or not step.is_named):
+        line = (step.id, step.status == EXECUTING)
+        if line in run.printed or (line[1] and not step.is_named):
             return  # a node's name comes with its first words
-        run.printed.add(step.id)
+        run.printed.add(line)
         self._print(f"{run.app_id}: {step_line(step)}")
 
     def show_text(self, run_id: UUID, run: _PrintedRun, *, first: bool) -> None:

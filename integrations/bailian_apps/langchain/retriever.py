@@ -16,14 +16,17 @@ from typing_extensions import override
 
 from bailian_apps.core.documents import DocumentSource, document_source
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.invalid_input import require_type
+from bailian_apps.core.request import MAX_INT
 from bailian_apps.core.result import AppResult
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.runs import AppRun, is_being_cancelled
-from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
+from bailian_apps.langchain.settings import MODEL_CONFIG
+from bailian_apps.langchain.signatures import RetrieverSignatures
 from bailian_apps.langchain.step_runs import found_documents
 
 
-class BailianAppRetriever(AppSettingsMixin, BaseRetriever):
+class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The knowledge base of a Bailian (Model Studio) agent app as a retriever.
 
     It calls the app and returns the passages that the answer cites as Documents, or, if it cites
@@ -50,7 +53,7 @@ class BailianAppRetriever(AppSettingsMixin, BaseRetriever):
 
     model_config = MODEL_CONFIG
 
-    k: int | None = Field(default=None, ge=0)
+    k: int | None = Field(default=None, ge=0, le=MAX_INT)
     documents: DocumentSource | None = None
 
     @override
@@ -59,6 +62,7 @@ class BailianAppRetriever(AppSettingsMixin, BaseRetriever):
     ) -> list[Document]:
         with langchain_errors(self, kwargs):
             k, source = self._pop_k(kwargs), self._pop_source(kwargs)
+            require_type(query, str, "query")
             result = AppRun.prepare(self, query, kwargs, run_manager).result()
         return _documents(result, source)[:k]
 
@@ -69,6 +73,7 @@ class BailianAppRetriever(AppSettingsMixin, BaseRetriever):
         try:
             with langchain_errors(self, kwargs):
                 k, source = self._pop_k(kwargs), self._pop_source(kwargs)
+                require_type(query, str, "query")
                 result = await AppRun.prepare(self, query, kwargs, run_manager).aresult()
         except asyncio.CancelledError as error:
             if is_being_cancelled():

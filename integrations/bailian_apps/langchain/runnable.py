@@ -27,7 +27,7 @@ from langchain_core.runnables.config import (
     get_callback_manager_for_config,
 )
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
-from typing_extensions import TypeVar, override
+from typing_extensions import TypeVar, Unpack, override
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, fold
@@ -43,9 +43,10 @@ from bailian_apps.core.result import AppResult
 from bailian_apps.core.typed_output import check_output_schema, partial_output, typed_output
 from bailian_apps.langchain.arguments import start_variables
 from bailian_apps.langchain.errors import langchain_errors
-from bailian_apps.langchain.messages import to_turns
+from bailian_apps.langchain.messages import convert_messages, to_turns
 from bailian_apps.langchain.runs import AppRun
-from bailian_apps.langchain.settings import MODEL_CONFIG, AppSettingsMixin
+from bailian_apps.langchain.settings import MODEL_CONFIG
+from bailian_apps.langchain.signatures import AppKeywords, RunnableSignatures
 from bailian_apps.langchain.step_runs import AnyRunManager
 from bailian_apps.owned_stream import OwnedStream
 
@@ -74,7 +75,9 @@ class _OpenInputSchema(_InputSchema):
     model_config = ConfigDict(extra="allow")
 
 
-class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, OutputT], Generic[OutputT]):
+class BailianAppRunnable(  # pyright: ignore[reportIncompatibleMethodOverride] - see signatures.py
+    RunnableSignatures, RunnableSerializable[Any, OutputT], Generic[OutputT]
+):
     """A Bailian (Model Studio) app as a Runnable: text, messages or a dict in, `AppResult` out.
 
     It composes with `|`, `assign`, `batch` and the like. `stream` yields growing results: each
@@ -133,7 +136,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, OutputT], G
 
     @override
     def invoke(
-        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
+        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Unpack[AppKeywords]
     ) -> OutputT:
         """Run the app and wait for the complete answer.
 
@@ -152,7 +155,7 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, OutputT], G
 
     @override
     async def ainvoke(
-        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
+        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Unpack[AppKeywords]
     ) -> OutputT:
         """Run the app, natively async; as `invoke`."""
         call = _RunnableCall(self, input, kwargs)
@@ -160,8 +163,8 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, OutputT], G
         return await self._acall_with_config(call.ainvoke, call.traced_input, config)
 
     @override
-    def stream(
-        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
+    def stream(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Unpack[AppKeywords]
     ) -> Iterator[OutputT]:
         """Run the app and yield growing results. Closing the iterator closes the connection.
 
@@ -198,8 +201,8 @@ class BailianAppRunnable(AppSettingsMixin, RunnableSerializable[Any, OutputT], G
         run.on_chain_end(last)
 
     @override
-    async def astream(
-        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Any
+    async def astream(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input: AppInput, config: RunnableConfig | None = None, **kwargs: Unpack[AppKeywords]
     ) -> AsyncIterator[OutputT]:
         """Run the app, natively async; as `stream`."""
         config = ensure_config(config)
@@ -262,7 +265,7 @@ class _RunnableCall:
     """
 
     def __init__(
-        self, runnable: BailianAppRunnable[Any], input_: Any, kwargs: dict[str, Any]
+        self, runnable: BailianAppRunnable[Any], input_: Any, kwargs: Mapping[str, Any]
     ) -> None:
         self._runnable = runnable
         self.traced_input = _public_input(runnable, input_, kwargs)
@@ -382,7 +385,7 @@ def _to_messages(value: Any) -> list[BaseMessage]:
     if isinstance(value, BaseMessage):
         return [value]
     if isinstance(value, Sequence):
-        return convert_to_messages(cast("Sequence[Any]", value))
+        return convert_messages(convert_to_messages, value)
     raise InvalidInputError(
         "input", f"has the unsupported type {type(value).__name__}", "Pass text, messages or a dict"
     )

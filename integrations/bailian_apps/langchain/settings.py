@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import RunnableBinding, RunnableConfig
 from langchain_core.runnables.retry import ExponentialJitterParams, RunnableRetry
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from bailian_apps.client import Client
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     SECRET_FIELDS,
     as_json,
@@ -59,22 +58,19 @@ class AppSettingsMixin(AppSettings):
     """The client whose connections, concurrency slots and session rounds the calls use. Default:
     the client that all calls share. Never dumped; an object with a client cannot be pickled."""
 
-    @hides_arguments
-    def __init__(self, **fields: Any) -> None:
-        """Create it from an app's settings.
+    if TYPE_CHECKING:
+        model: str = ""
+        """Another name of `app_id`, under which other models have theirs."""
+    else:
 
-        Args:
-            **fields: The fields of `AppSettings`, and those of the LangChain class.
-                `model` is an alias of `app_id`.
+        @property
+        def model(self) -> str:
+            """Another name of `app_id`, under which other models have theirs."""
+            return self.app_id
 
-        Raises:
-            InvalidInputError: A field is unknown or invalid. The error names the field.
-        """
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            fields_by_name = type(self).model_fields.items()
-            raise_invalid_input(error, names=[info.alias or name for name, info in fields_by_name])
+        @model.setter
+        def model(self, app_id: str) -> None:
+            self.app_id = app_id
 
     def bind(self, **kwargs: Any) -> Any:
         """Bind arguments to every call, as every Runnable's `bind`, without showing secrets."""

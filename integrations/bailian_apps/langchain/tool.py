@@ -19,6 +19,7 @@ from typing_extensions import NotRequired, TypedDict, override
 from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import AppFailedError, ContentBlockedError, InvalidOutputError
 from bailian_apps.core.history import Plan
+from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.redaction import (
     hides_arguments,
     secret_fields,
@@ -54,6 +55,9 @@ class AppToolArtifact(TypedDict):
         session_id: The cloud's session.
         request_id: The cloud's id of the request.
         context_lost: Whether the cloud had forgotten the session that the call continued.
+        reasoning: The reasoning of all steps. It and the next two are missing in older artifacts.
+        final_text: As in `AppResult`.
+        attempts: How many times the request was sent.
         bailian: The marker with which the thread's next call continues the session.
         output: The answer as JSON values, if the tool has an `output_schema`.
         answer: The app's answer, if the tool has `remember=True` (the message may be edited), or if
@@ -68,6 +72,9 @@ class AppToolArtifact(TypedDict):
     request_id: str | None
     context_lost: bool
     bailian: dict[str, Any] | None
+    reasoning: NotRequired[str]
+    final_text: NotRequired[str | None]
+    attempts: NotRequired[int]
     output: NotRequired[Any]
     answer: NotRequired[str]
 
@@ -133,25 +140,14 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
 
     _given_schema: Any = PrivateAttr(default=None)
 
-    @hides_arguments
-    def __init__(self, **fields: Any) -> None:
-        """Create a tool from an app's settings.
-
-        Args:
-            **fields: The fields of `AppSettings`, and those of every LangChain tool.
-
-        Raises:
-            InvalidInputError: A field is unknown or invalid. The error names the field.
-        """
-        given_schema = fields.get("args_schema")
-        fields["args_schema"] = tool_schema(
-            str(fields.get("name")),
-            given_schema,
-            fields.get("biz_params_schema"),
-            remember=bool(fields.get("remember")),
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        """Generate the schema of the tool's arguments."""
+        super().model_post_init(context)
+        self._given_schema = self.args_schema
+        self.args_schema = tool_schema(
+            self.name, self.args_schema, self.biz_params_schema, remember=self.remember
         )
-        super().__init__(**fields)
-        self._given_schema = given_schema
 
     @override
     def __getstate__(self) -> dict[Any, Any]:
@@ -194,6 +190,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     def _as_traced(self, tool_input: str | dict[str, Any]) -> str | dict[str, Any]:
         if isinstance(tool_input, str):
             return tool_input
+        require_type(tool_input, dict, "input")
         names = (*self.secret_biz_params, *secret_fields(self.args_schema))
         return wrap_params(tool_input, names)
 
@@ -276,6 +273,9 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             "request_id": result.request_id,
             "context_lost": result.context_lost,
             "bailian": marker.to_dict() if marker else None,
+            "reasoning": result.reasoning,
+            "final_text": result.final_text,
+            "attempts": result.attempts,
         }
         if self.remember:
             artifact["answer"] = result.text

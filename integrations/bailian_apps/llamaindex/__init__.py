@@ -1,6 +1,7 @@
-"""A Bailian app in LlamaIndex: as an LLM, a query engine, a chat engine, a retriever, a tool."""
+"""A Bailian app in LlamaIndex: as an LLM, query engine, chat engine, retriever, tool and agent."""
 
 try:
+    from bailian_apps.llamaindex.agent import BailianAppAgent
     from bailian_apps.llamaindex.chat_engine import BailianAppChatEngine
     from bailian_apps.llamaindex.llm import BailianAppLLM
     from bailian_apps.llamaindex.query_engine import BailianAppQueryEngine
@@ -16,6 +17,7 @@ except ImportError as error:  # not installed, or too old
     ) from error
 
 __all__ = [
+    "BailianAppAgent",
     "BailianAppChatEngine",
     "BailianAppLLM",
     "BailianAppQueryEngine",

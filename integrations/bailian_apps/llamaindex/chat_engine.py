@@ -21,13 +21,16 @@ from llama_index.core.chat_engine.types import (
 )
 from llama_index.core.memory import BaseMemory, Memory
 from llama_index.core.memory.memory import InsertMethod
+from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.keywords import CallKeywords
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.llamaindex.chat_turn import ChatTurn
 from bailian_apps.llamaindex.detached_memory import detached_memory
 from bailian_apps.llamaindex.instrumentation import instrumented
+from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, calls_apart
 
 _instrumented = instrumented(cast("Any", trace_method("chat")))
@@ -102,7 +105,7 @@ class BailianAppChatEngine(BaseChatEngine):
         system_prompt: str | None = None,
         prefix_messages: Sequence[ChatMessage] | None = None,
         callback_manager: CallbackManager | None = None,
-        **settings: Any,
+        **settings: Unpack[LLMKeywords],
     ) -> BailianAppChatEngine:
         """Create an engine from an app's settings.
 
@@ -143,7 +146,7 @@ class BailianAppChatEngine(BaseChatEngine):
         self,
         message: str | ChatMessage,
         chat_history: list[ChatMessage] | None = None,
-        **overrides: Any,
+        **overrides: Unpack[CallKeywords],
     ) -> AgentChatResponse:
         """Send a message and wait for the whole answer.
 
@@ -169,7 +172,7 @@ class BailianAppChatEngine(BaseChatEngine):
         self,
         message: str | ChatMessage,
         chat_history: list[ChatMessage] | None = None,
-        **overrides: Any,
+        **overrides: Unpack[CallKeywords],
     ) -> AgentChatResponse:
         """As `chat`, natively async."""
         turn = ChatTurn(message)
@@ -187,7 +190,7 @@ class BailianAppChatEngine(BaseChatEngine):
         self,
         message: str | ChatMessage,
         chat_history: list[ChatMessage] | None = None,
-        **overrides: Any,
+        **overrides: Unpack[CallKeywords],
     ) -> StreamingAgentChatResponse:
         """As `chat`, streamed: read `response_gen`, or the chunks of `chat_stream`.
 
@@ -223,7 +226,7 @@ class BailianAppChatEngine(BaseChatEngine):
         self,
         message: str | ChatMessage,
         chat_history: list[ChatMessage] | None = None,
-        **overrides: Any,
+        **overrides: Unpack[CallKeywords],
     ) -> StreamingAgentChatResponse:
         """As `stream_chat`, natively async: read `async_response_gen()`, or `achat_stream`."""
         turn = ChatTurn(message)

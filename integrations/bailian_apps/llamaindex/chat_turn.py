@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
 from llama_index.core.chat_engine.types import AgentChatResponse, StreamingAgentChatResponse
@@ -20,6 +20,8 @@ from llama_index.core.tools import ToolOutput
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.turns import MARKER_KEY
 from bailian_apps.llamaindex.instrumentation import has_event_handlers
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes, tool_outputs
@@ -40,6 +42,10 @@ class ChatTurn:
         """Start a turn with a question."""
         if isinstance(message, str):
             message = ChatMessage(role=MessageRole.USER, content=message)
+        elif not isinstance(cast("object", message), ChatMessage):
+            raise InvalidInputError(
+                "message", f"must be a str or a ChatMessage, not {kind_of(message)}"
+            )
         self.question = message
         self.initial: list[ChatMessage] = []
         self.replaced: list[ChatMessage] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -24,8 +24,9 @@ from llama_index.core.llms.callbacks import (  # untyped in LlamaIndex
     llm_completion_callback,  # pyright: ignore[reportUnknownVariableType]
 )
 from llama_index.core.llms.llm import LLM
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 from pydantic.json_schema import SkipJsonSchema
+from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.client import Client
@@ -33,12 +34,16 @@ from bailian_apps.core.attachments import unwrap_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import plan_request
-from bailian_apps.core.invalid_input import raise_invalid_input
+from bailian_apps.core.invalid_input import require_type
+from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.keywords import CallKeywords
 from bailian_apps.core.redaction import hides_arguments
+from bailian_apps.core.request import MAX_INT
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import Turn
 from bailian_apps.llamaindex.instrumentation import instrumented
+from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm_call import LLMCall
 from bailian_apps.llamaindex.messages import image_content, to_turns
 from bailian_apps.llamaindex.responses import (
@@ -110,30 +115,13 @@ class BailianAppLLM(AppSettings, LLM):
         arbitrary_types_allowed=True,
     )
 
-    context_window: int = Field(default=131_072, gt=0)
-    num_output: int = Field(default=2_048, gt=0)
+    context_window: int = Field(default=131_072, gt=0, le=MAX_INT)
+    num_output: int = Field(default=2_048, gt=0, le=MAX_INT)
     client: SkipJsonSchema[Client | None] = Field(default=None, exclude=True, repr=False)
     message_blocks: MessageBlocks = "reasoning"
     step_events: bool = False
 
     _listener: Callable[[AppEvent], None] | None = PrivateAttr(default=None)
-
-    if not TYPE_CHECKING:  # type checkers infer the fields better than from `**fields`
-
-        @hides_arguments
-        def __init__(self, **fields: Any) -> None:
-            """Create an LLM for an app.
-
-            Args:
-                **fields: See the class.
-
-            Raises:
-                InvalidInputError: A field is unknown or invalid.
-            """
-            try:
-                super().__init__(**fields)
-            except ValidationError as error:
-                raise_invalid_input(error, names=type(self).model_fields)
 
     @model_validator(mode="before")
     @classmethod
@@ -151,7 +139,7 @@ class BailianAppLLM(AppSettings, LLM):
         app: BailianApp | None = None,
         llm: BailianAppLLM | None = None,
         callback_manager: CallbackManager | None = None,
-        **settings: Any,
+        **settings: Unpack[LLMKeywords],
     ) -> BailianAppLLM:
         """The LLM of an engine, a retriever or a tool, from the arguments that all of them take.
 
@@ -162,8 +150,8 @@ class BailianAppLLM(AppSettings, LLM):
             **settings: The fields of a new LLM, when neither is given.
 
         Raises:
-            InvalidInputError: More than one of `app`, `llm` and settings is given, or a field is
-                invalid.
+            InvalidInputError: More than one of `app`, `llm` and settings is given, or one of them
+                is invalid.
         """
         if (app is not None) + (llm is not None) + bool(settings) > 1:
             raise InvalidInputError(
@@ -171,16 +159,25 @@ class BailianAppLLM(AppSettings, LLM):
                 "cannot be combined with llm or settings",
                 "Pass one of app=, llm= and settings",
             )
+        types: list[tuple[str, object, type]] = [
+            ("app", app, BailianApp),
+            ("llm", llm, BailianAppLLM),
+        ]
+        for field, given, kind in types:
+            if given is not None and not isinstance(given, kind):
+                problem = f"must be a {kind.__name__}, not {kind_of(given)}"
+                raise InvalidInputError(field, problem, "Pass an app's id as app_id=")
         if llm is not None:
             if callback_manager is None:
                 return llm
             return llm.model_copy(update={"callback_manager": callback_manager})
+        fields: dict[str, Any] = {**settings}
         if app is not None:
-            settings = {name: getattr(app.settings, name) for name in AppSettings.model_fields}
-            settings["client"] = app.client
+            fields = {name: getattr(app.settings, name) for name in AppSettings.model_fields}
+            fields["client"] = app.client
         if callback_manager is not None:
-            settings["callback_manager"] = callback_manager
-        return cls(**settings)
+            fields["callback_manager"] = callback_manager
+        return cls(**fields)
 
     def with_event_listener(self, listener: Callable[[AppEvent], None]) -> BailianAppLLM:
         """Return a copy of this LLM that calls `listener` too for every event of its runs.
@@ -225,7 +222,7 @@ class BailianAppLLM(AppSettings, LLM):
         )
 
     @instrumented(_chat_callback)
-    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Unpack[CallKeywords]) -> ChatResponse:
         """Call the app and wait for the whole answer.
 
         Args:
@@ -244,7 +241,9 @@ class BailianAppLLM(AppSettings, LLM):
         return self._chat_call(messages, kwargs).invoke()
 
     @instrumented(_chat_callback)
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+    def stream_chat(
+        self, messages: Sequence[ChatMessage], **kwargs: Unpack[CallKeywords]
+    ) -> ChatResponseGen:
         """As `chat`, chunk by chunk.
 
         Every chunk's message has everything received so far. The last chunk has an empty `delta`
@@ -254,19 +253,23 @@ class BailianAppLLM(AppSettings, LLM):
         return self._chat_call(messages, kwargs).stream()
 
     @instrumented(_chat_callback)
-    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+    async def achat(
+        self, messages: Sequence[ChatMessage], **kwargs: Unpack[CallKeywords]
+    ) -> ChatResponse:
         """As `chat`, natively async."""
         return await self._chat_call(messages, kwargs).ainvoke()
 
     @instrumented(_chat_callback)
     async def astream_chat(
-        self, messages: Sequence[ChatMessage], **kwargs: Any
+        self, messages: Sequence[ChatMessage], **kwargs: Unpack[CallKeywords]
     ) -> ChatResponseAsyncGen:
         """As `stream_chat`, natively async."""
         return self._chat_call(messages, kwargs).astream()
 
     @instrumented(_completion_callback)
-    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+    def complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Unpack[CallKeywords]
+    ) -> CompletionResponse:
         """Call the app with one prompt, without a conversation.
 
         Args:
@@ -285,30 +288,30 @@ class BailianAppLLM(AppSettings, LLM):
 
     @instrumented(_completion_callback)
     def stream_complete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
+        self, prompt: str, formatted: bool = False, **kwargs: Unpack[CallKeywords]
     ) -> CompletionResponseGen:
         """As `complete`, chunk by chunk; the last chunk has an empty `delta`, and `raw`."""
         return self._completion_call(prompt, kwargs).stream()
 
     @instrumented(_completion_callback)
     async def acomplete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
+        self, prompt: str, formatted: bool = False, **kwargs: Unpack[CallKeywords]
     ) -> CompletionResponse:
         """As `complete`, natively async."""
         return await self._completion_call(prompt, kwargs).ainvoke()
 
     @instrumented(_completion_callback)
     async def astream_complete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
+        self, prompt: str, formatted: bool = False, **kwargs: Unpack[CallKeywords]
     ) -> CompletionResponseAsyncGen:
         """As `stream_complete`, natively async."""
         return self._completion_call(prompt, kwargs).astream()
 
     @hides_arguments
     def _chat_call(
-        self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]
+        self, messages: Sequence[ChatMessage], keywords: CallKeywords
     ) -> LLMCall[ChatResponse]:
-        settings, options = self._split(kwargs)
+        settings, options = self._split(keywords)
         session_id = options.pop("session_id", None)
         turns = to_turns(messages)
         if _apart.get():
@@ -318,9 +321,10 @@ class BailianAppLLM(AppSettings, LLM):
         return LLMCall(self, settings, plan, options, builder, self._listener)
 
     @hides_arguments
-    def _completion_call(self, prompt: str, kwargs: dict[str, Any]) -> LLMCall[CompletionResponse]:
-        settings, options = self._split(kwargs)
-        if options.get("session_id"):
+    def _completion_call(self, prompt: str, keywords: CallKeywords) -> LLMCall[CompletionResponse]:
+        require_type(prompt, str, "prompt")
+        settings, options = self._split(keywords)
+        if options.get("session_id") not in (None, ""):
             raise InvalidInputError(
                 "session_id", "cannot be passed to a completion, which has no session", "Use chat"
             )
@@ -328,8 +332,9 @@ class BailianAppLLM(AppSettings, LLM):
         builder = CompletionResponseBuilder()
         return LLMCall(self, settings, plan, options, builder, self._listener)
 
-    def _split(self, kwargs: dict[str, Any]) -> tuple[AppSettings, dict[str, Any]]:
+    def _split(self, keywords: CallKeywords) -> tuple[AppSettings, dict[str, Any]]:
         """The settings of a call, and its other options."""
+        kwargs: dict[str, Any] = {**keywords}
         for name in kwargs.keys() & {"prompt", "messages"}:
             raise InvalidInputError(
                 name, "is not a keyword argument here", "Pass it as the method's first argument"

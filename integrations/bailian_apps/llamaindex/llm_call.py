@@ -8,7 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bailian_apps.core.events import AppEvent, RunFinished
@@ -43,7 +43,7 @@ class LLMCall(Generic[ResponseT]):
     llm: BailianAppLLM
     settings: AppSettings
     plan: Plan
-    options: dict[str, Any]
+    options: dict[str, Any] = field(repr=False)
     builder: ResponseBuilder[ResponseT]
     listener: Callable[[AppEvent], None] | None
 
@@ -127,10 +127,7 @@ class LLMCall(Generic[ResponseT]):
         if isinstance(event, RunFinished):
             spans.finish(event.result.text)
             return self.builder.final(event.result, delta="" if streaming else None)
-        if streaming:
-            return self.builder.chunk(event)
-        self.builder.listen(event)
-        return None
+        return self.builder.chunk(event) if streaming else None
 
 
 def _close_spans_on_gc(chunks: GeneratorT, spans: RunSpans) -> GeneratorT:

@@ -111,8 +111,8 @@ def _encoded_once(encoded: bytes) -> bytes:
         return encoded
 
 
-def image_address(text: str | None) -> Any:
+def image_address(text: object) -> Any:
     """An address of the cloud or a Data URL as it is, any other text as a path."""
-    if not text or is_fetchable(text) or text[:5].lower() == "data:":
-        return text
-    return Path(text)
+    if isinstance(text, str) and text and not is_fetchable(text) and text[:5].lower() != "data:":
+        return Path(text)
+    return text

@@ -19,6 +19,7 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayloa
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import BaseModel
+from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import read_image
@@ -26,6 +27,7 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.typed_output import check_output_schema, typed_output
+from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.messages import image_address
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
@@ -94,7 +96,7 @@ class BailianAppQueryEngine(BaseQueryEngine):
         streaming: bool = False,
         output_schema: type[BaseModel] | None = None,
         callback_manager: CallbackManager | None = None,
-        **settings: Any,
+        **settings: Unpack[LLMKeywords],
     ) -> BailianAppQueryEngine:
         """Create an engine from an app's settings.
 

@@ -37,7 +37,7 @@ from bailian_apps.core.documents import DocumentSource
 from bailian_apps.core.events import AppEvent, References, TextDelta
 from bailian_apps.core.history import Plan
 from bailian_apps.core.models import copy_model
-from bailian_apps.core.reasoning import ReasoningPiece, ReasoningQueue
+from bailian_apps.core.reasoning import ReasoningQueue
 from bailian_apps.core.result import AppResult, DocReference, Step, Usage
 from bailian_apps.core.turns import MARKER_KEY
 
@@ -60,10 +60,6 @@ class ResponseBuilder(Protocol[ResponseT_co]):
 
     def chunk(self, event: AppEvent) -> ResponseT_co | None:
         """The chunk for an event; None for an event that has none."""
-        ...
-
-    def listen(self, event: AppEvent) -> object:
-        """Take an event of a call that does not stream."""
         ...
 
     def final(self, result: AppResult, delta: str | None) -> ResponseT_co:
@@ -101,18 +97,13 @@ class ChatResponseBuilder:
         if isinstance(event, References):
             if self._shows_citations:
                 self._citations += map(citation_block, event.items)
-        elif pieces := self.listen(event):
+        elif pieces := self._reasoning.feed(event):
+            for piece in pieces:
+                own = slice(piece.number, piece.number + 1)
+                before = "".join(block.content or "" for block in self._thinking[own])
+                self._thinking[own] = thinking_blocks([before + piece.text])
             return self._chunk("", {THINKING_DELTA: "".join(piece.text for piece in pieces)})
         return None
-
-    def listen(self, event: AppEvent) -> list[ReasoningPiece]:
-        """Take the reasoning of an event; return what can be read of it now."""
-        pieces = self._reasoning.feed(event)
-        for piece in pieces:
-            own = slice(piece.number, piece.number + 1)
-            before = "".join(block.content or "" for block in self._thinking[own])
-            self._thinking[own] = thinking_blocks([before + piece.text])
-        return pieces
 
     def _chunk(self, delta: str, additional_kwargs: dict[str, Any]) -> ChatResponse:
         text = copy_model(_TEXT_BLOCK, text=self._text)
@@ -125,8 +116,8 @@ class ChatResponseBuilder:
 
     def final(self, result: AppResult, delta: str | None) -> ChatResponse:
         """The response for the finished run; engines store its message."""
-        # In the order of the stream: of parallel nodes, the first that starts may think last.
-        thoughts = [block.content or "" for block in self._thinking] or [result.reasoning]
+        own = {step.id: step.reasoning for step in result.steps}
+        thoughts = [own[step_id] for step_id in result.reasoning_steps] or [result.reasoning]
         references = result.references if self._shows_citations else ()
         # One text block: `ChatMessage.content` puts newlines between several.
         blocks: list[Any] = [
@@ -179,9 +170,6 @@ class CompletionResponseBuilder:
             thinking: dict[str, Any] = {THINKING_DELTA: "".join(piece.text for piece in pieces)}
             return CompletionResponse(text=self._text, delta="", additional_kwargs=thinking)
         return None
-
-    def listen(self, event: AppEvent) -> None:
-        """Take an event of a call that does not stream: the result has all that is returned."""
 
     def final(self, result: AppResult, delta: str | None) -> CompletionResponse:
         """The response for the finished run."""

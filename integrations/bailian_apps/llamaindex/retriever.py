@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle
+from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.documents import DocumentSource, document_source
 from bailian_apps.core.redaction import hides_arguments
+from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.query_engine import image_option
 from bailian_apps.llamaindex.responses import source_nodes
@@ -67,7 +67,7 @@ class BailianAppRetriever(BaseRetriever):
         *,
         documents: DocumentSource | None = None,
         callback_manager: CallbackManager | None = None,
-        **settings: Any,
+        **settings: Unpack[LLMKeywords],
     ) -> BailianAppRetriever:
         """Create a retriever from an app's settings.
 

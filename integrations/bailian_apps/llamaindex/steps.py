@@ -18,7 +18,7 @@ from bailian_apps.core.events import (
     StepStarted,
     StepUpdated,
 )
-from bailian_apps.core.result import Step
+from bailian_apps.core.result import SUCCESS, Step
 from bailian_apps.core.values import as_text
 from bailian_apps.llamaindex.responses import found_nodes
 
@@ -49,18 +49,20 @@ class BailianAppStepEvent(BaseEvent):
 
 
 class BailianAppStepStream(Event):
-    """What a step of the app does; written to a workflow's stream by an app's tool.
+    """What a step of the app does; written to a workflow's stream by an app's tool or agent.
 
     Attributes:
-        tool_name: The tool that called the app.
-        phase: As in `BailianAppStepEvent`, and so are the others. `"delta"` only from a tool with
-            `step_deltas=True`.
+        tool_name: The tool that called the app; `""` for an agent's app.
+        current_agent_name: The agent that is the app; `""` for a tool's.
+        phase: As in `BailianAppStepEvent`, and so are the others. `"delta"` only from a tool or an
+            agent with `step_deltas=True`.
         step: The step's fields.
         text: The next piece of the step's output.
         reasoning: The next piece of its reasoning.
     """
 
-    tool_name: str
+    tool_name: str = ""
+    current_agent_name: str = ""
     phase: Phase
     step: dict[str, Any]
     text: str = ""
@@ -133,8 +135,11 @@ def legacy_start(step: Step) -> tuple[CBEventType, dict[str, Any]]:
 
 def legacy_end(step: Step) -> dict[str, Any]:
     """The end payload of a successful step's event in the legacy callbacks."""
+    # Payloads have no field for a status; that of a failed step is its exception.
+    status = {EventPayload.ADDITIONAL_KWARGS: {"status": step.status}}
+    more = {} if step.status == SUCCESS else status
     if step.span_kind == "tool":
-        return {EventPayload.FUNCTION_OUTPUT: step.output}
+        return {EventPayload.FUNCTION_OUTPUT: step.output, **more}
     if step.span_kind == "retrieval":
-        return {EventPayload.NODES: found_nodes(step)}
-    return {EventPayload.RESPONSE: step.output}
+        return {EventPayload.NODES: found_nodes(step), **more}
+    return {EventPayload.RESPONSE: step.output, **more}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from llama_index.core.async_utils import (
     asyncio_run,  # pyright: ignore[reportUnknownVariableType]
@@ -13,13 +13,13 @@ from llama_index.core.async_utils import (
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock
 from llama_index.core.base.response.schema import PydanticResponse, Response
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
-from llama_index.core.workflow import Context
+from llama_index.core.workflow import Context, WorkflowRuntimeError
 from pydantic import BaseModel, Field, ValidationError, create_model
+from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import InvalidInputError, InvalidOutputError
-from bailian_apps.core.events import STEP_DELTAS, AppEvent
 from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
     hides_arguments,
@@ -33,12 +33,12 @@ from bailian_apps.core.redaction import (
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.typed_output import agent_message, check_output_schema, typed_output
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
+from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
-from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
+from bailian_apps.llamaindex.workflow_context import CONTEXT, StoredConversation, step_writer
 
 _PROMPT = "prompt"
-_CONTEXT = "ctx"
 _KEEPS_EXCEPTION = "exception" in inspect.signature(ToolOutput.__init__).parameters
 """Whether LlamaIndex keeps a tool's exception in its output, as newer releases do."""
 
@@ -55,7 +55,7 @@ def bailian_app_tool(
     return_direct: bool = False,
     keep_session: bool = True,
     step_deltas: bool = False,
-    **settings: Any,
+    **settings: Unpack[LLMKeywords],
 ) -> FunctionTool:
     """Create a tool that calls a Bailian app, for `FunctionAgent`, `ReActAgent`, `AgentWorkflow`.
 
@@ -63,6 +63,10 @@ def bailian_app_tool(
     workflow's `Context`, under the tool's name and the app's id, so it continues wherever the
     context does. Steps of the app are written to the workflow's stream as `BailianAppStepStream`.
     Outside a workflow, each call is a conversation of its own.
+
+    With `keep_session=False` the tool needs no context, so that `CodeActAgent` takes it too. Its
+    function (`fn`, `async_fn`, `real_fn`) has the tool's name and description, and a signature with
+    its arguments; it returns the answer's text.
 
     The output's `raw_output` is a `Response` with the cited documents (or else those that the app
     found) in `source_nodes`, and steps and usage in `metadata`. With an `output_schema` it is a
@@ -95,9 +99,9 @@ def bailian_app_tool(
         agent = FunctionAgent(tools=[tool], llm=OpenAI())
         ```
     """
-    if params is not None and _CONTEXT in params.model_fields:
+    if params is not None and CONTEXT in params.model_fields:
         raise InvalidInputError(
-            f"params.{_CONTEXT}", "is reserved for the workflow's context", "Rename the field"
+            f"params.{CONTEXT}", "is reserved for the workflow's context", "Rename the field"
         )
     metadata = ToolMetadata(
         name=name,
@@ -134,9 +138,17 @@ class _AppTool(FunctionTool):
         keep_session: bool,
         step_deltas: bool,
     ) -> None:
-        super().__init__(fn=self._text, async_fn=self._atext, metadata=metadata)
-        self.requires_context = True
-        self.ctx_param_name = _CONTEXT
+        def text(*args: Any, **kwargs: Any) -> str:
+            return self.call(*args, **take(kwargs)).content
+
+        async def atext(*args: Any, **kwargs: Any) -> str:
+            return (await self.acall(*args, **take(kwargs))).content
+
+        for function in (text, atext):
+            _describe(function, metadata)
+        super().__init__(fn=text, async_fn=atext, metadata=metadata)
+        self.requires_context = keep_session
+        self.ctx_param_name = CONTEXT
         self._llm = llm
         self._params = params
         self._output_schema = output_schema
@@ -158,12 +170,6 @@ class _AppTool(FunctionTool):
         )
         return make, ()
 
-    def _text(self, *args: Any, **kwargs: Any) -> str:
-        return self.call(*args, **take(kwargs)).content
-
-    async def _atext(self, *args: Any, **kwargs: Any) -> str:
-        return (await self.acall(*args, **take(kwargs))).content
-
     def without_secrets(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the tool's arguments to be published; `unwrap_params` returns the original."""
         names = (*self._llm.secret_biz_params, *secret_fields(self.metadata.fn_schema))
@@ -172,7 +178,7 @@ class _AppTool(FunctionTool):
     @instrumented_tool
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
         """Call the app; with a context, through `acall`, because contexts are async."""
-        if kwargs.pop(_CONTEXT, None) is not None:
+        if kwargs.pop(CONTEXT, None) is not None:
             return asyncio_run(self.acall(*args, **unwrap_params(kwargs)))
         question, overrides = self._parse(args, kwargs)
         kept = ResultKeeper()
@@ -184,17 +190,23 @@ class _AppTool(FunctionTool):
     @instrumented_tool
     async def acall(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolOutput:
         """Call the app; with a context, in its conversation."""
-        ctx: Context | None = kwargs.pop(_CONTEXT, None)
+        ctx: Context | None = kwargs.pop(CONTEXT, None)
+        if ctx is None and not self._keep_session:
+            ctx = _step_context()  # an agent passes none, but shows the steps
         question, overrides = self._parse(args, kwargs)
         kept = ResultKeeper()
         llm = kept.listen_to(self._llm)
         if ctx is None:
             response = await llm.achat([question], **overrides)
             return self._output(response, kept.result, args, kwargs)
-        llm = llm.with_event_listener(partial(self._write_step, ctx, StepChanges()))
-        history = await self._load_history(ctx)
-        response = await llm.achat([*history, question], **overrides)
-        await self._store_turn(ctx, question, response)
+        name = self.metadata.get_name()
+        llm = llm.with_event_listener(step_writer(ctx, deltas=self._step_deltas, tool_name=name))
+        if not self._keep_session:
+            response = await llm.achat([question], **overrides)
+            return self._output(response, kept.result, args, kwargs, for_agent=True)
+        conversation = StoredConversation(ctx, self._key)
+        response = await llm.achat([*await conversation.load(), question], **overrides)
+        await conversation.add(question, response.message)
         return self._output(response, kept.result, args, kwargs, for_agent=True)
 
     @hides_arguments
@@ -205,7 +217,7 @@ class _AppTool(FunctionTool):
         schema = self.metadata.fn_schema
         assert schema is not None  # noqa: S101
         given: dict[str, Any] = unwrap_params(kwargs)
-        given.pop(_CONTEXT, None)
+        given.pop(CONTEXT, None)
         try:
             arguments = schema.model_validate(given | ({_PROMPT: args[0]} if args else {}))
         except ValidationError as error:
@@ -219,34 +231,6 @@ class _AppTool(FunctionTool):
                 overrides[option] = value
         names = (*self._llm.secret_biz_params, *secret_fields(schema))
         return question, wrap_secrets(overrides, names)
-
-    def _write_step(self, ctx: Context, changes: StepChanges, event: AppEvent) -> None:
-        if isinstance(event, STEP_DELTAS) and not self._step_deltas:
-            return
-        if fields := changes.fields(event):
-            name = self.metadata.get_name()
-            ctx.write_event_to_stream(BailianAppStepStream(tool_name=name, **fields))
-
-    async def _load_history(self, ctx: Context) -> list[ChatMessage]:
-        if not self._keep_session:
-            return []
-        state: Any = await ctx.store.get_state()
-        return [ChatMessage.model_validate(each) for each in _stored_messages(state, self._key)]
-
-    async def _store_turn(
-        self, ctx: Context, question: ChatMessage, response: ChatResponse
-    ) -> None:
-        if not self._keep_session:
-            return
-        message = response.message
-        answer = ChatMessage(
-            role=MessageRole.ASSISTANT,
-            content=message.content,
-            additional_kwargs=message.additional_kwargs,
-        )
-        turn = [each.model_dump(mode="json") for each in (question, answer)]
-        async with ctx.store.edit_state() as state:
-            cast("Any", state)[self._key] = [*_stored_messages(state, self._key), *turn]
 
     @property
     def _key(self) -> str:
@@ -284,11 +268,29 @@ class _AppTool(FunctionTool):
         )
 
 
-def _stored_messages(state: Any, key: str) -> list[dict[str, Any]]:
-    if not hasattr(state, "__setitem__"):
-        raise InvalidInputError(
-            _CONTEXT,
-            "has a typed state, which cannot store the conversation",
-            "Pass keep_session=False, or use a workflow with an untyped state",
-        )
-    return list(state.get(key, ()))
+def _describe(function: Any, metadata: ToolMetadata) -> None:
+    """Give a tool's function the name, the docstring and the signature that agents read."""
+    assert metadata.fn_schema is not None  # noqa: S101
+    # The schema's own, which has names and defaults as they are passed; `prompt` may be positional.
+    parameters = sorted(
+        inspect.signature(metadata.fn_schema).parameters.values(),
+        key=lambda parameter: parameter.name != _PROMPT,
+    )
+    if parameters[0].name == _PROMPT:
+        parameters[0] = parameters[0].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    function.__name__ = function.__qualname__ = metadata.get_name()
+    function.__doc__ = metadata.description
+    function.__signature__ = inspect.Signature(parameters, return_annotation=str)
+    annotations = {each.name: each.annotation for each in parameters}
+    function.__annotations__ = {**annotations, "return": str}
+
+
+def _step_context() -> Context | None:
+    """The context of the workflow's step that is running; None outside one.
+
+    Older versions of LlamaIndex's workflows have no way to ask for it.
+    """
+    try:
+        return Context.get_step_context()
+    except (AttributeError, WorkflowRuntimeError):
+        return None

@@ -6,14 +6,16 @@ import asyncio
 import collections
 import contextlib
 import io
+import os
 import time
 from collections.abc import AsyncGenerator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 
 from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.async_pool import AsyncConnections, LoopSession
+from bailian_apps.transport.doubles import refusal, refuse_unseen_call
 from bailian_apps.transport.environment import tls_context, uses_tls
 from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
@@ -27,7 +29,7 @@ from bailian_apps.transport.http_answer import (
 )
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.sse import Frame
-from bailian_apps.transport.sync_pool import KEEP_ALIVE
+from bailian_apps.transport.sync_pool import KEEP_ALIVE, shut_down
 from bailian_apps.transport.timeouts import TimeoutBudget
 
 # Every wait is bounded by the call's own timer, see `AsyncCall._set_timer`.
@@ -50,6 +52,7 @@ class AsyncCall:
         self._sending: asyncio.Task[aiohttp.ClientResponse] | None = None
         self._connected = False
         self._loop_session: LoopSession | None = None
+        self._process = os.getpid()
         self._response: aiohttp.ClientResponse | None = None
 
     async def frames(self, request: HTTPRequest) -> AsyncGenerator[list[Frame]]:
@@ -93,8 +96,12 @@ class AsyncCall:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._response is not None:
-            self._response.close()
+        if self._response is None or os.getpid() != self._process:
+            return  # a forked child shares the connection, and the selector of the loop
+        # Closing alone would not end a connection that a forked child holds, too.
+        if (opened := _socket_of(self._response)) is not None:
+            shut_down(opened)
+        self._response.close()
 
     async def _send(self, request: HTTPRequest) -> tuple[int, Mapping[str, str]]:
         """Send the request and read the head of the response."""
@@ -104,6 +111,8 @@ class AsyncCall:
             raise environment_error(
                 "async calls cannot use a SOCKS proxy; use an HTTP proxy, or call synchronously"
             )
+        sender = aiohttp.ClientSession._request  # pyright: ignore[reportPrivateUsage]
+        refuse_unseen_call(request.url, sender=sender)
         self._budget.remaining_s()  # raises if the time is up already: then nothing is sent
         self._set_timer()
         try:
@@ -132,6 +141,10 @@ class AsyncCall:
             if not self._connected:
                 raise connect_error(request.url, error, proxy=proxy) from None
             raise connection_lost_error(sent=True) from None
+        except Exception as error:
+            if refused := refusal(error):
+                raise refused from None
+            raise
         self._keep_alive(response)
         return response.status, response.headers
 
@@ -216,12 +229,16 @@ class AsyncCall:
         return b"".join(parts)
 
     def _keep_alive(self, response: aiohttp.ClientResponse) -> None:
-        transport = response.connection.transport if response.connection is not None else None
-        opened = transport.get_extra_info("socket") if transport is not None else None
-        if opened is not None:
+        if (opened := _socket_of(response)) is not None:
             with contextlib.suppress(OSError):  # already lost; reading will report it
                 for option in KEEP_ALIVE:
                     opened.setsockopt(*option)
+
+
+def _socket_of(response: aiohttp.ClientResponse) -> Any:
+    """Return the socket of a response; None once its connection is lost or has been returned."""
+    transport = response.connection.transport if response.connection is not None else None
+    return None if transport is None else transport.get_extra_info("socket")
 
 
 def _unread_data(content: aiohttp.StreamReader) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
 from typing import Any, Final
 
 from bailian_apps.core.errors import BailianError
@@ -39,7 +38,7 @@ class ResponseBody:
         plain = getattr(response, "_fp", None)
         found = getattr(getattr(getattr(plain, "fp", None), "raw", None), "_sock", None)
         found = getattr(found, "socket", found)  # TLS in TLS is not a socket, but has one
-        self.socket = found if isinstance(found, socket.socket) else None
+        self.socket: Any = found if hasattr(found, "settimeout") else None
         # Nothing is read of an empty body, so what stands after it in the buffer is not seen.
         self.clean = getattr(plain, "length", None) != 0
         self._timeout_s = 0.0

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import certifi
-import requests.utils
+import requests  # not `requests.utils`: the SDK, in another thread, might get a half of it
 
 from bailian_apps.transport.http_answer import environment_error
 

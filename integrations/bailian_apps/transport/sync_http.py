@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import io
 import os
-import socket
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from urllib3.exceptions import TimeoutError as PoolTimeoutError
 
 from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.body import ResponseBody
+from bailian_apps.transport.doubles import refusal, refuse_unseen_call
 from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
     FrameReader,
@@ -33,7 +33,7 @@ from bailian_apps.transport.http_answer import (
 )
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.sse import Frame
-from bailian_apps.transport.sync_pool import SyncConnections, current
+from bailian_apps.transport.sync_pool import SyncConnections, current, shut_down
 from bailian_apps.transport.timeouts import TimeoutBudget
 
 
@@ -72,7 +72,7 @@ class SyncCall:
         self._body: ResponseBody | None = None
         # The socket that the call uses, until someone takes it out: to shut it down, or because the
         # connection returns to the pool, and may be another call's a moment later.
-        self._socket_ref: list[socket.socket] = []
+        self._socket_ref: list[Any] = []
         self._closed = False
         self._process = os.getpid()
 
@@ -111,7 +111,7 @@ class SyncCall:
         finally:
             self.close()
 
-    def track_socket(self, connected: socket.socket) -> None:
+    def track_socket(self, connected: Any) -> None:
         """Remember the socket that the call uses from now on.
 
         Raises:
@@ -130,9 +130,8 @@ class SyncCall:
         self._closed = True
         # A forked child holds the parent's connection, too; it may only release it.
         if os.getpid() == self._process:
-            with contextlib.suppress(IndexError, OSError):  # none, or closed already
-                # Not TLS's own shutdown, which would remove the session under a reading thread.
-                socket.socket.shutdown(self._socket_ref.pop(), socket.SHUT_RDWR)
+            with contextlib.suppress(IndexError):  # none
+                shut_down(self._socket_ref.pop())
 
     def close(self) -> None:
         """Close the connection, unless it returned to the pool after the last byte.
@@ -146,9 +145,9 @@ class SyncCall:
 
     def _send(self, request: HTTPRequest) -> tuple[int, Mapping[str, str]]:
         """Send the request and read the head of the response."""
+        refuse_unseen_call(request.url)
         body = _TrackedBody(request.body, self.budget)
-        interrupted = getattr(current, "call", None)  # this may be a signal handler's call
-        current.call = self
+        before = current.set(self)  # a signal handler's call may interrupt another
         try:
             limits = urllib3.Timeout(*self.budget.connect_and_read_s())
             response = self._connections.post(request, body, limits)
@@ -166,8 +165,12 @@ class SyncCall:
                 proxy = self._connections.environment.proxy_for(request.url)
                 raise connect_error(request.url, error, proxy=proxy) from None
             raise connection_lost_error(sent=True) from None
+        except Exception as error:
+            if refused := refusal(error):
+                raise refused from None
+            raise
         finally:
-            current.call = interrupted
+            current.reset(before)
         self._response, self._body = response, ResponseBody(response)
         if self._body.socket is not None:
             self._socket_ref[:] = [self._body.socket]

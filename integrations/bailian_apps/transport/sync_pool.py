@@ -8,26 +8,34 @@ names that this needs are listed in `private_names`.
 
 from __future__ import annotations
 
+import _socket
+import contextlib
 import http.client
 import io
+import queue
 import socket
 import ssl
 import threading
-from typing import Any, Final, cast
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, cast
 
+import requests
 import urllib3
 import urllib3.connection
-from requests.utils import get_auth_from_url
 from typing_extensions import override
 from urllib3 import make_headers
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from bailian_apps.core.errors import BailianError
+from bailian_apps.transport.doubles import is_cassette_active, without_cassette
 from bailian_apps.transport.environment import Environment, tls_context, uses_tls
 from bailian_apps.transport.http_answer import environment_error, spoke_first_error
 from bailian_apps.transport.name_lookup import look_up
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.timeouts import TimeoutBudget
+
+if TYPE_CHECKING:
+    from bailian_apps.transport.sync_http import SyncCall
 
 # TCP keep-alive: a connection that a NAT gateway dropped silently is noticed after two minutes.
 KEEP_ALIVE: Final[list[tuple[int, int, int]]] = [
@@ -40,8 +48,21 @@ KEEP_ALIVE: Final[list[tuple[int, int, int]]] = [
     ),
 ]
 
-current = threading.local()
-"""`call`: the `SyncCall` that this thread is sending."""
+# Not a `threading.local`: if gevent patches threads after this import, its greenlets share one.
+current: ContextVar[SyncCall] = ContextVar("current")
+"""The call that this thread, or greenlet, is sending."""
+
+
+def shut_down(connected: Any) -> None:
+    """End a socket's connection, also where another thread or process holds it; closes nothing.
+
+    It is not TLS's own shutdown, which would remove the session under a reading thread.
+    """
+    # gevent and eventlet wrap a socket; those from before they patched the module are plain.
+    plain = getattr(connected, "fd", None) or getattr(connected, "_sock", connected)
+    if isinstance(plain, _socket.socket):
+        with contextlib.suppress(OSError):  # closed already
+            _socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 class _DeadlineRawIO(io.RawIOBase):
@@ -83,7 +104,7 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self._deadline_io = _DeadlineRawIO(sock, self.fp.detach(), current.call.budget)
+        self._deadline_io = _DeadlineRawIO(sock, self.fp.detach(), current.get().budget)
         self.fp = io.BufferedReader(self._deadline_io)
 
     @override
@@ -95,7 +116,17 @@ class _Response(http.client.HTTPResponse):
         self._deadline_io.budget = None
 
 
-class _Connection(urllib3.connection.HTTPConnection):
+if TYPE_CHECKING:
+    _HTTPConnection, _HTTPSConnection = (
+        urllib3.connection.HTTPConnection,
+        urllib3.connection.HTTPSConnection,
+    )
+else:
+    _HTTPConnection = without_cassette(urllib3.connection.HTTPConnection)
+    _HTTPSConnection = without_cassette(urllib3.connection.HTTPSConnection)
+
+
+class _Connection(_HTTPConnection):
     """A connection that gives each socket it uses to its call, so that the call can be ended."""
 
     response_class = _Response
@@ -137,7 +168,7 @@ class _Connection(urllib3.connection.HTTPConnection):
 
     def _track(self) -> None:
         # With TLS in TLS (an https proxy), `sock` is not a socket but has one.
-        current.call.track_socket(getattr(self.sock, "socket", self.sock))
+        current.get().track_socket(getattr(self.sock, "socket", self.sock))
 
     @override
     def _new_conn(self) -> socket.socket:
@@ -145,7 +176,7 @@ class _Connection(urllib3.connection.HTTPConnection):
 
         urllib3 would give each address all of it.
         """
-        budget: TimeoutBudget = current.call.budget
+        budget = current.get().budget
         try:
             host = self._dns_host.strip("[]")
             addresses = look_up(host, self.port, budget.remaining_s())
@@ -169,19 +200,19 @@ class _Connection(urllib3.connection.HTTPConnection):
         family, kind, protocol, _, address = found
         connected = socket.socket(family, kind, protocol)
         try:
-            current.call.track_socket(connected)
+            current.get().track_socket(connected)
             for option in self.socket_options or ():
                 connected.setsockopt(*option)
             connected.settimeout(limit_s)
             connected.connect(address)
-            connected.settimeout(current.call.budget.remaining_s())
+            connected.settimeout(current.get().budget.remaining_s())
         except BaseException:
             connected.close()
             raise
         return connected
 
 
-class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
+class _TLSConnection(_Connection, _HTTPSConnection):
     _connected: socket.socket | None = None
 
     @override
@@ -200,12 +231,25 @@ class _TLSConnection(_Connection, urllib3.connection.HTTPSConnection):
         return self._connected.dup()
 
 
+class _IdleConnections(queue.LifoQueue[Any]):
+    """Closes a connection that is one too many; urllib3 would log a warning for each."""
+
+    @override
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        try:
+            super().put(item, block=False)
+        except queue.Full:
+            item.close()
+
+
 class _Pool(urllib3.HTTPConnectionPool):
     ConnectionCls: Any = _Connection
+    QueueCls = _IdleConnections
 
 
 class _TLSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls: Any = _TLSConnection
+    QueueCls = _IdleConnections
 
 
 _POOLS: Final[dict[str, Any]] = {"http": _Pool, "https": _TLSPool}
@@ -224,6 +268,7 @@ class SyncConnections:
         self.environment = environment
         self._max_idle = max_idle_connections
         self._managers: dict[tuple[str | None, str | None], urllib3.PoolManager] = {}
+        self._made_with: object = None
         self._closed = False
         self._lock = threading.RLock()  # a signal handler may make a call while one starts
 
@@ -256,6 +301,11 @@ class SyncConnections:
         secure = uses_tls(url, proxy)
         trusted = self.environment.certificates() if secure else None
         key = (proxy, trusted)
+        # gevent and pytest-socket replace the class of sockets, and vcrpy that of connections. They
+        # do not see a connection from before: it would block gevent's hub, or pass by the test.
+        classes = (socket.socket, urllib3.HTTPConnectionPool.ConnectionCls)
+        if self._made_with != classes:
+            self._managers, self._made_with = {}, classes
         manager = self._managers.get(key)
         if manager is None:
             made = self._new_manager(proxy, trusted)
@@ -272,7 +322,7 @@ class SyncConnections:
             "socket_options": KEEP_ALIVE,
             "ssl_context": context,
         }
-        user, password = get_auth_from_url(proxy or "")
+        user, password = requests.utils.get_auth_from_url(proxy or "")
         if proxy is None:
             manager = urllib3.PoolManager(**options)
         elif not proxy.startswith("socks"):
@@ -289,5 +339,6 @@ class SyncConnections:
             return SOCKSProxyManager(
                 proxy, username=user or None, password=password or None, **options
             )
-        manager.pool_classes_by_scheme = _POOLS
+        if not is_cassette_active():  # else vcrpy's connections, which it puts into urllib3's pools
+            manager.pool_classes_by_scheme = _POOLS
         return manager

@@ -3,14 +3,21 @@
 import os
 import re
 from collections.abc import Hashable
+from datetime import date
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias, cast
 
 import yaml
 from pydantic import ValidationError
 
 from bailian_apps.emulator.apps.fields import When
-from bailian_apps.emulator.apps.recordings import SUFFIXES, Recording, load_recording
+from bailian_apps.emulator.apps.recordings import (
+    SUFFIXES,
+    Recording,
+    check_inside,
+    load_recording,
+    read_text,
+)
 from bailian_apps.emulator.apps.rules import (
     AnswerSource,
     AppDescription,
@@ -21,12 +28,13 @@ from bailian_apps.emulator.apps.rules import (
 )
 from bailian_apps.emulator.credentials import is_secret
 from bailian_apps.emulator.models import ReceivedRequest
-from bailian_apps.emulator.wire.frames import as_object, to_json
+from bailian_apps.emulator.wire.frames import MAX_NESTING, as_object, to_json
 
 DescribedApp: TypeAlias = AnswerSource | Rules | Paced | PromptOnly
 """An app that a file can define."""
 
 _YAML = (".yaml", ".yml")
+_MAX_ALIASED = 10_000
 
 
 class ScenarioError(ValueError):
@@ -46,7 +54,7 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
 
     Raises:
         ScenarioError: A file is missing or malformed, or two apps have the same id.
-        RecordingError: A recording cannot be read.
+        RecordingError: A recording cannot be read, or a file in the folder is a link out of it.
     """
     path = Path(path)
     if not path.is_dir():
@@ -58,6 +66,7 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
     origin: dict[str, Path] = {}
     recorded: dict[str, list[tuple[Recording, ReceivedRequest]]] = {}
     for file in sorted(each for each in path.iterdir() if each.suffix in (*_YAML, *SUFFIXES)):
+        check_inside(file, path)
         for app_id, app in load_apps(file).items():
             request = app.request if isinstance(app, Recording) else None
             if app_id in apps and not (request and app_id in recorded):
@@ -98,14 +107,14 @@ def load_app(path: Path) -> DescribedApp:
 
 def _load_yaml(path: Path) -> dict[str, DescribedApp]:
     try:
-        value: object = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506
+        value: object = yaml.load(read_text(path), _Loader)  # noqa: S506
     except (OSError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
         raise ScenarioError(f"{where}: not YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: such as a date 2025-13-01
         raise ScenarioError(f"{path}: not YAML: {error}") from error
     content = as_object(value)
     if not content:
@@ -140,11 +149,49 @@ def _problem(where: str, error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] != "missing" and not isinstance(error["input"], dict):
         message += f" (got {type(error['input']).__name__} {str(error['input'])[:60]!r})"
+        if error["type"] == "string_type" and isinstance(error["input"], (bool, int, float, date)):
+            message += "; quote it"  # YAML reads `no` as false, and `1.10` as a number
     return f"{field}: {message}" if field else message
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys; PyYAML's own loader ignores all but the last."""
+    """Refuses duplicate keys, deep nesting, and aliases that stand for very many values.
+
+    PyYAML's own loader ignores all but the last of duplicate keys. An alias is one object to it,
+    but whatever checks or shows the values visits them as often as they are named.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._open = 0
+        # How many values each node stands for, itself included, and in how many levels.
+        self._extents: dict[yaml.Node, tuple[int, int]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node of the document."""
+        event = cast("yaml.Event", self.peek_event())  # pyright: ignore[reportUnknownMemberType]
+        self._open += 1
+        self._check_nesting(self._open, event.start_mark)
+        node = super().compose_node(parent, index)
+        self._open -= 1
+        if node is None:
+            return None
+        if isinstance(event, yaml.AliasEvent):
+            if node not in self._extents:
+                _refuse("an alias stands for a value that contains it", event.start_mark)
+            return node
+        inner = [self._extents[each] for each in _nodes_in(node)]
+        size = 1 + sum(each[0] for each in inner)
+        levels = 1 + max((each[1] for each in inner), default=0)
+        self._check_nesting(levels, node.start_mark)
+        self._extents[node] = size, levels
+        if size - len(self._extents) > _MAX_ALIASED:
+            _refuse(f"aliases stand for more than {_MAX_ALIASED} values", node.start_mark)
+        return node
+
+    def _check_nesting(self, levels: int, mark: yaml.Mark) -> None:
+        if levels > MAX_NESTING:
+            _refuse(f"nested more than {MAX_NESTING} levels deep", mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return the mapping for a node."""
@@ -157,3 +204,13 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _nodes_in(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [each for pair in node.value for each in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _refuse(problem: str, mark: yaml.Mark) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)

@@ -14,7 +14,14 @@ from typing import Any
 
 from bailian_apps.emulator.models import CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.wire.cumulative import as_deltas
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, is_true
+from bailian_apps.emulator.wire.frames import (
+    MAX_NESTING,
+    Frame,
+    JsonObject,
+    as_object,
+    is_true,
+    parse_json,
+)
 from bailian_apps.emulator.wire.rendering import DEFAULT_MODE, detect_mode
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -141,7 +148,7 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     if path.suffix not in SUFFIXES:
         raise RecordingError(f"{path}: not a recording; its name must end in {', '.join(SUFFIXES)}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise RecordingError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     try:
@@ -159,6 +166,28 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     if request and recording.streamed and not request.parameters.get("incremental_output"):
         return replace(recording, frames=as_deltas(recording.frames))
     return recording
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Check that a file which was found by its name is in a folder, by its links too.
+
+    Raises:
+        RecordingError: It is not.
+    """
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise RecordingError(f"{path}: leads out of its folder; copy the file into {folder}")
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file: a pipe or a device may never end.
+        UnicodeDecodeError: It is not UTF-8 text.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    return path.read_text(encoding="utf-8")
 
 
 def read_event(content: bytes) -> JsonObject | None:
@@ -197,7 +226,7 @@ def _read_jsonl(path: Path, text: str) -> Recording:
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
-        record = _parse(content, line)
+        record = _parse(content, line, MAX_NESTING + 2)  # with the recorder's own levels
         if "request" in record:
             head = head or ({} if frames else record)
         elif "cut" in record:
@@ -218,7 +247,8 @@ def _read_jsonl(path: Path, text: str) -> Recording:
             if frames and offset_ms < frames[-1].offset_ms:
                 raise _LineError(line, "this frame is earlier than the one before; sort the lines")
             frames.append(replace(_frame(data), offset_ms=offset_ms, **_envelope(record, line)))
-    headers = as_object((as_object(head.get("response")) or {}).get("headers")) or {}
+    fields = as_object((as_object(head.get("response")) or {}).get("headers")) or {}
+    headers = {name: value for name, value in fields.items() if isinstance(value, str)}
     return Recording(path, tuple(frames), _request_of(head), headers, cut_ms)
 
 
@@ -298,12 +328,14 @@ def _frame(value: JsonObject) -> Frame:
     return Frame(payload=as_payload(value))
 
 
-def _parse(text: str, first_line: int) -> JsonObject:
+def _parse(text: str, first_line: int, max_nesting: int = MAX_NESTING) -> JsonObject:
     try:
-        value = as_object(json.loads(text))
+        value = as_object(parse_json(text, max_nesting))
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise _LineError(line, f"not JSON: {error.msg} at column {error.colno}") from error
+    except ValueError as error:
+        raise _LineError(first_line, f"cannot be read: {error}") from error
     if value is None:
         raise _LineError(first_line, "expected a JSON object")
     return value

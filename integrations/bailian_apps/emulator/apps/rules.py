@@ -20,7 +20,7 @@ from bailian_apps.emulator.apps.fields import (
     When,
     check_one_of,
 )
-from bailian_apps.emulator.apps.recordings import Recording, load_recording
+from bailian_apps.emulator.apps.recordings import Recording, check_inside, load_recording
 from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.models import AppFunction, Call, Failure
 from bailian_apps.emulator.wire.frames import as_object
@@ -36,9 +36,13 @@ AnswerSource: TypeAlias = Workflow | Agent | Recording | ErrorAnswer
 
 
 def _load(value: object, info: ValidationInfo) -> object:
-    if isinstance(value, str | Path):
-        return load_recording(Path((as_object(info.context) or {}).get("folder", ".")) / value)
-    return value
+    if not isinstance(value, str | Path):
+        return value
+    folder = (as_object(info.context) or {}).get("folder")
+    if folder is None:
+        return load_recording(value)
+    check_inside(folder / value, folder)
+    return load_recording(folder / value)
 
 
 class Choice(Description):

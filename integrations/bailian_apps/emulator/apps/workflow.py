@@ -4,7 +4,6 @@ Nothing waits here: the simulation has its own clock, and its frames say when th
 """
 
 import heapq
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -14,7 +13,14 @@ from bailian_apps.emulator.apps.fields import split_pieces
 from bailian_apps.emulator.apps.scenarios import ErrorAnswer, Node, Workflow
 from bailian_apps.emulator.apps.templates import fill, values_of
 from bailian_apps.emulator.models import Call
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, NodeContent, Traits, to_json
+from bailian_apps.emulator.wire.frames import (
+    Frame,
+    JsonObject,
+    NodeContent,
+    Traits,
+    parse_json,
+    to_json,
+)
 from bailian_apps.emulator.wire.nodes import PAUSED, RUNNING, SKIPPED, is_answer
 
 _HOLDING = (PAUSED, "stop")
@@ -196,7 +202,7 @@ def _output_of(run: _NodeRun, runs: dict[str, _NodeRun], values: JsonObject) -> 
         return split_pieces(output, whole=node.type != "LLM")
     text = "".join(split_pieces(output))
     try:
-        json.loads(text)
+        parse_json(text)
     except ValueError as error:
         needs = f"node {node.name!r}: `result: {node.result}` needs an `output` that is JSON"
         raise ValueError(f"{needs}: {error}") from error

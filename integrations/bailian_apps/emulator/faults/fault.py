@@ -1,5 +1,6 @@
 """What a fault does to an answer."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
@@ -70,4 +71,11 @@ class Fault:
     def counts_frames(self) -> bool:
         """Whether it happens after a number of frames."""
         happens = self.insert is not None or self.cut is not None
-        return self.point in COUNTED_POINTS and happens and not self.as_json
+        replaced = self.as_json or self.raw_response is not None
+        return self.point in COUNTED_POINTS and happens and not replaced
+
+    @property
+    def event_status(self) -> int | None:
+        """The status of the error event that it inserts, if any."""
+        match = re.search(rb":HTTP_STATUS/(\d+)", self.insert or b"")
+        return int(match[1]) if match and match[1] != b"200" else None

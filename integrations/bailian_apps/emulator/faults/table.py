@@ -220,6 +220,7 @@ FAULTS: dict[str, Fault] = {
         "500 with a truncated body",
         raw_response=http_head(500, {"content-type": JSON_CONTENT_TYPE, "content-length": "99"})
         + b"{",
+        cut=Cut.CLOSE,
     ),
     "http_502_html": Fault(
         "502 with a page of HTML", raw_response=_http(502, b"<html>bad</html>", "text/html")

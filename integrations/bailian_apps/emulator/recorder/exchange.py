@@ -3,7 +3,7 @@
 import json
 import os
 import re
-import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -15,7 +15,17 @@ from starlette.datastructures import Headers
 
 from bailian_apps.emulator.apps.recordings import read_event
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_object, encode_json
+from bailian_apps.emulator.wire.frames import (
+    Frame,
+    JsonObject,
+    NestingError,
+    as_object,
+    encode_json,
+    parse_json,
+)
+
+MAX_ANSWER_BYTES = 128 * 1024 * 1024
+"""The longest answer that is recorded."""
 
 _COMPLETION = re.compile(r".*/apps/([^/]+)/completion")
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
@@ -39,6 +49,7 @@ class Exchange:
     Attributes:
         number: Its number in the order of all requests.
         status: The HTTP status of the response; None before it arrives.
+        problem: Why it cannot be recorded, if so.
         ended_by: The side that ended the exchange early, if any.
     """
 
@@ -48,12 +59,18 @@ class Exchange:
         self.number = number
         self.status: int | None = None
         self.ended_by: Literal["client", "upstream", "recorder"] | None = None
+        self.problem: str | None = None
         self._app_id = unquote(match[1]) if match else None
         self._headers = headers
-        self._body = body
+        try:
+            self._body = _parse(body)
+        except NestingError as error:
+            self.problem = f"the body of the request is {error}"
+            self._body = None
         self._response_headers: dict[str, str] = {}
         self._streamed = False
-        self._pending = b""
+        self._size = 0
+        self._pending = bytearray()
         self._searched = 0
         self._entries: list[JsonObject] = []
         self._latest_ms = 0.0
@@ -81,11 +98,17 @@ class Exchange:
 
     def feed(self, chunk: bytes) -> None:
         """Record a part of the response's body that arrived now."""
+        self._size += len(chunk)
+        if self._size > MAX_ANSWER_BYTES:
+            self.problem = f"its answer has more than {MAX_ANSWER_BYTES // 1024**2} MiB"
+            self._entries, self._pending, self._searched = [], bytearray(), 0
+            return
         self._latest_ms = self._now_ms()
         self._pending += chunk
         while self._streamed and (end := _EVENT_END.search(self._pending, self._searched)):
-            self._add(self._pending[: end.end()])
-            self._pending, self._searched = self._pending[end.end() :], 0
+            self._add(bytes(self._pending[: end.end()]))
+            del self._pending[: end.end()]
+            self._searched = 0
         self._searched = max(0, len(self._pending) - 3)
 
     def summary(self) -> str:
@@ -96,25 +119,28 @@ class Exchange:
         return f"{self.status or 'no answer'}  {frames}{took:.0f} ms{cut}"
 
     def name(self, scrubber: Scrubber) -> str:
-        """Return the file name: number, app id and kind of response."""
+        """Return the file name without its number: app id and kind of response."""
         app_id = _UNSAFE_IN_NAMES.sub("_", scrubber.text(self._app_id or ""))[:80]
         body = "stream" if self._streamed else "json"
         kind = body if self.status == 200 else self.status or "lost"
-        return f"{self.number:04}-{app_id}-{kind}.jsonl"
+        return f"{app_id}-{kind}.jsonl"
 
     def records(self, scrubber: Scrubber) -> list[JsonObject]:
         """Return the lines of the recording; the scrubber learns the request's secrets."""
         empty = not (self._streamed or self._entries or self.ended_by)
         if self._pending or empty:
-            self._add(self._pending)
-            self._pending = b""
-        body = _parse(self._body)
+            self._add(bytes(self._pending))
+            self._pending = bytearray()
         for credentials in self._headers.getlist("authorization"):
             scrubber.learn(credentials.split(" ")[-1])
-        scrubber.learn_tokens(body)
+        scrubber.learn_tokens(self._body)
         head: JsonObject = {
             "recorded_at": self._started_at.isoformat(timespec="milliseconds"),
-            "request": {"app_id": self._app_id, "headers": _kept(self._headers), "body": body},
+            "request": {
+                "app_id": self._app_id,
+                "headers": _kept(self._headers),
+                "body": self._body,
+            },
             "response": None,
         }
         if self.status is not None:
@@ -131,7 +157,10 @@ class Exchange:
         return [*lines, cut] if self.ended_by else lines
 
     def _add(self, content: bytes) -> None:
-        entry = read_event(content) if self._streamed else {"data": _parse(content)}
+        try:
+            entry = read_event(content) if self._streamed else {"data": _parse(content)}
+        except NestingError:
+            entry = None
         if entry is None or entry["data"] is None:  # kept as it is, even if it is not UTF-8
             entry = {"raw": content.decode(errors="surrogateescape")}
         if self.status != 200 and not self._streamed:
@@ -151,6 +180,7 @@ class RecordingFolder:
         self._scrubber = Scrubber()
         self._last_number = 0
         self._written: dict[int, Path] = {}
+        self._lock = threading.Lock()
 
     @property
     def written(self) -> list[Path]:
@@ -160,8 +190,7 @@ class RecordingFolder:
     def open(self) -> None:
         """Create the folder if it does not exist, and continue its numbering."""
         self._path.mkdir(parents=True, exist_ok=True)
-        names = map(_NUMBER.fullmatch, sorted(each.name for each in self._path.iterdir()))
-        self._last_number = max((int(name[1]) for name in names if name), default=0)
+        self._last_number = max(self._numbers(), default=0)
 
     def next_number(self) -> int:
         """Return the number of the next exchange."""
@@ -169,20 +198,48 @@ class RecordingFolder:
         return self._last_number
 
     def save(self, exchange: Exchange) -> Path:
-        """Write a recording atomically, readable only by its owner."""
-        lines = exchange.records(self._scrubber)
-        path = self._path / exchange.name(self._scrubber)
-        with tempfile.NamedTemporaryFile(dir=self._path, prefix=".", delete=False) as file:  # 0600
-            try:
-                file.writelines(encode_json(line, end="\n") for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink()
-                raise
-        self._written[exchange.number] = path
+        """Write a recording, readable only by its owner.
+
+        Another recorder may write to the folder too, so the file can get a later number than the
+        exchange. May be called from several threads.
+
+        Raises:
+            OSError: It cannot be written; nothing of it is left.
+            ValueError: The exchange has a `problem`.
+        """
+        if exchange.problem:
+            raise ValueError(exchange.problem)
+        with (
+            self._lock
+        ):  # the secrets of one exchange must not be lost while another learns its own
+            lines = exchange.records(self._scrubber)
+            content = b"".join(encode_json(line, end="\n") for line in lines)
+            path = self._create(exchange.number, exchange.name(self._scrubber), content)
+            self._written[exchange.number] = path
         return path
+
+    def _create(self, number: int, name: str, content: bytes) -> Path:
+        while True:
+            taken = self._numbers()
+            path = self._path / f"{max(taken) + 1 if number in taken else number:04}-{name}"
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:  # since the numbers were read
+                continue
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            return path
+
+    def _numbers(self) -> set[int]:
+        """Return the numbers of the files in the folder."""
+        names = [_NUMBER.fullmatch(each.name) for each in self._path.iterdir()]
+        return {int(name[1]) for name in names if name}
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
@@ -191,6 +248,9 @@ def _kept(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _parse(content: bytes) -> JsonObject | None:
     try:
-        return as_object(json.loads(content))
+        text = content.decode(json.detect_encoding(content), "surrogatepass")
+        return as_object(parse_json(text))
+    except NestingError:
+        raise
     except ValueError:
         return None

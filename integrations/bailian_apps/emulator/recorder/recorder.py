@@ -9,7 +9,6 @@ import logging
 import os
 import ssl
 import urllib.request
-import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,7 +26,7 @@ from bailian_apps.emulator.server.local_server import (
     transport_of,
     wait_for_disconnect,
 )
-from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, encode_json
+from bailian_apps.emulator.server.refusals import TOO_LONG, error_response, read_body
 
 PUBLIC_API = "https://dashscope.aliyuncs.com/api/v1"
 """The default upstream: the public endpoint of the Beijing region."""
@@ -48,6 +47,9 @@ _HOP_BY_HOP = {
 }
 # A compressed response could be neither read nor scrubbed; the other headers are set anew.
 _NOT_RELAYED = _HOP_BY_HOP | {"accept-encoding", "content-length", "expect", "host"}
+
+# The first two are those that calls have from the library `requests`.
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Recorder(LocalServer):
         upstream: str = PUBLIC_API,
         host: str = LOOPBACK,
         port: int = 0,
+        ca_bundle: str | os.PathLike[str] | None = None,
     ) -> None:
         """Prepare the proxy; nothing listens before `start` or the `with` block.
 
@@ -81,9 +84,12 @@ class Recorder(LocalServer):
             upstream: The base address of the real API.
             host: The address to listen on.
             port: The port to listen on; 0 takes a free one.
+            ca_bundle: A file or directory of certificates to trust; by default those that
+                `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` and `SSL_CERT_FILE` name, or else certifi's.
 
         Raises:
             ValueError: `upstream` is not an http(s) URL, or has a user name, password or query.
+            OSError: The certificates cannot be read.
         """
         parts = urlsplit(upstream)
         if parts.username or parts.password:
@@ -94,8 +100,7 @@ class Recorder(LocalServer):
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._folder = RecordingFolder(Path(out))
         self._stopping = False
-        cafile = os.environ.get("SSL_CERT_FILE") or certifi.where()
-        self._tls = ssl.create_default_context(cafile=cafile)
+        self._tls = _tls_context(ca_bundle)
 
     @property
     def recordings(self) -> list[Path]:
@@ -124,11 +129,18 @@ class Recorder(LocalServer):
         """Relay and record one exchange."""
         http = Request(scope, receive)
         try:
-            content = await http.body()
+            content = await read_body(http)
         except ClientDisconnect:
+            return
+        if content is None:
+            await _refuse(413, TOO_LONG)(scope, receive, send)
             return
         path = scope["raw_path"].decode("ascii")
         exchange = Exchange(self._folder.next_number(), path, http.headers, content)
+        is_call = exchange.is_call and http.method == "POST"
+        if is_call and exchange.problem:
+            await _refuse(400, exchange.problem)(scope, receive, send)
+            return
         relaying = asyncio.create_task(self._relay(http, content, exchange, send))
         disconnecting = asyncio.create_task(wait_for_disconnect(receive))
         try:
@@ -141,7 +153,7 @@ class Recorder(LocalServer):
             elif problem := relaying.result():
                 await _unavailable(problem)(scope, receive, send)
                 return
-            if exchange.is_call:
+            if is_call:
                 await asyncio.to_thread(self._save, exchange)
             if exchange.ended_by is None:
                 await send({"type": "http.response.body", "body": b""})
@@ -180,7 +192,8 @@ class Recorder(LocalServer):
                 aiohttp.ConnectionTimeoutError,
             ) as error:
                 is_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
-                hint = "; set SSL_CERT_FILE to trust another CA" if is_certificate else ""
+                hint = f"; set {' or '.join(_CA_VARIABLES)} to trust another CA"
+                hint = hint if is_certificate else ""
                 return f"cannot connect to {self._origin}: {error}{hint}"
             except (aiohttp.ClientError, OSError):
                 exchange.ended_by = "upstream"
@@ -192,7 +205,7 @@ class Recorder(LocalServer):
     def _save(self, exchange: Exchange) -> None:
         try:
             path = self._folder.save(exchange)
-        except OSError as error:  # the client still gets its response
+        except (OSError, ValueError, RecursionError) as error:  # the client has its response
             logger.error("exchange %d is not recorded: %s", exchange.number, error)
         else:
             logger.info("%s  %s", path.name, exchange.summary())
@@ -200,9 +213,14 @@ class Recorder(LocalServer):
 
 def _unavailable(problem: str) -> Response:
     logger.error("%s", problem)
-    body = {"code": "RecorderNotConnected", "message": problem, "request_id": str(uuid.uuid4())}
     # 503, because a client may retry what was certainly not sent.
-    return Response(encode_json(body), 503, media_type=JSON_CONTENT_TYPE)
+    return error_response(503, "RecorderNotConnected", problem)
+
+
+def _refuse(status: int, problem: str) -> Response:
+    problem = f"{problem}; the recorder does not pass it on"
+    logger.error("%s", problem)
+    return error_response(status, "InvalidParameter", problem)
 
 
 async def _relay_response(response: aiohttp.ClientResponse, exchange: Exchange, send: Send) -> None:
@@ -248,6 +266,27 @@ def _relayed_headers(http: Request) -> list[tuple[str, str]]:
 
 def _tokens(connection: str) -> set[str]:
     return {name.strip().lower() for name in connection.split(",")}
+
+
+def _tls_context(ca_bundle: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    """Return the context that trusts a bundle, or else all that the environment names."""
+    variables = [(name, path) for name in _CA_VARIABLES if (path := os.environ.get(name))]
+    trusted = [("ca_bundle", os.fspath(ca_bundle))] if ca_bundle else variables
+    context: ssl.SSLContext | None = None
+    for source, path in trusted or [("certifi", certifi.where())]:
+        cafile, capath = (None, path) if Path(path).is_dir() else (path, None)
+        try:
+            if context is None:
+                context = ssl.create_default_context(cafile=cafile, capath=capath)
+            else:
+                context.load_verify_locations(cafile, capath)
+        except OSError as error:  # an SSLError is one
+            is_not_pem = isinstance(error, ssl.SSLError)
+            problem = "not certificates in PEM form" if is_not_pem else error.strerror
+            message = f"{source}: cannot read the certificates in {path}: {problem}"
+            raise OSError(message) from None
+    assert context is not None  # noqa: S101  # there is always something to trust
+    return context
 
 
 def _proxy_for(url: str) -> str | None:

@@ -1,11 +1,8 @@
 """The admin endpoints under `/__emulator__`, for tests in another process or language."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError, validate_call
 from starlette.requests import Request
@@ -16,7 +13,14 @@ from bailian_apps.emulator.errors import first_problem
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
-from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, JsonObject, as_object, encode_json
+from bailian_apps.emulator.server.refusals import TOO_LONG, read_body
+from bailian_apps.emulator.wire.frames import (
+    JSON_CONTENT_TYPE,
+    JsonObject,
+    as_object,
+    encode_json,
+    parse_json,
+)
 
 if TYPE_CHECKING:
     from bailian_apps.emulator.server.endpoint import Cloud
@@ -62,9 +66,8 @@ def _route(path: str, **handlers: Callable[..., JsonObject | None]) -> Route:
 
     async def endpoint(request: Request) -> Response:
         try:
-            if _is_from_web_page(request):
-                problem = "not available to web pages; use localhost, and send no Origin"
-                answer, status = _error(problem), 403
+            if "origin" in request.headers:  # of a page on this machine: others are refused before
+                answer, status = _error("not available to web pages; send no Origin"), 403
             else:
                 arguments = await _arguments(request)
                 answer, status = checked[request.method](**arguments) or {}, 200
@@ -77,26 +80,13 @@ def _route(path: str, **handlers: Callable[..., JsonObject | None]) -> Route:
     return Route(ADMIN_PATH + path, endpoint, methods=list(checked))
 
 
-def _is_from_web_page(request: Request) -> bool:
-    """Return whether a web page sent this: cross-origin, or by DNS rebinding to loopback."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    server = (request.scope.get("server") or ("",))[0]
-    rebound = _is_loopback(server) and host != "localhost" and not _is_loopback(host)
-    return "origin" in request.headers or rebound
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
 async def _arguments(request: Request) -> dict[str, Any]:
-    content = await request.body() if request.method == "POST" else b""
+    content = await read_body(request) if request.method == "POST" else b""
+    if content is None:
+        raise ValueError(TOO_LONG)
     if not content:
         return dict(request.query_params)
-    arguments = as_object(json.loads(content))
+    arguments = as_object(parse_json(content.decode()))
     if arguments is None:
         raise ValueError("the body must be a JSON object of arguments")
     return arguments

@@ -4,12 +4,10 @@ An ASGI app. It knows nothing of the port and the thread it runs in.
 """
 
 import asyncio
-import json
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from itertools import accumulate
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,21 +21,28 @@ from bailian_apps.emulator.credentials import MASK, is_secret
 from bailian_apps.emulator.faults.plan import FaultPlan
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.server.admin import admin_routes
-from bailian_apps.emulator.server.local_server import transport_of, wait_for_disconnect
+from bailian_apps.emulator.server.local_server import (
+    outcome_of,
+    transport_of,
+    wait_for_disconnect,
+)
+from bailian_apps.emulator.server.refusals import (
+    MAX_BODY_BYTES,
+    TOO_LONG,
+    error_response,
+    read_body,
+)
 from bailian_apps.emulator.server.responses import FaultyResponseWriter, ResponseWriter
 from bailian_apps.emulator.server.validation import check, invalid
 from bailian_apps.emulator.sessions import Session, SessionStore, Turn, allocate
 from bailian_apps.emulator.wire.cumulative import join_text
-from bailian_apps.emulator.wire.frames import (
-    JSON_CONTENT_TYPE,
-    Frame,
-    as_object,
-    encode_json,
-)
+from bailian_apps.emulator.wire.frames import Frame, as_object, parse_json
 from bailian_apps.emulator.wire.rendering import as_json_answer, fold, render
 
 BASE_PATH = "/api/v1"
 KEPT_REQUESTS = 10_000
+KEPT_BYTES = MAX_BODY_BYTES
+"""The bodies of the kept requests together; the newest request is always kept."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -61,31 +66,41 @@ class Cloud:
         self.apps = dict(self.own_apps)
         self.faults.clear()
         self.requests: list[ReceivedRequest] = []
+        self._kept_bytes = 0
         self.sessions = self.new_sessions()
         self._request_ids: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; stop when the client disconnects."""
         http = Request(scope, receive)
+        outcome = outcome_of(scope)
         try:
-            content = await http.body()
+            content = await read_body(http)
         except ClientDisconnect:
+            return
+        if content is None:
+            await error_response(413, "InvalidParameter", TOO_LONG)(scope, receive, send)
             return
         app_id = http.path_params["app_id"]
         request = ReceivedRequest(
-            app_id=app_id, body=_parse(content), headers=_masked(http.headers)
+            app_id=app_id,
+            body=_parse(content),
+            headers=_masked(http.headers),
+            body_bytes=len(content),
         )
+        outcome.stream = request.stream
         fault = self.faults.take(app_id, stream=request.stream)
         if fault is not None:
             request = replace(request, fault=fault.name)
-        self.requests.append(request)
-        del self.requests[:-KEPT_REQUESTS]
+        self._keep(request)
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
         if fault is None:
-            writer = ResponseWriter(send, transport_of(scope), compress=request.accepts_gzip)
+            writer = ResponseWriter(
+                send, transport_of(scope), outcome, compress=request.accepts_gzip
+            )
             answer = self._answer(request, key, writer)
         else:
-            writer = FaultyResponseWriter(send, transport_of(scope), fault)
+            writer = FaultyResponseWriter(send, transport_of(scope), outcome, fault)
             if fault.fault.raw_response is not None:
                 answer = writer.send_raw_response()
             else:
@@ -104,6 +119,18 @@ class Cloud:
             await asyncio.wait({answering, disconnecting})
         if not answering.cancelled():
             answering.result()
+
+    def _keep(self, request: ReceivedRequest) -> None:
+        """Keep a request, and forget the oldest ones if there are too many or they are too long."""
+        self.requests.append(request)
+        del self.requests[:-KEPT_REQUESTS]
+        # The list is the user's to clear; so the sum is only an upper bound until it is made again.
+        self._kept_bytes += request.body_bytes
+        if self._kept_bytes > KEPT_BYTES:
+            sums = accumulate(each.body_bytes for each in reversed(self.requests))
+            kept = sum(total <= KEPT_BYTES for total in sums) or 1
+            del self.requests[:-kept]
+            self._kept_bytes = sum(each.body_bytes for each in self.requests)
 
     async def _answer(
         self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, as_json: bool = False
@@ -193,7 +220,7 @@ class _Delivery:
             yield frame
 
     def _add_turn(self, answer: str) -> None:
-        self.session.turns.append(Turn(self.request.prompt, answer))
+        self.sessions.add_turn(self.session, Turn(self.request.prompt, answer))
 
     async def _wait_until(self, offset_ms: float) -> None:
         recorded_ms, self.now_ms = offset_ms - self.now_ms, offset_ms
@@ -208,8 +235,7 @@ def asgi_app(cloud: Cloud) -> Starlette:
     async def not_found(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 404
         message = f"{request.method} {request.url.path} is not served; POST {path} is."
-        body = {"code": "NotFound", "message": message, "request_id": str(uuid.uuid4())}
-        return Response(encode_json(body), status, media_type=JSON_CONTENT_TYPE)
+        return error_response(status, "NotFound", message)
 
     return Starlette(
         routes=[Route(path, cloud, methods=["POST"]), *admin_routes(cloud)],
@@ -219,14 +245,9 @@ def asgi_app(cloud: Cloud) -> Starlette:
 
 def _parse(content: bytes) -> dict[str, object]:
     try:
-        value = json.loads(content.decode(), parse_constant=_refuse_constant)
-        return as_object(value) or {}
-    except (ValueError, RecursionError):
+        return as_object(parse_json(content.decode())) or {}
+    except ValueError:
         return {}
-
-
-def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not JSON")  # the json module accepts NaN by default
 
 
 def _masked(headers: Mapping[str, str]) -> dict[str, str]:

@@ -12,11 +12,14 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from bailian_apps.emulator.server.refusals import without_web_pages
 
 LOOPBACK = "127.0.0.1"
 SHUTDOWN_TIMEOUT_S = 5.0
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _TRANSPORT = "bailian_apps.transport"
+_OUTCOME = "bailian_apps.outcome"
 
 logger = logging.getLogger("bailian_apps.emulator")
 
@@ -38,7 +42,7 @@ class LocalServer:
 
     def __init__(self, app: ASGIApp, *, base_path: str, host: str, port: int) -> None:
         """Prepare the server; nothing listens before `start`. Port 0 takes a free one."""
-        self._app = app
+        self._app = without_web_pages(app, host)
         self._base_path = base_path
         self._host = host
         self._port = port
@@ -107,17 +111,45 @@ class LocalServer:
         self.stop()
 
 
+@dataclass(slots=True)
+class Outcome:
+    """What became of a request, for the log.
+
+    Attributes:
+        stream: Whether the client asked for a stream.
+        status: The HTTP status; None if none was sent.
+        event_status: The status in an error event of a stream.
+        fault: The name of the injected fault.
+        complete: Whether the response was written to its end.
+    """
+
+    stream: bool = False
+    status: int | None = None
+    event_status: int | None = None
+    fault: str | None = None
+    complete: bool = False
+
+    def __str__(self) -> str:
+        """Return the parts that are worth a note."""
+        notes = [
+            f"  error event {self.event_status}" if self.event_status else "",
+            f"  fault {self.fault}" if self.fault else "",
+            "" if self.complete else "  cut off",
+        ]
+        return "".join(notes)
+
+
 def with_access_log(app: ASGIApp) -> ASGIApp:
     """Wrap an app so that it logs one line per request, without keys and user input."""
 
     async def logging_app(scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
-        status, complete = 0, False
+        outcome = scope["extensions"][_OUTCOME] = Outcome()
 
         async def observed_send(message: Message) -> None:
-            nonlocal status, complete
-            status = message.get("status", status)
-            complete = message["type"] == "http.response.body" and not message.get("more_body")
+            outcome.status = message.get("status", outcome.status)
+            is_body = message["type"] == "http.response.body"
+            outcome.complete = is_body and not message.get("more_body")
             await send(message)
 
         try:
@@ -125,14 +157,13 @@ def with_access_log(app: ASGIApp) -> ASGIApp:
         finally:
             # The raw path is percent-encoded, so it has no control characters for a terminal.
             path = scope["raw_path"].decode("ascii").partition("/apps/")
-            mode = "stream" if (b"x-dashscope-sse", b"enable") in scope["headers"] else "json"
             logger.info(
                 "%s  %s  %s  %.0f ms%s",
                 path[2].removesuffix("/completion") or path[0],
-                mode,
-                status or "-",
+                "stream" if outcome.stream else "json",
+                outcome.status or "-",
                 (time.monotonic() - started) * 1000,
-                "" if complete else "  cut off",
+                outcome,
             )
 
     return logging_app
@@ -150,6 +181,11 @@ def transport_of(scope: Mapping[str, Any]) -> asyncio.Transport:
     An app that closes it must wait for ASGI's `http.disconnect` before it returns.
     """
     return cast("asyncio.Transport", scope["extensions"][_TRANSPORT])
+
+
+def outcome_of(scope: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of a request of `with_access_log`, to be completed."""
+    return scope["extensions"][_OUTCOME]
 
 
 def unacked_bytes(connection: socket.socket) -> int:

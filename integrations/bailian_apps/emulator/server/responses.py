@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import socket
 import struct
 import uuid
@@ -13,7 +14,7 @@ from starlette.types import Send
 from bailian_apps.emulator.faults.fault import COUNTED_POINTS, Cut, FaultPoint
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.models import Failure
-from bailian_apps.emulator.server.local_server import unacked_bytes
+from bailian_apps.emulator.server.local_server import Outcome, unacked_bytes
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     STREAM_CONTENT_TYPE,
@@ -33,12 +34,20 @@ class ResponseWriter:
         compress: Whether to compress a JSON response, as the cloud may.
     """
 
-    def __init__(self, send: Send, transport: asyncio.Transport, *, compress: bool = False) -> None:
+    def __init__(
+        self,
+        send: Send,
+        transport: asyncio.Transport,
+        outcome: Outcome,
+        *,
+        compress: bool = False,
+    ) -> None:
         """Create a writer for ASGI's `send` and the connection below it."""
         self.request_id = str(uuid.uuid4())
         self.compress = compress
         self._send = send
         self._transport = transport
+        self._outcome = outcome
         self._streaming = False
         self._number: int = 0
 
@@ -56,6 +65,8 @@ class ResponseWriter:
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream."""
+        if frame.event == "error":
+            self._outcome.event_status = frame.status
         await self._start_stream()
         self._number = self._number + 1 if frame.id is None else frame.id
         await self._send_event(frame.encode(self._number), stop=frame.finished)
@@ -108,9 +119,12 @@ class FaultyResponseWriter(ResponseWriter):
     A method that cuts the response never returns; it is cancelled at the disconnect.
     """
 
-    def __init__(self, send: Send, transport: asyncio.Transport, spec: FaultSpec) -> None:
+    def __init__(
+        self, send: Send, transport: asyncio.Transport, outcome: Outcome, spec: FaultSpec
+    ) -> None:
         """Create a writer that injects a fault."""
-        super().__init__(send, transport)
+        super().__init__(send, transport, outcome)
+        outcome.fault = spec.name
         self._fault = spec.fault
         self._after_frames = 1 if spec.after_frames is None else spec.after_frames
         self._events = 0
@@ -119,7 +133,11 @@ class FaultyResponseWriter(ResponseWriter):
 
     async def send_raw_response(self) -> None:
         """Send the fault's `raw_response` instead of an answer of the app."""
-        self._transport.write(self._fill_in(self._fault.raw_response or b""))
+        raw = self._fault.raw_response or b""
+        status = re.match(rb"HTTP/1\.1 (\d+)", raw)
+        self._outcome.status = int(status[1]) if status else None
+        self._outcome.complete = self._fault.cut is None
+        self._transport.write(self._fill_in(raw))
         await self._cut(self._fault.cut or Cut.CLOSE)
 
     async def send_frame(self, frame: Frame) -> None:
@@ -144,6 +162,7 @@ class FaultyResponseWriter(ResponseWriter):
             self._transport.write(head[: head.index(b"\r\n") + len("\r\nConte")])
             await self._inject()
         self._transport.write(head)
+        self._outcome.status = status
         if self._fault.point == "after_headers":
             await self._inject()
 
@@ -154,6 +173,7 @@ class FaultyResponseWriter(ResponseWriter):
         self._transport.write(content)
         if self._fault.point == "after_stop":
             await self._inject()
+        self._outcome.complete = True
         self._transport.close()
 
     async def _send_event(self, content: bytes, *, stop: bool) -> None:
@@ -178,6 +198,7 @@ class FaultyResponseWriter(ResponseWriter):
             self._transport.write(_chunk(self._compressor.flush()))
         if self._fault.framing != "none":
             self._transport.write(b"0\r\n\r\n")
+        self._outcome.complete = True
         self._transport.close()
 
     def _is_due(self, point: FaultPoint) -> bool:
@@ -189,6 +210,7 @@ class FaultyResponseWriter(ResponseWriter):
         fault = self._fault
         if fault.insert is not None:
             self._number += 1
+            self._outcome.event_status = fault.event_status
             self._write_chunk(self._fill_in(fault.insert))
         if fault.cut is not None:
             await self._cut(fault.cut)
@@ -203,6 +225,7 @@ class FaultyResponseWriter(ResponseWriter):
         elif how is not Cut.STALL:
             if how is Cut.END:
                 self._transport.write(b"0\r\n\r\n")
+                self._outcome.complete = True
             self._transport.close()
         await asyncio.Event().wait()
 

@@ -20,7 +20,7 @@ from pydantic import (
 from bailian_apps.emulator.errors import suggestion
 from bailian_apps.emulator.media import media_problem
 from bailian_apps.emulator.models import Failure, ReceivedRequest
-from bailian_apps.emulator.wire.frames import JsonObject, as_list
+from bailian_apps.emulator.wire.frames import MAX_NESTING, JsonObject, as_list
 from bailian_apps.emulator.wire.rendering import FLOW_MODES
 
 _MAX_FILE_IDS = 100
@@ -131,7 +131,8 @@ def check(request: ReceivedRequest, *, strict: bool) -> None:
         Failure: The request is refused. The message has the parameter's name but not its value.
     """
     if not request.body:
-        raise invalid("The request body must be a JSON object.")
+        levels = f"nested at most {MAX_NESTING} levels deep"
+        raise invalid(f"The request body must be a JSON object, {levels}.")
     if not request.prompt:
         raise invalid(
             "Required parameter(prompt or messages) missing or invalid, "

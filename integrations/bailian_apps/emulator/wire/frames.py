@@ -1,16 +1,19 @@
 """Frames, error bodies and JSON as the cloud encodes them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from http.client import responses
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, NoReturn, TypeAlias, cast
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object as `json.loads` returns it."""
 
 NodeContent: TypeAlias = Literal["text", "deltas", "snapshots"]
 """How a node speaks in `message_format_plus`: in text, or in JSON of what is new or all so far."""
+
+MAX_NESTING = 128
+"""How many objects and arrays may be inside each other in a request or an answer."""
 
 STREAM_CONTENT_TYPE = "text/event-stream;charset=UTF-8"
 JSON_CONTENT_TYPE = "application/json;charset=UTF-8"
@@ -130,11 +133,63 @@ def is_true(value: object) -> bool:
     return value is True or (isinstance(value, str) and value.lower() == "true")
 
 
+class NestingError(ValueError):
+    """JSON has too many levels."""
+
+    def __init__(self, levels: int) -> None:
+        """Create the error for more than `levels`."""
+        super().__init__(f"nested more than {levels} levels deep")
+
+
+def parse_json(text: str, max_nesting: int = MAX_NESTING) -> Any:
+    """Parse JSON that can be encoded again: without NaN, infinity and very deep nesting.
+
+    Raises:
+        json.JSONDecodeError: It is not JSON.
+        NestingError: It is nested too deeply.
+        ValueError: It has a number that cannot be encoded again.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise NestingError(max_nesting) from None
+    if text.count("[") + text.count("{") > max_nesting and _is_deep(value, max_nesting):
+        raise NestingError(max_nesting)
+    return value
+
+
 def parse_object(text: object) -> JsonObject | None:
     """Parse a JSON object nested in a string; return None if it is not one."""
     if not isinstance(text, str) or not text.startswith("{"):
         return None
     try:
-        return as_object(json.loads(text))
+        return as_object(parse_json(text))
     except ValueError:
         return None
+
+
+def _is_deep(value: Any, max_nesting: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(max_nesting + 1):
+        inner = [_items(each) for each in level if isinstance(each, dict | list)]
+        if not inner:
+            return False
+        level = [item for items in inner for item in items]
+    return True
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return cast("JsonObject", value).values() if isinstance(value, dict) else value
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")  # the json module accepts NaN by default
+
+
+def _finite(digits: str) -> float:
+    if (value := float(digits)) in (float("inf"), float("-inf")):
+        raise ValueError("a number is too large")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
