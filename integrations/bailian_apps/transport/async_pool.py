@@ -303,6 +303,8 @@ def _close_without_loop(transport: Any) -> None:
     lowest = transport
     while tls := getattr(lowest, "_ssl_protocol", None):
         lowest = tls._transport
-    for close in (functools.partial(lowest._call_connection_lost, None), transport.abort):
-        with contextlib.suppress(Exception):  # what would also be done in a later turn
-            close()
+    # Each fails where it would leave the rest to a later turn, or where all is done already.
+    with contextlib.suppress(Exception):
+        lowest._call_connection_lost(None)
+    with contextlib.suppress(Exception):
+        transport.abort()
