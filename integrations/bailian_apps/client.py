@@ -26,7 +26,7 @@ from bailian_apps.transport.timeouts import TimeoutBudget
 
 if TYPE_CHECKING:
     from bailian_apps.concurrency import ConcurrencySlot, WaitQueue
-    from bailian_apps.transport.async_http import AsyncConnections
+    from bailian_apps.transport.async_pool import AsyncConnections
     from bailian_apps.transport.environment import Environment
     from bailian_apps.transport.sse import Frame
     from bailian_apps.transport.sync_pool import SyncConnections
@@ -220,7 +220,8 @@ class Client:
 
         if not load_sdk.cache_info().currsize:
             await asyncio.to_thread(load_sdk)  # importing the SDK would block the loop for a second
-        from bailian_apps.transport.async_http import AsyncCall, AsyncConnections
+        from bailian_apps.transport.async_http import AsyncCall
+        from bailian_apps.transport.async_pool import AsyncConnections
 
         if self._async is None:
             made = AsyncConnections(self._environment())

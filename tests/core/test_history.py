@@ -56,6 +56,10 @@ def test_a_second_turn_names_the_session_and_sends_only_what_is_new() -> None:
     }
 
 
+def test_clocks_may_differ_by_a_few_seconds() -> None:
+    assert plan(user("1"), marked(used_at=NOW + 3), user("2")).session_id == "s"
+
+
 def test_the_newest_marker_of_the_same_app_counts() -> None:
     turns = [
         user("1"),
@@ -70,6 +74,7 @@ def test_the_newest_marker_of_the_same_app_counts() -> None:
 
 WHOLE_HISTORY = {
     "too old": [user("1"), marked(used_at=NOW - 3600), user("2")],
+    "by a clock ahead": [user("1"), marked(used_at=NOW + 10), user("2")],
     "too long": [user("1"), marked(round=50), user("2")],
     "not certain": [user("1"), marked(round=0), user("2")],
     "another system text": [SYSTEM, user("1"), marked(), user("2")],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from llama_index.core.async_utils import asyncio_run
 from llama_index.core.memory import ChatMemoryBuffer
 
 from bailian_apps import BailianApp, Client, InvalidInputError
@@ -74,3 +76,16 @@ def test_copies_share_the_client_and_serialised_forms_lack_it() -> None:
         assert llm.client is client
         assert "client" not in repr(llm)
         assert "client" not in BailianAppLLM.model_json_schema()["properties"]
+
+
+async def test_the_bridge_from_sync_to_async_leaves_nothing(
+    caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As in a notebook: each call has a thread and a loop of its own, which is only closed."""
+    with Emulator(apps={"app": lambda call: "好"}) as cloud:
+        llm = BailianAppLLM(app_id="app", api_key="k", base_url=cloud.base_url)
+        for _ in range(3):
+            assert asyncio_run(llm.acomplete("hi")).text == "好"
+            gc.collect()
+    assert caplog.messages == []
+    assert [str(each.message) for each in recwarn] == []

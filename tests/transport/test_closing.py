@@ -400,24 +400,6 @@ async def test_a_silent_connection_is_probed_within_a_minute() -> None:
                 await stream.aclose()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_loops_that_were_closed_and_not_shut_down_are_not_kept() -> None:
-    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
-    with WireServer(*[WHOLE] * 5) as server:
-        client = Client()
-        for _ in range(5):
-            loop = asyncio.new_event_loop()
-            loop.run_until_complete(app_of(server, client).ainvoke("hi"))
-            loop.close()
-            loops.append(weakref.ref(loop))
-            del loop
-        gc.collect()
-        assert [each() for each in loops[:-1]] == [None] * 4  # the next loop removes the last
-        del client
-        gc.collect()
-        assert server.all_gone.wait(WAIT_S)
-
-
 def open_things() -> tuple[int, int]:
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+import trustme
 import urllib3
 import urllib3.connection
-from support.wire import WireServer, answer
+from support.wire import WAIT_S, WireServer, answer
 
 from bailian_apps.transport.private_names import PRIVATE_NAMES
 
@@ -101,6 +105,32 @@ async def aiohttp_buffer() -> None:
             assert b"".join(response.content._buffer) == b"{}"
 
 
+async def asyncio_connection_lost() -> None:
+    with WireServer() as server:
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, "127.0.0.1", urlsplit(server.base_url).port
+        )
+        transport.pause_reading()  # the loop is not to look at a closed socket
+        lost: Any = transport._call_connection_lost  # type: ignore[attr-defined]
+        lost(None)
+        assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
+
+
+async def asyncio_below_tls() -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    with WireServer(tls=context) as server:
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, "127.0.0.1", urlsplit(server.base_url).port, ssl=trusting
+        )
+        below: Any = transport._ssl_protocol._transport  # type: ignore[attr-defined]
+        assert type(below) is not type(transport)
+        assert below.get_extra_info("socket") is transport.get_extra_info("socket")
+        transport.abort()
+        assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
+
+
 USES: dict[str, Callable[[], Any]] = {
     "dashscope.app.application:Application._build_input_parameters": sdk_input,
     "dashscope.api_entities.api_request_factory:_build_api_request": sdk_request,
@@ -111,6 +141,9 @@ USES: dict[str, Callable[[], Any]] = {
     "http.client:HTTPResponse.fp": urllib3_body,
     "socket:SocketIO._sock": socket_of_its_reader,
     "aiohttp.streams:StreamReader._buffer": aiohttp_buffer,
+    "asyncio.selector_events:_SelectorTransport._call_connection_lost": asyncio_connection_lost,
+    "asyncio.sslproto:_SSLProtocolTransport._ssl_protocol": asyncio_below_tls,
+    "asyncio.sslproto:SSLProtocol._transport": asyncio_below_tls,
 }
 
 

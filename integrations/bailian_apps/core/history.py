@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 _LISTS = {"image_list": read_images, "file_list": read_files}
 _DIGEST_CHARS = 8
+_CLOCK_SKEW_S = 5.0  # how far the clocks of two machines may differ
 _T = TypeVar("_T")
 
 
@@ -249,6 +250,7 @@ def _reason_to_resend_history(
             now - marker.used_at >= ttl_s,
             f"its session was not used for session_ttl_s={ttl_s:g} seconds",
         ),
+        (marker.used_at - now > _CLOCK_SKEW_S, "its time is in the future"),
         (marker.system != system_digest(turns), "its session began with another system text"),
         (not _matches_session(turns[:new], settings.app_id), "its session holds other turns"),
     )

@@ -58,7 +58,7 @@ class Timeout(CheckedModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     connect_s: Seconds = 10.0
-    """Seconds to wait for a connection."""
+    """Seconds to wait for a connection; looking up the host's name is a part of it."""
 
     first_frame_s: Seconds = 300.0
     """Seconds from sending the request to the first frame."""

@@ -1,4 +1,4 @@
-"""Async HTTP: the counterpart of `sync_http`, with an aiohttp session for each event loop."""
+"""Async HTTP: the counterpart of `sync_http`, over the connections of `async_pool`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import io
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping
-from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
 
 from bailian_apps.core.errors import BailianError
+from bailian_apps.transport.async_pool import AsyncConnections, LoopSession
 from bailian_apps.transport.doubles import refusal, refuse_unseen_call
-from bailian_apps.transport.environment import Environment, tls_context, uses_tls
+from bailian_apps.transport.environment import tls_context, uses_tls
 from bailian_apps.transport.http_answer import (
     MAX_ERROR_BYTES,
     FrameReader,
@@ -35,118 +35,8 @@ from bailian_apps.transport.timeouts import TimeoutBudget
 # Every wait is bounded by the call's own timer, see `AsyncCall._set_timer`.
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
-_READ_SIZE = 1 << 16
 _WHOLE_BODY = 1 << 20  # bytes
 _LOOP_LAG_S = 0.05  # a timer that fires this late means that the event loop was blocked
-
-
-class LoopSession:
-    """The connections of one event loop, until the loop shuts down or the client is closed.
-
-    A loop closes the async generators that were started in it (`asyncio.run` does). So the user
-    does not have to close anything, and no socket is left behind.
-
-    Attributes:
-        session: The aiohttp session.
-    """
-
-    def __init__(self, sessions: dict[asyncio.AbstractEventLoop, LoopSession]) -> None:
-        """Open a session in the running event loop.
-
-        Args:
-            sessions: Those of all loops; this one is in it until it is closed.
-        """
-        self._loop = asyncio.get_running_loop()
-        self._sessions = sessions
-        sessions[self._loop] = self
-        self.session = aiohttp.ClientSession(
-            # No limit: waiting for a free connection would not be bounded by any timeout.
-            connector=aiohttp.TCPConnector(limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
-            read_bufsize=_READ_SIZE,
-            max_line_size=_READ_SIZE,  # as http.client reads them
-            max_field_size=_READ_SIZE,
-            trace_configs=[_trace_connections()],
-        )
-        self._calls = 0
-        self.closing = False
-        """Whether the call that ends last closes the connections."""
-        self._guard = self._close_with_loop()
-
-    async def acquire(self) -> None:
-        """Start one call's use."""
-        self._calls += 1
-        if self._calls == 1:
-            await anext(self._guard, None)
-
-    async def release(self) -> None:
-        """End one call's use."""
-        self._calls -= 1
-        if self.closing:
-            await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the connections; where calls run, the last one of them does it."""
-        self.closing = True
-        self._forget()
-        if not self._calls:
-            await self._guard.aclose()
-
-    async def _close_with_loop(self) -> AsyncGenerator[None]:
-        try:
-            while True:
-                yield
-        finally:
-            self._forget()
-            await self.session.close()
-
-    def _forget(self) -> None:
-        if self._sessions.get(self._loop) is self:
-            del self._sessions[self._loop]
-
-
-class AsyncConnections:
-    """The connections of a client, for each event loop."""
-
-    def __init__(self, environment: Environment) -> None:
-        """Start without connections.
-
-        Args:
-            environment: Which proxy and certificates to use.
-        """
-        self.environment = environment
-        self.sessions: dict[asyncio.AbstractEventLoop, LoopSession] = {}
-        self._closed = False
-
-    async def acquire(self) -> LoopSession:
-        """Return the connections of the running event loop, for one call."""
-        known = self.sessions.get(asyncio.get_running_loop())
-        if known is None:
-            for other in [each for each in list(self.sessions) if each.is_closed()]:
-                self.sessions.pop(other, None)  # a loop that was closed without being shut down
-            known = LoopSession(self.sessions)
-        known.closing = known.closing or self._closed  # a retry of a call that began before
-        await known.acquire()
-        return known
-
-    async def aclose(self) -> None:
-        """Close the connections of the running event loop; calls that run end first."""
-        self._closed = True
-        known = self.sessions.get(asyncio.get_running_loop())
-        if known is not None:
-            await known.aclose()
-
-
-async def _on_connection(_session: object, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx()
-
-
-def _trace_connections() -> aiohttp.TraceConfig:
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_create_end.append(_on_connection)
-    tracing.on_connection_reuseconn.append(_on_connection)
-    return tracing
 
 
 class AsyncCall:

@@ -25,7 +25,8 @@ class ResponseBody:
 
     Attributes:
         socket: The socket behind it, where it is known.
-        clean: Whether nothing was read beyond its end, so that the connection can be reused.
+        clean: Whether certainly nothing was read beyond its end, so that the connection can be
+            reused.
     """
 
     def __init__(self, response: Any) -> None:
@@ -38,7 +39,8 @@ class ResponseBody:
         found = getattr(getattr(getattr(plain, "fp", None), "raw", None), "_sock", None)
         found = getattr(found, "socket", found)  # TLS in TLS is not a socket, but has one
         self.socket: Any = found if hasattr(found, "settimeout") else None
-        self.clean = True
+        # Nothing is read of an empty body, so what stands after it in the buffer is not seen.
+        self.clean = getattr(plain, "length", None) != 0
         self._timeout_s = 0.0
         self._late = False  # whether the last read was after the time limit
         self._plain: http.client.HTTPResponse | None = None

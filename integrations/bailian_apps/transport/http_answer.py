@@ -224,6 +224,13 @@ def connect_error(url: str, error: BaseException, *, proxy: str | None) -> Conne
     return failed
 
 
+def spoke_first_error() -> ConnectError:
+    """Make the error for a server that sent something, or hung up, before a request was sent."""
+    return ConnectError(
+        "the server answered or closed the new connection before it was asked; nothing was sent"
+    )
+
+
 def environment_error(problem: str) -> ConnectError:
     """Make the error for an environment in which no attempt can connect."""
     error = ConnectError(f"{problem}; nothing was sent")

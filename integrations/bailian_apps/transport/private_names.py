@@ -27,5 +27,12 @@ PRIVATE_NAMES = {
     "aiohttp.streams:StreamReader._buffer": (
         "async_http: what arrived before the connection was lost; `readany` raises first"
     ),
+    "asyncio.selector_events:_SelectorTransport._call_connection_lost": (
+        "async_pool: closes the socket; `abort` leaves that to a turn of the event loop"
+    ),
+    "asyncio.sslproto:_SSLProtocolTransport._ssl_protocol": (
+        "async_pool: with the next, the transport below TLS, which has the socket"
+    ),
+    "asyncio.sslproto:SSLProtocol._transport": "async_pool: see above",
 }
 """Where each name is (module and, after the colon, the attribute), and what needs it."""

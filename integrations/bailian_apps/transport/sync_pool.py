@@ -14,6 +14,7 @@ import http.client
 import io
 import queue
 import socket
+import ssl
 import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -28,7 +29,8 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from bailian_apps.core.errors import BailianError
 from bailian_apps.transport.doubles import is_cassette_active, without_cassette
 from bailian_apps.transport.environment import Environment, tls_context, uses_tls
-from bailian_apps.transport.http_answer import environment_error
+from bailian_apps.transport.http_answer import environment_error, spoke_first_error
+from bailian_apps.transport.name_lookup import look_up
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.timeouts import TimeoutBudget
 
@@ -133,6 +135,30 @@ class _Connection(_HTTPConnection):
     def connect(self) -> None:
         super().connect()
         self._track()
+        if not self.is_connected:
+            raise spoke_first_error()
+
+    @property
+    @override
+    def is_connected(self) -> bool:
+        """Whether nothing has arrived since the last answer: the next call would read it.
+
+        A socket of TLS is readable, too, where there is only a session ticket; and what it has
+        decrypted already, the kernel does not know of.
+        """
+        connected: Any = self.sock
+        if connected is None or type(connected) is socket.socket:
+            return super().is_connected
+        limit_s = connected.gettimeout()
+        try:
+            connected.settimeout(0.0)
+            connected.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            connected.settimeout(limit_s)
+            return True
+        except OSError:  # the connection was lost
+            pass
+        return False
 
     @override
     def request(self, *args: Any, **kwargs: Any) -> None:
@@ -153,7 +179,9 @@ class _Connection(_HTTPConnection):
         budget = current.get().budget
         try:
             host = self._dns_host.strip("[]")
-            addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+            addresses = look_up(host, self.port, budget.remaining_s())
+        except TimeoutError:
+            raise budget.error() from None
         except OSError as error:
             raise NewConnectionError(self, "no address was found") from error
         for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
