@@ -319,3 +319,16 @@ def test_as_a_tool_a_binding_has_what_is_bound(kind: Any, fields_of: Any, cloud:
     ):
         with pytest.raises(InvalidInputError, match=r"^(session_id|image_list|run_name) "):
             wrong.as_tool(name="t")
+
+
+def test_an_unknown_variable_of_a_strict_schema_gets_the_name_of_its_field(
+    fields_of: Any, cloud: Any
+) -> None:
+    class Strict(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        city: str
+
+    app = BailianAppRunnable(**fields_of(cloud, biz_params_schema=Strict))
+    with pytest.raises(InvalidInputError, match=r"^citi is not a setting\. Did you mean 'city'\?$"):
+        app.invoke({"prompt": "hi", "city": "x", "citi": "y"})
+    assert cloud.requests == []

@@ -109,7 +109,9 @@ def start_variables(
             field_values(schema, biz_params, variables)
         )
     except ValidationError as error:
-        raise_invalid_input(error, missing="Pass a dict with 'prompt' and '{}'")
+        raise_invalid_input(
+            error, names=_field_names(schema), missing="Pass a dict with 'prompt' and '{}'"
+        )
     return _others(schema, biz_params) | to_json_values(checked, exclude_none=True)
 
 
