@@ -466,9 +466,11 @@ def test_a_snapshot_that_comes_again_as_a_node_ends_adds_nothing() -> None:
     ("pieces", "last", "output"),
     [
         (["哈"], "哈", "哈哈"),  # in doubt nothing is lost
+        (["哈"] * 8, "哈", "哈" * 9),
+        (["- "] * 4, "- ", "- " * 5),
         (["1"], "10", "110"),
         (["Hello"], "Hello", "HelloHello"),
-        (["Hello", "Hello"], "Hello", "Hello"),
+        (["Hello", "Hello"], "Hello", "HelloHelloHello"),
         (["Hello, world"], "Hello, world", "Hello, world"),
         (["Hello", ", world"], "Hello, world", "Hello, world"),
         (["哈", "好"], "哈好", "哈好哈好"),
@@ -625,3 +627,15 @@ def test_a_final_text_that_says_output_nodes_again_doubles_nothing(
     frames = [node(f"Output_{at}", text, done=True) for at, text in enumerate(parts)]
     streamed, result = decode([*frames, stop(final)], mode)
     assert (streamed, result.final_text) == ("".join(parts), final)
+
+
+@pytest.mark.parametrize(("mode", "way"), WAYS)
+@pytest.mark.parametrize("final", ["好！再见", "再见"])
+def test_an_end_node_that_shows_less_than_is_held_doubles_no_more(
+    mode: Any, way: str, final: str
+) -> None:
+    say = listed if way == "thoughts" else said
+    frames = [say("o", piece, done=i == 2) for i, piece in enumerate(["好", "！", "！"])]
+    frames += [say("e", piece, type_="End") for piece in ["好", "！", "再见"]]
+    streamed, _ = decode([*frames, say("e", "", type_="End", done=True), stop(final)], mode)
+    assert streamed == "好！！再见"

@@ -14,7 +14,7 @@ from langchain_core.output_parsers import PydanticOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 from support import recordings
 
 from bailian_apps import InvalidInputError
@@ -167,3 +167,22 @@ def test_images_and_files_are_sent_as_urls(ask: Any, cloud: Any, make_model: Any
         InvalidInputError, match="a block of type 'audio', which an app cannot receive"
     ):
         ask(model, [HumanMessage([*blocks, audio])])
+
+
+def test_validators_of_a_subclass_may_set_settings() -> None:
+    class Capped(ChatBailianApp):
+        @model_validator(mode="after")
+        def _cap(self) -> Capped:
+            self.temperature = min(self.temperature or 0.0, 0.5)
+            if self.top_p == 0.75:
+                raise ValueError("not this one")
+            return self
+
+    app = Capped(app_id="a", api_key="k", temperature=1.0)
+    assert app.temperature == 0.5
+    app.temperature = 0.9
+    assert app.temperature == 0.5
+    for name, value in (("top_p", 0.75), ("temperature", 9)):
+        with pytest.raises(InvalidInputError):
+            setattr(app, name, value)
+        assert (app.top_p, app.temperature) == (None, 0.5)

@@ -87,9 +87,12 @@ class _Speaker:
         """Whether some of its text is held back."""
         return bool(self.repeats or self.held)
 
-    def goes_on_repeating(self, piece: str) -> bool:
-        """Whether a piece only repeats what another node said."""
-        return any(each.text.startswith(piece, self.repeated) for each in self.repeats or ())
+    def goes_on_with(self, held: str, piece: str) -> bool:
+        """Whether a piece goes on from what another node said into what was held back of it."""
+        rests = [each.text[self.repeated :] for each in self.repeats or ()]
+        return not any(rest.startswith(piece) for rest in rests) and any(
+            piece.startswith(rest + held) or (rest + held).startswith(piece) for rest in rests
+        )
 
     def without_repetition(self, piece: str, said: str) -> str:
         """Return what a piece adds; "" while it only repeats what another node said.
@@ -188,7 +191,8 @@ class Answer:
         if speaker.repeats is None:
             speaker.repeats = self._repeatable(role)
         if speaker.repeats:
-            if self._waiting and not speaker.goes_on_repeating(text):
+            held = "".join(it.held for it in self._waiting if it.ended and it is not speaker)
+            if held and speaker.goes_on_with(held, text):
                 self._settle_ended(speaker)  # it may go on with what they have held back
             text = speaker.without_repetition(text, self.text)
         elif last and speaker.text.endswith(text):  # a new piece, or one that is listed again

@@ -112,9 +112,11 @@ class NodePieces:
         """Return the form of a node's pieces, with the texts that come where one is known."""
         if not all(text.startswith(known) for text, known in again):
             return "deltas"
-        self._repeated += sum(len(known) for _, known in again)
+        repeated = sum(len(known) for _, known in again)
+        self._repeated += repeated
         self._growths += any(text != known for text, known in again)
-        shown = self._repeated >= _ENOUGH and (last or self._growths > 0)
+        grown = self._growths > 0 and self._repeated >= _ENOUGH
+        shown = grown or (last and repeated >= _ENOUGH)
         certain = shown or self._growths > 1 or (last and len(again) > 1)
         return "snapshots" if certain else None
 

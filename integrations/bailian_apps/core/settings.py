@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -72,6 +73,10 @@ class Timeout(CheckedModel):
 
     total_s: Seconds | None = None
     """Seconds for the whole call, with its retries and their delays; None for no limit."""
+
+
+# While a setting is validated, a subclass's validators may set others, which they answer for.
+_validating: ContextVar[bool] = ContextVar("validating", default=False)
 
 
 def _check_timeout(value: object, info: ValidationInfo) -> object:
@@ -205,13 +210,20 @@ class AppSettings(CheckedModel, WireOptions):
             Raises:
                 InvalidInputError: The value is not valid.
             """
-            if name not in SETTING_NAMES:
+            if name not in SETTING_NAMES or _validating.get():
                 super().__setattr__(name, value)
                 return
+            before = dict(self.__dict__)
+            token = _validating.set(True)
             try:
                 self.__pydantic_validator__.validate_assignment(self, name, value)
-            except ValidationError as error:
+            except BaseException as error:
+                object.__setattr__(self, "__dict__", before)
+                if not isinstance(error, ValidationError):
+                    raise
                 raise_invalid_input(error, names=SETTING_NAMES)
+            finally:
+                _validating.reset(token)
 
     def __getstate__(self) -> dict[Any, Any]:
         """Pickle without secrets; unpickling reads the environment's key from there again.

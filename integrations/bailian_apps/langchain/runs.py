@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -121,7 +121,14 @@ class AppRun:
                     yield event
         except BaseException as error:
             # In a task of its own: a cancel scope of anyio cancels each await of this one.
-            await asyncio.shield(asyncio.ensure_future(amake_calls(self._close(error))))
+            closing_runs = asyncio.ensure_future(amake_calls(self._close(error)))
+            try:
+                await asyncio.shield(closing_runs)
+            except asyncio.CancelledError:
+                while not closing_runs.done():  # before the run of the call ends
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([closing_runs])
+                raise
             raise
 
     def _close(self, error: BaseException) -> ManagerCalls:

@@ -55,6 +55,10 @@ class AppBinding(RunnableBinding[Any, Any]):
         bound: Any = self.bound
         if isinstance(bound, BaseRetriever) or not isinstance(bound, AppSettings):
             return super().as_tool(*args, **kwargs)
+        if self.config_factories:
+            raise InvalidInputError(
+                "listeners", "do not apply to a tool", "Call with_listeners of the tool"
+            )
         app: Any = bound.model_copy()
         _set_bound(app, call_kwargs(self.kwargs))
         tool = app.as_tool(*args, **kwargs)

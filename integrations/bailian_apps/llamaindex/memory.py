@@ -15,13 +15,14 @@ from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_UNINTERRUPTED_S = 10.0  # a memory that hangs must not keep its caller for ever
 _IN_MEMORY = ("sqlite+aiosqlite:///:memory:", "sqlite+aiosqlite://")
 
 
 def uninterrupted(
     operation: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Make an operation on a memory one that is never cancelled; its caller is, after it.
+    """Make an operation on a memory one that goes on when its caller is cancelled, for up to 10 s.
 
     SQLAlchemy closes the connection of a cancelled statement, and LlamaIndex's default memory is a
     database in that connection. A cancel scope of anyio, such as that of a Starlette response whose
@@ -34,9 +35,12 @@ def uninterrupted(
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
+            end = asyncio.get_running_loop().time() + _UNINTERRUPTED_S
             while not task.done():
                 with suppress(asyncio.CancelledError):
-                    await asyncio.wait([task])
+                    await asyncio.wait([task], timeout=1)
+                if asyncio.get_running_loop().time() > end:
+                    task.cancel()
             raise
 
     return run
