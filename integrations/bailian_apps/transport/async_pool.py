@@ -303,8 +303,12 @@ def _close_without_loop(transport: Any) -> None:
     lowest = transport
     while tls := getattr(lowest, "_ssl_protocol", None):
         lowest = tls._transport
-    # Each fails where it would leave the rest to a later turn, or where all is done already.
-    with contextlib.suppress(Exception):
+
+    def close_socket() -> None:
         lowest._call_connection_lost(None)
-    with contextlib.suppress(Exception):
-        transport.abort()
+
+    # Each fails where it would leave the rest to a later turn. Python 3.10 marks TLS as closed only
+    # when its socket is.
+    for close in (transport.abort, close_socket, transport.abort):
+        with contextlib.suppress(Exception):
+            close()
