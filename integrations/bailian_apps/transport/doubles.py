@@ -102,7 +102,8 @@ def _is_active(double: str, module: str, name: str) -> bool:
 def _is_local(host: str) -> bool:
     """Whether it is this machine or a container beside it, where an emulator may run."""
     try:
-        return ipaddress.ip_address(host).is_private
+        address = ipaddress.ip_address(host)
+        return address.is_private and not address.is_link_local
     except ValueError:
         name = host.rstrip(".")
         return "." not in name or name.endswith((".localhost", ".internal"))

@@ -114,6 +114,10 @@ def _start(host: str, port: int) -> _Lookup:
             thread.start()
         except RuntimeError:  # there are too many threads, or the interpreter is shutting down
             _resolve(key, new)
+        except BaseException:  # an interrupt: nothing would end this look-up
+            del _running[key]
+            new.set_exception(OSError("the look-up was interrupted"))
+            raise
     return lookup
 
 
