@@ -104,7 +104,7 @@ class _Connector(aiohttp.TCPConnector):
                 transport.set_protocol(protocol)
             self.open[transport] = weakref.ref(connection)
             connection.add_callback(functools.partial(self._watch_idle, transport, protocol))
-            if not self._has_input(transport, protocol, reused=reused):
+            if not self._has_input(transport, protocol, reused=reused, proxy=bool(req.proxy)):
                 break
             connection.close()
             if not reused:
@@ -132,11 +132,12 @@ class _Connector(aiohttp.TCPConnector):
                     connection.close()
 
     def _has_input(
-        self, transport: asyncio.Transport, protocol: ResponseHandler, *, reused: bool
+        self, transport: asyncio.Transport, protocol: ResponseHandler, *, reused: bool, proxy: bool
     ) -> bool:
         """Whether something arrived already: data, or the end of the connection."""
-        # What came with the end of the last answer, or before the first request.
-        if protocol.should_close or transport.is_closing():
+        # What came with the end of the last answer, or before the first request. An older aiohttp
+        # marks each connection of a proxy, which it then does not use again.
+        if transport.is_closing() or (protocol.should_close and (reused or not proxy)):
             return True
         if not reused and transport.get_extra_info("sslcontext"):
             return False  # TLS 1.3 sends its session tickets after the handshake
