@@ -64,6 +64,7 @@ def langchain_calls(
 ) -> None:
     chat.invoke("hi", sesion_id="s")  # wrong
     chat.stream("hi", sesion_id="s")  # wrong
+    chat.generate([[]], sesion_id="s")  # wrong
     chat.astream("hi", sesion_id="s")  # wrong
     chat.batch(["hi"], temprature=1)  # wrong
     chat.bind(temprature=1)  # wrong
@@ -91,6 +92,7 @@ async def async_calls(
     await app.ainvoke("hi", sesion_id="s")  # wrong
     await chat.ainvoke("hi", sesion_id="s")  # wrong
     await chat.abatch(["hi"], temprature=1)  # wrong
+    await chat.agenerate([[]], sesion_id="s")  # wrong
     await llm.achat([], sesion_id="s")  # wrong
     await llm.astream_chat([], sesion_id="s")  # wrong
     await llm.acomplete("hi", temprature=1)  # wrong

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from uuid import UUID
 
+from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import LLMResult
 from langchain_core.runnables import RunnableBinding, RunnableConfig
 from typing_extensions import Unpack
 
@@ -66,6 +69,50 @@ if TYPE_CHECKING:
 
     class ChatSignatures(AppSettingsMixin):
         """What `ChatBailianApp` inherits, with its own keyword arguments."""
+
+        def generate(
+            self,
+            messages: list[list[BaseMessage]],
+            stop: list[str] | None = None,
+            callbacks: Callbacks = None,
+            *,
+            tags: list[str] | None = None,
+            metadata: dict[str, Any] | None = None,
+            run_name: str | None = None,
+            run_id: UUID | None = None,
+            **kwargs: Unpack[ChatKeywords],
+        ) -> LLMResult:
+            """Run the app for each conversation.
+
+            Args:
+                messages: The conversations.
+                stop: Sequences at which an answer ends.
+                callbacks: LangChain's callbacks.
+                tags: Tags of the runs.
+                metadata: Metadata of the runs.
+                run_name: The name of the runs.
+                run_id: The id of the first run.
+                **kwargs: Settings to override, and `session_id`, `image_list`, `file_list`.
+
+            Raises:
+                BailianError: A call failed.
+            """
+            ...
+
+        async def agenerate(
+            self,
+            messages: list[list[BaseMessage]],
+            stop: list[str] | None = None,
+            callbacks: Callbacks = None,
+            *,
+            tags: list[str] | None = None,
+            metadata: dict[str, Any] | None = None,
+            run_name: str | None = None,
+            run_id: UUID | None = None,
+            **kwargs: Unpack[ChatKeywords],
+        ) -> LLMResult:
+            """As `generate`, natively async."""
+            ...
 
         def invoke(
             self,
