@@ -1,4 +1,7 @@
-"""Limits, closing and session claims under load. Long by nature; `make soak` runs it."""
+"""Limits, closing and session claims under load. Long by nature; `make soak` runs it.
+
+The number of calls of threads is `BAILIAN_CALLS` (default 4,000); 40,000 were run once, in 610 s on two busy cores.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from bailian_apps.langchain import ChatBailianApp
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 WAIT_S = 120
+CALLS = int(os.environ.get("BAILIAN_CALLS", "4000"))
 LIMIT = 50
 
 
@@ -147,11 +151,11 @@ def test_two_thousand_mixed_streams_keep_limits_and_claims(most_holders: list[in
 
 
 @pytest.mark.parametrize("forks", [0, 40])
-def test_forty_thousand_calls_of_three_hundred_threads(
+def test_calls_of_three_hundred_threads_keep_the_limit(
     forks: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With forks, the children call the app too, and fewer calls are enough."""
-    counted, count = Counted(), 40_000 if not forks else 4_000
+    """`BAILIAN_CALLS=40000` makes more calls; with forks, the children call the app too."""
+    counted, count = Counted(), 4_000 if forks else CALLS
     with Emulator(apps={"a": counted}) as cloud, Client() as client:
         fields: dict[str, Any] = {"app_id": "a", "api_key": "k", "base_url": cloud.base_url}
         app = BailianApp(**fields, client=client, max_concurrency=LIMIT)
