@@ -1,6 +1,9 @@
 """The limit `max_concurrency`: how many calls of an app may run at once, sync and async together.
 
 A call without a free slot waits in a queue, so that a batch of any size may be started at once.
+
+What else of a call needs asyncio is here too: this module is imported only where it is needed,
+because asyncio takes 40 ms.
 """
 
 from __future__ import annotations

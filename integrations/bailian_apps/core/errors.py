@@ -45,10 +45,6 @@ RequestState: TypeAlias = Literal["not_sent", "unknown", "answered"]
 unknown; or the cloud answered it with an HTTP error before any frame."""
 
 
-MAX_MESSAGE = 2_000
-"""How many characters the text of an error has at most."""
-
-
 class BailianError(Exception):
     """The base class of every error that this package raises about a call.
 
@@ -80,7 +76,7 @@ class BailianError(Exception):
         retry_after_s: float | None = None,
     ) -> None:
         """Store the facts; the call sets the rest, such as `partial` and `attempts`."""
-        super().__init__(one_line(message, MAX_MESSAGE))
+        super().__init__(one_line(message, _MAX_MESSAGE))
         self.message = message
         self.code = code
         self.status_code = status_code
@@ -109,9 +105,10 @@ class BailianError(Exception):
         ]
         shown = ", ".join(fact for fact in facts if fact)
         head = f"[{self.code}] " if self.code else ""
-        return one_line(f"{head}{self.message}" + (f" ({shown})" if shown else ""), MAX_MESSAGE)
+        return one_line(f"{head}{self.message}" + (f" ({shown})" if shown else ""), _MAX_MESSAGE)
 
 
+_MAX_MESSAGE = 2_000  # characters
 _MAX_DETAILS = 1_600  # of a list of fields, with what is wrong with each; the rest are only named
 _MAX_FIELD = 200
 
@@ -157,7 +154,7 @@ class InvalidInputError(BailianError, ValueError):
 
     def _describe(self) -> str:
         text = f"{_shortened(self.field, _MAX_FIELD)} {self.problem}"
-        return _shortened(text + (f". {self.hint}" if self.hint else ""), MAX_MESSAGE)
+        return _shortened(text + (f". {self.hint}" if self.hint else ""), _MAX_MESSAGE)
 
     def _list(self) -> str:
         errors = list(self.each())
@@ -167,7 +164,7 @@ class InvalidInputError(BailianError, ValueError):
             if len(text) + len(detail) > _MAX_DETAILS:
                 rest = errors[number - 1 :]
                 names = ", ".join(_shortened(each.field, _MAX_FIELD) for each in rest)
-                return _shortened(f"{text}; and {len(rest)} more: {names}", MAX_MESSAGE)
+                return _shortened(f"{text}; and {len(rest)} more: {names}", _MAX_MESSAGE)
             text += detail
         return text
 

@@ -1,4 +1,4 @@
-"""Fields of JSON values; an error names the path of a value that JSON cannot represent. Pure."""
+"""Fields of JSON values, text and ids; an error names the path of what cannot be sent. Pure."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 A frame relists every step so far, and carries only the newest piece of each (workflow-two-llm.sse).
 So this module keeps what it already read of each step, parses only entries that changed, and
-appends each piece once. It knows nothing of the answer text, with one exception: it offers the text
-of End and Output nodes to the decoder.
+appends each piece once. `Answer` gets what nodes say, and decides what of that is the answer.
 
 The files named here are in tests/recordings.
 """
@@ -79,7 +78,7 @@ class StepReader:
 
         Args:
             events: Takes what is new.
-            answer: Takes every piece of an End or Output node's text.
+            answer: Takes the text of nodes that may have a part in the answer.
             mode: How the app streams.
         """
         self.end_value = ""

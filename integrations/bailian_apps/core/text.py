@@ -1,4 +1,4 @@
-"""Text that arrives in pieces: surrogates that were cut apart, suffixes, stop sequences. Pure."""
+"""Text that arrives in pieces (surrogates, suffixes, stop sequences), or fits one line. Pure."""
 
 from __future__ import annotations
 

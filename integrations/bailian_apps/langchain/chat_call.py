@@ -110,7 +110,7 @@ class ChatCall(Generic[_BuilderT]):
         Raises:
             BailianError: The call failed.
         """
-        with langchain_errors(self.model, self.kwargs):
+        with langchain_errors():
             run = self._start()
             with closing(run.events()) as events:
                 for event in events:
@@ -125,7 +125,7 @@ class ChatCall(Generic[_BuilderT]):
 
     async def astream(self, convert: Callable[[Any], Any] = _unchanged) -> AsyncGenerator[Any]:
         """Run the app, natively async; as `stream`."""
-        with langchain_errors(self.model, self.kwargs):
+        with langchain_errors():
             run = self._start()
             async with OwnedStream(run.aevents()) as events:
                 async for event in events:

@@ -9,15 +9,13 @@ LangChain's retry middleware reads `is_retryable`, which every error of this pac
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 import langchain_core.exceptions as langchain_exceptions
 
 from bailian_apps.core import errors
 from bailian_apps.core.errors import BailianError
-from bailian_apps.core.settings import AppSettings
 
 _COUNTERPARTS: dict[type[BailianError], str] = {
     errors.InvalidInputError: "ModelInvalidRequestError",
@@ -56,7 +54,7 @@ def _combine(error_class: type[BailianError], counterpart: str) -> type[BailianE
 _COMBINED = {own: _combine(own, counterpart) for own, counterpart in _COUNTERPARTS.items()}
 
 
-def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> BailianError:
+def as_langchain_error(error: BailianError) -> BailianError:
     """Return the same error as an instance of LangChain's class too."""
     combined_class = _COMBINED.get(type(error), type(error))
     combined = combined_class.__new__(combined_class)
@@ -65,7 +63,6 @@ def as_langchain_error(error: BailianError, *, idempotent: bool = False) -> Bail
         text = error.partial and error.partial.text
         combined.__dict__ |= {"llm_output": text, "observation": None, "send_to_llm": False}
     combined.__dict__.update(error.__dict__)
-    combined.idempotent = idempotent
     return combined.with_traceback(error.__traceback__)
 
 
@@ -79,11 +76,9 @@ class RetryableError(Exception, metaclass=_Retryable):
 
 
 @contextmanager
-def langchain_errors(settings: AppSettings, kwargs: Mapping[str, Any]) -> Generator[None]:
-    """Raise the errors of a call as LangChain's classes too. `kwargs` may override settings."""
-    idempotent = kwargs.get("idempotent", settings.idempotent)
-    del kwargs  # they may hold secrets, and this frame is on the error's traceback
+def langchain_errors() -> Generator[None]:
+    """Raise the errors of a call as LangChain's classes too."""
     try:
         yield
     except BailianError as error:
-        raise as_langchain_error(error, idempotent=idempotent is True) from error.__cause__
+        raise as_langchain_error(error) from error.__cause__

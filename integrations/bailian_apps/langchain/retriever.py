@@ -63,7 +63,7 @@ class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignor
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
-        with langchain_errors(self, kwargs):
+        with langchain_errors():
             k, source = self._pop_k(kwargs), self._pop_source(kwargs)
             require_type(query, str, "query")
             result = AppRun.prepare(self, query, kwargs, run_manager).result()
@@ -74,7 +74,7 @@ class BailianAppRetriever(RetrieverSignatures, BaseRetriever):  # pyright: ignor
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         try:
-            with langchain_errors(self, kwargs):
+            with langchain_errors():
                 k, source = self._pop_k(kwargs), self._pop_source(kwargs)
                 require_type(query, str, "query")
                 result = await AppRun.prepare(self, query, kwargs, run_manager).aresult()

@@ -275,19 +275,19 @@ class _RunnableCall:
     def invoke(
         self, _: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> Any:
-        with langchain_errors(self._runnable, self._kwargs):
+        with langchain_errors():
             return self._output(self._prepare(run_manager, config).result())
 
     async def ainvoke(
         self, _: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> Any:
-        with langchain_errors(self._runnable, self._kwargs):
+        with langchain_errors():
             return self._output(await self._prepare(run_manager, config).aresult())
 
     def stream(
         self, run_manager: CallbackManagerForChainRun, config: RunnableConfig
     ) -> Generator[Any]:
-        with langchain_errors(self._runnable, self._kwargs):
+        with langchain_errors():
             add = self._growing_output()
             with closing(self._prepare(run_manager, config).events()) as events:
                 for event in events:
@@ -297,7 +297,7 @@ class _RunnableCall:
     async def astream(
         self, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
     ) -> AsyncGenerator[Any]:
-        with langchain_errors(self._runnable, self._kwargs):
+        with langchain_errors():
             add = self._growing_output()
             async with OwnedStream(self._prepare(run_manager, config).aevents()) as events:
                 async for event in events:

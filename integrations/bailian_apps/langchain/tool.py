@@ -349,7 +349,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     @contextmanager
     def _tool_errors(self) -> Generator[None]:
         try:
-            with langchain_errors(self, {}):
+            with langchain_errors():
                 yield
         except (AppFailedError, ContentBlockedError) as error:
             raise ToolException(str(error)) from error
