@@ -203,5 +203,14 @@ def _finite_or_text(digits: str) -> float | str:
     return float(digits) if isfinite(float(digits)) else digits
 
 
+def _int_or_text(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:  # it has more digits than Python converts
+        return digits
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-_LENIENT_DECODER = json.JSONDecoder(parse_constant=str, parse_float=_finite_or_text)
+_LENIENT_DECODER = json.JSONDecoder(
+    parse_constant=str, parse_float=_finite_or_text, parse_int=_int_or_text
+)
