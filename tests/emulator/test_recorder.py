@@ -770,7 +770,9 @@ def test_a_credential_is_masked_by_its_name(name: str, tmp_path: Path) -> None:
                 assert "I use" in read_all(client).decode()
 
 
-@pytest.mark.parametrize("odd", ["NaN", "1e999", "[" * 129 + "]" * 129, "[" * 10**5 + "]" * 10**5])
+@pytest.mark.parametrize(
+    "odd", ["NaN", "1e999", "1" * 5000, "[" * 129 + "]" * 129, "[" * 10**5 + "]" * 10**5]
+)
 def test_a_credential_in_a_text_beside_an_odd_value_is_masked(odd: str, tmp_path: Path) -> None:
     text = '{"api_key": "hidden-4711", "odd": ' + odd + "}"
     with (

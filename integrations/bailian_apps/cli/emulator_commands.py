@@ -117,7 +117,7 @@ def replay(path: Path, console: Console, *, pace: float, output: str, steps: boo
 
 
 def _key_of(given: str | None) -> str | None:
-    """Return the key that `--api-key` gives, or the place of."""
+    """Return the key that `--api-key` is, or names the place of."""
     try:
         if given == "-":  # where the other commands find theirs
             set_key = os.environ.get("DASHSCOPE_API_KEY", "").strip()

@@ -296,14 +296,7 @@ def probe(
         recordings = Recordings(folder, app.settings)
     asked = Probe(app, prompt, recordings)
     asked.check()
-    if not (yes or sys.stdin.isatty()):
-        raise InvalidInputError(
-            "--yes", "is needed without a terminal", "Add it to start the calls"
-        )
-    _print_plan(asked, app.settings.app_id, console)
-    if not (yes or _confirms(console)):
-        print_note(console, "Nothing was sent.")
-        raise SystemExit(1)
+    _require_consent(asked, app.settings.app_id, console, yes=yes)
     if recordings is not None:
         recordings.open()
     ended: BaseException | None = None
@@ -329,6 +322,18 @@ def probe(
     for answer in asked.answers.values():
         if answer.error is not None and is_failure(answer):
             raise answer.error
+
+
+def _require_consent(asked: Probe, app_id: str, console: Console, *, yes: bool) -> None:
+    """Print the questions, and end the program unless `--yes` or the user agrees to them."""
+    if not (yes or sys.stdin.isatty()):
+        raise InvalidInputError(
+            "--yes", "is needed without a terminal", "Add it to start the calls"
+        )
+    _print_plan(asked, app_id, console)
+    if not (yes or _confirms(console)):
+        print_note(console, "Nothing was sent.")
+        raise SystemExit(1)
 
 
 def _print_plan(asked: Probe, app_id: str, console: Console) -> None:

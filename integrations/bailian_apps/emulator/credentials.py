@@ -1,9 +1,10 @@
 """Which values of a request or an answer are credentials, by their names."""
 
 import re
+import sys
 from typing import Any, cast
 
-from bailian_apps.emulator.wire.frames import parse_leniently, to_json
+from bailian_apps.emulator.wire.frames import NestingError, parse_json, to_json
 
 MASK = "***"
 
@@ -65,8 +66,8 @@ def parsed_json(value: Any) -> Any:
     """Return the parsed value of a JSON text with secrets; any other value itself."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
-            parsed = parse_leniently(value)
-        except RecursionError:  # it cannot be searched
+            parsed = parse_json(value, sys.maxsize, lenient=True)
+        except NestingError:  # Python cannot parse it, so it cannot be searched
             return MASK
         except ValueError:
             return value

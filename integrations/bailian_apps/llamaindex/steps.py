@@ -31,8 +31,8 @@ class BailianAppStepEvent(BaseEvent):
     Attributes:
         phase: `"started"`; `"updated"`, when the name of a node or the input of a tool call is
             known; `"delta"`, when it says something; `"finished"`.
-        step: The step's fields as plain values, see `bailian_apps.Step`; of a delta, only what the
-            step is (`id`, `kind`, `name`, `type`, `parent_id`).
+        step: The step's fields as plain values, see `bailian_apps.Step`; of a delta, only `id`,
+            `kind`, `name`, `type`, `status` and `parent_id`.
         text: The next piece of the step's output, in a delta.
         reasoning: The next piece of its reasoning, in a delta.
     """

@@ -69,7 +69,7 @@ class StoredConversation:
     async def add(self, question: ChatMessage, answer: ChatMessage) -> None:
         """Store one turn, beside those that are stored at the same time."""
         turns = await self._turns()
-        if turns.keys() == {_FIRST}:  # perhaps a list
+        if turns.keys() == {_LIST}:  # a turn cannot be set beside it
             await self._store.set(self._key, turns)
         turn = f"{len(turns):06d}-{uuid.uuid4().hex}"
         await self._store.set(f"{self._key}.{turn}", _to_json([question, answer]))
@@ -84,10 +84,11 @@ class StoredConversation:
                 "Pass keep_session=False, or use a workflow with an untyped state",
             )
         stored: Any = state.get(self._key, {})
-        return {_FIRST: stored} if isinstance(stored, list) else dict(stored)
+        return {_LIST: stored} if isinstance(stored, list) else dict(stored)
 
 
-_FIRST = ""
+_LIST = ""
+"""The turn that a list becomes: `replace` stores one, as did the tools of earlier versions."""
 
 
 def _to_json(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:

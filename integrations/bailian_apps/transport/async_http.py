@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import io
 import os
 import time
@@ -29,7 +28,7 @@ from bailian_apps.transport.http_answer import (
 )
 from bailian_apps.transport.request_builder import HTTPRequest
 from bailian_apps.transport.sse import Frame
-from bailian_apps.transport.sync_pool import KEEP_ALIVE, shut_down
+from bailian_apps.transport.sync_pool import shut_down
 from bailian_apps.transport.timeouts import TimeoutBudget
 
 # Every wait is bounded by the call's own timer, see `AsyncCall._set_timer`.
@@ -145,7 +144,6 @@ class AsyncCall:
             if refused := refusal(error):
                 raise refused from None
             raise
-        self._keep_alive(response)
         return response.status, response.headers
 
     def _set_timer(self) -> None:
@@ -227,12 +225,6 @@ class AsyncCall:
             if status == 200:
                 raise
         return b"".join(parts)
-
-    def _keep_alive(self, response: aiohttp.ClientResponse) -> None:
-        if (opened := _socket_of(response)) is not None:
-            with contextlib.suppress(OSError):  # already lost; reading will report it
-                for option in KEEP_ALIVE:
-                    opened.setsockopt(*option)
 
 
 def _socket_of(response: aiohttp.ClientResponse) -> Any:

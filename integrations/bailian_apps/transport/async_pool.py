@@ -23,6 +23,7 @@ from urllib3.util import wait_for_read
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.http_answer import spoke_first_error
 from bailian_apps.transport.name_lookup import Resolver
+from bailian_apps.transport.sync_pool import KEEP_ALIVE
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -109,6 +110,8 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
             if not reused:
                 raise spoke_first_error()
+        if not reused:
+            _keep_alive(transport)
         for trace in traces:
             await trace.send_connection_create_end()
         return connection
@@ -287,6 +290,14 @@ class AsyncConnections:
     def _of_running_loop(self) -> LoopSession | None:
         known = self.sessions.get(asyncio.get_running_loop())
         return known() if known is not None else None
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    opened = transport.get_extra_info("socket")
+    if opened is not None:
+        with contextlib.suppress(OSError):  # already lost; reading will report it
+            for option in KEEP_ALIVE:
+                opened.setsockopt(*option)
 
 
 async def _on_connection(_session: object, context: SimpleNamespace, _params: object) -> None:

@@ -2,7 +2,7 @@
 
 A test suite that replaces `requests` or httpx, or the SDK, believes that no call leaves the
 machine. Calls of this package use neither. They would reach the cloud unseen, and cost money; so
-they are refused, except to this machine. Nothing here imports a double.
+they are refused, except in the local network. Nothing here imports a double.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REFUSE: Final = ("pytest_socket", "vcr")
 
 
 def refuse_unseen_call(url: str, *, sender: object = None) -> None:
-    """Refuse a call that leaves this machine while a double is active that cannot see it.
+    """Refuse a call that leaves the local network while a double is active that cannot see it.
 
     Args:
         url: Where it goes.
@@ -100,7 +100,10 @@ def _is_active(double: str, module: str, name: str) -> bool:
 
 
 def _is_local(host: str) -> bool:
-    """Whether it is this machine or a container beside it, where an emulator may run."""
+    """Whether it is this machine or in its network, as a container is that runs an emulator.
+
+    A link-local address is not: in a cloud it is that of the metadata service.
+    """
     try:
         address = ipaddress.ip_address(host)
         return address.is_private and not address.is_link_local

@@ -127,22 +127,27 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
         if not settings.workspace:
             raise _missing_workspace()
         url = url.replace("{workspace_id}", settings.workspace)
-    try:
-        whole: dict[str, Any] = built.data.to_request_object()
-        # Added last: the SDK would take some of the names in it for options of its own.
-        for part, more in (request.extra_body or {}).items():
-            whole[part] = {**whole.get(part, {}), **reveal(more)}
-        body = json.dumps(whole, ensure_ascii=False).encode()
-    except (sdk.error, TypeError, ValueError) as error:  # it may quote the whole body
-        problem = f"cannot be written as JSON ({type(error).__name__})"
-        raise InvalidInputError(
-            "request", problem, "Check biz_params, rag_options and extra_body"
-        ) from None
+    body = _body(built.data, request)
     headers = _headers(built.headers, request, settings)
     workspace = settings.workspace
     if headers.get("X-DashScope-WorkSpace") != workspace:
         workspace = None
     return HTTPRequest(url, headers, body, workspace)
+
+
+def _body(built: Any, request: AppRequest) -> bytes:
+    """Return the SDK's body with what `extra_body` adds to it."""
+    try:
+        whole: dict[str, Any] = built.to_request_object()
+        # Added last: the SDK would take some of the names in it for options of its own.
+        for part, more in (request.extra_body or {}).items():
+            whole[part] = {**whole.get(part, {}), **reveal(more)}
+        return json.dumps(whole, ensure_ascii=False).encode()
+    except (load_sdk().error, TypeError, ValueError) as error:  # it may quote the whole body
+        problem = f"cannot be written as JSON ({type(error).__name__})"
+        raise InvalidInputError(
+            "request", problem, "Check biz_params, rag_options and extra_body"
+        ) from None
 
 
 def _headers(

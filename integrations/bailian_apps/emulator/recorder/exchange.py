@@ -209,9 +209,8 @@ class RecordingFolder:
         """
         if exchange.problem:
             raise ValueError(exchange.problem)
-        with (
-            self._lock
-        ):  # the secrets of one exchange must not be lost while another learns its own
+        # The secrets of one exchange must not be lost while another learns its own.
+        with self._lock:
             lines = exchange.records(self._scrubber)
             content = b"".join(encode_json(line, end="\n") for line in lines)
             path = self._create(exchange.number, exchange.name(self._scrubber), content)

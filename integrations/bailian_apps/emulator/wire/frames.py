@@ -145,10 +145,16 @@ class NestingError(ValueError):
 def parse_json(text: str, max_nesting: int = MAX_NESTING, *, lenient: bool = False) -> Any:
     """Parse JSON that can be encoded again: without NaN, infinity and very deep nesting.
 
+    Args:
+        text: The JSON.
+        max_nesting: How many objects and arrays may be inside each other.
+        lenient: Whether to keep a number that cannot be encoded again as text. For what is only
+            masked and written down, where no secret may be missed.
+
     Raises:
         json.JSONDecodeError: It is not JSON.
         NestingError: It is nested too deeply.
-        ValueError: It has a number that cannot be encoded again.
+        ValueError: It has a number that cannot be encoded again, and `lenient` is false.
     """
     try:
         value = (_LENIENT_DECODER if lenient else _DECODER).decode(text)
@@ -197,16 +203,14 @@ def _finite_or_text(digits: str) -> float | str:
     return float(digits) if isfinite(float(digits)) else digits
 
 
+def _int_or_text(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:  # it has more digits than Python converts
+        return digits
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-# For what is only masked and written down: a number that cannot be encoded again is kept as text.
-_LENIENT_DECODER = json.JSONDecoder(parse_constant=str, parse_float=_finite_or_text)
-
-
-def parse_leniently(text: str) -> Any:
-    """Parse what Python's `json` reads, at any depth; for masking, which must not miss a secret.
-
-    Raises:
-        json.JSONDecodeError: It is not JSON.
-        RecursionError: It is nested too deeply for Python.
-    """
-    return _LENIENT_DECODER.decode(text)
+_LENIENT_DECODER = json.JSONDecoder(
+    parse_constant=str, parse_float=_finite_or_text, parse_int=_int_or_text
+)

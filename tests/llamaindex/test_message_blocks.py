@@ -1,4 +1,4 @@
-"""One conversation, read by an app and by another LLM."""
+"""What the message of an answer has, and another LLM that reads it in one conversation."""
 
 from __future__ import annotations
 
