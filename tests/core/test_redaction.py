@@ -253,6 +253,13 @@ def test_a_json_text_is_redacted_however_deep_it_is() -> None:
         assert "hidden" not in redact_biz_params({"text": text})["text"]
 
 
+@pytest.mark.parametrize("odd", ["9" * 5000, "[" * 100_000 + "]" * 100_000])
+def test_a_secret_beside_what_python_cannot_read_is_redacted(odd: str) -> None:
+    text = '{"token": "hidden", "odd": ' + odd + "}"
+    assert "hidden" not in redact_biz_params({"text": text})["text"]
+    assert "hidden" not in repr(AppSettings(app_id="a", biz_params={"text": text}))
+
+
 def test_the_argument_of_a_call_names_secrets_in_any_collection() -> None:
     for names in ({"pin"}, ["pin"], ("pin",), "pin", {"pin": 1}.keys(), ["pin", 5]):
         assert secret_names({"secret_biz_params": names}, ("a",)) == ["a", "pin"]

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
@@ -64,7 +65,10 @@ def _redacted(value: Any, names: Sequence[str], path: str, within: tuple[int, ..
         too_long = isinstance(value, int) and value.bit_length() > MAX_INT_BITS
         return MASK if too_long else value  # nothing can show it, and it is refused later
     if isinstance(value, str):
-        parsed = _parsed(value) if _may_hold_secrets(value, names) else None
+        try:
+            parsed = _parsed(value) if _may_hold_secrets(value, names) else None
+        except RecursionError:
+            return MASK  # nested too deeply to be searched
         redacted = _redacted(parsed, names, path, within)
         return value if redacted == parsed else json.dumps(redacted, ensure_ascii=False)
     if isinstance(value, (SecretStr, SecretBytes)):
@@ -99,20 +103,22 @@ def _may_hold_secrets(text: str, names: Sequence[str]) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    """Return the value of a JSON text, if it is an object or an array; otherwise None."""
+    """Return the value of a JSON text, if it is an object or an array; may raise RecursionError."""
     if text.lstrip()[:1] not in ("{", "["):
         return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    for integer in (int, str):  # Python converts none of more than 4,300 digits
+        with suppress(ValueError):
+            return json.loads(text, parse_int=integer)
+    return None
 
 
 def masked_path(value: Any, path: str) -> str | None:
     """Return where a value holds `MASK`, as one from a dump or pickle does; None if nowhere."""
     if isinstance(value, str):
-        masked = value == MASK or (f'"{MASK}"' in value and _parsed(value) is not None)
-        return path if masked else None
+        if value != MASK and f'"{MASK}"' in value:
+            with suppress(RecursionError):  # a dump has the mask in place of such a text
+                return None if _parsed(value) is None else path
+        return path if value == MASK else None
     # Every call asks, so a path is only made of what was found.
     if isinstance(value, dict):
         for name, item in cast("dict[str, Any]", value).items():
