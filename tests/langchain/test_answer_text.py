@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
+from support.thinking import cut_up, parallel, thinker
 
 from bailian_apps import replace_citation_marks
-from bailian_apps.emulator import Call
 from bailian_apps.langchain import BailianAppRunnable, BailianAppTool
-
-PIECES = ["<thi", "nk>Rain.</th", "ink>\n\nTake tea<re", "f>[1]</r", "ef>!"]
-REFERENCE = {"index_id": "1", "title": "Tea", "doc_url": "https://tea", "text": "Tea is warm."}
-
-
-def cut_up(call: Call) -> Iterator[dict[str, Any]]:
-    for piece in PIECES:
-        output = {"session_id": call.session_id, "finish_reason": "null", "text": piece}
-        yield {"output": output, "request_id": "r"}
-    output = {"session_id": call.session_id, "finish_reason": "stop", "doc_references": [REFERENCE]}
-    yield {"output": output, "request_id": "r"}
 
 
 def test_a_stripped_answer_is_the_same_on_every_path_and_cites(make_model: Any, ask: Any) -> None:
@@ -57,31 +44,6 @@ def test_the_runnable_and_the_tool_filter_the_answer_too(fields_of: Any) -> None
     *_, last = BailianAppRunnable(**fields).stream("hi")
     assert (last.text, last.reasoning) == ("Take tea!", "Rain.")
     assert BailianAppTool(name="tea", description="Knows tea.", **fields).invoke("hi") == last.text
-
-
-def thinker(call: Call) -> Iterator[dict[str, Any]]:
-    """An agent that thinks in its answer, apart from it, and in its answer again."""
-    for text, thought in (
-        ("<think>one", ""), ("</think>A", ""), ("", "two"), ("B<think>three</think>C", "")
-    ):  # fmt: skip
-        thoughts = [{"action_type": "reasoning", "thought": thought}]
-        output = {"session_id": call.session_id, "text": text, "thoughts": thoughts}
-        yield {"output": output, "request_id": "r"}
-    output = {"session_id": call.session_id, "finish_reason": "stop", "text": ""}
-    yield {"output": output, "request_id": "r"}
-
-
-def parallel(call: Call) -> Iterator[dict[str, Any]]:
-    """A workflow whose second node thinks first."""
-    for thought in ({"a": "", "b": "one"}, {"a": "two", "b": ""}):
-        nodes = [
-            {"nodeId": name, "nodeType": "LLM", "nodeStatus": "executing"}
-            | {"nodeResult": json.dumps({"result": "", "reasoningContent": text})}
-            for name, text in thought.items()
-        ]
-        thoughts = [{"response": json.dumps(node)} for node in nodes]
-        yield {"output": {"session_id": "s", "thoughts": thoughts}, "request_id": "r"}
-    yield {"output": {"session_id": "s", "finish_reason": "stop", "text": "AB"}, "request_id": "r"}
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,7 @@ def test_as_a_tool_a_binding_has_what_is_bound(kind: Any, fields_of: Any, cloud:
         app.bind(image_list=["u"]),
         app.with_config(run_name="r"),
         app.bind(temperature=0.5).with_listeners(on_start=lambda run: None),
+        app.with_listeners(on_start=lambda run: None),
     ):
         with pytest.raises(
             InvalidInputError, match=r"^(session_id|image_list|run_name|listeners) "

@@ -244,6 +244,8 @@ def test_what_bind_returns_shows_no_secret_and_sends_it(make_model: Any) -> None
             model.bind(seed=1).bind(**secrets),
             model.with_config(tags=["x"]).bind(**secrets),
             model.bind(seed=1).with_retry().bind(**secrets),
+            model.with_retry().bind(**secrets),
+            model.with_retry().with_retry().bind(**secrets),
             copy.copy(bound),
             copy.deepcopy(bound),
             bound.model_copy(deep=True),
@@ -259,6 +261,8 @@ def test_what_bind_returns_shows_no_secret_and_sends_it(make_model: Any) -> None
                 assert request.biz_params == SENT
                 assert request.parameters["userToken"] == request.headers["x-tenant"] == TOKEN
             assert len(cloud.requests) == asked + 2
+        listening = model.with_listeners().bind(**secrets)  # LangChain's listeners are not pickled
+        assert_no_secret(repr(listening), str(listening), dumps(listening))
         asked = len(cloud.requests)
         with pytest.raises(InvalidInputError, match="is masked"):
             pickle.loads(pickle.dumps(bound)).invoke("hi")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -19,9 +18,10 @@ from langchain_core.callbacks import (
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk
 from support import recordings
+from support.thinking import THINKING, A, B, frame, node
 
 from bailian_apps import BailianApp, StepDelta
-from bailian_apps.emulator import Call, Node, Workflow
+from bailian_apps.emulator import Call
 from bailian_apps.langchain import (
     BailianAppRetriever,
     BailianAppRunnable,
@@ -32,16 +32,6 @@ from bailian_apps.langchain import (
 from bailian_apps.langchain.step_runs import StepRuns
 
 TIMED = recordings.FOLDER / "workflow-timed.jsonl"
-
-
-def node(id_: str, status: str, result: str = "", **more: Any) -> dict[str, str]:
-    fields = {"nodeId": id_, "nodeName": f"节点 {id_}", "nodeType": "LLM", "nodeStatus": status}
-    inner = {"result": result, "reasoningContent": more.pop("reasoning", "")}
-    return {"response": json.dumps({**fields, **more, "nodeResult": json.dumps(inner)})}
-
-
-def frame(*thoughts: Any, finish: str = "null", **output: Any) -> dict[str, Any]:
-    return {"output": {"thoughts": list(thoughts), "finish_reason": finish, **output}}
 
 
 class Steps(BaseCallbackHandler):
@@ -195,16 +185,6 @@ def test_a_tools_run_begins_with_whole_arguments(ask: Any, make_model: Any, trac
 
 
 # -------------------------------------------------------------------- reasoning
-
-A, B = "I look at the map.", "我先看看天气。"
-THINKING = Workflow(
-    nodes=[
-        Node(name="map", after=[], reasoning=A, output="a", chunk_ms=20),
-        Node(name="weather", after=[], reasoning=B, output="b", chunk_ms=20),
-        Node(name="answer", after=["map", "weather"], output="ok"),
-        Node(name="end", type="End", mirrors="answer"),
-    ]
-)
 
 
 def reasoning_blocks(message: Any) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,32 +12,13 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from support import recordings
+from support.thinking import THINKING, A, B, frame, node
 
 from bailian_apps import BailianApp
-from bailian_apps.emulator import Call, Emulator, Node, Workflow
+from bailian_apps.emulator import Call, Emulator
 from bailian_apps.llamaindex import BailianAppStepEvent
 
 TIMED = recordings.FOLDER / "workflow-timed.jsonl"
-A, B = "I look at the map.", "我先看看天气。"
-THINKING = Workflow(
-    nodes=[
-        Node(name="map", after=[], reasoning=A, output="a", chunk_ms=20),
-        Node(name="weather", after=[], reasoning=B, output="b", chunk_ms=20),
-        Node(name="answer", after=["map", "weather"], output="ok"),
-        Node(name="end", type="End", mirrors="answer"),
-    ]
-)
-
-
-def node(id_: str, status: str, result: str = "", **more: Any) -> dict[str, str]:
-    fields = {"nodeId": id_, "nodeName": f"节点 {id_}", "nodeType": "LLM", "nodeStatus": status}
-    inner = {"result": result, "reasoningContent": more.pop("reasoning", "")}
-    return {"response": json.dumps({**fields, **more, "nodeResult": json.dumps(inner)})}
-
-
-def frame(*thoughts: Any, finish: str = "null", **output: Any) -> dict[str, Any]:
-    return {"output": {"thoughts": list(thoughts), "finish_reason": finish, **output}}
-
 
 # ------------------------------------------------------------------------- live
 

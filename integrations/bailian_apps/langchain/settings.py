@@ -125,7 +125,7 @@ class AppSettingsMixin(AppSettings):
             stop_after_attempt: How many calls are made at most. Each sends its request up to
                 `max_retries` times again by itself.
         """
-        return RunnableRetry(
+        retry: Any = RunnableRetry(
             bound=cast("Any", self),
             kwargs={},
             config={},
@@ -134,6 +134,14 @@ class AppSettingsMixin(AppSettings):
             exponential_jitter_params=exponential_jitter_params,
             max_attempt_number=stop_after_attempt,
         )
+        return AppBinding(bound=retry)
+
+    def with_listeners(
+        self, *, on_start: Any = None, on_end: Any = None, on_error: Any = None
+    ) -> Any:
+        """Bind listeners to every call, as every Runnable's `with_listeners`."""
+        binding = AppBinding(bound=cast("Any", self))
+        return binding.with_listeners(on_start=on_start, on_end=on_end, on_error=on_error)
 
     @hides_arguments
     def as_tool(

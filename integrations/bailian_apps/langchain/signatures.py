@@ -8,14 +8,13 @@ there is nothing of them, and LangChain's methods are called.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import RunnableBinding, RunnableConfig
 from typing_extensions import Unpack
@@ -82,21 +81,7 @@ if TYPE_CHECKING:
             run_id: UUID | None = None,
             **kwargs: Unpack[ChatKeywords],
         ) -> LLMResult:
-            """Run the app for each conversation.
-
-            Args:
-                messages: The conversations.
-                stop: Sequences at which an answer ends.
-                callbacks: LangChain's callbacks.
-                tags: Tags of the runs.
-                metadata: Metadata of the runs.
-                run_name: The name of the runs.
-                run_id: The id of the first run.
-                **kwargs: Settings to override, and `session_id`, `image_list`, `file_list`.
-
-            Raises:
-                BailianError: A call failed.
-            """
+            """Run the app for each conversation; `kwargs` are those of `invoke`."""
             ...
 
         async def agenerate(
@@ -144,28 +129,6 @@ if TYPE_CHECKING:
             **kwargs: Unpack[ChatKeywords],
         ) -> AIMessage:
             """Run the app, natively async; as `invoke`."""
-            ...
-
-        def stream(
-            self,
-            input: LanguageModelInput,
-            config: RunnableConfig | None = None,
-            *,
-            stop: list[str] | None = None,
-            **kwargs: Unpack[ChatKeywords],
-        ) -> Iterator[AIMessageChunk]:
-            """Stream the answer. Closing the iterator closes the connection."""
-            ...
-
-        def astream(
-            self,
-            input: LanguageModelInput,
-            config: RunnableConfig | None = None,
-            *,
-            stop: list[str] | None = None,
-            **kwargs: Unpack[ChatKeywords],
-        ) -> AsyncIterator[AIMessageChunk]:
-            """Stream the answer, natively async; as `stream`."""
             ...
 
         def batch(

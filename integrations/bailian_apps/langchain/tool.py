@@ -162,17 +162,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         description: str | None = None,
         arg_types: dict[str, type] | None = None,
     ) -> BailianAppTool:
-        """Return this tool, or, if anything is passed, a copy of it with that.
-
-        Args:
-            args_schema: As for the constructor.
-            name: The copy's name.
-            description: The copy's description.
-            arg_types: The types of the arguments, in place of an `args_schema`.
-
-        Raises:
-            InvalidInputError: The arguments have no `prompt`.
-        """
+        """Return this tool, or, if anything is passed, a copy with that, as every `as_tool`."""
         given = {
             "name": name,
             "description": description,
