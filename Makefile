@@ -52,7 +52,7 @@ soak: .venv/.installed ## Run the slow tests, and EXAMPLES mutations of recordin
 test-newest: ## Run the tests on the newest release of everything, whatever is locked.
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python $(PIP_INSTALL) --upgrade pip
-	.venv-newest/bin/python $(PIP_INSTALL) --editable ".[all]" --group dev --group stores
+	.venv-newest/bin/python $(PIP_INSTALL) --editable ".[all,ray]" --group dev --group stores
 	.venv-newest/bin/$(PYTEST) -m "not slow"
 
 coverage: ## Run `make test`, and list the branches that no test takes.
@@ -92,7 +92,7 @@ clean: ## Remove everything that was installed.
 	@echo "== installing into .venv"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP_INSTALL) --constraint requirements/dev.lock --upgrade pip
-	$(BIN)/python $(PIP_INSTALL) $(LOCKED) --editable ".[all]" --group dev --group stores
+	$(BIN)/python $(PIP_INSTALL) $(LOCKED) --editable ".[all,ray]" --group dev --group stores
 	@touch $@
 
 .venv-demo/.installed: pyproject.toml requirements/dev.lock
