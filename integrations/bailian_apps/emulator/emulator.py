@@ -14,6 +14,7 @@ from bailian_apps.emulator.errors import first_problem
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.responses_api.runs import RunStore
 from bailian_apps.emulator.server.endpoint import BASE_PATH, Cloud, asgi_app
 from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
@@ -53,6 +54,8 @@ class Emulator(LocalServer):
         session_max_rounds: int = 50,
         unknown_session: UnknownSession = "fresh",
         strict: bool = False,
+        background_queue_s: float = 0.0,
+        background_run_s: float = 0.0,
     ) -> None:
         """Load the apps; nothing listens before `start` or the `with` block.
 
@@ -76,11 +79,13 @@ class Emulator(LocalServer):
             strict: Whether to refuse unknown names, wrong types and values out of range, to find
                 mistakes that the cloud ignores. By default, as on the cloud, only requests that
                 cannot be answered are refused.
+            background_queue_s: Seconds that a background run is queued; see `advance`.
+            background_run_s: Seconds that a background run takes at least, after that.
 
         Raises:
             RecordingError: A recording cannot be read.
             ScenarioError: A YAML file is invalid or has several apps.
-            ValueError: The pace or a session setting is out of range.
+            ValueError: The pace, or a setting of sessions or runs, is out of range.
             TypeError: An app is of none of the types above.
         """
         check_pace(pace)
@@ -97,6 +102,7 @@ class Emulator(LocalServer):
                 unknown=unknown_session,
             ),
             strict=strict,
+            new_runs=partial(RunStore, queue_s=background_queue_s, run_s=background_run_s),
         )
         app = with_access_log(asgi_app(self._cloud))
         super().__init__(app, base_path=BASE_PATH, host=host, port=port)
@@ -189,15 +195,15 @@ class Emulator(LocalServer):
         self._cloud.faults.clear()
 
     def advance(self, seconds: float) -> None:
-        """Move the clock of the sessions forward, without waiting.
+        """Move the clock of the sessions and of the background runs forward, without waiting.
 
         Raises:
             ValueError: `seconds` is negative or not finite.
         """
-        self._cloud.sessions.advance(seconds)
+        self._cloud.advance(seconds)
 
     def reset(self) -> None:
-        """Remove requests, sessions, faults and added apps, and reset the clock.
+        """Remove requests, sessions, runs, faults and added apps, and reset the clock.
 
         Answers in progress continue, but do not change the new state.
         """

@@ -50,7 +50,7 @@ def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
         cloud.faults.add(FaultSpec.model_validate(fields))
 
     def advance(advance_s: float) -> None:
-        cloud.sessions.advance(advance_s)
+        cloud.advance(advance_s)
 
     return [
         _route("/requests", GET=read_requests, DELETE=forget_requests),
@@ -99,6 +99,8 @@ def _error(message: str) -> JsonObject:
 def _as_json(request: ReceivedRequest) -> JsonObject:
     return {
         "app_id": request.app_id,
+        "method": request.method,
+        "path": request.path,
         "stream": request.stream,
         "fault": request.fault,
         "gone": request.disconnected.is_set(),

@@ -4,10 +4,11 @@ An ASGI app. It knows nothing of the port and the thread it runs in.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,6 +21,8 @@ from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
 from bailian_apps.emulator.credentials import MASK, is_secret
 from bailian_apps.emulator.faults.plan import FaultPlan
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
+from bailian_apps.emulator.responses_api.endpoint import responses_routes
+from bailian_apps.emulator.responses_api.runs import RunStore
 from bailian_apps.emulator.server.admin import admin_routes
 from bailian_apps.emulator.server.local_server import (
     outcome_of,
@@ -40,6 +43,9 @@ from bailian_apps.emulator.wire.frames import Frame, as_object, parse_json
 from bailian_apps.emulator.wire.rendering import as_json_answer, fold, render
 
 BASE_PATH = "/api/v1"
+Answering = Callable[..., Coroutine[Any, Any, None]]
+"""Answers one request: gets it, its key, the writer of the response, and `as_json` by a fault."""
+
 KEPT_REQUESTS = 10_000
 KEPT_BYTES = MAX_BODY_BYTES
 """The bodies of the kept requests together; the newest request is always kept."""
@@ -55,10 +61,12 @@ class Cloud:
     sleep: Callable[[float], Awaitable[None]]
     new_sessions: Callable[[], SessionStore]
     strict: bool
+    new_runs: Callable[[], RunStore]
 
     def __post_init__(self) -> None:
-        """Start without requests, sessions and faults."""
+        """Start without requests, sessions, runs and faults."""
         self.faults = FaultPlan()
+        self.runs = self.new_runs()
         self.reset()
 
     def reset(self) -> None:
@@ -68,10 +76,21 @@ class Cloud:
         self.requests: list[ReceivedRequest] = []
         self._kept_bytes = 0
         self.sessions = self.new_sessions()
+        self.runs.clear()
+        self.runs = self.new_runs()
         self._request_ids: set[str] = set()
 
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward; see `Emulator.advance`."""
+        self.sessions.advance(seconds)
+        self.runs.advance(seconds)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; stop when the client disconnects."""
+        """Answer one call of an app; stop when the client disconnects."""
+        await self.serve(scope, receive, send, self._answer)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send, answer_to: Answering) -> None:
+        """Answer one request of any kind with `answer_to`; stop when the client disconnects."""
         http = Request(scope, receive)
         outcome = outcome_of(scope)
         try:
@@ -87,6 +106,8 @@ class Cloud:
             body=_parse(content),
             headers=_masked(http.headers),
             body_bytes=len(content),
+            method=http.method,
+            path=http.url.path,
         )
         outcome.stream = request.stream
         fault = self.faults.take(app_id, stream=request.stream)
@@ -98,13 +119,13 @@ class Cloud:
             writer = ResponseWriter(
                 send, transport_of(scope), outcome, compress=request.accepts_gzip
             )
-            answer = self._answer(request, key, writer)
+            answer = answer_to(request, key, writer)
         else:
             writer = FaultyResponseWriter(send, transport_of(scope), outcome, fault)
             if fault.fault.raw_response is not None:
                 answer = writer.send_raw_response()
             else:
-                answer = self._answer(request, key, writer, as_json=fault.fault.as_json)
+                answer = answer_to(request, key, writer, as_json=fault.fault.as_json)
         answering = asyncio.create_task(answer)
         disconnecting = asyncio.create_task(wait_for_disconnect(receive))
         try:
@@ -119,6 +140,15 @@ class Cloud:
             await asyncio.wait({answering, disconnecting})
         if not answering.cancelled():
             answering.result()
+
+    def check_key(self, key: str) -> None:
+        """Refuse a key that is not valid.
+
+        Raises:
+            Failure: It is none, or not the emulator's.
+        """
+        if not key or self.api_key not in (None, key):
+            raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
 
     def _keep(self, request: ReceivedRequest) -> None:
         """Keep a request, and forget the oldest ones if there are too many or they are too long."""
@@ -136,8 +166,7 @@ class Cloud:
         self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, as_json: bool = False
     ) -> None:
         try:
-            if not key or self.api_key not in (None, key):
-                raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
+            self.check_key(key)
             check(request, strict=self.strict)
             app = self.apps.get(request.app_id, UNKNOWN_APP)
             request_id = allocate(self._request_ids, app.request_id, fallback=writer.request_id)
@@ -238,7 +267,11 @@ def asgi_app(cloud: Cloud) -> Starlette:
         return error_response(status, "NotFound", message)
 
     return Starlette(
-        routes=[Route(path, cloud, methods=["POST"]), *admin_routes(cloud)],
+        routes=[
+            Route(path, cloud, methods=["POST"]),
+            *responses_routes(cloud),
+            *admin_routes(cloud),
+        ],
         exception_handlers={404: not_found, 405: not_found},
     )
 
