@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 from typing_extensions import Self
@@ -214,19 +214,12 @@ class BackgroundRun:
             pass
         return self
 
-    def watch(
-        self,
-        timeout_s: float | None = None,
-        *,
-        poll_s: float = 1.0,
-        pause: Callable[[float], object] | None = None,
-    ) -> Generator[str]:
+    def watch(self, timeout_s: float | None = None, *, poll_s: float = 1.0) -> Generator[str]:
         """Wait until the run has ended, and yield its status now and whenever it has changed.
 
         Args:
             timeout_s: As for `wait`.
             poll_s: As for `wait`.
-            pause: Waits so many seconds between two questions. Default: `time.sleep`.
 
         Raises:
             BailianError: As for `wait`.
@@ -247,7 +240,7 @@ class BackgroundRun:
                     if self.status != shown:
                         yield (shown := str(self.status))
                 if not self.ended:
-                    (pause or time.sleep)(polling.pause_s())
+                    time.sleep(polling.pause_s())
 
     async def awatch(
         self, timeout_s: float | None = None, *, poll_s: float = 1.0

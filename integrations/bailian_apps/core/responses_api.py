@@ -74,6 +74,14 @@ class RunState:
         return self.status in _ENDED
 
 
+@dataclass(frozen=True, slots=True)
+class StatusChanged:
+    """A run has another status than before when it was last asked for."""
+
+    run_id: str
+    status: str
+
+
 def refuse_unsent(given: Mapping[str, Any]) -> None:
     """Refuse arguments of a call that a background run's request has no place for.
 

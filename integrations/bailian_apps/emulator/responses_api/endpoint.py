@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.responses_api.bodies import read_body
-from bailian_apps.emulator.responses_api.objects import EventStream, Output, error_body
+from bailian_apps.emulator.responses_api.objects import EventStream, error_body
 from bailian_apps.emulator.responses_api.runs import Run
 from bailian_apps.emulator.server.responses import ResponseWriter
 from bailian_apps.emulator.server.validation import invalid
@@ -89,8 +89,7 @@ class ResponsesAPI:
 
             async def answer(run: Run) -> None:
                 try:
-                    async for _ in self._frames(run.request, request_id, run.output):
-                        pass
+                    await self._answer(run, request_id)
                 except Failure as failure:
                     run.failure = failure
 
@@ -98,8 +97,7 @@ class ResponsesAPI:
             return run.as_object("queued")
         run = Run(app_id=request.app_id, request=read, background=False, starts_s=0, ends_s=0)
         if not body.stream:
-            async for _ in self._frames(read, request_id, run.output):
-                pass
+            await self._answer(run, request_id)
             return run.as_object("completed")
         await self._stream(run, writer)
         return None
@@ -132,11 +130,15 @@ class ResponsesAPI:
             raise Failure(status=404, code="NotFound", message=message)
         return run
 
+    async def _answer(self, run: Run, request_id: str) -> None:
+        async for frame in self._frames(run.request, request_id):
+            run.output.feed(frame)
+
     async def _stream(self, run: Run, writer: ResponseWriter) -> None:
         events = EventStream(run.as_object("in_progress"))
         begun = False
         try:
-            async for frame in self._frames(run.request, writer.request_id, None):
+            async for frame in self._frames(run.request, writer.request_id):
                 for event in [*(() if begun else events.begin()), *events.feed(frame)]:
                     await writer.send_frame(event)
                 begun = True
@@ -150,9 +152,9 @@ class ResponsesAPI:
         await writer.end_stream()
 
     async def _frames(
-        self, request: ReceivedRequest, request_id: str, output: Output | None
+        self, request: ReceivedRequest, request_id: str
     ) -> AsyncGenerator[Frame, None]:
-        """Yield the frames of the app at the emulator's pace; add them to `output`.
+        """Yield the frames of the app at the emulator's pace.
 
         Raises:
             Failure: The app failed, whenever it did.
@@ -170,8 +172,6 @@ class ResponsesAPI:
                     if frame.event == "error":
                         code, message = (frame.payload.get(name) for name in ("code", "message"))
                         raise Failure(status=frame.status, code=str(code), message=str(message))
-                    if output is not None:
-                        output.feed(frame)
                     yield frame
         except CutOff:
             raise Failure(
