@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bailian_apps.cli.background import Background, runs
 from bailian_apps.cli.options import (
     AppId,
     BaseUrl,
@@ -37,6 +38,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(runs)
 
 
 def _print_version(requested: bool) -> None:
@@ -59,6 +61,7 @@ def commands(
     The API key is read from DASHSCOPE_API_KEY.
 
     [bold]bailian-apps run APP_ID "Plan a day in Hangzhou"[/]   call an app once
+    [bold]bailian-apps runs wait ID[/]                          wait for a background run
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
@@ -94,6 +97,7 @@ def run(
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print the answer as it arrives.")
     ] = True,
+    background: Background = False,
 ) -> None:
     """Call an app once and print its answer.
 
@@ -117,6 +121,12 @@ def run(
     called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
     output = _output(as_json, raw, "stream" if stream else "text")
     options = command.media(image, file) | ({"session_id": session} if session else {})
+    if background:
+        from bailian_apps.cli.background import submit
+
+        text = command.read_prompt(prompt)
+        submit(called, text, options, Console(stderr=True), as_json=as_json)
+        return
     command.run(called, prompt, Console(stderr=True), options, output=output, steps=steps)
 
 

@@ -40,7 +40,7 @@ def run(
             `"json"` (an error, too) or `"raw"`.
         steps: Whether to show the steps.
     """
-    text = _read_prompt(prompt)
+    text = read_prompt(prompt)
     settings, on_frame = app.settings, None
     if output == "raw":  # every frame of one attempt
         settings, on_frame = settings.with_overrides({"max_retries": 0}), print_json
@@ -176,7 +176,12 @@ def _describe_os_error(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
 
 
-def _read_prompt(prompt: str) -> str:
+def read_prompt(prompt: str) -> str:
+    """Return the prompt; for `-`, what standard input holds.
+
+    Raises:
+        InvalidInputError: Standard input is a terminal, or not UTF-8.
+    """
     if prompt == "-" and sys.stdin.isatty():
         raise InvalidInputError(
             "PROMPT", "is missing", 'Write it after the app id ("-" for the one in BAILIAN_APP_ID)'
