@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import Unpack
@@ -188,8 +188,9 @@ class BailianApp:
         from bailian_apps.background.submission import Submission
         from bailian_apps.core.responses_api import refuse_unsent
 
-        refuse_unsent(keywords)
-        settings, plan, options = self._plan(prompt, keywords)
+        given = take(keywords)
+        refuse_unsent(given)
+        settings, plan, options = self._plan(prompt, given)
         return Submission(settings, plan, options, client=self.client, mark=mark)
 
     @hides_arguments
@@ -198,7 +199,7 @@ class BailianApp:
         return Run(settings, plan, options, client=self.client)
 
     def _plan(
-        self, prompt: str | None, keywords: AppCallKeywords
+        self, prompt: str | None, keywords: Mapping[str, Any]
     ) -> tuple[AppSettings, Plan, dict[str, Any]]:
         options = take(keywords)
         if prompt is not None or "messages" not in options:

@@ -6,8 +6,9 @@ import logging
 import time
 from typing import Any
 
+from pydantic import SecretStr
+
 from bailian_apps.core.errors import BailianError
-from bailian_apps.core.redaction import reveal
 from bailian_apps.core.retry import KeyReader, retry_delay_s
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.transport.request_builder import resolve_api_key
@@ -62,8 +63,8 @@ class RunRequest:
         """
         while True:
             try:
-                key = resolve_api_key(self._settings) if self._keys is None else self._keys.read()
-                return connection.send(self._call, reveal(key), **self._limits())
+                key = self._own_key() if self._keys is None else self._keys.read()
+                return connection.send(self._call, key, **self._limits())
             except BailianError as error:
                 delay_s = self._delay_or_raise(error)
             time.sleep(delay_s)
@@ -74,14 +75,14 @@ class RunRequest:
 
         while True:
             try:
-                if self._keys is None:
-                    key = resolve_api_key(self._settings)
-                else:
-                    key = await self._keys.aread()
-                return await connection.send(self._call, reveal(key), **self._limits())
+                key = self._own_key() if self._keys is None else await self._keys.aread()
+                return await connection.send(self._call, key, **self._limits())
             except BailianError as error:
                 delay_s = self._delay_or_raise(error)
             await asyncio.sleep(delay_s)
+
+    def _own_key(self) -> SecretStr:
+        return SecretStr(resolve_api_key(self._settings))
 
     def _limits(self) -> dict[str, Any]:
         self.attempts += 1

@@ -75,7 +75,8 @@ class Submission:
         if mark is not None and not isinstance(mark, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError("mark", f"must be a str, not {kind_of(mark)}")
         self.settings = settings
-        self.client = client or default_client()
+        self._given_client = client  # a run with the default client can be pickled
+        self._client = client or default_client()
         self._mark = mark
         request = plan.request(settings, options)
         self.history_format = None if request.messages is None else settings.history_format
@@ -95,8 +96,8 @@ class Submission:
         """
         call, endpoint = self._call(), run_endpoint(self.settings, self._request)
         with (
-            self.client.slot(self.settings, deadline=None),
-            self.client.runs(endpoint) as connection,
+            self._client.slot(self.settings, deadline=None),
+            self._client.runs(endpoint) as connection,
             self._marked(),
         ):
             answer = RunRequest(call, self.settings).send(connection)
@@ -106,11 +107,11 @@ class Submission:
         """As `submit`, natively async."""
         import asyncio
 
-        async with self.client.aslot(self.settings, deadline=None):
+        async with self._client.aslot(self.settings, deadline=None):
             # In a thread: reading images, and importing the SDK and the openai client, take long.
             call = await asyncio.to_thread(self._call)
             endpoint = await asyncio.to_thread(run_endpoint, self.settings, self._request)
-            made = await asyncio.to_thread(self.client.aruns, endpoint)
+            made = await asyncio.to_thread(self._client.aruns, endpoint)
             async with made as connection:
                 with self._marked():
                     answer = await RunRequest(call, self.settings).asend(connection)
@@ -145,14 +146,14 @@ class Submission:
 
     def _run(self, content: Mapping[str, Any], request_id: str | None) -> BackgroundRun:
         state = read_state(content, request_id)
-        return BackgroundRun(self.settings, state.id, client=self.client, state=state)
+        return BackgroundRun(self.settings, state.id, client=self._given_client, state=state)
 
     def _warn_of_unsent(self) -> None:
         key = (self.settings.base_url, self.settings.app_id)
-        if key in self.client.warned_unsent:
+        if key in self._client.warned_unsent:
             return
         if names := unsent_settings(self.settings):
-            self.client.warned_unsent.add(key)
+            self._client.warned_unsent.add(key)
             logger.warning(
                 "background runs of app %s do without these settings, which they cannot be sent: "
                 "%s",

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
 from typing_extensions import Self
 
 from bailian_apps.core.errors import (
@@ -129,7 +130,9 @@ class SyncRuns:
         http = self._link.http_client(openai.DefaultHttpxClient, self._link.set_headers)
         self._client = self._link.client(openai.OpenAI, http)
 
-    def send(self, call: RunCall, key: str, *, timeout_s: float, connect_s: float) -> RunAnswer:
+    def send(
+        self, call: RunCall, key: SecretStr, *, timeout_s: float, connect_s: float
+    ) -> RunAnswer:
         """Send one request, once.
 
         Raises:
@@ -163,7 +166,7 @@ class AsyncRuns:
         self._client = self._link.client(openai.AsyncOpenAI, http)
 
     async def send(
-        self, call: RunCall, key: str, *, timeout_s: float, connect_s: float
+        self, call: RunCall, key: SecretStr, *, timeout_s: float, connect_s: float
     ) -> RunAnswer:
         """As `SyncRuns.send`."""
         with self._link.sending(call, key):
@@ -186,7 +189,7 @@ class _Link:
         self._environment = environment
         self._endpoint = endpoint
         self._proxy = environment.proxy_for(endpoint.url)
-        self._key = ""
+        self._key = SecretStr("")
 
     def http_client(self, kind: Any, set_headers: Any) -> Any:
         verify = tls_context(self._environment.certificates())
@@ -214,7 +217,7 @@ class _Link:
         own = {name: request.headers[name] for name in _CLIENT_HEADERS if name in request.headers}
         request.headers.clear()
         request.headers.update(own | {"accept": "application/json"} | self._endpoint.headers)
-        request.headers["authorization"] = f"Bearer {self._key}"
+        request.headers["authorization"] = f"Bearer {self._key.get_secret_value()}"
 
     def ask(self, client: Any, call: RunCall, timeout_s: float, connect_s: float) -> Any:
         """Send a request: return the response, or for the async client an awaitable of it."""
@@ -239,7 +242,7 @@ class _Link:
         return RunAnswer(content, response.headers.get("x-request-id"))
 
     @contextlib.contextmanager
-    def sending(self, call: RunCall, key: str) -> Generator[None]:
+    def sending(self, call: RunCall, key: SecretStr) -> Generator[None]:
         """Send with a key, and raise the client's errors as ours."""
         openai = load_openai()
         self._key = key
@@ -256,7 +259,7 @@ class _Link:
             return
         finally:
             _sending.reset(token)
-            self._key = ""
+            self._key = SecretStr("")
         self.read(response)
         raise ProtocolError(
             f"the server answered {response.status_code} to {call.action}",

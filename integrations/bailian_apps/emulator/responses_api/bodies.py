@@ -69,8 +69,10 @@ def read_body(request: ReceivedRequest, *, strict: bool) -> tuple[_Body, Receive
     try:
         body = _Body.model_validate(request.body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
+        problems = error.errors(include_url=False, include_input=False)
+        first = max(problems, key=lambda each: len(each["loc"]))  # of the types of `input`
+        names = [str(part) for part in first["loc"]]
+        path = ".".join(name for name in names if name != "str" and "[" not in name)
         raise invalid(f"Required parameter({path}) missing or invalid: {first['msg']}.") from None
     for name in body.model_extra or () if strict else ():
         raise invalid(f"Unknown parameter({name}){suggestion(name, _Body.model_fields)}")
