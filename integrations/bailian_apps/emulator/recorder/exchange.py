@@ -14,6 +14,8 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 
 from bailian_apps.emulator.apps.recordings import read_event
+from bailian_apps.emulator.credentials import masked_headers
+from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
 from bailian_apps.emulator.wire.frames import (
     Frame,
@@ -67,6 +69,7 @@ class Exchange:
         except NestingError as error:
             self.problem = f"the body of the request is {error}"
             self._body = None
+        self._body_bytes = len(body)
         self._response_headers: dict[str, str] = {}
         self._streamed = False
         self._size = 0
@@ -81,6 +84,16 @@ class Exchange:
     def is_call(self) -> bool:
         """Whether this is a call of an app; nothing else is recorded."""
         return self._app_id is not None
+
+    @property
+    def received(self) -> ReceivedRequest:
+        """The request, for the page."""
+        return ReceivedRequest(
+            app_id=self._app_id or "",
+            body=self._body or {},
+            headers=masked_headers(self._headers),
+            body_bytes=self._body_bytes,
+        )
 
     @property
     def finished(self) -> bool:
