@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, cast
-from urllib.parse import quote
 
 from bailian_apps.emulator.credentials import redacted
 from bailian_apps.emulator.models import ReceivedRequest
@@ -33,7 +32,7 @@ _LABEL_CHARS = 300
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _SESSION = re.compile(rb'"session_id" ?: ?"([^"\\]{1,200})"')
-_CURL_HEADERS = ("accept", "content-type", "x-dashscope-")
+_CURL_HEADERS = re.compile("accept|content-type|x-dashscope-.*")
 
 
 def row_of(exchange: Exchange) -> JsonObject:
@@ -90,15 +89,10 @@ def curl_of(request: ReceivedRequest, url: str) -> str:
     """Return the request as a command; the key is that of the environment."""
     lines = [f"curl -N {shlex.quote(url)}", '-H "Authorization: Bearer $DASHSCOPE_API_KEY"']
     for name, value in request.headers.items():
-        if name.startswith(_CURL_HEADERS) and value != "*/*":
+        if _CURL_HEADERS.fullmatch(name) and value != "*/*":
             lines.append(f"-H {shlex.quote(f'{name}: {value}')}")
-    lines.append(f"-d {shlex.quote(to_json(request.redacted_body, ascii_only=False))}")
+    lines.append(f"-d {shlex.quote(to_json(request.redacted_body))}")
     return " \\\n  ".join(lines)
-
-
-def path_of(app_id: str) -> str:
-    """Return the path of an app below the base address."""
-    return f"/apps/{quote(app_id, safe='')}/completion"
 
 
 class Answer:

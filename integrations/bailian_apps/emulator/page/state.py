@@ -10,6 +10,7 @@ from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.sessions import Session, Turn
 from bailian_apps.emulator.wire.frames import JsonObject
+from bailian_apps.emulator.wire.nodes import nodes_of
 from bailian_apps.emulator.wire.rendering import DEFAULT_MODE, FLOW_MODES
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def _modes_of(source: object) -> list[str]:
     if not isinstance(source, Recording):
         return []
     mode = source.flow_stream_mode
-    return _ALL_MODES if mode == DEFAULT_MODE else [mode] if mode else []
+    if mode in (None, DEFAULT_MODE):
+        has_nodes = any(True for frame in source.frames for _ in nodes_of(frame.output))
+        return _ALL_MODES if has_nodes else []
+    return [mode]
 
 
 def _recorded(recording: Recording) -> JsonObject:

@@ -135,7 +135,7 @@ export function choose(n, { open = true } = {}) {
 function move(by) {
   if (!visible.length) return;
   const at = visible.findIndex((row) => row.n === chosen);
-  const next = at < 0 ? (by > 0 ? 0 : visible.length - 1) : at + by;
+  const next = at < 0 ? (by === 1 ? 0 : visible.length - 1) : at + by;
   choose(visible[Math.min(visible.length - 1, Math.max(0, next))].n, { open: false });
 }
 

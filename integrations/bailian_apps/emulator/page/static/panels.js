@@ -102,12 +102,12 @@ async function showSessions() {
   list("session-list", sessions, "no_sessions", (session) =>
     element("li", {}, text("code", session.id),
       text("span", `${session.app} · ${say("rounds", { n: session.rounds })}`),
-      action(texts.session_last, () => {
+      action(texts.continue, () => {
         tryApp(session.app);
         $("play-session").value = session.id;
       }),
       action(texts.forget, () => attempt(`/sessions?session_id=${encodeURIComponent(session.id)}`, "DELETE")),
-      element("span", { className: "turn" }, text("b", session.user), " → ", session.answer)));
+      ...(session.rounds ? [element("span", {}, text("b", session.user), " → ", session.answer)] : [])));
 }
 
 export function setUp() {
