@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.client
 import json
 import logging
 import re
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -212,7 +215,7 @@ def test_a_body_that_is_too_long_is_refused_and_not_kept(
 def test_kept_requests_and_sessions_have_a_bounded_size(
     post: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "KEPT_BYTES", 10_000)
+    monkeypatch.setattr(endpoint, "KEPT_BYTES", 14_000)
     monkeypatch.setattr("bailian_apps.emulator.sessions.MAX_CHARS", 13_000)
     with Emulator(apps={"app": lambda call: "hello"}) as cloud:
         for index in range(8):
@@ -228,6 +231,35 @@ def test_kept_requests_and_sessions_have_a_bounded_size(
         for index in range(3):
             post(cloud, prompt=f"{index}".ljust(3000))
         assert len(cloud.requests) == len(cloud.sessions) == 3
+
+
+@pytest.mark.parametrize("part", ["body", "headers", "many headers"])
+def test_what_is_kept_of_requests_takes_little_more_memory_than_their_bytes(
+    part: str, post: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {
+        "body": {"biz_params": {"a": [{}] * 8_000}},
+        "headers": {"headers": {"X-Long": "x" * 30_000}},
+        "many headers": {"headers": {f"X{n}": "" for n in range(400)}},
+    }[part]
+    limit = 200_000
+    monkeypatch.setattr(endpoint, "KEPT_BYTES", limit)
+    with Emulator(apps={"app": lambda call: "hello"}) as cloud:
+        post(cloud, **fields)  # imports and caches are not counted
+        cloud.reset()
+        tracemalloc.start()
+        try:
+            for _ in range(20):
+                assert post(cloud, **fields).status == 200
+            gc.collect()
+            kept = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert 1 < len(cloud.requests) < 20
+        assert limit / 2 < kept < 2 * limit
+        if part == "body":
+            assert cloud.requests[-1].biz_params == {"a": [{}] * 8_000}
+        assert cloud.requests[0] == replace(cloud.requests[0])
 
 
 def test_json_texts_inside_of_json_texts_can_be_shown(post: Callable[..., Any]) -> None:
