@@ -2,7 +2,7 @@
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from pydantic import ValidationError
@@ -50,6 +50,7 @@ class Emulator(LocalServer):
         pace: float = 0.0,
         host: str = LOOPBACK,
         port: int = 0,
+        allowed_hosts: Sequence[str] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         session_ttl_s: float = 3600.0,
         session_max_rounds: int = 50,
@@ -70,6 +71,8 @@ class Emulator(LocalServer):
                 as fast, 0 does not wait.
             host: The address to listen on; `0.0.0.0` accepts connections from other machines.
             port: The port to listen on; 0 takes a free one.
+            allowed_hosts: Further names of the server, such as that of a reverse proxy in front of
+                it: a `Host` may be one of them, and pages of these hosts may call apps.
             sleep: Waits some seconds before a frame; for tests of the pace.
             session_ttl_s: Seconds without a request after which a session is forgotten; see
                 `advance`.
@@ -85,7 +88,8 @@ class Emulator(LocalServer):
         Raises:
             RecordingError: A recording cannot be read.
             ScenarioError: A YAML file is invalid or has several apps.
-            ValueError: The pace or a session setting is out of range.
+            ValueError: The pace or a session setting is out of range, or an allowed host is not a
+                host name.
             TypeError: An app is of none of the types above.
         """
         check_pace(pace)
@@ -115,7 +119,14 @@ class Emulator(LocalServer):
             render_run=render_run,
         )
         app = with_page(with_access_log(asgi_app(self._cloud)), shown)
-        super().__init__(app, base_path=BASE_PATH, host=host, port=port)
+        super().__init__(
+            app,
+            base_path=BASE_PATH,
+            host=host,
+            port=port,
+            allowed_hosts=allowed_hosts,
+            api_path=BASE_PATH,
+        )
 
     @property
     def requests(self) -> list[ReceivedRequest]:

@@ -108,7 +108,7 @@ class Exchanges:
             store=self,
             at_s=time.time(),
             started_s=time.monotonic(),
-            kept_bytes=request.body_bytes + _OVERHEAD,
+            kept_bytes=request.size + _OVERHEAD,
         )
         self._by_number[exchange.number] = self._running[exchange.number] = exchange
         self.touch(exchange)

@@ -1,7 +1,7 @@
 """Serves the page at `/`, in front of the app that answers everything else.
 
-The page is for people at this machine only. It may do what the admin endpoints may; these refuse
-web pages, so its own requests are passed on to them without their `Origin`.
+The page is for people at this machine only. What it changes, it changes by the admin endpoints,
+which take the requests of the server's own pages.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bailian_apps.emulator.page.exchanges import Exchange, Exchanges
 from bailian_apps.emulator.page.reading import Answer, details_of, request_of, row_of, steps_of
 from bailian_apps.emulator.page.texts import language_of, texts_in
-from bailian_apps.emulator.server.refusals import error_response
+from bailian_apps.emulator.server.refusals import error_response, web_page_problem
 from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, JsonObject, encode_json
 from bailian_apps.emulator.wire.rendering import FLOW_MODES
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import jinja2
 
 PAGE_PATH = "/__emulator__/page"
-_ADMIN_PATH = "/__emulator__"
 
 TICK_S = 0.2
 """Seconds between two looks at what changed, while somebody looks at the page."""
@@ -109,7 +108,10 @@ class Shown:
 
 def with_page(app: ASGIApp, shown: Shown) -> ASGIApp:
     """Wrap the app of a server, so that a browser on this machine finds the page at `/`."""
-    routes = [*_views(shown), *(_forwards(app, shown) if shown.kind == "emulator" else ())]
+    routes = list(_views(shown))
+    if shown.kind == "emulator":
+        calls = f"{PAGE_PATH}/apps/{{app_id:path}}/completion"
+        routes.append(Route(calls, _Playground(app, shown), methods=["POST"]))
     page = Starlette(routes=routes)
 
     async def app_with_page(scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,15 +128,11 @@ def with_page(app: ASGIApp, shown: Shown) -> ASGIApp:
 
 
 def _problem(scope: Scope) -> str | None:
-    """Return why a request may not have the page; most of other pages were refused before."""
+    """Return why a request may not have the page, or None."""
     ends = [(scope.get(end) or ("",))[0] for end in ("server", "client")]
     if not all(map(_is_loopback, ends)):
         return "the page is only available on the machine that serves it, by a loopback address"
-    headers = Headers(scope=scope)
-    own = f"http://{headers.get('host', '')}"
-    if any(origin != own for origin in headers.getlist("origin")):
-        return "not available to other web pages; send no Origin"
-    return None
+    return web_page_problem(scope["method"], Headers(scope=scope), (), is_api=False)
 
 
 def _is_loopback(address: str) -> bool:
@@ -192,42 +190,27 @@ def _views(shown: Shown) -> Iterator[BaseRoute]:
     yield Route(f"{PAGE_PATH}/requests/{{number:int}}/run", run)
 
 
-def _forwards(app: ASGIApp, shown: Shown) -> Iterator[BaseRoute]:
-    """Yield the routes whose requests the server itself answers."""
-    own = _Forward(app, _ADMIN_PATH)
-    yield Route(f"{PAGE_PATH}/faults", own, methods=["POST", "DELETE"])
-    yield Route(f"{PAGE_PATH}/sessions", own, methods=["DELETE"])
-    yield Route(f"{PAGE_PATH}/clock", own, methods=["POST"])
-    authorization = f"Bearer {shown.api_key or 'playground'}".encode()
-    call = _Forward(app, shown.base_path, ((b"authorization", authorization),))
-    yield Route(f"{PAGE_PATH}/apps/{{app_id:path}}/completion", call, methods=["POST"])
-
-
 @dataclass(frozen=True)
-class _Forward:
-    """Passes a request of the page on, to the same path below another prefix.
-
-    Of its headers only those of the API are passed on, so no `Origin` either.
-    """
+class _Playground:
+    """Passes a call of the page on to the app, with the server's own key."""
 
     app: ASGIApp
-    prefix: str
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    shown: Shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(PAGE_PATH)
-        raw_path = scope["raw_path"].removeprefix(PAGE_PATH.encode())
         passed = [
             (name, value)
             for name, value in scope["headers"]
             if name in (b"content-length", b"content-type", b"host", b"transfer-encoding")
             or name.startswith(b"x-dashscope-")
         ]
+        key = self.shown.api_key or "playground"
+        raw_path = scope["raw_path"].removeprefix(PAGE_PATH.encode())
         forwarded = {
             **scope,
-            "path": self.prefix + path,
-            "raw_path": self.prefix.encode() + raw_path,
-            "headers": [*passed, *self.headers],
+            "path": self.shown.base_path + scope["path"].removeprefix(PAGE_PATH),
+            "raw_path": self.shown.base_path.encode() + raw_path,
+            "headers": [*passed, (b"authorization", f"Bearer {key}".encode())],
         }
         await self.app(forwarded, receive, send)
 
@@ -253,7 +236,9 @@ async def _events(shown: Shown, last_event_id: str) -> AsyncIterator[str]:
             version = batch[-1].version
             yield _event("rows", [row_of(each) for each in batch], f"{store.id}-{version}")
             await asyncio.sleep(0)
-        growing = [each for each in store.running() if progress.get(each.number) != len(each.pieces)]
+        growing = [
+            each for each in store.running() if progress.get(each.number) != len(each.pieces)
+        ]
         progress = {each.number: len(each.pieces) for each in store.running()}
         if growing:
             yield _event("rows", [row_of(each) for each in growing[:_BATCH]])

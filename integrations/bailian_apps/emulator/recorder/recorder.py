@@ -9,6 +9,7 @@ import logging
 import os
 import ssl
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -81,6 +82,7 @@ class Recorder(LocalServer):
         upstream: str = PUBLIC_API,
         host: str = LOOPBACK,
         port: int = 0,
+        allowed_hosts: Sequence[str] = (),
         ca_bundle: str | os.PathLike[str] | None = None,
         render_run: RenderRun | None = None,
     ) -> None:
@@ -91,12 +93,14 @@ class Recorder(LocalServer):
             upstream: The base address of the real API.
             host: The address to listen on.
             port: The port to listen on; 0 takes a free one.
+            allowed_hosts: Further names of the recorder, as those of `Emulator`.
             ca_bundle: A file or directory of certificates to trust; by default those that
                 `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` and `SSL_CERT_FILE` name, or else certifi's.
             render_run: Renders a run for the page at `page_url`, as for `Emulator`.
 
         Raises:
-            ValueError: `upstream` is not an http(s) URL, or has a user name, password or query.
+            ValueError: `upstream` is not an http(s) URL, or has a user name, password or query; or
+                an allowed host is not a host name.
             OSError: The certificates cannot be read.
         """
         parts = urlsplit(upstream)
@@ -114,7 +118,14 @@ class Recorder(LocalServer):
             render_run=render_run,
         )
         app = with_page(self._handle, shown)
-        super().__init__(app, base_path=base_path, host=host, port=port)
+        super().__init__(
+            app,
+            base_path=base_path,
+            host=host,
+            port=port,
+            allowed_hosts=allowed_hosts,
+            api_path="",  # whatever it gets is for the upstream
+        )
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._folder = RecordingFolder(Path(out))
         self._stopping = False
@@ -163,7 +174,7 @@ class Recorder(LocalServer):
         if is_call and exchange.problem:
             await _refuse(400, exchange.problem)(scope, receive, send)
             return
-        shown = self._exchanges.begin(exchange.received, Outcome()) if is_call else None
+        shown = self._exchanges.begin(exchange.received(content), Outcome()) if is_call else None
         send = send if shown is None else _observed(send, shown)
         relaying = asyncio.create_task(self._relay(http, content, exchange, send))
         disconnecting = asyncio.create_task(wait_for_disconnect(receive))

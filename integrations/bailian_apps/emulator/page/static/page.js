@@ -15,7 +15,7 @@ async function showDetails() {
   if (asking === n) return;
   asking = n;
   try {
-    const got = await ask(`/requests/${n}`);
+    const got = await ask(`/page/requests/${n}`);
     if (chosen === n) fillDetails(got);
     if (got.state === "running") setTimeout(showDetails, 400);
   } catch (error) {
@@ -110,7 +110,7 @@ $("close").addEventListener("click", closePanel);
 $("curl").addEventListener("click", copyCurl);
 $("again")?.addEventListener("click", editAndRun);
 $("clear").addEventListener("click", async () => {
-  await ask("/requests", "DELETE");
+  await ask("/page/requests", "DELETE");
   clearAll();
 });
 $("split").addEventListener("pointerdown", (down) => {

@@ -95,7 +95,7 @@ async function stage(name) {
 
 async function showSessions() {
   if ($("sessions").hidden) return;
-  const { sessions } = await ask("/sessions");
+  const { sessions } = await ask("/page/sessions");
   const isAll = sessions.length >= state.sessions;
   $("sessions-note").textContent = isAll ? "" : say("newest_sessions", { n: sessions.length });
   $("forget-all").disabled = !sessions.length;

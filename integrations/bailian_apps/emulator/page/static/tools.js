@@ -20,7 +20,7 @@ export function element(tag, fields = {}, ...children) {
 }
 
 export async function ask(target, method = "GET", body) {
-  const answer = await fetch(path + target, {
+  const answer = await fetch(`/__emulator__${target}`, {
     method,
     headers: body ? { "Content-Type": "application/json" } : {},
     body: body && JSON.stringify(body),
