@@ -51,6 +51,13 @@ class Step:
         reasoning: All reasoning deltas joined.
         error: What failed, when `failed`, with the app's error code if there is one.
         duration_ms: Milliseconds the cloud reports; None where it reports none.
+        started_ms: When the step was first listed, as all of these three: in milliseconds since
+            the request of the answered attempt was sent, by the arrival of the frame. So it has the
+            network's and the reader's delays, which `duration_ms` has not. None where arrival says
+            nothing: the whole answer came in one frame, or was read from a file without times. Two
+            steps that differ in nothing else are equal.
+        first_token_ms: When its first output or reasoning arrived; None if there was none.
+        ended_ms: When it was listed as ended; None for a step that has not.
         parent_id: The id of the step that this one ran in, if the app reports it.
         usage: The models that the step called, and their tokens; None where the frames do not show
             whose they are. They are part of `AppResult.usage`.
@@ -66,6 +73,9 @@ class Step:
     reasoning: str = ""
     error: str | None = None
     duration_ms: float | None = None
+    started_ms: float | None = field(default=None, compare=False)
+    first_token_ms: float | None = field(default=None, compare=False)
+    ended_ms: float | None = field(default=None, compare=False)
     parent_id: str | None = None
     usage: Usage | None = None
 
@@ -232,6 +242,11 @@ class AppResult:
             continue: the app did not know the earlier conversation. A warning was logged.
         whole_history: Whether the whole conversation was sent.
         history_format: How it was sent: as `"messages"` or as a `"prompt"`; None if it was not.
+        first_token_ms: When the first text of the answer arrived, in milliseconds since the request
+            of the answered attempt was sent; None if none did. Two results that differ only in
+            times are equal.
+        elapsed_ms: When the frame that ended the run arrived, counted in the same way; of a run that
+            did not finish, how long it had taken.
         raw: The last frame as it came.
     """
 
@@ -249,6 +264,8 @@ class AppResult:
     context_lost: bool = False
     whole_history: bool = False
     history_format: HistoryFormat | None = None
+    first_token_ms: float | None = field(default=None, compare=False)
+    elapsed_ms: float | None = field(default=None, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
     @property
