@@ -56,7 +56,7 @@ class EventStream(Iterator[AppEvent]):
             raise
 
     def close(self) -> None:
-        """End the run and its connection; a thread that waits for an event gets a `BailianError`."""
+        """End the run; a thread that waits for its next event gets a `BailianError`."""
         self._run.close()
         with contextlib.suppress(ValueError):  # that thread is inside the generator, and ends it
             self._events.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from bailian_apps.core.documents import RetrievedDocument, best_of_each, read_documents
@@ -245,8 +246,8 @@ class AppResult:
         first_token_ms: When the first text of the answer arrived, in milliseconds since the request
             of the answered attempt was sent; None if none did. Two results that differ only in
             times are equal.
-        elapsed_ms: When the frame that ended the run arrived, counted in the same way; of a run that
-            did not finish, how long it had taken.
+        elapsed_ms: When the frame that ended the run arrived, counted in the same way; of a run
+            that did not finish, how long it had taken.
         raw: The last frame as it came.
     """
 
@@ -267,6 +268,35 @@ class AppResult:
     first_token_ms: float | None = field(default=None, compare=False)
     elapsed_ms: float | None = field(default=None, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+    def to_html(self, path: str | Path | None = None, *, title: str | None = None) -> str:
+        """Return the picture of the run as one HTML page, which loads nothing.
+
+        Args:
+            path: A file to write it to, too.
+            title: The page's title; by default it names the run.
+        """
+        from bailian_apps.inspector import render
+
+        html = render(self, title=title)
+        if path is not None:
+            Path(path).write_text(html, encoding="utf-8")
+        return html
+
+    def to_svg(self, path: str | Path | None = None) -> str:
+        """Return the waterfall of the run's steps as an SVG image; write it to `path`, if given."""
+        from bailian_apps.inspector import to_svg
+
+        svg = to_svg(self)
+        if path is not None:
+            Path(path).write_text(svg, encoding="utf-8")
+        return svg
+
+    def _repr_html_(self) -> str:
+        """Return the picture of the run for a notebook."""
+        from bailian_apps.inspector import notebook_html
+
+        return notebook_html(self)
 
     @property
     def documents(self) -> tuple[RetrievedDocument, ...]:
