@@ -192,16 +192,17 @@ class AnswerFilter:
             step_id = _THINK if self._thoughts == 1 else f"{_THINK}#{self._thoughts}"
             self._thinkers.append(step_id)
             now = self._clock()
-            times = {"started_ms": now, "first_token_ms": now}
-            self._thought = Step(id=step_id, kind="reasoning", name=_THINK, **times)
+            self._thought = Step(
+                id=step_id, kind="reasoning", name=_THINK, started_ms=now, first_token_ms=now
+            )
             events.append(StepStarted(self._thought))
         self._thought_text.append(text)
         events.append(ReasoningDelta(text, self._thought.id))
 
     def _end_thought(self, events: list[AppEvent]) -> None:
         if self._thought is not None:
-            said = {"reasoning": "".join(self._thought_text), "ended_ms": self._clock()}
-            thought = replace(self._thought, status=SUCCESS, **said)
+            reasoning, now = "".join(self._thought_text), self._clock()
+            thought = replace(self._thought, status=SUCCESS, reasoning=reasoning, ended_ms=now)
             events.append(StepFinished(thought))
             self._ended[thought.id] = thought
             self._thought, self._thought_text = None, []

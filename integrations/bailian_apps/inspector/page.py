@@ -30,6 +30,7 @@ _FILES = ("page.html", "run.html", "icons.html", "page.css", "page.js", "waterfa
 _UNSEEN = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+_BETWEEN = re.compile(r">\s*\n\s*<")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Of a text's beginning, for readers without scripts: characters of one, and of all.
@@ -46,7 +47,7 @@ def page(views: Sequence[View], *, title: str | None = None, compact: bool = Fal
         title: The page's title; by default that of the run, or how many there are.
         compact: Whether it is for a small frame.
     """
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = _short("page.css"), _short("page.js")
     if title is None:
         title = views[0].title if len(views) == 1 else f"{len(views)} runs"
     return (
@@ -92,13 +93,18 @@ def environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {"visible": visible, "ms": format_ms}
+    made.filters |= {"visible": visible, "ms": format_ms, "squeeze": _squeeze}
     return made
 
 
 def visible(text: object) -> str:
     """Return a text in which characters that cannot be seen have a sign in their place."""
     return _UNSEEN.sub(_sign, str(text))
+
+
+def _squeeze(markup: str) -> str:
+    """Return markup without the white space between its elements: every piece is a node."""
+    return _BETWEEN.sub("><", markup)
 
 
 def _sign(found: re.Match[str]) -> str:
@@ -129,6 +135,12 @@ class _Excerpts:
 def _asset(name: str) -> str:
     folder = resources.files("bailian_apps.inspector") / "templates"
     return (folder / name).read_text(encoding="utf-8")
+
+
+@cache
+def _short(name: str) -> str:
+    """Return a style or script without comments and indentation: each notebook cell has it."""
+    return re.sub(r"^ *\n|^ +|^/\*.*?\*/\n", "", _asset(name), flags=re.M | re.S)
 
 
 def _hash(text: str) -> str:
@@ -193,8 +205,9 @@ def _reference(document: DocReference) -> dict[str, Any]:
 
 
 def _document(document: RetrievedDocument) -> dict[str, Any]:
-    shown = {*("score", "index_id", "title", "doc_id", "doc_name", "doc_url")}
-    rest = {k: v for k, v in document.metadata.items() if k not in shown}
+    names = ("score", "index_id", "title", "doc_id", "doc_name", "doc_url")
+    known = [getattr(document, name) for name in names]
+    rest = {k: v for k, v in document.metadata.items() if k not in names and v not in known}
     return _document_fields(document) | ({"rest": as_json(rest)} if rest else {})
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
+from bailian_apps.core.result import SUCCESS, AppResult, DocReference, ModelUsage, Step, Usage
 from bailian_apps.core.values import as_text
 from bailian_apps.inspector.recordings import runs_in
 from bailian_apps.inspector.view import JsonObject, Run
@@ -105,34 +105,35 @@ def _of_blocks(blocks: Sequence[Any]) -> dict[str, Any]:
     """Read the steps, the reasoning and the citations of standard content blocks."""
     steps: dict[str, dict[str, Any]] = {}
     reasoning: list[str] = []
-    references: list[JsonObject] = []
-    for block in blocks:
-        kind = block.get("type") if isinstance(block, Mapping) else None
+    references: list[dict[str, Any]] = []
+    for block in map(_fields, blocks):
+        kind, value = block.get("type"), _fields(block.get("value"))
         if kind == "reasoning":
             reasoning.append(as_text(block.get("reasoning")))
-        elif kind == "non_standard" and "id" in (value := block.get("value") or {}):
+        elif kind == "non_standard" and "id" in value:
             steps[value["id"]] = {**value, "type": value.get("node_type")}
         elif kind == "server_tool_call":
             call = {"id": block["id"], "name": block["name"], "input": block.get("args")}
-            steps[call["id"]] = {**call, "kind": "tool", "status": "success"}
-        elif kind == "server_tool_result" and block.get("tool_call_id") in steps:
-            failed = block.get("status") == "error"
-            found = {"error": block.get("output"), "status": "fail"} if failed else {}
-            steps[block["tool_call_id"]] |= {"output": as_text(block.get("output")), **found}
+            steps[block["id"]] = {**call, "kind": "tool", "status": SUCCESS}
+        elif kind == "server_tool_result" and (step := steps.get(block["tool_call_id"])):
+            said = as_text(block.get("output"))
+            is_error = block.get("status") == "error"
+            step.update({"error": said, "status": "fail"} if is_error else {"output": said})
         elif kind == "text":
-            for each in block.get("annotations") or ():
-                names = {"title": each.get("title"), "doc_url": each.get("url")}
-                extras = each.get("extras") or {}
-                references.append({**names, "text": each.get("cited_text") or "", **extras})
+            references += map(_of_citation, block.get("annotations") or ())
     read = {"steps": [*steps.values()], "reasoning": "".join(reasoning)}
     return {**read, "references": references} if references else read
 
 
+def _of_citation(citation: Any) -> dict[str, Any]:
+    known = {"title": citation.get("title"), "doc_url": citation.get("url")}
+    return {**known, "text": citation.get("cited_text") or "", **_fields(citation.get("extras"))}
+
+
 def _of_response(response: Any, raw: JsonObject) -> Run:
-    message: Any = getattr(response, "message", None) or getattr(response, "response", None)
-    text: object = getattr(response, "text", None) if message is None else message
-    if not isinstance(text, str):
-        text = getattr(text, "content", None) or ("" if text is None else str(text))
+    said: Any = getattr(response, "message", None) or getattr(response, "response", None)
+    said = getattr(response, "text", None) if said is None else said
+    text = said if isinstance(said, str) else as_text(getattr(said, "content", None))
     fields = dict(raw)
     nodes: Any = getattr(response, "source_nodes", None)
     if "references" not in fields and nodes:
@@ -147,9 +148,9 @@ def _of_node(scored: Any) -> dict[str, Any]:
 
 def _result(fields: JsonObject, *, text: str) -> AppResult:
     """Return the result that stored fields describe. What they leave out is not known."""
-    usage: Any = fields.get("usage") or {}
+    usage = _fields(fields.get("usage"))
     names = ("session_id", "request_id", "final_text", "history_format")
-    times = ("first_token_ms", "elapsed_ms")
+    same: dict[str, Any] = {n: fields.get(n) for n in (*names, "first_token_ms", "elapsed_ms")}
     return AppResult(
         text=text,
         reasoning=as_text(fields.get("reasoning")),
@@ -160,8 +161,12 @@ def _result(fields: JsonObject, *, text: str) -> AppResult:
         attempts=fields.get("attempts") or 1,
         context_lost=bool(fields.get("context_lost")),
         whole_history=bool(fields.get("whole_history")),
-        **{name: fields.get(name) for name in (*names, *times)},
+        **same,
     )
+
+
+def _fields(value: object) -> dict[str, Any]:
+    return dict(cast("JsonObject", value)) if isinstance(value, Mapping) else {}
 
 
 def _reference(fields: JsonObject) -> DocReference:

@@ -167,11 +167,10 @@ def view_of(run: Run) -> View:
     if timing == "arrival" and axis and not any(step.is_answer for step in steps):
         rows += _answer_row(result, axis)
     state = "failed" if run.error else "done" if run.finished else "unfinished"
-    models: dict[str, list[int]] = {}
+    models: dict[str, tuple[int, int]] = {}
     for model in result.usage.models:
-        counts = models.setdefault(model.model_id, [0, 0])
-        counts[0] += model.input_tokens
-        counts[1] += model.output_tokens
+        given, written = models.get(model.model_id, (0, 0))
+        models[model.model_id] = (given + model.input_tokens, written + model.output_tokens)
     return View(
         run=run,
         rows=tuple(rows),
@@ -179,7 +178,7 @@ def view_of(run: Run) -> View:
         axis=axis,
         state=state,
         request=_request_text(run.request),
-        models=tuple((name, *counts) for name, counts in models.items()),  # pyright: ignore
+        models=tuple((name, *counts) for name, counts in models.items()),
     )
 
 
@@ -245,7 +244,7 @@ def _tree(steps: Sequence[Step]) -> Iterator[tuple[Step, int, bool]]:
 def _parent(step: Step, known: Mapping[str, Step]) -> str | None:
     seen = {step.id}
     above = step.parent_id
-    while above in known:
+    while above is not None and above in known:
         if above in seen:
             return None
         seen.add(above)
@@ -285,7 +284,7 @@ def _axis(steps: Sequence[Step], result: AppResult, timing: Timing) -> Axis | No
     if not math.isfinite(end) or end <= 0:
         end = 1.0
     power = 10.0 ** math.floor(math.log10(end / 4))
-    part = next(power * m for m in (1, 2, 2.5, 5, 10) if math.ceil(end / (power * m)) <= 6)
+    part = next(power * m for m in (1, 2, 2.5, 5, 10) if math.ceil(end / (power * m)) <= 8)
     parts = max(2, math.ceil(end / part))
     return Axis(end=parts * part, parts=parts)
 

@@ -119,8 +119,8 @@ function part(title, text, { kind = "", render = shown, prose = false } = {}) {
 const isLink = (url) => /^https?:\/\//i.test(url);
 function doc(item, id) {
   const where = el("div", { class: "where" });
-  if (item.name) where.append(shown(item.name));
-  if (item.pages) where.append(t("Page") + " " + item.pages);
+  if (item.name) where.append(el("span", {}, shown(item.name)));
+  if (item.pages) where.append(el("span", {}, t("Page") + " " + item.pages));
   if (item.url) {
     let host = item.url;
     try { host = new URL(item.url).host; } catch { /* it is shown as it is */ }
@@ -208,6 +208,8 @@ function detail(known) {
   if (step.reasoning) parts.append(part("Reasoning", step.reasoning));
   if (step.output && step.output !== step.error) parts.append(part("Output", step.output));
   if (step.docs) parts.append(docs("Documents", step.docs));
+  const narrow = all(":scope > .part:not(.wide)", parts);
+  if (narrow.length === 1) narrow[0].classList.add("wide");
   if (!parts.childNodes.length) parts.append(el("p", { class: "note" }, t("No input, output or error was reported.")));
   return el("div", { class: "detail", role: "row" }, el("div", { role: "gridcell" }, meta, parts));
 }
