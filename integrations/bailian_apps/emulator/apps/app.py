@@ -62,8 +62,8 @@ def as_app(source: AppSource, workers: WorkerThreads) -> App:
         return replace(as_app(source.source, workers), pace=source.pace, source=source)
     if isinstance(source, Recording):
         frames = partial(_frames_of, source)
-        ids = {"session_id": source.session_id, "request_id": source.request_id}
-        return App(frames, source=source, **ids)
+        first_ids = source.session_id, source.request_id
+        return App(frames, *first_ids, source=source)
     if isinstance(source, Workflow | Agent | Rules | ErrorAnswer):
         return App(partial(_frames_of, source), source=source)
     if callable(source):

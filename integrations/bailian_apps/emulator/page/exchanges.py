@@ -1,7 +1,7 @@
 """The newest exchanges of a server, for its page.
 
-Usually nobody looks. So an exchange keeps references to bytes that were made anyway; `reading` makes
-everything else of them, when the page asks. Nothing here knows of HTTP.
+Usually nobody looks. So an exchange keeps references to bytes that were made anyway; `reading`
+makes everything else of them, when the page asks. Nothing here knows of HTTP.
 """
 
 import time

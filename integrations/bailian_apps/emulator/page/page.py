@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bailian_apps.emulator.page.exchanges import Exchange, Exchanges
 from bailian_apps.emulator.page.reading import Answer, details_of, request_of, row_of, steps_of
-from bailian_apps.emulator.page.texts import language_of, texts_in
+from bailian_apps.emulator.page.texts import Language, language_of, texts_in
 from bailian_apps.emulator.server.refusals import error_response, web_page_problem
 from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, JsonObject, encode_json
 from bailian_apps.emulator.wire.rendering import FLOW_MODES
@@ -221,27 +221,27 @@ async def _events(shown: Shown, last_event_id: str) -> AsyncIterator[str]:
     An event's id is the version of the store that it shows; so a page that connects again gets
     what changed since.
     """
-    store, version, progress = None, 0, {}
-    state: JsonObject = {}
+    store = shown.exchanges()
     store_id, _, known = last_event_id.partition("-")
+    version = int(known) if store_id == store.id and known.isdecimal() else -1
+    sizes: dict[int, int] = {}
+    state: JsonObject = {}
     while True:
         if (current := shown.exchanges()) is not store:
-            store, progress = current, {}
-            version = int(known) if store_id == store.id and known.isdecimal() else 0
-            if not version:
-                yield _event("clear", {}, f"{store.id}-0")
-        changed = store.since(version)
+            store, version = current, -1
+        if version < 0:
+            version = 0
+            yield _event("clear", {}, f"{store.id}-0")
+        changed = [(each.version, each) for each in store.since(version)]
         for start in range(0, len(changed), _BATCH):
             batch = changed[start : start + _BATCH]
-            version = batch[-1].version
-            yield _event("rows", [row_of(each) for each in batch], f"{store.id}-{version}")
+            version = batch[-1][0]
+            yield _event("rows", [row_of(each) for _, each in batch], f"{store.id}-{version}")
             await asyncio.sleep(0)
-        growing = [
-            each for each in store.running() if progress.get(each.number) != len(each.pieces)
-        ]
-        progress = {each.number: len(each.pieces) for each in store.running()}
-        if growing:
-            yield _event("rows", [row_of(each) for each in growing[:_BATCH]])
+        before, sizes = sizes, {each.number: len(each.pieces) for each in store.running()}
+        grown = [each for each in store.running() if before.get(each.number) != sizes[each.number]]
+        if grown:
+            yield _event("rows", [row_of(each) for each in grown[:_BATCH]])
         now = {**shown.state(), "first": store.first_number, "dropped": store.dropped}
         if now != state:
             state = now
@@ -254,7 +254,7 @@ def _event(name: str, data: object, event_id: str | None = None) -> str:
     return f"{head}data: {encode_json(data).decode()}\n\n"
 
 
-def _run(exchange: Exchange | None, render_run: RenderRun | None, language: str) -> Response:
+def _run(exchange: Exchange | None, render_run: RenderRun | None, language: Language) -> Response:
     """Return the picture of a run; the list of its steps where it cannot be rendered."""
     answer = None if exchange is None else Answer(exchange)
     problem = ""
@@ -295,7 +295,7 @@ def _document(template: str, context: Mapping[str, object], policy: str) -> Resp
 def _file(path: Path) -> Route:
     kind = "text/css" if path.suffix == ".css" else "text/javascript"
 
-    async def file(_: Request) -> Response:
+    def file(_: Request) -> Response:
         return _response(path.read_bytes(), kind, _PAGE_POLICY)
 
     return Route(f"{PAGE_PATH}/{path.name}", file)

@@ -111,7 +111,7 @@ class EmulatorState:
     def _apps(self) -> list[JsonObject]:
         known, self._described = self._described, {}
         for app_id, app in list(self._cloud.apps.items()):
-            before, described = known.get(app_id, (None, {}))
+            before, described = known.get(app_id) or (None, JsonObject())
             described = described if before is app else describe(app_id, app)
             self._described[app_id] = app, described
         return [described for _, described in self._described.values()]

@@ -89,7 +89,7 @@ class Exchange:
         """Return the request with this body, for the page."""
         return ReceivedRequest(
             app_id=self._app_id or "",
-            body=cast("Any", body),
+            body=body,
             headers=masked_headers(self._headers),
             body_bytes=len(body),
         )
