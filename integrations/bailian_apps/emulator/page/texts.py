@@ -48,7 +48,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "left_out": ("… {n} more characters", "……还有 {n} 个字符"),
     "is_cut": ("… the rest is too long and not kept", "……其余部分过长，未保留"),
     "gone_one": ("This request is gone", "此请求已丢弃"),
-    "frames": ("{n} frames", "{n} 帧"),
+    "frames": ("frames: {n}", "{n} 帧"),
     # The playground
     "playground": ("Playground", "试运行"),
     "stream_mode": ("Answer", "应答方式"),
@@ -86,7 +86,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "advance": ("Advance", "快进"),
     "forget": ("Forget", "忘记"),
     "forget_all": ("Forget all", "全部忘记"),
-    "rounds": ("{n} rounds", "{n} 轮"),
+    "rounds": ("rounds: {n}", "{n} 轮"),
     "no_sessions": ("No session", "没有会话"),
     "newest_sessions": ("The newest {n} are shown", "仅显示最新的 {n} 个"),
     # Apps and recordings

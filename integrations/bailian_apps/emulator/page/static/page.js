@@ -30,7 +30,7 @@ function fillDetails(got) {
   $("chosen").hidden = false;
   $("title").textContent = `${got.app} #${got.n}`;
   const took = got.ms === null ? "" : duration(got.ms);
-  const facts = [statusOf(got), took, say("frames", { n: got.frames }), got.fault, got.session];
+  const facts = [statusOf(got), took, say("frames", { n: got.frames }), got.fault];
   $("facts").textContent = facts.filter(Boolean).join(" · ");
   const headers = Object.entries(got.headers).flatMap(([name, value]) => [
     element("dt", { textContent: name }),
@@ -120,8 +120,9 @@ $("split").addEventListener("pointerdown", (down) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "Escape") return closePanel();
-  if (event.target.closest("input, textarea, select")) return;
+  const field = event.target.closest("input, textarea, select");
+  if (event.key === "Escape") return field ? field.blur() : closePanel();
+  if (field) return;
   const task = {
     "/": () => $("filter").focus(),
     p: () => kind === "emulator" && playground.tryApp($("play-app").value),
