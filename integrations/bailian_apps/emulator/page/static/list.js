@@ -134,9 +134,10 @@ export function choose(n, { open = true } = {}) {
 
 function move(by) {
   if (!visible.length) return;
-  const at = visible.findIndex((row) => row.n === chosen);
-  const next = at < 0 ? (by === 1 ? 0 : visible.length - 1) : at + by;
-  choose(visible[Math.min(visible.length - 1, Math.max(0, next))].n, { open: false });
+  const last = visible.length - 1;
+  const found = visible.findIndex((row) => row.n === chosen);
+  const at = found >= 0 ? found : by > 0 ? -1 : last + 1;
+  choose(visible[Math.min(last, Math.max(0, at + by))].n, { open: false });
 }
 
 $("filter").addEventListener("input", () => {
