@@ -102,11 +102,11 @@ class Recorder(LocalServer):
             raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
         super().__init__(
             self._handle,
-            base_path=parts.path.rstrip("/"),
+            parts.path.rstrip("/"),
             host=host,
             port=port,
             allowed_hosts=allowed_hosts,
-            api_path="",  # whatever it gets is for the upstream
+            shows_pages=False,
         )
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._folder = RecordingFolder(Path(out))
