@@ -21,8 +21,8 @@ from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, loa
 from bailian_apps.emulator.apps.app import AppSource
 from bailian_apps.emulator.apps.recordings import Recording
 from bailian_apps.emulator.recorder.recorder import PUBLIC_API
-from bailian_apps.inspector import render_frames
 from bailian_apps.emulator.server.refusals import checked_hosts
+from bailian_apps.inspector import render_frames
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.request_builder import sdk_defaults
 

@@ -2,7 +2,8 @@
 
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias, cast
@@ -28,7 +29,7 @@ class _Body:
     def __get__(self, request: "ReceivedRequest | None", owner: object) -> JsonObject:
         if request is None:
             raise AttributeError("body")  # so the dataclass knows no default
-        body: JsonObject | bytes = request.__dict__["body"]
+        body: JsonObject | bytes = request.__dict__.get("parsed") or request.__dict__["body"]
         if not isinstance(body, bytes):
             return body
         try:
@@ -46,8 +47,8 @@ class ReceivedRequest:
 
     Attributes:
         app_id: The requested app id, even if the emulator has no such app.
-        body: The JSON body; empty if it is not a JSON object. In `Emulator.requests` it is parsed
-            on each access.
+        body: The JSON body; empty if it is not a JSON object. After the answer it is parsed on
+            each access.
         headers: The headers by their lower-case names, with the key masked.
         fault: The name of the fault that was injected into the answer, if any.
         body_bytes: The length of the body on the wire.
@@ -70,6 +71,15 @@ class ReceivedRequest:
             f"{type(self).__name__}(app_id={self.app_id!r}, body={self.redacted_body!r}, "
             f"headers={self.headers!r}, fault={self.fault!r})"
         )
+
+    @contextmanager
+    def parsed_once(self) -> Generator[None]:
+        """Keep the parsed body for a block, which reads it often."""
+        self.__dict__["parsed"] = self.body
+        try:
+            yield
+        finally:
+            del self.__dict__["parsed"]
 
     @cached_property
     def size(self) -> int:

@@ -120,11 +120,11 @@ class Recorder(LocalServer):
         app = with_page(self._handle, shown)
         super().__init__(
             app,
-            base_path=base_path,
+            base_path,
             host=host,
             port=port,
             allowed_hosts=allowed_hosts,
-            api_path="",  # whatever it gets is for the upstream
+            shows_pages=False,
         )
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._folder = RecordingFolder(Path(out))

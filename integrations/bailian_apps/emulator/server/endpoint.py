@@ -83,19 +83,18 @@ class Cloud:
         if content is None:
             await error_response(413, "InvalidParameter", TOO_LONG)(scope, receive, send)
             return
-        kept = ReceivedRequest(
+        request = ReceivedRequest(
             app_id=http.path_params["app_id"],
             body=content,
             headers=masked_headers(http.headers),
             body_bytes=len(content),
         )
-        outcome.stream = kept.stream
-        fault = self.faults.take(kept.app_id, stream=kept.stream)
+        outcome.stream = request.stream
+        fault = self.faults.take(request.app_id, stream=request.stream)
         if fault is not None:
-            kept = replace(kept, body=content, fault=fault.name)
-        self._keep(kept)
-        exchange = self.exchanges.begin(kept, outcome)
-        request = replace(kept, body=kept.body)  # parsed once, for as long as it is answered
+            request = replace(request, body=content, fault=fault.name)
+        self._keep(request)
+        exchange = self.exchanges.begin(request, outcome)
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
         if fault is None:
             writer = ResponseWriter(
@@ -108,19 +107,20 @@ class Cloud:
                 answer = writer.send_raw_response()
             else:
                 answer = self._answer(request, key, writer, as_json=fault.fault.as_json)
-        answering = asyncio.create_task(answer)
-        disconnecting = asyncio.create_task(wait_for_disconnect(receive))
-        try:
-            await asyncio.wait({answering, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
-            if fault and answering.done():
-                await disconnecting
-        finally:
-            if not answering.done():
-                request.disconnected.set()
-                answering.cancel()
-            disconnecting.cancel()
-            await asyncio.wait({answering, disconnecting})
-            exchange.end()
+        with request.parsed_once():
+            answering = asyncio.create_task(answer)
+            disconnecting = asyncio.create_task(wait_for_disconnect(receive))
+            try:
+                await asyncio.wait({answering, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+                if fault and answering.done():
+                    await disconnecting
+            finally:
+                if not answering.done():
+                    request.disconnected.set()
+                    answering.cancel()
+                disconnecting.cancel()
+                await asyncio.wait({answering, disconnecting})
+                exchange.end()
         if not answering.cancelled():
             answering.result()
 

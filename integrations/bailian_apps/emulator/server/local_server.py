@@ -43,15 +43,28 @@ class LocalServer:
     def __init__(
         self,
         app: ASGIApp,
-        *,
         base_path: str,
+        *,
         host: str,
         port: int,
         allowed_hosts: Sequence[str] = (),
-        api_path: str = "",
+        shows_pages: bool = True,
     ) -> None:
-        """Prepare the server; nothing listens before `start`. Port 0 takes a free one."""
+        """Prepare the server; nothing listens before `start`.
+
+        Args:
+            app: What it serves.
+            base_path: The path of the API, and of `base_url`.
+            host: The address to listen on.
+            port: The port; 0 takes a free one.
+            allowed_hosts: See `Emulator`.
+            shows_pages: Whether GET outside of the base path shows something to people.
+
+        Raises:
+            ValueError: An allowed host is not a host name.
+        """
         hosts = checked_hosts(allowed_hosts) | ({host.lower()} - {""})
+        api_path = base_path if shows_pages else ""
         self._app = without_web_pages(app, hosts, api_path=api_path)
         self._base_path = base_path
         self._host = host
