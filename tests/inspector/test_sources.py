@@ -75,14 +75,16 @@ def test_responses_of_llamaindex_are_drawn(settings: Any) -> None:
 
 def test_an_error_shows_what_had_arrived(settings: Any) -> None:
     with Emulator(apps={"trip": TIMED}) as cloud:
-        app = BailianApp(**settings | {"base_url": cloud.base_url})
-        cloud.inject("cut_stream") if hasattr(cloud, "inject") else None
+        cloud.fail("close_between_frames", after_frames=5)
         with pytest.raises(BailianError) as caught:
-            BailianApp(**settings | {"app_id": "missing"}).invoke("Hi")
-        del app
+            BailianApp(**settings | {"base_url": cloud.base_url}).invoke("Hi")
     page = render(caught.value)
-    assert caught.value.message.split(";")[0][:20] in page
-    assert "s-failed" in page
+    assert "the connection was lost before the run finished" in page
+    assert "大模型_1" in page
+    assert "st-running" in page
+    with pytest.raises(BailianError) as caught:
+        BailianApp(**settings | {"app_id": "missing"}).invoke("Hi")
+    assert str(caught.value.code) in render(caught.value)  # pyright: ignore
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
@@ -106,7 +108,7 @@ def test_a_folder_becomes_one_page_with_an_anchor_for_each_recording(tmp_path: P
 
 
 def test_what_the_recorder_wrote_has_the_request_and_the_times(tmp_path: Path) -> None:
-    with Emulator(apps={"trip": TIMED}, pace=0.2) as cloud:
+    with Emulator(apps={"trip": TIMED}, pace=20) as cloud:
         with Recorder(tmp_path, upstream=cloud.base_url) as proxy:
             app = BailianApp(app_id="trip", api_key="sk-secret", base_url=proxy.base_url)
             result = app.invoke("Where to?", biz_params={"user_token": "tok-1", "city": "杭州"})
