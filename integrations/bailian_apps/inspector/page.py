@@ -31,6 +31,7 @@ _UNSEEN = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 _BETWEEN = re.compile(r">\s*\n\s*<")
+_SCRIPT_END = re.compile("</(?=script)", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Of a text's beginning, for readers without scripts: characters of one, and of all.
@@ -148,12 +149,12 @@ def _hash(text: str) -> str:
 
 
 def _script_json(value: object) -> str:
-    r"""Return JSON for a script element. Only `</` and `<!--` could end it or change its meaning.
+    """Return JSON for a script element. Only `</script` and `<!--` could end it or hide its end.
 
     They get escapes of JSON, so a text full of `<` does not grow. Text stays UTF-8.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    text = text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
+    text = _SCRIPT_END.sub(r"<\\/", text).replace("<!--", "<\\u0021--")
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

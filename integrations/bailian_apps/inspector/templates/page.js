@@ -175,7 +175,7 @@ function fill(box) {
   box.append(answer);
   if (run.docs) box.append(docs("Cited documents", run.docs, at));
   if (run.final) box.append(part("Final text of the cloud", run.final));
-  if (run.request) box.append(el("details", {}, el("summary", {}, t("Request body")), part("Request body", run.request)));
+  if (run.request) box.append(el("details", {}, el("summary", {}, t("Request body")), part("JSON", run.request)));
 }
 
 /* The rows of steps. */
