@@ -23,6 +23,7 @@ from bailian_apps.emulator.server.local_server import (
     LocalServer,
     with_access_log,
 )
+from bailian_apps.emulator.server.refusals import checked_hosts
 from bailian_apps.emulator.sessions import Session, SessionStore, UnknownSession
 
 
@@ -112,6 +113,7 @@ class Emulator(LocalServer):
             sessions=state.sessions,
             faults=self.faults,
             api_key=api_key,
+            allowed_hosts=checked_hosts(allowed_hosts),
             render_run=render_run,
         )
         app = with_page(with_access_log(asgi_app(self._cloud)), shown)

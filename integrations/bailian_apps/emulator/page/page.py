@@ -6,7 +6,7 @@ which take the requests of the server's own pages.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_address
@@ -92,6 +92,7 @@ class Shown:
         state: Returns what is beside the list: apps, faults, sessions, recordings.
         sessions: Returns the newest sessions.
         faults: All faults with what the client observes.
+        allowed_hosts: Further names of the server.
         api_key: The key with which the playground calls apps; None for any.
         render_run: Renders an exchange; without it, the page lists the steps.
     """
@@ -102,6 +103,7 @@ class Shown:
     state: Callable[[], JsonObject]
     sessions: Callable[[], list[JsonObject]] = list
     faults: Mapping[str, str] = field(default_factory=dict[str, str])
+    allowed_hosts: Collection[str] = ()
     api_key: str | None = None
     render_run: RenderRun | None = None
 
@@ -119,7 +121,7 @@ def with_page(app: ASGIApp, shown: Shown) -> ASGIApp:
         is_root = path == "/" and scope["method"] in ("GET", "HEAD")
         if not (is_root or path.startswith(f"{PAGE_PATH}/")):
             await app(scope, receive, send)
-        elif problem := _problem(scope):
+        elif problem := _problem(scope, shown.allowed_hosts):
             await error_response(403, "AccessDenied", problem)(scope, receive, send)
         else:
             await page(scope, receive, send)
@@ -127,12 +129,12 @@ def with_page(app: ASGIApp, shown: Shown) -> ASGIApp:
     return app_with_page
 
 
-def _problem(scope: Scope) -> str | None:
+def _problem(scope: Scope, hosts: Collection[str]) -> str | None:
     """Return why a request may not have the page, or None."""
     ends = [(scope.get(end) or ("",))[0] for end in ("server", "client")]
     if not all(map(_is_loopback, ends)):
         return "the page is only available on the machine that serves it, by a loopback address"
-    return web_page_problem(scope["method"], Headers(scope=scope), (), is_api=False)
+    return web_page_problem(scope["method"], Headers(scope=scope), hosts, is_api=False)
 
 
 def _is_loopback(address: str) -> bool:

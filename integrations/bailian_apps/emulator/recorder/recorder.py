@@ -31,7 +31,7 @@ from bailian_apps.emulator.server.local_server import (
     transport_of,
     wait_for_disconnect,
 )
-from bailian_apps.emulator.server.refusals import TOO_LONG, error_response, read_body
+from bailian_apps.emulator.server.refusals import TOO_LONG, checked_hosts, error_response, read_body
 from bailian_apps.emulator.wire.frames import JsonObject
 
 PUBLIC_API = "https://dashscope.aliyuncs.com/api/v1"
@@ -115,6 +115,7 @@ class Recorder(LocalServer):
             base_path=base_path,
             exchanges=lambda: self._exchanges,
             state=self._page_state,
+            allowed_hosts=checked_hosts(allowed_hosts),
             render_run=render_run,
         )
         app = with_page(self._handle, shown)
