@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from bailian_apps.cli.options import (
+    AllowHost,
     AppId,
     BaseUrl,
     Biz,
@@ -249,6 +250,7 @@ def serve(
         typer.Option("--app", metavar="ID=FILE", help="Serve FILE as the app ID. Repeatable."),
     ] = None,
     host: Host = "127.0.0.1",
+    allow_host: AllowHost = None,
     port: Port = 8790,
     pace: Pace = 0.0,
     api_key: Annotated[
@@ -280,6 +282,7 @@ def serve(
         out,
         err,
         host=host,
+        allowed_hosts=allow_host or (),
         port=port,
         pace=pace,
         api_key=api_key,
@@ -298,6 +301,7 @@ def record(
         ),
     ] = None,
     host: Host = "127.0.0.1",
+    allow_host: AllowHost = None,
     port: Port = 8791,
 ) -> None:
     """Record your own apps: forward calls to the cloud and save them. Press Ctrl-C to stop.
@@ -310,7 +314,15 @@ def record(
     """
     emulator = _emulator_commands()
     err = Console(stderr=True)
-    emulator.record(out, Console(), err, upstream=upstream, host=host, port=port)
+    emulator.record(
+        out,
+        Console(),
+        err,
+        upstream=upstream,
+        host=host,
+        allowed_hosts=allow_host or (),
+        port=port,
+    )
 
 
 @app.command()
