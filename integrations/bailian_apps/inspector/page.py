@@ -109,10 +109,7 @@ def _squeeze(markup: str) -> str:
 
 
 def _sign(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if code < 0x20:
-        return " " if found[0] == "\r" else chr(0x2400 + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+    return " " if found[0] == "\r" else f"⟨U+{ord(found[0]):04X}⟩"
 
 
 class _Excerpts:

@@ -47,7 +47,7 @@ function shown(text) {
   let done = 0;
   for (const found of text.matchAll(UNSEEN)) {
     const code = found[0].codePointAt(0);
-    const sign = code < 32 ? String.fromCharCode(0x2400 + code) : code === 127 ? "␡" : "U+" + code.toString(16).toUpperCase().padStart(4, "0");
+    const sign = "U+" + code.toString(16).toUpperCase().padStart(4, "0");
     parts.append(text.slice(done, found.index), el("span", { class: "ctl" }, sign));
     done = found.index + found[0].length;
   }
@@ -124,7 +124,7 @@ function doc(item, id) {
   if (item.url) {
     let host = item.url;
     try { host = new URL(item.url).host; } catch { /* it is shown as it is */ }
-    where.append(isLink(item.url) ? el("a", { href: item.url, target: "_blank", rel: "noopener noreferrer nofollow" }, shown(host), " ↗") : shown(item.url));
+    where.append(isLink(item.url) ? el("a", { href: item.url, target: "_blank", rel: "noopener noreferrer nofollow" }, shown(host), " ↗") : el("span", {}, shown(item.url)));
   }
   const box = el("div", { class: "doc", id, tabindex: id ? "-1" : null },
     el("header", {}, item.n ? el("span", { class: "n" }, "[" + item.n + "]") : null, el("b", {}, shown(item.title || item.url || "")),
