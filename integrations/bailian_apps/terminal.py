@@ -55,11 +55,18 @@ def step_line(step: Step) -> str:
     return "".join(text for text, _ in _segments(step))
 
 
-def step_text(step: Step) -> Text:
-    """A step as one coloured line, cut where the terminal ends."""
+def step_text(step: Step, number: int = 0) -> Text:
+    """A step as one coloured line, cut where the terminal ends.
+
+    Args:
+        step: The step.
+        number: A number by which its start and its end are recognised; 0 for none.
+    """
     from rich.text import Text
 
-    return Text.assemble(*_segments(step), no_wrap=True, overflow="ellipsis")
+    mark, *rest = _segments(step)
+    numbered = [mark, *([(f"#{number} ", "cyan")] if number else []), *rest]
+    return Text.assemble(*numbered, no_wrap=True, overflow="ellipsis")
 
 
 def step_tree(steps: Iterable[Step], title: str | Text = "") -> Tree:
@@ -71,6 +78,22 @@ def step_tree(steps: Iterable[Step], title: str | Text = "") -> Tree:
     for step in steps:
         branches[step.id] = branches.get(step.parent_id or "", root).add(step_text(step))
     return root
+
+
+def steps_that_fit(steps: Iterable[Step], rows: int) -> list[Step]:
+    """The steps to draw where not all of them fit: those that run first, then the newest.
+
+    Args:
+        steps: All steps, in the order in which they began.
+        rows: How many may be drawn.
+
+    Returns:
+        At most that many, in the same order.
+    """
+    newest = list(steps)[::-1]
+    by_rank = sorted(newest, key=lambda step: step.status != EXECUTING)
+    kept = {step.id for step in by_rank[:rows]}
+    return [step for step in reversed(newest) if step.id in kept]
 
 
 def with_live_text(step: Step, text: str) -> Step:
