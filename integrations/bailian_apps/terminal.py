@@ -118,11 +118,21 @@ def _segments(step: Step) -> list[tuple[str, str]]:
     for model in step.usage.models if step.usage else ():
         tokens = format_tokens(model.input_tokens, model.output_tokens)
         segments.append((f" {one_line(model.model_id)}: {tokens}", "dim"))
-    # The output of an End node is the answer.
-    output = one_line(step.error or (step.output if step.type != "End" else ""))
-    if output:
+    if output := one_line(step.error or _output(step)):
         segments.append((f"  {output}", "red" if step.failed else "dim"))
     if step.reasoning and not running:
         label = "" if step.kind == "reasoning" else "thought: "
         segments.append((f"  {label}{one_line(step.reasoning)}", "dim italic"))
     return segments
+
+
+def _output(step: Step) -> str:
+    """What a step's line shows of its output: of a retrieval, how many documents, and which."""
+    if step.type == "End":  # its output is the answer
+        return ""
+    documents = step.documents if step.status != EXECUTING else ()
+    if not documents:
+        return step.output
+    titles = ", ".join(dict.fromkeys(each.title for each in documents if each.title))
+    count = f"{len(documents)} document{'s'[: len(documents) > 1]}"
+    return f"{count}: {titles}" if titles else count

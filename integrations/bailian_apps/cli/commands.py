@@ -67,7 +67,7 @@ def commands(
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
     [bold]bailian-apps replay FILE[/]                           show a recording
-    [bold]bailian-apps profiles[/]                              list the profiles of your apps
+    [bold]bailian-apps profiles[/]                              list your profiles
     [bold]bailian-apps doctor[/]                                check this machine's set-up
     [bold]bailian-apps probe APP_ID[/]                          find out how to call an app
     [bold]bailian-apps demo[/]                                  take a tour; needs no key
@@ -195,11 +195,11 @@ def profiles() -> None:
 
     [bold]\\[prod][/]
     [bold]app_id = "…"[/]
-    [bold]api_key_env = "PROD_KEY"[/]   the variable that holds the key (default: DASHSCOPE_API_KEY)
+    [bold]api_key_env = "PROD_KEY"[/]   the variable with its key
     [bold]workspace = "…"[/]            and any other setting
 
-    They are in the file that this command names, which is yours, and in bailian-apps.toml of the
-    current folder. [bold]--profile prod[/] or BAILIAN_PROFILE=prod uses one.
+    They are in your own file and in bailian-apps.toml of the current folder.
+    [bold]--profile prod[/] or BAILIAN_PROFILE=prod uses one.
     """
     from bailian_apps.cli.profiles import print_profiles
 
