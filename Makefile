@@ -104,7 +104,7 @@ clean: ## Remove everything that was installed.
 	index=$${PIP_INDEX_URL:-$$(.venv-demo/bin/python -m pip config get global.index-url 2>/dev/null)}; \
 		.venv-demo/bin/uv pip install --quiet $${index:+--default-index "$$index"} --python .venv-demo/bin/python $(DEMO) || \
 		.venv-demo/bin/python $(PIP_INSTALL) --no-compile $(DEMO)
-	.venv-demo/bin/uv pip uninstall --quiet --python .venv-demo/bin/python uv
+	.venv-demo/bin/uv pip uninstall --quiet --python .venv-demo/bin/python pip uv
 	@touch $@
 
 .venv-floor/.installed: pyproject.toml requirements/floor.lock

@@ -50,11 +50,11 @@ class Profile:
     is_own: bool
     fields: Mapping[str, Any]
 
-    def settings(self, *, base_url: str | None = None) -> dict[str, Any]:
+    def settings(self, *, with_address: bool = True) -> dict[str, Any]:
         """Return the settings of the profile, with its key if it names one.
 
         Args:
-            base_url: The address that the command names, in place of the profile's.
+            with_address: Whether its address is used, because the command names no other.
 
         Raises:
             InvalidInputError: The profile is not valid. The error shows no value.
@@ -70,7 +70,8 @@ class Profile:
         for name, value in fields.items():
             if name != "api_key" and _holds_key(value):
                 raise self._error(name, "holds an API key", _KEY_HINT)
-        self._check_address(base_url or fields.get("base_url"), variable, fields)
+        if with_address and not self.is_own and "api_key" not in fields:
+            self._check_address(fields.get("base_url"))
         if variable is not None:
             fields["api_key"] = self._key_in(variable)
         try:
@@ -90,19 +91,16 @@ class Profile:
             raise self._error("api_key_env", f"names {variable}, which is not set", "Set it")
         return key
 
-    def _check_address(self, url: object, variable: object, fields: Mapping[str, Any]) -> None:
-        """Refuse an address of the current folder's file that would get the user's key."""
-        if self.is_own or url is None or url != fields.get("base_url"):
+    def _check_address(self, url: object) -> None:
+        """Refuse an address that a file of the current folder gives to the user's key."""
+        if url is None or (isinstance(url, str) and url.lower() in REGIONS):
             return
-        if isinstance(url, str) and url.lower() in REGIONS:
-            return
-        if variable is not None or "api_key" not in fields:
-            raise self._error(
-                "base_url",
-                "would get your key: this file is in the current folder, and may be another's",
-                f"Move the profile to {own_file()}, pass --base-url, or, for an emulator, add "
-                'api_key = "any-key" and allow_key = true',
-            )
+        raise self._error(
+            "base_url",
+            "would get your key: this file is in the current folder, and may be another's",
+            f"Move the profile to {own_file()}, pass --base-url, or, for an emulator, add "
+            'api_key = "any-key" and allow_key = true',
+        )
 
     def _error(self, field: str, problem: str, hint: str | None = None) -> InvalidInputError:
         return InvalidInputError(f"{field} of profile {self.name} ({self.path})", problem, hint)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.keys import refuse_key_as_prompt
-from bailian_apps.cli.profiles import Profile, find_profile
+from bailian_apps.cli.profiles import find_profile
 from bailian_apps.cli.view import as_json, print_note, screen_text, show
 from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file
 from bailian_apps.core.errors import BailianError, InvalidInputError
@@ -158,8 +158,7 @@ def bailian_app(
     given = {name: value for name, value in options.items() if value is not None}
     known: dict[str, Any] = {}
     if profile:
-        url = given.get("base_url") or fields.get("base_url")
-        known = _profile_settings(find_profile(profile), url)
+        known = find_profile(profile).settings(with_address="base_url" not in given | fields)
     if params := _biz_object(biz_json) | _pairs(biz or (), "--biz"):
         given["biz_params"] = {**known.get("biz_params", {}), **params}
     if app_id != "-":
@@ -170,12 +169,6 @@ def bailian_app(
         return BailianApp(AppSettings.of(known | fields | given))
     except InvalidInputError as error:
         raise InvalidInputError.of([_with_set(each, fields) for each in error.each()]) from None
-
-
-def _profile_settings(profile: Profile, base_url: str | None) -> dict[str, Any]:
-    settings = profile.settings(base_url=base_url)
-    params = settings.get("biz_params")
-    return settings | ({} if params is None else {"biz_params": dict(params)})
 
 
 def _with_set(error: InvalidInputError, fields: Mapping[str, Any]) -> InvalidInputError:
