@@ -125,7 +125,7 @@ def test_colour_can_be_switched_off(given: dict[str, str], cloud: Emulator) -> N
         shown.wait_for("exit=0")
         drawn = "\n".join(shown.lines("-e"))
     assert "✓ 查天气" in re.sub("\x1b\\[[0-9;]*m", "", drawn)
-    assert not re.search("\x1b\\[[0-9;]*3[0-9]", drawn)
+    assert not re.search("\x1b\\[[0-9;]*3[0-8]", drawn)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -140,12 +140,12 @@ def test_a_gbk_terminal_gets_characters_that_it_can_show(cloud: Emulator) -> Non
     arguments = ["run", "parallel", "hi", "--steps"]
     shown = pexpect.spawn(BAILIAN, arguments, env=env, encoding="gbk", dimensions=(12, 60))
     shown.expect(pexpect.EOF, timeout=100)
-    drawn = str(shown.before)
+    drawn = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", str(shown.before))
     shown.close()
     assert shown.exitstatus == 0
     assert "√ 查天气 API" in drawn
     assert "去西湖。" in drawn
-    assert "?" not in re.sub("\x1b\\[\\?", "", drawn)
+    assert "?" not in drawn
 
 
 def test_the_doctors_report_in_a_file_has_a_line_for_each_finding(tmp_path: Path) -> None:

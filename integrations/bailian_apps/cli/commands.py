@@ -10,11 +10,17 @@ from typing import Annotated
 import typer
 
 from bailian_apps.cli.options import (
+    AllRegions,
     AppCommand,
     AppId,
+    AppIdOrPrompt,
     BaseUrl,
     Biz,
     BizJson,
+    ChatSteps,
+    Diff,
+    DoctorJson,
+    DryRun,
     File,
     Host,
     Html,
@@ -23,11 +29,18 @@ from bailian_apps.cli.options import (
     ModelId,
     Pace,
     Port,
+    ProbeFolder,
+    ProbeJson,
+    ProbePrompt,
     ProfileName,
+    Prompt,
     Raw,
+    ReplayedApp,
+    ReplayFiles,
     Session,
     Set,
     Steps,
+    Stream,
     TimeoutS,
     Workspace,
 )
@@ -76,20 +89,8 @@ def commands(
 
 @app.command(cls=AppCommand)
 def run(
-    app_id: Annotated[
-        str | None,
-        typer.Argument(
-            help="The app's id, from the console. [bold]-[/] is that of the profile, else of "
-            "BAILIAN_APP_ID. Where one of them is set, you can leave it out.",
-            metavar="APP_ID",
-        ),
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Argument(
-            help="The prompt. [bold]-[/], the default, reads standard input.", metavar="PROMPT"
-        ),
-    ] = None,
+    app_id: AppIdOrPrompt = None,
+    prompt: Prompt = None,
     profile: ProfileName = None,
     biz: Biz = None,
     biz_json: BizJson = None,
@@ -104,16 +105,9 @@ def run(
     steps: Steps = False,
     as_json: Json = False,
     raw: Raw = False,
-    stream: Annotated[
-        bool, typer.Option("--stream/--no-stream", help="Print the answer as it arrives.")
-    ] = True,
+    stream: Stream = True,
     html: Html = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Print the request, without its secrets, and do not send it."
-        ),
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Call an app once and print its answer.
 
@@ -137,10 +131,8 @@ def run(
     if dry_run and (raw or html):
         raise typer.BadParameter("--dry-run excludes --raw and --html: nothing runs")
     app_id, prompt = command.app_and_prompt(app_id, prompt, profile)
-    fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
-    called = command.bailian_app(
-        app_id, biz, biz_json, settings, profile=profile, timeout=timeout, **fields
-    )
+    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     output = _output(as_json, raw, "stream" if stream else "text")
     options = command.media(image, file) | ({"session_id": session} if session else {})
     if dry_run:
@@ -167,9 +159,7 @@ def chat(
     base_url: BaseUrl = None,
     timeout: TimeoutS = None,
     settings: Set = None,
-    steps: Annotated[
-        bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")
-    ] = True,
+    steps: ChatSteps = True,
 ) -> None:
     """Have a conversation with an app. Images and files are sent with the first message.
 
@@ -181,19 +171,17 @@ def chat(
     from bailian_apps.cli.chat import Chat
     from bailian_apps.cli.run import bailian_app, media
 
-    fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
-    called = bailian_app(
-        app_id, biz, biz_json, settings, profile=profile, timeout=timeout, **fields
-    )
+    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     first = media(image, file)
     Chat(called, console(stderr=True), first, session_id=session, steps=steps).run()
 
 
 @app.command()
 def profiles() -> None:
-    """List the profiles: the settings of your apps, by name, in a TOML file.
+    r"""List the profiles: the settings of your apps, by name, in a TOML file.
 
-    [bold]\\[prod][/]
+    [bold]\[prod][/]
     [bold]app_id = "…"[/]
     [bold]api_key_env = "PROD_KEY"[/]   the variable with its key
     [bold]workspace = "…"[/]            and any other setting
@@ -210,15 +198,8 @@ def profiles() -> None:
 def doctor(
     base_url: BaseUrl = None,
     workspace: Workspace = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the findings as one JSON object.")
-    ] = False,
-    all_regions: Annotated[
-        bool,
-        typer.Option(
-            "--all-regions", help="Send the key to the address of every region, to find its own."
-        ),
-    ] = False,
+    as_json: DoctorJson = False,
+    all_regions: AllRegions = False,
 ) -> None:
     """Check what a call needs: versions, extras, key, address, network.
 
@@ -237,27 +218,16 @@ def doctor(
 def probe(
     app_id: AppId = "-",
     profile: ProfileName = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="What to ask, for an app that does only one thing (default: to list numbers).",
-        ),
-    ] = None,
+    prompt: ProbePrompt = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
-    save: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write the report and a recording of each call here."),
-    ] = None,
+    save: ProbeFolder = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     workspace: Workspace = None,
     base_url: BaseUrl = None,
     timeout: TimeoutS = None,
     settings: Set = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as one JSON object.")
-    ] = False,
+    as_json: ProbeJson = False,
 ) -> None:
     """Find out how to call an app, by asking it up to 8 harmless questions.
 
@@ -276,10 +246,8 @@ def probe(
     from bailian_apps.cli import probe as command
     from bailian_apps.cli.run import bailian_app
 
-    fields = {"workspace": workspace, "base_url": base_url}
-    called = bailian_app(
-        app_id, biz, biz_json, settings, profile=profile, timeout=timeout, **fields
-    )
+    more = {"profile": profile, "workspace": workspace, "base_url": base_url}
+    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     command.probe(
         called,
         console(stderr=True),
@@ -371,27 +339,14 @@ def record(
 
 @app.command()
 def replay(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            help="A recording or a YAML file; two with --diff.",
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-        ),
-    ],
-    app_id: Annotated[
-        str | None,
-        typer.Option("--app", metavar="ID", help="Which app of a file that has several."),
-    ] = None,
+    files: ReplayFiles,
+    app_id: ReplayedApp = None,
     pace: Pace = 1.0,
     steps: Steps = False,
     as_json: Json = False,
     raw: Raw = False,
     html: Html = None,
-    diff: Annotated[
-        bool, typer.Option("--diff", help="Compare two runs: steps, times, tokens and answers.")
-    ] = False,
+    diff: Diff = False,
 ) -> None:
     """Show a recording as [bold]run[/] shows a call, or compare two of them.
 
@@ -412,9 +367,7 @@ def replay(
         command.compare(files[0], files[1], console(), app_id=app_id)
         return
     err = console(stderr=True)
-    command.replay(
-        files[0], err, app_id=app_id, pace=pace, output=output, steps=steps, html=html
-    )
+    command.replay(files[0], err, app_id=app_id, pace=pace, output=output, steps=steps, html=html)
 
 
 @app.command()

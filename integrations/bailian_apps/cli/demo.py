@@ -75,7 +75,7 @@ def run_demo(console: Console, *, pace: float) -> None:
 def _save_picture(result: AppResult) -> Path:
     handle, name = tempfile.mkstemp(prefix="bailian-demo-", suffix=".html")
     os.close(handle)
-    getattr(result, "to_html", lambda _: 0)(name)
+    result.to_html(name)
     return Path(name)
 
 
@@ -178,7 +178,7 @@ class _ScriptedLLM(CustomLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **_: Any) -> CompletionResponse:
-        _, *seen = re.split(r"\n\w+: Observation: ", prompt)
+        seen = re.split(r"\n\w+: Observation: ", prompt)[1:]
         observations = [each.partition("\nassistant:")[0].strip() for each in seen]
         prices = _PRICE.findall(observations[0]) if observations else []
         if not observations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bailian_apps.app import BailianApp
@@ -44,7 +44,7 @@ def dry_run(app: BailianApp, prompt: str, options: Mapping[str, Any], *, as_json
     print("\n".join([*lines, "", text]))  # noqa: T201
 
 
-def _without_secrets(body: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _without_secrets(body: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     sent = dict(body["input"])
     if "biz_params" in sent:  # the names of `secret_biz_params` begin there
         sent["biz_params"] = redact_biz_params(sent["biz_params"], names)

@@ -130,3 +130,60 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port."
 Pace = Annotated[
     float, typer.Option(min=0, help="Speed relative to the recording; 0 does not wait.")
 ]
+AppIdOrPrompt = Annotated[
+    str | None,
+    typer.Argument(
+        help="The app's id, from the console. [bold]-[/] is that of the profile, else of "
+        "BAILIAN_APP_ID. Where one of them is set, you can leave it out.",
+        metavar="APP_ID",
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Argument(
+        help="The prompt. [bold]-[/], the default, reads standard input.", metavar="PROMPT"
+    ),
+]
+Stream = Annotated[
+    bool, typer.Option("--stream/--no-stream", help="Print the answer as it arrives.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the request, without its secrets, and do not send it."),
+]
+AllRegions = Annotated[
+    bool,
+    typer.Option(
+        "--all-regions", help="Send the key to the address of every region, to find its own."
+    ),
+]
+ProbePrompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="What to ask, for an app that does only one thing (default: to list numbers).",
+    ),
+]
+ProbeFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Write the report and a recording of each call here."),
+]
+ReplayFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        help="A recording or a YAML file; two with --diff.",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+ReplayedApp = Annotated[
+    str | None,
+    typer.Option("--app", metavar="ID", help="Which app of a file that has several."),
+]
+Diff = Annotated[
+    bool, typer.Option("--diff", help="Compare two runs: steps, times, tokens and answers.")
+]
+DoctorJson = Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")]
+ProbeJson = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
+ChatSteps = Annotated[bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")]

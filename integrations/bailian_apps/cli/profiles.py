@@ -102,7 +102,7 @@ class Profile:
             'api_key = "any-key" and allow_key = true',
         )
 
-    def _error(self, field: str, problem: str, hint: str | None = None) -> InvalidInputError:
+    def _error(self, field: str, problem: str, hint: str = "") -> InvalidInputError:
         return InvalidInputError(f"{field} of profile {self.name} ({self.path})", problem, hint)
 
 

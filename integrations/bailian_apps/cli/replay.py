@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -121,7 +121,7 @@ def _source(path: Path, app_id: str | None) -> AppSource:
 
 
 @contextmanager
-def _played(source: AppSource, pace: float) -> Iterator[tuple[BailianApp, str]]:
+def _played(source: AppSource, pace: float) -> Generator[tuple[BailianApp, str]]:
     """Serve an app; yield it as one to call, and the prompt to call it with."""
     try:
         emulator = Emulator(apps={"replay": source}, pace=pace)
@@ -155,7 +155,8 @@ def _play(path: Path, app_id: str | None) -> _Played:
             result = raised.partial or AppResult()
             error = f"{type(raised).__name__}: {error_message(raised)}"
     frames = source.frames if isinstance(source, Recording) else ()
-    if not any(frame.offset_ms for frame in frames):  # a bare `.sse` file has no times
+    ended_ms = max((frame.offset_ms for frame in frames), default=0)
+    if not ended_ms:  # a scenario, or a bare `.sse` file
         return _Played(result, error, None, None)
     decoder = Decoder(flow_stream_mode=app.settings.flow_stream_mode)
     spoken = (
@@ -163,7 +164,7 @@ def _play(path: Path, app_id: str | None) -> _Played:
         for frame in frames
         if any(isinstance(event, TextDelta) for event in decoder.feed(frame.payload))
     )
-    return _Played(result, error, next(spoken, None), frames[-1].offset_ms)
+    return _Played(result, error, next(spoken, None), ended_ms)
 
 
 def _aligned(

@@ -87,9 +87,7 @@ def run(
         _save_picture(result, html, console)
 
 
-def app_and_prompt(
-    first: str | None, second: str | None, profile: str | None
-) -> tuple[str, str]:
+def app_and_prompt(first: str | None, second: str | None, profile: str | None) -> tuple[str, str]:
     """Return the app id and the prompt that the two arguments of `run` are; `-` for the default.
 
     One argument alone is the prompt if the app is known already, from a profile or from

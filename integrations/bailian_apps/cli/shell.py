@@ -6,6 +6,7 @@ import codecs
 import os
 import sys
 from functools import cache
+from importlib import import_module
 
 from rich.console import Console
 
@@ -91,8 +92,7 @@ def variable(name: str) -> str:
 @cache
 def _shell() -> str:
     try:
-        from shellingham import detect_shell  # typer brings it
-
-        return detect_shell()[0]
+        # typer brings it
+        return str(import_module("shellingham").detect_shell()[0])
     except Exception:  # it knows no shell here, or no way to find one
         return "cmd" if os.name == "nt" else "sh"
