@@ -24,7 +24,7 @@ FAST_TESTS := $(filter-out $(addprefix %/test_,tracers.py trees.py recordings.py
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(if $(wildcard .venv/.installed),.venv,.venv-demo)/.installed ## Run one recorded app three ways; no key is needed.
+demo: $(if $(wildcard .venv/.installed),.venv,.venv-demo)/.installed ## Use one app in three ways; no key is needed.
 	@$(<D)/bin/bailian-apps demo
 
 install: .venv/.installed ## Make .venv, with all that developers need.

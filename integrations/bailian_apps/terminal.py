@@ -6,6 +6,7 @@ draws for a terminal, so plain lines work without it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ _MARKS = {
 _STATES = (SKIP, PAUSE, STOP)
 _LIVE_TEXT = 30  # characters
 
+# A word, or a character of a script that has no spaces, with the space before it.
+_WORD = re.compile(r"\s*(?:[\u2e80-\uffef]|[^\s\u2e80-\uffef]+)")
 # All control characters but tab and newline: text from an app must not steer the terminal.
 _CONTROLS = {c: None for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n"}
 
@@ -43,6 +46,26 @@ def strip_controls(text: str) -> str:
 def one_line(text: str) -> str:
     """Put text on one line, without control characters."""
     return " ".join(strip_controls(text).split())
+
+
+def wrap_words(text: str, columns: int) -> str:
+    """Break lines between words, and between Chinese characters, where a terminal would break them.
+
+    A word that is longer than a line, such as an address, stays whole, so that it can be copied.
+    """
+    from rich.cells import cell_len
+
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in _WORD.findall(paragraph):
+            if line and cell_len(line) + cell_len(word) > columns:
+                lines.append(line)
+                line = word.lstrip()
+            else:
+                line += word
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def format_tokens(input_tokens: int, output_tokens: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -42,6 +41,7 @@ from bailian_apps.cli.options import (
     Steps,
     Stream,
     TimeoutS,
+    Version,
     Workspace,
 )
 from bailian_apps.cli.shell import console
@@ -55,20 +55,9 @@ app = typer.Typer(
 )
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
-        typer.echo(metadata.version("bailian-apps"))
-        raise typer.Exit
-
-
 @app.callback()
 def commands(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Run Alibaba Cloud Bailian (Model Studio) apps from a terminal.
 
@@ -366,8 +355,15 @@ def replay(
             raise typer.BadParameter("--diff excludes --steps, --json, --raw and --html")
         command.compare(files[0], files[1], console(), app_id=app_id)
         return
-    err = console(stderr=True)
-    command.replay(files[0], err, app_id=app_id, pace=pace, output=output, steps=steps, html=html)
+    command.replay(
+        files[0],
+        console(stderr=True),
+        app_id=app_id,
+        pace=pace,
+        output=output,
+        steps=steps,
+        html=html,
+    )
 
 
 @app.command()

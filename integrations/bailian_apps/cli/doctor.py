@@ -25,7 +25,7 @@ from bailian_apps.core.errors import (
     ConnectError,
     InvalidInputError,
 )
-from bailian_apps.terminal import strip_controls
+from bailian_apps.terminal import strip_controls, wrap_words
 from bailian_apps.transport.environment import Environment, tls_context
 from bailian_apps.transport.request_builder import load_sdk, sdk_defaults
 
@@ -101,14 +101,13 @@ def _print(findings: Sequence[Finding], console: Console) -> None:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         mark, style = _MARKS[finding.state]
-        lines = [Text(strip_controls(finding.detail))]
+        detail = strip_controls(finding.detail)
         if console.is_terminal:
-            room = max(console.width - width - 4, 20)
-            lines = list(lines[0].wrap(console, room, overflow="ignore"))
-        for at, line in enumerate(lines):
-            name = f" {finding.name:{width}}  " if at == 0 else " " * (width + 3)
-            start = (mark, style) if at == 0 else " "
-            console.print(Text.assemble(start, name, line), soft_wrap=True)
+            lines = wrap_words(detail, max(console.width - width - 4, 20)).split("\n")
+            detail = f"\n{' ' * (width + 4)}".join(lines)
+        console.print(
+            Text.assemble((mark, style), f" {finding.name:{width}}  {detail}"), soft_wrap=True
+        )
 
 
 def _versions() -> list[Finding]:

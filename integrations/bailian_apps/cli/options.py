@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -187,3 +188,15 @@ Diff = Annotated[
 DoctorJson = Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")]
 ProbeJson = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
 ChatSteps = Annotated[bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")]
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(metadata.version("bailian-apps"))
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]

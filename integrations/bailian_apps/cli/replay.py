@@ -15,14 +15,14 @@ from rich.text import Text
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.run import run
-from bailian_apps.cli.view import error_message
+from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.events import TextDelta
 from bailian_apps.core.result import AppResult, Step
 from bailian_apps.emulator import Emulator, Recording, load_apps
 from bailian_apps.emulator.apps.app import AppSource
-from bailian_apps.terminal import format_tokens, step_text, strip_controls
+from bailian_apps.terminal import format_tokens, step_text
 
 _SENTENCE_END = re.compile(r"(?<=[。！？\n])|(?<=[.!?])(?=\s)")
 
@@ -63,7 +63,7 @@ def compare(one: Path, other: Path, console: Console, *, app_id: str | None) -> 
         one: The file of a run, as for `replay`.
         other: That of another one.
         console: Where to print.
-        app_id: Which app of the files.
+        app_id: Which app of a file that has several.
 
     Raises:
         InvalidInputError: A file cannot be used.
@@ -90,8 +90,7 @@ def compare(one: Path, other: Path, console: Console, *, app_id: str | None) -> 
     console.print()
     for mark, text in _differences(a.result.text, b.result.text):
         style = {"-": "red", "+": "green"}.get(mark, "dim")
-        line = Text(f"{mark} {strip_controls(text)}", style)
-        console.print(line, overflow="ignore", crop=False, soft_wrap=not console.is_terminal)
+        print_note(console, f"{mark} {text}", style)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +103,18 @@ class _Played:
     ended_ms: float | None
 
 
-def _source(path: Path, app_id: str | None) -> AppSource:
-    """Return the app of a file that `--app` names, or the only one."""
+def _source(path: Path, app_id: str | None, *, one_of_two: bool = False) -> AppSource:
+    """Return the app of a file that `--app` names, or the only one.
+
+    Of two files, one may have a single app of another name.
+    """
     try:
         apps = load_apps(path)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
             "FILE", f"cannot be used: {error}", "Pass a recording or a YAML file"
         ) from None
-    if app_id is None and len(apps) == 1:
+    if len(apps) == 1 and (app_id is None or one_of_two):
         return next(iter(apps.values()))
     if app_id not in apps:
         problem = "is missing: the file has several" if app_id is None else "is not in the file"
@@ -146,7 +148,7 @@ def _played(source: AppSource, pace: float) -> Generator[tuple[BailianApp, str]]
 
 
 def _play(path: Path, app_id: str | None) -> _Played:
-    source = _source(path, app_id)
+    source = _source(path, app_id, one_of_two=True)
     error = ""
     with _played(source, 0) as (app, prompt):
         try:

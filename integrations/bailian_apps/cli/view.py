@@ -35,6 +35,7 @@ from bailian_apps.terminal import (
     steps_that_fit,
     strip_controls,
     with_live_text,
+    wrap_words,
 )
 
 # A field in Python, and its name on the command line.
@@ -99,11 +100,10 @@ def screen_text(text: str) -> str:
 
 def print_note(console: Console, text: str, style: str = "dim") -> None:
     """Print text, in a terminal wrapped between words: an address stays whole, to be copied."""
-    note = Text(strip_controls(text), style)
+    text = strip_controls(text)
     if console.is_terminal:
-        console.print(note, overflow="ignore", crop=False)
-    else:
-        console.print(note, soft_wrap=True)
+        text = wrap_words(text, console.width)
+    console.print(Text(text, style), soft_wrap=True)
 
 
 class ConsoleHandler(logging.Handler):
