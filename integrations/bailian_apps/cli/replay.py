@@ -71,8 +71,8 @@ def compare(one: Path, other: Path, console: Console, *, app_id: str | None) -> 
     a, b = (_play(path, app_id) for path in (one, other))
     if not console.is_terminal:
         console.width = 160
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(style="dim", no_wrap=True, min_width=10)
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     table.add_row("", Text(f"A  {one.name}", "bold"), Text(f"B  {other.name}", "bold"))
