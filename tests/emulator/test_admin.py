@@ -118,6 +118,7 @@ def test_invalid_arguments_are_refused_by_name(
 
 
 PAGES = [
+    {"origin": "http://localhost:5173", "sec-fetch-site": "cross-site", "host": "evil.example"},
     {"origin": "https://evil.example"},
     {"origin": "null"},
     {"host": "evil.example:8000"},  # its name was made to lead here

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bailian_apps.cli.options import (
+    AllowHost,
     AllRegions,
     AppCommand,
     AppId,
@@ -262,6 +263,7 @@ def serve(
         typer.Option("--app", metavar="ID=FILE", help="Serve FILE as the app ID. Repeatable."),
     ] = None,
     host: Host = "127.0.0.1",
+    allow_host: AllowHost = None,
     port: Port = 8790,
     pace: Pace = 0.0,
     api_key: Annotated[
@@ -286,13 +288,13 @@ def serve(
     [bold]bailian-apps serve --app shop=shop.yaml --pace 1[/]
     """
     emulator = _emulator_commands()
-    out, err = console(), console(stderr=True)
     emulator.serve(
         files or (),
         apps or (),
-        out,
-        err,
+        console(),
+        console(stderr=True),
         host=host,
+        allowed_hosts=allow_host or (),
         port=port,
         pace=pace,
         api_key=api_key,
@@ -311,6 +313,7 @@ def record(
         ),
     ] = None,
     host: Host = "127.0.0.1",
+    allow_host: AllowHost = None,
     port: Port = 8791,
 ) -> None:
     """Record your own apps: forward calls to the cloud and save them. Press Ctrl-C to stop.
@@ -322,8 +325,8 @@ def record(
     [bold]bailian-apps serve recordings[/]
     """
     emulator = _emulator_commands()
-    err = console(stderr=True)
-    emulator.record(out, console(), err, upstream=upstream, host=host, port=port)
+    more = {"upstream": upstream, "allowed_hosts": allow_host or (), "host": host, "port": port}
+    emulator.record(out, console(), console(stderr=True), **more)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps
 from bailian_apps.emulator.apps.app import AppSource
 from bailian_apps.emulator.recorder.recorder import PUBLIC_API
+from bailian_apps.emulator.server.refusals import checked_hosts
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.request_builder import sdk_defaults
 
@@ -32,6 +33,7 @@ def serve(
     console: Console,
     *,
     host: str,
+    allowed_hosts: Sequence[str],
     port: int,
     pace: float,
     api_key: str | None,
@@ -42,9 +44,18 @@ def serve(
     The client's environment variables go to `out`, the log to `console`.
     """
     key = _key_of(api_key)
+    _check_hosts(allowed_hosts)
     apps = _apps_of(sources, named) or {"travel": RECORDINGS / "travel-workflow.jsonl"}
     try:
-        emulator = Emulator(apps=apps, host=host, port=port, pace=pace, api_key=key, strict=strict)
+        emulator = Emulator(
+            apps=apps,
+            host=host,
+            port=port,
+            allowed_hosts=allowed_hosts,
+            pace=pace,
+            api_key=key,
+            strict=strict,
+        )
     except ValueError as error:
         raise InvalidInputError(
             "--app", f"cannot be used: {error}", "Correct it, or leave it out"
@@ -59,12 +70,22 @@ def serve(
 
 
 def record(
-    folder: Path, out: Console, console: Console, *, upstream: str | None, host: str, port: int
+    folder: Path,
+    out: Console,
+    console: Console,
+    *,
+    upstream: str | None,
+    host: str,
+    allowed_hosts: Sequence[str],
+    port: int,
 ) -> None:
     """Run the recorder until Ctrl-C; the options and the consoles are as for `serve`."""
+    _check_hosts(allowed_hosts)
     upstream = upstream or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or PUBLIC_API
     try:
-        proxy = Recorder(folder, upstream=upstream, host=host, port=port)
+        proxy = Recorder(
+            folder, upstream=upstream, host=host, port=port, allowed_hosts=allowed_hosts
+        )
     except ValueError:
         raise InvalidInputError(
             "--upstream (or DASHSCOPE_HTTP_BASE_URL)",
@@ -104,6 +125,17 @@ def _key_of(given: str | None) -> str | None:
     except InvalidInputError as error:
         hint = "Pass the key itself, - for DASHSCOPE_API_KEY, or @FILE"
         raise InvalidInputError("--api-key", error.problem, hint) from None
+
+
+def _check_hosts(allowed_hosts: Sequence[str]) -> None:
+    try:
+        checked_hosts(allowed_hosts)
+    except ValueError:
+        raise InvalidInputError(
+            "--allow-host",
+            "must be a host name or an IP address, without a scheme, port or wildcard",
+            "Write --allow-host emulator.test",
+        ) from None
 
 
 def _apps_of(sources: Sequence[Path], named: Sequence[str]) -> dict[str, AppSource]:

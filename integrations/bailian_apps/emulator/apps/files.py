@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Hashable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, cast
 
@@ -14,7 +15,6 @@ from bailian_apps.emulator.apps.fields import When
 from bailian_apps.emulator.apps.recordings import (
     SUFFIXES,
     Recording,
-    check_inside,
     load_recording,
     read_text,
 )
@@ -41,7 +41,9 @@ class ScenarioError(ValueError):
     """A file of apps is invalid; the message has the file and the field."""
 
 
-def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
+def load_apps(
+    path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> dict[str, DescribedApp]:
     """Load the apps of a file, or of all files in a folder.
 
     A YAML file has apps by their ids under `apps`, or is one app; the id of that app, and of a
@@ -51,23 +53,25 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
 
     Args:
         path: A `.yaml` or `.yml` file, a recording, or a folder of them.
+        root: A folder that the paths in YAML files may lead to, beside the file's own. By default
+            none: a file may come from someone else.
 
     Raises:
-        ScenarioError: A file is missing or malformed, or two apps have the same id.
-        RecordingError: A recording cannot be read, or a file in the folder is a link out of it.
+        ScenarioError: A file is missing or malformed, has a path that leads elsewhere, or two apps
+            have the same id.
+        RecordingError: A recording cannot be read.
     """
     path = Path(path)
     if not path.is_dir():
         if path.suffix in _YAML:
-            return _load_yaml(path)
+            return _load_yaml(path, None if root is None else Path(root))
         recording = load_recording(path)
         return {recording.request.app_id if recording.request else path.stem: recording}
     apps: dict[str, DescribedApp] = {}
     origin: dict[str, Path] = {}
     recorded: dict[str, list[tuple[Recording, ReceivedRequest]]] = {}
     for file in sorted(each for each in path.iterdir() if each.suffix in (*_YAML, *SUFFIXES)):
-        check_inside(file, path)
-        for app_id, app in load_apps(file).items():
+        for app_id, app in load_apps(file, root=root).items():
             request = app.request if isinstance(app, Recording) else None
             if app_id in apps and not (request and app_id in recorded):
                 raise ScenarioError(
@@ -105,7 +109,7 @@ def load_app(path: Path) -> DescribedApp:
     return next(iter(apps.values()))
 
 
-def _load_yaml(path: Path) -> dict[str, DescribedApp]:
+def _load_yaml(path: Path, root: Path | None) -> dict[str, DescribedApp]:
     try:
         value: object = yaml.load(read_text(path), _Loader)  # noqa: S506
     except (OSError, UnicodeDecodeError) as error:
@@ -119,8 +123,9 @@ def _load_yaml(path: Path) -> dict[str, DescribedApp]:
     content = as_object(value)
     if not content:
         raise ScenarioError(f"{path}: defines no app; it needs `apps:` or the fields of one app")
+    describe = partial(_describe, path, root)
     if "apps" not in content:
-        return {path.stem: _describe(path, "", content)}
+        return {path.stem: describe("", content)}
     if other := [str(name) for name in content if name != "apps"]:
         raise ScenarioError(
             f"{path}: {', '.join(other)}: not allowed beside `apps`; move it into an app"
@@ -131,12 +136,13 @@ def _load_yaml(path: Path) -> dict[str, DescribedApp]:
     for app_id in apps:
         if not isinstance(app_id, str):
             raise ScenarioError(f"{path}: apps.{app_id}: an app id must be a string; quote it")
-    return {app_id: _describe(path, f"apps.{app_id}", app) for app_id, app in apps.items()}
+    return {app_id: describe(f"apps.{app_id}", app) for app_id, app in apps.items()}
 
 
-def _describe(path: Path, where: str, value: object) -> DescribedApp:
+def _describe(path: Path, root: Path | None, where: str, value: object) -> DescribedApp:
+    context = {"folder": path.parent, "root": root}
     try:
-        return AppDescription.model_validate(value, context={"folder": path.parent}).app
+        return AppDescription.model_validate(value, context=context).app
     except ValidationError as error:
         problems = [_problem(where, each) for each in error.errors(include_url=False)]
         raise ScenarioError("\n".join(f"{path}: {problem}" for problem in problems)) from error
