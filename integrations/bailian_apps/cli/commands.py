@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from bailian_apps.cli.options import (
     AllowHost,
+    AllRegions,
+    AppCommand,
     AppId,
+    AppIdOrPrompt,
     BaseUrl,
     Biz,
     BizJson,
+    ChatSteps,
+    Diff,
+    DoctorJson,
+    DryRun,
     File,
     Host,
+    Html,
     Image,
     Json,
     ModelId,
     Pace,
     Port,
+    ProbeFolder,
+    ProbeJson,
+    ProbePrompt,
+    ProfileName,
+    Prompt,
     Raw,
+    ReplayedApp,
+    ReplayFiles,
     Session,
     Set,
     Steps,
+    Stream,
     TimeoutS,
+    Version,
     Workspace,
 )
+from bailian_apps.cli.shell import console
 
 app = typer.Typer(
     name="bailian-apps",
@@ -40,45 +56,32 @@ app = typer.Typer(
 )
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
-        typer.echo(metadata.version("bailian-apps"))
-        raise typer.Exit
-
-
 @app.callback()
 def commands(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Run Alibaba Cloud Bailian (Model Studio) apps from a terminal.
 
     The API key is read from DASHSCOPE_API_KEY.
 
     [bold]bailian-apps run APP_ID "Plan a day in Hangzhou"[/]   call an app once
+    [bold]bailian-apps run "Plan a day in Hangzhou"[/]          the app of BAILIAN_APP_ID
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
     [bold]bailian-apps replay FILE[/]                           show a recording
+    [bold]bailian-apps profiles[/]                              list your profiles
     [bold]bailian-apps doctor[/]                                check this machine's set-up
     [bold]bailian-apps probe APP_ID[/]                          find out how to call an app
     [bold]bailian-apps demo[/]                                  take a tour; needs no key
     """
 
 
-@app.command()
+@app.command(cls=AppCommand)
 def run(
-    app_id: AppId = "-",
-    prompt: Annotated[
-        str,
-        typer.Argument(
-            help="The prompt. [bold]-[/], the default, reads standard input.", metavar="PROMPT"
-        ),
-    ] = "-",
+    app_id: AppIdOrPrompt = None,
+    prompt: Prompt = None,
+    profile: ProfileName = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     image: Image = None,
@@ -92,16 +95,17 @@ def run(
     steps: Steps = False,
     as_json: Json = False,
     raw: Raw = False,
-    stream: Annotated[
-        bool, typer.Option("--stream/--no-stream", help="Print the answer as it arrives.")
-    ] = True,
+    stream: Stream = True,
+    html: Html = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Call an app once and print its answer.
 
     Standard output gets only the answer; steps and errors go to standard error.
 
     [bold]bailian-apps run APP_ID "Plan a day" --biz city=Hangzhou --biz days:=2[/]
-    [bold]cat question.txt | bailian-apps run - --steps[/]   (the app of BAILIAN_APP_ID)
+    [bold]bailian-apps run "Plan a day"[/]   (the app of the profile, or of BAILIAN_APP_ID)
+    [bold]cat question.txt | bailian-apps run APP_ID --steps[/]
     [bold]bailian-apps run APP_ID "Where is this?" --image lake.jpg[/]
     [bold]bailian-apps run APP_ID "Hello" --json | jq -r .session_id[/]
 
@@ -114,16 +118,27 @@ def run(
     """
     from bailian_apps.cli import run as command
 
-    fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
-    called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    if dry_run and (raw or html):
+        raise typer.BadParameter("--dry-run excludes --raw and --html: nothing runs")
+    app_id, prompt = command.app_and_prompt(app_id, prompt, profile)
+    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     output = _output(as_json, raw, "stream" if stream else "text")
     options = command.media(image, file) | ({"session_id": session} if session else {})
-    command.run(called, prompt, Console(stderr=True), options, output=output, steps=steps)
+    if dry_run:
+        from bailian_apps.cli.dry_run import dry_run as show_request
+
+        show_request(called, command.read_prompt(prompt), options, as_json=as_json)
+        return
+    command.run(
+        called, prompt, console(stderr=True), options, output=output, steps=steps, html=html
+    )
 
 
-@app.command()
+@app.command(cls=AppCommand)
 def chat(
     app_id: AppId = "-",
+    profile: ProfileName = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     image: Image = None,
@@ -134,9 +149,7 @@ def chat(
     base_url: BaseUrl = None,
     timeout: TimeoutS = None,
     settings: Set = None,
-    steps: Annotated[
-        bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")
-    ] = True,
+    steps: ChatSteps = True,
 ) -> None:
     """Have a conversation with an app. Images and files are sent with the first message.
 
@@ -148,25 +161,35 @@ def chat(
     from bailian_apps.cli.chat import Chat
     from bailian_apps.cli.run import bailian_app, media
 
-    fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
-    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     first = media(image, file)
-    Chat(called, Console(stderr=True), first, session_id=session, steps=steps).run()
+    Chat(called, console(stderr=True), first, session_id=session, steps=steps).run()
+
+
+@app.command()
+def profiles() -> None:
+    r"""List the profiles: the settings of your apps, by name, in a TOML file.
+
+    [bold]\[prod][/]
+    [bold]app_id = "…"[/]
+    [bold]api_key_env = "PROD_KEY"[/]   the variable with its key
+    [bold]workspace = "…"[/]            and any other setting
+
+    They are in your own file and in bailian-apps.toml of the current folder.
+    [bold]--profile prod[/] or BAILIAN_PROFILE=prod uses one.
+    """
+    from bailian_apps.cli.profiles import print_profiles
+
+    print_profiles()
 
 
 @app.command()
 def doctor(
     base_url: BaseUrl = None,
     workspace: Workspace = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the findings as one JSON object.")
-    ] = False,
-    all_regions: Annotated[
-        bool,
-        typer.Option(
-            "--all-regions", help="Send the key to the address of every region, to find its own."
-        ),
-    ] = False,
+    as_json: DoctorJson = False,
+    all_regions: AllRegions = False,
 ) -> None:
     """Check what a call needs: versions, extras, key, address, network.
 
@@ -177,34 +200,24 @@ def doctor(
     from bailian_apps.cli.doctor import doctor as check
 
     given = {"base_url": base_url, "workspace": workspace}
-    if not check(Console(), **given, as_json=as_json, all_regions=all_regions):
+    if not check(console(), **given, as_json=as_json, all_regions=all_regions):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=AppCommand)
 def probe(
     app_id: AppId = "-",
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="What to ask, for an app that does only one thing (default: to list numbers).",
-        ),
-    ] = None,
+    profile: ProfileName = None,
+    prompt: ProbePrompt = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
-    save: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write the report and a recording of each call here."),
-    ] = None,
+    save: ProbeFolder = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     workspace: Workspace = None,
     base_url: BaseUrl = None,
     timeout: TimeoutS = None,
     settings: Set = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as one JSON object.")
-    ] = False,
+    as_json: ProbeJson = False,
 ) -> None:
     """Find out how to call an app, by asking it up to 8 harmless questions.
 
@@ -223,11 +236,11 @@ def probe(
     from bailian_apps.cli import probe as command
     from bailian_apps.cli.run import bailian_app
 
-    fields = {"workspace": workspace, "base_url": base_url}
-    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    more = {"profile": profile, "workspace": workspace, "base_url": base_url}
+    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     command.probe(
         called,
-        Console(stderr=True),
+        console(stderr=True),
         prompt=command.PROMPT if prompt is None else prompt,
         yes=yes,
         as_json=as_json,
@@ -275,12 +288,11 @@ def serve(
     [bold]bailian-apps serve --app shop=shop.yaml --pace 1[/]
     """
     emulator = _emulator_commands()
-    out, err = Console(), Console(stderr=True)
     emulator.serve(
         files or (),
         apps or (),
-        out,
-        err,
+        console(),
+        console(stderr=True),
         host=host,
         allowed_hosts=allow_host or (),
         port=port,
@@ -313,37 +325,48 @@ def record(
     [bold]bailian-apps serve recordings[/]
     """
     emulator = _emulator_commands()
-    err = Console(stderr=True)
-    emulator.record(
-        out,
-        Console(),
-        err,
-        upstream=upstream,
-        host=host,
-        allowed_hosts=allow_host or (),
-        port=port,
-    )
+    more = {"upstream": upstream, "allowed_hosts": allow_host or (), "host": host, "port": port}
+    emulator.record(out, console(), console(stderr=True), **more)
 
 
 @app.command()
 def replay(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="A recording, or the YAML file of one app.", metavar="FILE", exists=True
-        ),
-    ],
+    files: ReplayFiles,
+    app_id: ReplayedApp = None,
     pace: Pace = 1.0,
     steps: Steps = False,
     as_json: Json = False,
     raw: Raw = False,
+    html: Html = None,
+    diff: Diff = False,
 ) -> None:
-    """Show a recording as [bold]run[/] shows a call.
+    """Show a recording as [bold]run[/] shows a call, or compare two of them.
 
     [bold]bailian-apps replay recordings/0001-APP_ID-stream.jsonl --steps[/]
+    [bold]bailian-apps replay shop.yaml --app shop --html shop.html[/]
+    [bold]bailian-apps replay before.jsonl after.jsonl --diff[/]
     """
     output = _output(as_json, raw, "stream")
-    _emulator_commands().replay(file, Console(stderr=True), pace=pace, output=output, steps=steps)
+    if len(files) != 1 + diff:
+        wanted = "exactly two files" if diff else "one file; --diff compares two"
+        raise typer.BadParameter(f"replay takes {wanted}")
+    _emulator_commands()  # the emulator needs its extra
+    from bailian_apps.cli import replay as command
+
+    if diff:
+        if as_json or raw or html or steps:
+            raise typer.BadParameter("--diff excludes --steps, --json, --raw and --html")
+        command.compare(files[0], files[1], console(), app_id=app_id)
+        return
+    command.replay(
+        files[0],
+        console(stderr=True),
+        app_id=app_id,
+        pace=pace,
+        output=output,
+        steps=steps,
+        html=html,
+    )
 
 
 @app.command()
@@ -360,7 +383,7 @@ def demo(pace: Pace = 1.0) -> None:
             'the demo needs all frameworks; install them with: pip install "bailian-apps[all]" '
             f"({error})"
         ) from None
-    run_demo(Console(), pace=pace)
+    run_demo(console(), pace=pace)
 
 
 def _output(as_json: bool, raw: bool, default: str) -> str:
