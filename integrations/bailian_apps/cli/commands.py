@@ -134,23 +134,50 @@ def chat(
     timeout: TimeoutS = None,
     settings: Set = None,
     steps: Annotated[
-        bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")
+        bool, typer.Option("--steps/--no-steps", help="Show each of the app's steps in a line.")
+    ] = True,
+    resume: Annotated[
+        bool, typer.Option("--continue", "-c", help="Continue the newest chat with this app.")
+    ] = False,
+    load: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Continue the chat that /save has written.")
+    ] = None,
+    history: Annotated[
+        bool,
+        typer.Option(
+            "--history/--no-history",
+            help="Keep your messages and chats in your state directory, for you alone.",
+        ),
     ] = True,
 ) -> None:
     """Have a conversation with an app. Images and files are sent with the first message.
 
-    [bold]/new[/] starts a new conversation
-    [bold]/save FILE[/] saves this one
-    [bold]/help[/] lists the other commands
-    Ctrl-C stops an answer, Ctrl-D leaves.
+    What you paste is one message. Alt+Enter begins a new line; Enter sends.
+    Ctrl-C stops an answer, Ctrl-D leaves, [bold]/help[/] lists the slash commands.
+
+    [bold]bailian-apps chat APP_ID[/]
+    [bold]bailian-apps chat APP_ID --continue[/]
+    [bold]bailian-apps chat APP_ID --image lake.jpg[/]
     """
-    from bailian_apps.cli.chat import Chat
+    if sum((resume, load is not None, session is not None)) > 1:
+        raise typer.BadParameter("--continue, --load and --session exclude each other")
+    if resume and not history:
+        raise typer.BadParameter("--continue and --no-history exclude each other")
+    from bailian_apps.cli.chat.chat import Chat
     from bailian_apps.cli.run import bailian_app, media
 
     fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
     called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
-    first = media(image, file)
-    Chat(called, Console(stderr=True), first, session_id=session, steps=steps).run()
+    Chat(
+        called,
+        Console(stderr=True),
+        media(image, file),
+        session_id=session,
+        steps=steps,
+        store=history,
+        load=load,
+        continue_newest=resume,
+    ).run()
 
 
 @app.command()
