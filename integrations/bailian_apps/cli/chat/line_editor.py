@@ -12,6 +12,8 @@ from typing import Protocol
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import has_focus
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
@@ -113,7 +115,8 @@ class LineEditor:
         fd = sys.stdin.fileno()
         before = termios.tcgetattr(fd)
         quiet = list(before)
-        quiet[3] &= ~(termios.ECHO | termios.ICANON)  # Ctrl-C still interrupts
+        quiet[3] &= ~(termios.ECHO | termios.ICANON)
+        quiet[3] |= termios.NOFLSH  # Ctrl-C interrupts, and does not drop what was typed
         termios.tcsetattr(fd, termios.TCSANOW, quiet)
         try:
             yield
@@ -134,8 +137,9 @@ def line_reader(
 
 def _key_bindings() -> KeyBindings:
     bindings = KeyBindings()
+    writing = has_focus(DEFAULT_BUFFER)  # not searching
 
-    @bindings.add("enter")
+    @bindings.add("enter", filter=writing)
     def send(event: KeyPressEvent) -> None:
         """Send the message, or begin a line where the cursor is after a backslash at the end."""
         buffer = event.current_buffer
@@ -145,11 +149,11 @@ def _key_bindings() -> KeyBindings:
         else:
             buffer.validate_and_handle()
 
-    @bindings.add("escape", "enter")  # Alt+Enter sends these two
+    @bindings.add("escape", "enter", filter=writing)  # Alt+Enter sends these two
     def begin_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
-    @bindings.add("c-c")
+    @bindings.add("c-c", filter=writing)
     def clear_or_leave(event: KeyPressEvent) -> None:
         """Drop what was typed; leave where nothing was."""
         if event.current_buffer.text:

@@ -6,9 +6,10 @@ What the app thinks and what its nodes say is folded into that line; `print_reas
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from time import monotonic
 
@@ -16,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from bailian_apps.cli.view import print_note
 from bailian_apps.core.events import (
@@ -62,13 +63,16 @@ class RunScreen:
         self._live: Live | None = None
         self._running: dict[str, Step] = {}
         self._parents: dict[str, str | None] = {}
-        self._says: tuple[str, str] = ("", "")  # who, and the newest of what
+        self._speaker: tuple[str, type] = ("", StepDelta)  # a step, and what it says or thinks
+        self._says = ""
         self._thoughts: dict[str, str] = {}  # what was thought since the last whole line
         self._thinker = ""
         self._folded = False  # whether the one line has shown what no other line shows
         self._line_open = False
         self._answered = False
         self._waiting: list[Text] = []
+        self._log = logging.getLogger("bailian_apps")
+        self._handlers: list[logging.Handler] = []
 
     def __enter__(self) -> Self:
         """Show that the run has begun, in a terminal."""
@@ -82,10 +86,13 @@ class RunScreen:
                 redirect_stderr=False,
             )
             self._live.start()
+        # The other handlers know nothing of the one line and of the answer's.
+        self._handlers, self._log.handlers = self._log.handlers, [_LogHandler(self._print)]
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the line of the answer, and print what has waited for it."""
+        self._log.handlers = self._handlers
         self._end_thoughts(*list(self._thoughts))
         self._stop_live()
         if self._show_steps:
@@ -101,10 +108,11 @@ class RunScreen:
         unicode = self._console.encoding.startswith("utf")
         frames = _FRAMES if unicode else _ASCII_FRAMES
         frame = frames[int(seconds * _REFRESHES_PER_S) % len(frames)]
-        names = [one_line(step.name) for step in list(self._running.values()) if step.is_named]
-        who, says = self._says
-        name = one_line(who) or (names[-1] if names else "")
-        others = f" (+{len(names) - 1})" if len(names) > 1 else ""
+        running = dict(self._running)  # a copy: another thread adds steps
+        says = self._says if self._speaker[0] in running else ""
+        step = running.get(self._speaker[0]) or next(reversed(running.values()), None)
+        name = one_line(step.name if step.is_named else step.type or "") if step else ""
+        others = f" (+{len(running) - 1})" if len(running) > 1 else ""
         head = f"{seconds:.0f} s  {name}{others}"
         left = self._console.width - cell_len(head) - 6
         return Text.assemble(
@@ -120,11 +128,11 @@ class RunScreen:
         if isinstance(event, TextDelta):
             self._show_text(event.text)
         elif isinstance(event, ReasoningDelta):
-            self._say(event.step_id, event.text)
+            self._say(event)
             if self._show_reasoning:
                 self._think(event.step_id, event.text)
         elif isinstance(event, StepDelta):
-            self._say(event.step_id, event.text)
+            self._say(event)
         elif isinstance(event, STEP_EVENTS) and not event.step.is_answer:
             self._show_step(event.step)
         elif isinstance(event, RunFinished):
@@ -174,12 +182,11 @@ class RunScreen:
             depth, parent = depth + 1, self._parents.get(parent)
         return Text.assemble("  " * depth, step_text(step), no_wrap=True, overflow="ellipsis")
 
-    def _say(self, step_id: str, text: str) -> None:
-        """Let the one line show the newest of what a step says."""
-        step = self._running.get(step_id)
-        name = step.name if step is not None and step.is_named else ""
-        who, before = self._says
-        self._says = (name, ((before if who == name else "") + text)[-_LIVE_CHARS:])
+    def _say(self, event: ReasoningDelta | StepDelta) -> None:
+        """Let the one line show the newest of what a step says or thinks."""
+        speaker = (event.step_id, type(event))
+        before = self._says if speaker == self._speaker else ""
+        self._speaker, self._says = speaker, (before + event.text)[-_LIVE_CHARS:]
 
     def _think(self, step_id: str, text: str) -> None:
         """Print each line of thoughts as soon as it is whole."""
@@ -225,8 +232,23 @@ class RunScreen:
 
     def _print_waiting(self) -> None:
         for line in self._waiting:
-            self._console.print(line, soft_wrap=not self._console.is_terminal)
+            if self._console.is_terminal:  # `print` forgets how a text is to be cut
+                self._console.print(line, no_wrap=line.no_wrap, overflow=line.overflow)
+            else:
+                self._console.print(line, soft_wrap=True)
         self._waiting.clear()
+
+
+class _LogHandler(logging.Handler):
+    """Prints warnings where they disturb nothing."""
+
+    def __init__(self, print_line: Callable[[Text], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._print_line = print_line
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self._print_line(Text(strip_controls(self.format(record)), "yellow"))
 
 
 def print_facts(console: Console, result: AppResult) -> None:

@@ -34,7 +34,7 @@ KEYS_HELP = """\
 Enter sends. Alt+Enter (or Esc, Enter) begins a new line, and so does Enter after a \\ at the end.
 What you paste is one message. Ctrl-R searches what you wrote before. Tab completes.
 Ctrl-C stops an answer, or drops what you typed; on an empty line it leaves, as Ctrl-D does.
-To send a line that starts with /, write // instead."""
+/image clear and /file clear take attachments off. To send a line that starts with /, write //."""
 
 
 def _help(chat: Chat, _: str) -> None:
@@ -70,7 +70,7 @@ def _retry(chat: Chat, _: str) -> None:
     if unanswered is None and len(conversation.turns) < 2:
         chat.error("There is no message to ask again.")
         return
-    chat.note("Asking again: the app runs another time.")
+    chat.note("Asking again: this is another run of the app.")
     if unanswered is not None:
         chat.ask(unanswered)
         return
@@ -205,16 +205,21 @@ COMMANDS = {
     command.name: command
     for command in (
         Command("/new", "", "start a new conversation", _new),
-        Command("/session", "[ID]", "show the session, or begin in this one", _session),
-        Command("/retry", "", "ask the last message again; the app runs again", _retry),
+        Command("/session", "[ID]", "show the session, or begin in another", _session),
+        Command("/retry", "", "ask the last message again: a second run", _retry),
         Command("/history", "", "show this conversation", _history),
-        Command("/save", "FILE", "save it as JSON, or as Markdown if FILE ends in .md", _save),
+        Command("/save", "FILE", "save it, as Markdown if FILE ends in .md", _save),
         Command("/load", "FILE", "continue a saved chat", _load),
-        Command("/image", "FILE|URL", "send an image with the next message; or: clear", _image),
-        Command("/file", "URL", "send a file with the next message; or: clear", _file),
+        Command("/image", "FILE|URL", "attach an image to the next message", _image),
+        Command("/file", "URL", "attach a file to the next message", _file),
         Command("/biz", "NAME=VALUE", "set a start variable (biz_params)", _biz),
-        Command("/steps", "on|off|last", "show the steps, fold them, show the last run's", _steps),
-        Command("/reasoning", "on|off|last", "the same for what the app thinks", _reasoning),
+        Command("/steps", "on|off|last", "show steps in lines or in one; or all of a run", _steps),
+        Command(
+            "/reasoning",
+            "on|off|last",
+            "show thoughts in lines or in one; or all of a run",
+            _reasoning,
+        ),
         Command("/html", "[FILE]", "write a picture of the last run", _html),
         Command("/help", "", "show this help", _help),
         Command("/quit", "", "leave; Ctrl-D leaves, too", _quit),

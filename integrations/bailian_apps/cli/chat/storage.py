@@ -161,4 +161,6 @@ class Autosave:
 
 
 def _make_private_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in (*reversed(folder.parents), folder):  # `parents=True` would not set their mode
+        if not each.exists():
+            each.mkdir(mode=0o700, exist_ok=True)
