@@ -10,13 +10,13 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app_session
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from typing_extensions import override
 
@@ -87,7 +87,7 @@ class LineEditor:
             paths_after: The commands whose argument may be the path of a file.
             history: Where the lines of earlier chats are; None keeps those of this chat in memory.
         """
-        output = create_output()
+        output = get_app_session().output
         if isinstance(output, Vt100_Output):
             output.enable_cpr = False  # a terminal that does not answer would get a warning
         self._typed = ""

@@ -7,7 +7,6 @@ What the app thinks and what its nodes say is folded into that line; `print_reas
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from rich.text import Text
 from typing_extensions import Self, override
 
 from bailian_apps.cli.view import print_note
+from bailian_apps.core.answer_text import replace_citation_marks
 from bailian_apps.core.events import (
     STEP_EVENTS,
     AppEvent,
@@ -32,7 +32,6 @@ from bailian_apps.core.result import EXECUTING, AppResult, Step
 from bailian_apps.core.values import as_text
 from bailian_apps.terminal import format_tokens, one_line, step_text, strip_controls
 
-_REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
 _LIVE_CHARS = 300  # more than a line of any terminal
 _REFRESHES_PER_S = 8
 _FRAMES, _ASCII_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
@@ -152,7 +151,7 @@ class RunScreen:
                 if self._folded:
                     self._print(Text(self._summary(), "dim"))
         if self._out_is_terminal:
-            text = strip_controls(_REF.sub(r"\1", text))
+            text = replace_citation_marks(strip_controls(text), "[{}]".format)
         self._write(text)
         if not self._line_open:
             self._print_waiting()

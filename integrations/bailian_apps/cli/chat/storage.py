@@ -24,7 +24,7 @@ from bailian_apps.core.settings import AppSettings
 
 _KEY = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9._-]{4,}")
 _LONG_KEY = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9]{20,}")
-_ASSIGNED = re.compile(r"([\w-]+)[\"']?\s*[:=]{1,2}\s*\S")
+_ASSIGNED = re.compile(r"(?<![\w-])([\w-]{1,64})[\"']?\s{0,3}[:=]{1,2}\s{0,3}\S")
 _BEARER = re.compile(r"\bbearer\s+\S", re.IGNORECASE)
 _MAX_HISTORY_BYTES = 1024 * 1024
 
