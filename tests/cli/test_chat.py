@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.images import PNG, data_url
 
 from bailian_apps import AppSettings
 from bailian_apps.cli.chat.conversation import Conversation, read_conversation
+from bailian_apps.cli.chat.slash_commands import COMMANDS
 from bailian_apps.cli.chat.storage import Autosave, LineHistory, holds_key, holds_secret
 from bailian_apps.core.attachments import InlineImage
 from bailian_apps.core.errors import InvalidInputError
@@ -241,6 +243,17 @@ def test_a_chat_without_a_key_or_an_app_says_so_before_the_first_message(tmp_pat
     done = bailian("chat", stdin="hi\n", COLUMNS="500")
     assert (done.returncode, done.stdout) == (2, "")
     assert "Pass APP_ID or set BAILIAN_APP_ID" in done.stderr
+
+
+def test_every_slash_command_is_in_the_help_and_in_the_docs(
+    cloud: Emulator, tmp_path: Path
+) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(/[a-z]+)", documented, re.M)
+    shown = chat(cloud, "/help", folder=tmp_path)
+    listed = [line.partition(" ")[0] for line in shown[1:] if line.startswith("/")]
+    assert sorted(rows) == sorted(COMMANDS)
+    assert set(COMMANDS) <= set(listed)
 
 
 # ------------------------------------------------------------------ what is kept

@@ -90,12 +90,13 @@ class LineEditor:
         output = get_app_session().output
         if isinstance(output, Vt100_Output):
             output.enable_cpr = False  # a terminal that does not answer would get a warning
+        self.completer = _CommandCompleter(commands, paths_after)
         self._typed = ""
         self._session = PromptSession[str](
             PROMPT,
             multiline=True,  # Enter sends all the same, see `_key_bindings`
             prompt_continuation=" " * len(PROMPT),
-            completer=_CommandCompleter(commands, paths_after),
+            completer=self.completer,
             history=history or InMemoryHistory(),
             key_bindings=_key_bindings(),
             output=output,

@@ -197,14 +197,18 @@ class RunScreen:
             self._print(Text(f"{name} thinks:" if name else "Thinks:", "dim"))
         thought = self._thoughts.get(step_id, "") + strip_controls(text).replace("\t", " ")
         *lines, rest = thought.split("\n")
-        wrapped = Text(rest).wrap(self._console, self._console.width - 2)
-        if len(wrapped) > 1:
-            cut = rest.rindex(wrapped[-1].plain)
-            lines.append(rest[:cut].rstrip())
-            rest = rest[cut:]
         for line in lines:
             self._print_thought(line)
+        wrapped = Text(rest).wrap(self._console, self._thought_width)
+        if len(wrapped) > 1:
+            cut = rest.rindex(wrapped[-1].plain)
+            self._print_thought(rest[:cut])
+            rest = rest[cut:]
         self._thoughts[step_id] = rest
+
+    @property
+    def _thought_width(self) -> int:
+        return max(self._console.width - 3, 1)
 
     def _end_thoughts(self, *step_ids: str) -> None:
         for step_id in step_ids:
@@ -212,7 +216,8 @@ class RunScreen:
                 self._print_thought(rest)
 
     def _print_thought(self, line: str) -> None:
-        self._print(Text(f"  {line}", "dim italic"))
+        for part in Text(line).wrap(self._console, self._thought_width) or [Text()]:
+            self._print(Text(f"  {part.plain.rstrip()}", "dim italic"))
 
     def _write(self, text: str) -> None:
         self._out.write(text)
