@@ -213,7 +213,7 @@ def test_a_port_in_use_is_an_input_error(
         (["serve", "missing"], "path 'missing' does not exist"),
         (["serve", "--app", "travel"], "--app must be ID=FILE"),
         (["serve", "--app", "a=notes.txt"], "notes.txt"),
-        (["replay", "missing.jsonl"], "path 'missing.jsonl' does not exist"),
+        (["replay", "missing.jsonl"], "'missing.jsonl' does not exist"),
         (["replay", "notes.txt"], "notes.txt"),
         (["record", "--out", "x", "--upstream", "ftp://host"], "must be an http(s) URL without"),
         (["record", "--out", __file__, "--port", "0"], "--out cannot be created: " + __file__),

@@ -162,9 +162,11 @@ def test_images_and_files_of_the_command_line_are_sent(cloud: Emulator, tmp_path
         (["--biz-json", "s3cret"], "at column 1. Quote it for the shell, or pass a file as @FILE"),
         (["--biz-json", "@/no/s3cret"], "--biz-json cannot be read (No such file or directory)"),
         (["--set", "api_key=s3cret"], "--set api_key would show the key"),
-        (["--set", "tempratur=1"], "tempratur is not a setting. Did you mean 'temperature'?"),
-        (["--set", "prompt=1"], ": prompt is not a setting"),
-        (["--set", "temperature=9"], "temperature must be less than 2"),
+        (["--set", "tempratur=1"], "tempratur is not a setting. Did you mean --set temperature=…?"),
+        (["--set", "prompt=1"], "--set prompt is not a setting. Write the prompt after the app id"),
+        (["--set", "city=s3cret"], "--set city is not a setting. Write --biz city=… for a start"),
+        (["--set", "temperature=9"], "--set temperature must be less than 2"),
+        (["--set", "timeout=0"], "--set timeout must be a positive number of seconds"),
         (
             ["--timeout", "0"],
             ": --timeout must be a positive number of seconds\n",
@@ -181,7 +183,10 @@ def test_images_and_files_of_the_command_line_are_sent(cloud: Emulator, tmp_path
         (["--image", "data:image/png;base64,s3cret"], "--image is not valid base64"),
         (["--file", "s3cret.pdf"], "--file is not an http(s) URL"),
         (["--json", "--raw"], "--json and --raw"),
-        (["--bogus"], "No such option"),
+        (["--html", "no/such/s3cret.html"], "--html is in a folder that does not exist"),
+        (["--dry-run", "--raw"], "--dry-run excludes --raw"),
+        (["--bogus"], "No such option: --bogus. For a start variable of a workflow, write --biz"),
+        (["--temprature", "1"], "Did you mean --set temperature=…?"),
     ],
 )
 def test_invalid_input_is_named_and_nothing_is_sent(

@@ -8,20 +8,22 @@ from types import ModuleType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from bailian_apps.cli.options import (
+    AppCommand,
     AppId,
     BaseUrl,
     Biz,
     BizJson,
     File,
     Host,
+    Html,
     Image,
     Json,
     ModelId,
     Pace,
     Port,
+    ProfileName,
     Raw,
     Session,
     Set,
@@ -29,6 +31,7 @@ from bailian_apps.cli.options import (
     TimeoutS,
     Workspace,
 )
+from bailian_apps.cli.shell import console
 
 app = typer.Typer(
     name="bailian-apps",
@@ -59,25 +62,35 @@ def commands(
     The API key is read from DASHSCOPE_API_KEY.
 
     [bold]bailian-apps run APP_ID "Plan a day in Hangzhou"[/]   call an app once
+    [bold]bailian-apps run "Plan a day in Hangzhou"[/]          the app of BAILIAN_APP_ID
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
     [bold]bailian-apps replay FILE[/]                           show a recording
+    [bold]bailian-apps profiles[/]                              list your profiles
     [bold]bailian-apps doctor[/]                                check this machine's set-up
     [bold]bailian-apps probe APP_ID[/]                          find out how to call an app
     [bold]bailian-apps demo[/]                                  take a tour; needs no key
     """
 
 
-@app.command()
+@app.command(cls=AppCommand)
 def run(
-    app_id: AppId = "-",
+    app_id: Annotated[
+        str | None,
+        typer.Argument(
+            help="The app's id, from the console. [bold]-[/] is that of the profile, else of "
+            "BAILIAN_APP_ID. Where one of them is set, you can leave it out.",
+            metavar="APP_ID",
+        ),
+    ] = None,
     prompt: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="The prompt. [bold]-[/], the default, reads standard input.", metavar="PROMPT"
         ),
-    ] = "-",
+    ] = None,
+    profile: ProfileName = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     image: Image = None,
@@ -94,13 +107,21 @@ def run(
     stream: Annotated[
         bool, typer.Option("--stream/--no-stream", help="Print the answer as it arrives.")
     ] = True,
+    html: Html = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the request, without its secrets, and do not send it."
+        ),
+    ] = False,
 ) -> None:
     """Call an app once and print its answer.
 
     Standard output gets only the answer; steps and errors go to standard error.
 
     [bold]bailian-apps run APP_ID "Plan a day" --biz city=Hangzhou --biz days:=2[/]
-    [bold]cat question.txt | bailian-apps run - --steps[/]   (the app of BAILIAN_APP_ID)
+    [bold]bailian-apps run "Plan a day"[/]   (the app of the profile, or of BAILIAN_APP_ID)
+    [bold]cat question.txt | bailian-apps run APP_ID --steps[/]
     [bold]bailian-apps run APP_ID "Where is this?" --image lake.jpg[/]
     [bold]bailian-apps run APP_ID "Hello" --json | jq -r .session_id[/]
 
@@ -113,16 +134,29 @@ def run(
     """
     from bailian_apps.cli import run as command
 
+    if dry_run and (raw or html):
+        raise typer.BadParameter("--dry-run excludes --raw and --html: nothing runs")
+    app_id, prompt = command.app_and_prompt(app_id, prompt, profile)
     fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
-    called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    called = command.bailian_app(
+        app_id, biz, biz_json, settings, profile=profile, timeout=timeout, **fields
+    )
     output = _output(as_json, raw, "stream" if stream else "text")
     options = command.media(image, file) | ({"session_id": session} if session else {})
-    command.run(called, prompt, Console(stderr=True), options, output=output, steps=steps)
+    if dry_run:
+        from bailian_apps.cli.dry_run import dry_run as show_request
+
+        show_request(called, command.read_prompt(prompt), options, as_json=as_json)
+        return
+    command.run(
+        called, prompt, console(stderr=True), options, output=output, steps=steps, html=html
+    )
 
 
-@app.command()
+@app.command(cls=AppCommand)
 def chat(
     app_id: AppId = "-",
+    profile: ProfileName = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     image: Image = None,
@@ -167,10 +201,12 @@ def chat(
     from bailian_apps.cli.run import bailian_app, media
 
     fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
-    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    called = bailian_app(
+        app_id, biz, biz_json, settings, profile=profile, timeout=timeout, **fields
+    )
     Chat(
         called,
-        Console(stderr=True),
+        console(stderr=True),
         media(image, file),
         session_id=session,
         steps=steps,
@@ -178,6 +214,23 @@ def chat(
         load=load,
         continue_newest=resume,
     ).run()
+
+
+@app.command()
+def profiles() -> None:
+    """List the profiles: the settings of your apps, by name, in a TOML file.
+
+    [bold]\\[prod][/]
+    [bold]app_id = "…"[/]
+    [bold]api_key_env = "PROD_KEY"[/]   the variable with its key
+    [bold]workspace = "…"[/]            and any other setting
+
+    They are in your own file and in bailian-apps.toml of the current folder.
+    [bold]--profile prod[/] or BAILIAN_PROFILE=prod uses one.
+    """
+    from bailian_apps.cli.profiles import print_profiles
+
+    print_profiles()
 
 
 @app.command()
@@ -203,13 +256,14 @@ def doctor(
     from bailian_apps.cli.doctor import doctor as check
 
     given = {"base_url": base_url, "workspace": workspace}
-    if not check(Console(), **given, as_json=as_json, all_regions=all_regions):
+    if not check(console(), **given, as_json=as_json, all_regions=all_regions):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=AppCommand)
 def probe(
     app_id: AppId = "-",
+    profile: ProfileName = None,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -250,10 +304,12 @@ def probe(
     from bailian_apps.cli.run import bailian_app
 
     fields = {"workspace": workspace, "base_url": base_url}
-    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    called = bailian_app(
+        app_id, biz, biz_json, settings, profile=profile, timeout=timeout, **fields
+    )
     command.probe(
         called,
-        Console(stderr=True),
+        console(stderr=True),
         prompt=command.PROMPT if prompt is None else prompt,
         yes=yes,
         as_json=as_json,
@@ -300,7 +356,7 @@ def serve(
     [bold]bailian-apps serve --app shop=shop.yaml --pace 1[/]
     """
     emulator = _emulator_commands()
-    out, err = Console(), Console(stderr=True)
+    out, err = console(), console(stderr=True)
     emulator.serve(
         files or (),
         apps or (),
@@ -336,29 +392,56 @@ def record(
     [bold]bailian-apps serve recordings[/]
     """
     emulator = _emulator_commands()
-    err = Console(stderr=True)
-    emulator.record(out, Console(), err, upstream=upstream, host=host, port=port)
+    err = console(stderr=True)
+    emulator.record(out, console(), err, upstream=upstream, host=host, port=port)
 
 
 @app.command()
 def replay(
-    file: Annotated[
-        Path,
+    files: Annotated[
+        list[Path],
         typer.Argument(
-            help="A recording, or the YAML file of one app.", metavar="FILE", exists=True
+            help="A recording or a YAML file; two with --diff.",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
         ),
     ],
+    app_id: Annotated[
+        str | None,
+        typer.Option("--app", metavar="ID", help="Which app of a file that has several."),
+    ] = None,
     pace: Pace = 1.0,
     steps: Steps = False,
     as_json: Json = False,
     raw: Raw = False,
+    html: Html = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Compare two runs: steps, times, tokens and answers.")
+    ] = False,
 ) -> None:
-    """Show a recording as [bold]run[/] shows a call.
+    """Show a recording as [bold]run[/] shows a call, or compare two of them.
 
     [bold]bailian-apps replay recordings/0001-APP_ID-stream.jsonl --steps[/]
+    [bold]bailian-apps replay shop.yaml --app shop --html shop.html[/]
+    [bold]bailian-apps replay before.jsonl after.jsonl --diff[/]
     """
     output = _output(as_json, raw, "stream")
-    _emulator_commands().replay(file, Console(stderr=True), pace=pace, output=output, steps=steps)
+    if len(files) != 1 + diff:
+        wanted = "exactly two files" if diff else "one file; --diff compares two"
+        raise typer.BadParameter(f"replay takes {wanted}")
+    _emulator_commands()  # the emulator needs its extra
+    from bailian_apps.cli import replay as command
+
+    if diff:
+        if as_json or raw or html or steps:
+            raise typer.BadParameter("--diff excludes --steps, --json, --raw and --html")
+        command.compare(files[0], files[1], console(), app_id=app_id)
+        return
+    err = console(stderr=True)
+    command.replay(
+        files[0], err, app_id=app_id, pace=pace, output=output, steps=steps, html=html
+    )
 
 
 @app.command()
@@ -375,7 +458,7 @@ def demo(pace: Pace = 1.0) -> None:
             'the demo needs all frameworks; install them with: pip install "bailian-apps[all]" '
             f"({error})"
         ) from None
-    run_demo(Console(), pace=pace)
+    run_demo(console(), pace=pace)
 
 
 def _output(as_json: bool, raw: bool, default: str) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -89,16 +90,25 @@ def doctor(
         report = {"ok": good, "findings": [asdict(finding) for finding in findings]}
         print(json.dumps(report, ensure_ascii=False))  # noqa: T201
         return good
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        mark, style = _MARKS[finding.state]
-        name = Text.assemble(
-            (mark, style), f" {finding.name:{width}}  ", strip_controls(finding.detail)
-        )
-        console.print(name, soft_wrap=True)
+    _print(findings, console)
     if not good:
         print_note(console, "A call would fail here. Correct what is marked with ✗.", "red")
     return good
+
+
+def _print(findings: Sequence[Finding], console: Console) -> None:
+    """Print the findings, in a terminal each wrapped between words, below where it began."""
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark, style = _MARKS[finding.state]
+        lines = [Text(strip_controls(finding.detail))]
+        if console.is_terminal:
+            room = max(console.width - width - 4, 20)
+            lines = list(lines[0].wrap(console, room, overflow="ignore"))
+        for at, line in enumerate(lines):
+            name = f" {finding.name:{width}}  " if at == 0 else " " * (width + 3)
+            start = (mark, style) if at == 0 else " "
+            console.print(Text.assemble(start, name, line), soft_wrap=True)
 
 
 def _versions() -> list[Finding]:

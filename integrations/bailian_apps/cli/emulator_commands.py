@@ -1,4 +1,4 @@
-"""`bailian-apps serve`, `record` and `replay`: the commands that run the emulator."""
+"""`bailian-apps serve` and `record`: the commands that run the emulator."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from bailian_apps.app import BailianApp
-from bailian_apps.cli.run import run
+from bailian_apps.cli.shell import export_line, variable
 from bailian_apps.cli.view import ConsoleHandler, print_note
 from bailian_apps.core.endpoint import check_api_key
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, load_recording
+from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps
 from bailian_apps.emulator.apps.app import AppSource
-from bailian_apps.emulator.apps.recordings import Recording
 from bailian_apps.emulator.recorder.recorder import PUBLIC_API
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.request_builder import sdk_defaults
@@ -87,33 +85,6 @@ def record(
     _run_until_interrupted(proxy, variables, out, console, host=host)
     count = len(proxy.recordings)
     print_note(console, f"Recorded {count}. Serve with: bailian-apps serve {folder}")
-
-
-def replay(path: Path, console: Console, *, pace: float, output: str, steps: bool) -> None:
-    """Show a recording, or the app of a YAML file, as `run` shows a call."""
-    try:
-        source = (
-            load_recording(path) if path.suffix.startswith(".js") or path.suffix == ".sse" else path
-        )
-        emulator = Emulator(apps={"replay": source}, pace=pace)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(
-            "FILE", f"cannot be used: {error}", "Pass a recording or a YAML file"
-        ) from None
-    prompt, mode = "replay", None
-    if isinstance(source, Recording):
-        mode = source.flow_stream_mode
-        if source.request is not None and source.request.prompt not in ("", "-"):
-            prompt = source.request.prompt
-    with emulator:
-        app = BailianApp(
-            app_id="replay",
-            api_key="replay",
-            base_url=emulator.base_url,
-            flow_stream_mode=mode,
-            max_retries=0,
-        )
-        run(app, prompt, console, {}, output=output, steps=steps)
 
 
 def _key_of(given: str | None) -> str | None:
@@ -198,7 +169,7 @@ def _run_until_interrupted(
     if Environment().proxy_for(server.base_url):
         # The lower-case name takes precedence.
         name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
-        variables = {**variables, name: f'"${name},{urlsplit(server.base_url).hostname}"'}
+        variables = {**variables, name: f'"{variable(name)},{urlsplit(server.base_url).hostname}"'}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if host not in _LOOPBACK:
@@ -206,7 +177,8 @@ def _run_until_interrupted(
             print_note(console, warning, "yellow")
         print_note(console, "Set these variables where your program runs:")
         for name, value in variables.items():
-            out.print(f"export {name}={value}", soft_wrap=True, markup=False, highlight=False)
+            line = export_line(name, value)
+            out.print(line, soft_wrap=True, markup=False, highlight=False)
         print_note(console, "Press Ctrl-C to stop.")
         threading.Event().wait()
     except KeyboardInterrupt:

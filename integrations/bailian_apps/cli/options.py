@@ -2,15 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typing_extensions import override
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer may have a click of its own
+
+
+class AppCommand(TyperCommand):
+    """A command that calls an app: suggests how to write a setting that has no option."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            option = getattr(error, "option_name", "")
+            if option.startswith("--") and not getattr(error, "possibilities", None):
+                self._suggest(error, option[2:].replace("-", "_"))
+            raise
+
+    def _suggest(self, error: Any, name: str) -> None:
+        from bailian_apps.core.settings import SETTING_NAMES
+
+        close = difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1)
+        if close:
+            error.message += f". Did you mean --set {close[0]}=…?"
+        else:
+            error.message += f". For a start variable of a workflow, write --biz {name}=…"
+
 
 AppId = Annotated[
     str,
     typer.Argument(
-        help="The app's id, from the console. [bold]-[/] reads BAILIAN_APP_ID.", metavar="APP_ID"
+        help="The app's id, from the console. [bold]-[/] is that of the profile, else of "
+        "BAILIAN_APP_ID.",
+        metavar="APP_ID",
     ),
+]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        envvar="BAILIAN_PROFILE",
+        show_envvar=False,
+        help="Use the settings of this profile (default: BAILIAN_PROFILE). "
+        "[bold]bailian-apps profiles[/] lists them.",
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a picture of the run, as an HTML page, to FILE."),
 ]
 Biz = Annotated[
     list[str] | None,
