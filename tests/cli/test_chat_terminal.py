@@ -20,9 +20,8 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from rich.console import Console
-from support.command import BAILIAN, environment
 from support.images import PNG, data_url
-from support.tmux import Terminal, needs_tmux
+from support.screen import Screen, needs_tmux, screen
 
 from bailian_apps import (
     AppResult,
@@ -105,23 +104,23 @@ def test_commands_are_completed_with_their_help_and_paths_after_some(
 # ------------------------------------------------------------------ the screen of one run
 
 
-class Screen(io.StringIO):
+class Paper(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, *events: Any, **options: bool) -> str:
     """What a run leaves on a terminal that cannot move its cursor."""
-    screen = Screen()
-    monkeypatch.setattr(sys, "stdout", screen)
-    console = Console(file=screen, width=40, color_system=None, force_interactive=False)
+    paper = Paper()
+    monkeypatch.setattr(sys, "stdout", paper)
+    console = Console(file=paper, width=40, color_system=None, force_interactive=False)
     with RunScreen(console, **{"steps": True, "reasoning": False} | options) as shown:
         for event in events:
             if isinstance(event, str):
                 logging.getLogger("bailian_apps").warning(event)
             else:
                 shown.show(event)
-    return screen.getvalue()
+    return paper.getvalue()
 
 
 def test_an_answer_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,18 +203,14 @@ def cloud() -> Iterator[Emulator]:
         yield running
 
 
-def chat(
-    cloud: Emulator,
-    app: str,
-    folder: Path,
-    *options: str,
-    columns: int = 80,
-    rows: int = 30,
-    **more: str,
-) -> Terminal:
-    usual = {"TERM": "tmux-256color", "LANG": "C.UTF-8", "XDG_STATE_HOME": str(folder / "state")}
-    command = [BAILIAN, "chat", app, "--base-url", cloud.base_url, *options]
-    return Terminal(command, environment(**usual | more), columns=columns, rows=rows, folder=folder)
+def at(cloud: Emulator, folder: Path) -> dict[str, str]:
+    return {"DASHSCOPE_HTTP_BASE_URL": cloud.base_url, "XDG_STATE_HOME": str(folder / "state")}
+
+
+def send(shown: Screen, text: str) -> None:
+    shown.wait_for_prompt()
+    shown.type(text)
+    shown.press("Enter")
 
 
 @needs_tmux
@@ -223,20 +218,19 @@ def chat(
 def test_a_chat_is_stopped_left_and_continued_in_its_session(
     cloud: Emulator, tmp_path: Path
 ) -> None:
-    with chat(cloud, "talk", tmp_path) as screen:
-        screen.wait_for("App talk. /help lists the commands.")
-        screen.wait_for_prompt()
-        screen.paste("First line\nsecond line\nthird line")
-        screen.wait_for("  third line")
+    with screen("chat talk", 80, 30, **at(cloud, tmp_path)) as shown:
+        shown.wait_for("App talk. /help lists the commands.")
+        shown.wait_for_prompt()
+        shown.paste("First line\nsecond line\nthird line")
+        shown.wait_for("  third line")
         assert cloud.requests == []  # what was pasted waits for Enter
-        screen.press("Enter")
-        screen.wait_for("第1轮：First line")
-        screen.wait_for_prompt()
-        screen.type("我的 key 是 sk-secret")
-        screen.wait_for("第2轮：")
-        screen.wait_for_prompt()
-        screen.press("C-d")
-        assert "[left with 0]" in screen.wait_for("[left with")
+        shown.press("Enter")
+        shown.wait_for("第1轮：First line")
+        send(shown, "我的 key 是 sk-secret")
+        shown.wait_for("第2轮：")
+        shown.wait_for_prompt()
+        shown.press("C-d")
+        shown.wait_for("exit=0")
     (session,) = cloud.sessions.values()
     assert [turn.user for turn in session.turns] == [
         "First line\nsecond line\nthird line",
@@ -249,26 +243,25 @@ def test_a_chat_is_stopped_left_and_continued_in_its_session(
     assert "+second line\n" in history
     assert "sk-secret" not in history
 
-    with chat(cloud, "talk", tmp_path, "--continue") as screen:
-        screen.wait_for("Continuing a chat of 4 messages, which ends with:")
-        screen.wait_for_prompt()
-        screen.press("Up")  # the history of the chat before
-        screen.wait_for("> First line")
-        screen.press("C-c")
-        screen.wait_for_prompt()
-        screen.type("永远")
-        screen.wait_for("字 字 字")
-        screen.type("typed ahead")
-        screen.press("C-c")
-        screen.wait_for("stopped")
+    with screen("chat talk --continue", 80, 30, **at(cloud, tmp_path)) as shown:
+        shown.wait_for("Continuing a chat of 4 messages, which ends with:")
+        shown.wait_for_prompt()
+        shown.press("Up")  # the history of the chat before
+        shown.wait_for("> First line")
+        shown.press("C-c")
+        send(shown, "永远")
+        shown.wait_for("字 字 字")
+        shown.type("typed ahead")
+        shown.press("Enter", "C-c")
+        shown.wait_for("stopped")
         assert cloud.requests[2].disconnected.wait(50)
-        screen.wait_for("> typed ahead")
+        shown.wait_for("> typed ahead")
         assert len(cloud.requests) == 3  # it waits to be sent
-        screen.press("Enter")
-        screen.wait_for("：typed ahead")
-        screen.wait_for_prompt()
-        screen.press("C-c")
-        assert "[left with 0]" in screen.wait_for("[left with")
+        shown.press("Enter")
+        shown.wait_for("：typed ahead")
+        shown.wait_for_prompt()
+        shown.press("C-c")
+        shown.wait_for("exit=0")
     assert cloud.requests[2].session_id == session.id
     # The stopped answer is part of the history, which is sent whole from now on.
     sent = cloud.requests[3].messages
@@ -285,52 +278,52 @@ def test_a_run_is_folded_into_lines_and_unfolds_on_demand(
     cloud: Emulator, tmp_path: Path, columns: int, rows: int
 ) -> None:
     (tmp_path / "lake.png").write_bytes(PNG)
-    with chat(cloud, "flow", tmp_path, "--no-history", columns=columns, rows=rows) as screen:
-        screen.wait_for_prompt()
-        screen.type("/ima", "")
-        screen.wait_for(COMMANDS["/image"].help)
-        screen.press("Tab")
-        screen.wait_for("> /image\n")
-        screen.type("la", "")
-        screen.wait_for(" lake.png")
-        screen.press("Tab")
-        screen.wait_for("> /image lake.png")
-        screen.press("Enter")
-        screen.wait_for("With the next message: ")
-        screen.wait_for_prompt()
-        screen.type("Which lake?")
-        screen.wait_for("\nsession ")
-        shown = screen.wait_for_prompt()
-        assert shown.count("\n- 断桥\n") == 1
-        assert "西湖 is best in spring. [1]\n- 苏堤\n" in shown
-        (step,) = [line for line in shown.split("\n") if "✓ 大模型" in line]
+    with screen("chat flow --no-history", columns, rows, **at(cloud, tmp_path)) as shown:
+        shown.wait_for_prompt()
+        shown.type("/ima")
+        shown.wait_for(COMMANDS["/image"].help)
+        shown.press("Tab")
+        shown.wait_until(lambda lines: "> /image" in lines, "the command")
+        shown.type(f"{tmp_path}/la")
+        shown.wait_for(" lake.png")
+        shown.press("Tab")
+        shown.wait_until(lambda lines: "/lake.png" in "".join(map(str.strip, lines)), "the path")
+        shown.press("Enter")
+        shown.wait_for("With the next message: ")
+        send(shown, "Which lake?")
+        shown.wait_for("session ")
+        lines = shown.wait_for_prompt()
+        assert lines.count("- 断桥") == 1
+        assert lines[lines.index("- 断桥") - 2 :][:2] == ["西湖 is best in spring. [1]", "- 苏堤"]
+        (step,) = [line for line in lines if "✓ 大模型" in line]
         assert step.endswith("…")  # a step is one line, cut where the screen ends
-        assert all("sk-" not in line for line in shown.split("\n"))
-        screen.type("/reasoning last")
-        screen.wait_for(lambda text: "I compare the two lakes in spring." in " ".join(text.split()))
-        screen.wait_for_prompt()
-        screen.type("/steps last")
-        screen.wait_for("\n    thought: ")
-        screen.type("/quit")
-        assert "[left with 0]" in screen.wait_for("[left with")
+        send(shown, "/reasoning last")
+        shown.wait_until(
+            lambda lines: "two lakes in spring." in " ".join(" ".join(lines).split()), "the thought"
+        )
+        picture = tmp_path / "run.html"
+        send(shown, f"/html {picture}")
+        shown.wait_for("Wrote ")
+        send(shown, "/quit")
+        shown.wait_for("exit=0")
     assert cloud.requests[0].input["image_list"] == [data_url(PNG)]
     assert not (tmp_path / "state").exists()
+    assert stat.S_IMODE(picture.stat().st_mode) == 0o600
+    assert "大模型" in picture.read_text(encoding="utf-8")
 
 
 @needs_tmux
 @pytest.mark.process
-def test_colours_can_be_switched_off(cloud: Emulator, tmp_path: Path) -> None:
-    for more, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
-        with chat(cloud, "agent", tmp_path, **more) as screen:
-            screen.wait_for_prompt()
-            screen.type("/reasoning on")
-            screen.wait_for("What the app thinks is shown.")
-            screen.wait_for_prompt()
-            screen.type("Which lake?")
-            screen.wait_for("West Lake.")
-            screen.wait_for_prompt()
-            assert "I compare the two lakes in spring." in screen.text(scrollback=True)
-            assert ("\x1b[32m" in screen.text(escapes=True, scrollback=True)) == coloured
+@pytest.mark.parametrize("assignments", ["", "NO_COLOR=1"])
+def test_colours_can_be_switched_off(cloud: Emulator, tmp_path: Path, assignments: str) -> None:
+    with screen("chat agent", 80, 24, assignments=assignments, **at(cloud, tmp_path)) as shown:
+        send(shown, "/reasoning on")
+        send(shown, "Which lake?")
+        shown.wait_for("West Lake.")
+        shown.wait_for_prompt()
+        drawn = "\n".join(shown.lines("-e"))
+    assert "I compare the two lakes in spring." in drawn
+    assert ("\x1b[32m" in drawn) == (not assignments)
 
 
 @needs_tmux
@@ -338,13 +331,12 @@ def test_colours_can_be_switched_off(cloud: Emulator, tmp_path: Path) -> None:
 def test_a_terminal_that_cannot_move_its_cursor_is_asked_plainly(
     cloud: Emulator, tmp_path: Path
 ) -> None:
-    with chat(
-        cloud, "talk", tmp_path, TERM="dumb", PYTHONUTF8="0", PYTHONIOENCODING="gbk"
-    ) as screen:
-        screen.wait_for_prompt()
-        screen.paste("one\ntwo\n")
-        screen.wait_for("session ")
-        screen.wait_for_prompt()
-        screen.press("C-d")
-        assert "[left with 0]" in screen.wait_for("[left with")
+    encoding = "TERM=dumb PYTHONUTF8=0 PYTHONIOENCODING=gbk"
+    with screen("chat talk", 80, 24, assignments=encoding, **at(cloud, tmp_path)) as shown:
+        shown.wait_for_prompt()
+        shown.paste("one\ntwo\n")
+        shown.wait_for("session ")
+        shown.wait_for_prompt()
+        shown.press("C-d")
+        shown.wait_for("exit=0")
     assert [request.prompt for request in cloud.requests] == ["one\ntwo"]

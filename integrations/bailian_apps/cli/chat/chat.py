@@ -15,7 +15,7 @@ from bailian_apps.cli.chat.line_editor import line_reader
 from bailian_apps.cli.chat.screen import RunScreen, print_facts
 from bailian_apps.cli.chat.slash_commands import COMMANDS
 from bailian_apps.cli.chat.storage import Autosave, LineHistory, holds_key, state_folder
-from bailian_apps.cli.view import format_error, print_note
+from bailian_apps.cli.view import format_error, print_note, print_references, screen_text
 from bailian_apps.core.attachments import Image, InlineImage
 from bailian_apps.core.errors import APIError, AppFailedError, BailianError, ServerError
 from bailian_apps.core.events import AppEvent, RunFinished, fold
@@ -173,8 +173,8 @@ class Chat:
             return
         self.note(f"Continuing a chat of {len(turns)} messages, which ends with:")
         for turn in turns[-2:]:
-            text = turn.text if len(turn.text) <= _SHOWN_CHARS else f"{turn.text[:_SHOWN_CHARS]}…"
-            self.note(f"{turn.role}: {text}")
+            text = screen_text(turn.text)
+            self.note(f"{turn.role}: {text[:_SHOWN_CHARS]}{'…' * (len(text) > _SHOWN_CHARS)}")
 
     def note(self, text: str) -> None:
         """Print what the chat has to say."""
@@ -201,8 +201,12 @@ class Chat:
             for event in stream:
                 events.append(event)
                 screen.show(event)
-        if self.show_steps and isinstance(event := events[-1], RunFinished):
-            print_facts(self.console, event.result)
+        if not isinstance(finished := events[-1], RunFinished):
+            return
+        if self.show_steps or self._reader.at_terminal:
+            print_references(finished.result.references, self.console)
+        if self.show_steps:
+            print_facts(self.console, finished.result)
 
     def _keep(self, question: Turn, answer: str, plan: Plan | None = None) -> None:
         """Add the exchange to the conversation.

@@ -14,7 +14,7 @@ from prompt_toolkit.application import get_app_session
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import has_focus
+from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.vt100 import Vt100_Output
@@ -26,6 +26,7 @@ if sys.platform != "win32":
     import termios
 
 PROMPT = "> "
+_MENU_ROWS = 6
 _PASTE_MARKS = ("\x1b[200~", "\x1b[201~")
 
 
@@ -97,10 +98,16 @@ class LineEditor:
             multiline=True,  # Enter sends all the same, see `_key_bindings`
             prompt_continuation=" " * len(PROMPT),
             completer=self.completer,
+            # Rows for the menu are taken from the screen only while there can be one.
+            complete_while_typing=Condition(self._writes_command),
+            reserve_space_for_menu=_MENU_ROWS,
             history=history or InMemoryHistory(),
             key_bindings=_key_bindings(),
             output=output,
         )
+
+    def _writes_command(self) -> bool:
+        return self._session.default_buffer.text.startswith("/")
 
     def read(self) -> str:
         """Return the next message."""

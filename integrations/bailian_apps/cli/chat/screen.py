@@ -18,8 +18,7 @@ from rich.live import Live
 from rich.text import Text
 from typing_extensions import Self, override
 
-from bailian_apps.cli.view import print_note
-from bailian_apps.core.answer_text import replace_citation_marks
+from bailian_apps.cli.view import print_note, screen_text
 from bailian_apps.core.events import (
     STEP_EVENTS,
     AppEvent,
@@ -151,7 +150,7 @@ class RunScreen:
                 if self._folded:
                     self._print(Text(self._summary(), "dim"))
         if self._out_is_terminal:
-            text = replace_citation_marks(strip_controls(text), "[{}]".format)
+            text = screen_text(text)
         self._write(text)
         if not self._line_open:
             self._print_waiting()
@@ -256,11 +255,7 @@ class _LogHandler(logging.Handler):
 
 
 def print_facts(console: Console, result: AppResult) -> None:
-    """Print the sources of an answer, its tokens and its session."""
-    for reference in result.references:
-        parts = (reference.title or reference.doc_name, reference.doc_url)
-        number = f"[{reference.index_id}] " if reference.index_id else ""
-        print_note(console, number + " ".join(part for part in parts if part))
+    """Print the tokens of a run and its session."""
     usage = result.usage
     facts = (
         format_tokens(usage.input_tokens, usage.output_tokens) if usage.models else "",

@@ -12,7 +12,7 @@ from bailian_apps.cli.chat.conversation import Conversation
 from bailian_apps.cli.chat.screen import print_reasoning, print_steps
 from bailian_apps.cli.chat.storage import write_private
 from bailian_apps.cli.run import bailian_app, media
-from bailian_apps.cli.view import print_note
+from bailian_apps.cli.view import print_note, screen_text
 from bailian_apps.core.attachments import is_fetchable
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.redaction import redact_biz_params
@@ -84,7 +84,7 @@ def _retry(chat: Chat, _: str) -> None:
 def _history(chat: Chat, _: str) -> None:
     for turn in chat.conversation.turns:
         style = "" if turn.role == "user" else "dim"
-        print_note(chat.console, f"{turn.role}: {turn.text}", style)
+        print_note(chat.console, f"{turn.role}: {screen_text(turn.text)}", style)
 
 
 def _save(chat: Chat, name: str) -> None:
@@ -165,7 +165,7 @@ def _html(chat: Chat, name: str) -> None:
         chat.error("There is no run to draw yet.")
         return
     path = _path(name or f"chat-{datetime.now():%Y%m%d-%H%M%S}.html")
-    _write(chat, path, chat.result.to_html(title=chat.settings.app_id))
+    _write(chat, path, chat.result.to_html())
     chat.note(f"Wrote {path}")
 
 
