@@ -39,7 +39,7 @@ class Chat:
         settings: The settings of each call; `/biz` replaces them.
         console: Where all but the answers goes.
         conversation: What was said.
-        result: The newest run, whole or as far as it came.
+        result: The newest run of which anything arrived, whole or as far as it came.
         unanswered: The newest message, if no answer to it arrived.
         show_steps: Whether the steps get lines of their own.
         show_reasoning: Whether what the app thinks gets lines of its own.
@@ -145,10 +145,12 @@ class Chat:
             self.result = finished.result
             self._keep(question, self.result.text, plan)
             return True
-        self.result = functools.reduce(fold, events, AppResult())
-        if self.result.text:
-            self._keep(question, self.result.text)
-        return bool(self.result.text)
+        partial = functools.reduce(fold, events, AppResult())
+        if partial.text or partial.steps:
+            self.result = partial
+        if partial.text:
+            self._keep(question, partial.text)
+        return bool(partial.text)
 
     def start(self, conversation: Conversation) -> None:
         """Leave the conversation for another one."""
