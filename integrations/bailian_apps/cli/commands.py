@@ -18,14 +18,17 @@ from bailian_apps.cli.options import (
     Biz,
     BizJson,
     ChatSteps,
+    Continue,
     Diff,
     DoctorJson,
     DryRun,
     File,
+    History,
     Host,
     Html,
     Image,
     Json,
+    Load,
     ModelId,
     Pace,
     Port,
@@ -150,21 +153,39 @@ def chat(
     timeout: TimeoutS = None,
     settings: Set = None,
     steps: ChatSteps = True,
+    resume: Continue = False,
+    load: Load = None,
+    history: History = True,
 ) -> None:
     """Have a conversation with an app. Images and files are sent with the first message.
 
-    [bold]/new[/] starts a new conversation
-    [bold]/save FILE[/] saves this one
-    [bold]/help[/] lists the other commands
-    Ctrl-C stops an answer, Ctrl-D leaves.
+    What you paste is one message. Alt+Enter begins a new line; Enter sends.
+    Ctrl-C stops an answer, Ctrl-D leaves, [bold]/help[/] lists the slash commands.
+
+    [bold]bailian-apps chat APP_ID[/]
+    [bold]bailian-apps chat APP_ID --continue[/]
+    [bold]bailian-apps chat APP_ID --image lake.jpg[/]
     """
-    from bailian_apps.cli.chat import Chat
+    if sum((resume, load is not None, session is not None)) > 1:
+        raise typer.BadParameter("--continue, --load and --session exclude each other")
+    if resume and not history:
+        raise typer.BadParameter("--continue and --no-history exclude each other")
+    from bailian_apps.cli.chat.chat import Chat
     from bailian_apps.cli.run import bailian_app, media
 
     more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
     called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     first = media(image, file)
-    Chat(called, console(stderr=True), first, session_id=session, steps=steps).run()
+    Chat(
+        called,
+        console(stderr=True),
+        first,
+        session_id=session,
+        steps=steps,
+        store=history,
+        load=load,
+        continue_newest=resume,
+    ).run()
 
 
 @app.command()

@@ -195,7 +195,22 @@ Diff = Annotated[
 ]
 DoctorJson = Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")]
 ProbeJson = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
-ChatSteps = Annotated[bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")]
+ChatSteps = Annotated[
+    bool, typer.Option("--steps/--no-steps", help="Show each of the app's steps in a line.")
+]
+Continue = Annotated[
+    bool, typer.Option("--continue", "-c", help="Continue the newest chat with this app.")
+]
+Load = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Continue the chat that /save has written.")
+]
+History = Annotated[
+    bool,
+    typer.Option(
+        "--history/--no-history",
+        help="Keep your messages and chats in your state directory, for you alone.",
+    ),
+]
 
 
 def _print_version(requested: bool) -> None:
