@@ -22,9 +22,10 @@ _KEY = "sk-emulator"
 def _bailian_server() -> Iterator[Emulator]:  # pyright: ignore[reportUnusedFunction]
     try:
         from bailian_apps.emulator import Emulator
+        from bailian_apps.inspector import render_frames
     except ImportError as error:
         pytest.fail(f"the fixture bailian_cloud: {error}", pytrace=False)
-    with Emulator(apps={}) as cloud:
+    with Emulator(apps={}, render_run=render_frames) as cloud:
         yield cloud
 
 

@@ -74,6 +74,7 @@ def test_serve_answers_calls_until_a_signal_stops_it(number: int) -> None:
         assert app.invoke("a secret question").text == ANSWER
         out, err = server.end(number)
     assert out == "export DASHSCOPE_API_KEY=any-key\n"
+    assert f"Page: {server.base_url.removesuffix('/api/v1')}/\n" in err
     assert re.search(r"\d\d:\d\d:\d\d  mine  stream  200  \d+ ms\n", err)
     assert KEY not in err
     assert "secret question" not in err

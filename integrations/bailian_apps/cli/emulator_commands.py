@@ -20,10 +20,12 @@ from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps
 from bailian_apps.emulator.apps.app import AppSource
 from bailian_apps.emulator.recorder.recorder import PUBLIC_API
 from bailian_apps.emulator.server.refusals import checked_hosts
+from bailian_apps.inspector import render_frames
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.request_builder import sdk_defaults
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104
 
 
 def serve(
@@ -55,6 +57,7 @@ def serve(
             pace=pace,
             api_key=key,
             strict=strict,
+            render_run=render_frames,
         )
     except ValueError as error:
         raise InvalidInputError(
@@ -84,7 +87,12 @@ def record(
     upstream = upstream or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or PUBLIC_API
     try:
         proxy = Recorder(
-            folder, upstream=upstream, host=host, port=port, allowed_hosts=allowed_hosts
+            folder,
+            upstream=upstream,
+            host=host,
+            port=port,
+            allowed_hosts=allowed_hosts,
+            render_run=render_frames,
         )
     except ValueError:
         raise InvalidInputError(
@@ -207,6 +215,8 @@ def _run_until_interrupted(
         if host not in _LOOPBACK:
             warning = f"Listening on {host}: anyone who can reach this machine can connect."
             print_note(console, warning, "yellow")
+        if host in (*_LOOPBACK, *_ANY_ADDRESS):
+            print_note(console, f"Page: {server.page_url}")
         print_note(console, "Set these variables where your program runs:")
         for name, value in variables.items():
             line = export_line(name, value)

@@ -14,6 +14,8 @@ from bailian_apps.emulator.errors import first_problem
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.page.page import RenderRun, Shown, with_page
+from bailian_apps.emulator.page.state import EmulatorState
 from bailian_apps.emulator.server.endpoint import BASE_PATH, Cloud, asgi_app
 from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
@@ -21,6 +23,7 @@ from bailian_apps.emulator.server.local_server import (
     LocalServer,
     with_access_log,
 )
+from bailian_apps.emulator.server.refusals import checked_hosts
 from bailian_apps.emulator.sessions import Session, SessionStore, UnknownSession
 
 
@@ -54,6 +57,7 @@ class Emulator(LocalServer):
         session_max_rounds: int = 50,
         unknown_session: UnknownSession = "fresh",
         strict: bool = False,
+        render_run: RenderRun | None = None,
     ) -> None:
         """Load the apps; nothing listens before `start` or the `with` block.
 
@@ -76,6 +80,8 @@ class Emulator(LocalServer):
             strict: Whether to refuse unknown names, wrong types and values out of range, to find
                 mistakes that the cloud ignores. By default, as on the cloud, only requests that
                 cannot be answered are refused.
+            render_run: Renders a run for the page at `page_url`, such as
+                `bailian_apps.inspector.render_frames`; by default the page lists the steps.
 
         Raises:
             RecordingError: A recording cannot be read.
@@ -98,7 +104,19 @@ class Emulator(LocalServer):
             ),
             strict=strict,
         )
-        app = with_access_log(asgi_app(self._cloud))
+        state = EmulatorState(self._cloud)
+        shown = Shown(
+            kind="emulator",
+            base_path=BASE_PATH,
+            exchanges=lambda: self._cloud.exchanges,
+            state=state.read,
+            sessions=state.sessions,
+            faults=self.faults,
+            api_key=api_key,
+            allowed_hosts=checked_hosts(allowed_hosts),
+            render_run=render_run,
+        )
+        app = with_page(with_access_log(asgi_app(self._cloud)), shown)
         super().__init__(app, BASE_PATH, host=host, port=port, allowed_hosts=allowed_hosts)
 
     @property

@@ -43,28 +43,31 @@ class App:
         session_id: The preferred id of its first session.
         request_id: The preferred id of its first answer.
         pace: Its own pace; None uses the emulator's.
+        source: What it was made of: a description, a recording or a function.
     """
 
     frames: Callable[[Call], AsyncGenerator[Frame, None]]
     session_id: str | None = None
     request_id: str | None = None
     pace: float | None = None
+    source: object = None
 
 
 def as_app(source: AppSource, workers: WorkerThreads) -> App:
     """Return the app for a source; see `Emulator` for the errors."""
     if isinstance(source, PromptOnly):
         app = as_app(source.source, workers)
-        return replace(app, frames=partial(_frames_of_prompt, source, app.frames))
+        return replace(app, frames=partial(_frames_of_prompt, source, app.frames), source=source)
     if isinstance(source, Paced):
-        return replace(as_app(source.source, workers), pace=source.pace)
+        return replace(as_app(source.source, workers), pace=source.pace, source=source)
     if isinstance(source, Recording):
         frames = partial(_frames_of, source)
-        return App(frames, session_id=source.session_id, request_id=source.request_id)
+        first_ids = source.session_id, source.request_id
+        return App(frames, *first_ids, source=source)
     if isinstance(source, Workflow | Agent | Rules | ErrorAnswer):
-        return App(partial(_frames_of, source))
+        return App(partial(_frames_of, source), source=source)
     if callable(source):
-        return App(partial(_frames_of_function, source, workers))
+        return App(partial(_frames_of_function, source, workers), source=source)
     try:
         path = Path(source)
     except TypeError as error:

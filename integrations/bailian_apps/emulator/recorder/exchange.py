@@ -15,6 +15,8 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 
 from bailian_apps.emulator.apps.recordings import read_event
+from bailian_apps.emulator.credentials import masked_headers
+from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
 from bailian_apps.emulator.wire.frames import (
     Frame,
@@ -82,6 +84,15 @@ class Exchange:
     def is_call(self) -> bool:
         """Whether this is a call of an app; nothing else is recorded."""
         return self._app_id is not None
+
+    def received(self, body: bytes) -> ReceivedRequest:
+        """Return the request with this body, for the page."""
+        return ReceivedRequest(
+            app_id=self._app_id or "",
+            body=body,
+            headers=masked_headers(self._headers),
+            body_bytes=len(body),
+        )
 
     @property
     def finished(self) -> bool:

@@ -18,21 +18,27 @@ import certifi
 import yarl
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from bailian_apps.emulator.page.exchanges import Exchange as ShownExchange
+from bailian_apps.emulator.page.exchanges import Exchanges
+from bailian_apps.emulator.page.page import RenderRun, Shown, with_page
 from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
 from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
     LocalServer,
+    Outcome,
     transport_of,
     wait_for_disconnect,
 )
-from bailian_apps.emulator.server.refusals import TOO_LONG, error_response, read_body
+from bailian_apps.emulator.server.refusals import TOO_LONG, checked_hosts, error_response, read_body
+from bailian_apps.emulator.wire.frames import JsonObject
 
 PUBLIC_API = "https://dashscope.aliyuncs.com/api/v1"
 """The default upstream: the public endpoint of the Beijing region."""
 
 _CONNECT_S = 10.0
+_SHOWN_RECORDINGS = 500
 
 # Headers of a single connection (RFC 9110, 7.6.1).
 _HOP_BY_HOP = {
@@ -78,6 +84,7 @@ class Recorder(LocalServer):
         port: int = 0,
         allowed_hosts: Sequence[str] = (),
         ca_bundle: str | os.PathLike[str] | None = None,
+        render_run: RenderRun | None = None,
     ) -> None:
         """Prepare the proxy; nothing listens before `start` or the `with` block.
 
@@ -89,6 +96,7 @@ class Recorder(LocalServer):
             allowed_hosts: Further names of the recorder, as those of `Emulator`.
             ca_bundle: A file or directory of certificates to trust; by default those that
                 `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` and `SSL_CERT_FILE` name, or else certifi's.
+            render_run: Renders a run for the page at `page_url`, as for `Emulator`.
 
         Raises:
             ValueError: `upstream` is not an http(s) URL, or has a user name, password or query; or
@@ -100,9 +108,20 @@ class Recorder(LocalServer):
             raise ValueError("upstream must not contain a user name or password; remove them")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
+        base_path = parts.path.rstrip("/")
+        self._exchanges = Exchanges()
+        shown = Shown(
+            kind="recorder",
+            base_path=base_path,
+            exchanges=lambda: self._exchanges,
+            state=self._page_state,
+            allowed_hosts=checked_hosts(allowed_hosts),
+            render_run=render_run,
+        )
+        app = with_page(self._handle, shown)
         super().__init__(
-            self._handle,
-            parts.path.rstrip("/"),
+            app,
+            base_path,
             host=host,
             port=port,
             allowed_hosts=allowed_hosts,
@@ -136,6 +155,10 @@ class Recorder(LocalServer):
         self._stopping = True
         super().stop()
 
+    def _page_state(self) -> JsonObject:
+        written = self._folder.written[: -_SHOWN_RECORDINGS - 1 : -1]
+        return {"recordings": [{"file": path.name} for path in written]}
+
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay and record one exchange."""
         http = Request(scope, receive)
@@ -152,6 +175,8 @@ class Recorder(LocalServer):
         if is_call and exchange.problem:
             await _refuse(400, exchange.problem)(scope, receive, send)
             return
+        shown = self._exchanges.begin(exchange.received(content), Outcome()) if is_call else None
+        send = send if shown is None else _observed(send, shown)
         relaying = asyncio.create_task(self._relay(http, content, exchange, send))
         disconnecting = asyncio.create_task(wait_for_disconnect(receive))
         try:
@@ -175,6 +200,8 @@ class Recorder(LocalServer):
             await disconnecting
         finally:
             disconnecting.cancel()
+            if shown is not None:
+                shown.end()
 
     async def _relay(self, http: Request, content: bytes, exchange: Exchange, send: Send) -> str:
         """Relay everything but the end of the response; return why nothing was sent, or ""."""
@@ -222,6 +249,20 @@ class Recorder(LocalServer):
             logger.error("exchange %d is not recorded: %s", exchange.number, error)
         else:
             logger.info("%s  %s", path.name, exchange.summary())
+
+
+def _observed(send: Send, shown: ShownExchange) -> Send:
+    """Wrap ASGI's `send` so that the page has the response too."""
+
+    async def observed_send(message: Message) -> None:
+        shown.outcome.status = message.get("status", shown.outcome.status)
+        if content := message.get("body"):
+            shown.add(content)
+        is_body = message["type"] == "http.response.body"
+        shown.outcome.complete = is_body and not message.get("more_body")
+        await send(message)
+
+    return observed_send
 
 
 def _unavailable(problem: str) -> Response:

@@ -17,9 +17,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
-from bailian_apps.emulator.credentials import MASK, is_secret
+from bailian_apps.emulator.credentials import masked_headers
 from bailian_apps.emulator.faults.plan import FaultPlan
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
+from bailian_apps.emulator.page.exchanges import Exchanges
 from bailian_apps.emulator.server.admin import admin_routes
 from bailian_apps.emulator.server.local_server import (
     outcome_of,
@@ -66,6 +67,7 @@ class Cloud:
         self.apps = dict(self.own_apps)
         self.faults.clear()
         self.requests: list[ReceivedRequest] = []
+        self.exchanges = Exchanges()
         self._kept_bytes = 0
         self.sessions = self.new_sessions()
         self._request_ids: set[str] = set()
@@ -84,7 +86,7 @@ class Cloud:
         request = ReceivedRequest(
             app_id=http.path_params["app_id"],
             body=content,
-            headers=_masked(http.headers),
+            headers=masked_headers(http.headers),
             body_bytes=len(content),
         )
         outcome.stream = request.stream
@@ -92,14 +94,15 @@ class Cloud:
         if fault is not None:
             request = replace(request, body=content, fault=fault.name)
         self._keep(request)
+        exchange = self.exchanges.begin(request, outcome)
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
         if fault is None:
             writer = ResponseWriter(
-                send, transport_of(scope), outcome, compress=request.accepts_gzip
+                send, transport_of(scope), exchange, compress=request.accepts_gzip
             )
             answer = self._answer(request, key, writer)
         else:
-            writer = FaultyResponseWriter(send, transport_of(scope), outcome, fault)
+            writer = FaultyResponseWriter(send, transport_of(scope), exchange, fault)
             if fault.fault.raw_response is not None:
                 answer = writer.send_raw_response()
             else:
@@ -117,6 +120,7 @@ class Cloud:
                     answering.cancel()
                 disconnecting.cancel()
                 await asyncio.wait({answering, disconnecting})
+                exchange.end()
         if not answering.cancelled():
             answering.result()
 
@@ -241,12 +245,3 @@ def asgi_app(cloud: Cloud) -> Starlette:
         routes=[Route(path, cloud, methods=["POST"]), *admin_routes(cloud)],
         exception_handlers={404: not_found, 405: not_found},
     )
-
-
-def _masked(headers: Mapping[str, str]) -> dict[str, str]:
-    masked = dict(headers)
-    for name, value in headers.items():
-        if is_secret(name, value):
-            scheme, space, _ = value.partition(" ")
-            masked[name] = f"{scheme} {MASK}" if space else MASK
-    return masked

@@ -86,6 +86,15 @@ class LocalServer:
             )
         return self._base_url
 
+    @property
+    def page_url(self) -> str:
+        """The address of the page for a browser on this machine.
+
+        Raises:
+            RuntimeError: The server is not running.
+        """
+        return f"{self.base_url[: len(self.base_url) - len(self._base_path)]}/"
+
     def start(self) -> None:
         """Start to listen; the server accepts requests at `base_url` when this returns.
 
