@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
+from urllib.parse import quote
 
 from bailian_apps.emulator.apps.agent import agent_frames
 from bailian_apps.emulator.apps.files import DescribedApp, load_app
+from bailian_apps.emulator.apps.recorded_app import RecordedApp
 from bailian_apps.emulator.apps.recordings import Recording, as_payload
 from bailian_apps.emulator.apps.rules import AnswerSource, Paced, PromptOnly, Rules
 from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
@@ -25,6 +27,9 @@ from bailian_apps.emulator.wire.frames import Frame, as_object
 
 AppSource: TypeAlias = str | os.PathLike[str] | DescribedApp | AppFunction
 """What `Emulator(apps=…)` accepts as an app."""
+
+NEAREST_HEADER = "x-emulator-nearest"
+"""Names the recording that answers a call for which none was made."""
 
 _DELTA_CHARS = 4
 _END = object()
@@ -61,6 +66,10 @@ def as_app(source: AppSource, workers: WorkerThreads) -> App:
     if isinstance(source, Recording):
         frames = partial(_frames_of, source)
         return App(frames, session_id=source.session_id, request_id=source.request_id)
+    if isinstance(source, RecordedApp):
+        first = source.recordings[0]
+        frames = partial(_frames_of, source)
+        return App(frames, session_id=first.session_id, request_id=first.request_id)
     if isinstance(source, Workflow | Agent | Rules | ErrorAnswer):
         return App(partial(_frames_of, source))
     if callable(source):
@@ -97,14 +106,24 @@ async def _frames_of_prompt(
             yield frame
 
 
-async def _frames_of(source: AnswerSource | Rules, call: Call) -> AsyncGenerator[Frame, None]:
-    chosen = source.choose(call) if isinstance(source, Rules) else source
+async def _frames_of(
+    source: AnswerSource | Rules | RecordedApp, call: Call
+) -> AsyncGenerator[Frame, None]:
+    headers: dict[str, str] = {}
+    if isinstance(source, RecordedApp):
+        chosen, differ = source.choose(call)
+        if differ:
+            logger.warning("%s answers as the nearest; %s differs", chosen.path.name, differ)
+            headers[NEAREST_HEADER] = quote(chosen.path.name)
+    else:
+        chosen = source.choose(call) if isinstance(source, Rules) else source
     if isinstance(chosen, ErrorAnswer):
         raise chosen.as_failure()
     if isinstance(chosen, Recording):
         if missing := chosen.missing_features(call.request.parameters):
             logger.warning("%s: %s", chosen.path.name, missing)
-        frames = chosen.with_ids(session_id=call.session_id, request_id=call.request_id)
+        ids = {"session_id": call.session_id, "request_id": call.request_id}
+        frames = chosen.with_ids(**ids, headers=headers)
     elif isinstance(chosen, Workflow):
         frames = workflow_frames(chosen, call)
     else:

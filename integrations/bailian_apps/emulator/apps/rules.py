@@ -38,9 +38,11 @@ AnswerSource: TypeAlias = Workflow | Agent | Recording | ErrorAnswer
 def _load(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str | Path):
         return value
+    if info.context is None:
+        return load_recording(value)
     folder = (as_object(info.context) or {}).get("folder")
     if folder is None:
-        return load_recording(value)
+        raise ValueError("only a file may name a recording; serve the recording itself")
     check_inside(folder / value, folder)
     return load_recording(folder / value)
 

@@ -60,6 +60,7 @@ class ResponseWriter:
             own["content-encoding"] = "gzip"
         own["content-length"] = str(len(content))
         given = {name.lower(): value for name, value in (headers or {}).items()}
+        given |= frame.headers or {}
         await self._start(frame.status, {**own, **self._cloud_headers(), **given})
         await self._send_body(content)
 
@@ -67,7 +68,7 @@ class ResponseWriter:
         """Send one frame of a stream."""
         if frame.event == "error":
             self._outcome.event_status = frame.status
-        await self._start_stream()
+        await self._start_stream(frame.headers)
         self._number = self._number + 1 if frame.id is None else frame.id
         await self._send_event(frame.encode(self._number), stop=frame.finished)
 
@@ -90,10 +91,11 @@ class ResponseWriter:
         self._transport.close()
         await asyncio.Event().wait()
 
-    async def _start_stream(self) -> None:
+    async def _start_stream(self, headers: Mapping[str, str] | None = None) -> None:
         if not self._streaming:
             self._streaming = True
-            await self._start(200, {"content-type": STREAM_CONTENT_TYPE, **self._cloud_headers()})
+            own = {"content-type": STREAM_CONTENT_TYPE, **self._cloud_headers()}
+            await self._start(200, {**own, **(headers or {})})
 
     def _cloud_headers(self) -> dict[str, str]:
         return {"x-request-id": self.request_id, "x-dashscope-timeout": "180"}
@@ -142,7 +144,7 @@ class FaultyResponseWriter(ResponseWriter):
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream, unless the fault happens before it."""
-        await self._start_stream()
+        await self._start_stream(frame.headers)
         if self._is_due("between_frames"):
             await self._inject()
         await super().send_frame(frame)
