@@ -62,6 +62,8 @@ def commands(
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
+    [bold]bailian-apps recordings ls FOLDER[/]                  list what was recorded
+    [bold]bailian-apps init[/]                                  start with a scenario and a test
     [bold]bailian-apps replay FILE[/]                           show a recording
     [bold]bailian-apps doctor[/]                                check this machine's set-up
     [bold]bailian-apps probe APP_ID[/]                          find out how to call an app
@@ -263,6 +265,34 @@ def serve(
         bool,
         typer.Option("--strict", help="Refuse unknown names, wrong types and values out of range."),
     ] = False,
+    nearest: Annotated[
+        bool,
+        typer.Option(
+            "--nearest", help="Answer what was not recorded with the most similar recording."
+        ),
+    ] = False,
+    record_missing: Annotated[
+        bool,
+        typer.Option(
+            "--record-missing",
+            help="Send what was not recorded to the real API, with the caller's key and at your "
+            "cost, and record the answers in FOLDER.",
+        ),
+    ] = False,
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The real API of --record-missing (default: DASHSCOPE_HTTP_BASE_URL, else the "
+            "public endpoint).",
+        ),
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload/--no-reload", help="Read files again when they change.")
+    ] = True,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log admin requests too, not only calls.")
+    ] = False,
 ) -> None:
     """Run the emulator, serving apps from files. Press Ctrl-C to stop.
 
@@ -271,7 +301,12 @@ def serve(
     [bold]bailian-apps serve[/]                              a recorded travel app
     [bold]bailian-apps serve recordings/[/]                  your recordings
     [bold]bailian-apps serve --app shop=shop.yaml --pace 1[/]
+    [bold]bailian-apps serve recordings/ --record-missing[/]  record what is not there yet
     """
+    if nearest and record_missing:
+        raise typer.BadParameter("--nearest and --record-missing exclude each other")
+    if record_missing and not reload:
+        raise typer.BadParameter("--record-missing needs --reload, to serve what it records")
     emulator = _emulator_commands()
     out, err = Console(), Console(stderr=True)
     emulator.serve(
@@ -284,6 +319,11 @@ def serve(
         pace=pace,
         api_key=api_key,
         strict=strict,
+        nearest=nearest,
+        record_missing=record_missing,
+        upstream=upstream,
+        reload=reload,
+        verbose=verbose,
     )
 
 
@@ -299,18 +339,60 @@ def record(
     ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8791,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Mask the values of this name too. Repeatable."),
+    ] = None,
 ) -> None:
     """Record your own apps: forward calls to the cloud and save them. Press Ctrl-C to stop.
 
     Your program needs only another base URL; it keeps its own key. Recordings contain prompts and
     answers, but neither the key nor the tokens of your users.
 
-    [bold]bailian-apps record --out recordings[/]
+    [bold]bailian-apps record --out recordings --mask phone[/]
     [bold]bailian-apps serve recordings[/]
     """
     emulator = _emulator_commands()
     err = Console(stderr=True)
-    emulator.record(out, Console(), err, upstream=upstream, host=host, port=port)
+    emulator.record(out, Console(), err, upstream=upstream, host=host, port=port, mask=mask or ())
+
+
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where to write (default: here).")
+    ] = Path(),
+) -> None:
+    """Write a scenario and a test of it, to start from. No file is overwritten.
+
+    [bold]bailian-apps init tests/bailian[/]
+    [bold]python -m pytest tests/bailian[/]
+    """
+    from bailian_apps.cli.init import init as write
+
+    write(folder, Console(stderr=True))
+
+
+recordings = typer.Typer(help="Look at recordings.", no_args_is_help=True)
+app.add_typer(recordings, name="recordings")
+
+
+@recordings.command("ls")
+def list_recordings(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", exists=True)],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each recording as a JSON line.")
+    ] = False,
+) -> None:
+    """List the recordings of a folder: app, mode, status, steps, size and prompt.
+
+    The exit code is 1 if a recording cannot be read.
+    """
+    _emulator_commands()  # the emulator reads them, and needs its extra
+    from bailian_apps.cli.recordings import list_recordings as print_list
+
+    if not print_list(folder, Console(stderr=True), as_json=as_json):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from bailian_apps.emulator.apps.rules import AnswerSource, Paced, PromptOnly, Ru
 from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.apps.worker_threads import WorkerThreads
 from bailian_apps.emulator.apps.workflow import workflow_frames
+from bailian_apps.emulator.errors import suggestion
 from bailian_apps.emulator.models import AppFunction, Call, Failure
 from bailian_apps.emulator.wire.frames import Frame, as_object
 
@@ -29,9 +30,11 @@ AppSource: TypeAlias = str | os.PathLike[str] | DescribedApp | AppFunction
 """What `Emulator(apps=…)` accepts as an app."""
 
 NEAREST_HEADER = "x-emulator-nearest"
-"""Names the recording that answers a call for which none was made."""
+"""Names the recording that answers a call that was not recorded, and what differs."""
 
+_KINDS = {Workflow: "workflow", Agent: "agent", Rules: "rules", ErrorAnswer: "error"}
 _DELTA_CHARS = 4
+_LISTED_APPS = 10
 _END = object()
 
 logger = logging.getLogger(__name__)
@@ -48,12 +51,14 @@ class App:
         session_id: The preferred id of its first session.
         request_id: The preferred id of its first answer.
         pace: Its own pace; None uses the emulator's.
+        kind: What it is, for people.
     """
 
     frames: Callable[[Call], AsyncGenerator[Frame, None]]
     session_id: str | None = None
     request_id: str | None = None
     pace: float | None = None
+    kind: str = "function"
 
 
 def as_app(source: AppSource, workers: WorkerThreads) -> App:
@@ -65,13 +70,13 @@ def as_app(source: AppSource, workers: WorkerThreads) -> App:
         return replace(as_app(source.source, workers), pace=source.pace)
     if isinstance(source, Recording):
         frames = partial(_frames_of, source)
-        return App(frames, session_id=source.session_id, request_id=source.request_id)
+        return App(frames, source.session_id, source.request_id, kind="recording")
     if isinstance(source, RecordedApp):
         first = source.recordings[0]
         frames = partial(_frames_of, source)
-        return App(frames, session_id=first.session_id, request_id=first.request_id)
+        return App(frames, first.session_id, first.request_id, kind="recordings")
     if isinstance(source, Workflow | Agent | Rules | ErrorAnswer):
-        return App(partial(_frames_of, source))
+        return App(partial(_frames_of, source), kind=_KINDS[type(source)])
     if callable(source):
         return App(partial(_frames_of_function, source, workers))
     try:
@@ -84,18 +89,26 @@ def as_app(source: AppSource, workers: WorkerThreads) -> App:
     return as_app(load_app(path), workers)
 
 
-async def _unknown_app(call: Call) -> AsyncGenerator[Frame, None]:
-    """Yield the error; in a stream it is an event, and the HTTP status is 200.
+def unknown_app(app_id: str, served: Iterable[str]) -> App:
+    """Return what answers for an app that does not exist."""
+    ids = list(served)
+    more = f" and {len(ids) - _LISTED_APPS} more" if len(ids) > _LISTED_APPS else ""
+    listed = f"serves {', '.join(ids[:_LISTED_APPS])}{more}" if ids else "serves no app"
+    # The first sentence is the cloud's.
+    problem = (
+        "Required parameter(AppId) missing or invalid, please check the request parameters. "
+        f"The emulator {listed}{suggestion(app_id, ids) or '.'}"
+    )
 
-    See tests/recordings/error-app-id-invalid-elided.sse.
-    """
-    problem = "Required parameter(AppId) missing or invalid, please check the request parameters."
-    failure = Failure(status=400, code="InvalidParameter", message=problem)
-    yield failure.as_frame(call.request_id)
+    async def frames(call: Call) -> AsyncGenerator[Frame, None]:
+        """Yield the error; in a stream it is an event, and the HTTP status is 200.
 
+        See tests/recordings/error-app-id-invalid-elided.sse.
+        """
+        failure = Failure(status=400, code="InvalidParameter", message=problem)
+        yield failure.as_frame(call.request_id)
 
-UNKNOWN_APP = App(_unknown_app)
-"""Answers for every unknown app id."""
+    return App(frames, kind="unknown")
 
 
 async def _frames_of_prompt(
@@ -113,8 +126,7 @@ async def _frames_of(
     if isinstance(source, RecordedApp):
         chosen, differ = source.choose(call)
         if differ:
-            logger.warning("%s answers as the nearest; %s differs", chosen.path.name, differ)
-            headers[NEAREST_HEADER] = quote(chosen.path.name)
+            headers[NEAREST_HEADER] = quote(f"{chosen.path.name}; differs: {differ}", safe="; :,")
     else:
         chosen = source.choose(call) if isinstance(source, Rules) else source
     if isinstance(chosen, ErrorAnswer):

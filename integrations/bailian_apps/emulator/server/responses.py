@@ -8,9 +8,11 @@ import struct
 import uuid
 import zlib
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from starlette.types import Send
 
+from bailian_apps.emulator.apps.app import NEAREST_HEADER
 from bailian_apps.emulator.faults.fault import COUNTED_POINTS, Cut, FaultPoint
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.models import Failure
@@ -53,6 +55,7 @@ class ResponseWriter:
 
     async def send_whole(self, frame: Frame, headers: Mapping[str, str] | None = None) -> None:
         """Send a frame as a JSON response."""
+        self._note(frame)
         content = frame.body
         own = {"content-type": JSON_CONTENT_TYPE}
         if self.compress:
@@ -66,6 +69,7 @@ class ResponseWriter:
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream."""
+        self._note(frame)
         if frame.event == "error":
             self._outcome.event_status = frame.status
         await self._start_stream(frame.headers)
@@ -90,6 +94,14 @@ class ResponseWriter:
         """Close the connection and wait to be cancelled at ASGI's `http.disconnect`."""
         self._transport.close()
         await asyncio.Event().wait()
+
+    def _note(self, frame: Frame) -> None:
+        """Keep what the log shows of a frame."""
+        if frame.event == "error":
+            code, message = frame.payload.get("code"), frame.payload.get("message")
+            self._outcome.error = f"{code}: {message}"
+        if nearest := (frame.headers or {}).get(NEAREST_HEADER):
+            self._outcome.notes[:] = [f"nearest {unquote(nearest)}"]
 
     async def _start_stream(self, headers: Mapping[str, str] | None = None) -> None:
         if not self._streaming:
