@@ -123,9 +123,8 @@ def only_app(path: Path, apps: Mapping[str, DescribedApp], app_id: str = "") -> 
     if app_id in apps:
         return apps[app_id]
     if len(apps) != 1:
-        raise ScenarioError(
-            f"{path}: has {len(apps)} apps, {', '.join(apps)}; pass load_apps(path) as apps"
-        )
+        none = f", and none is {app_id!r}" if app_id else "; pass load_apps(path) as apps"
+        raise ScenarioError(f"{path}: has {len(apps)} apps, {', '.join(apps)}{none}")
     return next(iter(apps.values()))
 
 
