@@ -576,3 +576,25 @@ def test_a_folder_with_duplicate_ids_or_without_apps_is_refused(tmp_path: Path) 
         load_apps(tmp_path)
     with pytest.raises(ScenarioError, match=r"gone\.yaml: cannot be read"):
         load_apps(tmp_path / "gone.yaml")
+
+
+def test_a_tool_takes_its_own_time(post: Callable[..., Any], sleep: Any) -> None:
+    agent = Agent(
+        text="done",
+        chunk_ms=1,
+        thoughts=[
+            Thought(tool="weather", latency_ms=100, chunk_ms=10, duration_ms=2000, arguments=["{", "}"]),
+            Thought(retrieval="guide", duration_ms=700, observation=[]),
+            Thought(tool="map", chunk_ms=30),
+            Thought(reasoning="so", latency_ms=5),
+        ],
+    )  # fmt: skip
+    with Emulator(apps={"app": agent}, pace=1, sleep=sleep) as cloud:
+        post(cloud, stream=True, parameters=DELTAS)
+    waits = [round(seconds * 1000) for seconds in sleep.waits]
+    assert waits == [100, 10, 2000, 700, 30, 5]
+
+
+def test_only_a_tool_has_a_duration(yaml_apps: Callable[..., Any]) -> None:
+    with pytest.raises(ScenarioError, match="cannot be combined with duration_ms"):
+        yaml_apps("agent: {text: a, thoughts: [{reasoning: x, duration_ms: 5}]}")
