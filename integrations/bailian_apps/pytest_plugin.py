@@ -7,7 +7,7 @@ the emulator, and the module is not part of the emulator's package, whose import
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ _KEY = "sk-emulator"
 
 
 @contextmanager
-def _server(fixture: str) -> Iterator[Emulator]:
+def _server(fixture: str) -> Generator[Emulator]:
     try:
         from bailian_apps.emulator import Emulator
     except ImportError as error:

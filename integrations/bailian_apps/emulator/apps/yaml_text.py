@@ -48,13 +48,9 @@ class YamlText:
         """Return the line of a value; of a missing one, that of the nearest value around it."""
         node, line = self._root, 1
         for part in path:
-            pairs = node.value if isinstance(node, yaml.MappingNode) else []
-            inner = next((pair for pair in pairs if pair[0].value == str(part)), None)
+            inner = _value_in(node, part)
             if inner is not None:
-                line, node = inner[0].start_mark.line + 1, inner[1]
-            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-                node = node.value[part] if part < len(node.value) else None
-                line = node.start_mark.line + 1 if node is not None else line
+                line, node = inner
         return line
 
 
@@ -108,6 +104,20 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _value_in(node: yaml.Node | None, part: str | int) -> tuple[int, yaml.Node] | None:
+    """Return the line and the node of a field or an item."""
+    if isinstance(node, yaml.MappingNode):
+        pairs = cast("list[tuple[yaml.Node, yaml.Node]]", node.value)
+        for key, value in pairs:
+            if key.value == str(part):
+                return key.start_mark.line + 1, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+        items = cast("list[yaml.Node]", node.value)
+        if part < len(items):
+            return items[part].start_mark.line + 1, items[part]
+    return None
 
 
 def _nodes_in(node: yaml.Node) -> list[yaml.Node]:
