@@ -53,8 +53,8 @@ class CallLog(logging.Handler):
         took = f"{took_ms:.0f} ms" if took_ms < 1000 else f"{took_ms / 1000:.1f} s"
         request, status = outcome.request, str(outcome.status or "-")
         if request is None:
-            path, method = str((record.args or ("",))[0]), getattr(record, "method", "")
-            self._print(Text(f"{time}  {method} {path}  {status}  {took}"), "dim")
+            target: str = getattr(record, "target", "")
+            self._print(Text(f"{time}  {target}  {status}  {took}"), "dim")
             return
         notes = [note.strip() for note in str(outcome).split("  ") if note.strip()]
         session = (outcome.session_id or "-")[:_SESSION_CHARS]

@@ -32,7 +32,7 @@ class YamlText:
         Raises:
             YamlError: It is not YAML, or too deep or too large.
         """
-        loader = _Loader(text)
+        loader: Any = _Loader(text)
         try:
             self._root = loader.get_single_node()
             self.value: Any = None if self._root is None else loader.construct_document(self._root)

@@ -167,21 +167,24 @@ def with_access_log(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, observed_send)
         finally:
             # The raw path is percent-encoded, so it has no control characters for a terminal.
-            _, is_call, app_id = scope["raw_path"].decode("ascii").partition("/apps/")
-            is_call = is_call and app_id.endswith("/completion")
+            path = scope["raw_path"].decode("ascii")
+            app_id = path.partition("/apps/")[2].removesuffix("/completion")
+            is_call = app_id and path.endswith("/completion")
             took_ms = (time.monotonic() - started) * 1000
             logger.log(
                 logging.INFO if is_call or outcome.status == 404 else logging.DEBUG,
                 "%s  %s  %s  %.0f ms%s",
-                app_id.removesuffix("/completion")
-                if is_call
-                else scope["raw_path"].decode("ascii"),
+                app_id if is_call else path,
                 "stream" if outcome.stream else "json",
                 outcome.status or "-",
                 took_ms,
                 outcome,
                 # For a log that people read while it happens; the message has no user input.
-                extra={"outcome": outcome, "took_ms": took_ms, "method": scope["method"]},
+                extra={
+                    "outcome": outcome,
+                    "took_ms": took_ms,
+                    "target": f"{scope['method']} {path}",
+                },
             )
 
     return logging_app
