@@ -75,9 +75,9 @@ class AppFiles(Mapping[str, DescribedApp]):
         self._files: dict[Path, _File] = {}
         self._problem = ""
         listed = self._list()
-        for files in listed.values():
+        for path, files in listed.items():
             for file in files:
-                self._read(file)
+                self._read(file, path)
         self._apps = self._merge(listed)
 
     def __getitem__(self, app_id: str) -> DescribedApp:
@@ -98,17 +98,17 @@ class AppFiles(Mapping[str, DescribedApp]):
             return False
         try:
             listed = self._list()
-        except (OSError, ValueError) as error:  # such as a link out of the folder
+        except OSError as error:
             self._complain(str(error))
             return False
-        files = {file for each in listed.values() for file in each}
-        changed = [file for file in files if self._signature_of(file) != self._known(file)]
-        gone = self._files.keys() - files
+        files = {file: path for path, each in listed.items() for file in each}
+        changed = [file for file in files if self._has_changed(file)]
+        gone = self._files.keys() - files.keys()
         for file in gone:
             del self._files[file]
-        for file in sorted(changed):
+        for file in changed:
             try:
-                self._read(file)
+                self._read(file, files[file])
             except ValueError as error:
                 kept = self._files.setdefault(file, _File())
                 kept.signature = self._signature_of(file)
@@ -134,16 +134,18 @@ class AppFiles(Mapping[str, DescribedApp]):
     def _list(self) -> dict[Path, list[Path]]:
         return {path: files_of(path) for path in [*self._named.values(), *self._paths]}
 
-    def _known(self, file: Path) -> _Signature:
-        return self._files[file].signature if file in self._files else ()
+    def _has_changed(self, file: Path) -> bool:
+        known = self._files.get(file)
+        return known is None or known.signature != self._signature_of(file)
 
     def _signature_of(self, file: Path) -> _Signature:
         parts = self._files[file].parts if file in self._files else []
         return tuple(map(_signature, [file, *parts]))
 
-    def _read(self, file: Path) -> None:
+    def _read(self, file: Path, path: Path) -> None:
+        """Read a file that was found in `path`, or is it."""
         before = _signature(file)  # a change while it is read is found the next time
-        apps = load_file(file)
+        apps = load_file(file, None if file == path else path)
         parts = [part for app in apps.values() for part in _parts_of(app) if part != file]
         self._files[file] = _File(apps, parts, (before, *map(_signature, parts)))
 
@@ -163,7 +165,7 @@ class AppFiles(Mapping[str, DescribedApp]):
 
 def _signature(file: Path) -> tuple[int, int, int] | None:
     try:
-        status = file.stat()
+        status = os.stat(file)  # noqa: PTH116  # faster, and this is done before each call
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

@@ -53,7 +53,8 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
         RecordingError: A recording cannot be read, or a file in the folder is a link out of it.
     """
     path = Path(path)
-    apps = merge_apps({file: load_file(file) for file in files_of(path)})
+    folder = path if path.is_dir() else None
+    apps = merge_apps({file: load_file(file, folder) for file in files_of(path)})
     if not apps:
         endings = ", ".join((*_YAML, *SUFFIXES))
         raise ScenarioError(f"{path}: no apps in this folder; it needs files that end in {endings}")
@@ -61,21 +62,18 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files of a folder that define apps, or the path of a file itself.
-
-    Raises:
-        RecordingError: A file in the folder is a link out of it.
-    """
+    """Return the files of a folder that define apps, or the path of a file itself."""
     if not path.is_dir():
         return [path]
-    files = sorted(each for each in path.iterdir() if each.suffix in (*_YAML, *SUFFIXES))
-    for file in files:
-        check_inside(file, path)
-    return files
+    # Before each call of some emulators, so names and not paths: ten times faster.
+    names = sorted(name for name in os.listdir(path) if name.endswith((*_YAML, *SUFFIXES)))  # noqa: PTH208
+    return [path / name for name in names]
 
 
-def load_file(path: Path) -> dict[str, DescribedApp]:
-    """Load the apps of one file; see `load_apps` for the errors."""
+def load_file(path: Path, folder: Path | None = None) -> dict[str, DescribedApp]:
+    """Load the apps of one file, which was found in a folder; see `load_apps` for the errors."""
+    if folder is not None:
+        check_inside(path, folder)
     if path.suffix in _YAML:
         return _load_yaml(path)
     recording = load_recording(path)
