@@ -160,7 +160,8 @@ def test_serve_records_what_is_missing_and_serves_it_without_the_cloud(tmp_path:
         with running("serve", tmp_path, "--record-missing", "--port", "0", **given) as server:
             app = BailianApp(app_id="mine", api_key=KEY, base_url=server.base_url)
             assert [app.invoke("杭州").text for _ in range(2)] == [ANSWER] * 2
-            _, err = server.end(signal.SIGINT)
+            out, err = server.end(signal.SIGINT)
+        assert out == ""  # the caller keeps its own key
         assert len(cloud.requests) == 1
     assert f"What is not recorded goes to {given['DASHSCOPE_HTTP_BASE_URL']}, at your cost." in err
     assert re.search(r"mine    200 .*  passed on, recorded  杭州\n", err)

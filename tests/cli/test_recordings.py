@@ -76,6 +76,7 @@ def test_an_empty_folder_has_no_recordings(
     assert "No recordings in" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_what_init_writes_passes_and_is_never_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "project"
     done = bailian("init", str(folder))

@@ -75,6 +75,8 @@ def serve(
         "DASHSCOPE_HTTP_BASE_URL": emulator.base_url,
         "DASHSCOPE_API_KEY": '"…"  # the key of --api-key' if key else "any-key",
     }
+    if recorder is not None and not key:  # the real API needs the caller's own
+        del variables["DASHSCOPE_API_KEY"]
     count = f"{len(apps) or 'no'} app{'s'[: len(apps) != 1]}"
     print_note(console, f"Emulating {count}{': ' if apps else ''}{', '.join(apps)}")
     if recorder is not None:
