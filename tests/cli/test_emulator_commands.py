@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import requests
 from support.command import BAILIAN, bailian, environment, exit_code_of
@@ -75,6 +76,20 @@ def test_serve_answers_calls_until_a_signal_stops_it(number: int) -> None:
     assert out == "export DASHSCOPE_API_KEY=any-key\n"
     assert re.search(r"\d\d:\d\d:\d\d  mine    200 +\d+ ms  \w{6}   a question\n", err)
     assert KEY not in err
+
+
+def test_serve_and_record_answer_at_hosts_that_are_allowed(tmp_path: Path) -> None:
+    allowed = ("--allow-host", "one.test", "--allow-host", "two.test", "--port", "0")
+    with (
+        running("serve", *allowed) as server,
+        running("record", "--out", tmp_path, "--upstream", server.base_url, *allowed) as proxy,
+    ):
+        for base_url in (server.base_url, proxy.base_url):
+            status = {
+                name: httpx.get(base_url, headers={"Host": name}, trust_env=False).status_code
+                for name in ("one.test", "two.test", "three.test")
+            }
+            assert status == {"one.test": 404, "two.test": 404, "three.test": 403}
 
 
 def test_serve_can_be_interrupted_before_it_is_ready() -> None:
@@ -254,6 +269,8 @@ def test_a_port_in_use_is_an_input_error(
         (["replay", "missing.jsonl"], "path 'missing.jsonl' does not exist"),
         (["replay", "notes.txt"], "notes.txt"),
         (["record", "--out", "x", "--upstream", "ftp://host"], "must be an http(s) URL without"),
+        (["serve", "--allow-host", "http://a.test"], "--allow-host must be a host name or an IP"),
+        (["record", "--out", "x", "--allow-host", "a:80"], "--allow-host must be a host name or"),
         (["record", "--out", __file__, "--port", "0"], "--out cannot be created: " + __file__),
     ],
 )

@@ -162,6 +162,7 @@ def test_a_scenario_with_an_error_is_refused_and_changes_nothing(
 
 
 PAGES = [
+    {"origin": "http://localhost:5173", "sec-fetch-site": "cross-site", "host": "evil.example"},
     {"origin": "https://evil.example"},
     {"origin": "null"},
     {"host": "evil.example:8000"},  # its name was made to lead here

@@ -440,7 +440,7 @@ def test_the_example_of_the_page_can_be_loaded(
     tmp_path: Path, recordings: Path, post: Callable[..., Any]
 ) -> None:
     page = Path(__file__).parents[2] / "docs" / "scenarios.md"
-    (block,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    block, *_ = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     (tmp_path / "recordings").mkdir()
     (tmp_path / "recordings" / "old.sse").write_bytes(
         (recordings / "workflow-two-llm.sse").read_bytes()

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from bailian_apps.cli.options import (
+    AllowHost,
     AppId,
     BaseUrl,
     Biz,
@@ -251,6 +252,7 @@ def serve(
         typer.Option("--app", metavar="ID=FILE", help="Serve FILE as the app ID. Repeatable."),
     ] = None,
     host: Host = "127.0.0.1",
+    allow_host: AllowHost = None,
     port: Port = 8790,
     pace: Pace = 0.0,
     api_key: Annotated[
@@ -315,6 +317,7 @@ def serve(
         out,
         err,
         host=host,
+        allowed_hosts=allow_host or (),
         port=port,
         pace=pace,
         api_key=api_key,
@@ -338,6 +341,7 @@ def record(
         ),
     ] = None,
     host: Host = "127.0.0.1",
+    allow_host: AllowHost = None,
     port: Port = 8791,
     mask: Annotated[
         list[str] | None,
@@ -354,7 +358,16 @@ def record(
     """
     emulator = _emulator_commands()
     err = Console(stderr=True)
-    emulator.record(out, Console(), err, upstream=upstream, host=host, port=port, mask=mask or ())
+    emulator.record(
+        out,
+        Console(),
+        err,
+        upstream=upstream,
+        host=host,
+        allowed_hosts=allow_host or (),
+        port=port,
+        mask=mask or (),
+    )
 
 
 @app.command()

@@ -23,6 +23,7 @@ from bailian_apps.emulator import RECORDINGS, AppFiles, Emulator, Recorder, load
 from bailian_apps.emulator.apps.recorded_app import Matching
 from bailian_apps.emulator.apps.recordings import Recording
 from bailian_apps.emulator.recorder.recorder import PUBLIC_API
+from bailian_apps.emulator.server.refusals import checked_hosts
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.request_builder import sdk_defaults
 
@@ -36,6 +37,7 @@ def serve(
     console: Console,
     *,
     host: str,
+    allowed_hosts: Sequence[str],
     port: int,
     pace: float,
     api_key: str | None,
@@ -51,6 +53,7 @@ def serve(
     The client's environment variables go to `out`, the log to `console`.
     """
     key = _key_of(api_key)
+    _check_hosts(allowed_hosts)
     recorder = _recorder_of_missing(sources, upstream) if record_missing else None
     matching: Matching | None = "nearest" if nearest else "exact" if recorder else None
     apps = _apps_of(sources, named, matching, reload=reload)
@@ -60,6 +63,7 @@ def serve(
         apps=apps,
         host=host,
         port=port,
+        allowed_hosts=allowed_hosts,
         pace=pace,
         api_key=key,
         strict=strict,
@@ -92,11 +96,14 @@ def record(
     *,
     upstream: str | None,
     host: str,
+    allowed_hosts: Sequence[str],
     port: int,
     mask: Sequence[str],
 ) -> None:
     """Run the recorder until Ctrl-C; the options and the consoles are as for `serve`."""
-    proxy = _recorder(folder, upstream, host=host, port=port, mask=mask)
+    _check_hosts(allowed_hosts)
+    options: Any = {"allowed_hosts": allowed_hosts, "mask": mask}
+    proxy = _recorder(folder, upstream, host=host, port=port, **options)
     _start(proxy, host, port)
     if _is_same_server(proxy.base_url, proxy.upstream):
         proxy.stop()
@@ -155,6 +162,17 @@ def _key_of(given: str | None) -> str | None:
     except InvalidInputError as error:
         hint = "Pass the key itself, - for DASHSCOPE_API_KEY, or @FILE"
         raise InvalidInputError("--api-key", error.problem, hint) from None
+
+
+def _check_hosts(allowed_hosts: Sequence[str]) -> None:
+    try:
+        checked_hosts(allowed_hosts)
+    except ValueError:
+        raise InvalidInputError(
+            "--allow-host",
+            "must be a host name or an IP address, without a scheme, port or wildcard",
+            "Write --allow-host emulator.test",
+        ) from None
 
 
 def _recorder(folder: Path, upstream: str | None, **options: Any) -> Recorder:

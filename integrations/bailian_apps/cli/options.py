@@ -78,6 +78,14 @@ Raw = Annotated[bool, typer.Option("--raw", help="Print each frame from the wire
 Host = Annotated[
     str, typer.Option(metavar="ADDRESS", help="Listen on this address; 0.0.0.0 admits anyone.")
 ]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        metavar="NAME",
+        help="Answer at this host name, too, and to web pages of it. Repeatable.",
+    ),
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
 Pace = Annotated[
     float, typer.Option(min=0, help="Speed relative to the recording; 0 does not wait.")

@@ -2,7 +2,7 @@
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from pydantic import ValidationError
@@ -49,6 +49,7 @@ class Emulator(LocalServer):
         pace: float = 0.0,
         host: str = LOOPBACK,
         port: int = 0,
+        allowed_hosts: Sequence[str] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         session_ttl_s: float = 3600.0,
         session_max_rounds: int = 50,
@@ -66,13 +67,12 @@ class Emulator(LocalServer):
                 text, a payload, a list of payloads, or a generator of payloads; it may be async.
                 To fail it returns or raises `Failure`.
             api_key: The only valid key. By default any key but an empty one is valid.
-            pace: How many times faster than recorded to answer: 1 is the recorded pace, 2 is twice
-                as fast, 0 does not wait.
+            pace: How many times faster than recorded to answer; 0, the default, does not wait.
             host: The address to listen on; `0.0.0.0` accepts connections from other machines.
             port: The port to listen on; 0 takes a free one.
+            allowed_hosts: Further host names of the server; their web pages may call apps.
             sleep: Waits some seconds before a frame; for tests of the pace.
-            session_ttl_s: Seconds without a request after which a session is forgotten; see
-                `advance`.
+            session_ttl_s: Seconds without a request until a session is forgotten; see `advance`.
             session_max_rounds: How many rounds a session has; then it is unknown.
             unknown_session: The answer to an unknown session id: `fresh` opens a session with
                 another id, `error` answers with `InvalidParameter`.
@@ -87,7 +87,7 @@ class Emulator(LocalServer):
         Raises:
             RecordingError: A recording cannot be read.
             ScenarioError: A YAML file is invalid or has several apps.
-            ValueError: The pace or a session setting is out of range.
+            ValueError: The pace, a session setting or an allowed host is invalid.
             TypeError: An app is of none of the types above.
         """
         check_pace(pace)
@@ -108,7 +108,7 @@ class Emulator(LocalServer):
             recorder=record_missing,
         )
         app = with_access_log(asgi_app(self._cloud))
-        super().__init__(app, base_path=BASE_PATH, host=host, port=port)
+        super().__init__(app, BASE_PATH, host=host, port=port, allowed_hosts=allowed_hosts)
 
     @property
     def requests(self) -> list[ReceivedRequest]:

@@ -8,7 +8,7 @@ import io
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, cast
+from typing import cast
 
 import aiohttp
 
@@ -98,8 +98,10 @@ class AsyncCall:
         if self._response is None or os.getpid() != self._process:
             return  # a forked child shares the connection, and the selector of the loop
         # Closing alone would not end a connection that a forked child holds, too.
-        if (opened := _socket_of(self._response)) is not None:
-            shut_down(opened)
+        connection = self._response.connection  # None once it is lost or has been returned
+        if connection is not None and connection.transport is not None:
+            shut_down(connection.transport.get_extra_info("socket"))
+            connection.transport.abort()  # TLS would still write its end, and log that it cannot
         self._response.close()
 
     async def _send(self, request: HTTPRequest) -> tuple[int, Mapping[str, str]]:
@@ -225,12 +227,6 @@ class AsyncCall:
             if status == 200:
                 raise
         return b"".join(parts)
-
-
-def _socket_of(response: aiohttp.ClientResponse) -> Any:
-    """Return the socket of a response; None once its connection is lost or has been returned."""
-    transport = response.connection.transport if response.connection is not None else None
-    return None if transport is None else transport.get_extra_info("socket")
 
 
 def _unread_data(content: aiohttp.StreamReader) -> bytes:

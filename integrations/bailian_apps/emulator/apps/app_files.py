@@ -45,6 +45,7 @@ class AppFiles(Mapping[str, DescribedApp]):
         *paths: str | os.PathLike[str],
         named: Mapping[str, str | os.PathLike[str]] | None = None,
         matching: Matching | None = None,
+        root: str | os.PathLike[str] | None = None,
         reload: bool = True,
     ) -> None:
         """Read the apps.
@@ -57,6 +58,7 @@ class AppFiles(Mapping[str, DescribedApp]):
                 `exact` also by its messages and by what it asks for; with `nearest`, the recording
                 of the most similar request answers what was not recorded. By default `prompt`; and
                 an app with a single recording answers every call with it.
+            root: A folder that the paths in YAML files may lead to, as for `load_apps`.
             reload: Whether to read changed files again.
 
         Raises:
@@ -69,15 +71,16 @@ class AppFiles(Mapping[str, DescribedApp]):
                 f"matching={matching!r} must be one of {', '.join(get_args(Matching))}"
             )
         self.reload = reload
+        self._root = None if root is None else Path(root)
         self._paths = [Path(path) for path in paths]
         self._named = {app_id: Path(path) for app_id, path in (named or {}).items()}
         self._matching: Matching | None = matching
         self._files: dict[Path, _File] = {}
         self._problem = ""
         listed = self._list()
-        for path, files in listed.items():
+        for files in listed.values():
             for file in files:
-                self._read(file, path)
+                self._read(file)
         self._apps = self._merge(listed)
 
     def __getitem__(self, app_id: str) -> DescribedApp:
@@ -101,14 +104,14 @@ class AppFiles(Mapping[str, DescribedApp]):
         except OSError as error:
             self._complain(str(error))
             return False
-        files = {file: path for path, each in listed.items() for file in each}
+        files = {file for each in listed.values() for file in each}
         changed = [file for file in files if self._has_changed(file)]
-        gone = self._files.keys() - files.keys()
+        gone = self._files.keys() - files
         for file in gone:
             del self._files[file]
-        for file in changed:
+        for file in sorted(changed):
             try:
-                self._read(file, files[file])
+                self._read(file)
             except ValueError as error:
                 kept = self._files.setdefault(file, _File())
                 kept.signature = self._signature_of(file)
@@ -142,10 +145,9 @@ class AppFiles(Mapping[str, DescribedApp]):
         parts = self._files[file].parts if file in self._files else []
         return tuple(map(_signature, [file, *parts]))
 
-    def _read(self, file: Path, path: Path) -> None:
-        """Read a file that was found in `path`, or is it."""
+    def _read(self, file: Path) -> None:
         before = _signature(file)  # a change while it is read is found the next time
-        apps = load_file(file, None if file == path else path)
+        apps = load_file(file, self._root)
         parts = [part for app in apps.values() for part in _parts_of(app) if part != file]
         self._files[file] = _File(apps, parts, (before, *map(_signature, parts)))
 

@@ -1,8 +1,9 @@
 """Loads apps from recordings, YAML files and folders of them."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +14,6 @@ from bailian_apps.emulator.apps.recorded_app import Matching, RecordedApp
 from bailian_apps.emulator.apps.recordings import (
     SUFFIXES,
     Recording,
-    check_inside,
     load_recording,
     read_text,
 )
@@ -37,7 +37,9 @@ class ScenarioError(ValueError):
     """A file of apps is invalid; the message has the file, the line and the field."""
 
 
-def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
+def load_apps(
+    path: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> dict[str, DescribedApp]:
     """Load the apps of a file, or of all files in a folder.
 
     A YAML file has apps by their ids under `apps`, or is one app; the id of that app, and of a
@@ -47,14 +49,17 @@ def load_apps(path: str | os.PathLike[str]) -> dict[str, DescribedApp]:
 
     Args:
         path: A `.yaml` or `.yml` file, a recording, or a folder of them.
+        root: A folder that the paths in YAML files may lead to, beside the file's own. By default
+            none: a file may come from someone else.
 
     Raises:
-        ScenarioError: A file is missing or malformed, or two apps have the same id.
-        RecordingError: A recording cannot be read, or a file in the folder is a link out of it.
+        ScenarioError: A file is missing or malformed, has a path that leads elsewhere, or two apps
+            have the same id.
+        RecordingError: A recording cannot be read.
     """
     path = Path(path)
-    folder = path if path.is_dir() else None
-    apps = merge_apps({file: load_file(file, folder) for file in files_of(path)})
+    root = None if root is None else Path(root)
+    apps = merge_apps({file: load_file(file, root) for file in files_of(path)})
     if not apps:
         endings = ", ".join((*_YAML, *SUFFIXES))
         raise ScenarioError(f"{path}: no apps in this folder; it needs files that end in {endings}")
@@ -70,12 +75,10 @@ def files_of(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
-def load_file(path: Path, folder: Path | None = None) -> dict[str, DescribedApp]:
-    """Load the apps of one file, which was found in a folder; see `load_apps` for the errors."""
-    if folder is not None:
-        check_inside(path, folder)
+def load_file(path: Path, root: Path | None) -> dict[str, DescribedApp]:
+    """Load the apps of one file; see `load_apps` for the arguments and errors."""
     if path.suffix in _YAML:
-        return _load_yaml(path)
+        return _load_yaml(path, root)
     recording = load_recording(path)
     return {recording.request.app_id if recording.request else path.stem: recording}
 
@@ -145,29 +148,30 @@ def parse_app(text: str) -> DescribedApp:
         value = source.value
     if as_object(value) is None:
         raise ScenarioError("must be a mapping with the fields of one app")
-    return _describe(None, source, (), value)
+    return _describe(None, None, source, (), value)
 
 
-def _load_yaml(path: Path) -> dict[str, DescribedApp]:
+def _load_yaml(path: Path, root: Path | None) -> dict[str, DescribedApp]:
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     source = _read_yaml(path, text)
     content = as_object(source.value)
+    describe = partial(_describe, path, root, source)
     if items := as_list(source.value):
-        return _load_list(path, source, (), items)
+        return _load_list(path, source, (), items, describe)
     if not content:
         raise ScenarioError(f"{path}: defines no app; it needs `apps:` or the fields of one app")
     if "apps" not in content:
-        return {path.stem: _describe(path, source, (), content)}
+        return {path.stem: describe((), content)}
     if other := [str(name) for name in content if name != "apps"]:
         raise ScenarioError(
             f"{path}:{source.line_of(other[:1])}: {', '.join(other)}: not allowed beside `apps`; "
             "move it into an app"
         )
     if items := as_list(content["apps"]):
-        return _load_list(path, source, ("apps",), items)
+        return _load_list(path, source, ("apps",), items, describe)
     apps: dict[Any, Any] | None = as_object(content["apps"])
     where = f"{path}:{source.line_of(['apps'])}"
     if not apps:
@@ -175,11 +179,15 @@ def _load_yaml(path: Path) -> dict[str, DescribedApp]:
     for app_id in apps:
         if not isinstance(app_id, str):
             raise ScenarioError(f"{where}: apps.{app_id}: an app id must be a string; quote it")
-    return {app_id: _describe(path, source, ("apps", app_id), app) for app_id, app in apps.items()}
+    return {app_id: describe(("apps", app_id), app) for app_id, app in apps.items()}
 
 
 def _load_list(
-    path: Path, source: YamlText, where: tuple[str, ...], items: list[Any]
+    path: Path,
+    source: YamlText,
+    where: tuple[str, ...],
+    items: list[Any],
+    describe: Callable[[tuple[str | int, ...], object], DescribedApp],
 ) -> dict[str, DescribedApp]:
     """Load the apps of a list; each has its id as a field."""
     apps: dict[str, DescribedApp] = {}
@@ -195,7 +203,7 @@ def _load_list(
         if app_id in apps:
             raise ScenarioError(f"{at}.id: {app_id!r} is the id of another app too; rename one")
         rest = {name: value for name, value in fields.items() if name != "id"}
-        apps[app_id] = _describe(path, source, place, rest)
+        apps[app_id] = describe(place, rest)
     return apps
 
 
@@ -207,11 +215,15 @@ def _read_yaml(path: Path | None, text: str) -> YamlText:
 
 
 def _describe(
-    path: Path | None, source: YamlText, where: tuple[str | int, ...], value: object
+    path: Path | None,
+    root: Path | None,
+    source: YamlText,
+    where: tuple[str | int, ...],
+    value: object,
 ) -> DescribedApp:
-    folder = None if path is None else path.parent
+    context = {"folder": None if path is None else path.parent, "root": root}
     try:
-        return AppDescription.model_validate(value, context={"folder": folder}).app
+        return AppDescription.model_validate(value, context=context).app
     except ValidationError as error:
         problems: list[str] = []
         for each in error.errors(include_url=False):

@@ -184,14 +184,31 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
     return recording
 
 
-def check_inside(path: Path, folder: Path) -> None:
-    """Check that a file which was found by its name is in a folder, by its links too.
+def path_inside(written: str | os.PathLike[str], folder: Path, root: Path | None) -> Path:
+    """Return the path for one that a file in `folder` has, relative to that folder.
+
+    Links are followed: whoever made them can write to the folder, and build tools link each file
+    into its place. What is written in the file must not leave the folder or the trusted `root`.
 
     Raises:
-        RecordingError: It is not.
+        RecordingError: It does.
     """
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise RecordingError(f"{path}: leads out of its folder; copy the file into {folder}")
+    # Normalised first: on disk, `link/..` is not the folder that has the link.
+    relative = Path(os.path.normpath(written))
+    if not relative.is_absolute() and ".." not in relative.parts:
+        return folder / relative
+    path = Path(os.path.abspath(folder / relative))  # noqa: PTH100  # resolve() follows links
+    inside = any(
+        path.is_relative_to(os.path.abspath(each))  # noqa: PTH100
+        or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(each))
+        for each in ([folder] if root is None else [folder, root])
+    )
+    if not inside:
+        raise RecordingError(
+            f"{path}: leads out of the folder of the file that names it; copy it into {folder}, or "
+            "pass a folder that has both as load_apps(…, root=…)"
+        )
+    return path
 
 
 def read_text(path: Path) -> str:

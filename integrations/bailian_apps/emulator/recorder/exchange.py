@@ -1,5 +1,6 @@
 """One recorded exchange, and the folder that recordings are written to."""
 
+import contextlib
 import json
 import os
 import re
@@ -29,7 +30,7 @@ MAX_ANSWER_BYTES = 128 * 1024 * 1024
 
 _COMPLETION = re.compile(r".*/apps/([^/]+)/completion")
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_NUMBER = re.compile(r"(\d{4,})-.*\.jsonl")
+_NUMBER = re.compile(r"(\d{4,9})-")
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
 # A replay needs no others, and another header could hold a secret.
@@ -185,6 +186,8 @@ class RecordingFolder:
         self._path = path
         self._scrubber = Scrubber(mask)
         self._last_number = 0
+        self._taken: set[int] = set()
+        self._changed_ns = 0
         self._written: dict[int, Path] = {}
         self._lock = threading.Lock()
 
@@ -196,7 +199,8 @@ class RecordingFolder:
     def open(self) -> None:
         """Create the folder if it does not exist, and continue its numbering."""
         self._path.mkdir(parents=True, exist_ok=True)
-        self._last_number = max(self._numbers(), default=0)
+        # Numbers that were used before a restart are not used again, even if the files are gone.
+        self._last_number = max(self._last_number, *self._numbers())
 
     def next_number(self) -> int:
         """Return the number of the next exchange."""
@@ -225,18 +229,18 @@ class RecordingFolder:
 
     def _create(self, number: int, name: str, content: bytes) -> Path:
         while True:
-            prefix = f"{number:04}-"
-            names = os.listdir(self._path)  # noqa: PTH208  # several times faster than paths
-            if any(each.startswith(prefix) for each in names):
-                number = max(self._numbers()) + 1
-                continue
-            path = self._path / f"{prefix}{name}"
+            taken = self._numbers()
+            if number in taken:
+                number = max(taken) + 1
+            path = self._path / f"{number:04}-{name}"
             try:
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:  # since the numbers were read
+            except FileExistsError:  # since the folder was listed
+                self._changed_ns = 0
                 continue
             try:
                 with os.fdopen(descriptor, "wb") as file:
+                    self._note_own_change(number)
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
@@ -246,9 +250,23 @@ class RecordingFolder:
             return path
 
     def _numbers(self) -> set[int]:
-        """Return the numbers of the files in the folder."""
-        names = [_NUMBER.fullmatch(each.name) for each in self._path.iterdir()]
-        return {int(name[1]) for name in names if name}
+        """Return 0 and the numbers of the files in the folder."""
+        changed_ns = self._path.stat().st_mtime_ns
+        if changed_ns != self._changed_ns:  # by someone else; listing it is slow if it is large
+            names = os.listdir(self._path)  # noqa: PTH208  # several times faster than paths
+            found = [match for name in names if (match := _NUMBER.match(name))]
+            self._taken = {0, *(int(match[1]) for match in found)}
+            self._changed_ns = changed_ns
+        return self._taken
+
+    def _note_own_change(self, number: int) -> None:
+        """Remember how the folder is after a file was created in it."""
+        self._taken.add(number)
+        # A time of our own: those that the file system sets are the same for some milliseconds.
+        now_ns = time.time_ns()
+        with contextlib.suppress(OSError):  # the folder is someone else's
+            os.utime(self._path, ns=(now_ns, now_ns))
+        self._changed_ns = self._path.stat().st_mtime_ns
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import logging
 import os
 import ssl
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -79,6 +79,7 @@ class Recorder(LocalServer):
         upstream: str = PUBLIC_API,
         host: str = LOOPBACK,
         port: int = 0,
+        allowed_hosts: Sequence[str] = (),
         ca_bundle: str | os.PathLike[str] | None = None,
         mask: Iterable[str] = (),
     ) -> None:
@@ -89,13 +90,15 @@ class Recorder(LocalServer):
             upstream: The base address of the real API.
             host: The address to listen on.
             port: The port to listen on; 0 takes a free one.
+            allowed_hosts: Further names of the recorder, as those of `Emulator`.
             ca_bundle: A file or directory of certificates to trust; by default those that
                 `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` and `SSL_CERT_FILE` name, or else certifi's.
             mask: Names whose values are masked too, in requests and answers, at any depth and in
                 any case: `["phone", "身份证"]`.
 
         Raises:
-            ValueError: `upstream` is not an http(s) URL, or has a user name, password or query.
+            ValueError: `upstream` is not an http(s) URL, or has a user name, password or query; or
+                an allowed host is not a host name.
             OSError: The certificates cannot be read.
         """
         parts = urlsplit(upstream)
@@ -103,7 +106,14 @@ class Recorder(LocalServer):
             raise ValueError("upstream must not contain a user name or password; remove them")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
-        super().__init__(self._handle, base_path=parts.path.rstrip("/"), host=host, port=port)
+        super().__init__(
+            self._handle,
+            parts.path.rstrip("/"),
+            host=host,
+            port=port,
+            allowed_hosts=allowed_hosts,
+            shows_pages=False,
+        )
         self.upstream = upstream
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._folder = RecordingFolder(Path(out), mask)

@@ -6,13 +6,13 @@ split between two deltas.
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from bailian_apps.emulator.credentials import MASK, is_secret, parsed_json
-from bailian_apps.emulator.wire.frames import parse_json, parse_object, to_json
+from bailian_apps.emulator.wire.frames import NestingError, parse_json, parse_object, to_json
 
 _MIN_LENGTH = 4
 """A shorter secret is masked in its own field, but not searched for: any text contains it."""
@@ -65,9 +65,7 @@ class Scrubber:
             return [self.value(item) for _, item in _items(value)]
         if isinstance(value, str):
             parsed = self._parsed(value)
-            if parsed is value or (masked := self.value(parsed)) == parsed:
-                return self.text(value)
-            return to_json(masked)
+            return self.text(value if parsed is value else to_json(self.value(parsed)))
         return MASK if str(value) in self._patterns else value
 
     def _is_secret(self, name: str, value: object) -> bool:
@@ -76,10 +74,25 @@ class Scrubber:
     def _parsed(self, value: Any) -> Any:
         """Return the parsed value of a JSON text with secrets; any other value itself."""
         parsed = parsed_json(value)
-        if self._names and parsed is value and isinstance(value, str) and value[:1] in ("{", "["):
-            with suppress(ValueError):
-                return parse_json(value, lenient=True)
-        return parsed
+        if parsed is not value or not self._names or not isinstance(value, str):
+            return parsed
+        if value.lstrip()[:1] in ("{", "["):
+            try:
+                inner = parse_json(value, sys.maxsize, lenient=True)
+                return inner if self._has_names(inner) else value
+            except (NestingError, RecursionError):  # too deep to be searched
+                return MASK
+            except ValueError:
+                pass
+        return value
+
+    def _has_names(self, value: Any) -> bool:
+        return any(
+            self._is_secret(str(name), item)
+            or self._has_names(item)
+            or self._parsed(item) is not item
+            for name, item in _items(value)
+        )
 
     def deltas(self, payloads: list[Any]) -> None:
         """Mask, in place, secrets that are split over several payloads."""

@@ -40,7 +40,7 @@ from bailian_apps.emulator.server.responses import FaultyResponseWriter, Respons
 from bailian_apps.emulator.server.validation import check, invalid
 from bailian_apps.emulator.sessions import Session, SessionStore, Turn, allocate
 from bailian_apps.emulator.wire.cumulative import join_text
-from bailian_apps.emulator.wire.frames import Frame, as_object, parse_json
+from bailian_apps.emulator.wire.frames import Frame
 from bailian_apps.emulator.wire.rendering import as_json_answer, fold, render
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 BASE_PATH = "/api/v1"
 KEPT_REQUESTS = 10_000
 KEPT_BYTES = MAX_BODY_BYTES
-"""The bodies of the kept requests together; the newest request is always kept."""
+"""The bodies and headers of the kept requests together; the newest request is always kept."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -112,17 +112,16 @@ class Cloud:
         if content is None:
             await error_response(413, "InvalidParameter", TOO_LONG)(scope, receive, send)
             return
-        app_id = http.path_params["app_id"]
         request = ReceivedRequest(
-            app_id=app_id,
-            body=_parse(content),
+            app_id=http.path_params["app_id"],
+            body=content,
             headers=_masked(http.headers),
             body_bytes=len(content),
         )
         outcome.stream, outcome.request = request.stream, request
-        fault = self.faults.take(app_id, stream=request.stream)
+        fault = self.faults.take(request.app_id, stream=request.stream)
         if fault is not None:
-            request = replace(request, fault=fault.name)
+            request = replace(request, body=content, fault=fault.name)
         self._keep(request)
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
         if fault is None:
@@ -136,18 +135,19 @@ class Cloud:
                 answer = writer.send_raw_response()
             else:
                 answer = self._answer(request, key, writer, outcome, as_json=fault.fault.as_json)
-        answering = asyncio.create_task(answer)
-        disconnecting = asyncio.create_task(wait_for_disconnect(receive))
-        try:
-            await asyncio.wait({answering, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
-            if fault and answering.done():
-                await disconnecting
-        finally:
-            if not answering.done():
-                request.disconnected.set()
-                answering.cancel()
-            disconnecting.cancel()
-            await asyncio.wait({answering, disconnecting})
+        with request.parsed_once():
+            answering = asyncio.create_task(answer)
+            disconnecting = asyncio.create_task(wait_for_disconnect(receive))
+            try:
+                await asyncio.wait({answering, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+                if fault and answering.done():
+                    await disconnecting
+            finally:
+                if not answering.done():
+                    request.disconnected.set()
+                    answering.cancel()
+                disconnecting.cancel()
+                await asyncio.wait({answering, disconnecting})
         if not answering.cancelled() and answering.result() and self.recorder is not None:
             path = await self.recorder.relay(http, content, receive, send, errors=False)
             outcome.notes.append(f"passed on, {'not ' if path is None else ''}recorded")
@@ -157,12 +157,12 @@ class Cloud:
         self.requests.append(request)
         del self.requests[:-KEPT_REQUESTS]
         # The list is the user's to clear; so the sum is only an upper bound until it is made again.
-        self._kept_bytes += request.body_bytes
+        self._kept_bytes += request.size
         if self._kept_bytes > KEPT_BYTES:
-            sums = accumulate(each.body_bytes for each in reversed(self.requests))
+            sums = accumulate(each.size for each in reversed(self.requests))
             kept = sum(total <= KEPT_BYTES for total in sums) or 1
             del self.requests[:-kept]
-            self._kept_bytes = sum(each.body_bytes for each in self.requests)
+            self._kept_bytes = sum(each.size for each in self.requests)
 
     async def _answer(
         self,
@@ -295,13 +295,6 @@ def asgi_app(cloud: Cloud) -> Starlette:
         routes=[Route(path, cloud, methods=["POST"]), *admin_routes(cloud)],
         exception_handlers={404: not_found, 405: not_found},
     )
-
-
-def _parse(content: bytes) -> dict[str, object]:
-    try:
-        return as_object(parse_json(content.decode())) or {}
-    except ValueError:
-        return {}
 
 
 def _masked(headers: Mapping[str, str]) -> dict[str, str]:

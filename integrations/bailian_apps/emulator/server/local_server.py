@@ -10,7 +10,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bailian_apps.emulator.server.refusals import without_web_pages
+from bailian_apps.emulator.server.refusals import checked_hosts, without_web_pages
 
 LOOPBACK = "127.0.0.1"
 SHUTDOWN_TIMEOUT_S = 5.0
@@ -42,9 +42,32 @@ logger = logging.getLogger("bailian_apps.emulator")
 class LocalServer:
     """Serves an ASGI app with uvicorn, in a thread, while its `with` block runs."""
 
-    def __init__(self, app: ASGIApp, *, base_path: str, host: str, port: int) -> None:
-        """Prepare the server; nothing listens before `start`. Port 0 takes a free one."""
-        self._app = without_web_pages(app, host)
+    def __init__(
+        self,
+        app: ASGIApp,
+        base_path: str,
+        *,
+        host: str,
+        port: int,
+        allowed_hosts: Sequence[str] = (),
+        shows_pages: bool = True,
+    ) -> None:
+        """Prepare the server; nothing listens before `start`.
+
+        Args:
+            app: What it serves.
+            base_path: The path of the API, and of `base_url`.
+            host: The address to listen on.
+            port: The port; 0 takes a free one.
+            allowed_hosts: See `Emulator`.
+            shows_pages: Whether GET outside of the base path shows something to people.
+
+        Raises:
+            ValueError: An allowed host is not a host name.
+        """
+        hosts = checked_hosts(allowed_hosts) | ({host.lower()} - {""})
+        api_path = base_path if shows_pages else ""
+        self._app = without_web_pages(app, hosts, api_path=api_path)
         self._base_path = base_path
         self._host = host
         self._port = port
