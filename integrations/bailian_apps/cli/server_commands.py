@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bailian_apps.cli.options import AllowHost, Host, Pace, Port
+from bailian_apps.cli.options import (
+    AllowHost,
+    ApiKey,
+    Host,
+    MissingUpstream,
+    Nearest,
+    Pace,
+    Port,
+    RecordMissing,
+    Reload,
+    Strict,
+    Verbose,
+)
 
 
 def serve(
@@ -29,46 +41,13 @@ def serve(
     allow_host: AllowHost = None,
     port: Port = 8790,
     pace: Pace = 0.0,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY|-|@FILE",
-            help="Accept only this API key (default: any). [bold]-[/] reads DASHSCOPE_API_KEY, "
-            "[bold]@FILE[/] a file: arguments are visible in the list of processes.",
-        ),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Refuse unknown names, wrong types and values out of range."),
-    ] = False,
-    nearest: Annotated[
-        bool,
-        typer.Option(
-            "--nearest", help="Answer what was not recorded with the most similar recording."
-        ),
-    ] = False,
-    record_missing: Annotated[
-        bool,
-        typer.Option(
-            "--record-missing",
-            help="Send what was not recorded to the real API, with the caller's key and at your "
-            "cost, and record the answers in FOLDER.",
-        ),
-    ] = False,
-    upstream: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="The real API of --record-missing (default: DASHSCOPE_HTTP_BASE_URL, else the "
-            "public endpoint).",
-        ),
-    ] = None,
-    reload: Annotated[
-        bool, typer.Option("--reload/--no-reload", help="Read files again when they change.")
-    ] = True,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log admin requests too, not only calls.")
-    ] = False,
+    api_key: ApiKey = None,
+    strict: Strict = False,
+    nearest: Nearest = False,
+    record_missing: RecordMissing = False,
+    upstream: MissingUpstream = None,
+    reload: Reload = True,
+    verbose: Verbose = False,
 ) -> None:
     """Run the emulator, serving apps from files. Press Ctrl-C to stop.
 
