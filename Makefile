@@ -60,7 +60,7 @@ coverage: ## Run `make test`, and list the branches that no test takes.
 
 bench: .venv/.installed ## Measure speed, and write docs/benchmarks.md.
 	@$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
-	@for each in benchmarks/emulator.py benchmarks/recorder.py; do $(BIN)/python $$each; done
+	@for each in benchmarks/emulator.py benchmarks/recorder.py benchmarks/inspector.py; do $(BIN)/python $$each; done
 
 check: .venv/.installed ## Check format, lint, types and import contracts.
 	$(BIN)/ruff format --check .
