@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import ModuleType
 from typing import Annotated
 
 import typer
 
 from bailian_apps.cli.options import (
-    AllowHost,
     AllRegions,
     AppCommand,
     AppId,
@@ -24,14 +21,12 @@ from bailian_apps.cli.options import (
     DryRun,
     File,
     History,
-    Host,
     Html,
     Image,
     Json,
     Load,
     ModelId,
     Pace,
-    Port,
     ProbeFolder,
     ProbeJson,
     ProbePrompt,
@@ -48,6 +43,7 @@ from bailian_apps.cli.options import (
     Version,
     Workspace,
 )
+from bailian_apps.cli.server_commands import emulator_commands, init, record, recordings, serve
 from bailian_apps.cli.shell import console
 
 app = typer.Typer(
@@ -72,6 +68,8 @@ def commands(
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
+    [bold]bailian-apps recordings ls FOLDER[/]                  list what was recorded
+    [bold]bailian-apps init[/]                                  start with a scenario and a test
     [bold]bailian-apps replay FILE[/]                           show a recording
     [bold]bailian-apps profiles[/]                              list your profiles
     [bold]bailian-apps doctor[/]                                check this machine's set-up
@@ -253,7 +251,7 @@ def probe(
     Exit codes are those of [bold]run[/]: the first error that left a question unanswered.
     """
     if save is not None:
-        _emulator_commands()  # the recorder's format needs its extra
+        emulator_commands()  # the recorder's format needs its extra
     from bailian_apps.cli import probe as command
     from bailian_apps.cli.run import bailian_app
 
@@ -269,85 +267,9 @@ def probe(
     )
 
 
-@app.command()
-def serve(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Recordings, YAML files, and folders of them (default: a travel app).",
-            metavar="[FILES|FOLDERS]...",
-            exists=True,
-        ),
-    ] = None,
-    apps: Annotated[
-        list[str] | None,
-        typer.Option("--app", metavar="ID=FILE", help="Serve FILE as the app ID. Repeatable."),
-    ] = None,
-    host: Host = "127.0.0.1",
-    allow_host: AllowHost = None,
-    port: Port = 8790,
-    pace: Pace = 0.0,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY|-|@FILE",
-            help="Accept only this API key (default: any). [bold]-[/] reads DASHSCOPE_API_KEY, "
-            "[bold]@FILE[/] a file: arguments are visible in the list of processes.",
-        ),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Refuse unknown names, wrong types and values out of range."),
-    ] = False,
-) -> None:
-    """Run the emulator, serving apps from files. Press Ctrl-C to stop.
-
-    It prints the environment variables for your program, and then a line for each call.
-
-    [bold]bailian-apps serve[/]                              a recorded travel app
-    [bold]bailian-apps serve recordings/[/]                  your recordings
-    [bold]bailian-apps serve --app shop=shop.yaml --pace 1[/]
-    """
-    emulator = _emulator_commands()
-    emulator.serve(
-        files or (),
-        apps or (),
-        console(),
-        console(stderr=True),
-        host=host,
-        allowed_hosts=allow_host or (),
-        port=port,
-        pace=pace,
-        api_key=api_key,
-        strict=strict,
-    )
-
-
-@app.command()
-def record(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Write the recordings here.")],
-    upstream: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="The real API (default: DASHSCOPE_HTTP_BASE_URL, else the public endpoint).",
-        ),
-    ] = None,
-    host: Host = "127.0.0.1",
-    allow_host: AllowHost = None,
-    port: Port = 8791,
-) -> None:
-    """Record your own apps: forward calls to the cloud and save them. Press Ctrl-C to stop.
-
-    Your program needs only another base URL; it keeps its own key. Recordings contain prompts and
-    answers, but neither the key nor the tokens of your users.
-
-    [bold]bailian-apps record --out recordings[/]
-    [bold]bailian-apps serve recordings[/]
-    """
-    emulator = _emulator_commands()
-    more = {"upstream": upstream, "allowed_hosts": allow_host or (), "host": host, "port": port}
-    emulator.record(out, console(), console(stderr=True), **more)
+for command in (serve, record, init):
+    app.command()(command)
+app.add_typer(recordings, name="recordings")
 
 
 @app.command()
@@ -371,7 +293,7 @@ def replay(
     if len(files) != 1 + diff:
         wanted = "exactly two files" if diff else "one file; --diff compares two"
         raise typer.BadParameter(f"replay takes {wanted}")
-    _emulator_commands()  # the emulator needs its extra
+    emulator_commands()  # the emulator needs its extra
     from bailian_apps.cli import replay as command
 
     if diff:
@@ -411,11 +333,3 @@ def _output(as_json: bool, raw: bool, default: str) -> str:
     if as_json and raw:
         raise typer.BadParameter("--json and --raw exclude each other")
     return "json" if as_json else "raw" if raw else default
-
-
-def _emulator_commands() -> ModuleType:
-    try:
-        from bailian_apps.cli import emulator_commands
-    except ImportError as error:
-        raise SystemExit(str(error)) from None
-    return emulator_commands

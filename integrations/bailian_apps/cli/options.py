@@ -139,6 +139,44 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port."
 Pace = Annotated[
     float, typer.Option(min=0, help="Speed relative to the recording; 0 does not wait.")
 ]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY|-|@FILE",
+        help="Accept only this API key (default: any). [bold]-[/] reads DASHSCOPE_API_KEY, "
+        "[bold]@FILE[/] a file: arguments are visible in the list of processes.",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse unknown names, wrong types and values out of range."),
+]
+Nearest = Annotated[
+    bool,
+    typer.Option("--nearest", help="Answer what was not recorded with the most similar recording."),
+]
+RecordMissing = Annotated[
+    bool,
+    typer.Option(
+        "--record-missing",
+        help="Send what was not recorded to the real API, with the caller's key and at your "
+        "cost, and record the answers in FOLDER.",
+    ),
+]
+MissingUpstream = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The real API of --record-missing (default: DASHSCOPE_HTTP_BASE_URL, else the "
+        "public endpoint).",
+    ),
+]
+Reload = Annotated[
+    bool, typer.Option("--reload/--no-reload", help="Read files again when they change.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log admin requests too, not only calls.")
+]
 AppIdOrPrompt = Annotated[
     str | None,
     typer.Argument(
