@@ -16,6 +16,7 @@ from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.page.page import RenderRun, Shown, with_page
 from bailian_apps.emulator.page.state import EmulatorState
+from bailian_apps.emulator.recorder.recorder import Recorder
 from bailian_apps.emulator.server.endpoint import BASE_PATH, Cloud, asgi_app
 from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
@@ -58,13 +59,15 @@ class Emulator(LocalServer):
         unknown_session: UnknownSession = "fresh",
         strict: bool = False,
         render_run: RenderRun | None = None,
+        record_missing: Recorder | None = None,
     ) -> None:
         """Load the apps; nothing listens before `start` or the `with` block.
 
         Args:
             apps: The app for each app id: the path of a recording (`.sse`, `.json`, `.jsonl`) or
                 of a YAML file, a `Workflow`, an `Agent` or `Rules`, one of these as `Paced`, or a
-                function; any of these as `PromptOnly`. The function gets a `Call` and returns a
+                function; any of these as `PromptOnly`. As `AppFiles`, files are read again when
+                they change. The function gets a `Call` and returns a
                 text, a payload, a list of payloads, or a generator of payloads; it may be async.
                 To fail it returns or raises `Failure`.
             api_key: The only valid key. By default any key but an empty one is valid.
@@ -82,6 +85,10 @@ class Emulator(LocalServer):
                 cannot be answered are refused.
             render_run: Renders a run for the page at `page_url`, such as
                 `bailian_apps.inspector.render_frames`; by default the page lists the steps.
+            record_missing: Where a call goes that no recording answers, or whose app is missing:
+                it is passed on to the upstream of this recorder, with its own key, and the answer
+                is recorded unless it is an error. The recorder need not be started. A call goes
+                nowhere if a fault hits it or if it continues a session of the emulator.
 
         Raises:
             RecordingError: A recording cannot be read.
@@ -92,7 +99,8 @@ class Emulator(LocalServer):
         check_pace(pace)
         self._threads = WorkerThreads()
         self._cloud = Cloud(
-            own_apps={app_id: as_app(source, self._threads) for app_id, source in apps.items()},
+            own_apps=apps,
+            as_app=partial(as_app, workers=self._threads),
             api_key=api_key,
             pace=pace,
             sleep=sleep,
@@ -103,6 +111,7 @@ class Emulator(LocalServer):
                 unknown=unknown_session,
             ),
             strict=strict,
+            recorder=record_missing,
         )
         state = EmulatorState(self._cloud)
         shown = Shown(
@@ -149,7 +158,20 @@ class Emulator(LocalServer):
             ScenarioError: A YAML file is invalid or has several apps.
             TypeError: It is not an app.
         """
-        self._cloud.apps[app_id] = as_app(source, self._threads)
+        self._cloud.add_app(app_id, source)
+
+    def remove_app(self, app_id: str) -> None:
+        """Remove an app; `reset` undoes it.
+
+        Raises:
+            KeyError: The app does not exist.
+        """
+        self._cloud.remove_app(app_id)
+
+    @property
+    def apps(self) -> list[str]:
+        """The ids of all apps."""
+        return list(self._cloud.apps)
 
     @property
     def faults(self) -> dict[str, str]:
@@ -215,11 +237,17 @@ class Emulator(LocalServer):
         self._cloud.sessions.advance(seconds)
 
     def reset(self) -> None:
-        """Remove requests, sessions, faults and added apps, and reset the clock.
+        """Remove requests, sessions, faults and changes of the apps, and reset the clock.
 
         Answers in progress continue, but do not change the new state.
         """
         self._cloud.reset()
+
+    def start(self) -> None:
+        """Start to listen; see `LocalServer.start`."""
+        if self._cloud.recorder is not None:
+            self._cloud.recorder.open()
+        super().start()
 
     def stop(self) -> None:
         """Abort all open streams and end the server's thread; does nothing if not running.
@@ -230,6 +258,8 @@ class Emulator(LocalServer):
         """
         if self._running is None:
             return
+        if self._cloud.recorder is not None:
+            self._cloud.recorder.close()
         super().stop()
         left = self._threads.join(SHUTDOWN_TIMEOUT_S)
         if left:

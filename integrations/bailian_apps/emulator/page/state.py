@@ -4,6 +4,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from bailian_apps.emulator.apps.app import App
+from bailian_apps.emulator.apps.recorded_app import RecordedApp
 from bailian_apps.emulator.apps.recordings import Recording
 from bailian_apps.emulator.apps.rules import Paced, PromptOnly, Rules
 from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
@@ -28,7 +29,7 @@ def describe(app_id: str, app: App) -> JsonObject:
         notes += " · prompt only" if isinstance(source, PromptOnly) else f" · pace {source.pace:g}"
         source = source.source
     known = _described(source)
-    return {"id": app_id, "recordings": [], **known, "kind": known["kind"] + notes}
+    return {"id": app_id, "kind": app.kind + notes, "recordings": [], **known}
 
 
 def _described(source: object) -> JsonObject:
@@ -36,28 +37,26 @@ def _described(source: object) -> JsonObject:
         recorded = _recorded(source)
         modes = _modes_of(source)
         return {
-            "kind": "recording",
             "source": source.path.name,
             "modes": modes,
             "recordings": [recorded],
         }
-    if isinstance(source, Rules):
-        chosen = [rule.source for rule in source.rules]
+    if isinstance(source, Rules | RecordedApp):
+        is_recorded = isinstance(source, RecordedApp)
+        chosen = source.recordings if is_recorded else [rule.source for rule in source.rules]
         recordings = [each for each in chosen if isinstance(each, Recording)]
         modes = {mode: None for each in chosen for mode in _modes_of(each)}
         return {
-            "kind": "recordings" if len(recordings) == len(chosen) else "rules",
             "source": f"{len(chosen)}",
             "modes": list(modes),
             "recordings": [_recorded(each) for each in recordings],
         }
     if isinstance(source, Workflow | Agent | ErrorAnswer):
-        kind = {Workflow: "workflow", Agent: "agent", ErrorAnswer: "error"}[type(source)]
         nodes = source.nodes if isinstance(source, Workflow) else ()
         names = ", ".join(node.name for node in nodes)
-        return {"kind": kind, "source": names, "modes": _modes_of(source)}
+        return {"source": names, "modes": _modes_of(source)}
     name = getattr(source, "__qualname__", type(source).__qualname__)
-    return {"kind": "function", "source": str(name), "modes": _ALL_MODES}
+    return {"source": str(name), "modes": _ALL_MODES}
 
 
 def _modes_of(source: object) -> list[str]:

@@ -8,9 +8,11 @@ import struct
 import uuid
 import zlib
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from starlette.types import Send
 
+from bailian_apps.emulator.apps.app import NEAREST_HEADER
 from bailian_apps.emulator.faults.fault import COUNTED_POINTS, Cut, FaultPoint
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.models import Failure
@@ -58,6 +60,7 @@ class ResponseWriter:
 
     async def send_whole(self, frame: Frame, headers: Mapping[str, str] | None = None) -> None:
         """Send a frame as a JSON response."""
+        self._note(frame)
         content = body = frame.body
         own = {"content-type": JSON_CONTENT_TYPE}
         if self.compress:
@@ -65,14 +68,16 @@ class ResponseWriter:
             own["content-encoding"] = "gzip"
         own["content-length"] = str(len(content))
         given = {name.lower(): value for name, value in (headers or {}).items()}
+        given |= frame.headers or {}
         await self._start(frame.status, {**own, **self._cloud_headers(), **given})
         await self._send_body(content, body)
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream."""
+        self._note(frame)
         if frame.event == "error":
             self._outcome.event_status = frame.status
-        await self._start_stream()
+        await self._start_stream(frame.headers)
         self._number = self._number + 1 if frame.id is None else frame.id
         await self._send_event(frame.encode(self._number), stop=frame.finished)
 
@@ -95,10 +100,19 @@ class ResponseWriter:
         self._transport.close()
         await asyncio.Event().wait()
 
-    async def _start_stream(self) -> None:
+    def _note(self, frame: Frame) -> None:
+        """Keep what the log shows of a frame."""
+        if frame.event == "error":
+            code, message = frame.payload.get("code"), frame.payload.get("message")
+            self._outcome.error = f"{code}: {message}"
+        if nearest := (frame.headers or {}).get(NEAREST_HEADER):
+            self._outcome.notes[:] = [f"nearest {unquote(nearest)}"]
+
+    async def _start_stream(self, headers: Mapping[str, str] | None = None) -> None:
         if not self._streaming:
             self._streaming = True
-            await self._start(200, {"content-type": STREAM_CONTENT_TYPE, **self._cloud_headers()})
+            own = {"content-type": STREAM_CONTENT_TYPE, **self._cloud_headers()}
+            await self._start(200, {**own, **(headers or {})})
 
     def _cloud_headers(self) -> dict[str, str]:
         return {"x-request-id": self.request_id, "x-dashscope-timeout": "180"}
@@ -152,7 +166,7 @@ class FaultyResponseWriter(ResponseWriter):
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream, unless the fault happens before it."""
-        await self._start_stream()
+        await self._start_stream(frame.headers)
         if self._is_due("between_frames"):
             await self._inject()
         await super().send_frame(frame)
