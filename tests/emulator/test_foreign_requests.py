@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.client
 import json
 import logging
 import re
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +22,7 @@ import pytest
 from support.wire import WireServer, answer, frame
 
 from bailian_apps.emulator import Call, Emulator, Failure, Recorder
+from bailian_apps.emulator.page import exchanges
 from bailian_apps.emulator.server import endpoint, refusals
 
 PATH = "/api/v1/apps/app/completion"
@@ -136,7 +140,7 @@ def test_a_request_of_a_web_page_is_refused(
         assert got.startswith(b"HTTP/1.1 403 ")
     assert servers.cloud.requests == []
     assert list(servers.folder.iterdir()) == []
-    assert "refused a request with 403: not available to web pages" in caplog.text
+    assert "refused a request with 403: not available" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["emulator", "recorder"])
@@ -148,6 +152,10 @@ def test_a_request_of_a_web_page_is_refused(
         {"Host": "[::1]:80"},
         {"Host": "192.0.2.7:8790"},  # a forwarded port; a page cannot fake an address
         {"Host": "host.docker.internal:8790"},
+        {"Host": "localhost.localdomain:8790"},
+        {"Host": "ip6-localhost."},
+        {"Host": "IP6-loopback"},
+        {"Sec-Fetch-Site": "same-site"},
         {"Origin": "http://localhost:5173"},  # a page that is developed on this machine
         {"Origin": "http://[::1]:5173", "Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Mode": "cors"},  # Node.js
@@ -159,6 +167,117 @@ def test_programs_of_this_machine_are_answered(
 ) -> None:
     assert servers.ask(name, PATH, headers).startswith(b"HTTP/1.1 200 ")
     assert len(servers.cloud.requests) == 1
+
+
+PROGRAM = {"Host": "localhost:8790"}
+OWN = {**PROGRAM, "Origin": "http://localhost:8790"}
+PROXIED = {"Host": "127.0.0.1", "Origin": "http://localhost:5173", "Sec-Fetch-Site": "same-origin"}
+LOCAL = {**PROGRAM, "Origin": "http://localhost:5173", "Sec-Fetch-Site": "same-site"}
+LOCAL_IMAGE = {**PROGRAM, "Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}
+FOREIGN_IMAGE = {**LOCAL_IMAGE, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+LINK = {**FOREIGN_IMAGE, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+FORM = {**LINK, "Origin": "https://page.example"}
+FRAME = {**LINK, "Sec-Fetch-Dest": "iframe"}
+REBOUND = {**LINK, "Host": "page.example", "Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "shows", "changes", "calls"),
+    [
+        (PROGRAM, True, True, True),
+        (OWN, True, True, True),
+        ({**OWN, "Sec-Fetch-Site": "same-origin"}, True, True, True),
+        ({**PROGRAM, "Sec-Fetch-Site": "none"}, True, True, True),
+        (PROXIED, True, True, True),  # a development server that passes requests on
+        (LOCAL, True, False, True),
+        ({**PROGRAM, "Origin": LOCAL["Origin"]}, True, False, True),  # an old browser
+        (LOCAL_IMAGE, True, False, True),
+        (LINK, True, False, False),
+        (FORM, True, False, False),
+        (FRAME, False, False, False),
+        (FOREIGN_IMAGE, False, False, False),
+        (REBOUND, False, False, False),
+    ],
+    ids=str,
+)
+def test_what_a_request_may_do_depends_on_the_page_that_sent_it(
+    servers: Servers, headers: dict[str, str], shows: bool, changes: bool, calls: bool
+) -> None:
+    def allowed(name: str, method: str, target: str) -> bool:
+        body = BODY if target == PATH else b""
+        status = servers.ask(name, target, headers, body, method=method).split(b" ")[1]
+        assert status in (b"200", b"403", b"404")
+        return status != b"403"
+
+    assert allowed("emulator", "POST", PATH) == allowed("recorder", "POST", PATH) == calls
+    assert len(servers.cloud.requests) == 2 * calls
+    assert allowed("emulator", "GET", "/__emulator__/requests") == shows
+    assert allowed("recorder", "GET", "/") == calls  # it has nothing to show
+    assert allowed("emulator", "DELETE", "/__emulator__/requests") == changes
+    assert allowed("emulator", "POST", "/__emulator__/reset") == changes
+    assert len(servers.cloud.requests) == 2 * (calls and not changes)
+
+
+def test_a_page_at_an_address_of_the_network_is_the_servers_own(servers: Servers) -> None:
+    own = {"Host": "192.0.2.7:8790", "Origin": "http://192.0.2.7:8790"}
+    other = {**own, "Origin": "http://192.0.2.7:5173"}
+    for method, target in [("POST", PATH), ("DELETE", "/__emulator__/requests")]:
+        assert servers.ask("emulator", target, own, method=method).startswith(b"HTTP/1.1 200 ")
+        assert servers.ask("emulator", target, other, method=method).startswith(b"HTTP/1.1 403 ")
+
+
+def test_further_hosts_can_be_allowed_by_name_or_address(tmp_path: Path) -> None:
+    hosts = ["Emulator.test", "192.0.2.1"]
+    with (
+        Emulator(apps={"app": lambda call: "hello"}, allowed_hosts=hosts) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url, allowed_hosts=hosts) as proxy,
+    ):
+        servers = Servers(cloud, proxy, tmp_path)
+        for name in servers.by_name:
+            for own in (
+                {"Host": "emulator.TEST:8790"},
+                {"Host": "emulator.test", "Origin": "https://emulator.test"},
+                {"Origin": "https://emulator.test:444"},
+                {"Origin": "http://192.0.2.1:5173"},
+            ):
+                assert servers.ask(name, PATH, own).startswith(b"HTTP/1.1 200 ")
+            for foreign in (
+                {"Host": "my.emulator.test"},
+                {"Origin": "http://192.0.2.2:5173"},
+                {"Host": "emulator.test", "Origin": "null"},
+            ):
+                assert servers.ask(name, PATH, foreign).startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize("name", ["emulator", "recorder"])
+@pytest.mark.parametrize(
+    ("headers", "shown"),
+    [
+        ({"Host": "emulator.test:80"}, "at the host 'emulator.test:80': use localhost or an IP"),
+        ({"Host": "caf\u00e9"}, r"'caf\xc3\xa9'"),
+        ({"Host": "h" * 500}, f"'{'h' * 60}...'"),
+        ({"Origin": "https://emulator.test"}, "web pages of the Origin 'https://emulator.test'"),
+        ({"Origin": "o" * 500}, f"'{'o' * 60}...'"),
+    ],
+)
+def test_a_refusal_quotes_the_host_and_names_the_setting(
+    servers: Servers, name: str, headers: dict[str, str], shown: str
+) -> None:
+    got = servers.ask(name, PATH, headers)
+    message = json.loads(got.partition(b"\r\n\r\n")[2])["message"]
+    assert shown in message
+    assert "allowed_hosts=[…] (serve and record: --allow-host)" in message
+    assert message.isprintable()
+    assert len(message) < 250
+
+
+@pytest.mark.parametrize("host", ["http://a", "a:80", "a/b", "*.a", "", "a b", "[::1]", "应用"])
+def test_what_is_no_host_name_cannot_be_allowed(host: str, tmp_path: Path) -> None:
+    for make in (lambda **kw: Emulator({}, **kw), lambda **kw: Recorder(tmp_path, **kw)):
+        with pytest.raises(ValueError, match=r"allowed_hosts\[1\] must be a host name or an IP"):
+            make(allowed_hosts=["fd00::1", host])
+        with pytest.raises(TypeError, match="must be a list of host names, not one str"):
+            make(allowed_hosts="emulator.test")
 
 
 def test_a_client_of_http_1_0_needs_no_host(servers: Servers) -> None:
@@ -212,7 +331,7 @@ def test_a_body_that_is_too_long_is_refused_and_not_kept(
 def test_kept_requests_and_sessions_have_a_bounded_size(
     post: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "KEPT_BYTES", 10_000)
+    monkeypatch.setattr(endpoint, "KEPT_BYTES", 14_000)
     monkeypatch.setattr("bailian_apps.emulator.sessions.MAX_CHARS", 13_000)
     with Emulator(apps={"app": lambda call: "hello"}) as cloud:
         for index in range(8):
@@ -228,6 +347,37 @@ def test_kept_requests_and_sessions_have_a_bounded_size(
         for index in range(3):
             post(cloud, prompt=f"{index}".ljust(3000))
         assert len(cloud.requests) == len(cloud.sessions) == 3
+
+
+@pytest.mark.parametrize("part", ["body", "headers", "many headers"])
+def test_what_is_kept_of_requests_takes_little_more_memory_than_their_bytes(
+    part: str, post: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {
+        "body": {"biz_params": {"a": [{}] * 8_000}},
+        "headers": {"headers": {"X-Long": "x" * 30_000}},
+        "many headers": {"headers": {f"X{n}": "" for n in range(400)}},
+    }[part]
+    limit = 200_000
+    for keeper in (endpoint, exchanges):
+        monkeypatch.setattr(keeper, "KEPT_BYTES", limit)
+    with Emulator(apps={"app": lambda call: "hello"}) as cloud:
+        post(cloud, **fields)  # imports and caches are not counted
+        cloud.reset()
+        tracemalloc.start()
+        try:
+            for _ in range(20):
+                assert post(cloud, **fields).status == 200
+            cloud.stop()  # so that no request is being answered
+            gc.collect()
+            kept = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert 1 < len(cloud.requests) < 20
+        assert limit / 2 < kept < 2 * limit
+        if part == "body":
+            assert cloud.requests[-1].biz_params == {"a": [{}] * 8_000}
+        assert cloud.requests[0] == replace(cloud.requests[0])
 
 
 def test_json_texts_inside_of_json_texts_can_be_shown(post: Callable[..., Any]) -> None:

@@ -124,26 +124,49 @@ def test_what_is_no_regular_file_is_refused_unread(kind: str, name: str, tmp_pat
         load_apps(path)
 
 
-@pytest.mark.parametrize("name", ["../out.json", "{out}", "link.json", "../in/../out.json"])
-def test_a_file_of_apps_reads_only_files_of_its_folder(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../out.json", "{out}", "in/../../out.json", "sub/../../in.json"])
+def test_a_path_in_a_file_stays_in_its_folder_or_the_trusted_root(
+    name: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out.json"
     out.write_text('{"output":{"text":"private"}}')
     folder = tmp_path / "in"
     folder.mkdir()
     inner = folder / "inner.json"
     inner.write_text(out.read_text())
-    (folder / "again.json").symlink_to(inner)
-    assert list(load_apps(folder)) == ["again", "inner"]
-    for reference in ("inner.json", "./again.json", "../in/inner.json", str(inner)):
+    (tmp_path / "in.json").write_text(out.read_text())
+    (tmp_path / "elsewhere" / "deeper").mkdir(parents=True)
+    (folder / "sub").symlink_to(tmp_path / "elsewhere" / "deeper")
+    for reference in ("inner.json", "./inner.json", "sub/../inner.json", "../in/inner.json", inner):
         assert load_apps_of(folder, f"recording: {reference}")
-    (folder / "usual.yaml").unlink()
-    (folder / "link.json").symlink_to(out)
-    with pytest.raises(ScenarioError, match="leads out of its folder"):
+    with pytest.raises(ScenarioError, match=r"leads out of the folder .* load_apps\(…, root=…\)"):
         load_apps_of(folder, f"recording: {name.format(out=out)}")
-    (folder / "usual.yaml").unlink()
-    with pytest.raises(RecordingError, match=r"link\.json: leads out of its folder"):
-        load_apps(folder)
-    assert load_apps(folder / "link.json")  # named by the user
+    for named in (folder / "usual.yaml", folder):
+        assert "usual" in load_apps(named, root=tmp_path)
+        with pytest.raises(ScenarioError, match="leads out of the folder"):
+            load_apps(named, root=tmp_path / "elsewhere")
+
+
+def test_links_that_build_tools_put_into_a_folder_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, folder = tmp_path / "store", tmp_path / "in"
+    (store / "more").mkdir(parents=True)
+    (folder / "links").mkdir(parents=True)
+    (store / "1").write_text('{"output":{"text":"hi"}}')
+    (store / "2").write_text("apps:\n  one: {recording: a.json}\n  two: {recording: links/b.json}")
+    (store / "more" / "c.json").write_text((store / "1").read_text())
+    (folder / "a.json").symlink_to(store / "1")
+    (folder / "links" / "b.json").symlink_to(store / "1")
+    (folder / "apps.yaml").symlink_to(store / "2")
+    assert list(load_apps(folder)) == ["a", "one", "two"]
+    assert list(load_apps(folder / "apps.yaml")) == ["one", "two"]
+    (folder / "other.yaml").write_text("recording: more/c.json")
+    (folder / "more").symlink_to(store / "more")  # a folder as a link
+    assert "other" in load_apps(folder)
+    monkeypatch.chdir(folder)
+    assert list(load_apps("apps.yaml")) == ["one", "two"]
+    assert list(load_apps("links/../apps.yaml")) == ["one", "two"]
 
 
 def test_a_recorded_header_of_a_wrong_type_is_left_out(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
 import ssl
@@ -389,6 +390,55 @@ def test_recorders_that_share_a_folder_lose_nothing(tmp_path: Path) -> None:
     assert len({path.name[:4] for path in written}) == 2 * calls
     recorded = [records(path)[0]["request"]["body"]["input"]["prompt"] for path in written]
     assert sorted(recorded) == sorted(prompts[0] + prompts[1])
+
+
+def test_recorders_that_take_turns_have_numbers_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "0002-notes.txt").write_text("taken, too")
+    with (
+        Emulator(apps={"a": lambda call: "ok", "b": lambda call: "ok"}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as one,
+        Recorder(tmp_path, upstream=cloud.base_url) as two,
+    ):
+        for proxy, app_id in [(one, "a"), (two, "b"), (two, "b"), (one, "a"), (two, "b")]:
+            with exchange(proxy.base_url, body_of(), sse=False, app_id=app_id) as client:
+                assert parsed(read_all(client))[3]
+    assert [each.name for each in one.recordings] == ["0003-a-json.jsonl", "0006-a-json.jsonl"]
+    assert [each.name[:6] for each in two.recordings] == ["0004-b", "0005-b", "0007-b"]
+
+
+def test_a_recorder_that_is_started_again_keeps_what_it_wrote_before(tmp_path: Path) -> None:
+    with Emulator(apps={"app": lambda call: "ok"}) as cloud:
+        proxy = Recorder(tmp_path / "out", upstream=cloud.base_url)
+        for run in range(3):
+            with proxy, exchange(proxy.base_url, body_of(), sse=False) as client:
+                read_all(client)
+            proxy.recordings[run].rename(tmp_path / f"{run}.jsonl")
+    names = [f"000{n}-app-json.jsonl" for n in (1, 2, 3)]
+    assert [each.name for each in proxy.recordings] == names
+
+
+def test_saving_does_not_list_a_large_folder_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 2001):
+        (tmp_path / f"{number:04}-old-json.jsonl").touch()
+    listed: list[str] = []
+    listdir = os.listdir
+
+    def counting(path: Any) -> list[str]:
+        listed.append(str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", counting)
+    with (
+        Emulator(apps={"app": lambda call: "ok"}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+    ):
+        for _ in range(20):
+            with exchange(proxy.base_url, body_of(), sse=False) as client:
+                read_all(client)
+    assert [each.name[:4] for each in proxy.recordings] == [str(n) for n in range(2001, 2021)]
+    assert listed.count(str(tmp_path)) == 1
 
 
 def test_other_requests_pass_and_are_not_recorded(tmp_path: Path) -> None:

@@ -100,6 +100,23 @@ def test_break_closes_a_tls_connection(tls: ssl.SSLContext) -> None:
         assert server.gone.wait(WAIT_S)
 
 
+@pytest.mark.usefixtures("_trusted")
+def test_an_async_stream_that_is_left_over_tls_logs_nothing(
+    tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave(app: BailianApp) -> None:
+        stream = app.astream("hi")
+        async for _ in stream:
+            break
+        await stream.aclose()
+
+    caplog.set_level("DEBUG", "asyncio")
+    with WireServer([SSE_HEAD, chunk(event(frame("你好"))), Do.STALL], tls=tls) as server:
+        asyncio.run(leave(app_of(server)), debug=True)
+        assert server.gone.wait(WAIT_S)
+    assert not any("rror" in message for message in caplog.messages)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_proxy_that_refuses_connections_is_named(
     path: str, monkeypatch: pytest.MonkeyPatch

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from bailian_apps.cli.options import BaseUrl, Json, Set, Steps, Workspace
+from bailian_apps.cli.options import BaseUrl, Json, ProfileName, Set, Steps, Workspace
+from bailian_apps.cli.shell import console
 
 if TYPE_CHECKING:
     from bailian_apps.app import BailianApp
@@ -31,16 +31,13 @@ _App = Annotated[
 ]
 
 
-def submit(
-    app: BailianApp, prompt: str, options: Mapping[str, Any], console: Console, *, as_json: bool
-) -> None:
+def submit(app: BailianApp, prompt: str, options: Mapping[str, Any], *, as_json: bool) -> None:
     """Submit a run and print its id.
 
     Args:
         app: The app to call.
         prompt: The prompt.
         options: The options of the call: images, files.
-        console: Where to say how to wait for it.
         as_json: Whether to print a JSON object in place of the id.
     """
     from bailian_apps.cli.run import print_json
@@ -52,7 +49,7 @@ def submit(
     else:
         print(run.id, flush=True)  # noqa: T201
     wait_for_it = f"bailian-apps runs wait {run.id} --app {app.settings.app_id}"
-    print_note(console, f"{run.status}; wait for it with: {wait_for_it}")
+    print_note(console(stderr=True), f"{run.status}; wait for it with: {wait_for_it}")
 
 
 @runs.command()
@@ -63,6 +60,7 @@ def wait(
         float | None,
         typer.Option(metavar="SECONDS", help="How long to wait at most (default: no limit)."),
     ] = None,
+    profile: ProfileName = None,
     workspace: Workspace = None,
     base_url: BaseUrl = None,
     settings: Set = None,
@@ -78,10 +76,10 @@ def wait(
     from bailian_apps.cli.view import as_json as to_json
     from bailian_apps.cli.view import print_note, show
 
-    run, console = _run(run_id, app_id, workspace, base_url, settings), Console(stderr=True)
+    run, err = _run(run_id, app_id, profile, workspace, base_url, settings), console(stderr=True)
     for status in run.watch(within):
-        print_note(console, status)
-    result = show(run.events(), console, steps=steps, answer=not as_json)
+        print_note(err, status)
+    result = show(run.events(), err, steps=steps, answer=not as_json)
     if as_json:
         print_json({"id": run.id, "status": run.status, "result": to_json(result)})
 
@@ -90,38 +88,46 @@ def wait(
 def show_run(
     run_id: _RunId,
     app_id: _App = "-",
+    profile: ProfileName = None,
     workspace: Workspace = None,
     base_url: BaseUrl = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
     """Print a run's status: queued, running, completed, failed or cancelled."""
-    _print_status(_run(run_id, app_id, workspace, base_url, settings).refresh(), as_json=as_json)
+    _print_status(
+        _run(run_id, app_id, profile, workspace, base_url, settings).refresh(), as_json=as_json
+    )
 
 
 @runs.command()
 def cancel(
     run_id: _RunId,
     app_id: _App = "-",
+    profile: ProfileName = None,
     workspace: Workspace = None,
     base_url: BaseUrl = None,
     settings: Set = None,
     as_json: Json = False,
 ) -> None:
     """Cancel a run that is queued or running, and print its status then."""
-    _print_status(_run(run_id, app_id, workspace, base_url, settings).cancel(), as_json=as_json)
+    _print_status(
+        _run(run_id, app_id, profile, workspace, base_url, settings).cancel(), as_json=as_json
+    )
 
 
 def _run(
     run_id: str,
     app_id: str,
+    profile: str | None,
     workspace: str | None,
     base_url: str | None,
     settings: list[str] | None,
 ) -> BackgroundRun:
     from bailian_apps.cli.run import bailian_app
 
-    app = bailian_app(app_id, None, None, settings, workspace=workspace, base_url=base_url)
+    given = {"profile": profile, "workspace": workspace, "base_url": base_url}
+    app = bailian_app(app_id, None, None, settings, **given)
     return app.background_run(run_id)
 
 

@@ -1,23 +1,54 @@
 """Requests and answers as the emulator's users see them: what an app is given and may return."""
 
+import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias, cast
 
 from bailian_apps.emulator.credentials import redacted
 from bailian_apps.emulator.media import shortened
 from bailian_apps.emulator.sessions import Turn
-from bailian_apps.emulator.wire.frames import Frame, JsonObject, as_list, as_object
+from bailian_apps.emulator.wire.frames import (
+    Frame,
+    JsonObject,
+    as_list,
+    as_object,
+    parse_json,
+)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class _Body:
+    """The field `body` of a request: a JSON object, or the bytes of one, parsed on each access.
+
+    Many requests are kept, and the objects of parsed JSON take up to 24 times its bytes.
+    """
+
+    def __get__(self, request: "ReceivedRequest | None", owner: object) -> JsonObject:
+        if request is None:
+            raise AttributeError("body")  # so the dataclass knows no default
+        body: JsonObject | bytes = request.__dict__.get("parsed") or request.__dict__["body"]
+        if not isinstance(body, bytes):
+            return body
+        try:
+            return as_object(parse_json(body.decode())) or {}
+        except ValueError:
+            return {}
+
+    def __set__(self, request: "ReceivedRequest", body: JsonObject | bytes) -> None:
+        request.__dict__["body"] = body
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReceivedRequest:
     """One request as the emulator received it. Its `repr` redacts the key and user tokens.
 
     Attributes:
         app_id: The requested app id, even if the emulator has no such app.
-        body: The JSON body; empty if it is not a JSON object.
+        body: The JSON body; empty if it is not a JSON object. After the answer it is parsed on
+            each access.
         headers: The headers by their lower-case names, with the key masked.
         fault: The name of the fault that was injected into the answer, if any.
         body_bytes: The length of the body on the wire.
@@ -28,7 +59,7 @@ class ReceivedRequest:
     """
 
     app_id: str
-    body: JsonObject
+    body: _Body = _Body()
     headers: dict[str, str]
     fault: str | None = None
     body_bytes: int = field(default=0, compare=False, repr=False)
@@ -44,6 +75,21 @@ class ReceivedRequest:
             f"{type(self).__name__}(app_id={self.app_id!r}, body={self.redacted_body!r}, "
             f"headers={self.headers!r}, fault={self.fault!r}, method={self.method!r})"
         )
+
+    @contextmanager
+    def parsed_once(self) -> Generator[None]:
+        """Keep the parsed body for a block, which reads it often."""
+        self.__dict__["parsed"] = self.body
+        try:
+            yield
+        finally:
+            del self.__dict__["parsed"]
+
+    @cached_property
+    def size(self) -> int:
+        """About how many bytes of memory its body, as received, and its headers occupy."""
+        texts = (text for header in self.headers.items() for text in header)
+        return self.body_bytes + sys.getsizeof(self.headers) + sum(map(sys.getsizeof, texts))
 
     @property
     def redacted_body(self) -> JsonObject:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias, cast, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -20,10 +20,10 @@ from bailian_apps.emulator.apps.fields import (
     When,
     check_one_of,
 )
-from bailian_apps.emulator.apps.recordings import Recording, check_inside, load_recording
+from bailian_apps.emulator.apps.recordings import Recording, load_recording, path_inside
 from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.models import AppFunction, Call, Failure
-from bailian_apps.emulator.wire.frames import as_object
+from bailian_apps.emulator.wire.frames import JsonObject
 
 Messages: TypeAlias = Literal["refused", "ignored"]
 """What an app that takes only a prompt does with `messages`."""
@@ -38,11 +38,12 @@ AnswerSource: TypeAlias = Workflow | Agent | Recording | ErrorAnswer
 def _load(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str | Path):
         return value
-    folder = (as_object(info.context) or {}).get("folder")
-    if folder is None:
+    if info.context is None:
         return load_recording(value)
-    check_inside(folder / value, folder)
-    return load_recording(folder / value)
+    context = cast("JsonObject", info.context)
+    if context["folder"] is None:
+        raise ValueError("only a file may name a recording; serve the recording itself")
+    return load_recording(path_inside(value, context["folder"], context["root"]))
 
 
 class Choice(Description):

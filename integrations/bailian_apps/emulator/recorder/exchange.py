@@ -1,11 +1,12 @@
 """One recorded exchange, and the folder that recordings are written to."""
 
+import contextlib
 import json
 import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,8 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 
 from bailian_apps.emulator.apps.recordings import read_event
+from bailian_apps.emulator.credentials import masked_headers
+from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
 from bailian_apps.emulator.wire.frames import (
     Frame,
@@ -29,7 +32,7 @@ MAX_ANSWER_BYTES = 128 * 1024 * 1024
 
 _COMPLETION = re.compile(r".*/apps/([^/]+)/completion")
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_NUMBER = re.compile(r"(\d{4,})-.*\.jsonl")
+_NUMBER = re.compile(r"(\d{4,9})-")
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
 # A replay needs no others, and another header could hold a secret.
@@ -82,11 +85,26 @@ class Exchange:
         """Whether this is a call of an app; nothing else is recorded."""
         return self._app_id is not None
 
+    def received(self, body: bytes) -> ReceivedRequest:
+        """Return the request with this body, for the page."""
+        return ReceivedRequest(
+            app_id=self._app_id or "",
+            body=body,
+            headers=masked_headers(self._headers),
+            body_bytes=len(body),
+        )
+
     @property
     def finished(self) -> bool:
         """Whether the answer is complete."""
         data = as_object(self._entries[-1].get("data")) if self._entries else None
         return Frame(payload=data or {}).finished
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the answer came, to its end and without an error."""
+        failed = any(entry.get("event") == "error" for entry in self._entries)
+        return self.status == 200 and self.ended_by is None and not failed
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Record the status and the headers of the response."""
@@ -174,11 +192,13 @@ class Exchange:
 class RecordingFolder:
     """The folder that recordings are written to."""
 
-    def __init__(self, path: Path) -> None:
-        """Use a folder; it is not created before `open`."""
+    def __init__(self, path: Path, mask: Iterable[str] = ()) -> None:
+        """Use a folder; it is not created before `open`. `mask` has names of further secrets."""
         self._path = path
-        self._scrubber = Scrubber()
+        self._scrubber = Scrubber(mask)
         self._last_number = 0
+        self._taken: set[int] = set()
+        self._changed_ns = 0
         self._written: dict[int, Path] = {}
         self._lock = threading.Lock()
 
@@ -190,7 +210,8 @@ class RecordingFolder:
     def open(self) -> None:
         """Create the folder if it does not exist, and continue its numbering."""
         self._path.mkdir(parents=True, exist_ok=True)
-        self._last_number = max(self._numbers(), default=0)
+        # Numbers that were used before a restart are not used again, even if the files are gone.
+        self._last_number = max(self._last_number, *self._numbers())
 
     def next_number(self) -> int:
         """Return the number of the next exchange."""
@@ -219,18 +240,18 @@ class RecordingFolder:
 
     def _create(self, number: int, name: str, content: bytes) -> Path:
         while True:
-            prefix = f"{number:04}-"
-            names = os.listdir(self._path)  # noqa: PTH208  # several times faster than paths
-            if any(each.startswith(prefix) for each in names):
-                number = max(self._numbers()) + 1
-                continue
-            path = self._path / f"{prefix}{name}"
+            taken = self._numbers()
+            if number in taken:
+                number = max(taken) + 1
+            path = self._path / f"{number:04}-{name}"
             try:
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:  # since the numbers were read
+            except FileExistsError:  # since the folder was listed
+                self._changed_ns = 0
                 continue
             try:
                 with os.fdopen(descriptor, "wb") as file:
+                    self._note_own_change(number)
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
@@ -240,9 +261,23 @@ class RecordingFolder:
             return path
 
     def _numbers(self) -> set[int]:
-        """Return the numbers of the files in the folder."""
-        names = [_NUMBER.fullmatch(each.name) for each in self._path.iterdir()]
-        return {int(name[1]) for name in names if name}
+        """Return 0 and the numbers of the files in the folder."""
+        changed_ns = self._path.stat().st_mtime_ns
+        if changed_ns != self._changed_ns:  # by someone else; listing it is slow if it is large
+            names = os.listdir(self._path)  # noqa: PTH208  # several times faster than paths
+            found = [match for name in names if (match := _NUMBER.match(name))]
+            self._taken = {0, *(int(match[1]) for match in found)}
+            self._changed_ns = changed_ns
+        return self._taken
+
+    def _note_own_change(self, number: int) -> None:
+        """Remember how the folder is after a file was created in it."""
+        self._taken.add(number)
+        # A time of our own: those that the file system sets are the same for some milliseconds.
+        now_ns = time.time_ns()
+        with contextlib.suppress(OSError):  # the folder is someone else's
+            os.utime(self._path, ns=(now_ns, now_ns))
+        self._changed_ns = self._path.stat().st_mtime_ns
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.responses_api.bodies import read_body
 from bailian_apps.emulator.responses_api.objects import EventStream, error_body
 from bailian_apps.emulator.responses_api.runs import Run
+from bailian_apps.emulator.server.local_server import Outcome
 from bailian_apps.emulator.server.responses import ResponseWriter
 from bailian_apps.emulator.server.validation import invalid
 from bailian_apps.emulator.wire.frames import Frame, JsonObject
@@ -59,9 +60,10 @@ class ResponsesAPI:
                 request: ReceivedRequest,
                 key: str,
                 writer: ResponseWriter,
+                _: Outcome,
                 *,
                 as_json: bool = False,
-            ) -> None:
+            ) -> bool:
                 try:
                     self._cloud.check_key(key)
                     content = await handler(request, writer, run_id)
@@ -72,6 +74,7 @@ class ResponsesAPI:
                 else:
                     if content is not None:
                         await writer.send_whole(Frame(payload=content))
+                return False
 
             await self._cloud.serve(scope, receive, send, answer)
 

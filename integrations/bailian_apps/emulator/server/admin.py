@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from bailian_apps.emulator.apps.files import parse_app
 from bailian_apps.emulator.errors import first_problem
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.faults.table import FAULTS
@@ -31,8 +32,10 @@ ADMIN_PATH = "/__emulator__"
 def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
     """Return the admin endpoints of a cloud."""
 
-    def read_requests() -> JsonObject:
-        return {"requests": [_as_json(request) for request in cloud.requests]}
+    def read_requests() -> bytes:
+        # One by one: parsed, all of them could take many times the memory of their bytes.
+        shown = [encode_json(_as_json(request)) for request in cloud.requests]
+        return b'{"requests":[' + b",".join(shown) + b"]}"
 
     def forget_requests() -> None:
         cloud.requests.clear()
@@ -52,7 +55,15 @@ def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
     def advance(advance_s: float) -> None:
         cloud.advance(advance_s)
 
+    def read_apps() -> JsonObject:
+        return {"apps": [{"id": app_id, "kind": app.kind} for app_id, app in cloud.apps.items()]}
+
+    def put_app(app_id: str, scenario: str) -> None:
+        cloud.add_app(app_id, parse_app(scenario))
+
     return [
+        _route("/apps", GET=read_apps),
+        _route("/apps/{app_id}", PUT=put_app, DELETE=cloud.remove_app),
         _route("/requests", GET=read_requests, DELETE=forget_requests),
         _route("/sessions", GET=read_sessions, DELETE=forget_sessions),
         _route("/faults", GET=read_faults, POST=add_fault, DELETE=cloud.faults.clear),
@@ -61,31 +72,31 @@ def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
     ]
 
 
-def _route(path: str, **handlers: Callable[..., JsonObject | None]) -> Route:
+def _route(path: str, **handlers: Callable[..., JsonObject | bytes | None]) -> Route:
     checked = {method: validate_call(handler) for method, handler in handlers.items()}
 
     async def endpoint(request: Request) -> Response:
         try:
-            if "origin" in request.headers:  # of a page on this machine: others are refused before
-                answer, status = _error("not available to web pages; send no Origin"), 403
-            else:
-                arguments = await _arguments(request)
-                answer, status = checked[request.method](**arguments) or {}, 200
+            arguments = await _arguments(request)
+            answer, status = checked[request.method](**arguments) or {}, 200
         except ValidationError as error:
             answer, status = _error(first_problem(error)), 400
         except (ValueError, KeyError) as error:
             answer, status = _error(str(error.args[0])), 400
-        return Response(encode_json(answer), status, media_type=JSON_CONTENT_TYPE)
+        content = answer if isinstance(answer, bytes) else encode_json(answer)
+        return Response(content, status, media_type=JSON_CONTENT_TYPE)
 
     return Route(ADMIN_PATH + path, endpoint, methods=list(checked))
 
 
 async def _arguments(request: Request) -> dict[str, Any]:
-    content = await read_body(request) if request.method == "POST" else b""
+    content = await read_body(request) if request.method in ("POST", "PUT") else b""
     if content is None:
         raise ValueError(TOO_LONG)
+    if request.method == "PUT":
+        return {**request.path_params, "scenario": content.decode()}
     if not content:
-        return dict(request.query_params)
+        return {**request.query_params, **request.path_params}
     arguments = as_object(parse_json(content.decode()))
     if arguments is None:
         raise ValueError("the body must be a JSON object of arguments")

@@ -5,7 +5,9 @@ A browser lets every page send requests to this machine. A page is recognised by
 """
 
 import logging
+import re
 import uuid
+from collections.abc import Collection, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -19,32 +21,101 @@ from bailian_apps.emulator.wire.frames import JSON_CONTENT_TYPE, encode_json
 MAX_BODY_BYTES = 128 * 1024 * 1024
 """The longest request body; it holds a dozen images of the size that the cloud takes."""
 
-# By these names, containers call the machine that runs them.
-_CONTAINER_HOSTS = (
+# Names of this machine: in its /etc/hosts, and by which containers call it. None is in public DNS.
+_LOCAL_NAMES = {
+    "localhost",
+    "localhost.localdomain",
+    "localhost4",
+    "localhost4.localdomain4",
+    "localhost6",
+    "localhost6.localdomain6",
+    "ip6-localhost",
+    "ip6-loopback",
     "gateway.docker.internal",
     "host.containers.internal",
     "host.docker.internal",
-)
+}
+_SHOWN_CHARS = 60
 
 _NOT_A_PATH = "the request target must be a path such as /api/v1/…; this server is no forward proxy"
 TOO_LONG = f"the request body has more than {MAX_BODY_BYTES // 1024**2} MiB"
-_WEB_PAGE = (
-    "not available to web pages: send no foreign Origin, and use localhost or an IP address as "
-    "the host"
-)
-
+_ALLOW = "allow its host with allowed_hosts=[…] (serve and record: --allow-host)"
 
 logger = logging.getLogger("bailian_apps.emulator")
 
 
-def without_web_pages(app: ASGIApp, host: str) -> ASGIApp:
-    """Wrap an app that listens on `host`, so that it gets the requests of programs only."""
+def checked_hosts(allowed_hosts: Sequence[str]) -> frozenset[str]:
+    """Return the names of `allowed_hosts`, see `Emulator`, in lower case.
+
+    Raises:
+        TypeError: It is not a sequence of str.
+        ValueError: One is not a host name or an IP address.
+    """
+    if isinstance(allowed_hosts, str):
+        raise TypeError("allowed_hosts must be a list of host names, not one str")
+    for index, name in enumerate(allowed_hosts):
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"allowed_hosts[{index}] must be a str, not {type(name).__name__}")
+        if not (_is_address(name) or re.fullmatch(r"[\w.-]+", name, re.ASCII)):
+            raise ValueError(
+                f"allowed_hosts[{index}] must be a host name or an IP address, without a scheme, "
+                "port or wildcard: emulator.test"
+            )
+    return frozenset(name.lower().rstrip(".") for name in allowed_hosts)
+
+
+def without_web_pages(app: ASGIApp, hosts: Collection[str], *, api_path: str) -> ASGIApp:
+    """Wrap an app so that it gets no requests of foreign web pages.
+
+    Args:
+        app: The app. What it answers to GET outside of `api_path` must only show something.
+        hosts: The names of the server, in lower case, beside those of this machine.
+        api_path: The path below which programs call the API, see `web_page_problem`.
+    """
 
     async def guarded_app(scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _refusal(scope, host.lower())
+        refusal = _refusal(scope, hosts, api_path)
         await (app if refusal is None else refusal)(scope, receive, send)
 
     return guarded_app
+
+
+def web_page_problem(
+    method: str, headers: Headers, hosts: Collection[str], *, is_api: bool
+) -> str | None:
+    """Return why a request is refused because of the web page that sent it, or None.
+
+    The rule; docs/emulator.md has it for users:
+
+    - A program and a page of the server itself may do everything.
+    - Another page of this machine, or of an allowed host, may call the API and read.
+    - On any other page, a link may lead to what the server shows to people.
+
+    Args:
+        method: The method of the request.
+        headers: Its headers. That their `Host` is the server's has been checked already.
+        hosts: The names of the server, in lower case, beside those of this machine.
+        is_api: Whether it is a request to the API, and not to the server's own pages and admin
+            endpoints.
+    """
+    mode, to = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    if not is_api and (method, mode, to) == ("GET", "navigate", "document"):
+        return None
+    authority, site = headers.get("host", "").lower(), headers.get("sec-fetch-site")
+    origins = [origin.lower() for origin in headers.getlist("origin")]
+    for origin in origins:
+        name = _host_of(origin)
+        same_address = _is_address(name) and _authority_of(origin) == authority
+        if not (name in hosts or _is_local(name) or same_address):
+            return f"not available to web pages of the Origin {_shown(origin)}; {_ALLOW}"
+    if not origins and site == "cross-site":  # such as an image of a page, which has no Origin
+        return "not available to web pages of other sites (Sec-Fetch-Site: cross-site)"
+    if is_api or method in ("GET", "HEAD"):
+        return None
+    is_own = all(_authority_of(origin) == authority for origin in origins)
+    if is_own if site is None else site in ("same-origin", "none"):
+        return None
+    return "not available to web pages but those of this server itself; send no Origin"
 
 
 def error_response(status: int, code: str, message: str) -> Response:
@@ -70,38 +141,43 @@ async def read_body(http: Request) -> bytes | None:
     return b"".join(parts) if size <= MAX_BODY_BYTES else None
 
 
-def _refusal(scope: Scope, host: str) -> Response | None:
-    if not scope["raw_path"].startswith(b"/"):
+def _refusal(scope: Scope, hosts: Collection[str], api_path: str) -> Response | None:
+    path = scope["raw_path"]
+    headers = Headers(scope=scope)
+    if not path.startswith(b"/"):
         refusal = 400, "InvalidParameter", _NOT_A_PATH
-    elif _is_from_web_page(scope, host):
-        refusal = 403, "AccessDenied", _WEB_PAGE
+    elif problem := _host_problem(scope, headers, hosts) or web_page_problem(
+        scope["method"], headers, hosts, is_api=path.startswith(api_path.encode() + b"/")
+    ):
+        refusal = 403, "AccessDenied", problem
     else:
         return None
     logger.warning("refused a request with %d: %s", refusal[0], refusal[2])
     return error_response(*refusal)
 
 
-def _is_from_web_page(scope: Scope, host: str) -> bool:
-    headers = Headers(scope=scope)
-    server = (scope.get("server") or ("",))[0]
-    if "host" in headers and _is_loopback(server):
-        name = _host_of(f"//{headers['host']}")
-        if name != host and not (_is_address(name) or _leads_here(name)):
-            return True
-    if origins := headers.getlist("origin"):
-        return not all(_is_local_page(origin, host) for origin in origins)
-    # A page's image or script has no Origin.
-    return headers.get("sec-fetch-site") in ("cross-site", "same-site")
+def _host_problem(scope: Scope, headers: Headers, hosts: Collection[str]) -> str | None:
+    """Return why the `Host` may be a name that the owner of a page made to lead here, or None."""
+    if "host" not in headers or not _is_loopback((scope.get("server") or ("",))[0]):
+        return None
+    name = _host_of(f"//{headers['host'].lower()}")
+    if name in hosts or _is_address(name) or _is_local(name):
+        return None
+    shown = _shown(headers["host"])
+    return f"not available at the host {shown}: use localhost or an IP address, or {_ALLOW}"
 
 
-def _is_local_page(origin: str, host: str) -> bool:
-    name = _host_of(origin)
-    return bool(name) and (name == host or _is_loopback(name) or _leads_here(name))
-
-
-def _leads_here(name: str) -> bool:
+def _is_local(name: str) -> bool:
     # Browsers resolve localhost and its subdomains without asking the network.
-    return name == "localhost" or name.endswith(".localhost") or name in _CONTAINER_HOSTS
+    return name in _LOCAL_NAMES or name.endswith(".localhost") or _is_loopback(name)
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
+
+
+def _authority_of(url: str) -> str:
+    return url.partition("//")[2]
 
 
 def _host_of(url: str) -> str:
