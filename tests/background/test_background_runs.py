@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -427,3 +429,14 @@ class TestSecrets:
             assert "other-cloud" not in repr(request.headers)
             assert request.headers["x-dashscope-workspace"] == "ws"
             assert request.headers["x-own"] == "mine"
+
+
+def test_without_its_extra_a_submission_names_the_extra_to_install(make_app: Any) -> None:
+    code = (
+        "import sys; sys.modules['openai'] = None\n"
+        "from bailian_apps import BailianApp\n"
+        f"app = BailianApp(app_id='a', api_key='k', base_url={make_app().settings.base_url!r})\n"
+        "app.submit('hi')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert 'pip install "bailian-apps[background]"' in done.stderr
