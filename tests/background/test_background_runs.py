@@ -431,6 +431,7 @@ class TestSecrets:
             assert request.headers["x-own"] == "mine"
 
 
+@pytest.mark.process
 def test_without_its_extra_a_submission_names_the_extra_to_install(make_app: Any) -> None:
     code = (
         "import sys; sys.modules['openai'] = None\n"
