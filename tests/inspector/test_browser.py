@@ -212,6 +212,18 @@ def test_a_long_line_is_laid_out_in_pieces(show: Any) -> None:
     assert page.locator(".detail .ctl").count() == 0  # no pair is torn apart
 
 
+def test_the_row_in_focus_is_never_under_the_toolbar(show: Any) -> None:
+    page = show(render(large(60, 60)), viewport={"width": 1000, "height": 500})
+    page.keyboard.press("j")
+    page.keyboard.press("End")
+    for _ in range(40):
+        page.keyboard.press("k")
+        assert page.evaluate(
+            "document.activeElement.getBoundingClientRect().top"
+            " >= document.querySelector('.toolbar').getBoundingClientRect().bottom"
+        )
+
+
 def test_an_anchor_that_is_no_text_is_no_problem(show: Any) -> None:
     page = show(render(TRIP))
     page.evaluate("location.hash = '#%'")

@@ -288,7 +288,7 @@ function rove(index, focus = true) {
   stops.get(known.section).row.tabIndex = -1;
   stops.set(known.section, known);
   known.row.tabIndex = 0;
-  if (focus) { rows[current].row.focus(); rows[current].row.scrollIntoView({ block: "nearest" }); }
+  if (focus) { known.row.focus({ preventScroll: true }); known.row.scrollIntoView({ block: "nearest" }); }
 }
 function visible(known) { return !known.row.hidden && (known.section.tagName !== "DETAILS" || known.section.open); }
 function move(by) {
