@@ -289,7 +289,7 @@ def test_a_run_is_folded_into_lines_and_unfolds_on_demand(
         shown.press("Tab")
         shown.wait_until(lambda lines: "/lake.png" in "".join(map(str.strip, lines)), "the path")
         shown.press("Enter")
-        shown.wait_for("With the next message: ")
+        shown.wait_for("With the next message:")
         send(shown, "Which lake?")
         shown.wait_for("session ")
         lines = shown.wait_for_prompt()

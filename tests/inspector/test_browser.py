@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inspector.runs import HOSTILE, TRIP, hostile, large
+from inspector.runs import HOSTILE, TRIP, hostile, large, step
 from support.browser import chromium, tab
+from support.recordings import FOLDER
 
+from bailian_apps import AppResult
 from bailian_apps.inspector import notebook_html, render
 
 pytestmark = pytest.mark.process
+
+TWO_LLM = FOLDER / "workflow-two-llm.sse"
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +150,84 @@ def test_rows_are_used_with_the_keyboard_alone(show: Any) -> None:
     press("Escape")
     assert not page.locator("dialog").is_visible()
     assert page.locator('.row[tabindex="0"]').count() == 1
+
+
+def test_each_of_several_runs_is_reached_with_the_keyboard_alone(show: Any, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.sse").write_bytes(TWO_LLM.read_bytes())
+    (tmp_path / "empty.json").write_text('{"output": {"text": "No step."}}')
+    page = show(render(tmp_path))
+    press = page.keyboard.press
+
+    def focused() -> str:
+        return page.evaluate(
+            "((row) => row.matches('.row') && row.closest('.run').id + row.ariaLevel)(document.activeElement)"
+        )
+
+    page.locator("#run-3 summary").focus()
+    press("Enter")
+    press("j")
+    assert focused() == "run-31"
+    page.locator("#run-3 summary").focus()
+    for _ in page.locator("#run-3 .facts button").all():
+        press("Tab")
+    press("Tab")
+    assert focused() == "run-31"
+    press("Enter")
+    assert page.locator("#run-3 .detail:visible").count() == 1
+    page.locator("#run-2 summary").click()
+    press("j")
+    assert focused() == "run-21"
+    assert page.locator('.row[tabindex="0"]').count() == 2  # one of each run that has steps
+
+
+def test_the_filter_finds_a_run_by_its_name(show: Any, tmp_path: Path) -> None:
+    for name in ("first.sse", "second.sse"):
+        (tmp_path / name).write_bytes(TWO_LLM.read_bytes())
+    (tmp_path / "empty.json").write_text('{"output": {"text": "No step."}}')
+    page = show(render(tmp_path))
+    for word, runs in (("second", ["run-3"]), ("empty", ["run-1"]), ("LLM", ["run-2", "run-3"])):
+        page.locator("#q").fill(word)
+        page.wait_for_function(
+            "runs => [...document.querySelectorAll('.run')].filter(e => !e.hidden).map(e => e.id).join() === runs",
+            arg=",".join(runs),
+        )
+
+
+def test_the_row_of_the_answer_leads_to_it(show: Any) -> None:
+    page = show(render(TRIP))
+    page.keyboard.press("j")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.matches('.answer.flash')")
+
+
+def test_a_long_line_is_laid_out_in_pieces(show: Any) -> None:
+    """As one, 200,000 characters of two scripts took chromium 52 s."""
+    line = "杭州<b>x " * 30_000 + "\U0001f600" * 8_000
+    page = show(render(AppResult(text="x", steps=(step("long", 1, 2, 3, output=line),))))
+    row(page, "long").click()
+    page.get_by_role("button", name="Show all").click(timeout=5_000)
+    assert page.locator(".detail pre").last.text_content() == line
+    assert page.locator(".detail .ctl").count() == 0  # no pair is torn apart
+
+
+def test_the_row_in_focus_is_never_under_the_toolbar(show: Any) -> None:
+    page = show(render(large(60, 60)), viewport={"width": 1000, "height": 500})
+    page.keyboard.press("j")
+    page.keyboard.press("End")
+    for _ in range(40):
+        page.keyboard.press("k")
+        assert page.evaluate(
+            "document.activeElement.getBoundingClientRect().top"
+            " >= document.querySelector('.toolbar').getBoundingClientRect().bottom"
+        )
+
+
+def test_an_anchor_that_is_no_text_is_no_problem(show: Any) -> None:
+    page = show(render(TRIP))
+    page.evaluate("location.hash = '#%'")
+    page.keyboard.press("j")
 
 
 def test_the_filter_finds_words_inside_steps(show: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from inspector.runs import HOSTILE, TRIP, hostile, large, step
 
-from bailian_apps import AppResult, Step
+from bailian_apps import AppResult, BailianError, DocReference, Step
 from bailian_apps.inspector import render, render_frames, to_svg
 from bailian_apps.inspector.view import Run, View, format_ms, view_of
 
@@ -106,6 +106,42 @@ def test_secrets_are_masked_wherever_they_stand() -> None:
     for page in (render(result), render_frames(frames, request=request), to_svg(result)):
         assert secret not in page
     assert "**********" in render_frames(frames, request={"app_id": "a", "body": request})
+    told_as_text = json.dumps(told)
+    shown = AppResult(
+        text=told_as_text,
+        final_text=told_as_text,
+        reasoning=told_as_text,
+        steps=(step("a", error=told_as_text, reasoning=told_as_text, status="fail"),),
+        references=(DocReference(text=told_as_text),),
+    )
+    assert secret not in render(shown)
+    assert secret not in render(BailianError(told_as_text))
+    assert secret not in render_frames(frames, request={"input": {"prompt": told_as_text}})
+    for body in ({}, {"body": None}, {"body": {}}):
+        head = {"app_id": "a", "headers": {"X-User": secret}}
+        assert secret not in render_frames(frames, request=head | body)
+
+
+@pytest.mark.parametrize("ms", [float("inf"), float("-inf"), float("nan")])
+def test_times_that_are_no_numbers_are_not_known(ms: float) -> None:
+    stored = Step.from_dict(step("a", ms, ms, ms, duration_ms=ms).to_dict())
+    result = AppResult(steps=(stored,), first_token_ms=ms, elapsed_ms=ms)
+    assert view_of(Run(result=result)).timing == "none"
+    assert render(result)
+    assert to_svg(result)
+
+
+@pytest.mark.parametrize(
+    "character", ["\xad", "\u200b", "\u2060", "\ufffe", "\uffff", "\U000e0041"]
+)
+def test_what_hides_in_a_name_is_shown_by_its_code(character: str) -> None:
+    result = AppResult(steps=(step("a", name=f"x{character}"),))
+    assert f"U+{ord(character):04X}" in render(result)
+    assert f"U+{ord(character):04X}" in "".join(ET.fromstring(to_svg(result)).itertext())
+
+
+def test_input_that_has_no_json_is_named_by_its_type() -> None:
+    assert "<class 'dict'>" in render(AppResult(steps=(step("a", input={(1, 2): 3}),)))
 
 
 def test_an_image_of_a_run_is_xml_whatever_its_text() -> None:

@@ -74,11 +74,11 @@ class Step:
     reasoning: str = ""
     error: str | None = None
     duration_ms: float | None = None
+    parent_id: str | None = None
+    usage: Usage | None = None
     started_ms: float | None = field(default=None, compare=False)
     first_token_ms: float | None = field(default=None, compare=False)
     ended_ms: float | None = field(default=None, compare=False)
-    parent_id: str | None = None
-    usage: Usage | None = None
 
     @property
     def failed(self) -> bool:
@@ -265,9 +265,9 @@ class AppResult:
     context_lost: bool = False
     whole_history: bool = False
     history_format: HistoryFormat | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     first_token_ms: float | None = field(default=None, compare=False)
     elapsed_ms: float | None = field(default=None, compare=False)
-    raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
     def to_html(self, path: str | Path | None = None, *, title: str | None = None) -> str:
         """Return the picture of the run as one HTML page, which loads nothing.

@@ -26,9 +26,12 @@ from bailian_apps.inspector.view import Row, View, as_json, format_ms
 
 _FILES = ("page.html", "run.html", "icons.html", "page.css", "page.js", "waterfall.svg")
 
-# What would steer a reader's eyes or a parser: controls, marks of direction, lone surrogates.
+# What would steer a reader's eyes or a parser, or hide: controls, marks of direction, spaces
+# without width, tags, lone surrogates. Joiners stay: emoji and some scripts need them. The same
+# stands in page.js.
 _UNSEEN = re.compile(
-    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _BETWEEN = re.compile(r">\s*\n\s*<")
 _SCRIPT_END = re.compile("</(?=script)", re.IGNORECASE)

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias, cast
 from bailian_apps.core.attachments import with_short_images
 from bailian_apps.core.redaction import redact_value
 from bailian_apps.core.result import EXECUTING, PAUSE, SKIP, STOP, SUCCESS, AppResult, Step
-from bailian_apps.core.values import as_text
 
 JsonObject: TypeAlias = Mapping[str, Any]
 TimedFrame: TypeAlias = "Sequence[tuple[float, JsonObject]]"
@@ -155,8 +154,8 @@ class View:
 
 def view_of(run: Run) -> View:
     """Return a run as it is drawn."""
-    steps = [_masked(step) for step in run.result.steps]
-    result = run.result
+    run = _masked(run)
+    result, steps = run.result, run.result.steps
     timing: Timing = "none"
     if any(step.started_ms is not None for step in steps) or not steps:
         timing = "arrival" if steps or result.elapsed_ms is not None else "none"
@@ -199,18 +198,50 @@ def as_json(value: object) -> str:
         return value or ""
     try:
         return json.dumps(value, ensure_ascii=False, default=str)
-    except (ValueError, RecursionError):
-        return as_text(str(type(value)))
+    except (TypeError, ValueError, RecursionError):
+        return str(type(value))
 
 
-def _masked(step: Step) -> Step:
-    """Return a step as a picture may show it."""
+def _masked(run: Run) -> Run:
+    """Return a run as a picture may show it: without secrets, and with times that are numbers."""
+    result = run.result
+    code, message = run.error or (None, "")
+    return replace(
+        run,
+        prompt=redact_value(run.prompt),
+        error=(code, redact_value(message)) if run.error else None,
+        result=replace(
+            result,
+            text=redact_value(result.text),
+            final_text=redact_value(result.final_text),
+            reasoning=redact_value(result.reasoning),
+            steps=tuple(map(_masked_step, result.steps)),
+            references=tuple(
+                replace(each, text=redact_value(each.text)) for each in result.references
+            ),
+            first_token_ms=_finite(result.first_token_ms),
+            elapsed_ms=_finite(result.elapsed_ms),
+        ),
+    )
+
+
+def _masked_step(step: Step) -> Step:
     return replace(
         step,
         name=step.name or step.id,
         input=redact_value(step.input),
         output=as_json(redact_value(step.output)),
+        reasoning=redact_value(step.reasoning),
+        error=redact_value(step.error),
+        duration_ms=_finite(step.duration_ms),
+        started_ms=_finite(step.started_ms),
+        first_token_ms=_finite(step.first_token_ms),
+        ended_ms=_finite(step.ended_ms),
     )
+
+
+def _finite(ms: float | None) -> float | None:
+    return None if ms is None or not math.isfinite(ms) else ms
 
 
 def _request_text(request: JsonObject | None) -> str | None:
@@ -281,7 +312,7 @@ def _axis(steps: Sequence[Step], result: AppResult, timing: Timing) -> Axis | No
         moments = [result.elapsed_ms or 0.0]
         moments += [_ended(step, result) or step.started_ms or 0.0 for step in steps]
     end = max(moments)
-    if not math.isfinite(end) or end <= 0:
+    if end <= 0:
         end = 1.0
     power = 10.0 ** math.floor(math.log10(end / 4))
     part = next(power * m for m in (1, 2, 2.5, 5, 10) if math.ceil(end / (power * m)) <= 8)

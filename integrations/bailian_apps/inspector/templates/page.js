@@ -5,7 +5,7 @@ const ZH = {
   "Previous and next step": "上一个、下一个步骤", "Open or close a step": "打开或关闭步骤",
   "Show or hide the steps below it": "显示或隐藏其下的步骤", "First and last step": "第一个、最后一个步骤",
   "Expand all, collapse all": "全部展开、全部收起", "Clear the filter": "清除筛选", "Close": "关闭",
-  "Steps": "步骤", "steps": "个步骤", "tokens": "个 token", "Step": "步骤", "Time": "时间", "First word": "首字", "Took": "耗时", "Tokens": "Token",
+  "Steps": "步骤", "steps": "个步骤", "step": "个步骤", "tokens": "个 token", "Step": "步骤", "Time": "时间", "First word": "首字", "Took": "耗时", "Tokens": "Token",
   "Total": "总耗时", "Tokens in": "输入 Token", "Tokens out": "输出 Token", "Attempts": "尝试次数",
   "App": "应用", "Session": "会话", "Request": "请求", "Model": "模型", "Copy": "复制", "Legend": "图例",
   "Node": "节点", "Tool": "工具", "MCP": "MCP", "Retrieval": "检索", "Reasoning": "思考", "Answer": "回答", "Prompt": "提问",
@@ -25,7 +25,7 @@ const ZH = {
 const zh = /^zh\b/i.test(navigator.language || "");
 const t = (text) => (zh && ZH[text]) || text;
 const runs = JSON.parse(document.getElementById("data").textContent);
-const LIMIT = 20000, FORMAT_LIMIT = 200000;
+const LIMIT = 20000, FORMAT_LIMIT = 200000, PIECE = 4000;
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
 function el(tag, props = {}, ...kids) {
@@ -40,7 +40,7 @@ function el(tag, props = {}, ...kids) {
 }
 
 /* Text of an app, with a sign for each character that cannot be seen. It is never markup. */
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]/gu;
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\u{e0000}-\u{e007f}]/gu;
 function shown(text) {
   text = text.replace(/\r\n?/g, "\n");
   const parts = document.createDocumentFragment();
@@ -91,6 +91,20 @@ async function copy(text, button) {
 }
 const copyButton = (text) => { const made = el("button", { type: "button", class: "copy", "aria-label": t("Copy"), title: t("Copy") }); made.addEventListener("click", () => copy(text, made)); return made; };
 
+/* A long text in pieces that end with a line, if they can: a browser takes a minute to lay out a
+   line of 200,000 characters, and lays out no piece that is out of sight. */
+function pieces(text, render) {
+  if (text.length <= LIMIT) return [render(text)];
+  const made = [];
+  for (let at = 0, end; at < text.length; at = end) {
+    end = Math.min(at + PIECE, text.length);
+    const line = text.lastIndexOf("\n", end - 1) + 1;
+    if (end < text.length) end = line > at ? line : end + /^[\udc00-\udfff]/.test(text[end]);
+    made.push(el("span", { class: "piece" }, render(text.slice(at, end))));
+  }
+  return made;
+}
+
 /* One text under a heading. */
 function part(title, text, { kind = "", render = shown, prose = false } = {}) {
   const box = el("section", { class: "part " + kind });
@@ -102,7 +116,7 @@ function part(title, text, { kind = "", render = shown, prose = false } = {}) {
   const draw = () => {
     const words = raw ? text : formatted(text);
     const cut = !whole && words.length > LIMIT;
-    pre.replaceChildren(render(cut ? words.slice(0, LIMIT) + "…" : words));
+    pre.replaceChildren(...(cut ? [render(words.slice(0, LIMIT) + "…")] : pieces(words, render)));
     more.hidden = !cut;
   };
   more.addEventListener("click", () => { whole = true; draw(); });
@@ -126,7 +140,7 @@ function doc(item, id) {
     try { host = new URL(item.url).host; } catch { /* it is shown as it is */ }
     where.append(isLink(item.url) ? el("a", { href: item.url, target: "_blank", rel: "noopener noreferrer nofollow" }, shown(host), " ↗") : el("span", {}, shown(item.url)));
   }
-  const box = el("div", { class: "doc", id, tabindex: id ? "-1" : null },
+  const box = el("div", { class: "doc", id },
     el("header", {}, item.n ? el("span", { class: "n" }, "[" + item.n + "]") : null, el("b", {}, shown(item.title || item.url || "")),
       item.score ? el("span", { class: "score" }, t("Score") + " " + item.score) : null));
   if (item.text) box.append(el("p", {}, shown(item.text)));
@@ -148,7 +162,7 @@ function cited(run) {
       const links = (mark[1].match(/\d+/g) || []).map((n) => {
         if (!known.has(n)) return "[" + n + "]";
         const id = "doc-" + run + "-" + n;
-        return el("a", { href: "#" + id, on: (event) => { event.preventDefault(); flash(id); } }, "[" + n + "]");
+        return el("a", { href: "#" + id, on: (event) => { event.preventDefault(); flash(document.getElementById(id)); } }, "[" + n + "]");
       });
       parts.append(el("sup", {}, ...links));
       done = mark.index + mark[0].length;
@@ -157,9 +171,9 @@ function cited(run) {
     return parts;
   };
 }
-function flash(id) {
-  const box = document.getElementById(id);
-  box.scrollIntoView({ block: "center" });
+function flash(box, block = "center") {
+  box.tabIndex = -1;
+  box.scrollIntoView({ block });
   box.focus({ preventScroll: true });
   box.classList.add("flash");
   setTimeout(() => box.classList.remove("flash"), 1600);
@@ -190,6 +204,8 @@ for (const section of all(".run")) {
   });
 }
 let current = 0, query = "";
+const stops = new Map(); /* the row of each run that Tab reaches */
+for (const known of rows) if (!stops.has(known.section)) stops.set(known.section, known);
 
 function detail(known) {
   const step = known.step;
@@ -215,7 +231,7 @@ function detail(known) {
 }
 function open(known, yes) {
   if (known.row.hasAttribute("data-answer")) {
-    if (yes) known.section.querySelector(".said .answer").scrollIntoView({ block: "nearest" });
+    if (yes) flash(known.section.querySelector(".said .answer"), "nearest");
     return;
   }
   if (yes && !known.detail) {
@@ -230,11 +246,13 @@ const isOpen = (known) => known.row.classList.contains("open");
 function matches(known) {
   if (!query) return true;
   known.words ??= (known.row.textContent + "\n" + Object.values(known.step).map((v) => (typeof v === "string" ? v : JSON.stringify(v))).join("\n")).toLowerCase();
-  return known.words.includes(query);
+  return known.words.includes(query) || named(known.section);
 }
+/* Whether the line of one run among several has what is looked for. */
+const named = (section) => section.tagName === "DETAILS" && section.querySelector("summary").textContent.toLowerCase().includes(query);
 /* Shows the rows that match, with those that they are below of, and none of what is folded. */
 function sift() {
-  let hits = 0, section = null, shownInSection = 0;
+  let hits = 0, section = null;
   const above = [], keep = new Set();
   for (const known of rows) {
     if (known.section !== section) { section = known.section; above.length = 0; }
@@ -254,9 +272,9 @@ function sift() {
     if (known.detail) known.detail.hidden = hide || !isOpen(known);
     if (!hide) counts.set(section, (counts.get(section) || 0) + 1);
   }
-  for (const each of all("details.run")) each.hidden = Boolean(query) && !counts.get(each);
+  for (const each of all("details.run")) each.hidden = Boolean(query) && !counts.get(each) && !named(each);
   document.getElementById("hits").textContent = query ? hits + " " + t("found") : "";
-  if (rows.length && rows[current].row.hidden) { const next = rows.findIndex((each) => !each.row.hidden); if (next >= 0) rove(next, false); }
+  for (const [each, stop] of stops) if (stop.row.hidden) { const next = rows.findIndex((known) => known.section === each && !known.row.hidden); if (next >= 0) rove(next, false); }
 }
 function fold(known, yes) {
   if (!known.row.hasAttribute("aria-expanded")) return;
@@ -265,10 +283,12 @@ function fold(known, yes) {
   sift();
 }
 function rove(index, focus = true) {
-  rows[current].row.tabIndex = -1;
   current = index;
-  rows[current].row.tabIndex = 0;
-  if (focus) { rows[current].row.focus(); rows[current].row.scrollIntoView({ block: "nearest" }); }
+  const known = rows[current];
+  stops.get(known.section).row.tabIndex = -1;
+  stops.set(known.section, known);
+  known.row.tabIndex = 0;
+  if (focus) { known.row.focus({ preventScroll: true }); known.row.scrollIntoView({ block: "nearest" }); }
 }
 function visible(known) { return !known.row.hidden && (known.section.tagName !== "DETAILS" || known.section.open); }
 function move(by) {
@@ -302,11 +322,18 @@ document.addEventListener("keydown", (event) => {
     else if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); if (rows.length) rove(visible(rows[current]) ? current : Math.max(0, rows.findIndex(visible))); }
     return;
   }
-  const inRow = event.target.closest?.(".grid > .row"), known = rows[current];
-  const free = inRow || event.target === document.body;
+  const inRow = event.target.closest?.(".grid > .row"), run = event.target.closest?.(".run");
+  if (inRow) current = inRow.index;
+  const known = rows[current];
+  const here = (each) => visible(each) && (!run || each.section === run);
+  const step = (by) => {
+    if (inRow) return move(by);
+    const at = here(known) ? current : rows.findIndex(here);
+    if (at >= 0) rove(at);
+  };
   const does = {
     "/": () => search.focus(), "?": () => help.showModal(), e: () => openAll(true), c: () => openAll(false),
-    j: () => (inRow ? move(1) : rove(current)), k: () => (inRow ? move(-1) : rove(current)), Escape: () => { search.value = query = ""; sift(); },
+    j: () => step(1), k: () => step(-1), Escape: () => { search.value = query = ""; sift(); },
   };
   const inGrid = {
     ArrowDown: () => move(1), ArrowUp: () => move(-1),
@@ -319,7 +346,7 @@ document.addEventListener("keydown", (event) => {
       for (let at = current - 1; at >= 0; at--) if (rows[at].section === known.section && rows[at].level < known.level) return rove(at);
     },
   };
-  const act = (rows.length || event.key === "/" || event.key === "?") && ((inRow && inGrid[event.key]) || (free && does[event.key]));
+  const act = (rows.length || event.key === "/" || event.key === "?") && ((inRow && inGrid[event.key]) || does[event.key]);
   if (act) { event.preventDefault(); act(); }
 });
 
@@ -356,7 +383,7 @@ for (const section of all(".run")) {
   section.addEventListener("toggle", () => section.open && fill(box));
 }
 function follow() {
-  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = document.getElementById(location.hash.slice(1));
   if (target && target.tagName === "DETAILS") target.open = true;
 }
 addEventListener("hashchange", follow);
