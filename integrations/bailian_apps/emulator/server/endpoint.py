@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from bailian_apps.emulator.apps.app import App, AppSource, unknown_app
 from bailian_apps.emulator.apps.app_files import AppFiles
 from bailian_apps.emulator.apps.recorded_app import NotRecorded
-from bailian_apps.emulator.credentials import masked_headers
+from bailian_apps.emulator.credentials import PLAYGROUND_KEY, masked_headers
 from bailian_apps.emulator.faults.plan import FaultPlan
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.page.exchanges import Exchanges
@@ -87,7 +87,7 @@ class Cloud:
         self._changed: dict[str, App | None] = {}  # added, replaced or (None) removed
         self.faults.clear()
         self.requests: list[ReceivedRequest] = []
-        self.exchanges = Exchanges()
+        self.exchanges = Exchanges(self.recorder.mask if self.recorder else ())
         self._kept_bytes = 0
         self.sessions = self.new_sessions()
         self.runs.clear()
@@ -145,8 +145,8 @@ class Cloud:
         if fault is not None:
             request = replace(request, body=content, fault=fault.name)
         self._keep(request)
-        exchange = self.exchanges.begin(request, outcome)
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
+        exchange = self.exchanges.begin(request, outcome, key)
         if fault is None:
             writer = ResponseWriter(
                 send, transport_of(scope), exchange, compress=request.accepts_gzip
@@ -174,7 +174,7 @@ class Cloud:
                 disconnecting.cancel()
                 await asyncio.wait({answering, disconnecting})
             if not answering.cancelled() and answering.result() and self.recorder is not None:
-                path = await self.recorder.relay(http, content, receive, send, exchange)
+                path = await self.recorder.relay(http, content, receive, send, exchange, BASE_PATH)
                 outcome.notes.append(f"passed on, {'not ' if path is None else ''}recorded")
 
     def check_key(self, key: str) -> None:
@@ -208,7 +208,7 @@ class Cloud:
         as_json: bool = False,
     ) -> bool:
         """Answer a request; return whether it is to be passed on instead."""
-        passes_on = self._passes_on(request, writer)
+        passes_on = key != PLAYGROUND_KEY and self._passes_on(request, writer)
         try:
             self.check_key(key)
             check(request, strict=self.strict)
