@@ -1,7 +1,6 @@
 """`Run`: one call of an app, with its attempts, until one is answered.
 
-`BailianApp` and all adapters stand on it. Its sync and async drivers differ in `for` against
-`async for`; what decides anything is in methods that both use.
+`BailianApp` and all adapters stand on it. Its two drivers differ in `for` against `async for`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 from pydantic import SecretStr, ValidationError
@@ -56,10 +56,7 @@ class EventStream(Iterator[AppEvent]):
             raise
 
     def close(self) -> None:
-        """End the run and free its connection.
-
-        A thread that is waiting for the next event then gets a `BailianError`.
-        """
+        """End the run; a thread that waits for its next event gets a `BailianError`."""
         self._run.close()
         with contextlib.suppress(ValueError):  # that thread is inside the generator, and ends it
             self._events.close()
@@ -122,7 +119,7 @@ class Run:
         self._asked_for_prompt = False
         self._keys = KeyReader(settings.api_key) if callable(settings.api_key) else None
         self._with_key = settings  # of this attempt, with what a callable `api_key` returned
-        self._may_have_run = 0  # how many of the attempts
+        self._may_have_run = set[int]()  # which of the attempts
         self._app_key: AppKey = (settings.base_url, settings.app_id)
         self._reported_context_loss = False
         self._result = AppResult()
@@ -163,16 +160,15 @@ class Run:
                     frames: OwnedStream[list[Any]] | None = None
                     try:
                         frames = await self._client.aframes(
-                            self._next_request(), self._with_key, deadline=self._deadline
+                            *self._next_call(), deadline=self._deadline, on_sent=self._mark_sent
                         )
                         async for arrived in frames:
                             for event in self._feed(arrived):
                                 yield event
                         yield self._finish()
+                        return
                     except BailianError as error:
                         await asyncio.sleep(self._retry_delay_or_raise(error))
-                    else:
-                        return
                     finally:
                         if frames is not None:
                             await frames.aclose()
@@ -184,15 +180,16 @@ class Run:
                 self._read_key()
                 frames: Generator[list[Any]] | None = None
                 try:
-                    frames = self._client.frames(self._next_request(), self._with_key, **calls)
+                    frames = self._client.frames(
+                        *self._next_call(), on_sent=self._mark_sent, **calls
+                    )
                     for arrived in frames:
                         yield from self._feed(arrived)
                     yield self._finish()
+                    return
                 except BailianError as error:
                     if self.closed.wait(self._retry_delay_or_raise(error)):
                         self._raise_final(error)
-                else:
-                    return
                 finally:
                     if frames is not None:
                         frames.close()
@@ -287,11 +284,11 @@ class Run:
     def _use_key(self, key: SecretStr) -> None:
         self._with_key = self._settings.model_copy(update={"api_key": key})
 
-    def _next_request(self) -> AppRequest:
-        """Return what the next attempt sends. Until an error shows otherwise, it may have run."""
+    def _next_call(self) -> tuple[AppRequest, AppSettings]:
+        """Return what the next attempt sends; once that was sent, it may have run."""
         self._attempt += 1
-        self._may_have_run += 1
-        return self._request
+        self._mark_sent = partial(self._may_have_run.add, self._attempt)  # without a cycle
+        return self._request, self._with_key
 
     def _feed(self, frames: list[Mapping[str, Any]]) -> list[AppEvent]:
         """Decode frames that arrived together; deltas among them become one event."""
@@ -304,6 +301,7 @@ class Run:
         events = self._decoder.feed(frames[0])
         if not self._received:  # the first frame is always alone
             self._received = True
+            self._mark_sent()  # also where a test double answers
             if self._asked_for_prompt:  # an app that refuses the prompt too is not remembered
                 self._client.prompt_only_apps.add(self._app_key)
             self._check_context(may_repeat=True)
@@ -357,7 +355,9 @@ class Run:
         """
         error.__context__ = error.__traceback__ = None
         if not self._received and did_not_start(error):
-            self._may_have_run -= 1
+            self._may_have_run.discard(self._attempt)
+        else:
+            self._mark_sent()
         if isinstance(error, _SessionForgottenError) and self._plan.fallback is not None:
             if self.closed.is_set():
                 self._raise_final(ConnectionLostError("the run was closed before it finished"))
