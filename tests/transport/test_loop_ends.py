@@ -18,6 +18,7 @@ import trustme
 from support.wire import END, SSE_HEAD, WAIT_S, Do, WireServer, chunk, event, frame
 
 from bailian_apps import BailianApp, Client
+from bailian_apps.transport.async_pool import LoopSession
 
 WHOLE = [SSE_HEAD, chunk(event(frame("你好", "stop"))), END]
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
@@ -139,6 +140,59 @@ def test_a_client_that_is_dropped_leaves_nothing_in_a_loop_that_runs() -> None:
 
     with WireServer(*[WHOLE] * 3) as server:
         asyncio.run(calls(server))
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_closing_a_client_may_be_cancelled(tls: tuple[ssl.SSLContext, Path]) -> None:
+    """Closing connections of TLS waits for the servers."""
+    context, trusted = tls
+
+    async def call_and_close(server: WireServer, client: Client) -> None:
+        await a_call(BailianApp(app_id="a", api_key="k", base_url=server.base_url, client=client))
+        closing = asyncio.create_task(client.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        del closing
+        assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
+        gc.collect()
+        assert not any(isinstance(each, LoopSession) for each in gc.get_objects())
+
+    with WireServer(WHOLE, tls=context) as server:
+        asyncio.run(call_and_close(server, Client(ca_bundle=trusted)))
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_of_a_loop_that_is_closed_with_calls_in_it_only_python_complains(
+    secure: bool, tls: tuple[ssl.SSLContext, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    context, trusted = tls
+
+    async def begin(app: BailianApp, server: WireServer) -> list[asyncio.Task[object]]:
+        tasks: list[asyncio.Task[object]] = [asyncio.create_task(app.ainvoke("hold"))]
+        events = app.astream("hold")
+        await anext(events)
+        tasks.append(asyncio.ensure_future(anext(events)))
+        await asyncio.sleep(0)
+        return tasks
+
+    with WireServer(HELD_OPEN, HELD_OPEN, tls=context if secure else None) as server:
+        app = BailianApp(
+            app_id="app", api_key="k", base_url=server.base_url, client=Client(ca_bundle=trusted)
+        )
+        loop = asyncio.new_event_loop()
+        loop.set_debug(True)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            loop.run_until_complete(begin(app, server))
+            loop.close()
+            assert server.all_gone.wait(WAIT_S)
+            gc.collect()
+        assert [str(each.message) for each in warned] == []
+        assert {each.partition("\n")[0] for each in caplog.messages} <= {
+            "Task was destroyed but it is pending!"
+        }
 
 
 @pytest.mark.usefixtures("_quiet")
