@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, NoReturn
 
 from pydantic import SecretStr, ValidationError
@@ -31,6 +30,7 @@ from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
 from bailian_apps.core.settings import CALL_NAMES, AppSettings
 from bailian_apps.owned_stream import OwnedStream
+from bailian_apps.transport.timeouts import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ class Run:
         self._on_frame = on_frame
         self._abort: Callable[[], object] | None = None
         self._deadline: float | None = None
+        self._clock = Stopwatch()  # since the request of this attempt was sent
         self._attempt = 0
         self._uncounted = 0  # how many of the attempts do not count against `max_retries`
         self._asked_for_prompt = False
@@ -160,7 +161,7 @@ class Run:
                     frames: OwnedStream[list[Any]] | None = None
                     try:
                         frames = await self._client.aframes(
-                            *self._next_call(), deadline=self._deadline, on_sent=self._mark_sent
+                            *self._next_call(), deadline=self._deadline, on_sent=self._on_sent
                         )
                         async for arrived in frames:
                             for event in self._feed(arrived):
@@ -180,9 +181,7 @@ class Run:
                 self._read_key()
                 frames: Generator[list[Any]] | None = None
                 try:
-                    frames = self._client.frames(
-                        *self._next_call(), on_sent=self._mark_sent, **calls
-                    )
+                    frames = self._client.frames(*self._next_call(), on_sent=self._on_sent, **calls)
                     for arrived in frames:
                         yield from self._feed(arrived)
                     yield self._finish()
@@ -235,8 +234,10 @@ class Run:
             output_nodes=self._settings.output_nodes,
             asked_session=request.sent("session_id") or None,
             history_format=history_format,
+            clock=self._clock,
         )
-        self._answer = AnswerFilter(self._settings.citation_marks, self._settings.think_tags)
+        marks, tags = self._settings.citation_marks, self._settings.think_tags
+        self._answer = AnswerFilter(marks, tags, clock=self._clock)
         self._received = False
 
     @contextlib.contextmanager
@@ -287,7 +288,8 @@ class Run:
     def _next_call(self) -> tuple[AppRequest, AppSettings]:
         """Return what the next attempt sends; once that was sent, it may have run."""
         self._attempt += 1
-        self._mark_sent = partial(self._may_have_run.add, self._attempt)  # without a cycle
+        sent, attempt, clock = self._may_have_run, self._attempt, self._clock
+        self._on_sent = lambda: (sent.add(attempt), clock.restart())  # does not hold the run
         return self._request, self._with_key
 
     def _feed(self, frames: list[Mapping[str, Any]]) -> list[AppEvent]:
@@ -301,7 +303,7 @@ class Run:
         events = self._decoder.feed(frames[0])
         if not self._received:  # the first frame is always alone
             self._received = True
-            self._mark_sent()  # also where a test double answers
+            self._may_have_run.add(self._attempt)  # also where a test double answers
             if self._asked_for_prompt:  # an app that refuses the prompt too is not remembered
                 self._client.prompt_only_apps.add(self._app_key)
             self._check_context(may_repeat=True)
@@ -356,8 +358,6 @@ class Run:
         error.__context__ = error.__traceback__ = None
         if not self._received and did_not_start(error):
             self._may_have_run.discard(self._attempt)
-        else:
-            self._mark_sent()
         if isinstance(error, _SessionForgottenError) and self._plan.fallback is not None:
             if self.closed.is_set():
                 self._raise_final(ConnectionLostError("the run was closed before it finished"))

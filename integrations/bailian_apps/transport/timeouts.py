@@ -16,6 +16,22 @@ _DRAIN_S: Final = 0.5
 _ERROR_BODY_S: Final = 5.0
 
 
+class Stopwatch:
+    """Measures the time since a request was sent."""
+
+    def __init__(self) -> None:
+        """Start now."""
+        self.restart()
+
+    def restart(self) -> None:
+        """Start again: a request is being sent."""
+        self._started = time.monotonic()
+
+    def __call__(self) -> float:
+        """Return the milliseconds since the start, to a tenth."""
+        return round((time.monotonic() - self._started) * 1000, 1)
+
+
 class TimeoutBudget:
     """What a call is waiting for, and until when.
 
