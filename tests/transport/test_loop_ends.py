@@ -18,7 +18,6 @@ import trustme
 from support.wire import END, SSE_HEAD, WAIT_S, Do, WireServer, chunk, event, frame
 
 from bailian_apps import BailianApp, Client
-from bailian_apps.transport.async_pool import LoopSession
 
 WHOLE = [SSE_HEAD, chunk(event(frame("你好", "stop"))), END]
 HELD_OPEN = [SSE_HEAD, chunk(event(frame("你好"))), Do.STALL]
@@ -149,6 +148,8 @@ def test_closing_a_client_may_be_cancelled(tls: tuple[ssl.SSLContext, Path]) -> 
 
     async def call_and_close(server: WireServer, client: Client) -> None:
         await a_call(BailianApp(app_id="a", api_key="k", base_url=server.base_url, client=client))
+        assert client._async is not None
+        [session] = client._async.sessions.values()
         closing = asyncio.create_task(client.aclose())
         await asyncio.sleep(0)
         closing.cancel()
@@ -157,7 +158,7 @@ def test_closing_a_client_may_be_cancelled(tls: tuple[ssl.SSLContext, Path]) -> 
         del closing
         assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
         gc.collect()
-        assert not any(isinstance(each, LoopSession) for each in gc.get_objects())
+        assert session() is None
 
     with WireServer(WHOLE, tls=context) as server:
         asyncio.run(call_and_close(server, Client(ca_bundle=trusted)))
@@ -169,12 +170,12 @@ def test_of_a_loop_that_is_closed_with_calls_in_it_only_python_complains(
 ) -> None:
     context, trusted = tls
 
-    async def begin(app: BailianApp, server: WireServer) -> list[asyncio.Task[object]]:
-        tasks: list[asyncio.Task[object]] = [asyncio.create_task(app.ainvoke("hold"))]
-        events = app.astream("hold")
-        await anext(events)
-        tasks.append(asyncio.ensure_future(anext(events)))
-        await asyncio.sleep(0)
+    async def begin(app: BailianApp) -> list[asyncio.Future[object]]:
+        streams = [app.astream("hold") for _ in range(2)]
+        for each in streams:
+            await anext(each)
+        tasks = [asyncio.ensure_future(anext(each)) for each in streams]
+        await asyncio.sleep(0)  # now they wait for what never comes
         return tasks
 
     with WireServer(HELD_OPEN, HELD_OPEN, tls=context if secure else None) as server:
@@ -183,9 +184,10 @@ def test_of_a_loop_that_is_closed_with_calls_in_it_only_python_complains(
         )
         loop = asyncio.new_event_loop()
         loop.set_debug(True)
+        loop.slow_callback_duration = WAIT_S
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            loop.run_until_complete(begin(app, server))
+            loop.run_until_complete(begin(app))
             loop.close()
             assert server.all_gone.wait(WAIT_S)
             gc.collect()
