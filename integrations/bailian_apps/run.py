@@ -13,22 +13,21 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mappi
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from typing_extensions import Self
 
 from bailian_apps.client import AppKey, Client, default_client
 from bailian_apps.core.answer_text import AnswerFilter
 from bailian_apps.core.decoder import Decoder
-from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
+from bailian_apps.core.errors import BailianError, ConnectionLostError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.history_template import HistoryFormat
-from bailian_apps.core.invalid_input import invalid_options
 from bailian_apps.core.redaction import hides_arguments
-from bailian_apps.core.request import AppRequest, WireOptions
+from bailian_apps.core.request import AppRequest
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
-from bailian_apps.core.settings import CALL_NAMES, AppSettings
+from bailian_apps.core.settings import AppSettings
 from bailian_apps.owned_stream import OwnedStream
 from bailian_apps.transport.timeouts import Stopwatch
 
@@ -109,8 +108,7 @@ class Run:
         self._settings = settings
         self._client = client or default_client()
         self._plan = plan
-        shared = {name: getattr(settings, name) for name in WireOptions.model_fields}
-        self._options = dict(options or {}) | shared
+        self._options = dict(options or {})
         self._on_frame = on_frame
         self._abort: Callable[[], object] | None = None
         self._deadline: float | None = None
@@ -213,11 +211,7 @@ class Run:
     @hides_arguments
     def _prepare(self, plan: Plan) -> None:
         """Make the request of a plan, in the form that the app takes."""
-        fields = plan.request_fields(self._options)
-        try:
-            request = AppRequest.model_validate(fields)
-        except ValidationError:
-            raise InvalidInputError.of(invalid_options(fields, names=CALL_NAMES)) from None
+        request = plan.request(self._settings, self._options)
         takes_prompt = self._app_key in self._client.prompt_only_apps
         history_format = "prompt" if takes_prompt else self._settings.history_format
         self._use(request, None if request.messages is None else history_format)

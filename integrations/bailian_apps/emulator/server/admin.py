@@ -53,7 +53,7 @@ def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
         cloud.faults.add(FaultSpec.model_validate(fields))
 
     def advance(advance_s: float) -> None:
-        cloud.sessions.advance(advance_s)
+        cloud.advance(advance_s)
 
     def read_apps() -> JsonObject:
         return {"apps": [{"id": app_id, "kind": app.kind} for app_id, app in cloud.apps.items()]}
@@ -110,6 +110,8 @@ def _error(message: str) -> JsonObject:
 def _as_json(request: ReceivedRequest) -> JsonObject:
     return {
         "app_id": request.app_id,
+        "method": request.method,
+        "path": request.path,
         "stream": request.stream,
         "fault": request.fault,
         "gone": request.disconnected.is_set(),
