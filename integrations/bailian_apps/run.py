@@ -118,7 +118,7 @@ class Run:
         self._asked_for_prompt = False
         self._keys = KeyReader(settings.api_key) if callable(settings.api_key) else None
         self._with_key = settings  # of this attempt, with what a callable `api_key` returned
-        self._may_have_run = 0  # how many of the attempts
+        self._may_have_run = set[int]()  # which of the attempts
         self._app_key: AppKey = (settings.base_url, settings.app_id)
         self._reported_context_loss = False
         self._result = AppResult()
@@ -157,10 +157,9 @@ class Run:
                 while True:
                     await self._aread_key()
                     frames: OwnedStream[list[Any]] | None = None
-                    call = self._next_call()
                     try:
                         frames = await self._client.aframes(
-                            *call, deadline=self._deadline, on_sent=self._clock.restart
+                            *self._next_call(), deadline=self._deadline, on_sent=self._on_sent
                         )
                         async for arrived in frames:
                             for event in self._feed(arrived):
@@ -179,9 +178,8 @@ class Run:
             while True:
                 self._read_key()
                 frames: Generator[list[Any]] | None = None
-                call = self._next_call()
                 try:
-                    frames = self._client.frames(*call, on_sent=self._clock.restart, **calls)
+                    frames = self._client.frames(*self._next_call(), on_sent=self._on_sent, **calls)
                     for arrived in frames:
                         yield from self._feed(arrived)
                     yield self._finish()
@@ -282,9 +280,10 @@ class Run:
         self._with_key = self._settings.model_copy(update={"api_key": key})
 
     def _next_call(self) -> tuple[AppRequest, AppSettings]:
-        """Return what the next attempt sends. Until an error shows otherwise, it may have run."""
+        """Return what the next attempt sends; once that was sent, it may have run."""
         self._attempt += 1
-        self._may_have_run += 1
+        sent, attempt, clock = self._may_have_run, self._attempt, self._clock
+        self._on_sent = lambda: (sent.add(attempt), clock.restart())  # does not hold the run
         return self._request, self._with_key
 
     def _feed(self, frames: list[Mapping[str, Any]]) -> list[AppEvent]:
@@ -298,6 +297,7 @@ class Run:
         events = self._decoder.feed(frames[0])
         if not self._received:  # the first frame is always alone
             self._received = True
+            self._may_have_run.add(self._attempt)  # also where a test double answers
             if self._asked_for_prompt:  # an app that refuses the prompt too is not remembered
                 self._client.prompt_only_apps.add(self._app_key)
             self._check_context(may_repeat=True)
@@ -351,7 +351,7 @@ class Run:
         """
         error.__context__ = error.__traceback__ = None
         if not self._received and did_not_start(error):
-            self._may_have_run -= 1
+            self._may_have_run.discard(self._attempt)
         if isinstance(error, _SessionForgottenError) and self._plan.fallback is not None:
             if self.closed.is_set():
                 self._raise_final(ConnectionLostError("the run was closed before it finished"))
