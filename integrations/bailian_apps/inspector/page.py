@@ -22,7 +22,8 @@ from markupsafe import Markup
 
 from bailian_apps.core.documents import RetrievedDocument
 from bailian_apps.core.result import DocReference
-from bailian_apps.inspector.view import Row, View, as_json, format_ms
+from bailian_apps.inspector.drawable import as_json
+from bailian_apps.inspector.view import Row, View, format_ms
 
 _FILES = ("page.html", "run.html", "icons.html", "page.css", "page.js", "waterfall.svg")
 
@@ -153,7 +154,7 @@ def _script_json(value: object) -> str:
 
     They get escapes of JSON, so a text full of `<` does not grow. Text stays UTF-8.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     text = _SCRIPT_END.sub(r"<\\/", text).replace("<!--", "<\\u0021--")
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
