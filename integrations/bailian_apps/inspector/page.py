@@ -50,7 +50,7 @@ _EXCERPT, _EXCERPTS, _STATIC_ANSWER = 600, 16_000, 20_000
 # Of a notebook's frame, which cannot be as high as its page: pixels, as page.css has them.
 _TALLEST_PX, _ANSWER_PX, _HEAD_PX, _BANNER_PX = 720, 300, 179, 48
 _LINE_PX, _ROW_PX, _PART_PX, _DOCUMENT_PX, _RUN_PX = 23, 32, 42, 84, 50
-_LINE, _IDS = 110, 2.5  # narrow characters and ids of a line
+_LINE, _IDS = 125, 2.5  # narrow characters and ids of a line
 
 
 def page(views: Sequence[View], *, title: str | None = None, compact: bool = False) -> str:

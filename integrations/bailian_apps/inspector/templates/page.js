@@ -18,7 +18,7 @@ const ZH = {
   "The cloud answered in another session: the app did not know the earlier conversation.": "云端在另一个会话中作答：应用不知道之前的对话。",
   "The whole conversation was sent with this request.": "这次请求发送了完整的对话。",
   "Input": "输入", "Output": "输出", "Error": "错误", "Documents": "文档", "Cited documents": "引用的文档", "Request body": "请求正文",
-  "Final text of the cloud": "云端的最终文本", "Format": "格式化", "Raw": "原文", "Show all": "显示全部", "characters": "个字符",
+  "Final text of the cloud": "云端的最终文本", "Details of": "步骤详情：", "Format": "格式化", "Raw": "原文", "Show all": "显示全部", "characters": "个字符",
   "From – to": "起止", "Cloud’s own time": "云端报告的耗时", "Id": "标识", "Parent": "上级", "Score": "得分", "Page": "页",
   "No input, output or error was reported.": "没有报告输入、输出或错误。", "The answer is empty.": "回答为空。", "found": "个匹配",
 };
@@ -231,7 +231,7 @@ function detail(known) {
   const narrow = all(":scope > .part:not(.wide)", parts);
   if (narrow.length === 1) narrow[0].classList.add("wide");
   if (!parts.childNodes.length) parts.append(el("p", { class: "note" }, t("No input, output or error was reported.")));
-  return el("div", { class: "detail", role: "row", "aria-level": known.level + 1 }, el("div", { role: "gridcell", "aria-colspan": 5 }, meta, parts));
+  return el("div", { class: "detail", role: "row", "aria-level": known.level + 1, "aria-label": t("Details of") + " " + known.row.querySelector(".label").textContent }, el("div", { role: "gridcell", "aria-colspan": 5 }, meta, parts));
 }
 function open(known, yes) {
   if (known.row.hasAttribute("data-answer")) {
