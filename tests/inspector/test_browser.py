@@ -269,7 +269,7 @@ def test_a_long_line_is_laid_out_in_pieces(show: Any) -> None:
     assert page.locator(".detail .ctl").count() == 0  # no pair is torn apart
 
 
-@pytest.mark.parametrize("before", range(12))
+@pytest.mark.parametrize("before", [0, 5, 10])
 def test_no_citation_pair_or_line_end_is_torn_where_a_long_text_is_cut(
     show: Any, before: int
 ) -> None:
