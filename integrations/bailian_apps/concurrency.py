@@ -27,6 +27,10 @@ from bailian_apps.core.settings import Timeout
 
 logger = logging.getLogger(__name__)
 
+# A wait has an end, whose timer keeps a task that only waits here; the loop itself does not. (The
+# timers of some loops hold 24 days at most.)
+_DAY_S = 86_400.0
+
 
 class WaitQueue:
     """The calls of one app: those that hold a slot, and those that wait for one.
@@ -163,8 +167,8 @@ class ConcurrencySlot:
         self.__exit__()
 
     @contextlib.contextmanager
-    def _queued(self) -> Generator[Iterator[float | None]]:
-        """Queue for as long as the body waits; yields its waits, of so many seconds, if limited."""
+    def _queued(self) -> Generator[Iterator[float]]:
+        """Queue for as long as the body waits; yields its waits, of so many seconds."""
         pool_s = self._timeouts.pool_s
         until = min(math.inf if pool_s is None else time.monotonic() + pool_s, self._deadline)
         self._calls.enqueue(self, arrives=True)
@@ -176,8 +180,8 @@ class ConcurrencySlot:
             self.__exit__()
             raise
 
-    def _waits(self, until: float) -> Iterator[float | None]:
-        """A wait until the warning, and one until the limit."""
+    def _waits(self, until: float) -> Iterator[float]:
+        """A wait until the warning, and one until the limit; without a limit, days."""
         warning_s = self._timeouts.connect_s
         if not self._calls.has_warned and until - time.monotonic() > warning_s:
             yield warning_s
@@ -190,7 +194,9 @@ class ConcurrencySlot:
                     warning_s,
                     self.limit,
                 )
-        yield None if until == math.inf else max(until - time.monotonic(), 0)
+        while until == math.inf:
+            yield _DAY_S
+        yield max(until - time.monotonic(), 0)
 
     def _timeout_error(self, until: float) -> BailianError:
         name = "total_s" if until == self._deadline else "pool_s"

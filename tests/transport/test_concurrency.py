@@ -96,6 +96,23 @@ def test_a_loop_that_was_dropped_with_calls_in_it_is_freed_with_its_slot(
         assert app.invoke("again").text == "你好"
 
 
+async def test_a_task_that_nobody_keeps_gets_its_slot() -> None:
+    """The loop keeps no task itself; what a task waits for has to."""
+    calls, done = WaitQueue(), asyncio.Event()
+    calls.has_warned = True  # so there is no timer for the warning
+
+    async def call() -> None:
+        async with ConcurrencySlot(calls, 1, Timeout(), deadline=None):
+            done.set()
+
+    async with ConcurrencySlot(calls, 1, Timeout(), deadline=None):
+        asyncio.ensure_future(call())  # noqa: RUF006
+        await asyncio.sleep(0)
+        gc.collect()
+        assert len(calls.waiting) == 1
+    await asyncio.wait_for(done.wait(), WAIT_S)
+
+
 def test_threads_and_tasks_are_counted_together() -> None:
     """Each call waits until three run, so a lower limit would show as much as a higher one."""
     lock, three, running, most = threading.Lock(), threading.Barrier(3), 0, 0

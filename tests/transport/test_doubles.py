@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import json
@@ -17,7 +18,7 @@ import dashscope
 import pytest
 from support.paths import PATHS
 
-from bailian_apps import BailianApp, ConnectError
+from bailian_apps import BailianApp, BailianError, ConnectError
 from bailian_apps.emulator import Agent, Emulator
 
 pytest.importorskip("vcr", reason="only .venv has test doubles")
@@ -114,6 +115,38 @@ def test_a_call_that_a_double_cannot_see_is_refused(
     assert "cloud.invalid" in str(error)
     assert "emulator" in str(error)
     assert "BAILIAN_LIVE=1" in str(error)
+
+
+SEEN_RUNS = ("respx", "respx with httpx", "pytest-httpx", "httpx.AsyncClient.send")
+
+
+def submitted(way: str) -> BailianError:
+    app = app_at(CLOUD)
+    with pytest.raises(BailianError) as caught:
+        if way == "submit":
+            app.submit("hi", max_retries=0)
+        else:
+            asyncio.run(app.asubmit("hi", max_retries=0))
+    return caught.value
+
+
+@pytest.mark.parametrize("way", ["submit", "asubmit"])
+@pytest.mark.parametrize("double", [name for name in DOUBLES if name not in SEEN_RUNS])
+def test_a_background_run_that_a_double_cannot_see_is_refused(way: str, double: str) -> None:
+    with DOUBLES[double]():
+        error = submitted(way)
+    assert error.request_state == "not_sent"
+    assert str(error).startswith("a test has replaced ")
+
+
+@pytest.mark.parametrize("way", ["submit", "asubmit"])
+@pytest.mark.parametrize("using", ["httpcore", "httpx"])
+def test_respx_sees_background_runs(way: str, using: str) -> None:
+    with respx.mock(using=using, assert_all_called=False) as double:
+        route = double.route().respond(400, json={"code": "X", "message": "doubled"})
+        error = submitted(way)
+    assert route.call_count == 1
+    assert "doubled" in str(error)
 
 
 @pytest.mark.parametrize("path", ["invoke", "astream"])

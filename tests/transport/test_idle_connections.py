@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import pytest
 import trustme
 from support.paths import PATHS
-from support.wire import WAIT_S, Do, Part, WireServer, answer, event, frame, stream
+from support.wire import SSE_HEAD, WAIT_S, Do, Part, WireServer, answer, chunk, event, frame, stream
 
 from bailian_apps import BailianApp, BailianError, Client, ConnectError
 
@@ -159,6 +159,16 @@ def test_what_came_with_the_end_of_an_answer_is_not_the_next(
         app = BailianApp(app_id="app", api_key="k", base_url=server.base_url, max_retries=0)
         assert calls(app, lambda: None) == ["yours" if body else "NotFoundError", "yours"]
         assert server.connections == len(server.posts) == 2
+
+
+@pytest.mark.parametrize("calls", [sync_calls, async_calls])
+def test_headers_after_the_last_chunk_do_not_cost_a_connection(calls: Calls) -> None:
+    body = event(frame("yours", "stop"))
+    parts: list[Part] = [SSE_HEAD, chunk(body), b"0\r\nX-Time: 1\r\n\r\n"]
+    with WireServer(parts, YOURS) as server:
+        app = BailianApp(app_id="app", api_key="k", base_url=server.base_url)
+        assert calls(app, lambda: None) == ["yours", "yours"]
+        assert server.connections == 1
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

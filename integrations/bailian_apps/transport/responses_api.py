@@ -30,7 +30,7 @@ from bailian_apps.core.errors import (
 )
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
-from bailian_apps.transport.doubles import refusal
+from bailian_apps.transport.doubles import refusal, refuse_unseen_call
 from bailian_apps.transport.environment import Environment, tls_context
 from bailian_apps.transport.http_answer import (
     asked_of,
@@ -138,6 +138,7 @@ class SyncRuns:
         Raises:
             BailianError: What failed.
         """
+        refuse_unseen_call(self._link.url, sender="httpx")
         with self._link.sending(call, key):
             raw = self._link.ask(self._client, call, timeout_s, connect_s)
         return self._link.read(raw.http_response)
@@ -169,6 +170,7 @@ class AsyncRuns:
         self, call: RunCall, key: SecretStr, *, timeout_s: float, connect_s: float
     ) -> RunAnswer:
         """As `SyncRuns.send`."""
+        refuse_unseen_call(self._link.url, sender="httpx, async")
         with self._link.sending(call, key):
             raw = await self._link.ask(self._client, call, timeout_s, connect_s)
         return self._link.read(raw.http_response)
@@ -186,6 +188,7 @@ class _Link:
     """What the sync and the async connection have in common."""
 
     def __init__(self, environment: Environment, endpoint: RunEndpoint) -> None:
+        self.url = endpoint.url
         self._environment = environment
         self._endpoint = endpoint
         self._proxy = environment.proxy_for(endpoint.url)
