@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
@@ -13,7 +14,12 @@ from uuid import uuid4
 from bailian_apps.background.requests import RunRequest
 from bailian_apps.background.run import BackgroundRun
 from bailian_apps.client import Client, default_client
-from bailian_apps.core.errors import BailianError, InvalidInputError, SubmissionUnknownError
+from bailian_apps.core.errors import (
+    BailianError,
+    InvalidInputError,
+    ProtocolError,
+    SubmissionUnknownError,
+)
 from bailian_apps.core.history import Plan
 from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.redaction import hides_arguments
@@ -44,6 +50,17 @@ def submission_mark() -> str:
         if len(_marks) > _MAX_MARKS:
             _marks.popitem(last=False)
     return mark
+
+
+def _forget_marks() -> None:
+    """Forget the marks of the parent process in a forked child: each would be valid in both."""
+    global _marks_lock
+    _marks_lock = threading.Lock()
+    _marks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_marks)
 
 
 class Submission:
@@ -146,7 +163,16 @@ class Submission:
 
     def _run(self, content: Mapping[str, Any], request_id: str | None) -> BackgroundRun:
         state = read_state(content, request_id)
-        return BackgroundRun(self.settings, state.id, client=self._given_client, state=state)
+        logger.info("submitted run %s of app %s", state.id, self.settings.app_id)
+        try:
+            return BackgroundRun(self.settings, state.id, client=self._given_client, state=state)
+        except InvalidInputError:  # of the id, and "nothing was sent" would be untrue
+            error = ProtocolError(
+                "a run was submitted, but its id has a character that cannot be asked for",
+                request_id=request_id,
+            )
+            error.run_id = state.id
+            raise error from None
 
     def _warn_of_unsent(self) -> None:
         key = (self.settings.base_url, self.settings.app_id)
