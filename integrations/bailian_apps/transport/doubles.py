@@ -1,9 +1,9 @@
 """Test doubles of HTTP clients: whether one can see a call, and what it means if it refuses one.
 
 A test suite that replaces `requests` or httpx, or the SDK, believes that no call leaves the
-machine. Calls of this package use neither. They would reach the cloud unseen, and cost money; so
-they are refused, except in the local network, or where the test wants them. Nothing here imports a
-double.
+machine. Calls of this package use neither (background runs use httpx, whose doubles see them). They
+would reach the cloud unseen, and cost money; so they are refused, except in the local network, or
+where the test wants them. Nothing here imports a double.
 """
 
 from __future__ import annotations
@@ -42,7 +42,13 @@ _SENDERS: Final = {
 _SEEING: Final = {
     "urllib3": ("urllib3.PoolManager.urlopen", "urllib3.HTTPConnectionPool.urlopen"),
     "aiohttp": ("aiohttp.ClientSession.post", "aiohttp.ClientSession._request"),
-}
+    "httpx": (
+        "httpx.Client.send", "httpx.AsyncClient.send",
+        "httpx.HTTPTransport.handle_request", "httpx.AsyncHTTPTransport.handle_async_request",
+        "httpcore.ConnectionPool.handle_request",
+        "httpcore.AsyncConnectionPool.handle_async_request",
+    ),
+}  # fmt: skip
 _LIBRARIES: Final = frozenset(module.partition(".")[0] for module in _SENDERS)
 _STDLIB: Final = Path(os.__file__).parent
 _DOUBLES: Final = ("unittest.mock", "responses", "requests_mock", "respx", "pytest_httpx")
@@ -59,8 +65,8 @@ def refuse_unseen_call(url: str, *, sender: str) -> None:
 
     Args:
         url: Where it goes.
-        sender: The library that sends it, `urllib3` or `aiohttp`. A double of that may see the
-            call, as aioresponses sees an async one.
+        sender: The library that sends it: `urllib3`, `aiohttp` or `httpx`. A double of that may
+            see the call, as aioresponses sees an async one.
 
     Raises:
         ConnectError: It is refused; nothing was sent.

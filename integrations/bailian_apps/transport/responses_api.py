@@ -30,7 +30,7 @@ from bailian_apps.core.errors import (
 )
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
-from bailian_apps.transport.doubles import refusal
+from bailian_apps.transport.doubles import refusal, refuse_unseen_call
 from bailian_apps.transport.environment import Environment, tls_context
 from bailian_apps.transport.http_answer import (
     asked_of,
@@ -244,6 +244,7 @@ class _Link:
     @contextlib.contextmanager
     def sending(self, call: RunCall, key: SecretStr) -> Generator[None]:
         """Send with a key, and raise the client's errors as ours."""
+        refuse_unseen_call(self._endpoint.url, sender="httpx")
         openai = load_openai()
         self._key = key
         token = _sending.set(True)
@@ -253,6 +254,11 @@ class _Link:
             response = error.response
         except openai.APIConnectionError as error:
             self._raise(error.__cause__ or error)
+        except UnicodeError:  # of the client's own headers, which are not sent
+            raise environment_error(
+                "the openai client refuses a variable of the environment, such as "
+                "OPENAI_CUSTOM_HEADERS, with a character that is not ASCII"
+            ) from None
         except openai.OpenAIError as error:
             raise ProtocolError(f"the openai client failed: {type(error).__name__}") from None
         else:
@@ -299,6 +305,7 @@ def load_openai() -> Any:
     """
     try:
         import openai
+        import openai.resources.responses  # which the client imports at its first use, in a loop
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "openai":
             raise
