@@ -32,6 +32,7 @@ from bailian_apps import (
     RequestTimeoutError,
     ServerError,
     SubmissionUnknownError,
+    Timeout,
     Usage,
     submission_mark,
 )
@@ -180,6 +181,20 @@ def test_a_deletion_whose_answer_was_lost_is_not_an_error(cloud: Any, make_app: 
     cloud.fail("close_before_headers")
     run.delete()
     assert methods(cloud)[-2:] == ["DELETE", "DELETE"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_deletion_that_was_throttled_first_does_not_hide_that_there_is_no_run(
+    cloud: Any, make_app: Any, is_async: bool
+) -> None:
+    run = make_app().background_run("never-submitted")
+    cloud.fail("throttled")
+    with moving_clock(), pytest.raises(NotFoundError):
+        if is_async:
+            asyncio.run(run.adelete())
+        else:
+            run.delete()
+    assert methods(cloud) == ["DELETE", "DELETE"]
 
 
 @pytest.mark.parametrize(
@@ -350,6 +365,19 @@ def test_a_closed_client_refuses_and_nothing_listens_is_a_connect_error(make_app
     with pytest.raises(ConnectError) as raised:
         make_app(base_url="http://127.0.0.1:1/api/v1", max_retries=0).submit("Hello")
     assert raised.value.is_retryable
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_total_s_bounds_the_wait_for_a_free_slot(cloud: Any, make_app: Any, is_async: bool) -> None:
+    client = Client()
+    app = make_app(max_concurrency=1, timeout=Timeout(total_s=0.2), client=client)
+    with client.slot(app.settings, deadline=None), pytest.raises(RequestTimeoutError) as raised:
+        if is_async:
+            asyncio.run(app.asubmit("Hello"))
+        else:
+            app.submit("Hello")
+    assert raised.value.request_state == "not_sent"
+    assert not cloud.requests
 
 
 @pytest.mark.parametrize("run_id", ["", "a/b", "../x", "a b", 7, "?x"])

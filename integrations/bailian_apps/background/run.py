@@ -169,7 +169,7 @@ class BackgroundRun:
             with self._open() as connection:
                 answer = request.send(connection)
         except NotFoundError:
-            if request.attempts == 1:
+            if not request.may_have_been_done:
                 raise
             return  # the answer to an earlier attempt was lost
         self._check_deleted(answer)
@@ -181,7 +181,7 @@ class BackgroundRun:
             async with await self._aopen() as connection:
                 answer = await request.asend(connection)
         except NotFoundError:
-            if request.attempts == 1:
+            if not request.may_have_been_done:
                 raise
             return
         self._check_deleted(answer)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from bailian_apps.background.requests import RunRequest
+from bailian_apps.background.requests import RunRequest, total_deadline
 from bailian_apps.background.run import BackgroundRun
 from bailian_apps.client import Client, default_client
 from bailian_apps.core.errors import (
@@ -111,27 +111,30 @@ class Submission:
             SubmissionUnknownError: The mark was made by another process, or was used.
             BailianError: Submitting failed.
         """
+        deadline = total_deadline(self.settings)
         call, endpoint = self._call(), run_endpoint(self.settings, self._request)
         with (
-            self._client.slot(self.settings, deadline=None),
+            self._client.slot(self.settings, deadline=deadline),
             self._client.runs(endpoint) as connection,
             self._marked(),
         ):
-            answer = RunRequest(call, self.settings).send(connection)
+            answer = RunRequest(call, self.settings, deadline=deadline).send(connection)
         return self._run(*answer)
 
     async def asubmit(self) -> BackgroundRun:
         """As `submit`, natively async."""
         import asyncio
 
-        async with self._client.aslot(self.settings, deadline=None):
+        deadline = total_deadline(self.settings)
+        async with self._client.aslot(self.settings, deadline=deadline):
             # In a thread: reading images, and importing the SDK and the openai client, take long.
             call = await asyncio.to_thread(self._call)
             endpoint = await asyncio.to_thread(run_endpoint, self.settings, self._request)
             made = await asyncio.to_thread(self._client.aruns, endpoint)
             async with made as connection:
                 with self._marked():
-                    answer = await RunRequest(call, self.settings).asend(connection)
+                    request = RunRequest(call, self.settings, deadline=deadline)
+                    answer = await request.asend(connection)
         return self._run(*answer)
 
     @hides_arguments
