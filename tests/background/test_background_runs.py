@@ -354,6 +354,22 @@ def test_a_key_callable_is_read_for_each_request(cloud: Any, make_app: Any) -> N
     assert methods(cloud) == ["POST", "POST", "GET"]
 
 
+async def test_a_slow_key_callable_does_not_outlast_the_limits(cloud: Any, make_app: Any) -> None:
+    run = make_app().submit("Hello")
+
+    async def slow() -> str:
+        await asyncio.sleep(600)
+        return "sk-secret"
+
+    app = make_app(api_key=slow, timeout=Timeout(total_s=0.1), max_retries=0)
+    with pytest.raises(ConnectError, match="api_key took longer"):
+        await app.asubmit("Hello")
+    with pytest.raises(RequestTimeoutError, match="it goes on") as raised:
+        await app.background_run(run.id).await_end(timeout_s=0.1)
+    assert raised.value.run_id == run.id
+    assert methods(cloud) == ["POST"]
+
+
 def test_a_closed_client_refuses_and_nothing_listens_is_a_connect_error(make_app: Any) -> None:
     client = Client()
     app = make_app(client=client)

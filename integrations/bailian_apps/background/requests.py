@@ -82,9 +82,15 @@ class RunRequest:
         """As `send`, natively async."""
         import asyncio  # 40 ms, which a program without a loop does not pay
 
+        from bailian_apps.concurrency import key_before
+
+        deadline = None if self._deadline == float("inf") else self._deadline
         while True:
             try:
-                key = self._own_key() if self._keys is None else await self._keys.aread()
+                if self._keys is None:
+                    key = self._own_key()
+                else:
+                    key = await key_before(deadline, self._keys.aread())
                 return await connection.send(self._call, key, **self._limits())
             except BailianError as error:
                 delay_s = self._delay_or_raise(error)
