@@ -305,7 +305,9 @@ def load_openai() -> Any:
     """
     try:
         import openai
-        import openai.resources.responses  # which the client imports at its first use, in a loop
+
+        # The client would import it at its first use: 600 modules, in an event loop.
+        import openai.resources.responses  # pyright: ignore[reportUnusedImport]
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "openai":
             raise
