@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from bailian_apps import (
     RequestTimeoutError,
     ServerError,
     SubmissionUnknownError,
+    Timeout,
     Usage,
     submission_mark,
 )
@@ -150,6 +152,21 @@ def test_a_cancelled_run_has_no_result_and_an_ended_run_stays_what_it_is(
     assert other.result().text == "Hello!"
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_cancellation_that_came_too_late_does_not_lose_the_result(
+    cloud: Any, make_app: Any, is_async: bool
+) -> None:
+    run = finished(cloud, make_app(max_retries=0).submit("Hello"))
+    cloud.fail("http_500", nth=2)  # the question after it
+    with pytest.raises(ServerError):
+        if is_async:
+            asyncio.run(run.acancel())
+        else:
+            run.cancel()
+    assert run.status == "completed"
+    assert run.result().text == "Hello!"
+
+
 def test_only_a_run_that_has_ended_can_be_deleted(cloud: Any, make_app: Any) -> None:
     run = make_app().submit("Hello")
     with pytest.raises(BailianError, match="has ended"):
@@ -164,6 +181,20 @@ def test_a_deletion_whose_answer_was_lost_is_not_an_error(cloud: Any, make_app: 
     cloud.fail("close_before_headers")
     run.delete()
     assert methods(cloud)[-2:] == ["DELETE", "DELETE"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_deletion_that_was_throttled_first_does_not_hide_that_there_is_no_run(
+    cloud: Any, make_app: Any, is_async: bool
+) -> None:
+    run = make_app().background_run("never-submitted")
+    cloud.fail("throttled")
+    with moving_clock(), pytest.raises(NotFoundError):
+        if is_async:
+            asyncio.run(run.adelete())
+        else:
+            run.delete()
+    assert methods(cloud) == ["DELETE", "DELETE"]
 
 
 @pytest.mark.parametrize(
@@ -254,6 +285,12 @@ def test_a_submission_is_sent_again_only_if_no_run_was_started(
     assert raised.value.attempts == attempts
 
 
+def test_the_log_has_the_id_of_a_submitted_run(make_app: Any, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, "bailian_apps")
+    run = make_app().submit("Hello")
+    assert f"submitted run {run.id} of app echo" in caplog.messages
+
+
 def test_an_idempotent_app_is_submitted_again_after_a_lost_answer(
     cloud: Any, make_app: Any
 ) -> None:
@@ -317,6 +354,22 @@ def test_a_key_callable_is_read_for_each_request(cloud: Any, make_app: Any) -> N
     assert methods(cloud) == ["POST", "POST", "GET"]
 
 
+async def test_a_slow_key_callable_does_not_outlast_the_limits(cloud: Any, make_app: Any) -> None:
+    run = make_app().submit("Hello")
+
+    async def slow() -> str:
+        await asyncio.sleep(600)
+        return "sk-secret"
+
+    app = make_app(api_key=slow, timeout=Timeout(total_s=0.1), max_retries=0)
+    with pytest.raises(ConnectError, match="api_key took longer"):
+        await app.asubmit("Hello")
+    with pytest.raises(RequestTimeoutError, match="it goes on") as raised:
+        await app.background_run(run.id).await_end(timeout_s=0.1)
+    assert raised.value.run_id == run.id
+    assert methods(cloud) == ["POST"]
+
+
 def test_a_closed_client_refuses_and_nothing_listens_is_a_connect_error(make_app: Any) -> None:
     client = Client()
     app = make_app(client=client)
@@ -328,6 +381,19 @@ def test_a_closed_client_refuses_and_nothing_listens_is_a_connect_error(make_app
     with pytest.raises(ConnectError) as raised:
         make_app(base_url="http://127.0.0.1:1/api/v1", max_retries=0).submit("Hello")
     assert raised.value.is_retryable
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_total_s_bounds_the_wait_for_a_free_slot(cloud: Any, make_app: Any, is_async: bool) -> None:
+    client = Client()
+    app = make_app(max_concurrency=1, timeout=Timeout(total_s=0.2), client=client)
+    with client.slot(app.settings, deadline=None), pytest.raises(RequestTimeoutError) as raised:
+        if is_async:
+            asyncio.run(app.asubmit("Hello"))
+        else:
+            app.submit("Hello")
+    assert raised.value.request_state == "not_sent"
+    assert not cloud.requests
 
 
 @pytest.mark.parametrize("run_id", ["", "a/b", "../x", "a b", 7, "?x"])
@@ -383,6 +449,30 @@ class TestMarks:
         with pytest.raises(SubmissionUnknownError):
             app.submit("Hello", mark=mark)
 
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    @pytest.mark.process
+    def test_a_forked_child_does_not_submit_with_its_parents_mark(
+        self, cloud: Any, make_app: Any
+    ) -> None:
+        code = (
+            "import os\n"
+            "from bailian_apps import BailianApp, SubmissionUnknownError, submission_mark\n"
+            "mark = submission_mark()\n"
+            "child = os.fork()\n"
+            f"app = BailianApp(app_id='echo', api_key='sk-secret', base_url={cloud.base_url!r})\n"
+            "try:\n"
+            "    app.submit('Hello', mark=mark)\n"
+            "except SubmissionUnknownError:\n"
+            "    os._exit(7)\n"
+            "if child:\n"
+            "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "7\n"
+        assert methods(cloud) == ["POST"]
+
 
 class TestSecrets:
     """No key and no token is shown; both are sent."""
@@ -429,6 +519,15 @@ class TestSecrets:
             assert "other-cloud" not in repr(request.headers)
             assert request.headers["x-dashscope-workspace"] == "ws"
             assert request.headers["x-own"] == "mine"
+
+    def test_a_variable_for_openai_that_its_client_refuses_is_a_typed_error(
+        self, cloud: Any, make_app: Any, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Other: th\u00e9-secret")
+        with pytest.raises(ConnectError, match="OPENAI_CUSTOM_HEADERS") as raised:
+            make_app().submit("Hello")
+        assert "secret" not in str(raised.value)
+        assert not cloud.requests
 
 
 @pytest.mark.process

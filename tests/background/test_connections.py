@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import httpx
 import pytest
 import trustme
 from support.wire import Do, WireServer, answer
@@ -122,6 +126,47 @@ def test_a_failure_of_the_wire_is_typed_and_sent_once(
         assert len(server.posts) == 1
     assert type(error) is kind
     assert not error.is_retryable
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{"id": "run/1=", "status": "queued"}, {"id": "run/1="}, {"id": "run/1=", "status": 1}],
+)
+def test_the_id_of_a_submitted_run_is_never_lost(submit: Way, described: dict[str, Any]) -> None:
+    with WireServer(answer("200 OK", json.dumps(described).encode()), QUEUED) as server:
+        error = error_of(submit, app_at(server.base_url))
+        assert len(server.posts) == 1
+    assert type(error) is ProtocolError
+    assert (error.run_id, error.request_state) == ("run/1=", "unknown")
+    assert "run/1=" in str(error)
+
+
+def test_a_submission_that_a_replaced_sdk_cannot_see_is_refused(submit: Way) -> None:
+    app = app_at("https://example.invalid/api/v1")
+    with mock.patch("dashscope.Application.call"):
+        error = error_of(submit, app)
+    assert "a test has replaced dashscope.Application.call" in str(error)
+    assert error.request_state == "not_sent"
+
+
+def test_a_double_of_httpx_sees_a_submission() -> None:
+    body = {"id": "resp_1", "status": "queued"}
+    answered = httpx.Response(200, json=body, request=httpx.Request("POST", ABROAD))
+    with mock.patch("httpx.HTTPTransport.handle_request", return_value=answered) as seen:
+        assert app_at(ABROAD).submit("hi").id == "resp_1"
+    assert seen.call_count == 1
+
+
+@pytest.mark.process
+def test_the_first_submission_imports_nothing_in_the_loop() -> None:
+    code = (
+        "import sys\n"
+        "from bailian_apps.transport.responses_api import load_openai\n"
+        "load_openai()\n"
+        "print('openai.resources.responses.responses' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_a_server_that_says_nothing_is_waited_for_as_long_as_timeout_allows(submit: Way) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing, closing
 from dataclasses import replace
 from typing import Any
 
@@ -48,8 +49,9 @@ class BackgroundCall:
         run = self._submission.submit()
         try:
             yield StatusChanged(run.id, str(run.status))
-            for status in run.watch():
-                yield StatusChanged(run.id, status)
+            with closing(run.watch()) as statuses:
+                for status in statuses:
+                    yield StatusChanged(run.id, status)
             yield from self._events(run)
         except BailianError as error:
             raise _after_submission(error) from None
@@ -59,8 +61,9 @@ class BackgroundCall:
         run = await self._submission.asubmit()
         try:
             yield StatusChanged(run.id, str(run.status))
-            async for status in run.awatch():
-                yield StatusChanged(run.id, status)
+            async with aclosing(run.awatch()) as statuses:
+                async for status in statuses:
+                    yield StatusChanged(run.id, status)
             for event in self._events(run):
                 yield event
         except BailianError as error:

@@ -51,10 +51,14 @@ class Polling:
 
     def question(self) -> RunRequest:
         """Return the next question for the run's status."""
-        left_s = max(self._deadline - time.monotonic(), 1.0)
+        deadline = max(
+            self._deadline, time.monotonic() + 1.0
+        )  # the last question is asked at the deadline
         call = RunCall("retrieve", run_id=self._run_id)
-        timeout_s = min(_QUESTION_S, self._settings.timeouts.first_frame_s, left_s)
-        return RunRequest(call, self._settings, repeats=True, timeout_s=timeout_s)
+        timeout_s = min(_QUESTION_S, self._settings.timeouts.first_frame_s)
+        return RunRequest(
+            call, self._settings, repeats=True, timeout_s=timeout_s, deadline=deadline
+        )
 
     def answered(self) -> None:
         """The question was answered: failures may last as long again."""

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.core.retry import KeyReader, retry_delay_s
+from bailian_apps.core.retry import KeyReader, did_not_start, retry_delay_s
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.transport.request_builder import resolve_api_key
 from bailian_apps.transport.responses_api import AsyncRuns, RunAnswer, RunCall, SyncRuns
@@ -17,11 +17,18 @@ from bailian_apps.transport.responses_api import AsyncRuns, RunAnswer, RunCall, 
 logger = logging.getLogger(__name__)
 
 
+def total_deadline(settings: AppSettings) -> float:
+    """Return when a call that begins now has to end, by `time.monotonic`; infinity for no limit."""
+    total_s = settings.timeouts.total_s
+    return float("inf") if total_s is None else time.monotonic() + total_s
+
+
 class RunRequest:
     """One request about a run.
 
     Attributes:
         attempts: How many times it was sent.
+        may_have_been_done: Whether an attempt before the last one may have done what was asked.
     """
 
     def __init__(
@@ -31,6 +38,7 @@ class RunRequest:
         *,
         repeats: bool | None = None,
         timeout_s: float | None = None,
+        deadline: float | None = None,
     ) -> None:
         """Prepare a request.
 
@@ -40,8 +48,11 @@ class RunRequest:
             repeats: Whether it is repeated where its outcome is unknown; None for the setting
                 `idempotent`.
             timeout_s: Seconds to wait for the answer to one attempt; None for the setting.
+            deadline: When all attempts have to end, by `time.monotonic`; None for `total_s` from
+                now on.
         """
         self.attempts = 0
+        self.may_have_been_done = False
         self._call = call
         self._settings = settings
         given = {} if repeats is None else {"idempotent": repeats}
@@ -49,9 +60,7 @@ class RunRequest:
         limits = settings.timeouts
         self._timeout_s = limits.first_frame_s if timeout_s is None else timeout_s
         self._connect_s = limits.connect_s
-        self._deadline = float("inf")
-        if limits.total_s is not None:
-            self._deadline = time.monotonic() + limits.total_s
+        self._deadline = total_deadline(settings) if deadline is None else deadline
         self._keys = KeyReader(settings.api_key) if callable(settings.api_key) else None
         self._uncounted = 0  # how many of the attempts do not count against `max_retries`
 
@@ -73,9 +82,15 @@ class RunRequest:
         """As `send`, natively async."""
         import asyncio  # 40 ms, which a program without a loop does not pay
 
+        from bailian_apps.concurrency import key_before
+
+        deadline = None if self._deadline == float("inf") else self._deadline
         while True:
             try:
-                key = self._own_key() if self._keys is None else await self._keys.aread()
+                if self._keys is None:
+                    key = self._own_key()
+                else:
+                    key = await key_before(deadline, self._keys.aread())
                 return await connection.send(self._call, key, **self._limits())
             except BailianError as error:
                 delay_s = self._delay_or_raise(error)
@@ -104,6 +119,7 @@ class RunRequest:
             error.attempts, error.idempotent = max(self.attempts, 1), self._settings.idempotent
             error.run_id = self._call.run_id or None
             raise error.with_traceback(None)
+        self.may_have_been_done |= not did_not_start(error)
         logger.warning(
             "attempt %d to %s a run of app %s failed with %s; retrying in %.1f s",
             self.attempts,

@@ -152,14 +152,11 @@ class BackgroundRun:
         Raises:
             BailianError: As for `refresh`.
         """
-        self._state = self._read(self._ask("cancel"))
-        # The answer for a run that had ended says `failed`, whatever the run's own status.
-        return self if self.status == "cancelled" else self.refresh()
+        return self if self._cancelled(self._ask("cancel")) else self.refresh()
 
     async def acancel(self) -> Self:
         """As `cancel`, natively async."""
-        self._state = self._read(await self._aask("cancel"))
-        return self if self.status == "cancelled" else await self.arefresh()
+        return self if self._cancelled(await self._aask("cancel")) else await self.arefresh()
 
     def delete(self) -> None:
         """Delete a run that has ended, and its result, from the cloud.
@@ -172,7 +169,7 @@ class BackgroundRun:
             with self._open() as connection:
                 answer = request.send(connection)
         except NotFoundError:
-            if request.attempts == 1:
+            if not request.may_have_been_done:
                 raise
             return  # the answer to an earlier attempt was lost
         self._check_deleted(answer)
@@ -184,7 +181,7 @@ class BackgroundRun:
             async with await self._aopen() as connection:
                 answer = await request.asend(connection)
         except NotFoundError:
-            if request.attempts == 1:
+            if not request.may_have_been_done:
                 raise
             return
         self._check_deleted(answer)
@@ -296,6 +293,15 @@ class BackgroundRun:
         if state.id != self.id:
             raise self._about(ProtocolError("the cloud answered with another run"))
         return state
+
+    def _cancelled(self, answer: RunAnswer) -> bool:
+        state = self._read(answer)
+        # The answer for a run that had ended says `failed`, whatever the run's own status: it is
+        # not kept, or a refresh that fails would leave a run that has a result as failed.
+        if state.status != "cancelled":
+            return False
+        self._state = state
+        return True
 
     def _check_deleted(self, answer: RunAnswer) -> None:
         if answer.content.get("deleted") is not True:

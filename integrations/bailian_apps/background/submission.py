@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
@@ -10,10 +11,15 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from bailian_apps.background.requests import RunRequest
+from bailian_apps.background.requests import RunRequest, total_deadline
 from bailian_apps.background.run import BackgroundRun
 from bailian_apps.client import Client, default_client
-from bailian_apps.core.errors import BailianError, InvalidInputError, SubmissionUnknownError
+from bailian_apps.core.errors import (
+    BailianError,
+    InvalidInputError,
+    ProtocolError,
+    SubmissionUnknownError,
+)
 from bailian_apps.core.history import Plan
 from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.redaction import hides_arguments
@@ -44,6 +50,17 @@ def submission_mark() -> str:
         if len(_marks) > _MAX_MARKS:
             _marks.popitem(last=False)
     return mark
+
+
+def _forget_marks() -> None:
+    """Forget the marks of the parent process in a forked child: each would be valid in both."""
+    global _marks_lock
+    _marks_lock = threading.Lock()
+    _marks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_marks)
 
 
 class Submission:
@@ -94,27 +111,30 @@ class Submission:
             SubmissionUnknownError: The mark was made by another process, or was used.
             BailianError: Submitting failed.
         """
+        deadline = total_deadline(self.settings)
         call, endpoint = self._call(), run_endpoint(self.settings, self._request)
         with (
-            self._client.slot(self.settings, deadline=None),
+            self._client.slot(self.settings, deadline=deadline),
             self._client.runs(endpoint) as connection,
             self._marked(),
         ):
-            answer = RunRequest(call, self.settings).send(connection)
+            answer = RunRequest(call, self.settings, deadline=deadline).send(connection)
         return self._run(*answer)
 
     async def asubmit(self) -> BackgroundRun:
         """As `submit`, natively async."""
         import asyncio
 
-        async with self._client.aslot(self.settings, deadline=None):
+        deadline = total_deadline(self.settings)
+        async with self._client.aslot(self.settings, deadline=deadline):
             # In a thread: reading images, and importing the SDK and the openai client, take long.
             call = await asyncio.to_thread(self._call)
             endpoint = await asyncio.to_thread(run_endpoint, self.settings, self._request)
             made = await asyncio.to_thread(self._client.aruns, endpoint)
             async with made as connection:
                 with self._marked():
-                    answer = await RunRequest(call, self.settings).asend(connection)
+                    request = RunRequest(call, self.settings, deadline=deadline)
+                    answer = await request.asend(connection)
         return self._run(*answer)
 
     @hides_arguments
@@ -146,7 +166,16 @@ class Submission:
 
     def _run(self, content: Mapping[str, Any], request_id: str | None) -> BackgroundRun:
         state = read_state(content, request_id)
-        return BackgroundRun(self.settings, state.id, client=self._given_client, state=state)
+        logger.info("submitted run %s of app %s", state.id, self.settings.app_id)
+        try:
+            return BackgroundRun(self.settings, state.id, client=self._given_client, state=state)
+        except InvalidInputError:  # of the id, and "nothing was sent" would be untrue
+            error = ProtocolError(
+                "a run was submitted, but its id has a character that cannot be asked for",
+                request_id=request_id,
+            )
+            error.run_id = state.id
+            raise error from None
 
     def _warn_of_unsent(self) -> None:
         key = (self.settings.base_url, self.settings.app_id)

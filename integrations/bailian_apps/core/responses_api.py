@@ -145,7 +145,12 @@ def read_state(answer: Mapping[str, Any], request_id: str | None = None) -> RunS
     """
     run_id, status = answer.get("id"), answer.get("status")
     if not (isinstance(run_id, str) and run_id and isinstance(status, str)):
-        raise ProtocolError("the answer is not a run with an id and a status")
+        error = ProtocolError(
+            "the answer is not a run with an id and a status",
+            request_id=request_id or _text(answer.get("request_id")),
+        )
+        error.run_id = _text(run_id)  # a run may have been submitted: its id must not be lost
+        raise error
     status = status.lower()
     return RunState(
         id=run_id,

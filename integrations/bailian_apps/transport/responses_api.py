@@ -256,6 +256,11 @@ class _Link:
             response = error.response
         except openai.APIConnectionError as error:
             self._raise(error.__cause__ or error)
+        except UnicodeError:  # of the client's own headers, which are not sent
+            raise environment_error(
+                "the openai client refuses a variable of the environment, such as "
+                "OPENAI_CUSTOM_HEADERS, with a character that is not ASCII"
+            ) from None
         except openai.OpenAIError as error:
             raise ProtocolError(f"the openai client failed: {type(error).__name__}") from None
         else:
@@ -302,6 +307,9 @@ def load_openai() -> Any:
     """
     try:
         import openai
+
+        # The client would import it at its first use: 600 modules, in an event loop.
+        import openai.resources.responses  # pyright: ignore[reportUnusedImport]
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "openai":
             raise
