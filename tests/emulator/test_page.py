@@ -512,22 +512,22 @@ def test_the_state_is_read_once_per_tick_for_all_pages(
 
 
 def test_all_that_is_kept_of_a_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = 4_000_000
+    limit = 1_000_000
     monkeypatch.setattr(exchanges, "KEPT_BYTES", limit)
     store = Exchanges()
     tracemalloc.start()
-    for index in range(3000):
+    for index in range(300):
         prompt = f"{index}\U0001f375" * 400
         body: Any = json.dumps({"input": {"prompt": prompt}}, ensure_ascii=False).encode()
         request = ReceivedRequest(
             app_id=f"{index}" * 500, body=body, headers={}, body_bytes=len(body), path="/"
         )
-        kept = store.begin(request, Outcome(error=f"{index}" * 400), key=f"sk-{index}" * 300)
+        kept = store.begin(request, Outcome(error=f"{index}" * 400), key="sk-one")
         reading.row_of(kept)
         kept.end()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert store.dropped > 1000
+    assert store.dropped > 100
     assert store.kept_bytes <= limit
     assert held < 1.3 * limit
 
