@@ -1,6 +1,7 @@
 """The admin endpoints of the emulator."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +9,8 @@ import httpx
 import pytest
 
 from bailian_apps.emulator import Call, Emulator
+from bailian_apps.emulator.apps.files import parse_app
+from bailian_apps.emulator.server import admin as admin_module
 from bailian_apps.emulator.server.endpoint import asgi_app
 
 
@@ -107,6 +110,12 @@ def test_a_reset_removes_all_state(
         ("/faults", {}, "name: Field required"),
         ("/faults", [1], "must be a JSON object"),
         ("/clock", {"advance_s": -1}, "must be 0 or more"),
+        ("/clock", {"advance_s": 1e300}, "must be at most 1000000000000 in all"),
+        ("/clock", {"advance_s": 10**400}, "advance_s: "),
+        ("/clock", {"advance_s": "9" * 5000}, "must be at most"),
+        ("/faults", {"name": "throttled", "times": 10**400}, "times: "),
+        ("/faults", {"name": "throttled", "nth": "9" * 5000}, "nth: "),
+        ("/faults", {"name": "close_between_frames", "after_frames": 10**400}, "after_frames: "),
     ],
 )
 def test_invalid_arguments_are_refused_by_name(
@@ -221,3 +230,57 @@ def test_any_host_name_is_allowed_beyond_loopback() -> None:
     }
     asyncio.run(asgi_app(cloud._cloud)(scope, receive, send))
     assert sent[0]["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/clock", "advance_s"), ("/faults", "times"), ("/faults", "seed")]
+)
+def test_a_number_of_thousands_of_digits_is_refused(
+    admin: httpx.Client, path: str, name: str
+) -> None:
+    digits = "9" * 5000
+    answer = admin.post(path, content=f'{{"name":"throttled","{name}":{digits}}}')
+    assert (answer.status_code, answer.json()["code"]) == (400, "InvalidParameter")
+
+
+def test_the_clock_stays_a_number_however_often_it_is_advanced(
+    cloud: Emulator, admin: httpx.Client
+) -> None:
+    assert admin.post("/clock", json={"advance_s": 9e11}).status_code == 200
+    assert admin.post("/clock", json={"advance_s": 9e11}).status_code == 400
+    assert admin.post("/clock", json={"advance_s": 1}).status_code == 200
+    with pytest.raises(ValueError, match="at most"):
+        cloud.advance(10**400)
+
+
+def test_the_text_of_an_app_has_at_most_a_mebibyte(cloud: Emulator, admin: httpx.Client) -> None:
+    start = b"text: x # "
+    longest = start + b"x" * (1024**2 - len(start))
+    assert admin.put("/apps/shop", content=longest).status_code == 200
+    refused = admin.put("/apps/other", content=longest + b"x")
+    assert refused.status_code == 413
+    assert refused.json()["message"] == "the text of the app has more than 1 MiB"
+    assert cloud.apps == ["app", "shop"]
+
+
+def test_the_server_answers_while_it_reads_the_text_of_an_app(
+    cloud: Emulator, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, may_end = threading.Event(), threading.Event()
+
+    def slow(text: str) -> Any:
+        started.set()
+        assert may_end.wait(60)
+        return parse_app(text)
+
+    monkeypatch.setattr(admin_module, "parse_app", slow)
+    url = str(admin.base_url.join("apps/shop"))
+    put = threading.Thread(target=httpx.put, args=(url,), kwargs={"content": "text: x"})
+    put.start()
+    try:
+        assert started.wait(60)
+        assert admin.get("/apps").json() == {"apps": [{"id": "app", "kind": "function"}]}
+    finally:
+        may_end.set()
+        put.join()
+    assert cloud.apps == ["app", "shop"]

@@ -13,15 +13,16 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-from bailian_apps.emulator import RECORDINGS, Call, Emulator, Recorder
+from bailian_apps.emulator import RECORDINGS, Call, Emulator, Failure, Recorder
 from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
-from bailian_apps.emulator.page import exchanges, reading
+from bailian_apps.emulator.page import exchanges, page, reading
 from bailian_apps.emulator.page.exchanges import Exchange, Exchanges
 from bailian_apps.emulator.page.reading import Answer
 from bailian_apps.emulator.server.local_server import Outcome
@@ -364,7 +365,7 @@ def test_the_recorder_has_the_page_and_relays_the_rest(
         assert client.post("/__emulator__/page/apps/app/completion").status_code == 404
     assert answer.status == 200
     assert (row["app"], row["state"], row["status"]) == ("app", "done", 200)
-    assert found[2]["data"]["recordings"] == [{"file": proxy.recordings[0].name}]
+    assert found[2]["data"]["recordings"] == [{"file": proxy.recordings[0].name, "n": 1}]
     assert details.json()["frames"] > 5
     assert TOKEN not in details.text
 
@@ -458,3 +459,100 @@ def test_a_long_request_leaves_room_for_its_answer(monkeypatch: pytest.MonkeyPat
     assert kept.is_cut
     assert sum(len(content) for _, content in kept.pieces) <= 10_000
     assert kept.answer_bytes == 51_000
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1x", "-1", "1e3", "\u0661"], ids=lambda n: n[:5])
+def test_a_number_that_no_request_has_is_not_found(client: httpx.Client, number: str) -> None:
+    path = f"/__emulator__/page/requests/{number}"
+    assert client.get(path).status_code == 404
+    assert client.get(f"{path}/run").status_code == 200  # a picture without steps
+
+
+@pytest.mark.parametrize("known", ["9" * 5000, "9" * 9, "\u00b2", "-1", ""], ids=lambda n: n[:5])
+def test_an_event_id_that_was_never_sent_starts_anew(
+    cloud: Emulator, client: httpx.Client, post: Callable[..., Any], known: str
+) -> None:
+    post(cloud)
+    ended(client)
+    last = f"{cloud._cloud.exchanges.id}-{known}"
+    with client.stream("GET", "/__emulator__/page/events", params={"last": last}) as answer:
+        assert answer.status_code == 200
+        names = [line for line in islice(answer.iter_lines(), 2) if line.startswith("event")]
+    assert names == ["event: clear"]
+
+
+def test_a_page_may_name_its_last_event_in_the_address(
+    cloud: Emulator, client: httpx.Client, post: Callable[..., Any]
+) -> None:
+    post(cloud, prompt="one")
+    ended(client)
+    last = events(client, 2)[-1]["id"]
+    with client.stream("GET", "/__emulator__/page/events", params={"last": last}) as answer:
+        assert next(answer.iter_lines()) == "event: state"
+
+
+def test_the_state_is_read_once_per_tick_for_all_pages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, reads = 100.0, 0
+
+    def read() -> dict[str, Any]:
+        nonlocal reads
+        reads += 1
+        return {"reads": reads}
+
+    monkeypatch.setattr(page, "time", SimpleNamespace(monotonic=lambda: now))
+    shared = page._SharedState(read)
+    for _ in range(10):  # as many ticks of five pages
+        now += page.TICK_S
+        for _ in range(5):
+            shared.read(now=False)
+    assert reads == 10
+    assert shared.read(now=True) == {"reads": 11}  # a page that has just connected
+
+
+def test_all_that_is_kept_of_a_request_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 1_000_000
+    monkeypatch.setattr(exchanges, "KEPT_BYTES", limit)
+    store = Exchanges()
+    tracemalloc.start()
+    for index in range(300):
+        prompt = f"{index}\U0001f375" * 400
+        body: Any = json.dumps({"input": {"prompt": prompt}}, ensure_ascii=False).encode()
+        request = ReceivedRequest(
+            app_id=f"{index}" * 500, body=body, headers={}, body_bytes=len(body), path="/"
+        )
+        kept = store.begin(request, Outcome(error=f"{index}" * 400), key="sk-one")
+        reading.row_of(kept)
+        kept.end()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert store.dropped > 100
+    assert store.kept_bytes <= limit
+    assert held < 1.3 * limit
+
+
+def test_a_long_error_is_kept_only_at_its_start(cloud: Emulator, post: Callable[..., Any]) -> None:
+    cloud.add_app("failing", lambda call: Failure(status=400, code="Bad", message="x" * 100_000))
+    assert len(post(cloud, "failing").body["message"]) == 100_000
+    (kept,) = cloud._cloud.exchanges.since(0)
+    assert kept.outcome.error == f"Bad: {'x' * 1995}"
+
+
+def test_the_word_of_the_playgrounds_key_is_no_secret(
+    cloud: Emulator, client: httpx.Client
+) -> None:
+    path = "/__emulator__/page/apps/app/completion"
+    client.post(path, json={"input": {"prompt": "a playground in Hangzhou"}})
+    assert ended(client)[0]["prompt"] == "a playground in Hangzhou"
+
+
+def test_a_copy_of_the_key_in_a_header_is_masked(
+    cloud: Emulator, client: httpx.Client, post: Callable[..., Any]
+) -> None:
+    headers = {"X-Own": "sk-secret-key", "X-DashScope-Own": "is sk-secret-key"}
+    post(cloud, key="sk-secret-key", headers=headers)
+    ended(client)
+    details = client.get("/__emulator__/page/requests/1")
+    assert details.json()["headers"]["x-own"] == "***"
+    assert "sk-secret-key" not in details.text

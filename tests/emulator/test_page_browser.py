@@ -449,3 +449,121 @@ def test_a_page_connects_again_and_follows_a_reset(
         call(cloud, prompt="after")
         page.locator("#rows").get_by_text("after").wait_for()
         assert [("before" in row, "after" in row) for row in opened.rows()] == [(False, True)]
+
+
+def test_clear_leaves_what_arrives_meanwhile_and_resets_the_details(
+    cloud: Emulator, tab: Callable[..., Any], call: Callable[..., Any]
+) -> None:
+    with tab(cloud) as opened:
+        page = opened.page
+        call(cloud, prompt="before")
+        page.locator("#rows .row.done").click()
+        opened.wait("() => document.getElementById('title').textContent === 'echo #1'")
+
+        def answer_late(route: Any) -> None:
+            response = route.fetch()
+            call(cloud, prompt="meanwhile")
+            late.append((route, response))
+
+        late: list[Any] = []
+        page.route("**/page/requests", answer_late)
+        page.click("#clear")
+        page.locator("#rows").get_by_text("meanwhile").wait_for()
+        ((route, response),) = late
+        route.fulfill(response=response)
+        page.locator("#choose").wait_for()
+        assert page.locator("#chosen").is_hidden()
+        assert ["meanwhile" in row for row in opened.rows()] == [True]
+
+
+def test_a_request_that_the_filter_hides_can_be_shown(
+    cloud: Emulator, tab: Callable[..., Any]
+) -> None:
+    with tab(cloud) as opened:
+        page = opened.page
+        page.fill("#filter", "nothing has this")
+        page.fill("#play-prompt", "Hello")
+        page.click("#play-run")
+        page.click("#play-show")
+        opened.wait("() => document.getElementById('title').textContent === 'echo #1'")
+        assert page.input_value("#filter") == ""
+        assert len(opened.rows()) == 1
+
+
+def test_a_hidden_page_closes_its_stream_and_continues_it_later(
+    cloud: Emulator, tab: Callable[..., Any], call: Callable[..., Any]
+) -> None:
+    turn = """state => {
+      Object.defineProperty(document, "hidden", { value: state, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with tab(cloud) as opened:
+        page = opened.page
+        call(cloud, prompt="seen")
+        page.locator("#rows .row.done").get_by_text("seen").wait_for()
+        with page.expect_event("requestfailed", lambda each: "/events" in each.url):
+            page.evaluate(turn, True)
+        call(cloud, prompt="unseen")
+        assert len(opened.rows()) == 1
+        page.evaluate(turn, False)
+        page.locator("#rows .row.done").get_by_text("unseen").wait_for()
+        assert len(opened.rows()) == 2
+        assert re.search(r"/events\?last=\w+-\d+$", opened.asked[-1])
+
+
+def test_the_details_of_a_slow_answer_are_asked_for_less_often(
+    cloud: Emulator, tab: Callable[..., Any], call: Callable[..., Any]
+) -> None:
+    ended = threading.Event()
+
+    def growing(call: Call) -> Iterator[dict[str, Any]]:
+        while not ended.wait(0.02):
+            yield {"output": {"text": "x", "finish_reason": "null"}}
+        yield {"output": {"text": "end", "finish_reason": "stop"}}
+
+    cloud.add_app("growing", growing)
+    calling = threading.Thread(target=call, args=(cloud, "growing"))
+    with tab(cloud) as opened:
+        page = opened.page
+        page.evaluate(
+            """() => {
+              const own = window.fetch;
+              window.asked = [];
+              window.fetch = async (url, ...rest) => {
+                const answer = await own(url, ...rest);
+                if (!/requests\\/1$/.test(url)) return answer;
+                const started = performance.now();
+                await new Promise((done) => setTimeout(done, 300));
+                window.asked.push([started, performance.now()]);
+                return answer;
+              };
+            }"""
+        )
+        calling.start()
+        page.locator("#rows .row.running").click()
+        opened.wait("() => window.asked.length === 2")
+        (_, first), (second, _) = page.evaluate("() => window.asked")
+        assert second - first > 4 * 300 - 50
+        ended.set()
+        calling.join()
+        opened.wait("() => document.getElementById('response-text').textContent.includes('end')")
+
+
+def test_a_recording_leads_to_its_request(
+    cloud: Emulator, tab: Callable[..., Any], call: Callable[..., Any], tmp_path: Path
+) -> None:
+    with Recorder(tmp_path / "out", upstream=cloud.base_url) as proxy, tab(proxy) as opened:
+        page = opened.page
+        call(proxy, prompt="one")
+        call(proxy, prompt="two")
+        page.click("#tab-recordings")
+        line = page.locator("#recording-list li").filter(has_text=proxy.recordings[0].name)
+        line.get_by_role("button", name="Show request").click()
+        opened.wait("() => document.getElementById('title').textContent === 'echo #1'")
+        for width in (600, 1000, 1600):
+            page.set_viewport_size({"width": width, "height": 700})
+            assert page.locator(".head .fault").is_hidden()
+            tracks = page.evaluate(
+                "() => getComputedStyle(document.querySelector('.head')).gridTemplateRows"
+            )
+            assert len(tracks.split()) == 1, width

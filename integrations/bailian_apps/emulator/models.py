@@ -87,8 +87,9 @@ class ReceivedRequest:
 
     @cached_property
     def size(self) -> int:
-        """About how many bytes of memory its body, as received, and its headers occupy."""
-        texts = (text for header in self.headers.items() for text in header)
+        """About how many bytes of memory its body, as received, headers and address occupy."""
+        texts = [text for header in self.headers.items() for text in header]
+        texts += (self.app_id, self.path)
         return self.body_bytes + sys.getsizeof(self.headers) + sum(map(sys.getsizeof, texts))
 
     @property

@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 MAX_CHARS = 128 * 1024 * 1024
 """How many characters the turns of all sessions may have together, see `_length_of`."""
 
+_MAX_AHEAD_S = 1e12
+
 _OVERHEAD = 512
 """What a session, and each of its turns, occupies beside its characters, about."""
 
@@ -74,8 +76,10 @@ class SessionStore:
 
     def advance(self, seconds: float) -> None:
         """Move the clock forward; see `Emulator.advance`."""
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"seconds={seconds} must be 0 or more; the clock only moves forward")
+        if not seconds >= 0:  # which NaN is not either
+            raise ValueError("seconds must be 0 or more; the clock only moves forward")
+        if seconds > _MAX_AHEAD_S - self._ahead_s:
+            raise ValueError(f"seconds must be at most {_MAX_AHEAD_S:.0f} in all")
         self._ahead_s += seconds
 
     @property

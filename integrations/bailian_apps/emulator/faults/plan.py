@@ -11,6 +11,8 @@ from bailian_apps.emulator.errors import suggestion
 from bailian_apps.emulator.faults.fault import Fault
 from bailian_apps.emulator.faults.table import FAULTS
 
+_MAX_COUNT = 2**53 - 1  # the largest that JSON has in every language
+
 
 class FaultSpec(BaseModel):
     """A fault and the calls that it hits; see `Emulator.fail` for the fields."""
@@ -18,12 +20,12 @@ class FaultSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    nth: Annotated[int, Field(ge=1)] = 1
-    times: Annotated[int, Field(ge=1)] | None = None
+    nth: Annotated[int, Field(ge=1, le=_MAX_COUNT)] = 1
+    times: Annotated[int, Field(ge=1, le=_MAX_COUNT)] | None = None
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: int | None = None
     app_id: str | None = None
-    after_frames: Annotated[int, Field(ge=0)] | None = None
+    after_frames: Annotated[int, Field(ge=0, le=_MAX_COUNT)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "FaultSpec":

@@ -4,6 +4,7 @@ Usually nobody looks. So an exchange keeps references to bytes that were made an
 makes everything else of them, when the page asks. Nothing here knows of HTTP.
 """
 
+import sys
 import time
 import uuid
 from collections.abc import Collection, Iterable
@@ -18,6 +19,9 @@ KEPT_BYTES = 64 * 1024 * 1024
 
 MAX_ANSWER_BYTES = KEPT_BYTES // 4
 """How much of one answer is kept, also of a compressed one."""
+
+LABEL_CHARS = 300
+"""The longest prompt and the longest `biz_params` in the list."""
 
 _OVERHEAD = 128
 """What Python needs for each piece of an answer beside its bytes, about."""
@@ -78,6 +82,10 @@ class Exchange:
     def end(self) -> None:
         """Note that the answer has ended."""
         self.ended_s = time.monotonic()
+        if self.store.get(self.number) is self:
+            size = sys.getsizeof(self.outcome.error)
+            self.kept_bytes += size
+            self.store.grow(size)
         self.store.finish(self)
 
 
@@ -122,7 +130,7 @@ class Exchanges:
             store=self,
             at_s=time.time(),
             started_s=time.monotonic(),
-            kept_bytes=request.size + _OVERHEAD,
+            kept_bytes=request.size + sys.getsizeof(key) + _labels_size(request) + _OVERHEAD,
             key=key,
         )
         self._by_number[exchange.number] = self._running[exchange.number] = exchange
@@ -195,3 +203,8 @@ class Exchanges:
         self.dropped += 1
         exchange.is_cut = True  # so that nothing is added to it
         exchange.pieces.clear()
+
+
+def _labels_size(request: ReceivedRequest) -> int:
+    """Return how many bytes the labels of a request take at most; they are made later."""
+    return 4 * min(2 * LABEL_CHARS, request.body_bytes)  # a character takes up to four

@@ -6,6 +6,8 @@ which take the requests of the server's own pages.
 
 import asyncio
 import logging
+import re
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,6 +40,7 @@ TICK_S = 0.2
 """Seconds between two looks at what changed, while somebody looks at the page."""
 
 _BATCH = 200
+_NUMBER = re.compile("[0-9]{1,15}")
 _FOLDER = Path(__file__).parent
 
 _PAGE_POLICY = (
@@ -147,6 +150,7 @@ def _is_loopback(address: str) -> bool:
 
 def _views(shown: Shown) -> Iterator[BaseRoute]:
     """Yield the routes that show something."""
+    state = _SharedState(shown.state)
 
     async def page(request: Request) -> Response:
         language = language_of(request.headers.get("accept-language", ""))
@@ -161,18 +165,20 @@ def _views(shown: Shown) -> Iterator[BaseRoute]:
         return _document("page.html", context, _PAGE_POLICY)
 
     async def events(request: Request) -> Response:
-        stream = _events(shown, request.headers.get("last-event-id", ""))
+        # A page that was hidden meanwhile cannot set the header.
+        last = request.headers.get("last-event-id") or request.query_params.get("last", "")
+        stream = _events(shown, state, last)
         return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
     def details(request: Request) -> Response:  # in a thread, because answers may be long
-        exchange = shown.exchanges().get(request.path_params["number"])
+        exchange = _exchange(shown, request)
         if exchange is None:
             return error_response(404, "NotFound", "this request is kept no longer")
         path = f"{shown.base_path}/apps/{quote(exchange.request.app_id, safe='')}/completion"
         return _json(details_of(exchange, f"http://{request.url.netloc}{path}"))
 
     def run(request: Request) -> Response:
-        exchange = shown.exchanges().get(request.path_params["number"])
+        exchange = _exchange(shown, request)
         language = language_of(request.headers.get("accept-language", ""))
         return _run(exchange, shown.render_run, language)
 
@@ -189,8 +195,8 @@ def _views(shown: Shown) -> Iterator[BaseRoute]:
     yield Route(f"{PAGE_PATH}/events", events)
     yield Route(f"{PAGE_PATH}/sessions", sessions, methods=["GET"])
     yield Route(f"{PAGE_PATH}/requests", clear, methods=["DELETE"])
-    yield Route(f"{PAGE_PATH}/requests/{{number:int}}", details)
-    yield Route(f"{PAGE_PATH}/requests/{{number:int}}/run", run)
+    yield Route(f"{PAGE_PATH}/requests/{{number}}", details)
+    yield Route(f"{PAGE_PATH}/requests/{{number}}/run", run)
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,33 @@ class _Playground:
         await self.app(forwarded, receive, send)
 
 
-async def _events(shown: Shown, last_event_id: str) -> AsyncIterator[str]:
+def _exchange(shown: Shown, request: Request) -> Exchange | None:
+    """Return the exchange that the path of a request names, if it is kept."""
+    number = _number(request.path_params["number"])
+    return None if number is None else shown.exchanges().get(number)
+
+
+def _number(text: str) -> int | None:
+    """Return a number of no more digits than any counter here will have, or None."""
+    return int(text) if _NUMBER.fullmatch(text) else None
+
+
+class _SharedState:
+    """Reads the state of a server once per tick, however many pages show it."""
+
+    def __init__(self, read: Callable[[], JsonObject]) -> None:
+        self._read = read
+        self._value: JsonObject = {}
+        self._read_s = 0.0
+
+    def read(self, *, now: bool) -> JsonObject:
+        """Return the state, as it is `now` or as the last tick found it."""
+        if now or time.monotonic() - self._read_s > TICK_S * 0.9:
+            self._value, self._read_s = self._read(), time.monotonic()
+        return self._value
+
+
+async def _events(shown: Shown, shared: _SharedState, last_event_id: str) -> AsyncIterator[str]:
     """Yield the rows that changed and the state if it changed, as events of a stream.
 
     An event's id is the version of the store that it shows; so a page that connects again gets
@@ -226,7 +258,9 @@ async def _events(shown: Shown, last_event_id: str) -> AsyncIterator[str]:
     """
     store = shown.exchanges()
     store_id, _, known = last_event_id.partition("-")
-    version = int(known) if store_id == store.id and known.isdecimal() else -1
+    version = _number(known) if store_id == store.id else None
+    if version is None or version > store.version:  # none that this store has sent
+        version = -1
     sizes: dict[int, int] = {}
     state: JsonObject = {}
     while True:
@@ -245,7 +279,7 @@ async def _events(shown: Shown, last_event_id: str) -> AsyncIterator[str]:
         grown = [each for each in store.running() if before.get(each.number) != sizes[each.number]]
         if grown:
             yield _event("rows", [row_of(each) for each in grown[:_BATCH]])
-        now = {**shown.state(), "first": store.first_number, "dropped": store.dropped}
+        now = {**shared.read(now=not state), "first": store.first_number, "dropped": store.dropped}
         if now != state:
             state = now
             yield _event("state", state)

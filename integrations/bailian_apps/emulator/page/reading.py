@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, cast
 
-from bailian_apps.emulator.page.exchanges import MAX_ANSWER_BYTES, Exchange
+from bailian_apps.emulator.credentials import PLAYGROUND_KEY
+from bailian_apps.emulator.page.exchanges import LABEL_CHARS, MAX_ANSWER_BYTES, Exchange
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
 from bailian_apps.emulator.wire.frames import (
     JsonObject,
@@ -27,7 +28,6 @@ from bailian_apps.emulator.wire.nodes import read_node
 MAX_SHOWN_CHARS = 1_000_000
 """How much of one text the page shows."""
 
-_LABEL_CHARS = 300
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _SESSION = re.compile(rb'"session_id" ?: ?"([^"\\]{1,200})"')
@@ -69,7 +69,7 @@ def details_of(exchange: Exchange, url: str) -> JsonObject:
     answer = Answer(exchange)
     return {
         **row_of(exchange),
-        "headers": exchange.request.headers,
+        "headers": _headers_of(exchange),
         "request": _shown(_pretty(_body_of(exchange))),
         "response": _shown(answer.text),
         "frames": len(answer.frames),
@@ -81,13 +81,13 @@ def details_of(exchange: Exchange, url: str) -> JsonObject:
 def request_of(exchange: Exchange) -> JsonObject:
     """Return the request as a recording has it."""
     request = exchange.request
-    return {"app_id": request.app_id, "headers": request.headers, "body": _body_of(exchange)}
+    return {"app_id": request.app_id, "headers": _headers_of(exchange), "body": _body_of(exchange)}
 
 
 def curl_of(exchange: Exchange, url: str) -> str:
     """Return the request as a command; the key is that of the environment."""
     lines = [f"curl -N {shlex.quote(url)}", '-H "Authorization: Bearer $DASHSCOPE_API_KEY"']
-    for name, value in exchange.request.headers.items():
+    for name, value in _headers_of(exchange).items():
         if _CURL_HEADERS.fullmatch(name) and value != "*/*":
             lines.append(f"-H {shlex.quote(f'{name}: {value}')}")
     lines.append(f"-d {shlex.quote(to_json(_body_of(exchange)))}")
@@ -208,7 +208,8 @@ def scrubber_of(*exchanges: Exchange) -> Scrubber:
     """Return what masks the secrets of exchanges."""
     scrubber = Scrubber(exchanges[0].store.mask if exchanges else ())
     for exchange in exchanges:
-        scrubber.learn(exchange.key)
+        if exchange.key != PLAYGROUND_KEY:  # which is a word that prompts may have
+            scrubber.learn(exchange.key)
         scrubber.learn_tokens(exchange.request.body)
     return scrubber
 
@@ -217,12 +218,16 @@ def _body_of(exchange: Exchange) -> JsonObject:
     return cast("JsonObject", scrubber_of(exchange).value(exchange.request.redacted_body))
 
 
+def _headers_of(exchange: Exchange) -> dict[str, str]:
+    return cast("dict[str, str]", scrubber_of(exchange).value(exchange.request.headers))
+
+
 def _labels_of(exchange: Exchange) -> tuple[str, str]:
     request, scrubber = exchange.request, scrubber_of(exchange)
     text = scrubber.text(request.prompt)
     prompt = next((line for line in text.splitlines() if line.strip()), "")
     biz_params = scrubber.value(request.biz_params)
-    return prompt[:_LABEL_CHARS], to_json(biz_params)[:_LABEL_CHARS] if biz_params else ""
+    return prompt[:LABEL_CHARS], to_json(biz_params)[:LABEL_CHARS] if biz_params else ""
 
 
 def _pretty(value: object) -> str:

@@ -122,7 +122,7 @@ class EmulatorState:
 
 def _pending(spec: FaultSpec, left: float) -> JsonObject:
     count = int(left) if isfinite(left) else None
-    return {**spec.model_dump(exclude_none=True), "left": count}
+    return {**spec.model_dump(exclude_none=True, exclude={"seed"}), "left": count}
 
 
 def _session(session: Session, scrubber: Scrubber) -> JsonObject:

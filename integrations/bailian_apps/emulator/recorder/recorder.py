@@ -7,14 +7,11 @@ arrives. Each call becomes a recording for the emulator, without the key and use
 import asyncio
 import logging
 import os
-import ssl
-import urllib.request
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
-import certifi
 import yarl
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -24,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from bailian_apps.emulator.page.exchanges import Exchange as ShownExchange
 from bailian_apps.emulator.page.exchanges import Exchanges
 from bailian_apps.emulator.page.page import RenderRun, Shown, with_page
+from bailian_apps.emulator.recorder.connecting import CA_VARIABLES, proxy_for, tls_context
 from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
 from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
@@ -40,6 +38,7 @@ PUBLIC_API = "https://dashscope.aliyuncs.com/api/v1"
 
 _CONNECT_S = 10.0
 _SHOWN_RECORDINGS = 500
+_SHOWN_CODING_CHARS = 40
 
 # Headers of a single connection (RFC 9110, 7.6.1).
 _HOP_BY_HOP = {
@@ -55,9 +54,6 @@ _HOP_BY_HOP = {
 }
 # A compressed response could be neither read nor scrubbed; the other headers are set anew.
 _NOT_RELAYED = _HOP_BY_HOP | {"accept-encoding", "content-length", "expect", "host"}
-
-# The first two are those that calls have from the library `requests`.
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +115,7 @@ class Recorder(LocalServer):
         base_path = parts.path.rstrip("/")
         self.mask = tuple(mask)
         self._exchanges = Exchanges(self.mask)
+        self._shown: dict[Path, int] = {}  # the number on the page of each recording
         shown = Shown(
             kind="recorder",
             base_path=base_path,
@@ -140,7 +137,7 @@ class Recorder(LocalServer):
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._folder = RecordingFolder(Path(out), self.mask)
         self._stopping = False
-        self._tls = _tls_context(ca_bundle)
+        self._tls = tls_context(ca_bundle)
 
     @property
     def recordings(self) -> list[Path]:
@@ -166,7 +163,12 @@ class Recorder(LocalServer):
 
     def _page_state(self) -> JsonObject:
         written = self._folder.written[: -_SHOWN_RECORDINGS - 1 : -1]
-        return {"recordings": [{"file": path.name} for path in written]}
+        return {"recordings": [self._page_recording(path) for path in written]}
+
+    def _page_recording(self, path: Path) -> JsonObject:
+        number = self._shown.get(path, 0)
+        is_kept = self._exchanges.get(number) is not None
+        return {"file": path.name, **({"n": number} if is_kept else {})}
 
     def open(self) -> None:
         """Create the folder; for `relay` without a server of its own."""
@@ -241,6 +243,8 @@ class Recorder(LocalServer):
                 # Not `to_thread`, which a loop that shuts down would cancel before it has begun.
                 saving = asyncio.get_running_loop().run_in_executor(None, self._save, exchange)
                 recording = await asyncio.shield(saving)
+                if own is not None and recording is not None:
+                    self._shown[recording] = own.number
             if exchange.ended_by is None:
                 await send({"type": "http.response.body", "body": b""})
             else:
@@ -273,7 +277,7 @@ class Recorder(LocalServer):
                     headers=_relayed_headers(http),
                     skip_auto_headers=("Accept", "Content-Type", "User-Agent"),
                     allow_redirects=False,
-                    proxy=_proxy_for(url),
+                    proxy=proxy_for(url),
                 )
             except (
                 aiohttp.ClientConnectorError,
@@ -281,7 +285,7 @@ class Recorder(LocalServer):
                 aiohttp.ConnectionTimeoutError,
             ) as error:
                 is_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
-                hint = f"; set {' or '.join(_CA_VARIABLES)} to trust another CA"
+                hint = f"; set {' or '.join(CA_VARIABLES)} to trust another CA"
                 hint = hint if is_certificate else ""
                 return f"cannot connect to {self._origin}: {error}{hint}"
             except (aiohttp.ClientError, OSError):
@@ -308,7 +312,7 @@ def _observed(send: Send, shown: ShownExchange) -> Send:
         if message["type"] == "http.response.start":
             shown.outcome.status = message["status"]
             coding = Headers(raw=message["headers"]).get("content-encoding", "").strip().lower()
-            shown.coding = coding.replace("identity", "")
+            shown.coding = coding.replace("identity", "")[:_SHOWN_CODING_CHARS]
         if content := message.get("body"):
             shown.add(content)
         is_body = message["type"] == "http.response.body"
@@ -373,32 +377,3 @@ def _relayed_headers(http: Request) -> list[tuple[str, str]]:
 
 def _tokens(connection: str) -> set[str]:
     return {name.strip().lower() for name in connection.split(",")}
-
-
-def _tls_context(ca_bundle: str | os.PathLike[str] | None) -> ssl.SSLContext:
-    """Return the context that trusts a bundle, or else all that the environment names."""
-    variables = [(name, path) for name in _CA_VARIABLES if (path := os.environ.get(name))]
-    trusted = [("ca_bundle", os.fspath(ca_bundle))] if ca_bundle else variables
-    context: ssl.SSLContext | None = None
-    for source, path in trusted or [("certifi", certifi.where())]:
-        cafile, capath = (None, path) if Path(path).is_dir() else (path, None)
-        try:
-            if context is None:
-                context = ssl.create_default_context(cafile=cafile, capath=capath)
-            else:
-                context.load_verify_locations(cafile, capath)
-        except OSError as error:  # an SSLError is one
-            is_not_pem = isinstance(error, ssl.SSLError)
-            problem = "not certificates in PEM form" if is_not_pem else error.strerror
-            message = f"{source}: cannot read the certificates in {path}: {problem}"
-            raise OSError(message) from None
-    assert context is not None  # noqa: S101  # there is always something to trust
-    return context
-
-
-def _proxy_for(url: str) -> str | None:
-    """Return the proxy from the environment for a URL."""
-    parts = urlsplit(url)
-    if urllib.request.proxy_bypass(parts.netloc):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)

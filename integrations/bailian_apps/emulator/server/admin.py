@@ -1,8 +1,9 @@
 """The admin endpoints under `/__emulator__`, for tests in another process or language."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import ValidationError, validate_call
 from starlette.requests import Request
@@ -10,11 +11,17 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from bailian_apps.emulator.apps.files import parse_app
+from bailian_apps.emulator.apps.worker_threads import WorkerThreads
 from bailian_apps.emulator.errors import first_problem
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
-from bailian_apps.emulator.server.refusals import TOO_LONG, read_body
+from bailian_apps.emulator.server.refusals import (
+    APP_TOO_LONG,
+    MAX_APP_BYTES,
+    TOO_LONG,
+    read_body,
+)
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     JsonObject,
@@ -28,9 +35,16 @@ if TYPE_CHECKING:
 
 ADMIN_PATH = "/__emulator__"
 
+_Answer: TypeAlias = JsonObject | bytes | None
+
+
+class _TooLongError(ValueError):
+    """The body of a request is too long."""
+
 
 def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
     """Return the admin endpoints of a cloud."""
+    threads = WorkerThreads()
 
     def read_requests() -> bytes:
         # One by one: parsed, all of them could take many times the memory of their bytes.
@@ -58,8 +72,9 @@ def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
     def read_apps() -> JsonObject:
         return {"apps": [{"id": app_id, "kind": app.kind} for app_id, app in cloud.apps.items()]}
 
-    def put_app(app_id: str, scenario: str) -> None:
-        cloud.add_app(app_id, parse_app(scenario))
+    async def put_app(app_id: str, scenario: str) -> None:
+        # In a thread, because PyYAML is slow, and the server has other requests meanwhile.
+        cloud.add_app(app_id, await threads.run(parse_app, scenario))
 
     return [
         _route("/apps", GET=read_apps),
@@ -72,13 +87,16 @@ def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
     ]
 
 
-def _route(path: str, **handlers: Callable[..., JsonObject | bytes | None]) -> Route:
+def _route(path: str, **handlers: Callable[..., _Answer | Awaitable[_Answer]]) -> Route:
     checked = {method: validate_call(handler) for method, handler in handlers.items()}
 
     async def endpoint(request: Request) -> Response:
         try:
             arguments = await _arguments(request)
-            answer, status = checked[request.method](**arguments) or {}, 200
+            given = checked[request.method](**arguments)
+            answer, status = (await given if isawaitable(given) else given) or {}, 200
+        except _TooLongError as error:
+            answer, status = _error(str(error)), 413
         except ValidationError as error:
             answer, status = _error(first_problem(error)), 400
         except (ValueError, KeyError) as error:
@@ -90,11 +108,14 @@ def _route(path: str, **handlers: Callable[..., JsonObject | bytes | None]) -> R
 
 
 async def _arguments(request: Request) -> dict[str, Any]:
-    content = await read_body(request) if request.method in ("POST", "PUT") else b""
-    if content is None:
-        raise ValueError(TOO_LONG)
     if request.method == "PUT":
+        content = await read_body(request, MAX_APP_BYTES)
+        if content is None:
+            raise _TooLongError(APP_TOO_LONG)
         return {**request.path_params, "scenario": _text(content)}
+    content = await read_body(request) if request.method == "POST" else b""
+    if content is None:
+        raise _TooLongError(TOO_LONG)
     if not content:
         return {**request.query_params, **request.path_params}
     arguments = as_object(parse_json(_text(content)))

@@ -23,6 +23,8 @@ from bailian_apps.emulator.server.refusals import checked_hosts, without_web_pag
 
 LOOPBACK = "127.0.0.1"
 SHUTDOWN_TIMEOUT_S = 5.0
+MAX_ERROR_CHARS = 2000
+"""How much of an error answer an outcome keeps."""
 
 if sys.platform == "linux":
     import fcntl

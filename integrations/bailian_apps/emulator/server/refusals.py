@@ -38,7 +38,11 @@ _LOCAL_NAMES = {
 _SHOWN_CHARS = 60
 
 _NOT_A_PATH = "the request target must be a path such as /api/v1/…; this server is no forward proxy"
+MAX_APP_BYTES = 1024 * 1024
+"""The longest text of an app: a MiB of YAML takes PyYAML half a minute."""
+
 TOO_LONG = f"the request body has more than {MAX_BODY_BYTES // 1024**2} MiB"
+APP_TOO_LONG = f"the text of the app has more than {MAX_APP_BYTES // 1024**2} MiB"
 _ALLOW = "allow its host with allowed_hosts=[…] (serve and record: --allow-host)"
 
 logger = logging.getLogger("bailian_apps.emulator")
@@ -124,7 +128,7 @@ def error_response(status: int, code: str, message: str) -> Response:
     return Response(encode_json(body), status, media_type=JSON_CONTENT_TYPE)
 
 
-async def read_body(http: Request) -> bytes | None:
+async def read_body(http: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes | None:
     """Read the body of a request; return None if it is too long.
 
     Raises:
@@ -134,11 +138,11 @@ async def read_body(http: Request) -> bytes | None:
     size = 0
     async for part in http.stream():  # to its end, because a client reads no answer before
         size += len(part)
-        if size <= MAX_BODY_BYTES:
+        if size <= max_bytes:
             parts.append(part)
         else:
             parts.clear()
-    return b"".join(parts) if size <= MAX_BODY_BYTES else None
+    return b"".join(parts) if size <= max_bytes else None
 
 
 def _refusal(scope: Scope, hosts: Collection[str], api_path: str) -> Response | None:

@@ -17,7 +17,7 @@ from bailian_apps.emulator.faults.fault import COUNTED_POINTS, Cut, FaultPoint
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.models import Failure
 from bailian_apps.emulator.page.exchanges import Exchange
-from bailian_apps.emulator.server.local_server import unacked_bytes
+from bailian_apps.emulator.server.local_server import MAX_ERROR_CHARS, unacked_bytes
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     STREAM_CONTENT_TYPE,
@@ -104,7 +104,7 @@ class ResponseWriter:
         """Keep what the log shows of a frame."""
         if frame.event == "error":
             code, message = frame.payload.get("code"), frame.payload.get("message")
-            self._outcome.error = f"{code}: {message}"
+            self._outcome.error = f"{code}: {message}"[:MAX_ERROR_CHARS]
         if nearest := (frame.headers or {}).get(NEAREST_HEADER):
             self._outcome.notes[:] = [f"nearest {unquote(nearest)}"]
 

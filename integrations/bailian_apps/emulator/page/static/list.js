@@ -26,6 +26,11 @@ function matches(row) {
   );
 }
 
+function filter() {
+  words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  refilter();
+}
+
 function refilter() {
   visible = [...rows.values()].filter(matches);
   draw();
@@ -64,6 +69,7 @@ export function forgetBefore(first, count) {
     if (n >= first) break;
     hasOlder = rows.delete(n);
   }
+  if (!rows.has(chosen)) chosen = null;
   if (hasOlder) refilter();
   else draw();
 }
@@ -119,7 +125,12 @@ function count() {
 
 // Chooses a request; who shows it hears the event `choose` of the list.
 export function choose(n, { open = true } = {}) {
-  const index = visible.findIndex((row) => row.n === n);
+  let index = visible.findIndex((row) => row.n === n);
+  if (index < 0 && rows.has(n)) { // the filter hides it
+    $("filter").value = "";
+    filter();
+    index = visible.findIndex((row) => row.n === n);
+  }
   if (index < 0) return;
   chosen = n;
   const grid = $("grid");
@@ -140,10 +151,7 @@ function move(by) {
   choose(visible[Math.min(last, Math.max(0, at + by))].n, { open: false });
 }
 
-$("filter").addEventListener("input", () => {
-  words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  refilter();
-});
+$("filter").addEventListener("input", filter);
 $("filter").addEventListener("keydown", (event) => {
   if (event.key === "ArrowDown" || event.key === "Enter") $("grid").focus();
 });

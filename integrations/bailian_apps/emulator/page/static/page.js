@@ -8,16 +8,23 @@ import { $, all, ask, closePanel, duration, element, kind, path, say, showPanel,
 let details = null; // of the chosen request
 let drawn = null; // the number of the request whose run is drawn
 let asking = null;
+let timer; // of the next look at an answer that runs
+let source = null; // of the events, while the page is in sight
+let lastId = ""; // of the events
 
 async function showDetails() {
   if (!rows.has(chosen) || $("details").hidden) return;
   const n = chosen;
   if (asking === n) return;
   asking = n;
+  clearTimeout(timer);
+  const started = performance.now();
   try {
     const got = await ask(`/page/requests/${n}`);
     if (chosen === n) fillDetails(got);
-    if (got.state === "running") setTimeout(showDetails, 400);
+    // The longer the answer, the longer the server takes to read it, and the less often it is asked.
+    const pause = rows.get(n)?.state === "running" ? Math.max(400, 4 * (performance.now() - started)) : 0;
+    if (got.state === "running") timer = setTimeout(showDetails, pause);
   } catch (error) {
     toast(rows.has(n) ? error.message : texts.gone_one);
   }
@@ -70,30 +77,53 @@ function editAndRun() {
 // ---------------------------------------------------------------- what the server sends
 
 function connect() {
-  const source = new EventSource(`${path}/events`);
-  const hear = (name, task) => source.addEventListener(name, (event) => task(JSON.parse(event.data)));
-  const show = (isOn) => {
-    $("connection").dataset.state = isOn ? "on" : "off";
-    $("connection").textContent = isOn ? texts.connected : texts.disconnected;
-  };
-  source.addEventListener("open", () => show(true));
-  source.addEventListener("error", () => {
-    show(false);
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 1000);
+  if (source || document.hidden) return;
+  const opened = new EventSource(`${path}/events?last=${encodeURIComponent(lastId)}`);
+  source = opened;
+  const hear = (name, task) => opened.addEventListener(name, (event) => {
+    if (source !== opened) return;
+    lastId = event.lastEventId || lastId;
+    task(JSON.parse(event.data));
+  });
+  opened.addEventListener("open", () => showConnection(true));
+  opened.addEventListener("error", () => {
+    showConnection(false);
+    if (opened.readyState !== EventSource.CLOSED || source !== opened) return;
+    source = null;
+    setTimeout(connect, 1000);
   });
   hear("clear", clearAll);
   hear("rows", (news) => {
     add(news);
-    if (news.some((row) => row.n === chosen)) showDetails();
+    // While it runs, the details are read at their own pace.
+    if (news.some((row) => row.n === chosen && row.state !== "running")) showDetails();
   });
   hear("state", (state) => {
     forgetBefore(state.first, state.dropped);
+    if (details && !rows.has(details.n)) clearDetails();
     panels.drawState(state);
   });
 }
 
+function showConnection(isOn) {
+  $("connection").dataset.state = isOn ? "on" : "off";
+  $("connection").textContent = isOn ? texts.connected : texts.disconnected;
+}
+
+// A browser has six connections to a server for all tabs: one that nobody sees takes none.
+function onVisibility() {
+  if (!document.hidden) return connect();
+  source?.close();
+  source = null;
+  showConnection(false);
+}
+
 function clearAll() {
   clear();
+  clearDetails();
+}
+
+function clearDetails() {
   details = drawn = null;
   $("choose").hidden = false;
   $("chosen").hidden = true;
@@ -109,10 +139,9 @@ $("details").addEventListener("shown", showDetails);
 $("close").addEventListener("click", closePanel);
 $("curl").addEventListener("click", copyCurl);
 $("again")?.addEventListener("click", editAndRun);
-$("clear").addEventListener("click", async () => {
-  await ask("/page/requests", "DELETE");
-  clearAll();
-});
+// The events say which rows are gone: others may have come meanwhile.
+$("clear").addEventListener("click", () => ask("/page/requests", "DELETE").catch((error) => toast(error.message)));
+document.addEventListener("visibilitychange", onVisibility);
 $("split").addEventListener("pointerdown", (down) => {
   $("split").setPointerCapture(down.pointerId);
   $("split").onpointermove = (event) => ($("panel").style.flexBasis = `${innerWidth - event.clientX}px`);

@@ -1,5 +1,6 @@
 // The panels beside the list: faults, sessions and the clock, apps, recordings.
 
+import { choose } from "./list.js";
 import { tryApp } from "./playground.js";
 import { $, all, ask, element, say, texts, toast } from "./tools.js";
 
@@ -68,6 +69,7 @@ function recordingLine(recording) {
   const tries = recording.app && state.apps
     ? [action(texts.try, () => tryApp(recording.app, recording.prompt || undefined, recording.biz_params))]
     : [];
+  if (recording.n) tries.push(action(texts.show_entry, () => choose(recording.n)));
   return element("li", {}, text("code", recording.file), text("span", recording.prompt ?? ""),
     element("span", { className: "quiet", textContent: facts.filter(Boolean).join(" · ") }), ...tries);
 }
