@@ -29,6 +29,7 @@ from bailian_apps.core.events import (
 from bailian_apps.core.result import EXECUTING, AppResult, DocReference, Step
 from bailian_apps.terminal import (
     MAX_LIVE_STEPS,
+    WordWrap,
     format_tokens,
     step_text,
     step_tree,
@@ -97,6 +98,14 @@ def show(
 def screen_text(text: str) -> str:
     """The text of an answer as a terminal shows it: `[1]` for a citation mark, no controls."""
     return replace_citation_marks(strip_controls(text), lambda number: f"[{number}]")
+
+
+def print_answer(text: str, console: Console) -> None:
+    """Print a whole answer on standard output, in a terminal wrapped as `console` is wide."""
+    if sys.stdout.isatty():
+        wrap = WordWrap()
+        text = wrap.feed(screen_text(text), console.width) + wrap.end(console.width)
+    print(text, flush=True)  # noqa: T201
 
 
 def print_note(console: Console, text: str, style: str = "dim") -> None:
@@ -209,7 +218,8 @@ class RunView:
         self._shared = self.on_screen or _same_file(self._out, console.file)
         self._live: Live | None = None
         self._line_open = False
-        self._waiting: list[Text] = []
+        self._wrap = WordWrap()
+        self._waiting: list[tuple[Step, int]] = []  # each with its number
         self._printed: set[tuple[str, bool]] = set()  # steps that have a line, for each state
         self._running: set[str] = set()
         self._numbers: dict[str, int] = {}  # of steps that began while others ran; else 0
@@ -237,10 +247,10 @@ class RunView:
         self._stop_live()
         if self._tree is not None:
             running = (step for step in self._tree.steps.values() if step.status == EXECUTING)
-            self._waiting += map(step_text, running)
+            self._waiting += ((step, 0) for step in running)
         if self._line_open:
             self._line_open = False
-            self._out.write("\n")
+            self._out.write(self._wrap.end(self._console.width) + "\n")
             self._out.flush()
         self._print_waiting()
 
@@ -252,6 +262,16 @@ class RunView:
             self.show_step(event.step)
         elif isinstance(event, STEP_DELTAS) and self._live is not None:
             self.show_text(event.step_id, event.text)
+        elif isinstance(event, RunFinished):
+            self.complete(event.result.steps)
+
+    def complete(self, steps: Iterable[Step]) -> None:
+        """Complete the steps that wait to be printed: the tokens of a run come at its end."""
+        known = {step.id: step for step in steps}
+        self._waiting = [
+            (known.get(step.id, step) if step.status != EXECUTING else step, number)
+            for step, number in self._waiting
+        ]
 
     def write(self, text: str) -> None:
         """Write a piece of the answer."""
@@ -260,9 +280,11 @@ class RunView:
         text, self._label = self._label + text, ""
         if self._shared:
             self._stop_live()
-        self._out.write(screen_text(text) if self._to_terminal else text)
-        self._out.flush()
         self._line_open = not text.endswith("\n")
+        if self._to_terminal:
+            text = self._wrap.feed(screen_text(text), self._console.width)
+        self._out.write(text)
+        self._out.flush()
         if self._waiting and not self._line_open:
             self._print_waiting()
 
@@ -280,7 +302,7 @@ class RunView:
             return  # a node's name comes with its first words
         has_start = line[1] or (step.id, True) in self._printed
         self._printed.add(line)
-        self._waiting.append(step_text(step, number if has_start else 0))
+        self._waiting.append((step, number if has_start else 0))
         if not (self._shared and self._line_open):
             self._print_waiting()
 
@@ -307,7 +329,7 @@ class RunView:
             self._console.print(step_tree(ended), end="")
 
     def _print_waiting(self) -> None:
-        for line in self._waiting:
+        for line in (step_text(*each) for each in self._waiting):
             if self._console.is_terminal:  # joined to other text, a line forgets where it is cut
                 self._console.print(line, no_wrap=True, overflow="ellipsis")
             else:
