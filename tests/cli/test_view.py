@@ -185,22 +185,6 @@ def test_a_word_is_written_as_soon_as_it_ends() -> None:
     assert wrap.end(12) == "\nz"
 
 
-def test_tokens_that_come_at_the_end_are_shown_at_their_step(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    usage = Usage(models=(ModelUsage(model_id="qwen-max", input_tokens=5, output_tokens=4),))
-    step = Step(id="a", kind="node", name="LLM", status="success", output="hi")
-    counted = replace(step, usage=usage)
-    result = AppResult(text="hi", steps=(counted,))
-    with (tmp_path / "both").open("w") as both:
-        monkeypatch.setattr(sys, "stdout", both)
-        events = [TextDelta("hi"), StepFinished(step), RunFinished(result)]
-        show(events, Console(file=both, width=60, no_color=True), steps=True)
-        monkeypatch.undo()
-    text = (tmp_path / "both").read_text()
-    assert text.startswith("hi\n✓ LLM qwen-max: 5 tokens in, 4 out  hi\n")
-
-
 def test_a_step_is_drawn_below_the_step_it_ran_in() -> None:
     console = Console(file=io.StringIO(), width=60)
     outer = Step(id="1", kind="node", name="loop", status="success")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -128,7 +128,12 @@ def run(
     if dry_run and (raw or html):
         raise typer.BadParameter("--dry-run excludes --raw and --html: nothing runs")
     app_id, prompt = command.app_and_prompt(app_id, prompt, profile)
-    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    more: dict[str, Any] = {
+        "profile": profile,
+        "model_id": model_id,
+        "workspace": workspace,
+        "base_url": base_url,
+    }
     called = command.bailian_app(
         app_id, biz, biz_json, settings, timeout=timeout, with_key=not dry_run, **more
     )
@@ -184,7 +189,12 @@ def chat(
     from bailian_apps.cli.chat.chat import Chat
     from bailian_apps.cli.run import bailian_app, media
 
-    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    more: dict[str, Any] = {
+        "profile": profile,
+        "model_id": model_id,
+        "workspace": workspace,
+        "base_url": base_url,
+    }
     called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     first = media(image, file)
     Chat(
@@ -268,7 +278,7 @@ def probe(
     from bailian_apps.cli import probe as command
     from bailian_apps.cli.run import bailian_app
 
-    more = {"profile": profile, "workspace": workspace, "base_url": base_url}
+    more: dict[str, Any] = {"profile": profile, "workspace": workspace, "base_url": base_url}
     called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     command.probe(
         called,

@@ -218,7 +218,7 @@ class _LangChainSteps(BaseCallbackHandler):
     def __init__(self, view: RunView) -> None:
         self._view = view
         self.steps: dict[str, Step] = {}
-        self.tokens = ""  # of the run: the cloud counts them at its end
+        self.tokens = ""  # of the run: nodes that run together hide whose they are
 
     @override
     def on_custom_event(self, name: str, data: Any, **_: Any) -> None:

@@ -219,7 +219,7 @@ class RunView:
         self._live: Live | None = None
         self._line_open = False
         self._wrap = WordWrap()
-        self._waiting: list[tuple[Step, int]] = []  # each with its number
+        self._waiting: list[Text] = []
         self._printed: set[tuple[str, bool]] = set()  # steps that have a line, for each state
         self._running: set[str] = set()
         self._numbers: dict[str, int] = {}  # of steps that began while others ran; else 0
@@ -247,7 +247,7 @@ class RunView:
         self._stop_live()
         if self._tree is not None:
             running = (step for step in self._tree.steps.values() if step.status == EXECUTING)
-            self._waiting += ((step, 0) for step in running)
+            self._waiting += map(step_text, running)
         if self._line_open:
             self._line_open = False
             self._out.write(self._wrap.end(self._console.width) + "\n")
@@ -262,16 +262,6 @@ class RunView:
             self.show_step(event.step)
         elif isinstance(event, STEP_DELTAS) and self._live is not None:
             self.show_text(event.step_id, event.text)
-        elif isinstance(event, RunFinished):
-            self.complete(event.result.steps)
-
-    def complete(self, steps: Iterable[Step]) -> None:
-        """Complete the steps that wait to be printed: the tokens of a run come at its end."""
-        known = {step.id: step for step in steps}
-        self._waiting = [
-            (known.get(step.id, step) if step.status != EXECUTING else step, number)
-            for step, number in self._waiting
-        ]
 
     def write(self, text: str) -> None:
         """Write a piece of the answer."""
@@ -302,7 +292,7 @@ class RunView:
             return  # a node's name comes with its first words
         has_start = line[1] or (step.id, True) in self._printed
         self._printed.add(line)
-        self._waiting.append((step, number if has_start else 0))
+        self._waiting.append(step_text(step, number if has_start else 0))
         if not (self._shared and self._line_open):
             self._print_waiting()
 
@@ -329,7 +319,7 @@ class RunView:
             self._console.print(step_tree(ended), end="")
 
     def _print_waiting(self) -> None:
-        for line in (step_text(*each) for each in self._waiting):
+        for line in self._waiting:
             if self._console.is_terminal:  # joined to other text, a line forgets where it is cut
                 self._console.print(line, no_wrap=True, overflow="ellipsis")
             else:
