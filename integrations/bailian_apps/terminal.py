@@ -32,8 +32,14 @@ _MARKS = {
 _STATES = (SKIP, PAUSE, STOP)
 _LIVE_TEXT = 30  # characters
 
-# A word, or a character of a script that has no spaces, with the space before it.
-_WORD = re.compile(r"\s*(?:[\u2e80-\uffef]|[^\s\u2e80-\uffef]+)")
+# A word, or a character of a script that has no spaces, with the space before it. A selector of an
+# emoji's look (U+FE00 to U+FE0F) is part of the word.
+_WIDE = r"\u2e80-\u2fff\u3001-\ufdff\ufe10-\uffef"
+_WORD = re.compile(rf"\s*(?:[{_WIDE}]|[^\s{_WIDE}]+)")
+_BREAKS = re.compile(rf"[\s{_WIDE}]")  # beside it a line may end
+_FENCE = re.compile(r"\s*(?:```|~~~)[^`]*\Z")  # around a block of code
+_AS_IS = (" ", "\t", "|")  # how lines of code and of tables begin
+_HEAD_CHARS = 80
 # All control characters but tab and newline: text from an app must not steer the terminal.
 _CONTROLS = {c: None for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n"}
 
@@ -48,24 +54,77 @@ def one_line(text: str) -> str:
     return " ".join(strip_controls(text).split())
 
 
+class WordWrap:
+    """Wraps text that arrives in pieces where a terminal would break a word.
+
+    The last word of a piece waits until its end has arrived. Blocks of code, tables and indented
+    lines stay as they are.
+    """
+
+    def __init__(self, *, keep_indented: bool = True) -> None:
+        """Begin at the start of a line; `keep_indented` is whether code stays as it is."""
+        self._keep_indented = keep_indented
+        self._fenced = False
+        self._begin_line()
+
+    def feed(self, text: str, columns: int) -> str:
+        """Return what can be written once `text` has arrived, for a terminal so wide."""
+        first, *lines = text.split("\n")
+        wrapped = self._add(first, columns)
+        for line in lines:
+            wrapped += self.end(columns) + "\n"
+            if _FENCE.match(self._head):
+                self._fenced = not self._fenced
+            self._begin_line()
+            wrapped += self._add(line, columns)
+        return wrapped
+
+    def end(self, columns: int) -> str:
+        """Return what has waited for the end of a word."""
+        held, self._held = self._held, ""
+        return self._place(held, columns) if held else ""
+
+    def _begin_line(self) -> None:
+        self._head = ""  # its first characters
+        self._column = 0
+        self._held = ""  # a word that may go on, with the space before it
+        self._cut = False  # whether the beginning of that word is written already
+
+    def _add(self, text: str, columns: int) -> str:
+        self._head = (self._head + text)[:_HEAD_CHARS]
+        if self._keep_indented and (self._fenced or self._head.startswith(_AS_IS)):
+            return text
+        text, self._held = self._held + text, ""
+        words = _WORD.findall(text)
+        self._held = text[sum(map(len, words)) :]
+        if words and not self._held and not _BREAKS.match(words[-1][-1]):
+            self._held = words.pop()
+        wrapped = "".join(self._place(word, columns) for word in words)
+        if len(self._held.strip()) > columns:  # an address, for example, has a line of its own
+            wrapped += self.end(columns)
+            self._cut = not text[-1].isspace()
+        return wrapped
+
+    def _place(self, word: str, columns: int) -> str:
+        from rich.cells import cell_len
+
+        width = cell_len(word)
+        goes_on, self._cut = self._cut and not _BREAKS.match(word), False
+        if not self._column or self._column + width <= columns or goes_on:
+            self._column += width
+            return word
+        word = word.lstrip()
+        self._column = cell_len(word)
+        return f"\n{word}"
+
+
 def wrap_words(text: str, columns: int) -> str:
     """Break lines between words, and between Chinese characters, where a terminal would break them.
 
     A word that is longer than a line, such as an address, stays whole, so that it can be copied.
     """
-    from rich.cells import cell_len
-
-    lines: list[str] = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in _WORD.findall(paragraph):
-            if line and cell_len(line) + cell_len(word) > columns:
-                lines.append(line)
-                line = word.lstrip()
-            else:
-                line += word
-        lines.append(line)
-    return "\n".join(lines)
+    wrap = WordWrap(keep_indented=False)
+    return wrap.feed(text, columns) + wrap.end(columns)
 
 
 def format_tokens(input_tokens: int, output_tokens: int) -> str:

@@ -36,9 +36,11 @@ def test_the_demo_needs_no_key_and_does_three_different_things() -> None:
     assert re.search(r"✓ #4 景点知识库 Retrieval .* 2 documents: 西湖游览指南, 灵隐寺", langchain)
     assert "三潭印月)[1]" in answer_in(langchain)
     assert "\n[1] 西湖游览指南: " in langchain
+    assert "\n412 tokens in, 118 out" in langchain
     assert "知味观" in answer_in(llamaindex)
     assert "your note: Li eats no fish." in llamaindex
     assert "55 yuan" in answer_in(agent)
+    assert "5 steps, 96 tokens in, 44 out" in end
     assert "the agent's answer: 55 + 45 + 30 = 130 yuan" in agent
     picture = re.search(r"Open (\S+\.html) in a browser", end)
     assert picture is not None

@@ -266,7 +266,16 @@ def test_a_port_in_use_is_an_input_error(
         port = str(taken.getsockname()[1])
         assert exit_code_of(monkeypatch, *command, "--port", port) == 2
     problem = f"cannot listen on 127.0.0.1 port {port} (Address already in use). Choose"
-    assert problem in capsys.readouterr().err
+    assert f"--port cannot be used: {problem}" in capsys.readouterr().err
+
+
+def test_an_address_of_another_machine_is_no_error_of_the_port(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(monkeypatch, "serve", "--host", "203.0.113.1", "--port", "0") == 2
+    error = capsys.readouterr().err
+    assert "--host cannot be used: cannot listen on 203.0.113.1" in error
+    assert "Choose an address of this machine" in error
 
 
 @pytest.mark.parametrize(

@@ -134,9 +134,9 @@ def test_a_profile_of_both_files_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ([KEY], "argument 2"),
-        (["mine", KEY], "argument 3"),
-        (["mine", f"Bearer {KEY}"], "argument 3"),
+        ([KEY], "argument 1 of run"),
+        (["mine", KEY], "argument 2 of run"),
+        (["mine", f"Bearer {KEY}"], "argument 2 of run"),
         (["mine", "hi", "--biz", f"token={KEY}"], "--biz"),
         (["mine", "hi", f"--biz=token={KEY}"], "--biz"),
         (["mine", "hi", "--biz", f'token:="{KEY}"'], "--biz"),
@@ -162,6 +162,21 @@ def test_a_key_in_the_wrong_place_is_neither_sent_nor_printed(
     assert f"{field} is an API key" in printed.err
     assert "s3cret" not in printed.err + printed.out
     assert cloud.requests == []
+
+
+def test_a_dry_run_needs_no_key_of_the_profile(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own.write_text('[p]\napp_id = "mine"\napi_key_env = "PROD_KEY"\n')
+    for name in ("DASHSCOPE_API_KEY", "PROD_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert exit_code_of(monkeypatch, "run", "Say hi", "--profile", "p", "--dry-run") == 0
+    assert "/apps/mine/completion" in capsys.readouterr().out
+    assert exit_code_of(monkeypatch, "run", "Say hi", "--profile", "p") == 2
+    assert "names PROD_KEY, which is not set" in capsys.readouterr().err
+    own.write_text('[p]\napp_id = "mine"\napi_key_env = 1\n')
+    assert exit_code_of(monkeypatch, "run", "Say hi", "--profile", "p", "--dry-run") == 2
+    assert "must be the name of an environment variable" in capsys.readouterr().err
 
 
 def test_a_sentence_about_a_key_is_sent(

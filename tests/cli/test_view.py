@@ -22,8 +22,44 @@ from bailian_apps import (
     TextDelta,
     Usage,
 )
-from bailian_apps.cli.view import print_note, show
-from bailian_apps.terminal import step_line, step_text, step_tree, strip_controls, with_live_text
+from bailian_apps.cli.chat.screen import RunScreen
+from bailian_apps.cli.view import print_answer, print_note, show
+from bailian_apps.terminal import (
+    WordWrap,
+    step_line,
+    step_text,
+    step_tree,
+    strip_controls,
+    with_live_text,
+)
+
+ADDRESS = "https://example.com/" + "long/" * 10
+LONG_ANSWER = f"""It will be sunny, so end the day with tea.
+杭州西湖的十个景点都在湖边 and (苏堤) {ADDRESS}, quiet
+- a list of words that is wrapped, too
+    indented = "code, which stays as it is"
+| a table | of many | columns |
+```python
+print("this is longer than a line")
+```
+The last words of the answer"""
+WRAPPED_ANSWER = f"""It will be sunny, so
+end the day with
+tea.
+杭州西湖的十个景点都
+在湖边 and (苏堤)
+{ADDRESS},
+quiet
+- a list of words
+that is wrapped, too
+    indented = "code, which stays as it is"
+| a table | of many | columns |
+```python
+print("this is longer than a line")
+```
+The last words of
+the answer
+"""
 
 
 class Terminal(io.StringIO):
@@ -121,6 +157,32 @@ def test_a_note_wraps_between_words_in_a_terminal_only() -> None:
     ]
     print_note(Console(file=(pipe := io.StringIO()), width=20), text)
     assert pipe.getvalue() == text + "\n"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_an_answer_in_pieces_wraps_between_words_in_a_terminal_only(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = [LONG_ANSWER[at : at + size] for at in range(0, len(LONG_ANSWER), size)]
+    for file in (Terminal(), io.StringIO()):
+        expected = WRAPPED_ANSWER if file.isatty() else LONG_ANSWER + "\n"
+        monkeypatch.setattr(sys, "stdout", file)
+        console = Console(file=io.StringIO(), width=20)
+        show([TextDelta(piece) for piece in pieces], console, steps=False)
+        with RunScreen(console, steps=False, reasoning=False) as screen:
+            for piece in pieces:
+                screen.show(TextDelta(piece))
+        print_answer(LONG_ANSWER, console)
+        assert file.getvalue() == expected * 3
+
+
+def test_a_word_is_written_as_soon_as_it_ends() -> None:
+    wrap = WordWrap()
+    written = [
+        wrap.feed(piece, 12) for piece in ("one tw", "o th", "ree 西", "湖", "x" * 20, "y z")
+    ]
+    assert written == ["one", " two", "\nthree 西", "湖", "\n" + "x" * 20, "y"]
+    assert wrap.end(12) == "\nz"
 
 
 def test_a_step_is_drawn_below_the_step_it_ran_in() -> None:

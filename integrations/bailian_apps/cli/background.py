@@ -126,7 +126,7 @@ def _run(
 ) -> BackgroundRun:
     from bailian_apps.cli.run import bailian_app
 
-    given = {"profile": profile, "workspace": workspace, "base_url": base_url}
+    given: dict[str, Any] = {"profile": profile, "workspace": workspace, "base_url": base_url}
     app = bailian_app(app_id, None, None, settings, **given)
     return app.background_run(run_id)
 

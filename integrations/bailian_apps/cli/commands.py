@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -115,19 +115,28 @@ def run(
     [bold]bailian-apps run APP_ID "Hello" --json | jq -r .session_id[/]
 
     Exit codes:
-    0 success, 1 other error, 2 invalid input (nothing was sent), 130 Ctrl-C
-    3 invalid key, 4 permission denied, 5 app not found, 6 request refused
-    7 content blocked, 8 account cannot pay, 9 rate limit, 10 service unavailable
-    11 the app failed, 12 the cloud failed, 13 cannot connect, 14 connection lost
-    15 timeout, 16 not an API response, 17 stream interrupted
+    0 success, 1 other error, 2 invalid input (not sent)
+    3 invalid key, 4 permission denied, 5 app not found
+    6 request refused, 7 content blocked, 8 cannot pay
+    9 rate limit, 10 service unavailable, 11 app failed
+    12 cloud failed, 13 cannot connect, 14 connection lost
+    15 timeout, 16 not an API response, 17 stream cut
+    130 Ctrl-C
     """
     from bailian_apps.cli import run as command
 
     if dry_run and (raw or html):
         raise typer.BadParameter("--dry-run excludes --raw and --html: nothing runs")
     app_id, prompt = command.app_and_prompt(app_id, prompt, profile)
-    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
-    called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
+    more: dict[str, Any] = {
+        "profile": profile,
+        "model_id": model_id,
+        "workspace": workspace,
+        "base_url": base_url,
+    }
+    called = command.bailian_app(
+        app_id, biz, biz_json, settings, timeout=timeout, with_key=not dry_run, **more
+    )
     output = _output(as_json, raw, "stream" if stream else "text")
     options = command.media(image, file) | ({"session_id": session} if session else {})
     if dry_run:
@@ -180,7 +189,12 @@ def chat(
     from bailian_apps.cli.chat.chat import Chat
     from bailian_apps.cli.run import bailian_app, media
 
-    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    more: dict[str, Any] = {
+        "profile": profile,
+        "model_id": model_id,
+        "workspace": workspace,
+        "base_url": base_url,
+    }
     called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     first = media(image, file)
     Chat(
@@ -264,7 +278,7 @@ def probe(
     from bailian_apps.cli import probe as command
     from bailian_apps.cli.run import bailian_app
 
-    more = {"profile": profile, "workspace": workspace, "base_url": base_url}
+    more: dict[str, Any] = {"profile": profile, "workspace": workspace, "base_url": base_url}
     called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     command.probe(
         called,

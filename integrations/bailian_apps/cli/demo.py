@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.prompts import ChatPromptTemplate
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.agent.workflow import ReActAgent
@@ -117,6 +119,7 @@ def _langchain_chain(settings: AppSettings, console: Console) -> None:
         for text in chain.stream(trip, {"callbacks": [handler]}):
             view.write(screen_text(text))
     _print_documents(handler.steps, console)
+    print_note(console, handler.tokens)
 
 
 def _llamaindex_query_engine(settings: AppSettings, console: Console) -> None:
@@ -215,6 +218,7 @@ class _LangChainSteps(BaseCallbackHandler):
     def __init__(self, view: RunView) -> None:
         self._view = view
         self.steps: dict[str, Step] = {}
+        self.tokens = ""  # of the run: nodes that run together hide whose they are
 
     @override
     def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
@@ -226,6 +230,13 @@ class _LangChainSteps(BaseCallbackHandler):
         elif (step := step_of_event(data)) is not None:
             self.steps[step.id] = step
             self._view.show_step(step)
+
+    @override
+    def on_llm_end(self, response: LLMResult, **_: Any) -> None:
+        generation = response.generations[0][0]
+        message = generation.message if isinstance(generation, ChatGeneration) else None
+        if isinstance(message, AIMessage) and (usage := message.usage_metadata):
+            self.tokens = format_tokens(usage["input_tokens"], usage["output_tokens"])
 
 
 class _LlamaIndexSteps(BaseEventHandler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -213,10 +214,13 @@ def _start(server: Emulator | Recorder, host: str, port: int) -> None:
                 "Choose another folder",
             ) from None
         reason = (error.strerror or str(error)).partition(" (while")[0]  # asyncio repeats itself
+        of_port = error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EPERM)
         raise InvalidInputError(
-            "--port",
+            "--port" if of_port else "--host",
             f"cannot be used: cannot listen on {host} port {port} ({reason})",
-            "Choose another --port (0 picks a free one), or an address of this machine",
+            "Choose another --port (0 picks a free one)"
+            if of_port
+            else "Choose an address of this machine",
         ) from None
 
 

@@ -30,14 +30,14 @@ def refuse_keys(arguments: Sequence[str]) -> None:
             would get it as a prompt or a parameter.
     """
     option = ""
-    for place, argument in enumerate(arguments, 1):
+    for place, argument in enumerate(arguments):  # the first is the command
         name, equals, value = argument.partition("=")
         if argument.startswith("--") and equals:
             option = name
         else:
             value = argument
         if option not in _KEY_OPTIONS and _holds_key(value):
-            _refuse(option, place)
+            _refuse(option, place, arguments[0])
         option = argument if argument.startswith("--") and not equals else ""
 
 
@@ -59,10 +59,10 @@ def _holds_key(value: str) -> bool:
     )
 
 
-def _refuse(option: str, place: int) -> None:
+def _refuse(option: str, place: int, command: str) -> None:
     if option in ("--biz", "--biz-json"):
         hint = "Pass the tokens of users in a file: --biz-json @FILE"
     else:
         hint = "Set DASHSCOPE_API_KEY to your key, and replace a key that others may have seen"
-    field = option or f"argument {place}"
+    field = option or (f"argument {place} of {command}" if place else "the command")
     raise InvalidInputError(field, "is an API key, which the list of processes shows", hint)

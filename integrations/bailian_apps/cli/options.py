@@ -37,6 +37,10 @@ class AppCommand(TyperCommand):
             option = getattr(error, "option_name", "")
             if option.startswith("--") and not getattr(error, "possibilities", None):
                 self._suggest(error, option[2:].replace("-", "_"))
+            elif self.name == "run" and "unexpected extra argument" in getattr(
+                error, "message", ""
+            ):
+                error.message += ". Quote the prompt"  # type: ignore[attr-defined]
             raise
 
     def _suggest(self, error: Any, name: str) -> None:
@@ -149,14 +153,15 @@ AllowHost = Annotated[
         help="Answer at this host name, too, and to web pages of it. Repeatable.",
     ),
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0 picks a free port.")]
 Pace = Annotated[
-    float, typer.Option(min=0, help="Speed relative to the recording; 0 does not wait.")
+    float,
+    typer.Option(min=0, metavar="FACTOR", help="Speed relative to the recording; 0 does not wait."),
 ]
 ApiKey = Annotated[
     str | None,
     typer.Option(
-        metavar="KEY|-|@FILE",
+        metavar="KEY",
         help="Accept only this API key (default: any). [bold]-[/] reads DASHSCOPE_API_KEY, "
         "[bold]@FILE[/] a file: arguments are visible in the list of processes.",
     ),

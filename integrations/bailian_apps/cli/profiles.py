@@ -50,11 +50,12 @@ class Profile:
     is_own: bool
     fields: Mapping[str, Any]
 
-    def settings(self, *, with_address: bool = True) -> dict[str, Any]:
+    def settings(self, *, with_address: bool = True, with_key: bool = True) -> dict[str, Any]:
         """Return the settings of the profile, with its key if it names one.
 
         Args:
             with_address: Whether its address is used, because the command names no other.
+            with_key: Whether the variable with its key is read: nothing else needs one.
 
         Raises:
             InvalidInputError: The profile is not valid. The error shows no value.
@@ -73,7 +74,9 @@ class Profile:
         if with_address and not self.is_own and "api_key" not in fields:
             self._check_address(fields.get("base_url"))
         if variable is not None:
-            fields["api_key"] = self._key_in(variable)
+            name = self._key_variable(variable)
+            if with_key:
+                fields["api_key"] = self._key_in(name)
         try:
             AppSettings.of({"app_id": "app", "api_key": "any"} | fields)
         except InvalidInputError as error:
@@ -82,10 +85,13 @@ class Profile:
             ) from None
         return fields
 
-    def _key_in(self, variable: object) -> str:
+    def _key_variable(self, variable: object) -> str:
         if not isinstance(variable, str) or not variable or is_key(variable):
             problem = "must be the name of an environment variable"
             raise self._error("api_key_env", problem, "Write the name, such as PROD_KEY")
+        return variable
+
+    def _key_in(self, variable: str) -> str:
         key = os.environ.get(variable, "").strip()
         if not key:
             raise self._error("api_key_env", f"names {variable}, which is not set", "Set it")

@@ -11,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from bailian_apps.cli.shell import console as stdout_console
 from bailian_apps.cli.view import print_note
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import InvalidInputError
@@ -80,7 +81,7 @@ def _row(path: Path, recording: Recording) -> _Row:
 
 
 def _print_table(rows: list[_Row]) -> None:
-    out = Console()
+    out = stdout_console()
     table = [["file", "app", "mode", "status", "steps", "size", "prompt"]]
     for row in rows:
         status = f"{row.status} cut" if row.cut else str(row.status)

@@ -18,7 +18,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.keys import refuse_key_as_prompt
 from bailian_apps.cli.options import ARGUMENTS
 from bailian_apps.cli.profiles import find_profile
-from bailian_apps.cli.view import as_json, print_note, screen_text, show
+from bailian_apps.cli.view import as_json, print_answer, print_note, show
 from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
@@ -68,14 +68,14 @@ def run(
             if output == "json":
                 print_json(_error_as_json(error))
             elif output == "text" and error.partial is not None:
-                _print_text(error.partial)
+                print_answer(error.partial.text, console)
             if html is not None and error.partial is not None:
                 _save_picture(error.partial, html, console)
             raise
     if output == "json":
         print_json(as_json(result))
     elif output == "text":
-        _print_text(result)
+        print_answer(result.text, console)
     if html is not None:
         _save_picture(result, html, console)
 
@@ -128,6 +128,7 @@ def bailian_app(
     settings: Sequence[str] | None,
     *,
     profile: str | None = None,
+    with_key: bool = True,
     **options: Any,
 ) -> BailianApp:
     """Make the app that the arguments of a command describe.
@@ -138,6 +139,7 @@ def bailian_app(
         biz_json: `biz_params` as a JSON object, or as `@` and the path of a JSON file.
         settings: Other settings, as `name=text` or `name:=JSON`.
         profile: The name of a profile, whose settings the arguments replace.
+        with_key: Whether a call follows, which needs the key that the profile names.
         **options: Settings that have options of their own; None for those not used.
 
     Raises:
@@ -155,7 +157,8 @@ def bailian_app(
     given = {name: value for name, value in options.items() if value is not None}
     known: dict[str, Any] = {}
     if profile:
-        known = find_profile(profile).settings(with_address="base_url" not in given | fields)
+        with_address = "base_url" not in given | fields
+        known = find_profile(profile).settings(with_address=with_address, with_key=with_key)
     if params := _biz_object(biz_json) | _pairs(biz or (), "--biz"):
         given["biz_params"] = {**known.get("biz_params", {}), **params}
     if app_id != "-":
@@ -311,7 +314,3 @@ def _error_as_json(error: BailianError) -> dict[str, Any]:
 def print_json(value: Mapping[str, Any]) -> None:
     """Print a JSON object as one line of standard output."""
     print(json.dumps(value, ensure_ascii=False), flush=True)  # noqa: T201
-
-
-def _print_text(result: AppResult) -> None:
-    print(screen_text(result.text) if sys.stdout.isatty() else result.text, flush=True)  # noqa: T201

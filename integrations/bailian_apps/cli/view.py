@@ -29,6 +29,7 @@ from bailian_apps.core.events import (
 from bailian_apps.core.result import EXECUTING, AppResult, DocReference, Step
 from bailian_apps.terminal import (
     MAX_LIVE_STEPS,
+    WordWrap,
     format_tokens,
     step_text,
     step_tree,
@@ -97,6 +98,14 @@ def show(
 def screen_text(text: str) -> str:
     """The text of an answer as a terminal shows it: `[1]` for a citation mark, no controls."""
     return replace_citation_marks(strip_controls(text), lambda number: f"[{number}]")
+
+
+def print_answer(text: str, console: Console) -> None:
+    """Print a whole answer on standard output, in a terminal wrapped as `console` is wide."""
+    if sys.stdout.isatty():
+        wrap = WordWrap()
+        text = wrap.feed(screen_text(text), console.width) + wrap.end(console.width)
+    print(text, flush=True)  # noqa: T201
 
 
 def print_note(console: Console, text: str, style: str = "dim") -> None:
@@ -209,6 +218,7 @@ class RunView:
         self._shared = self.on_screen or _same_file(self._out, console.file)
         self._live: Live | None = None
         self._line_open = False
+        self._wrap = WordWrap()
         self._waiting: list[Text] = []
         self._printed: set[tuple[str, bool]] = set()  # steps that have a line, for each state
         self._running: set[str] = set()
@@ -240,7 +250,7 @@ class RunView:
             self._waiting += map(step_text, running)
         if self._line_open:
             self._line_open = False
-            self._out.write("\n")
+            self._out.write(self._wrap.end(self._console.width) + "\n")
             self._out.flush()
         self._print_waiting()
 
@@ -260,9 +270,11 @@ class RunView:
         text, self._label = self._label + text, ""
         if self._shared:
             self._stop_live()
-        self._out.write(screen_text(text) if self._to_terminal else text)
-        self._out.flush()
         self._line_open = not text.endswith("\n")
+        if self._to_terminal:
+            text = self._wrap.feed(screen_text(text), self._console.width)
+        self._out.write(text)
+        self._out.flush()
         if self._waiting and not self._line_open:
             self._print_waiting()
 

@@ -23,7 +23,9 @@ from typing_extensions import override
 
 from bailian_apps.terminal import strip_controls
 
-if sys.platform != "win32":
+if sys.platform == "win32":
+    import msvcrt
+else:
     import termios
 
 PROMPT = "> "
@@ -76,8 +78,7 @@ class PlainReader:
         try:
             yield
         finally:
-            if self.at_terminal and sys.platform != "win32" and _is_readable(sys.stdin.fileno()):
-                termios.tcflush(sys.stdin, termios.TCIFLUSH)
+            if self.at_terminal and _drop_pending():
                 sys.stderr.write("What you typed during the answer was not sent.\n")
 
 
@@ -126,7 +127,10 @@ class LineEditor:
     def busy(self) -> Generator[None]:
         """Keep what is typed during an answer for the next prompt. It is shown there, not sent."""
         if sys.platform == "win32":
-            yield
+            try:
+                yield
+            finally:
+                self._typed = _pending_keys()
             return
         fd = sys.stdin.fileno()
         before = termios.tcgetattr(fd)
@@ -217,3 +221,30 @@ def _pending_text(fd: int) -> str:
         typed += more
     text = typed.decode(sys.stdin.encoding or "utf-8", "ignore")
     return strip_controls(_KEYS.sub("", text).replace("\r", "\n"))
+
+
+if sys.platform == "win32":
+
+    def _pending_keys() -> str:
+        """Return what was typed and not read: the keys of a console, not of a stream."""
+        typed = ""
+        while msvcrt.kbhit():
+            key = msvcrt.getwch()
+            if key in ("\x00", "\xe0"):  # the first half of an arrow or function key
+                msvcrt.getwch()
+            else:
+                typed += key
+        return strip_controls(typed.replace("\r", "\n"))
+
+    def _drop_pending() -> bool:
+        """Drop what was typed and not read; return whether anything was."""
+        return bool(_pending_keys())
+
+else:
+
+    def _drop_pending() -> bool:
+        """Drop what was typed and not read; return whether anything was."""
+        if not _is_readable(sys.stdin.fileno()):
+            return False
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        return True

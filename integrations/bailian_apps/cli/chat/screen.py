@@ -29,7 +29,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.result import EXECUTING, AppResult, Step
 from bailian_apps.core.values import as_text
-from bailian_apps.terminal import one_line, step_text, strip_controls
+from bailian_apps.terminal import WordWrap, one_line, step_text, strip_controls
 
 _LIVE_CHARS = 300  # more than a line of any terminal
 _REFRESHES_PER_S = 8
@@ -67,6 +67,7 @@ class RunScreen:
         self._thinker = ""
         self._folded = False  # whether the one line has shown what no other line shows
         self._line_open = False
+        self._wrap = WordWrap()
         self._answered = False
         self._waiting: list[Text] = []
         self._log = logging.getLogger("bailian_apps")
@@ -97,7 +98,7 @@ class RunScreen:
             for step in self._running.values():
                 self._print(self._line_of(step))
         if self._line_open:
-            self._write("\n")
+            self._show_text("\n")
         self._print_waiting()
 
     def __rich__(self) -> Text:
@@ -149,9 +150,11 @@ class RunScreen:
                 self._stop_live()
                 if self._folded:
                     self._print(Text(self._summary(), "dim"))
+        self._line_open = not text.endswith("\n")
         if self._out_is_terminal:
-            text = screen_text(text)
-        self._write(text)
+            text = self._wrap.feed(screen_text(text), self._console.width)
+        self._out.write(text)
+        self._out.flush()
         if not self._line_open:
             self._print_waiting()
 
@@ -217,11 +220,6 @@ class RunScreen:
     def _print_thought(self, line: str) -> None:
         for part in Text(line).wrap(self._console, self._thought_width) or [Text()]:
             self._print(Text(f"  {part.plain.rstrip()}", "dim italic"))
-
-    def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
-        self._line_open = not text.endswith("\n")
 
     def _stop_live(self) -> None:
         if self._live is not None:
