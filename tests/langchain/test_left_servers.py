@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 
@@ -113,6 +114,9 @@ class Forms:
     def graph_astream_messages(self) -> Any:
         return self._graph().astream(INPUT, stream_mode="messages")
 
+    def graph_astream_in_two_modes(self) -> Any:
+        return self._graph().astream(INPUT, stream_mode=["custom", "updates"])
+
     def graph_astream_updates(self) -> Any:
         return self._graph().astream(INPUT, stream_mode="updates")
 
@@ -165,6 +169,7 @@ FORMS = {
     # cancels the response again, and thereby that one before it has begun.
     "graph_astream_messages": RUNS_ON,
     "graph_astream_custom": RUNS_ON,
+    "graph_astream_in_two_modes": RUNS_ON,
     "graph_astream_updates": CLOSES,
     "graph_astream_values": CLOSES,
     "graph_astream_events": CLOSES,
@@ -172,8 +177,10 @@ FORMS = {
     "graph_stream_messages": RUNS_ON,
     "graph_stream_updates": RUNS_ON,
 }
-OWNED = ["model_astream", "chain_astream", *(form for form in FORMS if "graph_astream" in form)]
+OWNED = ["model_astream", "chain_astream", *(each for each in FORMS if "graph_astream" in each)]
 """Those that a task of their own may read, as in the example service."""
+SSE = ["model_astream", "graph_astream_messages", "graph_astream_updates"]
+"""Some of them as FastAPI's own server-sent events."""
 
 
 def lines(stream: Any) -> Any:
@@ -218,6 +225,16 @@ def port(forms: Forms) -> Iterator[int]:
 
     for form in FORMS:
         api.get(f"/{form}")(route(form))
+
+    def sse_route(form: str) -> Callable[..., Any]:
+        async def endpoint() -> AsyncIterator[str]:
+            async for part in getattr(forms, form)():
+                yield str(part)
+
+        return endpoint
+
+    for form in SSE:
+        api.get(f"/sse/{form}", response_class=EventSourceResponse)(sse_route(form))
     for form in OWNED:
         api.get(f"/owned/{form}")(owned_route(form))
 
@@ -243,7 +260,12 @@ def _no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
-WAYS = [*FORMS.items(), ("ainvoke", RUNS_ON), *((f"owned/{form}", CLOSES) for form in OWNED)]
+WAYS = [
+    *FORMS.items(),
+    ("ainvoke", RUNS_ON),
+    *((f"owned/{form}", CLOSES) for form in OWNED),
+    *((f"sse/{form}", FORMS[form]) for form in SSE),
+]
 
 
 @pytest.mark.parametrize(("form", "becomes"), WAYS)

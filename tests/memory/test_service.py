@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from support import service as services
 from support.service import Service, new_thread, say, saying, text_in
@@ -88,6 +89,14 @@ def started(start: Start, postgres: str) -> list[Service]:
 
 
 @pytest.fixture
+def new_database(postgres: str) -> str:
+    """One that has no tables."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE service")
+    return postgres.removesuffix("/postgres") + "/service"
+
+
+@pytest.fixture
 def two(started: list[Service], start: Start, postgres: str) -> list[Service]:
     """Two services with one database; one that a test has killed is replaced."""
     dead = [each for each in started if each.process.poll() is not None]
@@ -141,7 +150,8 @@ def test_a_worker_killed_within_an_answer_is_reported_and_not_asked_again(
     ports: int, app: App, cloud: Emulator, start: Start, request: pytest.FixtureRequest
 ) -> None:
     if ports == 1:  # the killed one is replaced, and either may answer
-        first = second = start(workers=2, DATABASE_URL=request.getfixturevalue("postgres"))
+        url = request.getfixturevalue("new_database")  # both create its tables at once
+        first = second = start(workers=2, DATABASE_URL=url)
     else:
         first, second = request.getfixturevalue("two")
     thread = new_thread(first.url)
