@@ -24,8 +24,8 @@ class EventStream(StreamingResponse):
     """An answer as events, with a heartbeat where it is silent.
 
     One task reads the events from their beginning to their end, so that what it reads is closed by
-    the task that opened it. The queue between them is short: a client that reads slowly slows down
-    the app's stream, and no memory fills.
+    the task that opened it. It is cancelled once: LangGraph's `astream` does not survive being
+    cancelled again while it closes, see docs/serving.md.
     """
 
     media_type = "text/event-stream"
@@ -59,15 +59,18 @@ class EventStream(StreamingResponse):
             # Starlette cancels every `await` of a response whose client has left, but not these.
             with anyio.CancelScope(shield=True):
                 reader.cancel()
-                with suppress(asyncio.CancelledError):
-                    await reader
-                await self._held.aclose()
+                async with self._held:
+                    with suppress(asyncio.CancelledError):
+                        await reader
 
     async def _write(self) -> None:
         try:
             async for name, data in self._events:
                 text = json.dumps(data, ensure_ascii=False)
                 await self._queue.put(f"event: {name}\ndata: {text}\n\n".encode())
+        except Exception:
+            await self._queue.put(END)
+            raise
         finally:
             await self._events.aclose()
         await self._queue.put(END)

@@ -17,19 +17,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
-from fastapi.sse import EventSourceResponse
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableConfig, RunnableLambda
+from starlette.responses import StreamingResponse
 
 from bailian_apps import BailianApp
 from bailian_apps.emulator import Call, Emulator
 from bailian_apps.langchain import BailianAppRunnable, ChatBailianApp
 
 graphs = pytest.importorskip("langgraph.graph")
+fastapi: Any = pytest.importorskip("fastapi")
+server_sent: Any = pytest.importorskip("fastapi.sse")
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 EventStream: Any = import_module("service.event_stream").EventStream
 
@@ -64,6 +65,7 @@ class Forms:
 
     def __init__(self, base_url: str) -> None:
         fields: dict[str, Any] = {"app_id": "app", "api_key": "k", "base_url": base_url}
+        self.released = threading.Event()
         self.app = BailianApp(**fields)
         self.model = ChatBailianApp(**fields)
         self.chain = self.model | StrOutputParser()
@@ -212,16 +214,23 @@ def forms(talker: Talker) -> Iterator[Forms]:
         yield Forms(cloud.base_url)
 
 
+def held_of(forms: Forms) -> AsyncExitStack:
+    """What a response holds until it has ended."""
+    held = AsyncExitStack()
+    held.callback(forms.released.set)
+    return held
+
+
 @pytest.fixture(scope="module")
 def port(forms: Forms) -> Iterator[int]:
     """A server with all forms, in a thread."""
-    api = FastAPI()
+    api = fastapi.FastAPI()
 
     def route(form: str) -> Callable[..., Any]:
         return lambda: StreamingResponse(lines(getattr(forms, form)()))
 
     def owned_route(form: str) -> Callable[..., Any]:
-        return lambda: EventStream(events(getattr(forms, form)()), AsyncExitStack(), heartbeat_s=60)
+        return lambda: EventStream(events(getattr(forms, form)()), held_of(forms), heartbeat_s=60)
 
     for form in FORMS:
         api.get(f"/{form}")(route(form))
@@ -234,9 +243,17 @@ def port(forms: Forms) -> Iterator[int]:
         return endpoint
 
     for form in SSE:
-        api.get(f"/sse/{form}", response_class=EventSourceResponse)(sse_route(form))
+        api.get(f"/sse/{form}", response_class=server_sent.EventSourceResponse)(sse_route(form))
     for form in OWNED:
         api.get(f"/owned/{form}")(owned_route(form))
+
+    @api.get("/failing")
+    async def failing() -> Any:
+        async def fail() -> AsyncIterator[tuple[str, str]]:
+            yield "part", "one"
+            raise ValueError("two")
+
+        return EventStream(fail(), held_of(forms), heartbeat_s=60)
 
     @api.get("/ainvoke")
     async def ainvoke() -> str:
@@ -279,3 +296,16 @@ def test_a_client_leaves_a_server_that_streams(
         client.sendall(f"GET /{form} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert talker.spoke.wait(60)
     assert talker.outcome.get(timeout=60) == becomes
+
+
+@pytest.mark.parametrize("path", ["failing", "owned/model_astream"])
+def test_a_response_ends_with_its_events_and_frees_what_it_held(
+    path: str, talker: Talker, forms: Forms, port: int
+) -> None:
+    talker.silent_s = 0
+    forms.released.clear()
+    response = httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=60)
+    assert response.text.startswith("event: part\ndata: ")
+    assert forms.released.wait(60)
+    if path != "failing":
+        assert talker.outcome.get(timeout=60) == RUNS_ON  # to its own end

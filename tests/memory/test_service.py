@@ -145,7 +145,7 @@ def test_a_worker_killed_between_turns_loses_no_session(
     assert sent == [(None, "My name is Ada."), (session, "Who am I?")]
 
 
-@pytest.mark.parametrize("ports", [1, 2])
+@pytest.mark.parametrize("ports", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_worker_killed_within_an_answer_is_reported_and_not_asked_again(
     ports: int, app: App, cloud: Emulator, start: Start, request: pytest.FixtureRequest
 ) -> None:
@@ -222,7 +222,7 @@ def test_a_request_that_was_refused_is_taken_back_and_another_is_not(
     assert httpx.get(f"{small.url}{thread}").json()["unanswered"]
 
 
-@pytest.mark.parametrize("in_time", [True, False])
+@pytest.mark.parametrize("in_time", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_sigterm_lets_answers_end_within_the_limit(in_time: bool, app: App, start: Start) -> None:
     service = start("--timeout-graceful-shutdown", "60" if in_time else "1")
     with saying(service.url, new_thread(service.url), "wait") as (_, events):
