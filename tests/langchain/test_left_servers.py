@@ -6,7 +6,6 @@ docs/serving.md has this table.
 from __future__ import annotations
 
 import asyncio
-import gc
 import queue
 import socket
 import sys
@@ -185,9 +184,14 @@ SSE = ["model_astream", "graph_astream_messages", "graph_astream_updates"]
 """Some of them as FastAPI's own server-sent events."""
 
 
+KEPT: list[Any] = []
+"""Streams that nobody reads any more, kept from the garbage collector, which may close them."""
+
+
 def lines(stream: Any) -> Any:
     """The stream as text, natively async or not; Starlette reads the latter in threads."""
     if not hasattr(stream, "__aiter__"):
+        KEPT.append(stream)
         return (f"{part}\n" for part in stream)
 
     async def generate() -> AsyncIterator[str]:
@@ -266,15 +270,9 @@ def port(forms: Forms) -> Iterator[int]:
         yield listening.getsockname()[1]
         server.should_exit = True
         thread.join()
-    gc.collect()  # while the emulator is there for the streams that are found
-
-
-@pytest.fixture(autouse=True)
-def _no_garbage_collection() -> Iterator[None]:
-    """A stream that nobody reads any more is closed when the collector happens to find it."""
-    gc.disable()
-    yield
-    gc.enable()
+    for stream in KEPT:
+        stream.close()  # while the emulator is there
+    KEPT.clear()
 
 
 WAYS = [
