@@ -22,9 +22,19 @@ from markupsafe import Markup
 
 from bailian_apps.core.documents import RetrievedDocument
 from bailian_apps.core.result import DocReference
+from bailian_apps.inspector.diff import Comparison
 from bailian_apps.inspector.view import Row, View, as_json, format_ms
 
-_FILES = ("page.html", "run.html", "icons.html", "page.css", "page.js", "waterfall.svg")
+_FILES = (
+    "page.html",
+    "run.html",
+    "diff.html",
+    "icons.html",
+    "page.css",
+    "diff.css",
+    "page.js",
+    "waterfall.svg",
+)
 
 # What would steer a reader's eyes or a parser: controls, marks of direction, lone surrogates.
 _UNSEEN = re.compile(
@@ -40,15 +50,24 @@ _EXCERPT, _EXCERPTS, _STATIC_ANSWER = 600, 16_000, 20_000
 _ROW_PX, _HEAD_PX, _TALLEST_PX = 33, 330, 720
 
 
-def page(views: Sequence[View], *, title: str | None = None, compact: bool = False) -> str:
+def page(
+    views: Sequence[View],
+    *,
+    title: str | None = None,
+    compact: bool = False,
+    comparison: Comparison | None = None,
+) -> str:
     """Return the page of one run or of several.
 
     Args:
         views: The runs.
         title: The page's title; by default that of the run, or how many there are.
         compact: Whether it is for a small frame.
+        comparison: What differs between two runs, to stand above them.
     """
     style, script = _short("page.css"), _short("page.js")
+    if comparison is not None:
+        style += _short("diff.css")
     if title is None:
         title = views[0].title if len(views) == 1 else f"{len(views)} runs"
     return (
@@ -64,6 +83,7 @@ def page(views: Sequence[View], *, title: str | None = None, compact: bool = Fal
             script_hash=_hash(script),
             compact=compact,
             excerpts=_Excerpts(),
+            comparison=comparison,
         )
     )
 
