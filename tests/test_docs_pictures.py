@@ -21,9 +21,8 @@ def words(svg: Path) -> list[str]:
     root = ET.fromstring(svg.read_text(encoding="utf-8"))
     ends = root.findall(f"{SVG}g[@class='last']")
     texts = ["".join(text.itertext()) for end in ends or [root] for text in end.iter(f"{SVG}text")]
-    same = [re.sub(r"session \w+|[\d.,]+( m?s)?", "", text) for text in texts]
-    # How many marks the axis of time has depends on the time.
-    return [text for text in same if text.strip()]
+    same = [re.sub(r"session \w+|[\d.,]+( m?s\b)?", "", text) for text in texts]
+    return [text for text in same if text.strip()]  # an axis has as many marks as there was time
 
 
 @pytest.mark.process

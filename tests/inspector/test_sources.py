@@ -47,6 +47,8 @@ def test_a_result_and_a_message_of_langchain_are_drawn_alike(settings: Any) -> N
     runs = runs_of(state)
     assert [run.prompt for run in runs] == ["Where to?", "And?"]
     assert render(state).count('<details class="run"') == 2
+    assert runs_of(state["messages"]) == runs
+    assert runs_of(SimpleNamespace(**state)) == runs
 
 
 def test_a_message_of_standard_blocks_keeps_its_steps(settings: Any) -> None:
@@ -159,7 +161,18 @@ def test_frames_with_times_become_a_page() -> None:
 
 
 @pytest.mark.parametrize(
-    "obj", [None, 7, object(), {}, {"messages": []}, {"messages": ["x"]}, SimpleNamespace(raw={})]
+    "obj",
+    [
+        None,
+        7,
+        object(),
+        {},
+        [],
+        b"x",
+        {"messages": []},
+        {"messages": ["x"]},
+        SimpleNamespace(raw={}),
+    ],
 )
 def test_what_holds_no_run_is_refused_with_what_is_accepted(obj: Any) -> None:
     with pytest.raises(TypeError, match=r"holds no run of an app: pass an AppResult"):

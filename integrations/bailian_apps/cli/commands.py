@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bailian_apps.cli.background import Background, runs
 from bailian_apps.cli.options import (
     AllRegions,
     AppCommand,
@@ -53,6 +54,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(runs)
 
 
 @app.callback()
@@ -65,6 +67,7 @@ def commands(
 
     [bold]bailian-apps run APP_ID "Plan a day in Hangzhou"[/]   call an app once
     [bold]bailian-apps run "Plan a day in Hangzhou"[/]          the app of BAILIAN_APP_ID
+    [bold]bailian-apps runs wait ID[/]                          wait for a background run
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
@@ -99,6 +102,7 @@ def run(
     stream: Stream = True,
     html: Html = None,
     dry_run: DryRun = False,
+    background: Background = False,
 ) -> None:
     """Call an app once and print its answer.
 
@@ -130,6 +134,11 @@ def run(
         from bailian_apps.cli.dry_run import dry_run as show_request
 
         show_request(called, command.read_prompt(prompt), options, as_json=as_json)
+        return
+    if background:
+        from bailian_apps.cli.background import submit
+
+        submit(called, command.read_prompt(prompt), options, as_json=as_json)
         return
     command.run(
         called, prompt, console(stderr=True), options, output=output, steps=steps, html=html
@@ -320,6 +329,9 @@ def demo(pace: Pace = 1.0) -> None:
     Without a key it replays a recorded travel workflow in the emulator. With DASHSCOPE_API_KEY and
     BAILIAN_APP_ID set, it runs that app on the cloud.
     """
+    from bailian_apps.cli.view import print_note
+
+    print_note(console(), "Loading LangChain and LlamaIndex…")  # it takes seconds
     try:
         from bailian_apps.cli.demo import run_demo
     except ImportError as error:

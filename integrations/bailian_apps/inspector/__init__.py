@@ -24,8 +24,8 @@ def render(obj: Source, *, title: str | None = None) -> str:
 
     Args:
         obj: An `AppResult`; a `BailianError`, whose `partial` is shown; a LangChain `AIMessage`, a
-            `ToolMessage` of our tool, its artifact, or an agent's state with `messages`; a
-            LlamaIndex response; the path of a recording, or of a folder of recordings.
+            `ToolMessage` of our tool, its artifact, a list of messages, or an agent's state with
+            `messages`; a LlamaIndex response; the path of a recording, or of a folder of them.
         title: The page's title; by default it names the run.
 
     Returns:

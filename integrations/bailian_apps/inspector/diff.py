@@ -11,7 +11,8 @@ from itertools import chain
 from typing import Literal, TypeAlias
 
 from bailian_apps.core.result import Step
-from bailian_apps.inspector.view import Bar, Row, View, as_json, format_ms
+from bailian_apps.inspector.drawable import as_json
+from bailian_apps.inspector.view import Bar, Row, View, format_ms
 
 Piece: TypeAlias = "tuple[Literal['same', 'gone', 'new', 'skipped'], str]"
 """A stretch of a text; of one that is left out, how many characters it has."""

@@ -40,7 +40,7 @@ def run_of_frames(
         name: What to call the run.
         timed: Whether the milliseconds mean anything.
     """
-    body = _object((request or {}).get("body")) or dict(request or {})
+    body = _body(request or {})
     given, parameters = _object(body.get("input")) or {}, _object(body.get("parameters")) or {}
     now_ms: float | None = None
     decoder = Decoder(
@@ -163,6 +163,12 @@ def _payload(value: JsonObject) -> JsonObject:
 
 def _object(value: object) -> dict[str, Any] | None:
     return cast("dict[str, Any]", value) if isinstance(value, Mapping) else None
+
+
+def _body(request: JsonObject) -> dict[str, Any]:
+    if "body" in request:
+        return _object(request["body"]) or {}
+    return {k: v for k, v in request.items() if k not in ("app_id", "headers")}
 
 
 def _list(value: object) -> list[object]:

@@ -20,8 +20,9 @@ Source: TypeAlias = "AppResult | BailianError | str | os.PathLike[str] | object"
 """What holds a run; see `bailian_apps.inspector.render`."""
 
 _ACCEPTED = (
-    "pass an AppResult, a BailianError, an AIMessage or a ToolMessage of LangChain, an agent's "
-    "state with messages, a response of LlamaIndex, or the path of a recording or a folder of them"
+    "pass an AppResult, a BailianError, an AIMessage or a ToolMessage of LangChain, a list of "
+    "messages or a state with them, a response of LlamaIndex, or the path of a recording or a "
+    "folder of them"
 )
 
 
@@ -44,14 +45,16 @@ def runs_of(obj: Source) -> list[Run]:
     if isinstance(obj, (str, os.PathLike)):
         return runs_in(Path(cast("str", obj)))
     values: Any = obj
-    if isinstance(obj, Mapping) and isinstance(values.get("messages"), Sequence):
-        runs = [*_conversation(values["messages"])]
+    is_mapping = isinstance(obj, Mapping)
+    messages: Any = values.get("messages") if is_mapping else getattr(obj, "messages", obj)
+    if isinstance(messages, Sequence):
+        runs = [*_conversation(cast("Sequence[object]", messages))]
         if not runs:
-            raise TypeError(f"the state holds no run of an app: {_ACCEPTED}")
+            raise TypeError(f"the conversation holds no run of an app: {_ACCEPTED}")
         return runs
     run = _of_object(obj)
     if run is None:
-        raise TypeError(f"{type(cast('object', obj)).__name__} holds no run of an app: {_ACCEPTED}")
+        raise TypeError(f"{type(obj).__name__} holds no run of an app: {_ACCEPTED}")
     return [run]
 
 
@@ -174,7 +177,8 @@ def _fields(value: object) -> dict[str, Any]:
 def _reference(fields: JsonObject) -> DocReference:
     known = {name: value for name, value in fields.items() if name in DocReference.__slots__}
     for name in ("images", "page_number"):
-        known[name] = tuple(known.get(name) or ())
+        value = known.get(name)
+        known[name] = tuple(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else ()
     return DocReference(**known)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any, Literal, TypeAlias, cast
 from bailian_apps.core.attachments import with_short_images
 from bailian_apps.core.redaction import redact_value
 from bailian_apps.core.result import EXECUTING, PAUSE, SKIP, STOP, SUCCESS, AppResult, Step
-from bailian_apps.core.values import as_text
+from bailian_apps.inspector.drawable import as_json, drawable, shown_text
 
 JsonObject: TypeAlias = Mapping[str, Any]
 TimedFrame: TypeAlias = "Sequence[tuple[float, JsonObject]]"
@@ -160,8 +159,8 @@ class View:
 
 def view_of(run: Run) -> View:
     """Return a run as it is drawn."""
-    steps = [_masked(step) for step in run.result.steps]
-    result = run.result
+    run = _drawable(run)
+    result, steps = run.result, run.result.steps
     timing: Timing = "none"
     if any(step.started_ms is not None for step in steps) or not steps:
         timing = "arrival" if steps or result.elapsed_ms is not None else "none"
@@ -198,24 +197,20 @@ def format_ms(ms: float, *, tick: bool = False) -> str:
     return f"{minutes} m {seconds:02} s"
 
 
-def as_json(value: object) -> str:
-    """A value as text: a text as it is, anything else as JSON; what has no JSON, as Python's."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str)
-    except (ValueError, RecursionError):
-        return as_text(str(type(value)))
-
-
-def _masked(step: Step) -> Step:
-    """Return a step as a picture may show it."""
+def _drawable(run: Run) -> Run:
+    error = run.error and (_shown(run.error[0]), shown_text(run.error[1]))
     return replace(
-        step,
-        name=step.name or step.id,
-        input=redact_value(step.input),
-        output=as_json(redact_value(step.output)),
+        run,
+        result=drawable(run.result),
+        name=_shown(run.name),
+        app_id=_shown(run.app_id),
+        prompt=_shown(run.prompt),
+        error=error,
     )
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else shown_text(text)
 
 
 def _request_text(request: JsonObject | None) -> str | None:
@@ -286,7 +281,7 @@ def _axis(steps: Sequence[Step], result: AppResult, timing: Timing) -> Axis | No
         moments = [result.elapsed_ms or 0.0]
         moments += [_ended(step, result) or step.started_ms or 0.0 for step in steps]
     end = max(moments)
-    if not math.isfinite(end) or end <= 0:
+    if end < 1e-3:
         end = 1.0
     power = 10.0 ** math.floor(math.log10(end / 4))
     part = next(power * m for m in (1, 2, 2.5, 5, 10) if math.ceil(end / (power * m)) <= 8)

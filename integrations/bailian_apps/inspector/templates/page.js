@@ -5,8 +5,8 @@ const ZH = {
   "Previous and next step": "上一个、下一个步骤", "Open or close a step": "打开或关闭步骤",
   "Show or hide the steps below it": "显示或隐藏其下的步骤", "First and last step": "第一个、最后一个步骤",
   "Expand all, collapse all": "全部展开、全部收起", "Clear the filter": "清除筛选", "Close": "关闭",
-  "Steps": "步骤", "steps": "个步骤", "tokens": "个 token", "Step": "步骤", "Time": "时间", "First word": "首字", "Took": "耗时", "Tokens": "Token",
-  "Total": "总耗时", "Tokens in": "输入 Token", "Tokens out": "输出 Token", "Attempts": "尝试次数",
+  "Steps": "步骤", "steps": "个步骤", "step": "个步骤", "tokens": "个 token", "Step": "步骤", "Time": "时间", "First word": "首字", "Took": "耗时", "Tokens": "Token",
+  "Total": "总耗时", "last attempt": "最后一次尝试", "Tokens in": "输入 Token", "Tokens out": "输出 Token", "Attempts": "尝试次数",
   "App": "应用", "Session": "会话", "Request": "请求", "Model": "模型", "Copy": "复制", "Legend": "图例",
   "Node": "节点", "Tool": "工具", "MCP": "MCP", "Retrieval": "检索", "Reasoning": "思考", "Answer": "回答", "Prompt": "提问",
   "before and after the first word": "首字之前与之后",
@@ -18,7 +18,7 @@ const ZH = {
   "The cloud answered in another session: the app did not know the earlier conversation.": "云端在另一个会话中作答：应用不知道之前的对话。",
   "The whole conversation was sent with this request.": "这次请求发送了完整的对话。",
   "Input": "输入", "Output": "输出", "Error": "错误", "Documents": "文档", "Cited documents": "引用的文档", "Request body": "请求正文",
-  "Final text of the cloud": "云端的最终文本", "Format": "格式化", "Raw": "原文", "Show all": "显示全部", "characters": "个字符",
+  "Final text of the cloud": "云端的最终文本", "Details of": "步骤详情：", "Format": "格式化", "Raw": "原文", "Show all": "显示全部", "characters": "个字符",
   "From – to": "起止", "Cloud’s own time": "云端报告的耗时", "Id": "标识", "Parent": "上级", "Score": "得分", "Page": "页",
   "A and B": "A 与 B", "Change": "变化", "State": "状态", "only in A": "仅 A", "only in B": "仅 B", "the same": "相同", "differs": "有差异",
   "characters left out": "个字符省略", "Both runs": "两次运行", "What differs": "差异",
@@ -27,7 +27,7 @@ const ZH = {
 const zh = /^zh\b/i.test(navigator.language || "");
 const t = (text) => (zh && ZH[text]) || text;
 const runs = JSON.parse(document.getElementById("data").textContent);
-const LIMIT = 20000, FORMAT_LIMIT = 200000;
+const LIMIT = 20000, FORMAT_LIMIT = 200000, PIECE = 4000;
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
 function el(tag, props = {}, ...kids) {
@@ -42,7 +42,7 @@ function el(tag, props = {}, ...kids) {
 }
 
 /* Text of an app, with a sign for each character that cannot be seen. It is never markup. */
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]/gu;
+const UNSEEN = /[UNSEEN_RANGES]/gu;
 function shown(text) {
   text = text.replace(/\r\n?/g, "\n");
   const parts = document.createDocumentFragment();
@@ -93,18 +93,34 @@ async function copy(text, button) {
 }
 const copyButton = (text) => { const made = el("button", { type: "button", class: "copy", "aria-label": t("Copy"), title: t("Copy") }); made.addEventListener("click", () => copy(text, made)); return made; };
 
+/* A text's beginning without the half of a pair, of a line's end or of a citation that it ends with. */
+const untorn = (text) => text.replace(/(?:[\ud800-\udbff]|\r|<(?:\/?r?e?f?|ref>[^<]{0,64}(?:<\/?r?e?f?)?))$/, "");
+/* A long text in pieces that end with a line, if they can: a browser takes a minute to lay out a
+   line of 200,000 characters, and lays out no piece that is out of sight. */
+function pieces(text, render) {
+  if (text.length <= LIMIT) return [render(text)];
+  const made = [];
+  for (let at = 0, end; at < text.length; at = end) {
+    let piece = text.slice(at, at + PIECE);
+    if (at + PIECE < text.length) piece = piece.slice(0, piece.lastIndexOf("\n") + 1) || untorn(piece);
+    end = at + piece.length;
+    made.push(el("span", { class: "piece" }, render(piece)));
+  }
+  return made;
+}
+
 /* One text under a heading. */
 function part(title, text, { kind = "", render = shown, prose = false } = {}) {
   const box = el("section", { class: "part " + kind });
   const pre = el("pre", { class: prose ? "prose" + (kind.includes("dim") ? " dim" : "") : null, tabindex: prose ? null : "0" });
-  const head = el("header", {}, el("h3", {}, t(title)), el("small", {}, text.length.toLocaleString() + (prose ? " " + t("characters") : "")), copyButton(text));
+  const head = el("header", {}, el("h2", {}, t(title)), el("small", {}, text.length.toLocaleString() + (prose ? " " + t("characters") : "")), copyButton(text));
   const json = isJson(text);
   let raw = !json, whole = false;
   const more = el("button", { type: "button", class: "more" }, t("Show all"), " (" + text.length.toLocaleString() + ")");
   const draw = () => {
     const words = raw ? text : formatted(text);
     const cut = !whole && words.length > LIMIT;
-    pre.replaceChildren(render(cut ? words.slice(0, LIMIT) + "…" : words));
+    pre.replaceChildren(...(cut ? [render(untorn(words.slice(0, LIMIT)) + "…")] : pieces(words, render)));
     more.hidden = !cut;
   };
   more.addEventListener("click", () => { whole = true; draw(); });
@@ -128,7 +144,7 @@ function doc(item, id) {
     try { host = new URL(item.url).host; } catch { /* it is shown as it is */ }
     where.append(isLink(item.url) ? el("a", { href: item.url, target: "_blank", rel: "noopener noreferrer nofollow" }, shown(host), " ↗") : el("span", {}, shown(item.url)));
   }
-  const box = el("div", { class: "doc", id, tabindex: id ? "-1" : null },
+  const box = el("div", { class: "doc", id },
     el("header", {}, item.n ? el("span", { class: "n" }, "[" + item.n + "]") : null, el("b", {}, shown(item.title || item.url || "")),
       item.score ? el("span", { class: "score" }, t("Score") + " " + item.score) : null));
   if (item.text) box.append(el("p", {}, shown(item.text)));
@@ -136,7 +152,7 @@ function doc(item, id) {
   if (item.rest) box.append(el("div", { class: "where" }, el("code", {}, shown(item.rest))));
   return box;
 }
-const docs = (title, items, run) => el("section", { class: "part wide" }, el("header", {}, el("h3", {}, t(title)), el("small", {}, String(items.length))),
+const docs = (title, items, run) => el("section", { class: "part wide" }, el("header", {}, el("h2", {}, t(title)), el("small", {}, String(items.length))),
   el("div", { class: "docs" }, ...items.map((item) => doc(item, run == null || !item.n ? null : "doc-" + run + "-" + item.n))));
 
 /* The answer, with its citation marks as links to the documents. */
@@ -150,7 +166,7 @@ function cited(run) {
       const links = (mark[1].match(/\d+/g) || []).map((n) => {
         if (!known.has(n)) return "[" + n + "]";
         const id = "doc-" + run + "-" + n;
-        return el("a", { href: "#" + id, on: (event) => { event.preventDefault(); flash(id); } }, "[" + n + "]");
+        return el("a", { href: "#" + id, on: (event) => { event.preventDefault(); flash(document.getElementById(id)); } }, "[" + n + "]");
       });
       parts.append(el("sup", {}, ...links));
       done = mark.index + mark[0].length;
@@ -159,9 +175,9 @@ function cited(run) {
     return parts;
   };
 }
-function flash(id) {
-  const box = document.getElementById(id);
-  box.scrollIntoView({ block: "center" });
+function flash(box, block = "center") {
+  box.tabIndex = -1;
+  box.scrollIntoView({ block });
   box.focus({ preventScroll: true });
   box.classList.add("flash");
   setTimeout(() => box.classList.remove("flash"), 1600);
@@ -171,13 +187,14 @@ function fill(box) {
   const at = Number(box.dataset.run), run = runs[at];
   if (box.childNodes.length) return;
   if (run.prompt) box.append(part("Prompt", run.prompt, { kind: "prompt", prose: true }));
-  if (run.reasoning) box.append(part("Reasoning", run.reasoning, { kind: "dim", prose: true }));
+  const rest = box.closest(".run").querySelector(".rest") || box; /* a small page has the answer above the steps */
+  if (run.reasoning) rest.append(part("Reasoning", run.reasoning, { kind: "dim", prose: true }));
   const answer = part("Answer", run.answer || "", { kind: "answer", prose: true, render: cited(at) });
   if (!run.answer) answer.querySelector("pre").replaceChildren(el("span", { class: "quiet" }, t("The answer is empty.")));
   box.append(answer);
-  if (run.docs) box.append(docs("Cited documents", run.docs, at));
-  if (run.final) box.append(part("Final text of the cloud", run.final));
-  if (run.request) box.append(el("details", {}, el("summary", {}, t("Request body")), part("JSON", run.request)));
+  if (run.docs) rest.append(docs("Cited documents", run.docs, at));
+  if (run.final) rest.append(part("Final text of the cloud", run.final));
+  if (run.request) rest.append(el("details", {}, el("summary", {}, t("Request body")), part("JSON", run.request)));
 }
 
 /* The rows of steps. */
@@ -185,13 +202,16 @@ const rows = [];
 for (const section of all(".run")) {
   const run = Number(section.dataset.run);
   all(".grid > .row:not(.head)", section).forEach((row, at) => {
-    const known = { row, section, run, step: runs[run].steps[at], level: Number(row.getAttribute("aria-level")), detail: null, folded: false };
+    const known = { row, section, run, step: runs[run].steps[at], level: Number(row.getAttribute("aria-level")), detail: null, parent: row.hasAttribute("aria-expanded"), folded: false };
+    if (!known.parent && !row.hasAttribute("data-answer")) row.setAttribute("aria-expanded", "false");
     rows.push(known);
     row.known = known;
     row.index = rows.length - 1;
   });
 }
 let current = 0, query = "";
+const stops = new Map(); /* the row of each run that Tab reaches */
+for (const known of rows) if (!stops.has(known.section)) stops.set(known.section, known);
 
 function detail(known) {
   const step = known.step;
@@ -213,11 +233,11 @@ function detail(known) {
   const narrow = all(":scope > .part:not(.wide)", parts);
   if (narrow.length === 1) narrow[0].classList.add("wide");
   if (!parts.childNodes.length) parts.append(el("p", { class: "note" }, t("No input, output or error was reported.")));
-  return el("div", { class: "detail", role: "row" }, el("div", { role: "gridcell" }, meta, parts));
+  return el("div", { class: "detail", role: "row", "aria-level": known.level + 1, "aria-label": t("Details of") + " " + known.row.querySelector(".label").textContent }, el("div", { role: "gridcell", "aria-colspan": 5 }, meta, parts));
 }
 function open(known, yes) {
   if (known.row.hasAttribute("data-answer")) {
-    if (yes) known.section.querySelector(".said .answer").scrollIntoView({ block: "nearest" });
+    if (yes) flash(known.section.querySelector(".said .answer"), "nearest");
     return;
   }
   if (yes && !known.detail) {
@@ -226,17 +246,20 @@ function open(known, yes) {
   }
   if (known.detail) known.detail.hidden = !yes || known.row.hidden;
   known.row.classList.toggle("open", yes);
+  if (!known.parent) known.row.setAttribute("aria-expanded", String(yes));
 }
 const isOpen = (known) => known.row.classList.contains("open");
 
 function matches(known) {
   if (!query) return true;
   known.words ??= (known.row.textContent + "\n" + Object.values(known.step).map((v) => (typeof v === "string" ? v : JSON.stringify(v))).join("\n")).toLowerCase();
-  return known.words.includes(query);
+  return known.words.includes(query) || named(known.section);
 }
+/* Whether the line of one run among several has what is looked for. */
+const named = (section) => section.tagName === "DETAILS" && section.querySelector(".what").textContent.toLowerCase().includes(query);
 /* Shows the rows that match, with those that they are below of, and none of what is folded. */
 function sift() {
-  let hits = 0, section = null, shownInSection = 0;
+  let hits = 0, section = null;
   const above = [], keep = new Set();
   for (const known of rows) {
     if (known.section !== section) { section = known.section; above.length = 0; }
@@ -257,25 +280,33 @@ function sift() {
     if (!hide) counts.set(section, (counts.get(section) || 0) + 1);
   }
   for (const each of all(".pair")) each.hidden = Boolean(query) && !each.textContent.toLowerCase().includes(query);
-  for (const each of all("details.run")) each.hidden = Boolean(query) && !counts.get(each);
+  for (const each of all("details.run")) each.hidden = Boolean(query) && !counts.get(each) && !named(each);
   document.getElementById("hits").textContent = query ? hits + " " + t("found") : "";
-  if (rows.length && rows[current].row.hidden) { const next = rows.findIndex((each) => !each.row.hidden); if (next >= 0) rove(next, false); }
+  for (const [each, stop] of stops) if (stop.row.hidden) { const next = rows.findIndex((known) => known.section === each && !known.row.hidden); if (next >= 0) rove(next, false); }
 }
 function fold(known, yes) {
-  if (!known.row.hasAttribute("aria-expanded")) return;
+  if (!known.parent) return;
   known.folded = yes;
   known.row.setAttribute("aria-expanded", String(!yes));
   sift();
 }
 function rove(index, focus = true) {
-  rows[current].row.tabIndex = -1;
   current = index;
-  rows[current].row.tabIndex = 0;
-  if (focus) { rows[current].row.focus(); rows[current].row.scrollIntoView({ block: "nearest" }); }
+  const known = rows[current];
+  stops.get(known.section).row.tabIndex = -1;
+  stops.set(known.section, known);
+  known.row.tabIndex = 0;
+  if (focus) { known.row.focus({ preventScroll: true }); known.row.scrollIntoView({ block: "nearest" }); }
 }
 function visible(known) { return !known.row.hidden && (known.section.tagName !== "DETAILS" || known.section.open); }
 function move(by) {
   for (let at = current + by; at >= 0 && at < rows.length; at += by) if (visible(rows[at])) return rove(at);
+}
+/* To the row where the reader was, else to the first one, else to the line of a run that is closed. */
+function toFound() {
+  const at = rows[current] && visible(rows[current]) ? current : rows.findIndex(visible);
+  if (at >= 0) rove(at);
+  else all("details.run:not([hidden]) > summary")[0]?.focus();
 }
 function openAll(yes) {
   for (const each of all("details.pair")) if (!each.hidden) each.open = yes;
@@ -303,27 +334,34 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
   if (event.target === search) {
     if (event.key === "Escape") { search.value = query = ""; sift(); search.blur(); }
-    else if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); if (rows.length) rove(visible(rows[current]) ? current : Math.max(0, rows.findIndex(visible))); }
+    else if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); toFound(); }
     return;
   }
-  const inRow = event.target.closest?.(".grid > .row"), known = rows[current];
-  const free = inRow || event.target === document.body;
+  const inRow = event.target.closest?.(".grid > .row"), run = event.target.closest?.(".run");
+  if (inRow) current = inRow.index;
+  const known = rows[current];
+  const here = (each) => visible(each) && (!run || each.section === run);
+  const step = (by) => {
+    if (inRow) return move(by);
+    const at = here(known) ? current : rows.findIndex(here);
+    if (at >= 0) rove(at);
+  };
   const does = {
     "/": () => search.focus(), "?": () => help.showModal(), e: () => openAll(true), c: () => openAll(false),
-    j: () => (inRow ? move(1) : rove(current)), k: () => (inRow ? move(-1) : rove(current)), Escape: () => { search.value = query = ""; sift(); },
+    j: () => step(1), k: () => step(-1), Escape: () => { search.value = query = ""; sift(); },
   };
   const inGrid = {
     ArrowDown: () => move(1), ArrowUp: () => move(-1),
     Home: () => { const at = rows.findIndex(visible); if (at >= 0) rove(at); },
     End: () => { for (let at = rows.length - 1; at >= 0; at--) if (visible(rows[at])) return rove(at); },
     Enter: () => open(known, !isOpen(known)), " ": () => open(known, !isOpen(known)),
-    ArrowRight: () => { if (known.folded) fold(known, false); else if (known.row.hasAttribute("aria-expanded")) move(1); },
+    ArrowRight: () => { if (known.folded) fold(known, false); else if (known.parent) move(1); else if (known.row.getAttribute("aria-expanded") === "false") open(known, true); },
     ArrowLeft: () => {
-      if (known.row.getAttribute("aria-expanded") === "true") return fold(known, true);
+      if (known.row.getAttribute("aria-expanded") === "true") return known.parent ? fold(known, true) : open(known, false);
       for (let at = current - 1; at >= 0; at--) if (rows[at].section === known.section && rows[at].level < known.level) return rove(at);
     },
   };
-  const act = (rows.length || event.key === "/" || event.key === "?") && ((inRow && inGrid[event.key]) || (free && does[event.key]));
+  const act = (rows.length || event.key === "/" || event.key === "?") && ((inRow && inGrid[event.key]) || does[event.key]);
   if (act) { event.preventDefault(); act(); }
 });
 
@@ -360,7 +398,7 @@ for (const section of all(".run")) {
   section.addEventListener("toggle", () => section.open && fill(box));
 }
 function follow() {
-  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = document.getElementById(location.hash.slice(1));
   if (target && target.tagName === "DETAILS") target.open = true;
 }
 addEventListener("hashchange", follow);
