@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.scripts import run_script
@@ -27,6 +28,23 @@ def test_an_example_needs_no_key(path: Path, tmp_path: Path) -> None:
     done = run_script(path.read_text(encoding="utf-8"), tmp_path, ENVIRONMENT)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples/notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_a_notebook_shows_the_picture_of_a_run_below_its_cell(path: Path, tmp_path: Path) -> None:
+    nbformat: Any = pytest.importorskip("nbformat")
+    nbclient: Any = pytest.importorskip("nbclient")
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell for cell in cells if cell.outputs or cell.execution_count] == []
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=240, resources=resources).execute()
+    (shown,) = [output for cell in cells for output in cell.outputs]
+    picture = shown["data"]["text/html"]
+    assert picture.startswith("<iframe srcdoc='&lt;!doctype html&gt;")
+    assert "大模型_1" in picture
 
 
 def run_with_two_variables(source: str, folder: Path) -> Emulator:

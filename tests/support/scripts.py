@@ -38,7 +38,7 @@ def run_script(source: str, folder: Path, environment: dict[str, str]) -> Done:
 
     Args:
         source: The program.
-        folder: Where its output is kept; it must exist.
+        folder: Where it runs and its output is kept; it must exist.
         environment: All variables of its environment.
     """
     context = multiprocessing.get_context("forkserver")
@@ -58,6 +58,7 @@ def _main(source: str, outputs: list[Path], environment: dict[str, str]) -> None
             os.dup2(file.fileno(), number)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
+    os.chdir(outputs[0].parent)  # what it writes does not stay in the source tree
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["script"]  # not pytest's

@@ -310,7 +310,8 @@ def replay(
 
     [bold]bailian-apps replay recordings/0001-APP_ID-stream.jsonl --steps[/]
     [bold]bailian-apps replay shop.yaml --app shop --html shop.html[/]
-    [bold]bailian-apps replay before.jsonl after.jsonl --diff[/]
+    [bold]bailian-apps replay recordings --html runs.html[/]
+    [bold]bailian-apps replay before.jsonl after.jsonl --diff --html diff.html[/]
     """
     output = _output(as_json, raw, "stream")
     if len(files) != 1 + diff:
@@ -320,9 +321,9 @@ def replay(
     from bailian_apps.cli import replay as command
 
     if diff:
-        if as_json or raw or html or steps:
-            raise typer.BadParameter("--diff excludes --steps, --json, --raw and --html")
-        command.compare(files[0], files[1], console(), app_id=app_id)
+        if as_json or raw or steps:
+            raise typer.BadParameter("--diff excludes --steps, --json and --raw")
+        command.compare(files[0], files[1], console(), app_id=app_id, html=html)
         return
     command.replay(
         files[0],

@@ -241,10 +241,9 @@ ProbeFolder = Annotated[
 ReplayFiles = Annotated[
     list[Path],
     typer.Argument(
-        help="A recording or a YAML file; two with --diff.",
+        help="A recording or a YAML file; two with --diff; a folder with --html.",
         metavar="FILE",
         exists=True,
-        dir_okay=False,
     ),
 ]
 ReplayedApp = Annotated[

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.run import run
+from bailian_apps.cli.run import check_writable, run, save_picture
 from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, InvalidInputError
@@ -22,9 +20,11 @@ from bailian_apps.core.events import TextDelta
 from bailian_apps.core.result import AppResult, Step
 from bailian_apps.emulator import Emulator, Recording, load_apps
 from bailian_apps.emulator.apps.app import AppSource
+from bailian_apps.inspector import render, render_diff
+from bailian_apps.inspector.diff import differences, pair_steps, sentences
+from bailian_apps.inspector.recordings import SUFFIXES
+from bailian_apps.inspector.view import Run
 from bailian_apps.terminal import format_tokens, step_text
-
-_SENTENCE_END = re.compile(r"(?<=[。！？\n])|(?<=[.!?])(?=\s)")
 
 
 def replay(
@@ -40,7 +40,7 @@ def replay(
     """Show a recording, or an app of a YAML file, as `run` shows a call.
 
     Args:
-        path: The file.
+        path: The file. Of a folder, only the picture of its recordings is written.
         console: Where the steps go.
         app_id: Which app of the file; it may be None if there is one only.
         pace: The speed, relative to the recording; 0 does not wait.
@@ -52,11 +52,22 @@ def replay(
         InvalidInputError: The file cannot be used, or has no such app.
         BailianError: The recorded failure.
     """
-    with _played(_source(path, app_id), pace) as (app, prompt):
-        run(app, prompt, console, {}, output=output, steps=steps, html=html)
+    if path.is_dir() and (html is None or steps or output != "stream"):
+        raise InvalidInputError("FILE", "is a folder", "Pass only --html, to draw its recordings")
+    source = None if path.is_dir() else _source(path, app_id)
+    if html is not None and (path.is_dir() or path.suffix in SUFFIXES):
+        # A recording has its request, and its times whatever the pace.
+        check_writable(html)
+        save_picture(_page(render, path), html, console)
+        html = None
+    if source is not None:
+        with _played(source, pace) as (app, prompt):
+            run(app, prompt, console, {}, output=output, steps=steps, html=html)
 
 
-def compare(one: Path, other: Path, console: Console, *, app_id: str | None) -> None:
+def compare(
+    one: Path, other: Path, console: Console, *, app_id: str | None, html: Path | None
+) -> None:
     """Print two runs beside each other, and what differs in their answers.
 
     Args:
@@ -64,10 +75,13 @@ def compare(one: Path, other: Path, console: Console, *, app_id: str | None) -> 
         other: That of another one.
         console: Where to print.
         app_id: Which app of a file that has several.
+        html: Where to write the comparison as a page, if anywhere.
 
     Raises:
         InvalidInputError: A file cannot be used.
     """
+    if html is not None:
+        check_writable(html)
     a, b = (_play(path, app_id) for path in (one, other))
     if not console.is_terminal:
         console.width = 160
@@ -84,13 +98,17 @@ def compare(one: Path, other: Path, console: Console, *, app_id: str | None) -> 
     ]:
         if left or right:
             table.add_row(name, Text(left), Text(right))
-    for at, (left, right) in enumerate(_aligned(a.result.steps, b.result.steps)):
-        table.add_row("" if at else "steps", _step(left), _step(right))
+    left, right = a.result.steps, b.result.steps
+    for row, (at, at_other) in enumerate(pair_steps(left, right)):
+        table.add_row("" if row else "steps", _step(left, at), _step(right, at_other))
     console.print(table)
     console.print()
     for mark, text in _differences(a.result.text, b.result.text):
         style = {"-": "red", "+": "green"}.get(mark, "dim")
         print_note(console, f"{mark} {text}", style)
+    if html is not None:
+        sources = (_drawn(*each) for each in ((one, a), (other, b)))
+        save_picture(_page(render_diff, *sources), html, console, "Picture of both runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +129,7 @@ def _source(path: Path, app_id: str | None, *, one_of_two: bool = False) -> AppS
     try:
         apps = load_apps(path)
     except (ValueError, TypeError) as error:
-        raise InvalidInputError(
-            "FILE", f"cannot be used: {error}", "Pass a recording or a YAML file"
-        ) from None
+        raise _unusable(error) from None
     if len(apps) == 1 and (app_id is None or one_of_two):
         return next(iter(apps.values()))
     if app_id not in apps:
@@ -128,9 +144,7 @@ def _played(source: AppSource, pace: float) -> Generator[tuple[BailianApp, str]]
     try:
         emulator = Emulator(apps={"replay": source}, pace=pace)
     except (ValueError, TypeError) as error:
-        raise InvalidInputError(
-            "FILE", f"cannot be used: {error}", "Pass a recording or a YAML file"
-        ) from None
+        raise _unusable(error) from None
     prompt, mode = "replay", None
     if isinstance(source, Recording):
         mode = source.flow_stream_mode
@@ -169,36 +183,45 @@ def _play(path: Path, app_id: str | None) -> _Played:
     return _Played(result, error, next(spoken, None), ended_ms)
 
 
-def _aligned(
-    one: Sequence[Step], other: Sequence[Step]
-) -> Iterator[tuple[Step | None, Step | None]]:
-    """Yield the steps of two runs in pairs of the same name; None beside one without a pair."""
-    matcher = SequenceMatcher(None, [s.name for s in one], [s.name for s in other], autojunk=False)
-    for kind, a, a_end, b, b_end in matcher.get_opcodes():
-        if kind == "equal":
-            yield from zip(one[a:a_end], other[b:b_end], strict=True)
-        else:
-            yield from ((step, None) for step in one[a:a_end])
-            yield from ((None, step) for step in other[b:b_end])
+def _drawn(path: Path, played: _Played) -> Path | Run:
+    """Return what the picture shows: a recording itself, with its times and its request."""
+    if path.suffix in SUFFIXES:
+        return path
+    steps = (
+        replace(step, started_ms=None, first_token_ms=None, ended_ms=None)
+        for step in played.result.steps
+    )
+    # It was not played at its pace.
+    result = replace(played.result, steps=tuple(steps), first_token_ms=None, elapsed_ms=None)
+    failed = (None, played.error) if played.error else None
+    return Run(result=result, name=path.name, error=failed, finished=failed is None)
+
+
+def _page(draw: Callable[..., str], *sources: Path | Run) -> str:
+    try:
+        return draw(*sources)
+    except ValueError as error:
+        raise _unusable(error) from None
+
+
+def _unusable(error: Exception) -> InvalidInputError:
+    problem = f"cannot be used: {error}"
+    return InvalidInputError("FILE", problem, "Pass a recording or a YAML file")
 
 
 def _differences(one: str, other: str) -> Iterator[tuple[str, str]]:
     """Yield the sentences of two answers, each with `-`, `+` or a space."""
-    a, b = (
-        [each.strip() for each in _SENTENCE_END.split(text) if each.strip()]
-        for text in (one, other)
-    )
-    matcher = SequenceMatcher(None, a, b, autojunk=False)
-    for kind, start, end, other_start, other_end in matcher.get_opcodes():
-        if kind == "equal":
-            yield from ((" ", each) for each in a[start:end])
+    a, b = ([each.strip() for each in sentences(text) if each.strip()] for text in (one, other))
+    for left, right in differences(a, b):
+        if left == right:
+            yield from ((" ", each) for each in left)
         else:
-            yield from (("-", each) for each in a[start:end])
-            yield from (("+", each) for each in b[other_start:other_end])
+            yield from (("-", each) for each in left)
+            yield from (("+", each) for each in right)
 
 
-def _step(step: Step | None) -> Text:
-    return Text() if step is None else step_text(replace(step, output="", reasoning=""))
+def _step(steps: Sequence[Step], at: int | None) -> Text:
+    return Text() if at is None else step_text(replace(steps[at], output="", reasoning=""))
 
 
 def _seconds(milliseconds: float | None) -> str:

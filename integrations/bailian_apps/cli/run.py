@@ -55,7 +55,7 @@ def run(
     """
     text = read_prompt(prompt)
     if html is not None:
-        _check_writable(html)
+        check_writable(html)
     settings, on_frame = app.settings, None
     if output == "raw":  # every frame of one attempt
         settings, on_frame = settings.with_overrides({"max_retries": 0}), print_json
@@ -70,14 +70,14 @@ def run(
             elif output == "text" and error.partial is not None:
                 print_answer(error.partial.text, console)
             if html is not None and error.partial is not None:
-                _save_picture(error.partial, html, console)
+                save_picture(error.partial.to_html(), html, console)
             raise
     if output == "json":
         print_json(as_json(result))
     elif output == "text":
         print_answer(result.text, console)
     if html is not None:
-        _save_picture(result, html, console)
+        save_picture(result.to_html(), html, console)
 
 
 def app_and_prompt(first: str | None, second: str | None, profile: str | None) -> tuple[str, str]:
@@ -287,20 +287,31 @@ def read_prompt(prompt: str) -> str:
     return text
 
 
-def _check_writable(html: Path) -> None:
+def check_writable(html: Path) -> None:
     """Refuse a file that cannot be written, before anything is sent."""
     if html.is_dir() or not html.absolute().parent.is_dir():
         problem = "is a folder" if html.is_dir() else "is in a folder that does not exist"
         raise InvalidInputError("--html", problem, "Pass the name of a file")
 
 
-def _save_picture(result: AppResult, html: Path, console: Console) -> None:
+def save_picture(page: str, html: Path, console: Console, what: str = "Picture of the run") -> None:
+    """Write a page to the file of `--html`, and say where it is.
+
+    Args:
+        page: The page.
+        html: The file.
+        console: Where to say it.
+        what: What the page is.
+
+    Raises:
+        SystemExit: The file cannot be written.
+    """
     try:
-        result.to_html(html)
+        html.write_text(page, encoding="utf-8")
     except OSError as error:
         print_note(console, f"{html} cannot be written: {error.strerror}", "red")
         raise SystemExit(1) from None
-    print_note(console, f"Picture of the run: {html.absolute()}")
+    print_note(console, f"{what}: {html.absolute()}")
 
 
 def _error_as_json(error: BailianError) -> dict[str, Any]:

@@ -24,10 +24,20 @@ from markupsafe import Markup
 
 from bailian_apps.core.documents import RetrievedDocument
 from bailian_apps.core.result import DocReference
+from bailian_apps.inspector.diff import Comparison
 from bailian_apps.inspector.drawable import as_json
 from bailian_apps.inspector.view import Row, View, format_ms
 
-_FILES = ("page.html", "run.html", "icons.html", "page.css", "page.js", "waterfall.svg")
+_FILES = (
+    "page.html",
+    "run.html",
+    "diff.html",
+    "icons.html",
+    "page.css",
+    "diff.css",
+    "page.js",
+    "waterfall.svg",
+)
 
 # What would steer a reader's eyes or a parser, or hide: controls, marks of direction, spaces
 # without width, tags, lone surrogates. Joiners stay: emoji and some scripts need them.
@@ -53,15 +63,24 @@ _LINE_PX, _ROW_PX, _PART_PX, _DOCUMENT_PX, _RUN_PX = 23, 32, 42, 84, 50
 _LINE, _IDS = 125, 2.5  # narrow characters and ids of a line
 
 
-def page(views: Sequence[View], *, title: str | None = None, compact: bool = False) -> str:
+def page(
+    views: Sequence[View],
+    *,
+    title: str | None = None,
+    compact: bool = False,
+    comparison: Comparison | None = None,
+) -> str:
     """Return the page of one run or of several.
 
     Args:
         views: The runs.
         title: The page's title; by default that of the run, or how many there are.
         compact: Whether it is for a small frame.
+        comparison: What differs between two runs, to stand above them.
     """
     style, script = _short("page.css"), _short("page.js")
+    if comparison is not None:
+        style += _short("diff.css")
     if title is None:
         title = views[0].title if len(views) == 1 else f"{len(views)} runs"
     return (
@@ -77,6 +96,7 @@ def page(views: Sequence[View], *, title: str | None = None, compact: bool = Fal
             script_hash=_hash(script),
             compact=compact,
             excerpts=_Excerpts(),
+            comparison=comparison,
         )
     )
 

@@ -34,6 +34,8 @@ def runs_of(obj: Source) -> list[Run]:
         ValueError: A recording cannot be read.
         OSError: A file cannot be read.
     """
+    if isinstance(obj, Run):
+        return [obj]
     if isinstance(obj, AppResult):
         return [Run(result=obj, finished=obj.finish_reason is not None)]
     if isinstance(obj, BailianError):

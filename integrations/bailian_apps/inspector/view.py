@@ -79,7 +79,7 @@ class Row:
         state: One word for its status, for readers; `failed` for all that failed.
         mark: One character for its status.
         bar: When it ran; None if nobody knows, or it never did.
-        took: How long, in words.
+        ms: How long it took; None if nobody knows, or it never ran.
         first: How long until its first words, in words.
         span: From when to when, in words.
         tokens: Its models' tokens in and out.
@@ -93,10 +93,15 @@ class Row:
     state: str = "done"
     mark: str = "✓"
     bar: Bar | None = None
-    took: str = ""
+    ms: float | None = None
     first: str = ""
     span: str = ""
     tokens: str = ""
+
+    @property
+    def took(self) -> str:
+        """How long it took, in words."""
+        return "" if self.ms is None else format_ms(self.ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,9 +300,10 @@ def _row(
 ) -> Row:
     state = "failed" if step.failed else _STATES[step.status]
     bar: Bar | None = None
-    took = first = span = ""
+    ms: float | None = None
+    first = span = ""
     if timing == "reported" and step.duration_ms is not None and axis is not None:
-        took = format_ms(step.duration_ms)
+        ms = step.duration_ms
         bar = Bar(start=0, width=axis.percent(step.duration_ms), reported=True)
     elif timing == "arrival" and axis is not None and step.started_ms is not None:
         start, end = step.started_ms, _ended(step, result) or step.started_ms
@@ -305,7 +311,7 @@ def _row(
         if arrived_whole:  # it was listed when it was over
             start = max(0.0, end - (step.duration_ms or 0))
         if step.status != SKIP:
-            took, span = format_ms(end - start), f"{format_ms(start)} – {format_ms(end)}"
+            ms, span = end - start, f"{format_ms(start)} – {format_ms(end)}"
             at = axis.percent(start)
             spoke = None if arrived_whole else step.first_token_ms
             bar = Bar(
@@ -316,7 +322,7 @@ def _row(
             )
             first = "" if spoke is None else format_ms(spoke - start)
     elif step.duration_ms is not None:
-        took = format_ms(step.duration_ms)
+        ms = step.duration_ms
     usage = step.usage
     return Row(
         step=step,
@@ -327,7 +333,7 @@ def _row(
         state=state,
         mark="✗" if step.failed else _MARKS[step.status],
         bar=bar,
-        took=took,
+        ms=ms,
         first=first,
         span=span,
         tokens=f"{usage.input_tokens:,} → {usage.output_tokens:,}" if usage else "",
@@ -345,7 +351,7 @@ def _answer_row(result: AppResult, axis: Axis) -> list[Row]:
             name="Answer",
             category="answer",
             bar=Bar(start=at, width=round(axis.percent(end) - at, 3), first=at),
-            took=format_ms(end - start),
+            ms=end - start,
             span=f"{format_ms(start)} – {format_ms(end)}",
         )
     ]

@@ -20,6 +20,8 @@ const ZH = {
   "Input": "输入", "Output": "输出", "Error": "错误", "Documents": "文档", "Cited documents": "引用的文档", "Request body": "请求正文",
   "Final text of the cloud": "云端的最终文本", "Details of": "步骤详情：", "Format": "格式化", "Raw": "原文", "Show all": "显示全部", "characters": "个字符",
   "From – to": "起止", "Cloud’s own time": "云端报告的耗时", "Id": "标识", "Parent": "上级", "Score": "得分", "Page": "页",
+  "A and B": "A 与 B", "Change": "变化", "State": "状态", "only in A": "仅 A", "only in B": "仅 B", "the same": "相同", "differs": "有差异",
+  "characters left out": "个字符省略", "Both runs": "两次运行", "What differs": "差异",
   "No input, output or error was reported.": "没有报告输入、输出或错误。", "The answer is empty.": "回答为空。", "found": "个匹配",
 };
 const zh = /^zh\b/i.test(navigator.language || "");
@@ -277,6 +279,7 @@ function sift() {
     if (known.detail) known.detail.hidden = hide || !isOpen(known);
     if (!hide) counts.set(section, (counts.get(section) || 0) + 1);
   }
+  for (const each of all(".pair")) each.hidden = Boolean(query) && !each.textContent.toLowerCase().includes(query);
   for (const each of all("details.run")) each.hidden = Boolean(query) && !counts.get(each) && !named(each);
   document.getElementById("hits").textContent = query ? hits + " " + t("found") : "";
   for (const [each, stop] of stops) if (stop.row.hidden) { const next = rows.findIndex((known) => known.section === each && !known.row.hidden); if (next >= 0) rove(next, false); }
@@ -306,6 +309,7 @@ function toFound() {
   else all("details.run:not([hidden]) > summary")[0]?.focus();
 }
 function openAll(yes) {
+  for (const each of all("details.pair")) if (!each.hidden) each.open = yes;
   for (const each of all("details.run")) if (yes && !each.hidden) each.open = true;
   for (const known of rows) if (!known.row.hidden && !known.row.hasAttribute("data-answer")) open(known, yes);
 }
