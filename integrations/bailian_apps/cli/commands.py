@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bailian_apps.cli.batch import batch
 from bailian_apps.cli.options import (
     AllowHost,
     AppId,
@@ -61,6 +62,7 @@ def commands(
 
     [bold]bailian-apps run APP_ID "Plan a day in Hangzhou"[/]   call an app once
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
+    [bold]bailian-apps batch IN.jsonl OUT.jsonl[/]              ask many prompts
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
     [bold]bailian-apps replay FILE[/]                           show a recording
@@ -152,6 +154,9 @@ def chat(
     called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
     first = media(image, file)
     Chat(called, Console(stderr=True), first, session_id=session, steps=steps).run()
+
+
+app.command()(batch)
 
 
 @app.command()
