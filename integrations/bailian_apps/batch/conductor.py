@@ -130,6 +130,7 @@ class Conductor:
         self._pace = pace_of(app.settings.base_url, app.settings.app_id)
         self._lock = threading.Lock()
         self._ends_at = float("inf")
+        self._closed = False
         self._position = 0
         self._ids: set[str] = set()
         self._in_a_row = 0
@@ -144,6 +145,10 @@ class Conductor:
             self.journal = Journal(self._journal_path, identity(self._app.settings))
         if self._budget.time_s is not None:
             self._ends_at = time.monotonic() + self._budget.time_s
+
+    def end(self) -> None:
+        """Send no further prompt: the batch is at its end, or was closed."""
+        self._closed = True
 
     def close(self) -> None:
         """Close the journal."""
@@ -164,7 +169,7 @@ class Conductor:
             or time.monotonic() >= self._ends_at
         ):
             self.stop("budget")
-        return self.stopped_by is not None
+        return self._closed or self.stopped_by is not None
 
     def read(self, given: object) -> Prompt | BatchResult:
         """Read the next item of the input; one that is no prompt has failed.

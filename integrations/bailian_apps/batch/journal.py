@@ -292,7 +292,9 @@ def _write_error(error: sqlite3.Error) -> InvalidInputError:
 
 def _open(path: str | os.PathLike[str]) -> sqlite3.Connection:
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # its WAL gets this mode too
+        # One that exists is left to SQLite: to close a file drops the locks that this process has.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))  # its WAL gets this mode too
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error

@@ -61,7 +61,7 @@ class AsyncBatch(BaseBatch, AsyncIterator[BatchResult]):
             if self._failure is not None:
                 raise self._failure
         finally:
-            self._conductor.stop("close")
+            self._conductor.end()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

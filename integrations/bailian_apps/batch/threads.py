@@ -66,7 +66,7 @@ class Batch(BaseBatch, Iterator[BatchResult]):
             if self._failure is not None:
                 raise self._failure
         finally:
-            self._conductor.stop("close")
+            self._conductor.end()
             self._closed = True
             for abort in list(self._aborts.values()):
                 abort()
