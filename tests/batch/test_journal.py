@@ -272,7 +272,9 @@ def test_an_answer_comes_back_whole() -> None:
         reasoning="Hm.",
         reasoning_steps=("thought-0",),
         steps=(
-            Step(id="a", kind="node", name="大模型", status="success", input={"x": [1]}, output="y"),
+            Step(
+                id="a", kind="node", name="大模型", status="success", input={"x": [1]}, output="y"
+            ),
             Step(
                 id="b",
                 kind="tool",

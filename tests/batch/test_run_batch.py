@@ -78,7 +78,10 @@ def test_a_prompt_has_its_own_settings_and_id(cloud: Emulator, run_all: RunAll) 
         (3, "prompts must hold str or mappings, not an int"),
         ("", "prompt is empty. Pass the user's prompt"),
         ({"prompt": "x", "id": True}, "id must be a str or an int, not a bool"),
-        ({"prompt": "x", "api_key": "sk-other"}, "api_key belongs to the batch. Pass it to the app"),
+        (
+            {"prompt": "x", "api_key": "sk-other"},
+            "api_key belongs to the batch. Pass it to the app",
+        ),
         ({"promt": "x"}, "promt is not a setting. Did you mean 'prompt'?"),
         ({"prompt": "x", "temperature": 9}, "temperature must be less than 2"),
     ],
@@ -120,7 +123,7 @@ def test_a_failure_is_data_with_what_is_certain_about_it(
     assert len(cloud.requests) == 2
 
 
-@pytest.mark.parametrize("fault", ["http_500", "close_before_headers"])
+@pytest.mark.parametrize("fault", ["http_500", "close_before_headers", "reset_between_frames"])
 def test_with_idempotent_what_may_have_run_is_sent_again(
     cloud: Emulator, run_all: RunAll, fault: str
 ) -> None:
@@ -161,9 +164,7 @@ def test_a_server_that_asks_for_an_hour_ends_the_batch(cloud: Emulator, run_all:
         ("bill_overdue", "BillingError"),
     ],
 )
-def test_an_error_of_every_prompt_ends_the_batch(
-    cloud: Emulator, fault: str, error: str
-) -> None:
+def test_an_error_of_every_prompt_ends_the_batch(cloud: Emulator, fault: str, error: str) -> None:
     cloud.fail(fault, times=100)
     with run_batch(app_of(cloud), [f"p{n}" for n in range(20)], concurrency=1) as batch:
         results = list(batch)
@@ -255,7 +256,7 @@ def test_a_budget_of_calls_counts_repeated_ones(cloud: Emulator, run_all: RunAll
 
 def test_a_budget_of_tokens_or_time_ends_the_batch(cloud: Emulator, run_all: RunAll) -> None:
     used = TokenUsage(model_id="qwen", input_tokens=7, output_tokens=3)
-    cloud.add_app("agent", Agent(answer="x", usage=used))
+    cloud.add_app("agent", Agent(text="x", usage=used))
     prompts = [f"p{n}" for n in range(5)]
     results = run_all(app_of(cloud, "agent"), prompts, concurrency=1, budget=Budget(tokens=15))
     assert [each.status for each in results.values()].count("answered") == 2
@@ -265,13 +266,20 @@ def test_a_budget_of_tokens_or_time_ends_the_batch(cloud: Emulator, run_all: Run
 
 @pytest.mark.parametrize("limits", [{"calls": 0}, {"tokens": 1.5}, {"time_s": -1}, {"calls": True}])
 def test_a_budget_of_nothing_is_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInputError, match=rf"budget\.{next(iter(limits))} must be a positive"):
+    with pytest.raises(
+        InvalidInputError, match=rf"budget\.{next(iter(limits))} must be a positive"
+    ):
         Budget(**limits)
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("concurrency", 0), ("concurrency", True), ("requests_per_minute", 0), ("budget", {"calls": 1})],
+    [
+        ("concurrency", 0),
+        ("concurrency", True),
+        ("requests_per_minute", 0),
+        ("budget", {"calls": 1}),
+    ],
 )
 def test_wrong_arguments_are_refused_at_once(cloud: Emulator, option: str, value: Any) -> None:
     for function in (run_batch, arun_batch):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from bailian_apps.app import BailianApp
 from bailian_apps.batch.journal import Journal
-from bailian_apps.batch.pace import pace_of
+from bailian_apps.batch.pace import Pace, pace_of
 from bailian_apps.batch.values import (
     BatchCounts,
     BatchFailure,
@@ -52,6 +53,30 @@ _OF_EVERY_PROMPT = (
 )
 _MAX_IN_A_ROW = 3  # of these, without an answer between them; one may be a prompt's own fault
 _MAX_REFUSALS = 20  # of one prompt, while others are answered
+
+
+class Record(Protocol):
+    """What `Journal` does, for another one in its place. The futures fail with the error."""
+
+    def claim(self, prompt: Prompt) -> Future[BatchResult | None]:
+        """Record that the input has a prompt; see `Journal`."""
+        ...
+
+    def start(self, prompt: Prompt) -> Future[bool]:
+        """Record that a request is about to be sent; the future is whether it may be."""
+        ...
+
+    def withdraw(self, prompt: Prompt) -> Future[bool]:
+        """Record that the request certainly did not start the app."""
+        ...
+
+    def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
+        """Record what became of a prompt."""
+        ...
+
+    def close(self) -> None:
+        """End the record."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,6 +129,7 @@ class Conductor:
         requests_per_minute: float | None,
         budget: Budget | None,
         retry_failed: bool,
+        pace: Pace | None = None,
     ) -> None:
         """Check the arguments; see `run_batch`."""
         require_type(app, BailianApp, "app")
@@ -120,14 +146,14 @@ class Conductor:
         self.counts = BatchCounts()
         self.concurrency = min(concurrency, app.settings.max_concurrency or concurrency)
         self.stopped_by: str | None = None
-        self.journal: Journal | None = None
+        self.journal: Record | None = None
         self._app = app
         self._once = app.settings.model_copy(update={"max_retries": 0})
         self._journal_path = journal
         self._rate = requests_per_minute
         self._budget = budget or Budget()
         self._retry_failed = retry_failed
-        self._pace = pace_of(app.settings.base_url, app.settings.app_id)
+        self._pace = pace or pace_of(app.settings.base_url, app.settings.app_id)
         self._lock = threading.Lock()
         self._ends_at = float("inf")
         self._closed = False
@@ -275,9 +301,9 @@ class Conductor:
                 return self.ended(call)
             if call.refusals < _MAX_REFUSALS:
                 return 0.0  # the pace makes it wait
-        elif is_retryable(error, idempotent=idempotent):
+        elif is_retryable(_unread(error), idempotent=idempotent):
             call.repeats += 1
-            delay_s = retry_delay_s(error, attempt=call.repeats, settings=call.settings)
+            delay_s = retry_delay_s(_unread(error), attempt=call.repeats, settings=call.settings)
             if delay_s is not None:
                 return delay_s
         elif isinstance(error, _OF_EVERY_PROMPT) or getattr(error, "permanent", False):
@@ -293,9 +319,26 @@ class Conductor:
             return _result(call, "not_started", call.error)
         return _result(call, status_of(call.error), call.error)
 
+    def held_back(self, call: Call) -> BatchResult:
+        """Return the result of a call that its record did not let start."""
+        with self._lock:
+            self.counts.in_flight -= 1
+            self.counts.calls -= 1
+        return self.ended(call)
+
     def invalid(self, call: Call, error: InvalidInputError) -> BatchResult:
         """Return the result of a call that cannot be sent."""
         return _result(call, "failed", error)
+
+
+def _unread(error: BailianError) -> BailianError:
+    """Return an error without the frames that came before it.
+
+    A call is not repeated after a frame, because its caller has read it. Nobody has in a batch.
+    """
+    if error.partial is not None and status_of(error) == "unknown":
+        return errors.ConnectionLostError(error.message)
+    return error
 
 
 def identity(settings: AppSettings) -> Mapping[str, Any]:

@@ -61,12 +61,20 @@ class _Operation:
 class Journal:
     """The journal of one batch, open for one run of it."""
 
-    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        *,
+        in_any_order: bool = False,
+    ) -> None:
         """Open a journal, or make a new one.
 
         Args:
             path: The file.
             identity: What the batch is of: the app and its settings, as JSON values.
+            in_any_order: Whether prompts come from several workers: in any order, and again after
+                their worker died.
 
         Raises:
             InvalidInputError: It cannot be opened, another process has it open, or it belongs to
@@ -78,6 +86,7 @@ class Journal:
         except BaseException:
             self._connection.close()
             raise
+        self._in_any_order = in_any_order
         self._first: tuple[str, str] | None = None
         self._operations = queue.SimpleQueue[_Operation | None]()
         self._thread = threading.Thread(target=self._write, name="batch journal", daemon=True)
@@ -123,15 +132,15 @@ class Journal:
         """
         return self._do(lambda connection: self._claim(connection, prompt), durable=False)
 
-    def start(self, prompt: Prompt) -> Future[None]:
+    def start(self, prompt: Prompt) -> Future[bool]:
         """Record that the request of a prompt is about to be sent."""
         return self._set(prompt, _IN_FLIGHT, "attempts = attempts + 1")
 
-    def withdraw(self, prompt: Prompt) -> Future[None]:
+    def withdraw(self, prompt: Prompt) -> Future[bool]:
         """Record that the request certainly did not start the app."""
         return self._set(prompt, "not_started")
 
-    def finish(self, prompt: Prompt, result: BatchResult) -> Future[None]:
+    def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
         """Record what became of a prompt."""
         content: str | None = None
         if result.result is not None:
@@ -149,7 +158,7 @@ class Journal:
         self._connection.close()
 
     def _claim(self, connection: sqlite3.Connection, prompt: Prompt) -> BatchResult | None:
-        if self._first is None:
+        if self._first is None and not self._in_any_order:
             self._check_first(connection, prompt)
         row = connection.execute(
             "SELECT digest, run, state, attempts, content FROM prompts WHERE id = ?", (prompt.id,)
@@ -161,7 +170,7 @@ class Journal:
             )
             return None
         digest, run, state, attempts, content = row
-        if run == self._run:
+        if run == self._run and not self._in_any_order:
             raise repeated_id(prompt.id)
         if digest != prompt.digest:
             raise InvalidInputError(
@@ -183,11 +192,11 @@ class Journal:
         elif tuple(json.loads(stored[0])) != self._first:
             raise InvalidInputError("journal", "belongs to a batch of other prompts", _OTHER_PATH)
 
-    def _set(self, prompt: Prompt, state: str, also: str = "", *values: Any) -> Future[None]:
+    def _set(self, prompt: Prompt, state: str, also: str = "", *values: Any) -> Future[bool]:
         # `also` is one of the constants above.
         sql = f"UPDATE prompts SET state = ?{also and ', ' + also} WHERE id = ?"  # noqa: S608
         return self._do(
-            lambda connection: connection.execute(sql, (state, *values, prompt.id)) and None
+            lambda connection: bool(connection.execute(sql, (state, *values, prompt.id)))
         )
 
     def _do(self, run: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> Future[T]:
@@ -217,7 +226,7 @@ class Journal:
                     each.done.set_exception(_write_error(error))
                 continue
             for each in waiting:
-                each.done.set_result(None)
+                each.done.set_result(True)
 
     def _carry_out(self, operation: _Operation) -> bool:
         """Carry out an operation; return whether it waits for the commit."""

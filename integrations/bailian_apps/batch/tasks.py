@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from typing import Any
 
@@ -136,8 +137,10 @@ class AsyncBatch(BaseBatch, AsyncIterator[BatchResult]):
                 await asyncio.sleep(min(wait_s, STEP_S))
         if wait_s is None:
             return conductor.ended(call)
-        if conductor.journal is not None:
-            await asyncio.wrap_future(conductor.journal.start(call.prompt))
+        journal = conductor.journal
+        if journal is not None and not await asyncio.wrap_future(journal.start(call.prompt)):
+            return conductor.held_back(call)
+        call.sent_at = time.monotonic()
         try:
             return conductor.answered(call, await run.ainvoke())
         except BailianError as error:

@@ -135,8 +135,10 @@ class Batch(BaseBatch, Iterator[BatchResult]):
                 time.sleep(min(wait_s, STEP_S))
         if wait_s is None:
             return conductor.ended(call)
-        if conductor.journal is not None:
-            conductor.journal.start(call.prompt).result()
+        journal = conductor.journal
+        if journal is not None and not journal.start(call.prompt).result():
+            return conductor.held_back(call)
+        call.sent_at = time.monotonic()
         self._register(call, run.close)
         try:
             return conductor.answered(call, run.invoke())

@@ -162,6 +162,41 @@ class BatchResult:
             values["error"] = self.error.to_dict()
         return values
 
+    def to_row(self) -> dict[str, Any]:
+        """Return the row of a table: the columns of `COLUMNS`, None where there is nothing."""
+        answer, error = self.result, self.error
+        usage = None if answer is None else answer.usage
+        source = error if answer is None else answer
+        return {
+            "id": self.id,
+            "status": self.status,
+            "text": self.text,
+            "error": error and error.type,
+            "code": error and error.code,
+            "message": error and error.message,
+            "session_id": answer and answer.session_id,
+            "request_id": source and source.request_id,
+            "input_tokens": usage and usage.input_tokens,
+            "output_tokens": usage and usage.output_tokens,
+            "attempts": self.attempts,
+        }
+
+
+COLUMNS = {
+    "id": "string",
+    "status": "string",
+    "text": "string",
+    "error": "string",
+    "code": "string",
+    "message": "string",
+    "session_id": "string",
+    "request_id": "string",
+    "input_tokens": "int64",
+    "output_tokens": "int64",
+    "attempts": "int64",
+}
+"""The columns of a result in a table, and their types in Arrow."""
+
 
 def repeated_id(prompt_id: str) -> InvalidInputError:
     """Return the error of an id that the input has twice."""

@@ -16,22 +16,8 @@ from types import ModuleType
 from typing import IO, Any, cast
 
 from bailian_apps.batch import BatchResult
+from bailian_apps.batch.values import COLUMNS
 from bailian_apps.core.errors import InvalidInputError
-
-COLUMNS = {
-    "id": "string",
-    "status": "string",
-    "text": "string",
-    "error": "string",
-    "code": "string",
-    "message": "string",
-    "session_id": "string",
-    "request_id": "string",
-    "input_tokens": "int64",
-    "output_tokens": "int64",
-    "attempts": "int64",
-}
-"""The columns of a CSV or Parquet file, and their types there."""
 
 _TEXT_COLUMNS = ("id", "prompt", "session_id")
 _BIZ = "biz_params."
@@ -191,24 +177,6 @@ def _nested(row: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
-def _row(result: BatchResult) -> dict[str, Any]:
-    answer, error = result.result, result.error
-    source = error if answer is None else answer
-    return {
-        "id": result.id,
-        "status": result.status,
-        "text": result.text,
-        "error": error and error.type,
-        "code": error and error.code,
-        "message": error and error.message,
-        "session_id": answer and answer.session_id,
-        "request_id": source and source.request_id,
-        "input_tokens": answer and answer.usage.input_tokens,
-        "output_tokens": answer and answer.usage.output_tokens,
-        "attempts": result.attempts,
-    }
-
-
 @contextlib.contextmanager
 def _json_writer(file: IO[bytes]) -> Generator[Callable[[BatchResult], object]]:
     yield lambda result: file.write(json_line(result).encode("utf-8", "replace"))
@@ -219,7 +187,7 @@ def _csv_writer(file: IO[bytes]) -> Generator[Callable[[BatchResult], object]]:
     text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
     writer = csv.DictWriter(text, list(COLUMNS))
     writer.writeheader()
-    yield lambda result: writer.writerow(_row(result))
+    yield lambda result: writer.writerow(result.to_row())
     text.flush()
     text.detach()
 
@@ -232,7 +200,7 @@ def _parquet_writer(file: IO[bytes]) -> Generator[Callable[[BatchResult], object
     with parquet.ParquetWriter(file, schema) as writer:
 
         def write(result: BatchResult) -> None:
-            rows.append(_row(result))
+            rows.append(result.to_row())
             if len(rows) == _ROWS:
                 flush()
 
