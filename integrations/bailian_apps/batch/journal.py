@@ -67,6 +67,7 @@ class Journal:
         identity: Mapping[str, Any],
         *,
         in_any_order: bool = False,
+        wait_s: float = 0.0,
     ) -> None:
         """Open a journal, or make a new one.
 
@@ -75,12 +76,13 @@ class Journal:
             identity: What the batch is of: the app and its settings, as JSON values.
             in_any_order: Whether prompts come from several workers: in any order, and again after
                 their worker died.
+            wait_s: How long to wait for another process that has it open.
 
         Raises:
             InvalidInputError: It cannot be opened, another process has it open, or it belongs to
                 another batch.
         """
-        self._connection = _open(path)
+        self._connection = _open(path, wait_s)
         try:
             self._run = self._begin(identity)
         except BaseException:
@@ -299,12 +301,14 @@ def _write_error(error: sqlite3.Error) -> InvalidInputError:
     return InvalidInputError("journal", f"cannot be written: {error}")
 
 
-def _open(path: str | os.PathLike[str]) -> sqlite3.Connection:
+def _open(path: str | os.PathLike[str], wait_s: float = 0.0) -> sqlite3.Connection:
     try:
         # One that exists is left to SQLite: to close a file drops the locks that this process has.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))  # its WAL gets this mode too
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, timeout=wait_s, isolation_level=None, check_same_thread=False
+        )
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidInputError("journal", f"cannot be opened: {reason}") from None

@@ -41,6 +41,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 _coordinators: dict[str, Any] = {}  # an actor ends when its last handle is garbage
+_LOCKED_S = 20.0  # how long a journal may be that of a coordinator which is being ended
 _MAX_CALLS = 100_000  # of the coordinator at once; each waits for the disk or its turn
 
 
@@ -57,11 +58,16 @@ class Coordinator:
         requests_per_minute: float | None,
     ) -> None:
         """Open the journal; see `start_coordinator`."""
-        self._journal = Journal(journal, identity, in_any_order=True)
+        self._about = (journal, identity, requests_per_minute)
+        self._journal = Journal(journal, identity, in_any_order=True, wait_s=_LOCKED_S)
         self._rate = requests_per_minute
         self._pace = Pace()
         self._gate = asyncio.Lock()
         self._ended = False
+
+    async def is_of(self, *about: Any) -> bool:
+        """Whether it was started with these arguments."""
+        return about == self._about
 
     async def claim(self, prompt: Prompt) -> BatchResult | None:
         """See `Journal.claim`."""
@@ -93,6 +99,10 @@ class Coordinator:
     async def end(self) -> None:
         """Let no further request start."""
         self._ended = True
+
+    async def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
 
 
 class _RemoteJournal:
@@ -261,7 +271,8 @@ def start_coordinator(
         The actor. If this job has one of this app already, that one.
 
     Raises:
-        InvalidInputError: The settings hold a secret.
+        InvalidInputError: The settings hold a secret, or this job's coordinator of this app has
+            another journal, other settings or another limit: `stop_coordinator` ends it.
         ray.exceptions.ActorDiedError: The journal is in use, or belongs to another batch.
     """
     check_settings(settings)
@@ -269,6 +280,7 @@ def start_coordinator(
     here = ray.get_runtime_context().get_node_id()
     app = AppSettings.of(settings)
     name = coordinator_name(app)
+    arguments = (str(Path(journal).absolute()), dict(identity(app)), requests_per_minute)
     _coordinators[name] = actor = (
         ray.remote(Coordinator)
         .options(
@@ -280,10 +292,28 @@ def start_coordinator(
             max_concurrency=_MAX_CALLS,
             scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(here, soft=False),
         )
-        .remote(str(Path(journal).absolute()), identity(app), requests_per_minute)
+        .remote(*arguments)
     )
-    ray.get(actor.__ray_ready__.remote())
+    if not ray.get(actor.is_of.remote(*arguments)):
+        raise InvalidInputError(
+            "journal",
+            "and requests_per_minute must be those of the coordinator of this job",
+            "End it with stop_coordinator",
+        )
     return actor
+
+
+def stop_coordinator(settings: Mapping[str, Any]) -> None:
+    """End the coordinator of an app's workers before its job ends, and unlock the journal.
+
+    Args:
+        settings: The settings of the app.
+    """
+    name = coordinator_name(AppSettings.of(settings))
+    actor = ray.get_actor(name)
+    ray.get(actor.close.remote())
+    ray.kill(actor)
+    _coordinators.pop(name, None)
 
 
 def map_prompts(

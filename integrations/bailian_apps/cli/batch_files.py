@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, cast
 
+from typing_extensions import Self
+
 from bailian_apps.batch import BatchResult
 from bailian_apps.batch.values import COLUMNS
 from bailian_apps.core.errors import InvalidInputError
@@ -48,6 +50,14 @@ class PromptFile:
                 shutil.copyfileobj(sys.stdin.buffer, self._file)
         except OSError as error:
             raise InvalidInputError("IN", f"cannot be read: {error.strerror}") from None
+
+    def __enter__(self) -> Self:
+        """Return the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._file.close()
 
     def read(self) -> Iterator[tuple[int, Mapping[str, Any] | InvalidInputError]]:
         """Yield each prompt, or what is wrong with it, with its number, counted from 1."""

@@ -59,10 +59,10 @@ def batch(
         journal = f"{target}.journal"
     if target != "-" and Path(target).exists() and not Path(str(journal)).exists():
         raise InvalidInputError("OUT", "exists already", "Delete it, or pass another path")
-    prompts = PromptFile(source)
-    total = _check(app, prompts, console, **options)
     running = _Running(console, to_stdout=target == "-")
-    finished = asyncio.run(running.run(app, _inputs(prompts), total, journal=journal, **options))
+    with PromptFile(source) as prompts:
+        running.counts.total = _check(app, prompts, console, **options)
+        finished = asyncio.run(running.run(app, _inputs(prompts), journal=journal, **options))
     if finished and target != "-" and journal is not None:
         with result_file(Path(target)) as write:
             for result in read_journal(journal, newest_run=True):
@@ -126,12 +126,12 @@ class _Running:
         self._task: asyncio.Task[Any] | None = None
 
     async def run(
-        self, app: BailianApp, inputs: Iterator[Mapping[str, Any]], total: int, **options: Any
+        self, app: BailianApp, inputs: Iterator[Mapping[str, Any]], **options: Any
     ) -> bool:
         """Run the batch; return whether it ended cleanly."""
         self._batch = batch = arun_batch(app, inputs, **options)
+        batch.counts.total = self.counts.total
         self.counts = batch.counts
-        self.counts.total = total
         self._task = asyncio.current_task()
         before = signal.signal(signal.SIGINT, self._interrupt)
         try:
