@@ -6,7 +6,8 @@ a dropped connection or a broken stream. The emulator counts: no prompt may be s
 the first request was certainly refused, and none may be lost. Then the command goes on with
 `--idempotent`, and every prompt has to be answered. The exit code is 1 if something does not hold.
 
-`--ray` does the same with Ray Data: two workers, one of which is killed.
+`--ray` does the same with Ray Data: two workers, one of which is killed. `--journal` measures the
+journal alone.
 """
 
 from __future__ import annotations
@@ -206,18 +207,51 @@ def report(
     print(flush=True)
 
 
+def journal_alone(size: int, concurrency: int, folder: Path) -> None:
+    """Record prompts as a batch does, with so many in flight, and no requests."""
+    from bailian_apps import AppResult
+    from bailian_apps.batch.journal import Journal
+    from bailian_apps.batch.values import BatchResult, Prompt
+
+    journal = Journal(folder / "journal", {})
+    prompts = [Prompt.of(f"p{number}", number) for number in range(1, size + 1)]
+    answer = AppResult(text="x" * 500, session_id="s" * 32, request_id="r" * 36)
+    cpu, before = time.process_time(), time.perf_counter()
+    for at in range(0, size, concurrency):
+        some = prompts[at : at + concurrency]
+        for each in some:
+            journal.claim(each).result()
+        for started in [journal.start(each) for each in some]:
+            started.result()
+        results = [
+            BatchResult(id=each.id, position=each.position, status="answered", result=answer)
+            for each in some
+        ]
+        for ended in [journal.finish(*pair) for pair in zip(some, results, strict=True)]:
+            ended.result()
+    wall_s, cpu_s = time.perf_counter() - before, time.process_time() - cpu
+    journal.close()
+    print(f"| journal alone, {concurrency} in flight | |\n|---|---:|")
+    print(f"| prompts a second | {size / wall_s:,.0f} |")
+    print(f"| CPU us a prompt | {cpu_s / size * 1e6:,.0f} |")
+    print(f"| bytes a prompt | {(folder / 'journal').stat().st_size / size:,.0f} |")
+
+
 def main() -> None:
     """Run the measurement that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("size", nargs="?", type=int, default=20_000)
     parser.add_argument("--concurrency", type=int, default=50)
     parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--journal", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.ray:
             import batch_ray
 
             batch_ray.killed_worker(arguments.size, arguments.concurrency, Path(folder))
+        elif arguments.journal:
+            journal_alone(arguments.size, arguments.concurrency, Path(folder))
         else:
             killed_batch(arguments.size, arguments.concurrency, Path(folder))
 

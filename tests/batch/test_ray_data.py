@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -216,3 +219,42 @@ def test_no_pickle_holds_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     mapper = BailianAppMapper.__new__(BailianAppMapper)
     with pytest.raises(TypeError, match="cannot be pickled"):
         ray.cloudpickle.dumps(mapper)
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples/ray_batch.py"
+PAGE = Path(__file__).parents[2] / "docs/ray.md"
+START = """
+import os, ray, ray.data
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=8)
+"""
+
+
+@pytest.mark.parametrize("path", [EXAMPLE, PAGE], ids=lambda path: path.name)
+def test_the_example_and_the_code_in_the_page_run(
+    cloud: Emulator, app: App, tmp_path: Path, path: Path
+) -> None:
+    source = path.read_text(encoding="utf-8")
+    if path == PAGE:
+        blocks = re.findall(r"^```python\n(.*?)^```", source, re.M | re.S)
+        source = START + "\n".join(blocks)
+    variables = {
+        "BAILIAN_APP_ID": "app",
+        "DASHSCOPE_API_KEY": KEY,
+        "DASHSCOPE_HTTP_BASE_URL": cloud.base_url,
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "240",
+    }
+    environment = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=tmp_path,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert app.sent.total() >= 3
+    assert "answered" in done.stdout

@@ -179,6 +179,7 @@ def test_the_exit_code_says_what_became_of_the_prompts(
 def test_the_command_that_goes_on_shows_no_credential(
     cloud: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    cloud.add_app("echo", lambda call: "not an echo")
     write_lines({"prompt": "one"}, {"prompt": "two"})
     tokens = '{"user_defined_tokens": {"p": {"user_token": "hidden-1"}}, "city": "x"}'
     command = ["batch", "in.jsonl", "out.jsonl", "--max-calls", "1", "--concurrency", "1"]
