@@ -11,6 +11,7 @@ BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST := python -m pytest --numprocesses $(WORKERS) --dist worksteal
 LOCKED := --constraint requirements/dev.lock --build-constraint requirements/dev.lock
+DEMO := --constraint requirements/dev.lock --editable ".[langchain,llamaindex,emulator,cli]"
 FLOOR_LOCKED := --constraint requirements/floor.lock --build-constraint requirements/floor.lock
 # These take long, or run the same on every path; few changes concern them alone.
 FAST_TESTS := $(filter-out $(addprefix %/test_,tracers.py trees.py recordings.py answers.py error_answers.py \
@@ -23,7 +24,7 @@ FAST_TESTS := $(filter-out $(addprefix %/test_,tracers.py trees.py recordings.py
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(if $(wildcard .venv/.installed),.venv,.venv-demo)/.installed ## Run one recorded app three ways; no key is needed.
+demo: $(if $(wildcard .venv/.installed),.venv,.venv-demo)/.installed ## Use one app in three ways; no key is needed.
 	@$(<D)/bin/bailian-apps demo
 
 install: .venv/.installed ## Make .venv, with all that developers need.
@@ -60,7 +61,7 @@ coverage: ## Run `make test`, and list the branches that no test takes.
 
 bench: .venv/.installed ## Measure speed, and write docs/benchmarks.md.
 	@$(BIN)/python benchmarks/run.py --write docs/benchmarks.md
-	@for each in benchmarks/emulator.py benchmarks/recorder.py; do $(BIN)/python $$each; done
+	@for each in benchmarks/emulator.py benchmarks/recorder.py benchmarks/inspector.py; do $(BIN)/python $$each; done
 
 check: .venv/.installed ## Check format, lint, types and import contracts.
 	$(BIN)/ruff format --check .
@@ -95,10 +96,15 @@ clean: ## Remove everything that was installed.
 	$(BIN)/python $(PIP_INSTALL) $(LOCKED) --editable ".[all,ray]" --group dev --group stores
 	@touch $@
 
+# uv installs in seconds what takes pip a minute. It does not read pip's configuration; where it fails, pip installs.
 .venv-demo/.installed: pyproject.toml requirements/dev.lock
 	@echo "== installing into .venv-demo"
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python $(PIP_INSTALL) --no-compile --constraint requirements/dev.lock --editable ".[langchain,llamaindex,emulator,cli]"
+	.venv-demo/bin/python $(PIP_INSTALL) --no-compile uv
+	index=$${PIP_INDEX_URL:-$$(.venv-demo/bin/python -m pip config get global.index-url 2>/dev/null)}; \
+		.venv-demo/bin/uv pip install --quiet $${index:+--default-index "$$index"} --python .venv-demo/bin/python $(DEMO) || \
+		.venv-demo/bin/python $(PIP_INSTALL) --no-compile $(DEMO)
+	.venv-demo/bin/uv pip uninstall --quiet --python .venv-demo/bin/python pip uv
 	@touch $@
 
 .venv-floor/.installed: pyproject.toml requirements/floor.lock

@@ -184,6 +184,7 @@ class Client:
         *,
         deadline: float | None = None,
         register_abort: RegisterAbort | None = None,
+        on_sent: Callable[[], object] = lambda: None,
     ) -> Generator[list[Frame]]:
         """Return the frames of one request, in lists of those that arrived together.
 
@@ -192,6 +193,7 @@ class Client:
             settings: Whose key, address, workspace and timeout to use.
             deadline: When the call has to end, by `time.monotonic`; None for no limit.
             register_abort: Receives the function with which another thread may end the call.
+            on_sent: Is called when the request is being sent.
 
         Raises:
             BailianError: What failed; where the request cannot be built, at once.
@@ -205,13 +207,18 @@ class Client:
             with self._lock:
                 self._sync = self._sync or made
         built = build_request(request, settings)  # before the clock starts: it imports the SDK
-        call = SyncCall(self._sync, TimeoutBudget(settings.timeouts, deadline))
+        call = SyncCall(self._sync, TimeoutBudget(settings.timeouts, deadline, on_sent))
         if register_abort is not None:
             register_abort(call.abort)
         return call.frames(built)
 
     async def aframes(
-        self, request: AppRequest, settings: AppSettings, *, deadline: float | None = None
+        self,
+        request: AppRequest,
+        settings: AppSettings,
+        *,
+        deadline: float | None = None,
+        on_sent: Callable[[], object] = lambda: None,
     ) -> OwnedStream[list[Frame]]:
         """As `frames`, natively async; the caller closes it."""
         import asyncio  # 40 ms, which a program without a loop does not pay
@@ -231,7 +238,7 @@ class Client:
             built = await asyncio.to_thread(build_request, request, settings)
         else:
             built = build_request(request, settings)
-        call = AsyncCall(self._async, TimeoutBudget(settings.timeouts, deadline))
+        call = AsyncCall(self._async, TimeoutBudget(settings.timeouts, deadline, on_sent))
         return OwnedStream(call.frames(built))
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """`Run`: one call of an app, with its attempts, until one is answered.
 
-`BailianApp` and all adapters stand on it. Its sync and async drivers differ in `for` against
-`async for`; what decides anything is in methods that both use.
+`BailianApp` and all adapters stand on it. Its two drivers differ in `for` against `async for`.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
 from bailian_apps.core.settings import CALL_NAMES, AppSettings
 from bailian_apps.owned_stream import OwnedStream
+from bailian_apps.transport.timeouts import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,7 @@ class EventStream(Iterator[AppEvent]):
             raise
 
     def close(self) -> None:
-        """End the run and free its connection.
-
-        A thread that is waiting for the next event then gets a `BailianError`.
-        """
+        """End the run; a thread that waits for its next event gets a `BailianError`."""
         self._run.close()
         with contextlib.suppress(ValueError):  # that thread is inside the generator, and ends it
             self._events.close()
@@ -117,6 +114,7 @@ class Run:
         self._on_frame = on_frame
         self._abort: Callable[[], object] | None = None
         self._deadline: float | None = None
+        self._clock = Stopwatch()  # since the request of this attempt was sent
         self._attempt = 0
         self._uncounted = 0  # how many of the attempts do not count against `max_retries`
         self._asked_for_prompt = False
@@ -161,18 +159,18 @@ class Run:
                 while True:
                     await self._aread_key()
                     frames: OwnedStream[list[Any]] | None = None
+                    call = self._next_call()
                     try:
                         frames = await self._client.aframes(
-                            self._next_request(), self._with_key, deadline=self._deadline
+                            *call, deadline=self._deadline, on_sent=self._clock.restart
                         )
                         async for arrived in frames:
                             for event in self._feed(arrived):
                                 yield event
                         yield self._finish()
+                        return
                     except BailianError as error:
                         await asyncio.sleep(self._retry_delay_or_raise(error))
-                    else:
-                        return
                     finally:
                         if frames is not None:
                             await frames.aclose()
@@ -183,16 +181,16 @@ class Run:
             while True:
                 self._read_key()
                 frames: Generator[list[Any]] | None = None
+                call = self._next_call()
                 try:
-                    frames = self._client.frames(self._next_request(), self._with_key, **calls)
+                    frames = self._client.frames(*call, on_sent=self._clock.restart, **calls)
                     for arrived in frames:
                         yield from self._feed(arrived)
                     yield self._finish()
+                    return
                 except BailianError as error:
                     if self.closed.wait(self._retry_delay_or_raise(error)):
                         self._raise_final(error)
-                else:
-                    return
                 finally:
                     if frames is not None:
                         frames.close()
@@ -238,8 +236,10 @@ class Run:
             output_nodes=self._settings.output_nodes,
             asked_session=request.sent("session_id") or None,
             history_format=history_format,
+            clock=self._clock,
         )
-        self._answer = AnswerFilter(self._settings.citation_marks, self._settings.think_tags)
+        marks, tags = self._settings.citation_marks, self._settings.think_tags
+        self._answer = AnswerFilter(marks, tags, clock=self._clock)
         self._received = False
 
     @contextlib.contextmanager
@@ -287,11 +287,11 @@ class Run:
     def _use_key(self, key: SecretStr) -> None:
         self._with_key = self._settings.model_copy(update={"api_key": key})
 
-    def _next_request(self) -> AppRequest:
+    def _next_call(self) -> tuple[AppRequest, AppSettings]:
         """Return what the next attempt sends. Until an error shows otherwise, it may have run."""
         self._attempt += 1
         self._may_have_run += 1
-        return self._request
+        return self._request, self._with_key
 
     def _feed(self, frames: list[Mapping[str, Any]]) -> list[AppEvent]:
         """Decode frames that arrived together; deltas among them become one event."""

@@ -6,6 +6,7 @@ draws for a terminal, so plain lines work without it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ _MARKS = {
 _STATES = (SKIP, PAUSE, STOP)
 _LIVE_TEXT = 30  # characters
 
+# A word, or a character of a script that has no spaces, with the space before it.
+_WORD = re.compile(r"\s*(?:[\u2e80-\uffef]|[^\s\u2e80-\uffef]+)")
 # All control characters but tab and newline: text from an app must not steer the terminal.
 _CONTROLS = {c: None for c in (*range(32), *range(127, 160)) if chr(c) not in "\t\n"}
 
@@ -45,6 +48,26 @@ def one_line(text: str) -> str:
     return " ".join(strip_controls(text).split())
 
 
+def wrap_words(text: str, columns: int) -> str:
+    """Break lines between words, and between Chinese characters, where a terminal would break them.
+
+    A word that is longer than a line, such as an address, stays whole, so that it can be copied.
+    """
+    from rich.cells import cell_len
+
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in _WORD.findall(paragraph):
+            if line and cell_len(line) + cell_len(word) > columns:
+                lines.append(line)
+                line = word.lstrip()
+            else:
+                line += word
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def format_tokens(input_tokens: int, output_tokens: int) -> str:
     """The tokens of a run or of a model, in words."""
     return f"{input_tokens} tokens in, {output_tokens} out"
@@ -55,11 +78,18 @@ def step_line(step: Step) -> str:
     return "".join(text for text, _ in _segments(step))
 
 
-def step_text(step: Step) -> Text:
-    """A step as one coloured line, cut where the terminal ends."""
+def step_text(step: Step, number: int = 0) -> Text:
+    """A step as one coloured line, cut where the terminal ends.
+
+    Args:
+        step: The step.
+        number: A number by which its start and its end are recognised; 0 for none.
+    """
     from rich.text import Text
 
-    return Text.assemble(*_segments(step), no_wrap=True, overflow="ellipsis")
+    mark, *rest = _segments(step)
+    numbered = [mark, *([(f"#{number} ", "cyan")] if number else []), *rest]
+    return Text.assemble(*numbered, no_wrap=True, overflow="ellipsis")
 
 
 def step_tree(steps: Iterable[Step], title: str | Text = "") -> Tree:
@@ -71,6 +101,22 @@ def step_tree(steps: Iterable[Step], title: str | Text = "") -> Tree:
     for step in steps:
         branches[step.id] = branches.get(step.parent_id or "", root).add(step_text(step))
     return root
+
+
+def steps_that_fit(steps: Iterable[Step], rows: int) -> list[Step]:
+    """The steps to draw where not all of them fit: those that run first, then the newest.
+
+    Args:
+        steps: All steps, in the order in which they began.
+        rows: How many may be drawn.
+
+    Returns:
+        At most that many, in the same order.
+    """
+    newest = list(steps)[::-1]
+    by_rank = sorted(newest, key=lambda step: step.status != EXECUTING)
+    kept = {step.id for step in by_rank[:rows]}
+    return [step for step in reversed(newest) if step.id in kept]
 
 
 def with_live_text(step: Step, text: str) -> Step:
@@ -95,11 +141,21 @@ def _segments(step: Step) -> list[tuple[str, str]]:
     for model in step.usage.models if step.usage else ():
         tokens = format_tokens(model.input_tokens, model.output_tokens)
         segments.append((f" {one_line(model.model_id)}: {tokens}", "dim"))
-    # The output of an End node is the answer.
-    output = one_line(step.error or (step.output if step.type != "End" else ""))
-    if output:
+    if output := one_line(step.error or _output(step)):
         segments.append((f"  {output}", "red" if step.failed else "dim"))
     if step.reasoning and not running:
         label = "" if step.kind == "reasoning" else "thought: "
         segments.append((f"  {label}{one_line(step.reasoning)}", "dim italic"))
     return segments
+
+
+def _output(step: Step) -> str:
+    """What a step's line shows of its output: of a retrieval, how many documents, and which."""
+    if step.type == "End":  # its output is the answer
+        return ""
+    documents = step.documents if step.status != EXECUTING else ()
+    if not documents:
+        return step.output
+    titles = ", ".join(dict.fromkeys(each.title for each in documents if each.title))
+    count = f"{len(documents)} document{'s'[: len(documents) > 1]}"
+    return f"{count}: {titles}" if titles else count

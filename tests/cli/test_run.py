@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -91,6 +92,100 @@ def test_prompt_and_app_id_have_defaults(cloud: Emulator) -> None:
     assert bailian("run", "-", "hi", **more).stdout == "hi|{}\n"
 
 
+CONSOLE_ID = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "sent"),
+    [
+        (["Plan a day"], None, ("echo", "Plan a day")),
+        (["Plan a day"], "a file", ("echo", "Plan a day")),
+        (["Hello"], None, ("echo", "Hello")),
+        (["-", "Hello"], "a file", ("echo", "Hello")),
+        (["echo"], "a file", ("echo", "a file")),
+        (["other", "-"], "a file", ("other", "a file")),
+        ([CONSOLE_ID], "a file", (CONSOLE_ID, "a file")),
+        (["Hello"], "a file", "The only argument can be an app id, with the prompt on standard"),
+        ([CONSOLE_ID], None, "PROMPT is empty"),
+    ],
+)
+def test_one_argument_is_the_prompt_of_the_app_of_the_environment(
+    arguments: list[str],
+    stdin: str | None,
+    sent: tuple[str, str] | str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "stdin").write_text(stdin or "")
+    source = tmp_path / "stdin" if stdin else Path(os.devnull)
+    apps = dict.fromkeys(("echo", "other", CONSOLE_ID), echo)
+    with Emulator(apps=apps) as cloud, source.open() as given:
+        monkeypatch.setattr(sys, "stdin", given)
+        monkeypatch.setenv("BAILIAN_APP_ID", "echo")
+        monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
+        monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", cloud.base_url)
+        code = exit_code_of(monkeypatch, "run", *arguments)
+        requests = [(request.app_id, request.prompt) for request in cloud.requests]
+    if isinstance(sent, tuple):
+        assert (code, requests) == (0, [sent])
+    else:
+        assert (code, requests) == (2, [])
+        assert sent in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_what_a_run_sends_without_secrets(
+    cloud: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (
+        *("run", "echo", "你好", "--base-url", cloud.base_url, "--biz", "city=杭州"),
+        *("--biz", "code=s3cret", "--set", 'secret_biz_params:=["code"]', "--session", "s-1"),
+        *("--set", 'extra_headers:={"X-User": "s3cret"}', "--set", "temperature=0.2"),
+        *("--image", data_url(PNG)),
+    )
+    assert exit_code_of(monkeypatch, *arguments, "--dry-run") == 0  # without a key
+    text = capsys.readouterr().out
+    assert exit_code_of(monkeypatch, *arguments, "--dry-run", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert cloud.requests == []
+    assert "s3cret" not in text + str(shown)
+    assert f"POST {cloud.base_url}/apps/echo/completion\n" in text
+    assert "\nAuthorization: Bearer **********\n" in text
+    assert json.loads(text.partition("\n\n")[2]) == shown["body"]
+
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
+    assert exit_code_of(monkeypatch, *arguments) == 0
+    sent = cloud.requests[0]
+    body = shown["body"]
+    assert body["input"].pop("biz_params") == {"city": "杭州", "code": "**********"}
+    assert body["input"].pop("image_list") == ["data:image/png;base64,… (24 bytes)"]
+    assert body["parameters"] == sent.parameters
+    assert body["input"] == {
+        name: value for name, value in sent.input.items() if name in ("prompt", "session_id")
+    }
+
+
+@pytest.mark.parametrize("failure", [None, errors.StreamInterruptedError, errors.NotFoundError])
+def test_the_picture_of_a_run_shows_what_arrived(
+    failure: type[errors.BailianError] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
+    html = tmp_path / "run.html"
+    whole = stream(event(frame("half")), event(frame(" and half", "stop")))
+    with WireServer(FAILURES[failure] if failure else whole) as server:
+        given = ["--base-url", server.base_url, "--html", str(html)]
+        code = exit_code_of(monkeypatch, "run", "app", "hi", *given)
+    assert code == (EXIT_CODES[failure] if failure else 0)
+    if failure is errors.NotFoundError:  # nothing had arrived
+        assert not html.exists()
+    else:
+        assert "half" in html.read_text(encoding="utf-8")
+        assert f"Picture of the run: {html}" in capsys.readouterr().err
+
+
 def test_run_needs_no_framework_and_no_emulator(cloud: Emulator) -> None:
     script = (
         "import sys\n"
@@ -162,9 +257,11 @@ def test_images_and_files_of_the_command_line_are_sent(cloud: Emulator, tmp_path
         (["--biz-json", "s3cret"], "at column 1. Quote it for the shell, or pass a file as @FILE"),
         (["--biz-json", "@/no/s3cret"], "--biz-json cannot be read (No such file or directory)"),
         (["--set", "api_key=s3cret"], "--set api_key would show the key"),
-        (["--set", "tempratur=1"], "tempratur is not a setting. Did you mean 'temperature'?"),
-        (["--set", "prompt=1"], ": prompt is not a setting"),
-        (["--set", "temperature=9"], "temperature must be less than 2"),
+        (["--set", "tempratur=1"], "tempratur is not a setting. Did you mean --set temperature=…?"),
+        (["--set", "prompt=1"], "--set prompt is not a setting. Write the prompt after the app id"),
+        (["--set", "city=s3cret"], "--set city is not a setting. Write --biz city=… for a start"),
+        (["--set", "temperature=9"], "--set temperature must be less than 2"),
+        (["--set", "timeout=0"], "--set timeout must be a positive number of seconds"),
         (
             ["--timeout", "0"],
             ": --timeout must be a positive number of seconds\n",
@@ -181,7 +278,10 @@ def test_images_and_files_of_the_command_line_are_sent(cloud: Emulator, tmp_path
         (["--image", "data:image/png;base64,s3cret"], "--image is not valid base64"),
         (["--file", "s3cret.pdf"], "--file is not an http(s) URL"),
         (["--json", "--raw"], "--json and --raw"),
-        (["--bogus"], "No such option"),
+        (["--html", "no/such/s3cret.html"], "--html is in a folder that does not exist"),
+        (["--dry-run", "--raw"], "--dry-run excludes --raw"),
+        (["--bogus"], "No such option: --bogus. For a start variable of a workflow, write --biz"),
+        (["--temprature", "1"], "Did you mean --set temperature=…?"),
     ],
 )
 def test_invalid_input_is_named_and_nothing_is_sent(

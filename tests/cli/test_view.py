@@ -22,7 +22,7 @@ from bailian_apps import (
     TextDelta,
     Usage,
 )
-from bailian_apps.cli.view import show
+from bailian_apps.cli.view import print_note, show
 from bailian_apps.terminal import step_line, step_text, step_tree, strip_controls, with_live_text
 
 
@@ -104,6 +104,23 @@ def test_plain_lines_and_coloured_lines_have_the_same_text() -> None:
     ]
     for step in (running, failed, ended, end):
         assert step_text(step).plain == step_line(step)
+
+
+def test_a_note_wraps_between_words_in_a_terminal_only() -> None:
+    address = "https://example.com/" + "long/" * 10
+    text = f"one two three four five {address} end\n  杭州西湖的十个景点都在湖边"
+    file = io.StringIO()
+    print_note(Console(file=file, width=20, force_terminal=True, color_system=None), text)
+    assert file.getvalue().splitlines() == [
+        "one two three four",
+        "five",
+        address,
+        "end",
+        "  杭州西湖的十个景点",
+        "都在湖边",
+    ]
+    print_note(Console(file=(pipe := io.StringIO()), width=20), text)
+    assert pipe.getvalue() == text + "\n"
 
 
 def test_a_step_is_drawn_below_the_step_it_ran_in() -> None:

@@ -570,7 +570,16 @@ def test_a_nodes_result_that_is_an_object_keeps_its_letters() -> None:
 
 @pytest.mark.parametrize(
     ("time", "duration_ms"),
-    [("12ms", 12.0), ("1.5s", 1500.0), ("12", 12.0), (12, 12.0), (True, None), ("soon", None)],
+    [
+        ("12ms", 12.0),
+        ("1.5s", 1500.0),
+        ("12", 12.0),
+        (12, 12.0),
+        (True, None),
+        ("soon", None),
+        ("inf", None),
+        ("nanms", None),
+    ],
 )
 def test_a_duration_is_read_with_every_unit(time: Any, duration_ms: float | None) -> None:
     _, result = decode([frame(node(status="success", nodeExecTime=time))])

@@ -117,6 +117,50 @@ def test_invalid_arguments_are_refused_by_name(
     assert message in answer.json()["message"]
 
 
+def test_apps_can_be_added_changed_and_removed(
+    cloud: Emulator, admin: httpx.Client, post: Callable[..., Any]
+) -> None:
+    assert admin.put("/apps/shop", content="text: 'Sold: {prompt}'").status_code == 200
+    assert post(cloud, "shop", prompt="tea").output["text"] == "Sold: tea"
+    assert (
+        admin.put("/apps/shop", json={"agent": {"text": "\U0001f375 {prompt}"}}).status_code == 200
+    )
+    assert post(cloud, "shop", prompt="tea").output["text"] == "\U0001f375 tea"
+    listed = [{"id": "app", "kind": "function"}, {"id": "shop", "kind": "agent"}]
+    assert admin.get("/apps").json() == {"apps": listed}
+    assert cloud.apps == ["app", "shop"]
+    for app_id in ("app", "shop"):
+        assert admin.delete(f"/apps/{app_id}").status_code == 200
+    assert "The emulator serves no app." in post(cloud, "shop").body["message"]
+    again = admin.delete("/apps/shop")
+    assert (again.status_code, again.json()["code"]) == (400, "InvalidParameter")
+    assert "no app 'shop' to remove" in again.json()["message"]
+    admin.post("/reset")
+    assert cloud.apps == ["app"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "message"),
+    [
+        ("agent:\n  txt: x\n", "line 2: agent: unknown field 'txt'; did you mean text?"),
+        ('{"agent": {"text": 5}}', "agent.text: must be a string"),
+        ("text: [", "line 1: not YAML"),
+        ("", "must be a mapping with the fields of one app"),
+        ("- text: x", "must be a mapping with the fields of one app"),
+        (f"recording: {__file__}", "only a file may name a recording"),
+        ("rules: [{recording: a.sse}]", "only a file may name a recording"),
+        ("text: " + "[" * 500, "nested more than 128 levels deep"),
+    ],
+)
+def test_a_scenario_with_an_error_is_refused_and_changes_nothing(
+    cloud: Emulator, admin: httpx.Client, post: Callable[..., Any], scenario: str, message: str
+) -> None:
+    answer = admin.put("/apps/app", content=scenario)
+    assert (answer.status_code, answer.json()["code"]) == (400, "InvalidParameter")
+    assert message in answer.json()["message"]
+    assert post(cloud).output["text"] == "0|你好"
+
+
 PAGES = [
     {"origin": "http://localhost:5173", "sec-fetch-site": "cross-site", "host": "evil.example"},
     {"origin": "https://evil.example"},
@@ -132,11 +176,18 @@ def test_a_web_page_can_neither_read_nor_change_anything(
     cloud: Emulator, admin: httpx.Client, post: Callable[..., Any], headers: dict[str, str]
 ) -> None:
     post(cloud)
-    for method, path in [("GET", "/requests"), ("DELETE", "/requests"), ("POST", "/reset")]:
+    for method, path in [
+        ("GET", "/requests"),
+        ("DELETE", "/requests"),
+        ("POST", "/reset"),
+        ("PUT", "/apps/app"),
+        ("DELETE", "/apps/app"),
+    ]:
         answer = admin.request(method, path, headers=headers)
         assert answer.status_code in (400, 403)
         assert "你好" not in answer.text
     assert len(cloud.requests) == 1
+    assert cloud.apps == ["app"]
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:80", "127.0.0.1", "[::1]", "[::1]:80"])

@@ -22,6 +22,7 @@ import pytest
 from support.wire import WireServer, answer, frame
 
 from bailian_apps.emulator import Call, Emulator, Failure, Recorder
+from bailian_apps.emulator.page import exchanges
 from bailian_apps.emulator.server import endpoint, refusals
 
 PATH = "/api/v1/apps/app/completion"
@@ -358,7 +359,8 @@ def test_what_is_kept_of_requests_takes_little_more_memory_than_their_bytes(
         "many headers": {"headers": {f"X{n}": "" for n in range(400)}},
     }[part]
     limit = 200_000
-    monkeypatch.setattr(endpoint, "KEPT_BYTES", limit)
+    for keeper in (endpoint, exchanges):
+        monkeypatch.setattr(keeper, "KEPT_BYTES", limit)
     with Emulator(apps={"app": lambda call: "hello"}) as cloud:
         post(cloud, **fields)  # imports and caches are not counted
         cloud.reset()

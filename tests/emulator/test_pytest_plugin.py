@@ -153,10 +153,62 @@ def test_without_the_extra_only_the_fixture_fails(
     pytester: pytest.Pytester, alone: list[str], missing: str
 ) -> None:
     pytester.makeconftest(f"import sys\nsys.modules[{missing!r}] = None")
-    pytester.makepyfile("def test_with(bailian_cloud): ...\ndef test_without(): ...")
+    pytester.makepyfile(
+        "def test_with(bailian_cloud): ...\ndef test_without(): ...\n"
+        "def test_of_a_session(bailian_cloud_session): ..."
+    )
     result = pytester.runpytest_subprocess(*alone)
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=1, errors=2)
     result.stdout.fnmatch_lines(['*bailian_cloud: *pip install "bailian-apps[[]emulator]"'])
+
+
+SESSION_PROJECT = """
+import os
+
+import pytest
+
+SEEN = []
+
+
+@pytest.fixture(scope="session")
+def shop(bailian_cloud_session):
+    bailian_cloud_session.add_app("shop", lambda call: f"{len(call.turns)}: {call.prompt}")
+    return bailian_cloud_session
+
+
+def ask(prompt, **options):
+    from bailian_apps import BailianApp
+
+    return BailianApp(app_id="shop", max_retries=0).invoke(prompt, **options)
+
+
+def test_a_session_fixture_adds_an_app_once(shop):
+    SEEN.append(ask("tea").session_id)
+    assert os.environ["DASHSCOPE_HTTP_BASE_URL"] == shop.base_url
+
+
+def test_a_cloud_of_one_test_takes_its_calls(shop, bailian_cloud):
+    bailian_cloud.add_app("shop", lambda call: "another shop")
+    assert ask("tea").text == "another shop"
+    assert bailian_cloud.base_url != shop.base_url
+
+
+def test_the_next_test_finds_app_and_session_again(shop):
+    assert ask("cake", session_id=SEEN[0]).text == "1: cake"
+    assert [request.prompt for request in shop.requests] == ["tea", "cake"]
+
+
+def test_a_test_without_the_fixture_calls_it_too():
+    assert ask("milk").text == "0: milk"
+"""
+
+
+def test_one_cloud_may_serve_the_whole_session(
+    pytester: pytest.Pytester, alone: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DASHSCOPE_HTTP_BASE_URL", raising=False)
+    pytester.makepyfile(SESSION_PROJECT)
+    pytester.runpytest_subprocess(*alone, "-p", "no:cacheprovider").assert_outcomes(passed=4)
 
 
 def test_pytest_lists_the_fixture_with_its_description(

@@ -440,7 +440,7 @@ def test_the_example_of_the_page_can_be_loaded(
     tmp_path: Path, recordings: Path, post: Callable[..., Any]
 ) -> None:
     page = Path(__file__).parents[2] / "docs" / "scenarios.md"
-    (block,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    block, *_ = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     (tmp_path / "recordings").mkdir()
     (tmp_path / "recordings" / "old.sse").write_bytes(
         (recordings / "workflow-two-llm.sse").read_bytes()
@@ -476,7 +476,9 @@ W = "apps.a.workflow"
     ("text", "problem"),
     [
         ("", ": defines no app; it needs `apps:`"),
-        ("- a", ": defines no app"),
+        ("- a", ": [0]: must be a mapping with `id` and the fields of one app"),
+        ("apps: [{text: x}]", ": apps[0].id: an app in a list needs its id, a string"),
+        ("- {id: a, text: x}\n- {id: a, text: y}", ": [1].id: 'a' is the id of another app too"),
         ("a: [", ":1: not YAML: expected the node content"),
         ("apps: {}\n", ": apps: must be a mapping of app ids"),
         ("apps: {1: {text: x}}", ": apps.1: an app id must be a string; quote it"),
@@ -527,7 +529,33 @@ def test_an_invalid_file_is_refused_with_place_and_remedy(
 ) -> None:
     with pytest.raises(ScenarioError) as caught:
         yaml_apps(text)
-    assert str(caught.value).startswith(f"{tmp_path / 'apps.yaml'}{problem}")
+    in_file = str(caught.value).removeprefix(str(tmp_path / "apps.yaml"))
+    assert in_file.startswith(problem) or re.sub(r"\A:\d+", "", in_file).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("apps:\n  a:\n    text: x\n  b:\n    agent:\n      text: 5\n", 6),
+        ("apps:\n  a:\n    text: x\n    pce: 1\n", 4),
+        ("workflow:\n  nodes:\n    - name: a\n    - name: b\n      latency_ms: x\n", 5),
+        ("workflow:\n  nodes:\n    - name: a\n\n    - output: b\n", 5),
+        ("- id: a\n  text: x\n- id: b\n  text:\n    - 1\n", 4),
+        ("apps:\n  a: {text: x}\nnodes: 1\n", 3),
+    ],
+)
+def test_a_problem_of_a_file_names_its_line(
+    tmp_path: Path, yaml_apps: Callable[..., Any], text: str, line: int
+) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        yaml_apps(text)
+    assert str(caught.value).startswith(f"{tmp_path / 'apps.yaml'}:{line}: ")
+
+
+def test_a_file_may_list_its_apps(yaml_apps: Callable[..., Any]) -> None:
+    expected = {"a": Agent(text="x"), "b": Paced(Agent(text="y"), 2)}
+    assert yaml_apps("- {id: a, text: x}\n- {id: b, text: y, pace: 2}") == expected
+    assert yaml_apps("apps:\n- {id: a, text: x}\n- {id: b, text: y, pace: 2}") == expected
 
 
 def test_every_problem_of_an_app_is_reported(yaml_apps: Callable[..., Any]) -> None:
@@ -548,3 +576,25 @@ def test_a_folder_with_duplicate_ids_or_without_apps_is_refused(tmp_path: Path) 
         load_apps(tmp_path)
     with pytest.raises(ScenarioError, match=r"gone\.yaml: cannot be read"):
         load_apps(tmp_path / "gone.yaml")
+
+
+def test_a_tool_takes_its_own_time(post: Callable[..., Any], sleep: Any) -> None:
+    agent = Agent(
+        text="done",
+        chunk_ms=1,
+        thoughts=[
+            Thought(tool="weather", latency_ms=100, chunk_ms=10, duration_ms=2000, arguments=["{", "}"]),
+            Thought(retrieval="guide", duration_ms=700, observation=[]),
+            Thought(tool="map", chunk_ms=30),
+            Thought(reasoning="so", latency_ms=5),
+        ],
+    )  # fmt: skip
+    with Emulator(apps={"app": agent}, pace=1, sleep=sleep) as cloud:
+        post(cloud, stream=True, parameters=DELTAS)
+    waits = [round(seconds * 1000) for seconds in sleep.waits]
+    assert waits == [100, 10, 2000, 700, 30, 5]
+
+
+def test_only_a_tool_has_a_duration(yaml_apps: Callable[..., Any]) -> None:
+    with pytest.raises(ScenarioError, match="cannot be combined with duration_ms"):
+        yaml_apps("agent: {text: a, thoughts: [{reasoning: x, duration_ms: 5}]}")

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from bailian_apps import AppEvent, ReasoningDelta, StepDelta, TextDelta
+
+_TIMES = {"started_ms", "first_token_ms", "ended_ms", "elapsed_ms"}
+
+
+def without_times(value: Any) -> Any:
+    """A result's values without the times at which they arrived: no two runs share them."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {k: without_times(each) for k, each in fields.items() if k not in _TIMES}
+    if isinstance(value, list):
+        return [without_times(each) for each in cast("list[Any]", value)]
+    return value
 
 
 def rows(events: list[AppEvent]) -> list[Any]:

@@ -664,6 +664,23 @@ async def test_an_async_stream_ends_though_a_forked_child_holds_it(leave: str) -
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("give_up", ["cancel", "time out"])
+async def test_an_async_call_without_an_answer_ends_though_a_forked_child_holds_it(
+    give_up: str,
+) -> None:
+    limits = Timeout(first_frame_s=0.5 if give_up == "time out" else 60)
+    with WireServer([Do.STALL]) as server:
+        calling = asyncio.create_task(app_of(server).ainvoke("hi", timeout=limits))
+        assert await asyncio.to_thread(server.asked.wait, WAIT_S)
+        with forked_child():
+            if give_up == "cancel":
+                calling.cancel()
+            with pytest.raises((asyncio.CancelledError, RequestTimeoutError)):
+                await calling
+            assert await asyncio.to_thread(server.gone.wait, WAIT_S)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_child_that_closes_an_async_stream_does_not_end_the_parents() -> None:
     child_ended = threading.Event()
     halves = [chunk(event(frame("你"))), child_ended, chunk(event(frame("好", "stop")))]

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-from pathlib import Path
-from types import ModuleType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from bailian_apps.cli.batch import batch
 from bailian_apps.cli.options import (
-    AllowHost,
+    AllRegions,
+    AppCommand,
     AppId,
+    AppIdOrPrompt,
     BaseUrl,
     Biz,
     BizJson,
+    ChatSteps,
+    Continue,
+    Diff,
+    DoctorJson,
+    DryRun,
     File,
-    Host,
+    History,
+    Html,
     Image,
     Json,
+    Load,
     ModelId,
     Pace,
-    Port,
+    ProbeFolder,
+    ProbeJson,
+    ProbePrompt,
+    ProfileName,
+    Prompt,
     Raw,
+    ReplayedApp,
+    ReplayFiles,
     Session,
     Set,
     Steps,
+    Stream,
     TimeoutS,
+    Version,
     Workspace,
 )
+from bailian_apps.cli.server_commands import emulator_commands, init, record, recordings, serve
+from bailian_apps.cli.shell import console
 
 app = typer.Typer(
     name="bailian-apps",
@@ -41,46 +56,35 @@ app = typer.Typer(
 )
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
-        typer.echo(metadata.version("bailian-apps"))
-        raise typer.Exit
-
-
 @app.callback()
 def commands(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Run Alibaba Cloud Bailian (Model Studio) apps from a terminal.
 
     The API key is read from DASHSCOPE_API_KEY.
 
     [bold]bailian-apps run APP_ID "Plan a day in Hangzhou"[/]   call an app once
+    [bold]bailian-apps run "Plan a day in Hangzhou"[/]          the app of BAILIAN_APP_ID
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
     [bold]bailian-apps batch IN.jsonl OUT.jsonl[/]              ask many prompts
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
+    [bold]bailian-apps recordings ls FOLDER[/]                  list what was recorded
+    [bold]bailian-apps init[/]                                  start with a scenario and a test
     [bold]bailian-apps replay FILE[/]                           show a recording
+    [bold]bailian-apps profiles[/]                              list your profiles
     [bold]bailian-apps doctor[/]                                check this machine's set-up
     [bold]bailian-apps probe APP_ID[/]                          find out how to call an app
     [bold]bailian-apps demo[/]                                  take a tour; needs no key
     """
 
 
-@app.command()
+@app.command(cls=AppCommand)
 def run(
-    app_id: AppId = "-",
-    prompt: Annotated[
-        str,
-        typer.Argument(
-            help="The prompt. [bold]-[/], the default, reads standard input.", metavar="PROMPT"
-        ),
-    ] = "-",
+    app_id: AppIdOrPrompt = None,
+    prompt: Prompt = None,
+    profile: ProfileName = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     image: Image = None,
@@ -94,16 +98,17 @@ def run(
     steps: Steps = False,
     as_json: Json = False,
     raw: Raw = False,
-    stream: Annotated[
-        bool, typer.Option("--stream/--no-stream", help="Print the answer as it arrives.")
-    ] = True,
+    stream: Stream = True,
+    html: Html = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Call an app once and print its answer.
 
     Standard output gets only the answer; steps and errors go to standard error.
 
     [bold]bailian-apps run APP_ID "Plan a day" --biz city=Hangzhou --biz days:=2[/]
-    [bold]cat question.txt | bailian-apps run - --steps[/]   (the app of BAILIAN_APP_ID)
+    [bold]bailian-apps run "Plan a day"[/]   (the app of the profile, or of BAILIAN_APP_ID)
+    [bold]cat question.txt | bailian-apps run APP_ID --steps[/]
     [bold]bailian-apps run APP_ID "Where is this?" --image lake.jpg[/]
     [bold]bailian-apps run APP_ID "Hello" --json | jq -r .session_id[/]
 
@@ -116,16 +121,27 @@ def run(
     """
     from bailian_apps.cli import run as command
 
-    fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
-    called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    if dry_run and (raw or html):
+        raise typer.BadParameter("--dry-run excludes --raw and --html: nothing runs")
+    app_id, prompt = command.app_and_prompt(app_id, prompt, profile)
+    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    called = command.bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     output = _output(as_json, raw, "stream" if stream else "text")
     options = command.media(image, file) | ({"session_id": session} if session else {})
-    command.run(called, prompt, Console(stderr=True), options, output=output, steps=steps)
+    if dry_run:
+        from bailian_apps.cli.dry_run import dry_run as show_request
+
+        show_request(called, command.read_prompt(prompt), options, as_json=as_json)
+        return
+    command.run(
+        called, prompt, console(stderr=True), options, output=output, steps=steps, html=html
+    )
 
 
-@app.command()
+@app.command(cls=AppCommand)
 def chat(
     app_id: AppId = "-",
+    profile: ProfileName = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     image: Image = None,
@@ -136,24 +152,57 @@ def chat(
     base_url: BaseUrl = None,
     timeout: TimeoutS = None,
     settings: Set = None,
-    steps: Annotated[
-        bool, typer.Option("--steps/--no-steps", help="Show the app's steps, live.")
-    ] = True,
+    steps: ChatSteps = True,
+    resume: Continue = False,
+    load: Load = None,
+    history: History = True,
 ) -> None:
     """Have a conversation with an app. Images and files are sent with the first message.
 
-    [bold]/new[/] starts a new conversation
-    [bold]/save FILE[/] saves this one
-    [bold]/help[/] lists the other commands
-    Ctrl-C stops an answer, Ctrl-D leaves.
+    What you paste is one message. Alt+Enter begins a new line; Enter sends.
+    Ctrl-C stops an answer, Ctrl-D leaves, [bold]/help[/] lists the slash commands.
+
+    [bold]bailian-apps chat APP_ID[/]
+    [bold]bailian-apps chat APP_ID --continue[/]
+    [bold]bailian-apps chat APP_ID --image lake.jpg[/]
     """
-    from bailian_apps.cli.chat import Chat
+    if sum((resume, load is not None, session is not None)) > 1:
+        raise typer.BadParameter("--continue, --load and --session exclude each other")
+    if resume and not history:
+        raise typer.BadParameter("--continue and --no-history exclude each other")
+    from bailian_apps.cli.chat.chat import Chat
     from bailian_apps.cli.run import bailian_app, media
 
-    fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
-    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     first = media(image, file)
-    Chat(called, Console(stderr=True), first, session_id=session, steps=steps).run()
+    Chat(
+        called,
+        console(stderr=True),
+        first,
+        session_id=session,
+        steps=steps,
+        store=history,
+        load=load,
+        continue_newest=resume,
+    ).run()
+
+
+@app.command()
+def profiles() -> None:
+    r"""List the profiles: the settings of your apps, by name, in a TOML file.
+
+    [bold]\[prod][/]
+    [bold]app_id = "…"[/]
+    [bold]api_key_env = "PROD_KEY"[/]   the variable with its key
+    [bold]workspace = "…"[/]            and any other setting
+
+    They are in your own file and in bailian-apps.toml of the current folder.
+    [bold]--profile prod[/] or BAILIAN_PROFILE=prod uses one.
+    """
+    from bailian_apps.cli.profiles import print_profiles
+
+    print_profiles()
 
 
 app.command()(batch)
@@ -163,15 +212,8 @@ app.command()(batch)
 def doctor(
     base_url: BaseUrl = None,
     workspace: Workspace = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the findings as one JSON object.")
-    ] = False,
-    all_regions: Annotated[
-        bool,
-        typer.Option(
-            "--all-regions", help="Send the key to the address of every region, to find its own."
-        ),
-    ] = False,
+    as_json: DoctorJson = False,
+    all_regions: AllRegions = False,
 ) -> None:
     """Check what a call needs: versions, extras, key, address, network.
 
@@ -182,34 +224,24 @@ def doctor(
     from bailian_apps.cli.doctor import doctor as check
 
     given = {"base_url": base_url, "workspace": workspace}
-    if not check(Console(), **given, as_json=as_json, all_regions=all_regions):
+    if not check(console(), **given, as_json=as_json, all_regions=all_regions):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=AppCommand)
 def probe(
     app_id: AppId = "-",
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="What to ask, for an app that does only one thing (default: to list numbers).",
-        ),
-    ] = None,
+    profile: ProfileName = None,
+    prompt: ProbePrompt = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
-    save: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write the report and a recording of each call here."),
-    ] = None,
+    save: ProbeFolder = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     workspace: Workspace = None,
     base_url: BaseUrl = None,
     timeout: TimeoutS = None,
     settings: Set = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as one JSON object.")
-    ] = False,
+    as_json: ProbeJson = False,
 ) -> None:
     """Find out how to call an app, by asking it up to 8 harmless questions.
 
@@ -224,15 +256,15 @@ def probe(
     Exit codes are those of [bold]run[/]: the first error that left a question unanswered.
     """
     if save is not None:
-        _emulator_commands()  # the recorder's format needs its extra
+        emulator_commands()  # the recorder's format needs its extra
     from bailian_apps.cli import probe as command
     from bailian_apps.cli.run import bailian_app
 
-    fields = {"workspace": workspace, "base_url": base_url}
-    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **fields)
+    more = {"profile": profile, "workspace": workspace, "base_url": base_url}
+    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
     command.probe(
         called,
-        Console(stderr=True),
+        console(stderr=True),
         prompt=command.PROMPT if prompt is None else prompt,
         yes=yes,
         as_json=as_json,
@@ -240,115 +272,49 @@ def probe(
     )
 
 
-@app.command()
-def serve(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Recordings, YAML files, and folders of them (default: a travel app).",
-            metavar="[FILES|FOLDERS]...",
-            exists=True,
-        ),
-    ] = None,
-    apps: Annotated[
-        list[str] | None,
-        typer.Option("--app", metavar="ID=FILE", help="Serve FILE as the app ID. Repeatable."),
-    ] = None,
-    host: Host = "127.0.0.1",
-    allow_host: AllowHost = None,
-    port: Port = 8790,
-    pace: Pace = 0.0,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY|-|@FILE",
-            help="Accept only this API key (default: any). [bold]-[/] reads DASHSCOPE_API_KEY, "
-            "[bold]@FILE[/] a file: arguments are visible in the list of processes.",
-        ),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Refuse unknown names, wrong types and values out of range."),
-    ] = False,
-) -> None:
-    """Run the emulator, serving apps from files. Press Ctrl-C to stop.
-
-    It prints the environment variables for your program, and then a line for each call.
-
-    [bold]bailian-apps serve[/]                              a recorded travel app
-    [bold]bailian-apps serve recordings/[/]                  your recordings
-    [bold]bailian-apps serve --app shop=shop.yaml --pace 1[/]
-    """
-    emulator = _emulator_commands()
-    out, err = Console(), Console(stderr=True)
-    emulator.serve(
-        files or (),
-        apps or (),
-        out,
-        err,
-        host=host,
-        allowed_hosts=allow_host or (),
-        port=port,
-        pace=pace,
-        api_key=api_key,
-        strict=strict,
-    )
-
-
-@app.command()
-def record(
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Write the recordings here.")],
-    upstream: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="The real API (default: DASHSCOPE_HTTP_BASE_URL, else the public endpoint).",
-        ),
-    ] = None,
-    host: Host = "127.0.0.1",
-    allow_host: AllowHost = None,
-    port: Port = 8791,
-) -> None:
-    """Record your own apps: forward calls to the cloud and save them. Press Ctrl-C to stop.
-
-    Your program needs only another base URL; it keeps its own key. Recordings contain prompts and
-    answers, but neither the key nor the tokens of your users.
-
-    [bold]bailian-apps record --out recordings[/]
-    [bold]bailian-apps serve recordings[/]
-    """
-    emulator = _emulator_commands()
-    err = Console(stderr=True)
-    emulator.record(
-        out,
-        Console(),
-        err,
-        upstream=upstream,
-        host=host,
-        allowed_hosts=allow_host or (),
-        port=port,
-    )
+for command in (serve, record, init):
+    app.command()(command)
+app.add_typer(recordings, name="recordings")
 
 
 @app.command()
 def replay(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="A recording, or the YAML file of one app.", metavar="FILE", exists=True
-        ),
-    ],
+    files: ReplayFiles,
+    app_id: ReplayedApp = None,
     pace: Pace = 1.0,
     steps: Steps = False,
     as_json: Json = False,
     raw: Raw = False,
+    html: Html = None,
+    diff: Diff = False,
 ) -> None:
-    """Show a recording as [bold]run[/] shows a call.
+    """Show a recording as [bold]run[/] shows a call, or compare two of them.
 
     [bold]bailian-apps replay recordings/0001-APP_ID-stream.jsonl --steps[/]
+    [bold]bailian-apps replay shop.yaml --app shop --html shop.html[/]
+    [bold]bailian-apps replay before.jsonl after.jsonl --diff[/]
     """
     output = _output(as_json, raw, "stream")
-    _emulator_commands().replay(file, Console(stderr=True), pace=pace, output=output, steps=steps)
+    if len(files) != 1 + diff:
+        wanted = "exactly two files" if diff else "one file; --diff compares two"
+        raise typer.BadParameter(f"replay takes {wanted}")
+    emulator_commands()  # the emulator needs its extra
+    from bailian_apps.cli import replay as command
+
+    if diff:
+        if as_json or raw or html or steps:
+            raise typer.BadParameter("--diff excludes --steps, --json, --raw and --html")
+        command.compare(files[0], files[1], console(), app_id=app_id)
+        return
+    command.replay(
+        files[0],
+        console(stderr=True),
+        app_id=app_id,
+        pace=pace,
+        output=output,
+        steps=steps,
+        html=html,
+    )
 
 
 @app.command()
@@ -365,18 +331,10 @@ def demo(pace: Pace = 1.0) -> None:
             'the demo needs all frameworks; install them with: pip install "bailian-apps[all]" '
             f"({error})"
         ) from None
-    run_demo(Console(), pace=pace)
+    run_demo(console(), pace=pace)
 
 
 def _output(as_json: bool, raw: bool, default: str) -> str:
     if as_json and raw:
         raise typer.BadParameter("--json and --raw exclude each other")
     return "json" if as_json else "raw" if raw else default
-
-
-def _emulator_commands() -> ModuleType:
-    try:
-        from bailian_apps.cli import emulator_commands
-    except ImportError as error:
-        raise SystemExit(str(error)) from None
-    return emulator_commands

@@ -1,4 +1,7 @@
-"""`bailian-apps demo`: one app, three ways to compose it, its steps shown as they happen."""
+"""`bailian-apps demo`: one app in LangChain, in LlamaIndex and as an agent's tool.
+
+Each asks it for something else; its steps are shown as they happen.
+"""
 
 # LlamaIndex leaves parts of its own interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -8,8 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Generator
+import re
+import tempfile
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -34,7 +40,7 @@ from rich.rule import Rule
 from typing_extensions import override
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.view import RunView, print_note
+from bailian_apps.cli.view import RunView, print_note, screen_text
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import RunFinished
 from bailian_apps.core.result import AppResult, Step
@@ -43,14 +49,14 @@ from bailian_apps.langchain import ChatBailianApp
 from bailian_apps.langchain.blocks import STEP_TYPE
 from bailian_apps.langchain.printer import step_of_event
 from bailian_apps.llamaindex import BailianAppLLM, BailianAppStepEvent
-from bailian_apps.terminal import format_tokens, step_tree
+from bailian_apps.terminal import format_tokens
 
-QUESTION = "Recommend dishes and sights in Hangzhou."
 NOTES = [
-    "Hangzhou lies around West Lake, two hours by train from Shanghai.",
-    "Its kitchen is known for Dongpo pork and West Lake fish.",
+    "We arrive on Friday evening, and stay in a hotel by West Lake.",
+    "Li eats no fish. Everyone likes Dongpo pork.",
 ]
 _LABEL = "answer: "
+_PRICE = re.compile(r"(\d+) yuan")
 
 
 def run_demo(console: Console, *, pace: float) -> None:
@@ -59,12 +65,18 @@ def run_demo(console: Console, *, pace: float) -> None:
         _langchain_chain(settings, console)
         _llamaindex_query_engine(settings, console)
         result = asyncio.run(_agent_tool(settings, console))
-    _print_title(console, "What the app did")
-    console.print(step_tree(result.steps))
-    for model in result.usage.models:
-        tokens = format_tokens(model.input_tokens, model.output_tokens)
-        print_note(console, f"{model.model_id}: {tokens}", "")
-    print_note(console, f"total: {result.usage.total_tokens} tokens", "bold")
+    _print_title(console, "The agent's call of the app, as a picture")
+    usage = result.usage
+    tokens = format_tokens(usage.input_tokens, usage.output_tokens)
+    print_note(console, f"{len(result.steps)} steps, {tokens}")
+    print_note(console, f"Open {_save_picture(result)} in a browser.", "")
+
+
+def _save_picture(result: AppResult) -> Path:
+    handle, name = tempfile.mkstemp(prefix="bailian-demo-", suffix=".html")
+    os.close(handle)
+    result.to_html(name)
+    return Path(name)
 
 
 @contextmanager
@@ -76,16 +88,17 @@ def _settings(console: Console, pace: float) -> Generator[AppSettings]:
         console.print(f"App [bold]{escape(settings.app_id)}[/] on the cloud.")
         yield settings
         return
-    from bailian_apps.emulator import RECORDINGS, Emulator
+    from bailian_apps.emulator import Emulator, load_apps
 
     why = f"only {given[0]} is set" if given else "no key is needed"
-    console.print(
-        f"A recorded travel workflow, replayed on this machine ({why}). "
+    print_note(
+        console,
+        f"A travel workflow, emulated on this machine ({why}). "
         "Set DASHSCOPE_API_KEY and BAILIAN_APP_ID to run your app on the cloud.",
-        soft_wrap=True,
+        "",
     )
-    recording = RECORDINGS / "travel-workflow.jsonl"
-    with Emulator(apps={"travel": recording}, pace=pace) as emulator:
+    apps = load_apps(Path(__file__).with_suffix(".yaml"))
+    with Emulator(apps=apps, pace=pace) as emulator:
         yield AppSettings.model_validate(
             {"app_id": "travel", "api_key": "demo", "base_url": emulator.base_url}
         )
@@ -95,16 +108,19 @@ def _settings(console: Console, pace: float) -> Generator[AppSettings]:
 
 
 def _langchain_chain(settings: AppSettings, console: Console) -> None:
-    _print_title(console, "LangChain: prompt | model | parser, streamed")
-    prompt = ChatPromptTemplate.from_messages([("human", "{question}")])
+    _print_title(console, "LangChain: a chain, prompt | model | parser, plans a day")
+    prompt = ChatPromptTemplate.from_messages([("human", "Plan a day in {city} for {guests}.")])
     chain = prompt | ChatBailianApp(**_fields(settings)) | StrOutputParser()
+    trip = {"city": "Hangzhou", "guests": "two friends"}
     with RunView(console, label=_LABEL) as view:
-        for text in chain.stream({"question": QUESTION}, {"callbacks": [_LangChainSteps(view)]}):
-            view.write(text)
+        handler = _LangChainSteps(view)
+        for text in chain.stream(trip, {"callbacks": [handler]}):
+            view.write(screen_text(text))
+    _print_documents(handler.steps, console)
 
 
 def _llamaindex_query_engine(settings: AppSettings, console: Console) -> None:
-    _print_title(console, "LlamaIndex: a query engine over a VectorStoreIndex, streamed")
+    _print_title(console, "LlamaIndex: a query engine asks about your own notes")
     index = VectorStoreIndex.from_documents(
         [Document(text=note) for note in NOTES], embed_model=MockEmbedding(embed_dim=8)
     )
@@ -112,20 +128,21 @@ def _llamaindex_query_engine(settings: AppSettings, console: Console) -> None:
     llm = BailianAppLLM(**_fields(settings), history_format="prompt", step_events=True)
     engine = index.as_query_engine(llm=llm, streaming=True)
     with RunView(console, label=_LABEL) as view, _llamaindex_steps(view):
-        response: Any = engine.query(QUESTION)
+        response: Any = engine.query("Where should we eat?")
         for text in response.response_gen:
             view.write(text)
-    print_note(console, f"answered from {len(response.source_nodes)} retrieved notes")
+    for source in response.source_nodes:
+        print_note(console, f"your note: {source.node.get_content()}")
 
 
 async def _agent_tool(settings: AppSettings, console: Console) -> AppResult:
-    _print_title(console, "An agent calls the app as its tool")
+    _print_title(console, "An agent calls the app as one of its tools, and adds up")
     app = BailianApp(settings)
     results: list[AppResult] = []
     errors: list[BailianError] = []
 
     async def travel_app(question: str) -> str:
-        """Ask the travel app about dishes and sights of a city."""
+        """Ask the travel app about sights, restaurants and prices."""
         try:
             with RunView(console, label=_LABEL) as view:
                 async for event in app.astream(question):
@@ -137,11 +154,15 @@ async def _agent_tool(settings: AppSettings, console: Console) -> AppResult:
             raise
         return results[-1].text
 
-    tool = FunctionTool.from_defaults(async_fn=travel_app)
-    agent = ReActAgent(tools=[tool], llm=_ScriptedLLM(), streaming=False)
+    def add_up(numbers: list[float]) -> str:
+        """Add up numbers."""
+        return f"{sum(numbers):g}"
+
+    tools = [FunctionTool.from_defaults(async_fn=travel_app), FunctionTool.from_defaults(add_up)]
+    agent = ReActAgent(tools=tools, llm=_ScriptedLLM(), streaming=False)
     print_note(console, "The agent's own model is scripted here; any LLM can take its place.")
     # The overload that pyright picks is another one than the keyword's, which is not deprecated.
-    answer = await agent.run(user_msg=QUESTION)  # pyright: ignore[reportDeprecated]
+    answer = await agent.run(user_msg="What do the tickets cost?")  # pyright: ignore[reportDeprecated]
     if errors:
         raise errors[0]
     print_note(console, f"the agent's answer: {answer}")
@@ -149,7 +170,7 @@ async def _agent_tool(settings: AppSettings, console: Console) -> AppResult:
 
 
 class _ScriptedLLM(CustomLLM):
-    """The agent's own model: calls the tool once, then repeats its answer."""
+    """The agent's own model: asks the app for prices, adds them up, and answers."""
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -157,13 +178,22 @@ class _ScriptedLLM(CustomLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **_: Any) -> CompletionResponse:
-        last_words = prompt.rpartition("\nuser: ")[2]
-        if last_words.startswith("Observation: "):
-            answer = last_words.removeprefix("Observation: ").partition("\nassistant:")[0].strip()
+        seen = re.split(r"\n\w+: Observation: ", prompt)[1:]
+        observations = [each.partition("\nassistant:")[0].strip() for each in seen]
+        prices = _PRICE.findall(observations[0]) if observations else []
+        if not observations:
+            thought, action = "I need the prices.", "travel_app"
+            arguments = '{"question": "What do the tickets cost in Hangzhou?"}'
+        elif prices and len(observations) == 1:
+            thought, action = "I add them up.", "add_up"
+            arguments = f'{{"numbers": [{", ".join(prices)}]}}'
+        else:
+            answer = observations[0]
+            if prices:
+                answer = f"{' + '.join(prices)} = {observations[-1]} yuan for each person."
             return CompletionResponse(text=f"Thought: I can answer.\nAnswer: {answer}")
         return CompletionResponse(
-            text="Thought: I need the travel app.\nAction: travel_app\n"
-            f'Action Input: {{"question": "{QUESTION}"}}'
+            text=f"Thought: {thought}\nAction: {action}\nAction Input: {arguments}"
         )
 
     @llm_completion_callback()
@@ -184,6 +214,7 @@ class _LangChainSteps(BaseCallbackHandler):
 
     def __init__(self, view: RunView) -> None:
         self._view = view
+        self.steps: dict[str, Step] = {}
 
     @override
     def on_custom_event(self, name: str, data: Any, **_: Any) -> None:
@@ -193,6 +224,7 @@ class _LangChainSteps(BaseCallbackHandler):
             text = data.get("text") or data.get("reasoning", "")
             self._view.show_text(data["step"]["id"], text)
         elif (step := step_of_event(data)) is not None:
+            self.steps[step.id] = step
             self._view.show_step(step)
 
 
@@ -221,6 +253,13 @@ def _llamaindex_steps(view: RunView) -> Generator[None]:
         yield
     finally:
         root.event_handlers.remove(handler)
+
+
+def _print_documents(steps: Mapping[str, Step], console: Console) -> None:
+    """Print the documents that the retrievals among the steps found."""
+    for step in steps.values():
+        for document in step.documents:
+            print_note(console, f"[{document.index_id}] {document.title}: {document.text}")
 
 
 def _print_title(console: Console, text: str) -> None:

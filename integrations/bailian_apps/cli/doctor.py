@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -24,7 +25,7 @@ from bailian_apps.core.errors import (
     ConnectError,
     InvalidInputError,
 )
-from bailian_apps.terminal import strip_controls
+from bailian_apps.terminal import strip_controls, wrap_words
 from bailian_apps.transport.environment import Environment, tls_context
 from bailian_apps.transport.request_builder import load_sdk, sdk_defaults
 
@@ -89,16 +90,24 @@ def doctor(
         report = {"ok": good, "findings": [asdict(finding) for finding in findings]}
         print(json.dumps(report, ensure_ascii=False))  # noqa: T201
         return good
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        mark, style = _MARKS[finding.state]
-        name = Text.assemble(
-            (mark, style), f" {finding.name:{width}}  ", strip_controls(finding.detail)
-        )
-        console.print(name, soft_wrap=True)
+    _print(findings, console)
     if not good:
         print_note(console, "A call would fail here. Correct what is marked with ✗.", "red")
     return good
+
+
+def _print(findings: Sequence[Finding], console: Console) -> None:
+    """Print the findings, in a terminal each wrapped between words, below where it began."""
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark, style = _MARKS[finding.state]
+        detail = strip_controls(finding.detail)
+        if console.is_terminal:
+            lines = wrap_words(detail, max(console.width - width - 4, 20)).split("\n")
+            detail = f"\n{' ' * (width + 4)}".join(lines)
+        console.print(
+            Text.assemble((mark, style), f" {finding.name:{width}}  {detail}"), soft_wrap=True
+        )
 
 
 def _versions() -> list[Finding]:

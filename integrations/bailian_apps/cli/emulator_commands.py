@@ -1,4 +1,4 @@
-"""`bailian-apps serve`, `record` and `replay`: the commands that run the emulator."""
+"""`bailian-apps serve` and `record`: the commands that run the emulator."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from bailian_apps.app import BailianApp
-from bailian_apps.cli.run import run
+from bailian_apps.cli.serve_log import CallLog
+from bailian_apps.cli.shell import export_line, variable
 from bailian_apps.cli.view import ConsoleHandler, print_note
 from bailian_apps.core.endpoint import check_api_key
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.emulator import RECORDINGS, Emulator, Recorder, load_apps, load_recording
-from bailian_apps.emulator.apps.app import AppSource
-from bailian_apps.emulator.apps.recordings import Recording
+from bailian_apps.emulator import RECORDINGS, AppFiles, Emulator, Recorder
+from bailian_apps.emulator.apps.recorded_app import Matching
 from bailian_apps.emulator.recorder.recorder import PUBLIC_API
 from bailian_apps.emulator.server.refusals import checked_hosts
+from bailian_apps.inspector import render_frames
 from bailian_apps.transport.environment import Environment
 from bailian_apps.transport.request_builder import sdk_defaults
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104
 
 
 def serve(
@@ -40,6 +42,11 @@ def serve(
     pace: float,
     api_key: str | None,
     strict: bool,
+    nearest: bool,
+    record_missing: bool,
+    upstream: str | None,
+    reload: bool,
+    verbose: bool,
 ) -> None:
     """Run the emulator until Ctrl-C; the options are those of the command.
 
@@ -47,28 +54,40 @@ def serve(
     """
     key = _key_of(api_key)
     _check_hosts(allowed_hosts)
-    apps = _apps_of(sources, named) or {"travel": RECORDINGS / "travel-workflow.jsonl"}
-    try:
-        emulator = Emulator(
-            apps=apps,
-            host=host,
-            port=port,
-            allowed_hosts=allowed_hosts,
-            pace=pace,
-            api_key=key,
-            strict=strict,
-        )
-    except ValueError as error:
-        raise InvalidInputError(
-            "--app", f"cannot be used: {error}", "Correct it, or leave it out"
-        ) from None
+    recorder = _recorder_of_missing(sources, upstream) if record_missing else None
+    matching: Matching | None = "nearest" if nearest else "exact" if recorder else None
+    apps = _apps_of(sources, named, matching, reload=reload)
+    if not apps and recorder is None:
+        raise InvalidInputError("FILES", "have no app", "Pass recordings, YAML files or folders")
+    emulator = Emulator(
+        apps=apps,
+        host=host,
+        port=port,
+        allowed_hosts=allowed_hosts,
+        pace=pace,
+        api_key=key,
+        strict=strict,
+        render_run=render_frames,
+        record_missing=recorder,
+    )
     _start(emulator, host, port)
+    if recorder is not None and _is_same_server(emulator.base_url, recorder.upstream):
+        emulator.stop()
+        raise InvalidInputError(
+            "--upstream", "is the emulator itself", "Unset DASHSCOPE_HTTP_BASE_URL here"
+        )
     variables = {
         "DASHSCOPE_HTTP_BASE_URL": emulator.base_url,
         "DASHSCOPE_API_KEY": '"…"  # the key of --api-key' if key else "any-key",
     }
-    print_note(console, f"Emulating {len(apps)} app{'s'[: len(apps) > 1]}: {', '.join(apps)}")
-    _run_until_interrupted(emulator, variables, out, console, host=host)
+    if recorder is not None and not key:  # the real API needs the caller's own
+        del variables["DASHSCOPE_API_KEY"]
+    count = f"{len(apps) or 'no'} app{'s'[: len(apps) != 1]}"
+    print_note(console, f"Emulating {count}{': ' if apps else ''}{', '.join(apps)}")
+    if recorder is not None:
+        print_note(console, f"What is not recorded goes to {recorder.upstream}, at your cost.")
+    log = CallLog(console, apps, verbose=verbose)
+    _run_until_interrupted(emulator, variables, out, console, host=host, log=log)
 
 
 def record(
@@ -80,61 +99,24 @@ def record(
     host: str,
     allowed_hosts: Sequence[str],
     port: int,
+    mask: Sequence[str],
 ) -> None:
     """Run the recorder until Ctrl-C; the options and the consoles are as for `serve`."""
     _check_hosts(allowed_hosts)
-    upstream = upstream or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or PUBLIC_API
-    try:
-        proxy = Recorder(
-            folder, upstream=upstream, host=host, port=port, allowed_hosts=allowed_hosts
-        )
-    except ValueError:
-        raise InvalidInputError(
-            "--upstream (or DASHSCOPE_HTTP_BASE_URL)",
-            "must be an http(s) URL without user name and password",
-            f"Pass a URL such as {PUBLIC_API}",
-        ) from None
-    except OSError as error:
-        hint = "Correct the variable, or unset it"
-        raise InvalidInputError("the CA bundle", f"cannot be used: {error}", hint) from None
+    options: Any = {"allowed_hosts": allowed_hosts, "mask": mask, "render_run": render_frames}
+    proxy = _recorder(folder, upstream, host=host, port=port, **options)
     _start(proxy, host, port)
-    if _is_same_server(proxy.base_url, upstream):
+    if _is_same_server(proxy.base_url, proxy.upstream):
         proxy.stop()
         raise InvalidInputError(
             "--upstream", "is the recorder itself", "Unset DASHSCOPE_HTTP_BASE_URL here"
         )
-    print_note(console, f"Recording {upstream} to {folder}, without API keys and user tokens.")
+    what = "API keys and user tokens" + "".join(f", {name}" for name in mask)
+    print_note(console, f"Recording {proxy.upstream} to {folder}, without {what}.")
     variables = {"DASHSCOPE_HTTP_BASE_URL": proxy.base_url}
     _run_until_interrupted(proxy, variables, out, console, host=host)
     count = len(proxy.recordings)
     print_note(console, f"Recorded {count}. Serve with: bailian-apps serve {folder}")
-
-
-def replay(path: Path, console: Console, *, pace: float, output: str, steps: bool) -> None:
-    """Show a recording, or the app of a YAML file, as `run` shows a call."""
-    try:
-        source = (
-            load_recording(path) if path.suffix.startswith(".js") or path.suffix == ".sse" else path
-        )
-        emulator = Emulator(apps={"replay": source}, pace=pace)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(
-            "FILE", f"cannot be used: {error}", "Pass a recording or a YAML file"
-        ) from None
-    prompt, mode = "replay", None
-    if isinstance(source, Recording):
-        mode = source.flow_stream_mode
-        if source.request is not None and source.request.prompt not in ("", "-"):
-            prompt = source.request.prompt
-    with emulator:
-        app = BailianApp(
-            app_id="replay",
-            api_key="replay",
-            base_url=emulator.base_url,
-            flow_stream_mode=mode,
-            max_retries=0,
-        )
-        run(app, prompt, console, {}, output=output, steps=steps)
 
 
 def _key_of(given: str | None) -> str | None:
@@ -167,16 +149,47 @@ def _check_hosts(allowed_hosts: Sequence[str]) -> None:
         ) from None
 
 
-def _apps_of(sources: Sequence[Path], named: Sequence[str]) -> dict[str, AppSource]:
-    apps: dict[str, AppSource] = {}
+def _recorder(folder: Path, upstream: str | None, **options: Any) -> Recorder:
+    try:
+        upstream = upstream or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or PUBLIC_API
+        return Recorder(folder, upstream=upstream, **options)
+    except ValueError:
+        raise InvalidInputError(
+            "--upstream (or DASHSCOPE_HTTP_BASE_URL)",
+            "must be an http(s) URL without user name and password",
+            f"Pass a URL such as {PUBLIC_API}",
+        ) from None
+    except OSError as error:
+        hint = "Correct the variable, or unset it"
+        raise InvalidInputError("the CA bundle", f"cannot be used: {error}", hint) from None
+
+
+def _recorder_of_missing(sources: Sequence[Path], upstream: str | None) -> Recorder:
+    folders = [path for path in sources if path.is_dir()]
+    if len(folders) != 1:
+        problem = f"needs one folder to write to, not {len(folders) or 'none'}"
+        raise InvalidInputError("--record-missing", problem, "Pass the folder of your recordings")
+    return _recorder(folders[0], upstream)
+
+
+def _apps_of(
+    sources: Sequence[Path], named: Sequence[str], matching: Matching | None, *, reload: bool
+) -> AppFiles:
+    files: dict[str, Path] = {}
     for pair in named:
         app_id, equals, path = pair.partition("=")
         if not (app_id and equals and path):
             raise InvalidInputError("--app", "must be ID=FILE", "Write --app travel=travel.jsonl")
-        apps[app_id] = Path(path)
-    for source in sources:
-        apps = {**_load(source), **apps}
-    return apps
+        files[app_id] = Path(path)
+    if not files and not sources:
+        files["travel"] = RECORDINGS / "travel-workflow.jsonl"
+    try:
+        return AppFiles(*sources, named=files, matching=matching, reload=reload)
+    except ValueError as error:
+        field = "FILES" if sources else "--app"
+        raise InvalidInputError(
+            field, f"cannot be used: {error}", "Correct it, or leave it out"
+        ) from None
 
 
 def _is_same_server(ours: str, upstream: str) -> bool:
@@ -184,15 +197,6 @@ def _is_same_server(ours: str, upstream: str) -> bool:
     here, there = urlsplit(ours), urlsplit(upstream)
     both_local = here.hostname in _LOOPBACK and there.hostname in _LOOPBACK
     return here.port == there.port and (both_local or here.hostname == there.hostname)
-
-
-def _load(path: Path) -> Mapping[str, AppSource]:
-    try:
-        return load_apps(path)
-    except ValueError as error:
-        raise InvalidInputError(
-            "FILE", f"cannot be used: {error}", "Correct it, or leave it out"
-        ) from None
 
 
 def _start(server: Emulator | Recorder, host: str, port: int) -> None:
@@ -219,27 +223,33 @@ def _run_until_interrupted(
     console: Console,
     *,
     host: str,
+    log: CallLog | None = None,
 ) -> None:
     """Run a server until Ctrl-C or SIGTERM, and print what it logs."""
-    log = logging.getLogger("bailian_apps.emulator")
-    handler = ConsoleHandler(console, logging.INFO)
+    logger = logging.getLogger("bailian_apps.emulator")
+    handler = log or ConsoleHandler(console, logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    log.addHandler(handler)
-    log.propagate = False
-    log.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(handler.level)
     if Environment().proxy_for(server.base_url):
         # The lower-case name takes precedence.
         name = "no_proxy" if os.environ.get("no_proxy") else "NO_PROXY"
-        variables = {**variables, name: f'"${name},{urlsplit(server.base_url).hostname}"'}
+        variables = {**variables, name: f'"{variable(name)},{urlsplit(server.base_url).hostname}"'}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if host not in _LOOPBACK:
             warning = f"Listening on {host}: anyone who can reach this machine can connect."
             print_note(console, warning, "yellow")
+        if host in (*_LOOPBACK, *_ANY_ADDRESS):
+            print_note(console, f"Page: {server.page_url}")
         print_note(console, "Set these variables where your program runs:")
         for name, value in variables.items():
-            out.print(f"export {name}={value}", soft_wrap=True, markup=False, highlight=False)
+            line = export_line(name, value)
+            out.print(line, soft_wrap=True, markup=False, highlight=False)
         print_note(console, "Press Ctrl-C to stop.")
+        if log is not None:
+            log.print_head()
         threading.Event().wait()
     except KeyboardInterrupt:
         # A second signal must not interrupt the recorder while it writes.
@@ -247,4 +257,4 @@ def _run_until_interrupted(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     finally:
         server.stop()
-        log.removeHandler(handler)
+        logger.removeHandler(handler)

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from bailian_apps.cli.commands import app
+from bailian_apps.cli.keys import refuse_keys
+from bailian_apps.cli.shell import console, prepare_streams
 from bailian_apps.cli.view import ConsoleHandler, format_error, print_note
 from bailian_apps.core import errors
 
@@ -40,14 +40,14 @@ def main() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the parent process, as with `>&-`
             setattr(sys, name, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    console = Console(stderr=True)
-    logging.getLogger("bailian_apps").addHandler(ConsoleHandler(console, logging.WARNING))
+    prepare_streams()
+    err = console(stderr=True)
+    logging.getLogger("bailian_apps").addHandler(ConsoleHandler(err, logging.WARNING))
     try:
+        refuse_keys(sys.argv[1:])
         app()
     except errors.BailianError as error:
-        print_note(console, format_error(error), "red")
+        print_note(err, format_error(error), "red")
         sys.exit(exit_code(error))
 
 

@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typing_extensions import override
+
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer may have a click of its own
+
+
+class AppCommand(TyperCommand):
+    """A command that calls an app: suggests how to write a setting that has no option."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            option = getattr(error, "option_name", "")
+            if option.startswith("--") and not getattr(error, "possibilities", None):
+                self._suggest(error, option[2:].replace("-", "_"))
+            raise
+
+    def _suggest(self, error: Any, name: str) -> None:
+        from bailian_apps.core.settings import SETTING_NAMES
+
+        close = difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1)
+        if close:
+            error.message += f". Did you mean --set {close[0]}=…?"
+        else:
+            error.message += f". For a start variable of a workflow, write --biz {name}=…"
+
 
 AppId = Annotated[
     str,
     typer.Argument(
-        help="The app's id, from the console. [bold]-[/] reads BAILIAN_APP_ID.", metavar="APP_ID"
+        help="The app's id, from the console. [bold]-[/] is that of the profile, else of "
+        "BAILIAN_APP_ID.",
+        metavar="APP_ID",
     ),
+]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        envvar="BAILIAN_PROFILE",
+        show_envvar=False,
+        help="Use the settings of this profile (default: BAILIAN_PROFILE). "
+        "[bold]bailian-apps profiles[/] lists them.",
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a picture of the run, as an HTML page, to FILE."),
 ]
 Biz = Annotated[
     list[str] | None,
@@ -89,4 +138,126 @@ AllowHost = Annotated[
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")]
 Pace = Annotated[
     float, typer.Option(min=0, help="Speed relative to the recording; 0 does not wait.")
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY|-|@FILE",
+        help="Accept only this API key (default: any). [bold]-[/] reads DASHSCOPE_API_KEY, "
+        "[bold]@FILE[/] a file: arguments are visible in the list of processes.",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse unknown names, wrong types and values out of range."),
+]
+Nearest = Annotated[
+    bool,
+    typer.Option("--nearest", help="Answer what was not recorded with the most similar recording."),
+]
+RecordMissing = Annotated[
+    bool,
+    typer.Option(
+        "--record-missing",
+        help="Send what was not recorded to the real API, with the caller's key and at your "
+        "cost, and record the answers in FOLDER.",
+    ),
+]
+MissingUpstream = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The real API of --record-missing (default: DASHSCOPE_HTTP_BASE_URL, else the "
+        "public endpoint).",
+    ),
+]
+Reload = Annotated[
+    bool, typer.Option("--reload/--no-reload", help="Read files again when they change.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log admin requests too, not only calls.")
+]
+AppIdOrPrompt = Annotated[
+    str | None,
+    typer.Argument(
+        help="The app's id, from the console. [bold]-[/] is that of the profile, else of "
+        "BAILIAN_APP_ID. Where one of them is set, you can leave it out.",
+        metavar="APP_ID",
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Argument(
+        help="The prompt. [bold]-[/], the default, reads standard input.", metavar="PROMPT"
+    ),
+]
+Stream = Annotated[
+    bool, typer.Option("--stream/--no-stream", help="Print the answer as it arrives.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the request, without its secrets, and do not send it."),
+]
+AllRegions = Annotated[
+    bool,
+    typer.Option(
+        "--all-regions", help="Send the key to the address of every region, to find its own."
+    ),
+]
+ProbePrompt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="What to ask, for an app that does only one thing (default: to list numbers).",
+    ),
+]
+ProbeFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Write the report and a recording of each call here."),
+]
+ReplayFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        help="A recording or a YAML file; two with --diff.",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+ReplayedApp = Annotated[
+    str | None,
+    typer.Option("--app", metavar="ID", help="Which app of a file that has several."),
+]
+Diff = Annotated[
+    bool, typer.Option("--diff", help="Compare two runs: steps, times, tokens and answers.")
+]
+DoctorJson = Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")]
+ProbeJson = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
+ChatSteps = Annotated[
+    bool, typer.Option("--steps/--no-steps", help="Show each of the app's steps in a line.")
+]
+Continue = Annotated[
+    bool, typer.Option("--continue", "-c", help="Continue the newest chat with this app.")
+]
+Load = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Continue the chat that /save has written.")
+]
+History = Annotated[
+    bool,
+    typer.Option(
+        "--history/--no-history",
+        help="Keep your messages and chats in your state directory, for you alone.",
+    ),
+]
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(metadata.version("bailian-apps"))
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
 ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
+import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +15,27 @@ from typing import Any, cast
 from rich.console import Console
 
 from bailian_apps.app import BailianApp
-from bailian_apps.cli.view import as_json, show
+from bailian_apps.cli.keys import refuse_key_as_prompt
+from bailian_apps.cli.profiles import find_profile
+from bailian_apps.cli.view import as_json, print_note, screen_text, show
 from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.result import AppResult
-from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.settings import SETTING_NAMES, AppSettings
 from bailian_apps.run import Run
+
+# Ids from the console; those of an emulator may be any word.
+_CONSOLE_ID = re.compile(r"[0-9a-f]{32}")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Options of a call that are arguments of their own here.
+_ARGUMENTS = {
+    "prompt": "Write the prompt after the app id",
+    "messages": "Use `bailian-apps chat` for a conversation",
+    "session_id": "Write --session ID",
+    "image_list": "Write --image FILE or --image URL",
+    "file_list": "Write --file URL",
+}
 
 
 def run(
@@ -28,6 +46,7 @@ def run(
     *,
     output: str,
     steps: bool,
+    html: Path | None = None,
 ) -> None:
     """Call the app once and print the answer.
 
@@ -39,8 +58,11 @@ def run(
         output: What to write to standard output: `"stream"`, `"text"` (the same, at the end),
             `"json"` (an error, too) or `"raw"`.
         steps: Whether to show the steps.
+        html: Where to write the picture of the run, if anywhere; of one that failed, what arrived.
     """
-    text = _read_prompt(prompt)
+    text = read_prompt(prompt)
+    if html is not None:
+        _check_writable(html)
     settings, on_frame = app.settings, None
     if output == "raw":  # every frame of one attempt
         settings, on_frame = settings.with_overrides({"max_retries": 0}), print_json
@@ -54,11 +76,50 @@ def run(
                 print_json(_error_as_json(error))
             elif output == "text" and error.partial is not None:
                 _print_text(error.partial)
+            if html is not None and error.partial is not None:
+                _save_picture(error.partial, html, console)
             raise
     if output == "json":
         print_json(as_json(result))
     elif output == "text":
         _print_text(result)
+    if html is not None:
+        _save_picture(result, html, console)
+
+
+def app_and_prompt(first: str | None, second: str | None, profile: str | None) -> tuple[str, str]:
+    """Return the app id and the prompt that the two arguments of `run` are; `-` for the default.
+
+    One argument alone is the prompt if the app is known already, from a profile or from
+    BAILIAN_APP_ID. An id of the console, or that of this very app, is an app id all the same, and
+    the prompt is then on standard input.
+
+    Raises:
+        InvalidInputError: One argument alone could be either.
+    """
+    if first is None or second is not None:
+        return first or "-", second or "-"
+    known = (find_profile(profile).fields.get("app_id") if profile else None) or os.environ.get(
+        "BAILIAN_APP_ID"
+    )
+    if not known or first in ("-", known) or _CONSOLE_ID.fullmatch(first):
+        return first, "-"
+    if _WORD.fullmatch(first) and _has_input():
+        raise InvalidInputError(
+            "The only argument",
+            "can be an app id, with the prompt on standard input, or a prompt",
+            f"Write `run {first} -` to call the app {first}, or `run - {first}` to send the word",
+        )
+    return "-", first
+
+
+def _has_input() -> bool:
+    """Whether a file or a pipe is the standard input, which may hold the prompt."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # it is closed, or replaced by an object of Python
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
 
 
 def bailian_app(
@@ -66,19 +127,22 @@ def bailian_app(
     biz: Sequence[str] | None,
     biz_json: str | None,
     settings: Sequence[str] | None,
+    *,
+    profile: str | None = None,
     **options: Any,
 ) -> BailianApp:
     """Make the app that the arguments of a command describe.
 
     Args:
-        app_id: Its id; `-` reads BAILIAN_APP_ID.
+        app_id: Its id; `-` is that of the profile, else of BAILIAN_APP_ID.
         biz: `biz_params`, as `name=text` or `name:=JSON`.
         biz_json: `biz_params` as a JSON object, or as `@` and the path of a JSON file.
         settings: Other settings, as `name=text` or `name:=JSON`.
+        profile: The name of a profile, whose settings the arguments replace.
         **options: Settings that have options of their own; None for those not used.
 
     Raises:
-        InvalidInputError: An argument is not valid.
+        InvalidInputError: An argument, or the profile, is not valid.
     """
     fields = _pairs(settings or (), "--set")
     if "api_key" in fields:
@@ -87,14 +151,41 @@ def bailian_app(
             "would show the key in the list of processes of this machine",
             "Set DASHSCOPE_API_KEY instead",
         )
+    for name in fields.keys() - SETTING_NAMES:
+        raise InvalidInputError(f"--set {name}", "is not a setting", _instead_of(name))
     given = {name: value for name, value in options.items() if value is not None}
+    known: dict[str, Any] = {}
+    if profile:
+        known = find_profile(profile).settings(with_address="base_url" not in given | fields)
     if params := _biz_object(biz_json) | _pairs(biz or (), "--biz"):
-        given["biz_params"] = params
+        given["biz_params"] = {**known.get("biz_params", {}), **params}
     if app_id != "-":
         given["app_id"] = app_id
     for name in fields.keys() & given.keys():
         raise InvalidInputError(f"--set {name}", "is given twice", "Leave it out")
-    return BailianApp(AppSettings.of(fields | given))
+    try:
+        return BailianApp(AppSettings.of(known | fields | given))
+    except InvalidInputError as error:
+        raise InvalidInputError.of([_with_set(each, fields) for each in error.each()]) from None
+
+
+def _with_set(error: InvalidInputError, fields: Mapping[str, Any]) -> InvalidInputError:
+    """Return an error of a setting with the option that set it."""
+    if re.split(r"[.\[]", error.field)[0] not in fields:
+        return error
+    return InvalidInputError(f"--set {error.field}", error.problem, error.hint)
+
+
+def _instead_of(name: str) -> str:
+    """Return what to write instead of `--set` with a name that is not a setting."""
+    if name in _ARGUMENTS:
+        return _ARGUMENTS[name]
+    if close := difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1):
+        return f"Did you mean --set {close[0]}=…?"
+    return (
+        f"Write --biz {name}=… for a start variable of a workflow, or --set "
+        f"""extra_body:='{{"parameters": {{"{name}": …}}}}' for another parameter of the API"""
+    )
 
 
 def media(images: Sequence[str] | None, files: Sequence[str] | None) -> dict[str, Any]:
@@ -176,15 +267,38 @@ def _describe_os_error(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
 
 
-def _read_prompt(prompt: str) -> str:
+def read_prompt(prompt: str) -> str:
+    """Return the prompt; `-` reads standard input.
+
+    Raises:
+        InvalidInputError: It is missing, cannot be read, or is an API key.
+    """
     if prompt == "-" and sys.stdin.isatty():
         raise InvalidInputError(
             "PROMPT", "is missing", 'Write it after the app id ("-" for the one in BAILIAN_APP_ID)'
         )
     try:
-        return sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+        text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
     except UnicodeDecodeError:
         raise InvalidInputError("PROMPT", "is not UTF-8 text", "Convert it with iconv") from None
+    refuse_key_as_prompt(text)
+    return text
+
+
+def _check_writable(html: Path) -> None:
+    """Refuse a file that cannot be written, before anything is sent."""
+    if html.is_dir() or not html.absolute().parent.is_dir():
+        problem = "is a folder" if html.is_dir() else "is in a folder that does not exist"
+        raise InvalidInputError("--html", problem, "Pass the name of a file")
+
+
+def _save_picture(result: AppResult, html: Path, console: Console) -> None:
+    try:
+        result.to_html(html)
+    except OSError as error:
+        print_note(console, f"{html} cannot be written: {error.strerror}", "red")
+        raise SystemExit(1) from None
+    print_note(console, f"Picture of the run: {html.absolute()}")
 
 
 def _error_as_json(error: BailianError) -> dict[str, Any]:
@@ -201,4 +315,4 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def _print_text(result: AppResult) -> None:
-    print(result.text, flush=True)  # noqa: T201
+    print(screen_text(result.text) if sys.stdout.isatty() else result.text, flush=True)  # noqa: T201

@@ -6,17 +6,18 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from time import monotonic
 from typing import IO, Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 from typing_extensions import Self, override
 
+from bailian_apps.core.answer_text import replace_citation_marks
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.events import (
     STEP_DELTAS,
@@ -25,14 +26,16 @@ from bailian_apps.core.events import (
     RunFinished,
     TextDelta,
 )
-from bailian_apps.core.result import EXECUTING, AppResult, Step
+from bailian_apps.core.result import EXECUTING, AppResult, DocReference, Step
 from bailian_apps.terminal import (
     MAX_LIVE_STEPS,
     format_tokens,
     step_text,
     step_tree,
+    steps_that_fit,
     strip_controls,
     with_live_text,
+    wrap_words,
 )
 
 # A field in Python, and its name on the command line.
@@ -83,14 +86,24 @@ def show(
                 result = event.result
         if answer and result.final_text is not None:
             view.write(f"\n{result.final_text}")  # it contradicts the answer; a warning is logged
+    if steps or (answer and view.on_screen):
+        print_references(result.references, console)
     if steps:
-        _print_sources(result, console)
+        _print_totals(result, console)
     return result
 
 
+def screen_text(text: str) -> str:
+    """The text of an answer as a terminal shows it: `[1]` for a citation mark, no controls."""
+    return replace_citation_marks(strip_controls(text), lambda number: f"[{number}]")
+
+
 def print_note(console: Console, text: str, style: str = "dim") -> None:
-    """Print text without wrapping it, so that it can be copied."""
-    console.print(Text(strip_controls(text), style), soft_wrap=True)
+    """Print text, in a terminal wrapped between words: an address stays whole, to be copied."""
+    text = strip_controls(text)
+    if console.is_terminal:
+        text = wrap_words(text, console.width)
+    console.print(Text(text, style), soft_wrap=True)
 
 
 class ConsoleHandler(logging.Handler):
@@ -148,11 +161,15 @@ def as_json(result: AppResult) -> dict[str, Any]:
     }
 
 
-def _print_sources(result: AppResult, console: Console) -> None:
-    for reference in result.references:
+def print_references(references: Sequence[DocReference], console: Console) -> None:
+    """Print the documents that an answer cites, a line each, by the number in their mark."""
+    for reference in references:
         parts = (reference.title or reference.doc_name, reference.doc_url)
         number = f"[{reference.index_id}] " if reference.index_id else ""
         print_note(console, number + " ".join(part for part in parts if part))
+
+
+def _print_totals(result: AppResult, console: Console) -> None:
     usage = result.usage
     facts = (
         format_tokens(usage.input_tokens, usage.output_tokens) if usage.models else "",
@@ -179,14 +196,21 @@ class RunView:
         self._out = sys.stdout
         self._to_terminal = self._out.isatty()
         in_place = steps and console.is_interactive and console.file.isatty()
-        self._tree = _StepTree() if in_place else None
+        spinner = "dots" if console.encoding.startswith("utf") else "line"
+        self._tree = _StepTree(spinner) if in_place else None
         # Two streams on one screen or in one file: steps wait for the answer's line to end.
-        both_terminal = self._to_terminal and console.file.isatty()
-        self._shared = both_terminal or _same_file(self._out, console.file)
+        self._shared = self.on_screen or _same_file(self._out, console.file)
         self._live: Live | None = None
         self._line_open = False
         self._waiting: list[Text] = []
         self._printed: set[tuple[str, bool]] = set()  # steps that have a line, for each state
+        self._running: set[str] = set()
+        self._numbers: dict[str, int] = {}  # of steps that began while others ran; else 0
+
+    @property
+    def on_screen(self) -> bool:
+        """Whether the answer and what goes to the console are both on a terminal."""
+        return self._to_terminal and self._console.file.isatty()
 
     def __enter__(self) -> Self:
         """Show that the run has begun, in a terminal."""
@@ -229,7 +253,7 @@ class RunView:
         text, self._label = self._label + text, ""
         if self._shared:
             self._stop_live()
-        self._out.write(strip_controls(text) if self._to_terminal else text)
+        self._out.write(screen_text(text) if self._to_terminal else text)
         self._out.flush()
         self._line_open = not text.endswith("\n")
         if self._waiting and not self._line_open:
@@ -244,12 +268,23 @@ class RunView:
         if self._live is not None:
             return
         line = (step.id, step.status == EXECUTING)
+        number = self._number(step)
         if line in self._printed or (line[1] and not step.is_named):
             return  # a node's name comes with its first words
+        has_start = line[1] or (step.id, True) in self._printed
         self._printed.add(line)
-        self._waiting.append(step_text(step))
+        self._waiting.append(step_text(step, number if has_start else 0))
         if not (self._shared and self._line_open):
             self._print_waiting()
+
+    def _number(self, step: Step) -> int:
+        """The number by which a step's lines are paired; 0 where no other step can be meant."""
+        number = self._numbers.setdefault(
+            step.id, len(self._numbers) + 1 if self._running - {step.id} else 0
+        )
+        change = self._running.add if step.status == EXECUTING else self._running.discard
+        change(step.id)
+        return number
 
     def show_text(self, step_id: str, text: str) -> None:
         """Show what a step says, while the tree is on the screen."""
@@ -266,7 +301,10 @@ class RunView:
 
     def _print_waiting(self) -> None:
         for line in self._waiting:
-            self._console.print(line, soft_wrap=not self._console.is_terminal)
+            if self._console.is_terminal:  # joined to other text, a line forgets where it is cut
+                self._console.print(line, no_wrap=True, overflow="ellipsis")
+            else:
+                self._console.print(line, soft_wrap=True)
         self._waiting.clear()
 
 
@@ -280,12 +318,19 @@ def _same_file(one: IO[str], other: IO[str]) -> bool:
 class _StepTree:
     """The steps so far and the seconds since the start, drawn anew at each refresh."""
 
-    def __init__(self) -> None:
+    def __init__(self, spinner: str) -> None:
         self.steps: dict[str, Step] = {}
         self._started = monotonic()
-        self._spinner = Spinner("dots", style="yellow")
+        self._spinner = Spinner(spinner, style="yellow")
 
-    def __rich__(self) -> Group:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self._spinner.update(text=Text(f"{monotonic() - self._started:.0f} s", "dim"))
-        newest = list(self.steps.values())[-MAX_LIVE_STEPS:]  # a copy: another thread adds steps
-        return Group(*([step_tree(newest)] if newest else []), self._spinner)
+        steps = list(self.steps.values())  # a copy: another thread adds steps
+        # Of what is higher than the screen, rich shows the head: the oldest steps.
+        rows = min(MAX_LIVE_STEPS, max(console.height - 3, 1))
+        shown = steps_that_fit(steps, rows)
+        if hidden := len(steps) - len(shown):
+            yield Text(f"{hidden} more", "dim")
+        if shown:
+            yield step_tree(shown)
+        yield self._spinner

@@ -10,7 +10,7 @@ as it only repeats that, and the last frame decides. In doubt text comes twice: 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -24,6 +24,9 @@ OutputNodes: TypeAlias = Literal["answer", "steps"]
 AnswerRole: TypeAlias = Literal["source", "output", "end"]
 """The part that a node has in the answer. A source speaks as an Output node does, but what it says
 may be shown once more by an Output or End node."""
+
+Clock: TypeAlias = "Callable[[], float | None]"
+"""Returns the milliseconds since the request was sent, or None where nobody knows them."""
 
 # Types of nodes that compute or decide, whatever such a node is called in the console. The first
 # three are recorded, the others are those of the vendor's open-source platform.
@@ -129,17 +132,27 @@ class Answer:
 
     Attributes:
         final_text: The last frame's text, if it is not what streamed.
+        first_token_ms: When the first text came.
     """
 
-    def __init__(self, events: list[AppEvent], mode: StreamMode, output_nodes: OutputNodes) -> None:
+    def __init__(
+        self,
+        events: list[AppEvent],
+        mode: StreamMode,
+        output_nodes: OutputNodes,
+        clock: Clock,
+    ) -> None:
         """Start with no text.
 
         Args:
             events: Takes the text deltas.
             mode: How the app streams.
             output_nodes: Whether Output nodes say a part of the answer.
+            clock: Is read when the first text comes.
         """
         self.final_text: str | None = None
+        self.first_token_ms: float | None = None
+        self._clock = clock
         self._events = events
         # Where the answer streams. If the mode leaves it open, the first channel with text decides.
         self._channel: AnswerChannel | None = mode.answer_channel
@@ -230,6 +243,8 @@ class Answer:
 
     def _emit(self, text: str, *, last: bool = False) -> None:
         if text := self._buffer.push(text, last=last):
+            if not self._pieces:
+                self.first_token_ms = self._clock()
             self._pieces.append(text)
             self._events.append(TextDelta(text))
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import lru_cache, reduce
 from typing import Literal, TypeAlias
 
+from bailian_apps.core.answer import Clock
 from bailian_apps.core.events import (
     AppEvent,
     ReasoningDelta,
@@ -71,9 +72,22 @@ class AnswerFilter:
     """
 
     def __init__(
-        self, citation_marks: CitationMarks = "keep", think_tags: ThinkTags = "keep"
+        self,
+        citation_marks: CitationMarks = "keep",
+        think_tags: ThinkTags = "keep",
+        *,
+        clock: Clock = lambda: None,
     ) -> None:
-        """Start at the beginning of an answer; the arguments are the settings of these names."""
+        """Start at the beginning of an answer.
+
+        Args:
+            citation_marks: The setting of this name.
+            think_tags: The setting of this name.
+            clock: Is read when a thought begins or ends and when the answer begins.
+        """
+        self._clock = clock
+        self._first_token_ms: float | None = None
+        self._ended: dict[str, Step] = {}  # the thoughts that have ended, with their times
         self._settings: tuple[CitationMarks, ThinkTags] = (citation_marks, think_tags)
         self._reads_tags = think_tags == "reasoning"
         self._changes_text = self._reads_tags or citation_marks == "strip"
@@ -131,11 +145,14 @@ class AnswerFilter:
         if result.finish_reason is not None:
             reader._end_thought(events)
         read = reduce(fold, events, AppResult())
+        if self._reads_tags:  # a thought is not the first text
+            result = replace(result, first_token_ms=self._first_token_ms)
         if not read.steps:
             return replace(result, text=read.text)
+        thoughts = [self._ended.get(step.id, step) for step in read.steps]
         steps = list(result.steps)
-        places = [*self._places, *[len(steps)] * len(read.steps)]
-        for place, step in reversed([*zip(places, read.steps, strict=False)]):
+        places = [*self._places, *[len(steps)] * len(thoughts)]
+        for place, step in reversed([*zip(places, thoughts, strict=False)]):
             steps.insert(place, step)
         reasoning = reasoning_fields((*self._thinkers, *result.reasoning_steps), steps)
         return replace(result, text=read.text, steps=tuple(steps), **reasoning)
@@ -165,7 +182,8 @@ class AnswerFilter:
             return
         self._skips_space = False
         if not self._thinks:
-            self._has_begun = self._has_begun or not text.isspace()
+            if not self._has_begun and not text.isspace():
+                self._has_begun, self._first_token_ms = True, self._clock()
             events.append(TextDelta(text))
             return
         if self._thought is None:
@@ -173,15 +191,20 @@ class AnswerFilter:
             self._places.append(self._steps)
             step_id = _THINK if self._thoughts == 1 else f"{_THINK}#{self._thoughts}"
             self._thinkers.append(step_id)
-            self._thought = Step(id=step_id, kind="reasoning", name=_THINK)
+            now = self._clock()
+            self._thought = Step(
+                id=step_id, kind="reasoning", name=_THINK, started_ms=now, first_token_ms=now
+            )
             events.append(StepStarted(self._thought))
         self._thought_text.append(text)
         events.append(ReasoningDelta(text, self._thought.id))
 
     def _end_thought(self, events: list[AppEvent]) -> None:
         if self._thought is not None:
-            reasoning = "".join(self._thought_text)
-            events.append(StepFinished(replace(self._thought, status=SUCCESS, reasoning=reasoning)))
+            reasoning, now = "".join(self._thought_text), self._clock()
+            thought = replace(self._thought, status=SUCCESS, reasoning=reasoning, ended_ms=now)
+            events.append(StepFinished(thought))
+            self._ended[thought.id] = thought
             self._thought, self._thought_text = None, []
 
 

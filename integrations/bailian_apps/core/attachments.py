@@ -70,6 +70,11 @@ class InlineImage:
         self._digest = ""
         self._where = where
 
+    @property
+    def path(self) -> Path | None:
+        """The file that is read for each request; None for an image in memory."""
+        return self._content if isinstance(self._content, Path) else None
+
     def data_url(self) -> str:
         """Return the image as a Data URL, its type judged by the content.
 

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from bailian_apps.core.answer import Answer, OutputNodes
+from bailian_apps.core.answer import Answer, Clock, OutputNodes
 from bailian_apps.core.documents import PassageScores, score_or_none
 from bailian_apps.core.errors import StreamInterruptedError
 from bailian_apps.core.events import (
@@ -68,6 +68,7 @@ class Decoder:
         output_nodes: OutputNodes = "answer",
         asked_session: str | None = None,
         history_format: HistoryFormat | None = None,
+        clock: Clock = lambda: None,
     ) -> None:
         """Start a run.
 
@@ -76,13 +77,15 @@ class Decoder:
             output_nodes: Whether Output nodes say a part of the answer.
             asked_session: The session that the run was to continue.
             history_format: How the whole conversation was sent; None if it was not.
+            clock: Returns the milliseconds since the request was sent. It is read when a step
+                begins, first speaks or ends, at the first text of the answer and at the end.
         """
         mode = stream_mode(flow_stream_mode)
         self._asked_session = asked_session
         self._history_format: HistoryFormat | None = history_format
         self._events: list[AppEvent] = []  # what is new in the frame being read
-        self._answer = Answer(self._events, mode, output_nodes)
-        self._steps = StepReader(self._events, self._answer, mode)
+        self._answer = Answer(self._events, mode, output_nodes, clock)
+        self._steps = StepReader(self._events, self._answer, mode, clock)
         self._is_workflow = mode.is_workflow
         self._references: list[DocReference] = []
         self._known_references: dict[tuple[str | None, str], list[DocReference]] = {}
@@ -94,6 +97,8 @@ class Decoder:
         self.session_id: str | None = None
         self._request_id: str | None = None
         self._finish_reason: str | None = None
+        self._clock = clock
+        self._elapsed_ms: float | None = None
         self.started = False
         self._raw: Mapping[str, Any] = {}
 
@@ -131,6 +136,8 @@ class Decoder:
             self._request_id = str(request_id)
         if not self.started:
             self.started = True
+            if finish_reason(fields) is not None:
+                self._steps.clock = lambda: None  # steps that arrive in one frame have no times
             ids = (self.session_id, self._request_id)
             whole_history = self._history_format is not None
             self._events.append(RunStarted(*ids, self.context_lost, whole_history))
@@ -193,6 +200,8 @@ class Decoder:
             context_lost=self.context_lost,
             whole_history=self._history_format is not None,
             history_format=self._history_format,
+            first_token_ms=self._answer.first_token_ms,
+            elapsed_ms=self._elapsed_ms if self.finished else self._clock(),
             raw=dict(self._raw),
         )
 
@@ -205,6 +214,7 @@ class Decoder:
             text = ""
         self._finish_reason = finish_reason(fields)
         if self._finish_reason is not None:
+            self._elapsed_ms = self._clock()
             self._steps.finish_all()
             self._finish_answer(text)
         elif text:

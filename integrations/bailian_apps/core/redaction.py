@@ -55,6 +55,11 @@ def redact_biz_params(biz_params: Mapping[str, Any], names: Sequence[str] = ()) 
     return cast("dict[str, Any]", _redacted(biz_params, names, ""))
 
 
+def redact_value(value: Any) -> Any:
+    """Return any value of a run, such as a step's input, with its secrets masked as above."""
+    return _redacted(value, (), "")
+
+
 def redact_headers(headers: Mapping[str, Any]) -> dict[str, str]:
     """Return headers with every value masked: any may identify a user."""
     return dict.fromkeys(headers, MASK)

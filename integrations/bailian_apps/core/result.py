@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from bailian_apps.core.documents import RetrievedDocument, best_of_each, read_documents
@@ -51,6 +52,13 @@ class Step:
         reasoning: All reasoning deltas joined.
         error: What failed, when `failed`, with the app's error code if there is one.
         duration_ms: Milliseconds the cloud reports; None where it reports none.
+        started_ms: When the step was first listed, as all of these three: in milliseconds since
+            the request of the answered attempt was sent, by the arrival of the frame. So it has the
+            network's and the reader's delays, which `duration_ms` has not. None where arrival says
+            nothing: the whole answer came in one frame, or was read from a file without times. Two
+            steps that differ in nothing else are equal.
+        first_token_ms: When its first output or reasoning arrived; None if there was none.
+        ended_ms: When it was listed as ended; None for a step that has not.
         parent_id: The id of the step that this one ran in, if the app reports it.
         usage: The models that the step called, and their tokens; None where the frames do not show
             whose they are. They are part of `AppResult.usage`.
@@ -68,6 +76,9 @@ class Step:
     duration_ms: float | None = None
     parent_id: str | None = None
     usage: Usage | None = None
+    started_ms: float | None = field(default=None, compare=False)
+    first_token_ms: float | None = field(default=None, compare=False)
+    ended_ms: float | None = field(default=None, compare=False)
 
     @property
     def failed(self) -> bool:
@@ -232,6 +243,11 @@ class AppResult:
             continue: the app did not know the earlier conversation. A warning was logged.
         whole_history: Whether the whole conversation was sent.
         history_format: How it was sent: as `"messages"` or as a `"prompt"`; None if it was not.
+        first_token_ms: When the first text of the answer arrived, in milliseconds since the request
+            of the answered attempt was sent; None if none did. Two results that differ only in
+            times are equal.
+        elapsed_ms: When the frame that ended the run arrived, counted in the same way; of a run
+            that did not finish, how long it had taken.
         raw: The last frame as it came.
     """
 
@@ -250,6 +266,37 @@ class AppResult:
     whole_history: bool = False
     history_format: HistoryFormat | None = None
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    first_token_ms: float | None = field(default=None, compare=False)
+    elapsed_ms: float | None = field(default=None, compare=False)
+
+    def to_html(self, path: str | Path | None = None, *, title: str | None = None) -> str:
+        """Return the picture of the run as one HTML page, which loads nothing.
+
+        Args:
+            path: A file to write it to, too.
+            title: The page's title; by default it names the run.
+        """
+        from bailian_apps.inspector import render
+
+        html = render(self, title=title)
+        if path is not None:
+            Path(path).write_text(html, encoding="utf-8")
+        return html
+
+    def to_svg(self, path: str | Path | None = None) -> str:
+        """Return the waterfall of the run's steps as an SVG image; write it to `path`, if given."""
+        from bailian_apps.inspector import to_svg
+
+        svg = to_svg(self)
+        if path is not None:
+            Path(path).write_text(svg, encoding="utf-8")
+        return svg
+
+    def _repr_html_(self) -> str:
+        """Return the picture of the run for a notebook."""
+        from bailian_apps.inspector import notebook_html
+
+        return notebook_html(self)
 
     @property
     def documents(self) -> tuple[RetrievedDocument, ...]:

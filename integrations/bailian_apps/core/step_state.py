@@ -35,6 +35,9 @@ class StepState:
     reasoning_buffer: SurrogateBuffer = field(default_factory=SurrogateBuffer)
     error: str | None = None
     duration_ms: float | None = None
+    started_ms: float | None = None
+    first_token_ms: float | None = None
+    ended_ms: float | None = None
     finished: bool = False
     source: Source | None = None  # the channel that this step's text comes from
     last: Piece = _NOTHING  # the newest piece
@@ -57,6 +60,9 @@ class StepState:
             reasoning="".join(self.reasoning) + reasoning,
             error=self.error,
             duration_ms=self.duration_ms,
+            started_ms=self.started_ms,
+            first_token_ms=self.first_token_ms,
+            ended_ms=self.ended_ms,
             parent_id=self.parent_id,
             usage=self.caller.usage if self.caller else None,
         )

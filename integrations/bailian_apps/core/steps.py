@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from bailian_apps.core.answer import Answer, answer_role
+from bailian_apps.core.answer import Answer, Clock, answer_role
 from bailian_apps.core.entries import (
     Node,
     Source,
@@ -71,16 +71,21 @@ class StepReader:
         finished_count: How many steps have ended.
         thinkers: The ids of the steps that think, in the order of their first thoughts.
         end_value: The JSON value that an End node put out. The last frame has its text too.
+        clock: Is read when a step begins, first speaks or ends.
     """
 
-    def __init__(self, events: list[AppEvent], answer: Answer, mode: StreamMode) -> None:
+    def __init__(
+        self, events: list[AppEvent], answer: Answer, mode: StreamMode, clock: Clock
+    ) -> None:
         """Read for a decoder.
 
         Args:
             events: Takes what is new.
             answer: Takes the text of nodes that may have a part in the answer.
             mode: How the app streams.
+            clock: See above.
         """
+        self.clock = clock
         self.end_value = ""
         self.thinkers: list[str] = []
         self.saw_node = False
@@ -271,6 +276,7 @@ class StepReader:
         step_id = base_id if run == 1 else f"{base_id}#{run}"
         step = StepState(step_id, kind, name, type_, status, parent_id)
         step.input = call_input or step.input
+        step.started_ms = self.clock()
         self._newest[base_id] = step
         self._steps.append(step)
         self._events.append(StepStarted(step.snapshot()))
@@ -314,6 +320,8 @@ class StepReader:
             self._answer.add_node_piece(step.id, step.role, output, last=True)
 
     def _emit(self, step: StepState, output: str, reasoning: str, *, last: bool = False) -> None:
+        if (output or reasoning) and not (step.output or step.reasoning):
+            step.first_token_ms = self.clock()
         if (reasoning or last) and (reasoning := step.reasoning_buffer.push(reasoning, last=last)):
             if not step.reasoning:
                 self.thinkers.append(step.id)
@@ -329,6 +337,7 @@ class StepReader:
         step.input.settle()
         step.status = status
         step.finished = True
+        step.ended_ms = self.clock()
         if step.caller is not None:
             step.caller.ended = True
         if step.role is not None:

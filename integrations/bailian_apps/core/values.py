@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -84,10 +85,12 @@ def milliseconds(value: object) -> float | None:
     text = str(value).strip()
     try:
         if text.endswith("ms"):
-            return float(text[:-2])
-        return float(text[:-1]) * 1000 if text.endswith("s") else float(text)
+            ms = float(text[:-2])
+        else:
+            ms = float(text[:-1]) * 1000 if text.endswith("s") else float(text)
     except ValueError:
         return None
+    return ms if math.isfinite(ms) else None
 
 
 _JSON = json.JSONDecoder()

@@ -26,6 +26,7 @@ from bailian_apps.emulator.models import Answer, AppFunction, Call, Failure, Rec
 from bailian_apps.emulator.sessions import Session, Turn
 
 try:
+    from bailian_apps.emulator.apps.app_files import AppFiles
     from bailian_apps.emulator.apps.files import ScenarioError, load_apps
     from bailian_apps.emulator.emulator import Emulator
     from bailian_apps.emulator.recorder.recorder import Recorder
@@ -41,6 +42,7 @@ __all__ = [
     "RECORDINGS",
     "Agent",
     "Answer",
+    "AppFiles",
     "AppFunction",
     "Call",
     "Emulator",

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any, cast
 
 from bailian_apps.emulator.wire.frames import NestingError, parse_json, to_json
@@ -42,6 +43,16 @@ def is_secret(name: str, value: object) -> bool:
     if is_number and name.lower().endswith("tokens"):
         return False
     return is_credential(name, may_count=is_number or str(value).isdecimal())
+
+
+def masked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers with their secrets masked; the scheme of a key stays."""
+    masked = dict(headers)
+    for name, value in headers.items():
+        if is_secret(name, value):
+            scheme, space, _ = value.partition(" ")
+            masked[name] = f"{scheme} {MASK}" if space else MASK
+    return masked
 
 
 def redacted(value: Any) -> Any:

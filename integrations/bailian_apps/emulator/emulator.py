@@ -14,6 +14,9 @@ from bailian_apps.emulator.errors import first_problem
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.page.page import RenderRun, Shown, with_page
+from bailian_apps.emulator.page.state import EmulatorState
+from bailian_apps.emulator.recorder.recorder import Recorder
 from bailian_apps.emulator.server.endpoint import BASE_PATH, Cloud, asgi_app
 from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
@@ -21,6 +24,7 @@ from bailian_apps.emulator.server.local_server import (
     LocalServer,
     with_access_log,
 )
+from bailian_apps.emulator.server.refusals import checked_hosts
 from bailian_apps.emulator.sessions import Session, SessionStore, UnknownSession
 
 
@@ -54,13 +58,16 @@ class Emulator(LocalServer):
         session_max_rounds: int = 50,
         unknown_session: UnknownSession = "fresh",
         strict: bool = False,
+        render_run: RenderRun | None = None,
+        record_missing: Recorder | None = None,
     ) -> None:
         """Load the apps; nothing listens before `start` or the `with` block.
 
         Args:
             apps: The app for each app id: the path of a recording (`.sse`, `.json`, `.jsonl`) or
                 of a YAML file, a `Workflow`, an `Agent` or `Rules`, one of these as `Paced`, or a
-                function; any of these as `PromptOnly`. The function gets a `Call` and returns a
+                function; any of these as `PromptOnly`. As `AppFiles`, files are read again when
+                they change. The function gets a `Call` and returns a
                 text, a payload, a list of payloads, or a generator of payloads; it may be async.
                 To fail it returns or raises `Failure`.
             api_key: The only valid key. By default any key but an empty one is valid.
@@ -76,6 +83,12 @@ class Emulator(LocalServer):
             strict: Whether to refuse unknown names, wrong types and values out of range, to find
                 mistakes that the cloud ignores. By default, as on the cloud, only requests that
                 cannot be answered are refused.
+            render_run: Renders a run for the page at `page_url`, such as
+                `bailian_apps.inspector.render_frames`; by default the page lists the steps.
+            record_missing: Where a call goes that no recording answers, or whose app is missing:
+                it is passed on to the upstream of this recorder, with its own key, and the answer
+                is recorded unless it is an error. The recorder need not be started. A call goes
+                nowhere if a fault hits it or if it continues a session of the emulator.
 
         Raises:
             RecordingError: A recording cannot be read.
@@ -86,7 +99,8 @@ class Emulator(LocalServer):
         check_pace(pace)
         self._threads = WorkerThreads()
         self._cloud = Cloud(
-            own_apps={app_id: as_app(source, self._threads) for app_id, source in apps.items()},
+            own_apps=apps,
+            as_app=partial(as_app, workers=self._threads),
             api_key=api_key,
             pace=pace,
             sleep=sleep,
@@ -97,8 +111,21 @@ class Emulator(LocalServer):
                 unknown=unknown_session,
             ),
             strict=strict,
+            recorder=record_missing,
         )
-        app = with_access_log(asgi_app(self._cloud))
+        state = EmulatorState(self._cloud)
+        shown = Shown(
+            kind="emulator",
+            base_path=BASE_PATH,
+            exchanges=lambda: self._cloud.exchanges,
+            state=state.read,
+            sessions=state.sessions,
+            faults=self.faults,
+            api_key=api_key,
+            allowed_hosts=checked_hosts(allowed_hosts),
+            render_run=render_run,
+        )
+        app = with_page(with_access_log(asgi_app(self._cloud)), shown)
         super().__init__(app, BASE_PATH, host=host, port=port, allowed_hosts=allowed_hosts)
 
     @property
@@ -131,7 +158,20 @@ class Emulator(LocalServer):
             ScenarioError: A YAML file is invalid or has several apps.
             TypeError: It is not an app.
         """
-        self._cloud.apps[app_id] = as_app(source, self._threads)
+        self._cloud.add_app(app_id, source)
+
+    def remove_app(self, app_id: str) -> None:
+        """Remove an app; `reset` undoes it.
+
+        Raises:
+            KeyError: The app does not exist.
+        """
+        self._cloud.remove_app(app_id)
+
+    @property
+    def apps(self) -> list[str]:
+        """The ids of all apps."""
+        return list(self._cloud.apps)
 
     @property
     def faults(self) -> dict[str, str]:
@@ -197,11 +237,17 @@ class Emulator(LocalServer):
         self._cloud.sessions.advance(seconds)
 
     def reset(self) -> None:
-        """Remove requests, sessions, faults and added apps, and reset the clock.
+        """Remove requests, sessions, faults and changes of the apps, and reset the clock.
 
         Answers in progress continue, but do not change the new state.
         """
         self._cloud.reset()
+
+    def start(self) -> None:
+        """Start to listen; see `LocalServer.start`."""
+        if self._cloud.recorder is not None:
+            self._cloud.recorder.open()
+        super().start()
 
     def stop(self) -> None:
         """Abort all open streams and end the server's thread; does nothing if not running.
@@ -212,6 +258,8 @@ class Emulator(LocalServer):
         """
         if self._running is None:
             return
+        if self._cloud.recorder is not None:
+            self._cloud.recorder.close()
         super().stop()
         left = self._threads.join(SHUTDOWN_TIMEOUT_S)
         if left:

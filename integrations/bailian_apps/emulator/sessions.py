@@ -78,6 +78,11 @@ class SessionStore:
             raise ValueError(f"seconds={seconds} must be 0 or more; the clock only moves forward")
         self._ahead_s += seconds
 
+    @property
+    def ahead_s(self) -> float:
+        """How far the clock was moved forward, in seconds."""
+        return self._ahead_s
+
     def open(
         self, app_id: str, requested: str | None, *, resume: bool, recorded: str | None
     ) -> Session | None:

@@ -146,6 +146,8 @@ class MessageChunkBuilder:
             "whole_history": result.whole_history or None,
             "history_format": result.history_format,
             "final_text": self._cut(result.final_text),
+            "first_token_ms": result.first_token_ms,
+            "elapsed_ms": result.elapsed_ms,
         }
         chunk.response_metadata.update(
             {key: value for key, value in metadata.items() if value not in (None, [])}

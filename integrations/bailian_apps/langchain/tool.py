@@ -59,6 +59,8 @@ class AppToolArtifact(TypedDict):
         reasoning: The reasoning of all steps. It and the next two are missing in older artifacts.
         final_text: As in `AppResult`.
         attempts: How many times the request was sent.
+        first_token_ms: As in `AppResult`; missing in older artifacts, as the next one.
+        elapsed_ms: As in `AppResult`.
         bailian: The marker with which the thread's next call continues the session.
         output: The answer as JSON values, if the tool has an `output_schema`.
         answer: The app's answer, if the tool has `remember=True` (the message may be edited), or if
@@ -76,6 +78,8 @@ class AppToolArtifact(TypedDict):
     reasoning: NotRequired[str]
     final_text: NotRequired[str | None]
     attempts: NotRequired[int]
+    first_token_ms: NotRequired[float | None]
+    elapsed_ms: NotRequired[float | None]
     output: NotRequired[Any]
     answer: NotRequired[str]
 
@@ -302,6 +306,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             "reasoning": result.reasoning,
             "final_text": result.final_text,
             "attempts": result.attempts,
+            "first_token_ms": result.first_token_ms,
+            "elapsed_ms": result.elapsed_ms,
         }
         if self.remember:
             artifact["answer"] = result.text

@@ -240,6 +240,8 @@ def raw_response(result: AppResult) -> dict[str, Any]:
         "steps": [step.to_dict() for step in result.steps],
         "references": [reference.to_dict() for reference in result.references],
         "usage": _usage_dict(result.usage),
+        "first_token_ms": result.first_token_ms,
+        "elapsed_ms": result.elapsed_ms,
     }
     if result.final_text is not None:
         raw["final_text"] = result.final_text

@@ -13,7 +13,7 @@ from typing import cast
 import aiohttp
 
 from bailian_apps.core.errors import BailianError
-from bailian_apps.transport.async_pool import AsyncConnections, LoopSession
+from bailian_apps.transport.async_pool import AsyncConnections, LoopSession, on_connected
 from bailian_apps.transport.doubles import refusal, refuse_unseen_call
 from bailian_apps.transport.environment import tls_context, uses_tls
 from bailian_apps.transport.http_answer import (
@@ -46,10 +46,11 @@ class AsyncCall:
         self._connections = connections
         self._budget = budget
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_until = 0.0  # on the budget's clock: a loop may have another
         self._timed_out = False
         self._loop_lagged = False
         self._sending: asyncio.Task[aiohttp.ClientResponse] | None = None
-        self._connected = False
+        self._transport: asyncio.Transport | None = None  # once there is a connection
         self._loop_session: LoopSession | None = None
         self._process = os.getpid()
         self._response: aiohttp.ClientResponse | None = None
@@ -75,7 +76,7 @@ class AsyncCall:
                     self._budget.stop_clock()
                     yield frames
                     self._budget.start_clock()
-                    if self._timer is None or self._timer.when() > self._budget.until:
+                    if self._timer is None or self._timer_until > self._budget.until:
                         self._set_timer()
                 if reader.error is not None:
                     raise reader.error
@@ -112,8 +113,7 @@ class AsyncCall:
             raise environment_error(
                 "async calls cannot use a SOCKS proxy; use an HTTP proxy, or call synchronously"
             )
-        sender = aiohttp.ClientSession._request  # pyright: ignore[reportPrivateUsage]
-        refuse_unseen_call(request.url, sender=sender)
+        refuse_unseen_call(request.url, sender="aiohttp")
         self._budget.remaining_s()  # raises if the time is up already: then nothing is sent
         self._set_timer()
         try:
@@ -121,6 +121,7 @@ class AsyncCall:
             session = self._loop_session.session
             secure = uses_tls(request.url, proxy)
             whole = len(request.body) <= _WHOLE_BODY
+            before = on_connected.set([self._on_connected])
             self._sending = asyncio.ensure_future(
                 session.post(
                     request.url,
@@ -131,15 +132,15 @@ class AsyncCall:
                     proxy=proxy,
                     ssl=tls_context(environment.certificates()) if secure else True,
                     timeout=_NO_TIMEOUT,
-                    trace_request_ctx=self._on_connected,
                 )
             )
+            on_connected.reset(before)  # the task has a copy
             self._sending.add_done_callback(self._remember_response)
             response = await self._await_head(self._sending)
         except BailianError:
             raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if not self._connected:
+            if self._transport is None:
                 raise connect_error(request.url, error, proxy=proxy) from None
             raise connection_lost_error(sent=True) from None
         except Exception as error:
@@ -167,10 +168,10 @@ class AsyncCall:
                 left_s = _LOOP_LAG_S
             else:
                 self._timed_out = True
-                if self._response is None and self._sending is not None:
-                    self._sending.cancel()
+                self._cancel_sending()
                 self.close()
                 return
+        self._timer_until = self._budget.until
         self._timer = asyncio.get_running_loop().call_later(left_s, self._set_timer)
 
     def _remember_response(self, sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
@@ -189,16 +190,25 @@ class AsyncCall:
         try:
             await asyncio.wait([sending])
         except asyncio.CancelledError:
-            sending.cancel()
+            self._cancel_sending()
             await asyncio.wait([sending])
             raise
         if self._timed_out:  # also where the head arrived in the same moment
             raise self._budget.error()
         return sending.result()
 
-    def _on_connected(self) -> None:
+    def _cancel_sending(self) -> None:
+        """Give the request up, if the head of its response has not arrived."""
+        if self._sending is None or self._sending.done():
+            return
+        if self._transport is not None and os.getpid() == self._process:
+            # As in `close`: a forked child may hold the connection, too.
+            shut_down(self._transport.get_extra_info("socket"))
+        self._sending.cancel()
+
+    def _on_connected(self, transport: asyncio.Transport) -> None:
         """There is a connection, and the request is sent on it."""
-        self._connected = True
+        self._transport = transport
         self._budget.request_started()
         self._set_timer()
 

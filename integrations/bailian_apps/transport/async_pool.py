@@ -12,8 +12,8 @@ import contextlib
 import contextvars
 import functools
 import weakref
-from collections.abc import AsyncGenerator
-from types import SimpleNamespace
+from collections.abc import AsyncGenerator, Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
 _READ_SIZE: Final = 1 << 16
 _DAY_S: Final = 86_400.0  # the timers of some event loops (Qt's) hold 24 days at most
+
+on_connected: ContextVar[list[Callable[[asyncio.Transport], None]]] = ContextVar("on_connected")
+"""What to call with the connection on which the current task sends its request, once.
+
+It is taken out: the connection, which lives longer, keeps the context in which it was made.
+"""
 
 
 class _IdleProtocol(asyncio.Protocol):
@@ -112,8 +118,7 @@ class _Connector(aiohttp.TCPConnector):
                 raise spoke_first_error()
         if not reused:
             _keep_alive(transport)
-        for trace in traces:
-            await trace.send_connection_create_end()
+        on_connected.get().pop()(transport)
         return connection
 
     def _watch_idle(self, transport: asyncio.Transport, protocol: ResponseHandler) -> None:
@@ -157,6 +162,9 @@ class LoopSession:
     frees its timers; one of them has the only reference to a `_LoopEnd`, which closes them without
     the loop. So the user does not have to close anything, and no socket is left behind.
 
+    uvloop differs: a loop that is closed closes its connections itself, each with a ResourceWarning
+    (off by default); one that ran and is dropped unclosed is never freed, and keeps them.
+
     Attributes:
         session: The aiohttp session.
         closing: Whether the call that ends last closes the connections.
@@ -180,7 +188,6 @@ class LoopSession:
             read_bufsize=_READ_SIZE,
             max_line_size=_READ_SIZE,  # as http.client reads them
             max_field_size=_READ_SIZE,
-            trace_configs=[_trace_connections()],
         )
         self._calls = 0
         self.closing = False
@@ -212,7 +219,7 @@ class LoopSession:
         self._forget()
         self.session.detach()
         self._connector.drop(self._loop)
-        if timer := self.timer():
+        if (timer := self.timer()) and not self._loop.is_closed():
             self._loop.call_soon(timer.cancel)  # after the loop has closed what was aborted
 
     async def _close_with_loop(self) -> AsyncGenerator[None]:
@@ -298,16 +305,6 @@ def _keep_alive(transport: asyncio.Transport) -> None:
         with contextlib.suppress(OSError):  # already lost; reading will report it
             for option in KEEP_ALIVE:
                 opened.setsockopt(*option)
-
-
-async def _on_connection(_session: object, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx()
-
-
-def _trace_connections() -> aiohttp.TraceConfig:
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_create_end.append(_on_connection)
-    return tracing
 
 
 def _close_without_loop(transport: Any) -> None:

@@ -2,7 +2,8 @@
 
 A test suite that replaces `requests` or httpx, or the SDK, believes that no call leaves the
 machine. Calls of this package use neither. They would reach the cloud unseen, and cost money; so
-they are refused, except in the local network. Nothing here imports a double.
+they are refused, except in the local network, or where the test wants them. Nothing here imports a
+double.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from pathlib import PurePath
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -19,46 +22,60 @@ import urllib3
 from bailian_apps.core.errors import ConnectError
 from bailian_apps.transport.http_answer import environment_error
 
-# Where each double replaces a function of its own: the double's module, and the function.
-_REPLACED: Final = (
-    ("responses", "requests.adapters", "HTTPAdapter.send"),
-    ("requests_mock", "requests", "Session.send"),
-    ("requests_mock", "requests", "Session.get_adapter"),
-    ("respx", "httpcore", "ConnectionPool.handle_request"),
-    ("respx", "httpx", "Client._transport_for_url"),
-    ("pytest_httpx", "httpx", "HTTPTransport.handle_request"),
-    ("unittest", "dashscope", "Application.call"),
-    ("unittest", "dashscope.api_entities.http_request", "HttpRequest.call"),
-    ("unittest", "requests.adapters", "HTTPAdapter.send"),
-    ("unittest", "requests", "Session.send"),
-    ("unittest", "requests", "Session.request"),
-    ("unittest", "requests", "Session.post"),
-)
+# What a request of the SDK, of `requests` or of httpx passes through: functions, and classes with
+# all their methods. With one of them replaced, such a request may not be sent.
+_SENDERS: Final = {
+    "dashscope": ("Application",),
+    "dashscope.app.application": ("Application", "_build_api_request"),
+    "dashscope.client.base_api": ("BaseApi",),
+    "dashscope.api_entities.http_request": ("HttpRequest", "_get_shared_sync_session"),
+    "requests": ("Session", "post", "request"),
+    "requests.api": ("request",),
+    "requests.adapters": ("HTTPAdapter",),
+    "urllib3": ("PoolManager", "HTTPConnectionPool"),
+    "urllib3.util.connection": ("create_connection",),
+    "httpx": ("Client", "AsyncClient", "HTTPTransport", "AsyncHTTPTransport", "post", "request"),
+    "httpcore": ("ConnectionPool", "AsyncConnectionPool"),
+    "aiohttp": ("ClientSession",),
+}
+# What calls of this package pass through themselves, by the library that sends them.
+_SEEING: Final = {
+    "urllib3": ("urllib3.PoolManager.urlopen", "urllib3.HTTPConnectionPool.urlopen"),
+    "aiohttp": ("aiohttp.ClientSession.post", "aiohttp.ClientSession._request"),
+}
+_LIBRARIES: Final = frozenset(module.partition(".")[0] for module in _SENDERS)
+_STDLIB: Final = Path(os.__file__).parent
+_DOUBLES: Final = ("unittest.mock", "responses", "requests_mock", "respx", "pytest_httpx")
 # Whose errors mean that a test forbids the call.
 _REFUSE: Final = ("pytest_socket", "vcr")
+_LIVE: Final = "BAILIAN_LIVE"
+
+# The methods of a class when none was replaced, so that not every call looks at each of them.
+_unreplaced: dict[tuple[type, bool], tuple[Any, ...]] = {}
 
 
-def refuse_unseen_call(url: str, *, sender: object = None) -> None:
+def refuse_unseen_call(url: str, *, sender: str) -> None:
     """Refuse a call that leaves the local network while a double is active that cannot see it.
 
     Args:
         url: Where it goes.
-        sender: The function that sends it. If that is a mock, as in aioresponses, it is seen.
+        sender: The library that sends it, `urllib3` or `aiohttp`. A double of that may see the
+            call, as aioresponses sees an async one.
 
     Raises:
         ConnectError: It is refused; nothing was sent.
     """
-    if is_cassette_active() or hasattr(sender, "mock"):
+    host = urlsplit(url).hostname or ""
+    if _is_local(host) or is_cassette_active() or os.environ.get(_LIVE) == "1":
         return
-    for double, module, name in _REPLACED:
-        if module in sys.modules and _is_active(double, module, name):
-            host = urlsplit(url).hostname or ""
-            if not _is_local(host):
-                raise environment_error(
-                    f"a test has replaced {module}.{name} ({double}), which calls of this package "
-                    f"do not use: this one would have reached {host}; use the emulator "
-                    "(bailian_apps.emulator) or vcrpy"
-                )
+    replaced = dict(_replaced())
+    if replaced and not any(name in replaced for name in _SEEING[sender]):
+        name, double = next(iter(replaced.items()))
+        raise environment_error(
+            f"a test has replaced {name} ({double}), which this call does not use: it "
+            f"would have reached {host}; use the emulator (bailian_apps.emulator) or vcrpy, or set "
+            f"the environment variable {_LIVE}=1 where a test is to send it"
+        )
 
 
 def is_cassette_active() -> bool:
@@ -80,23 +97,55 @@ def refusal(error: Exception) -> ConnectError | None:
     return environment_error(f"a test forbids this call: {kind.__name__}: {first_line}")
 
 
-def _is_active(double: str, module: str, name: str) -> bool:
-    """Whether a double has replaced a function. Tracers, which wrap it, keep its `__module__`."""
-    if double not in sys.modules:
+def _replaced() -> Iterator[tuple[str, str]]:
+    """Find what doubles have replaced: the whole name of each, and the double."""
+    in_pytest = "PYTEST_CURRENT_TEST" in os.environ
+    if not in_pytest and not any(double in sys.modules for double in _DOUBLES):
+        return
+    for module, names in _SENDERS.items():
+        if module not in sys.modules:
+            continue
+        for name in names:
+            sender: Any = getattr(sys.modules[module], name, None)
+            if double := _double(sender, in_pytest=in_pytest):
+                yield f"{module}.{name}", double
+            elif isinstance(sender, type):
+                parts = tuple(vars(sender).values())
+                if _unreplaced.get((sender, in_pytest)) == parts:
+                    continue
+                doubles = [_double(each, in_pytest=in_pytest) for each in parts]
+                for part, double in zip(tuple(vars(sender)), doubles, strict=False):
+                    if double is not None:
+                        yield f"{module}.{name}.{part}", double
+                if not any(doubles):
+                    _unreplaced[sender, in_pytest] = parts
+
+
+def _double(found: Any, *, in_pytest: bool) -> str | None:
+    """Return which double something is, if it is one.
+
+    A function of no library is a test's own, under pytest. Libraries such as requests-cache replace
+    functions, too; and tracers, which wrap them, keep their `__module__`.
+    """
+    if type(found) is FunctionType:
+        found = vars(found).get("mock", found)  # of a mock with a spec
+    origin = getattr(found, "__module__", None)
+    if type(origin) is not str:
+        return None
+    library = origin.partition(".")[0]
+    if origin in _DOUBLES or library in _DOUBLES:
+        return origin if origin in _DOUBLES else library
+    if in_pytest and callable(found) and library not in _LIBRARIES and _is_own(origin):
+        return origin
+    return None
+
+
+def _is_own(module: str) -> bool:
+    """Whether a module is neither installed nor Python's own."""
+    path = getattr(sys.modules.get(module), "__file__", None)
+    if path is None or Path(path).is_relative_to(_STDLIB):
         return False
-    found: Any = sys.modules[module]
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    found = getattr(found, "mock", found)  # of a function that a mock with a spec has made
-    origin = str(getattr(found, "__module__", ""))
-    if origin.partition(".")[0] == double:
-        return True
-    if double != "unittest" or (test := os.environ.get("PYTEST_CURRENT_TEST")) is None:
-        return False
-    if module == "dashscope":
-        return origin.partition(".")[0] != module
-    # Libraries such as requests-cache replace functions of `requests` too: only a test's own count.
-    return origin.rpartition(".")[2] in ("conftest", PurePath(test.partition("::")[0]).stem)
+    return not {"site-packages", "dist-packages"} & set(Path(path).parts)
 
 
 def _is_local(host: str) -> bool:
@@ -106,6 +155,7 @@ def _is_local(host: str) -> bool:
     """
     try:
         address = ipaddress.ip_address(host)
+        address = getattr(address, "ipv4_mapped", None) or address
         return address.is_private and not address.is_link_local
     except ValueError:
         name = host.rstrip(".")

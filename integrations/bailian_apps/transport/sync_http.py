@@ -145,7 +145,7 @@ class SyncCall:
 
     def _send(self, request: HTTPRequest) -> tuple[int, Mapping[str, str]]:
         """Send the request and read the head of the response."""
-        refuse_unseen_call(request.url)
+        refuse_unseen_call(request.url, sender="urllib3")
         body = _TrackedBody(request.body, self.budget)
         before = current.set(self)  # a signal handler's call may interrupt another
         try:

@@ -60,9 +60,15 @@ def shut_down(connected: Any) -> None:
     """
     # gevent and eventlet wrap a socket; those from before they patched the module are plain.
     plain = getattr(connected, "fd", None) or getattr(connected, "_sock", connected)
-    if isinstance(plain, _socket.socket):
-        with contextlib.suppress(OSError):  # closed already
+    with contextlib.suppress(OSError, ValueError):  # closed already
+        if isinstance(plain, _socket.socket):
             _socket.socket.shutdown(plain, socket.SHUT_RDWR)
+        elif hasattr(plain, "fileno"):  # uvloop's, which can only be asked for its number
+            borrowed = _socket.socket(fileno=plain.fileno())
+            try:
+                borrowed.shutdown(socket.SHUT_RDWR)
+            finally:
+                borrowed.detach()
 
 
 class _DeadlineRawIO(io.RawIOBase):

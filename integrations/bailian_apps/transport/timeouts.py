@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
@@ -15,6 +16,22 @@ _DRAIN_S: Final = 0.5
 _ERROR_BODY_S: Final = 5.0
 
 
+class Stopwatch:
+    """Measures the time since a request was sent."""
+
+    def __init__(self) -> None:
+        """Start now."""
+        self.restart()
+
+    def restart(self) -> None:
+        """Start again: a request is being sent."""
+        self._started = time.monotonic()
+
+    def __call__(self) -> float:
+        """Return the milliseconds since the start, to a tenth."""
+        return round((time.monotonic() - self._started) * 1000, 1)
+
+
 class TimeoutBudget:
     """What a call is waiting for, and until when.
 
@@ -25,16 +42,26 @@ class TimeoutBudget:
         until: When the current wait ends.
     """
 
-    __slots__ = ("_deadline", "_limits", "_phase", "until")
+    __slots__ = ("_deadline", "_limits", "_on_sent", "_phase", "until")
 
-    def __init__(self, limits: Timeout, deadline: float | None) -> None:
-        """Start to wait for a connection; the whole call has to end by `deadline`."""
+    def __init__(
+        self,
+        limits: Timeout,
+        deadline: float | None,
+        on_sent: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Start to wait for a connection; the whole call has to end by `deadline`.
+
+        `on_sent` is called when the request is being sent.
+        """
+        self._on_sent = on_sent
         self._limits = limits
         self._deadline = float("inf") if deadline is None else deadline
         self._wait("connect_s", limits.connect_s)
 
     def request_started(self) -> None:
         """Start to wait for the first frame: the request is being sent."""
+        self._on_sent()
         self._wait("first_frame_s", self._limits.first_frame_s)
 
     def stop_clock(self) -> None:

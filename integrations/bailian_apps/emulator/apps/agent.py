@@ -52,7 +52,8 @@ def agent_frames(agent: Agent, call: Call) -> Iterator[Frame]:
     for thought, entries in thoughts:
         now_ms += thought.latency_ms
         for index, entry in enumerate(entries[:-1]):
-            now_ms += thought.chunk_ms if index else 0.0
+            runs = thought.duration_ms is not None and index == len(entries) - 2
+            now_ms += (thought.duration_ms or 0.0) if runs else thought.chunk_ms if index else 0.0
             sent += 1
             yield frame("", [*past, entry])
         past += [] if newest else entries[-1:]

@@ -12,21 +12,29 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
+from urllib.parse import quote
 
 from bailian_apps.emulator.apps.agent import agent_frames
 from bailian_apps.emulator.apps.files import DescribedApp, load_app
+from bailian_apps.emulator.apps.recorded_app import RecordedApp
 from bailian_apps.emulator.apps.recordings import Recording, as_payload
 from bailian_apps.emulator.apps.rules import AnswerSource, Paced, PromptOnly, Rules
 from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.apps.worker_threads import WorkerThreads
 from bailian_apps.emulator.apps.workflow import workflow_frames
+from bailian_apps.emulator.errors import suggestion
 from bailian_apps.emulator.models import AppFunction, Call, Failure
 from bailian_apps.emulator.wire.frames import Frame, as_object
 
 AppSource: TypeAlias = str | os.PathLike[str] | DescribedApp | AppFunction
 """What `Emulator(apps=…)` accepts as an app."""
 
+NEAREST_HEADER = "x-emulator-nearest"
+"""Names the recording that answers a call that was not recorded, and what differs."""
+
+_KINDS = {Workflow: "workflow", Agent: "agent", Rules: "rules", ErrorAnswer: "error"}
 _DELTA_CHARS = 4
+_LISTED_APPS = 10
 _END = object()
 
 logger = logging.getLogger(__name__)
@@ -43,28 +51,38 @@ class App:
         session_id: The preferred id of its first session.
         request_id: The preferred id of its first answer.
         pace: Its own pace; None uses the emulator's.
+        kind: What it is, for people.
+        source: What it was made of: a description, a recording or a function.
     """
 
     frames: Callable[[Call], AsyncGenerator[Frame, None]]
     session_id: str | None = None
     request_id: str | None = None
     pace: float | None = None
+    kind: str = "function"
+    source: object = None
 
 
 def as_app(source: AppSource, workers: WorkerThreads) -> App:
     """Return the app for a source; see `Emulator` for the errors."""
     if isinstance(source, PromptOnly):
         app = as_app(source.source, workers)
-        return replace(app, frames=partial(_frames_of_prompt, source, app.frames))
+        return replace(app, frames=partial(_frames_of_prompt, source, app.frames), source=source)
     if isinstance(source, Paced):
-        return replace(as_app(source.source, workers), pace=source.pace)
+        return replace(as_app(source.source, workers), pace=source.pace, source=source)
     if isinstance(source, Recording):
         frames = partial(_frames_of, source)
-        return App(frames, session_id=source.session_id, request_id=source.request_id)
+        first_ids = source.session_id, source.request_id
+        return App(frames, *first_ids, kind="recording", source=source)
+    if isinstance(source, RecordedApp):
+        first = source.recordings[0]
+        frames = partial(_frames_of, source)
+        first_ids = first.session_id, first.request_id
+        return App(frames, *first_ids, kind="recordings", source=source)
     if isinstance(source, Workflow | Agent | Rules | ErrorAnswer):
-        return App(partial(_frames_of, source))
+        return App(partial(_frames_of, source), kind=_KINDS[type(source)], source=source)
     if callable(source):
-        return App(partial(_frames_of_function, source, workers))
+        return App(partial(_frames_of_function, source, workers), source=source)
     try:
         path = Path(source)
     except TypeError as error:
@@ -75,18 +93,26 @@ def as_app(source: AppSource, workers: WorkerThreads) -> App:
     return as_app(load_app(path), workers)
 
 
-async def _unknown_app(call: Call) -> AsyncGenerator[Frame, None]:
-    """Yield the error; in a stream it is an event, and the HTTP status is 200.
+def unknown_app(app_id: str, served: Iterable[str]) -> App:
+    """Return what answers for an app that does not exist."""
+    ids = list(served)
+    more = f" and {len(ids) - _LISTED_APPS} more" if len(ids) > _LISTED_APPS else ""
+    listed = f"serves {', '.join(ids[:_LISTED_APPS])}{more}" if ids else "serves no app"
+    # The first sentence is the cloud's.
+    problem = (
+        "Required parameter(AppId) missing or invalid, please check the request parameters. "
+        f"The emulator {listed}{suggestion(app_id, ids) or '.'}"
+    )
 
-    See tests/recordings/error-app-id-invalid-elided.sse.
-    """
-    problem = "Required parameter(AppId) missing or invalid, please check the request parameters."
-    failure = Failure(status=400, code="InvalidParameter", message=problem)
-    yield failure.as_frame(call.request_id)
+    async def frames(call: Call) -> AsyncGenerator[Frame, None]:
+        """Yield the error; in a stream it is an event, and the HTTP status is 200.
 
+        See tests/recordings/error-app-id-invalid-elided.sse.
+        """
+        failure = Failure(status=400, code="InvalidParameter", message=problem)
+        yield failure.as_frame(call.request_id)
 
-UNKNOWN_APP = App(_unknown_app)
-"""Answers for every unknown app id."""
+    return App(frames, kind="unknown")
 
 
 async def _frames_of_prompt(
@@ -97,14 +123,23 @@ async def _frames_of_prompt(
             yield frame
 
 
-async def _frames_of(source: AnswerSource | Rules, call: Call) -> AsyncGenerator[Frame, None]:
-    chosen = source.choose(call) if isinstance(source, Rules) else source
+async def _frames_of(
+    source: AnswerSource | Rules | RecordedApp, call: Call
+) -> AsyncGenerator[Frame, None]:
+    headers: dict[str, str] = {}
+    if isinstance(source, RecordedApp):
+        chosen, differ = source.choose(call)
+        if differ:
+            headers[NEAREST_HEADER] = quote(f"{chosen.path.name}; differs: {differ}", safe="; :,")
+    else:
+        chosen = source.choose(call) if isinstance(source, Rules) else source
     if isinstance(chosen, ErrorAnswer):
         raise chosen.as_failure()
     if isinstance(chosen, Recording):
         if missing := chosen.missing_features(call.request.parameters):
             logger.warning("%s: %s", chosen.path.name, missing)
-        frames = chosen.with_ids(session_id=call.session_id, request_id=call.request_id)
+        ids = {"session_id": call.session_id, "request_id": call.request_id}
+        frames = chosen.with_ids(**ids, headers=headers)
     elif isinstance(chosen, Workflow):
         frames = workflow_frames(chosen, call)
     else:

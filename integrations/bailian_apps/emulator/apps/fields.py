@@ -53,6 +53,16 @@ Milliseconds: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 
 
+class UnknownFieldError(ValueError):
+    """A description has a field that does not exist; `name` is its name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        """Create the error."""
+        hint = suggestion(name, known) or "."
+        super().__init__(f"unknown field {name!r}{hint} The fields are: {', '.join(known)}")
+        self.name = name
+
+
 class Description(BaseModel):
     """Base of all scenario models: frozen, without type coercion and unknown fields."""
 
@@ -63,9 +73,7 @@ class Description(BaseModel):
     def _check_names(cls, value: object) -> object:
         for name in as_object(value) or {}:
             if name not in cls.model_fields:
-                hint = suggestion(str(name), cls.model_fields) or "."
-                known = ", ".join(cls.model_fields)
-                raise ValueError(f"unknown field {name!r}{hint} The fields are: {known}")
+                raise UnknownFieldError(str(name), cls.model_fields)
         return value
 
 
@@ -103,18 +111,21 @@ class When(Description):
             return False
         missing = object()
         params = call.biz_params
-        return all(_agree(item, params.get(key, missing)) for key, item in self.biz_params.items())
+        return all(agree(item, params.get(key, missing)) for key, item in self.biz_params.items())
 
 
-def _agree(wanted: Any, given: Any) -> bool:
+def agree(wanted: Any, given: Any) -> bool:
     """Return whether two JSON values are equal; what a recording has masked, any agrees with."""
     if isinstance(wanted, dict) and isinstance(given, dict):
         fields, others = cast("dict[str, Any]", wanted), cast("dict[str, Any]", given)
-        return fields.keys() == others.keys() and all(_agree(fields[k], others[k]) for k in fields)
+        return fields.keys() == others.keys() and all(agree(fields[k], others[k]) for k in fields)
     if isinstance(wanted, list) and isinstance(given, list):
         items, others = cast("list[Any]", wanted), cast("list[Any]", given)
-        return len(items) == len(others) and all(map(_agree, items, others))
-    return wanted in (given, MASK, redacted(given))
+        return len(items) == len(others) and all(map(agree, items, others))
+    if isinstance(wanted, str) and isinstance(given, str) and MASK in wanted:
+        pattern = ".*".join(map(re.escape, wanted.split(MASK)))
+        return bool(re.fullmatch(pattern, given, re.DOTALL)) or wanted == redacted(given)
+    return wanted in (given, redacted(given))
 
 
 def split_pieces(text: Any, *, whole: bool = False) -> list[str]:

@@ -1,17 +1,16 @@
 """Loads apps from recordings, YAML files and folders of them."""
 
 import os
-import re
-from collections.abc import Hashable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, TypeAlias
 
-import yaml
 from pydantic import ValidationError
 
-from bailian_apps.emulator.apps.fields import When
+from bailian_apps.emulator.apps.fields import UnknownFieldError
+from bailian_apps.emulator.apps.recorded_app import Matching, RecordedApp
 from bailian_apps.emulator.apps.recordings import (
     SUFFIXES,
     Recording,
@@ -23,22 +22,19 @@ from bailian_apps.emulator.apps.rules import (
     AppDescription,
     Paced,
     PromptOnly,
-    Rule,
     Rules,
 )
-from bailian_apps.emulator.credentials import is_secret
-from bailian_apps.emulator.models import ReceivedRequest
-from bailian_apps.emulator.wire.frames import MAX_NESTING, as_object, to_json
+from bailian_apps.emulator.apps.yaml_text import YamlError, YamlText
+from bailian_apps.emulator.wire.frames import as_list, as_object, parse_json
 
-DescribedApp: TypeAlias = AnswerSource | Rules | Paced | PromptOnly
+DescribedApp: TypeAlias = AnswerSource | Rules | RecordedApp | Paced | PromptOnly
 """An app that a file can define."""
 
 _YAML = (".yaml", ".yml")
-_MAX_ALIASED = 100_000
 
 
 class ScenarioError(ValueError):
-    """A file of apps is invalid; the message has the file and the field."""
+    """A file of apps is invalid; the message has the file, the line and the field."""
 
 
 def load_apps(
@@ -62,16 +58,49 @@ def load_apps(
         RecordingError: A recording cannot be read.
     """
     path = Path(path)
+    root = None if root is None else Path(root)
+    apps = merge_apps({file: load_file(file, root) for file in files_of(path)})
+    if not apps:
+        endings = ", ".join((*_YAML, *SUFFIXES))
+        raise ScenarioError(f"{path}: no apps in this folder; it needs files that end in {endings}")
+    return apps
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files of a folder that define apps, or the path of a file itself."""
     if not path.is_dir():
-        if path.suffix in _YAML:
-            return _load_yaml(path, None if root is None else Path(root))
-        recording = load_recording(path)
-        return {recording.request.app_id if recording.request else path.stem: recording}
+        return [path]
+    # Before each call of some emulators, so names and not paths: ten times faster.
+    names = sorted(name for name in os.listdir(path) if name.endswith((*_YAML, *SUFFIXES)))  # noqa: PTH208
+    return [path / name for name in names]
+
+
+def load_file(path: Path, root: Path | None) -> dict[str, DescribedApp]:
+    """Load the apps of one file; see `load_apps` for the arguments and errors."""
+    if path.suffix in _YAML:
+        return _load_yaml(path, root)
+    recording = load_recording(path)
+    return {recording.request.app_id if recording.request else path.stem: recording}
+
+
+def merge_apps(
+    files: Mapping[Path, Mapping[str, DescribedApp]], matching: Matching | None = None
+) -> dict[str, DescribedApp]:
+    """Return the apps of several files.
+
+    Args:
+        files: The apps of each file.
+        matching: How a call finds its recording; by default an app with one recording answers
+            every call with it, and otherwise the prompt and `biz_params` count.
+
+    Raises:
+        ScenarioError: Two apps have the same id, and are not both recordings of the recorder.
+    """
     apps: dict[str, DescribedApp] = {}
     origin: dict[str, Path] = {}
-    recorded: dict[str, list[tuple[Recording, ReceivedRequest]]] = {}
-    for file in sorted(each for each in path.iterdir() if each.suffix in (*_YAML, *SUFFIXES)):
-        for app_id, app in load_apps(file, root=root).items():
+    recorded: dict[str, list[Recording]] = {}
+    for file, found in files.items():
+        for app_id, app in found.items():
             request = app.request if isinstance(app, Recording) else None
             if app_id in apps and not (request and app_id in recorded):
                 raise ScenarioError(
@@ -79,144 +108,151 @@ def load_apps(
                 )
             apps[app_id], origin[app_id] = app, file
             if isinstance(app, Recording) and request:
-                recorded.setdefault(app_id, []).append((app, request))
-    apps |= {app_id: _rules_of(several) for app_id, several in recorded.items() if several[1:]}
-    if not apps:
-        endings = ", ".join((*_YAML, *SUFFIXES))
-        raise ScenarioError(f"{path}: no apps in this folder; it needs files that end in {endings}")
+                recorded.setdefault(app_id, []).append(app)
+    for app_id, several in recorded.items():
+        if matching or several[1:]:
+            apps[app_id] = RecordedApp(several, matching or "prompt")
     return apps
 
 
-def _rules_of(recorded: list[tuple[Recording, ReceivedRequest]]) -> Rules:
-    """Return one app for all recordings of it; of two equal calls, the later recording counts."""
-    rules: dict[tuple[str, str], Rule] = {}
-    for recording, request in recorded:
-        params = {k: item for k, item in request.biz_params.items() if not is_secret(k, item)}
-        when = When(matches=rf"\A{re.escape(request.prompt)}\Z", biz_params=params)
-        rules[request.prompt, to_json(params)] = Rule(when=when, recording=recording)
-    # Rules with more biz_params come first: a rule without biz_params matches any.
-    most_first = sorted(rules, key=lambda known: -len(known[1]))
-    return Rules(rules=[rules[known] for known in most_first])
+def only_app(path: Path, apps: Mapping[str, DescribedApp], app_id: str = "") -> DescribedApp:
+    """Return the only app of a file, or the one with an id.
+
+    Raises:
+        ScenarioError: There are several, and none has the id.
+    """
+    if app_id in apps:
+        return apps[app_id]
+    if len(apps) != 1:
+        none = f", and none is {app_id!r}" if app_id else "; pass load_apps(path) as apps"
+        raise ScenarioError(f"{path}: has {len(apps)} apps, {', '.join(apps)}{none}")
+    return next(iter(apps.values()))
 
 
 def load_app(path: Path) -> DescribedApp:
-    """Load the only app of a file; see `load_apps` for the errors."""
-    apps = load_apps(path)
-    if len(apps) != 1:
-        raise ScenarioError(
-            f"{path}: has {len(apps)} apps, {', '.join(apps)}; pass load_apps(path) as apps"
-        )
-    return next(iter(apps.values()))
+    """Load the only app of a file or folder; see `load_apps` for the errors."""
+    return only_app(path, load_apps(path))
+
+
+def parse_app(text: str) -> DescribedApp:
+    """Return the app that a text in JSON or YAML describes; it may not refer to files.
+
+    Raises:
+        ScenarioError: It describes no app, or refers to a recording.
+    """
+    source = YamlText("")
+    try:
+        value = parse_json(text)
+    except ValueError:
+        source = _read_yaml(None, text)
+        value = source.value
+    if as_object(value) is None:
+        raise ScenarioError("must be a mapping with the fields of one app")
+    return _describe(None, None, source, (), value)
 
 
 def _load_yaml(path: Path, root: Path | None) -> dict[str, DescribedApp]:
     try:
-        value: object = yaml.load(read_text(path), _Loader)  # noqa: S506
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise ScenarioError(f"{where}: not YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: such as a date 2025-13-01
-        raise ScenarioError(f"{path}: not YAML: {error}") from error
-    content = as_object(value)
+    source = _read_yaml(path, text)
+    content = as_object(source.value)
+    describe = partial(_describe, path, root, source)
+    if items := as_list(source.value):
+        return _load_list(path, source, (), items, describe)
     if not content:
         raise ScenarioError(f"{path}: defines no app; it needs `apps:` or the fields of one app")
-    describe = partial(_describe, path, root)
     if "apps" not in content:
-        return {path.stem: describe("", content)}
+        return {path.stem: describe((), content)}
     if other := [str(name) for name in content if name != "apps"]:
         raise ScenarioError(
-            f"{path}: {', '.join(other)}: not allowed beside `apps`; move it into an app"
+            f"{path}:{source.line_of(other[:1])}: {', '.join(other)}: not allowed beside `apps`; "
+            "move it into an app"
         )
+    if items := as_list(content["apps"]):
+        return _load_list(path, source, ("apps",), items, describe)
     apps: dict[Any, Any] | None = as_object(content["apps"])
+    where = f"{path}:{source.line_of(['apps'])}"
     if not apps:
-        raise ScenarioError(f"{path}: apps: must be a mapping of app ids to apps")
+        raise ScenarioError(f"{where}: apps: must be a mapping of app ids to apps, or a list")
     for app_id in apps:
         if not isinstance(app_id, str):
-            raise ScenarioError(f"{path}: apps.{app_id}: an app id must be a string; quote it")
-    return {app_id: describe(f"apps.{app_id}", app) for app_id, app in apps.items()}
+            raise ScenarioError(f"{where}: apps.{app_id}: an app id must be a string; quote it")
+    return {app_id: describe(("apps", app_id), app) for app_id, app in apps.items()}
 
 
-def _describe(path: Path, root: Path | None, where: str, value: object) -> DescribedApp:
-    context = {"folder": path.parent, "root": root}
+def _load_list(
+    path: Path,
+    source: YamlText,
+    where: tuple[str, ...],
+    items: list[Any],
+    describe: Callable[[tuple[str | int, ...], object], DescribedApp],
+) -> dict[str, DescribedApp]:
+    """Load the apps of a list; each has its id as a field."""
+    apps: dict[str, DescribedApp] = {}
+    for index, item in enumerate(items):
+        place = (*where, index)
+        at = f"{path}:{source.line_of(place)}: {_name(place)}"
+        fields = as_object(item)
+        if fields is None:
+            raise ScenarioError(f"{at}: must be a mapping with `id` and the fields of one app")
+        app_id: object = fields.get("id")
+        if not isinstance(app_id, str) or not app_id:
+            raise ScenarioError(f"{at}.id: an app in a list needs its id, a string")
+        if app_id in apps:
+            raise ScenarioError(f"{at}.id: {app_id!r} is the id of another app too; rename one")
+        rest = {name: value for name, value in fields.items() if name != "id"}
+        apps[app_id] = describe(place, rest)
+    return apps
+
+
+def _read_yaml(path: Path | None, text: str) -> YamlText:
+    try:
+        return YamlText(text)
+    except YamlError as error:
+        raise ScenarioError(f"{_at(path, error.line)}not YAML: {error}") from error
+
+
+def _describe(
+    path: Path | None,
+    root: Path | None,
+    source: YamlText,
+    where: tuple[str | int, ...],
+    value: object,
+) -> DescribedApp:
+    context = {"folder": None if path is None else path.parent, "root": root}
     try:
         return AppDescription.model_validate(value, context=context).app
     except ValidationError as error:
-        problems = [_problem(where, each) for each in error.errors(include_url=False)]
-        raise ScenarioError("\n".join(f"{path}: {problem}" for problem in problems)) from error
+        problems: list[str] = []
+        for each in error.errors(include_url=False):
+            place = (*where, *each["loc"])
+            unknown = each.get("ctx", {}).get("error")
+            key = [unknown.name] if isinstance(unknown, UnknownFieldError) else []
+            line = source.line_of([*place, *key])
+            problems.append(_at(path, line if source.value else None) + _problem(place, each))
+        raise ScenarioError("\n".join(problems)) from error
 
 
-def _problem(where: str, error: Any) -> str:
-    field = where
-    for part in error["loc"]:
+def _at(path: Path | None, line: int | None) -> str:
+    if path is None:
+        return f"line {line}: " if line else ""
+    return f"{path}:{line}: " if line else f"{path}: "
+
+
+def _name(place: Iterable[str | int]) -> str:
+    field = ""
+    for part in place:
         field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+    return field
+
+
+def _problem(place: tuple[str | int, ...], error: Any) -> str:
+    field = _name(place)
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] != "missing" and not isinstance(error["input"], dict):
         message += f" (got {type(error['input']).__name__} {str(error['input'])[:60]!r})"
         if error["type"] == "string_type" and isinstance(error["input"], (bool, int, float, date)):
             message += "; quote it"  # YAML reads `no` as false, and `1.10` as a number
     return f"{field}: {message}" if field else message
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys, deep nesting, and aliases that stand for very many values.
-
-    PyYAML's own loader ignores all but the last of duplicate keys. An alias is one object to it,
-    but whatever checks or shows the values visits them as often as they are named.
-    """
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._open = 0
-        # How many values each node stands for, itself included, and in how many levels.
-        self._extents: dict[yaml.Node, tuple[int, int]] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Return the next node of the document."""
-        event = cast("yaml.Event", self.peek_event())  # pyright: ignore[reportUnknownMemberType]
-        self._open += 1
-        self._check_nesting(self._open, event.start_mark)
-        node = super().compose_node(parent, index)
-        self._open -= 1
-        if node is None:
-            return None
-        if isinstance(event, yaml.AliasEvent):
-            if node not in self._extents:
-                _refuse("an alias stands for a value that contains it", event.start_mark)
-            return node
-        inner = [self._extents[each] for each in _nodes_in(node)]
-        size = 1 + sum(each[0] for each in inner)
-        levels = 1 + max((each[1] for each in inner), default=0)
-        self._check_nesting(levels, node.start_mark)
-        self._extents[node] = size, levels
-        if size - len(self._extents) > _MAX_ALIASED:
-            _refuse(f"aliases stand for more than {_MAX_ALIASED} values", node.start_mark)
-        return node
-
-    def _check_nesting(self, levels: int, mark: yaml.Mark) -> None:
-        if levels > MAX_NESTING:
-            _refuse(f"nested more than {MAX_NESTING} levels deep", mark)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return the mapping for a node."""
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"duplicate key {key!r}", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _nodes_in(node: yaml.Node) -> list[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return [each for pair in node.value for each in pair]
-    return node.value if isinstance(node, yaml.SequenceNode) else []
-
-
-def _refuse(problem: str, mark: yaml.Mark) -> NoReturn:
-    raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)

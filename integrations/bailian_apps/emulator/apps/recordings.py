@@ -6,7 +6,7 @@ with its file and line.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -82,8 +82,10 @@ class Recording:
             self, frames=tuple(replace(f, offset_ms=index * every_ms) for index, f in frames)
         )
 
-    def with_ids(self, *, session_id: str, request_id: str) -> Iterator[Frame]:
-        """Yield the frames with the ids of a call.
+    def with_ids(
+        self, *, session_id: str, request_id: str, headers: Mapping[str, str]
+    ) -> Iterator[Frame]:
+        """Yield the frames with the ids of a call, and with headers for its response.
 
         Raises:
             Failure: The recording is an HTTP error.
@@ -92,28 +94,38 @@ class Recording:
         if self.request and not self.streamed and self.cut_ms is None:
             (frame,) = self.frames
             if frame.status != 200 or frame.raw is not None:
-                raise _RecordedFailure(frame, self.response_headers)
+                raise _RecordedFailure(frame, {**self.response_headers, **headers})
         for frame in self.frames:
             payload = {**frame.payload, "request_id": request_id}
             if frame.output:
                 payload["output"] = {**frame.output, "session_id": session_id}
             whole = frame.cumulative_output
             whole = None if whole is None else {**whole, "session_id": session_id}
-            yield replace(frame, payload=payload, cumulative_output=whole)
+            yield replace(frame, payload=payload, cumulative_output=whole, headers=headers)
         if self.cut_ms is not None:
             raise CutOff(self.cut_ms)
 
     def missing_features(self, parameters: JsonObject) -> str | None:
         """Return what a request asks for that the recording does not have, or None."""
-        if self.request is None or not self.streamed:
+        if self.request is None:
             return None
-        mode = self.flow_stream_mode or DEFAULT_MODE
-        if mode not in (DEFAULT_MODE, parameters.get("flow_stream_mode") or DEFAULT_MODE):
+        if self.other_mode(parameters.get("flow_stream_mode")):
+            mode = self.flow_stream_mode
             return f"recorded with flow_stream_mode={mode}; it is replayed in that mode"
         recorded_thoughts = is_true(self.request.parameters.get("has_thoughts"))
-        if is_true(parameters.get("has_thoughts")) and not recorded_thoughts:
+        if (
+            is_true(parameters.get("has_thoughts"))
+            and not recorded_thoughts
+            and any(frame.output for frame in self.frames)
+            and not any(_has_steps(frame.output) for frame in self.frames)
+        ):
             return "recorded without has_thoughts; the replay has no steps"
         return None
+
+    def other_mode(self, asked: object) -> bool:
+        """Return whether the stream was recorded in a mode that cannot be turned into `asked`."""
+        recorded = self.flow_stream_mode or DEFAULT_MODE
+        return self.streamed and recorded not in (DEFAULT_MODE, asked or DEFAULT_MODE)
 
     @property
     def streamed(self) -> bool:
@@ -133,6 +145,10 @@ class _RecordedFailure(Failure):
 
     def as_frame(self, request_id: str) -> Frame:
         return replace(self._frame, payload={**self._frame.payload, "request_id": request_id})
+
+
+def _has_steps(output: JsonObject) -> bool:
+    return bool(output.get("thoughts") or output.get("workflow_message"))
 
 
 def load_recording(path: str | os.PathLike[str]) -> Recording:

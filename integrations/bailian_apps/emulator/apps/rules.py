@@ -41,6 +41,8 @@ def _load(value: object, info: ValidationInfo) -> object:
     if info.context is None:
         return load_recording(value)
     context = cast("JsonObject", info.context)
+    if context["folder"] is None:
+        raise ValueError("only a file may name a recording; serve the recording itself")
     return load_recording(path_inside(value, context["folder"], context["root"]))
 
 

@@ -231,7 +231,9 @@ class Thought(Description):
         observation: The result: a text, a JSON object or a list. By default a retrieval finds the
             references.
         latency_ms: From the step before to its first piece.
-        chunk_ms: From one piece to the next; the observation is the last one.
+        chunk_ms: From one piece to the next.
+        duration_ms: How long the tool or the search runs: from its call to its observation; by
+            default `chunk_ms`.
     """
 
     reasoning: AgentText | None = None
@@ -242,11 +244,12 @@ class Thought(Description):
     observation: Observation = ""
     latency_ms: Milliseconds = 0
     chunk_ms: Milliseconds = 0
+    duration_ms: Milliseconds | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> "Thought":
         check_one_of(self, ["reasoning", "tool", "retrieval"])
-        unusual = self.model_fields_set & {"type", "arguments", "observation"}
+        unusual = self.model_fields_set & {"type", "arguments", "observation", "duration_ms"}
         if self.reasoning is not None and unusual:
             names = ", ".join(sorted(unusual))
             raise ValueError(f"`reasoning` cannot be combined with {names}; leave it out")

@@ -85,6 +85,11 @@ class FaultPlan:
         with self._lock:
             self._plans.clear()
 
+    def pending(self) -> list[tuple[FaultSpec, float]]:
+        """Return the faults that may still happen, each with the number of calls left to hit."""
+        with self._lock:
+            return [(plan.spec, plan.left) for plan in self._plans if plan.left > 0]
+
     def take(self, app_id: str, *, stream: bool) -> FaultSpec | None:
         """Return the fault for this call; of several, the one added first."""
         if not self._plans:

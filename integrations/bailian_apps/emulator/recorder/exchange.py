@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,8 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 
 from bailian_apps.emulator.apps.recordings import read_event
+from bailian_apps.emulator.credentials import masked_headers
+from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
 from bailian_apps.emulator.wire.frames import (
     Frame,
@@ -83,11 +85,26 @@ class Exchange:
         """Whether this is a call of an app; nothing else is recorded."""
         return self._app_id is not None
 
+    def received(self, body: bytes) -> ReceivedRequest:
+        """Return the request with this body, for the page."""
+        return ReceivedRequest(
+            app_id=self._app_id or "",
+            body=body,
+            headers=masked_headers(self._headers),
+            body_bytes=len(body),
+        )
+
     @property
     def finished(self) -> bool:
         """Whether the answer is complete."""
         data = as_object(self._entries[-1].get("data")) if self._entries else None
         return Frame(payload=data or {}).finished
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the answer came, to its end and without an error."""
+        failed = any(entry.get("event") == "error" for entry in self._entries)
+        return self.status == 200 and self.ended_by is None and not failed
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Record the status and the headers of the response."""
@@ -175,10 +192,10 @@ class Exchange:
 class RecordingFolder:
     """The folder that recordings are written to."""
 
-    def __init__(self, path: Path) -> None:
-        """Use a folder; it is not created before `open`."""
+    def __init__(self, path: Path, mask: Iterable[str] = ()) -> None:
+        """Use a folder; it is not created before `open`. `mask` has names of further secrets."""
         self._path = path
-        self._scrubber = Scrubber()
+        self._scrubber = Scrubber(mask)
         self._last_number = 0
         self._taken: set[int] = set()
         self._changed_ns = 0

@@ -9,7 +9,7 @@ import logging
 import os
 import ssl
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,21 +18,27 @@ import certifi
 import yarl
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from bailian_apps.emulator.page.exchanges import Exchange as ShownExchange
+from bailian_apps.emulator.page.exchanges import Exchanges
+from bailian_apps.emulator.page.page import RenderRun, Shown, with_page
 from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
 from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
     LocalServer,
+    Outcome,
     transport_of,
     wait_for_disconnect,
 )
-from bailian_apps.emulator.server.refusals import TOO_LONG, error_response, read_body
+from bailian_apps.emulator.server.refusals import TOO_LONG, checked_hosts, error_response, read_body
+from bailian_apps.emulator.wire.frames import JsonObject
 
 PUBLIC_API = "https://dashscope.aliyuncs.com/api/v1"
 """The default upstream: the public endpoint of the Beijing region."""
 
 _CONNECT_S = 10.0
+_SHOWN_RECORDINGS = 500
 
 # Headers of a single connection (RFC 9110, 7.6.1).
 _HOP_BY_HOP = {
@@ -60,6 +66,9 @@ class Recorder(LocalServer):
 
     A context manager, like the emulator. All recordings are written when its block is left.
 
+    Attributes:
+        upstream: The base address of the real API.
+
     Example:
         ```python
         with Recorder("recordings") as proxy:
@@ -78,6 +87,8 @@ class Recorder(LocalServer):
         port: int = 0,
         allowed_hosts: Sequence[str] = (),
         ca_bundle: str | os.PathLike[str] | None = None,
+        render_run: RenderRun | None = None,
+        mask: Iterable[str] = (),
     ) -> None:
         """Prepare the proxy; nothing listens before `start` or the `with` block.
 
@@ -89,6 +100,9 @@ class Recorder(LocalServer):
             allowed_hosts: Further names of the recorder, as those of `Emulator`.
             ca_bundle: A file or directory of certificates to trust; by default those that
                 `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` and `SSL_CERT_FILE` name, or else certifi's.
+            render_run: Renders a run for the page at `page_url`, as for `Emulator`.
+            mask: Names whose values are masked too, in requests and answers, at any depth and in
+                any case: `["phone", "身份证"]`.
 
         Raises:
             ValueError: `upstream` is not an http(s) URL, or has a user name, password or query; or
@@ -100,16 +114,28 @@ class Recorder(LocalServer):
             raise ValueError("upstream must not contain a user name or password; remove them")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
+        base_path = parts.path.rstrip("/")
+        self._exchanges = Exchanges()
+        shown = Shown(
+            kind="recorder",
+            base_path=base_path,
+            exchanges=lambda: self._exchanges,
+            state=self._page_state,
+            allowed_hosts=checked_hosts(allowed_hosts),
+            render_run=render_run,
+        )
+        app = with_page(self._handle, shown)
         super().__init__(
-            self._handle,
-            parts.path.rstrip("/"),
+            app,
+            base_path,
             host=host,
             port=port,
             allowed_hosts=allowed_hosts,
             shows_pages=False,
         )
+        self.upstream = upstream
         self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._folder = RecordingFolder(Path(out))
+        self._folder = RecordingFolder(Path(out), mask)
         self._stopping = False
         self._tls = _tls_context(ca_bundle)
 
@@ -127,14 +153,26 @@ class Recorder(LocalServer):
                 belong to this machine.
         """
         if self._running is None:
-            self._folder.open()
-            self._stopping = False
+            self.open()
         super().start()
 
     def stop(self) -> None:
         """Abort open exchanges, write their recordings and stop; does nothing if not running."""
-        self._stopping = True
+        self.close()
         super().stop()
+
+    def _page_state(self) -> JsonObject:
+        written = self._folder.written[: -_SHOWN_RECORDINGS - 1 : -1]
+        return {"recordings": [{"file": path.name} for path in written]}
+
+    def open(self) -> None:
+        """Create the folder; for `relay` without a server of its own."""
+        self._folder.open()
+        self._stopping = False
+
+    def close(self) -> None:
+        """Attribute the end of open exchanges to the recorder from now on."""
+        self._stopping = True
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay and record one exchange."""
@@ -146,12 +184,38 @@ class Recorder(LocalServer):
         if content is None:
             await _refuse(413, TOO_LONG)(scope, receive, send)
             return
+        await self.relay(http, content, receive, send)
+
+    async def relay(
+        self,
+        http: Request,
+        content: bytes,
+        receive: Receive,
+        send: Send,
+        shown: ShownExchange | None = None,
+    ) -> Path | None:
+        """Relay a request, record its answer, and return the recording.
+
+        Args:
+            http: The request.
+            content: Its body, which has been read.
+            receive: ASGI's, for the end of the connection.
+            send: ASGI's.
+            shown: The exchange on the page of the emulator that passes it on. Then answers that
+                are errors or incomplete are not recorded.
+        """
+        scope = http.scope
         path = scope["raw_path"].decode("ascii")
         exchange = Exchange(self._folder.next_number(), path, http.headers, content)
         is_call = exchange.is_call and http.method == "POST"
         if is_call and exchange.problem:
             await _refuse(400, exchange.problem)(scope, receive, send)
-            return
+            return None
+        recording: Path | None = None
+        records_all, own = shown is None, None
+        if is_call and shown is None:
+            shown = own = self._exchanges.begin(exchange.received(content), Outcome())
+        send = send if shown is None else _observed(send, shown)
         relaying = asyncio.create_task(self._relay(http, content, exchange, send))
         disconnecting = asyncio.create_task(wait_for_disconnect(receive))
         try:
@@ -163,11 +227,11 @@ class Recorder(LocalServer):
                 exchange.ended_by = None if exchange.finished else ended_by
             elif problem := relaying.result():
                 await _unavailable(problem)(scope, receive, send)
-                return
-            if is_call:
+                return None
+            if is_call and (records_all or exchange.succeeded):
                 # Not `to_thread`, which a loop that shuts down would cancel before it has begun.
                 saving = asyncio.get_running_loop().run_in_executor(None, self._save, exchange)
-                await asyncio.shield(saving)
+                recording = await asyncio.shield(saving)
             if exchange.ended_by is None:
                 await send({"type": "http.response.body", "body": b""})
             else:
@@ -175,6 +239,9 @@ class Recorder(LocalServer):
             await disconnecting
         finally:
             disconnecting.cancel()
+            if own is not None:
+                own.end()
+        return recording
 
     async def _relay(self, http: Request, content: bytes, exchange: Exchange, send: Send) -> str:
         """Relay everything but the end of the response; return why nothing was sent, or ""."""
@@ -215,13 +282,28 @@ class Recorder(LocalServer):
                 await _relay_response(response, exchange, send)
         return ""
 
-    def _save(self, exchange: Exchange) -> None:
+    def _save(self, exchange: Exchange) -> Path | None:
         try:
             path = self._folder.save(exchange)
         except (OSError, ValueError, RecursionError) as error:  # the client has its response
             logger.error("exchange %d is not recorded: %s", exchange.number, error)
-        else:
-            logger.info("%s  %s", path.name, exchange.summary())
+            return None
+        logger.info("%s  %s", path.name, exchange.summary())
+        return path
+
+
+def _observed(send: Send, shown: ShownExchange) -> Send:
+    """Wrap ASGI's `send` so that the page has the response too."""
+
+    async def observed_send(message: Message) -> None:
+        shown.outcome.status = message.get("status", shown.outcome.status)
+        if content := message.get("body"):
+            shown.add(content)
+        is_body = message["type"] == "http.response.body"
+        shown.outcome.complete = is_body and not message.get("more_body")
+        await send(message)
+
+    return observed_send
 
 
 def _unavailable(problem: str) -> Response:

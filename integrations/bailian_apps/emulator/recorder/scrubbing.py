@@ -6,12 +6,13 @@ split between two deltas.
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from bailian_apps.emulator.credentials import MASK, is_secret, parsed_json
-from bailian_apps.emulator.wire.frames import parse_object, to_json
+from bailian_apps.emulator.wire.frames import NestingError, parse_json, parse_object, to_json
 
 _MIN_LENGTH = 4
 """A shorter secret is masked in its own field, but not searched for: any text contains it."""
@@ -26,8 +27,9 @@ _Path: TypeAlias = tuple[object, ...]
 class Scrubber:
     """Masks all secrets that it has learned."""
 
-    def __init__(self) -> None:
-        """Create a scrubber without secrets."""
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        """Create a scrubber without secrets; `names` are those of further secrets."""
+        self._names = {name.casefold() for name in names}
         self._patterns: dict[str, re.Pattern[str]] = {}
 
     def learn(self, secret: str) -> None:
@@ -39,8 +41,8 @@ class Scrubber:
 
     def learn_tokens(self, value: object) -> None:
         """Learn the values whose names are a credential's, at any depth."""
-        for name, item in _items(parsed_json(value)):
-            for secret in _leaves(item) if is_secret(str(name), item) else ():
+        for name, item in _items(self._parsed(value)):
+            for secret in _leaves(item) if self._is_secret(str(name), item) else ():
                 self.learn(secret)
                 if scheme := _SCHEME.match(secret):
                     self.learn(secret[scheme.end() :])
@@ -56,15 +58,41 @@ class Scrubber:
         """Return a JSON value with its secrets masked, in names too."""
         if isinstance(value, dict):
             return {
-                self.text(name): _masked(item) if is_secret(name, item) else self.value(item)
+                self.text(name): _masked(item) if self._is_secret(name, item) else self.value(item)
                 for name, item in _items(value)
             }
         if isinstance(value, list):
             return [self.value(item) for _, item in _items(value)]
         if isinstance(value, str):
-            parsed = parsed_json(value)
+            parsed = self._parsed(value)
             return self.text(value if parsed is value else to_json(self.value(parsed)))
         return MASK if str(value) in self._patterns else value
+
+    def _is_secret(self, name: str, value: object) -> bool:
+        return name.casefold() in self._names or is_secret(name, value)
+
+    def _parsed(self, value: Any) -> Any:
+        """Return the parsed value of a JSON text with secrets; any other value itself."""
+        parsed = parsed_json(value)
+        if parsed is not value or not self._names or not isinstance(value, str):
+            return parsed
+        if value.lstrip()[:1] in ("{", "["):
+            try:
+                inner = parse_json(value, sys.maxsize, lenient=True)
+                return inner if self._has_names(inner) else value
+            except (NestingError, RecursionError):  # too deep to be searched
+                return MASK
+            except ValueError:
+                pass
+        return value
+
+    def _has_names(self, value: Any) -> bool:
+        return any(
+            self._is_secret(str(name), item)
+            or self._has_names(item)
+            or self._parsed(item) is not item
+            for name, item in _items(value)
+        )
 
     def deltas(self, payloads: list[Any]) -> None:
         """Mask, in place, secrets that are split over several payloads."""

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from bailian_apps.emulator.apps.files import parse_app
 from bailian_apps.emulator.errors import first_problem
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.faults.table import FAULTS
@@ -54,7 +55,15 @@ def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
     def advance(advance_s: float) -> None:
         cloud.sessions.advance(advance_s)
 
+    def read_apps() -> JsonObject:
+        return {"apps": [{"id": app_id, "kind": app.kind} for app_id, app in cloud.apps.items()]}
+
+    def put_app(app_id: str, scenario: str) -> None:
+        cloud.add_app(app_id, parse_app(scenario))
+
     return [
+        _route("/apps", GET=read_apps),
+        _route("/apps/{app_id}", PUT=put_app, DELETE=cloud.remove_app),
         _route("/requests", GET=read_requests, DELETE=forget_requests),
         _route("/sessions", GET=read_sessions, DELETE=forget_sessions),
         _route("/faults", GET=read_faults, POST=add_fault, DELETE=cloud.faults.clear),
@@ -81,11 +90,13 @@ def _route(path: str, **handlers: Callable[..., JsonObject | bytes | None]) -> R
 
 
 async def _arguments(request: Request) -> dict[str, Any]:
-    content = await read_body(request) if request.method == "POST" else b""
+    content = await read_body(request) if request.method in ("POST", "PUT") else b""
     if content is None:
         raise ValueError(TOO_LONG)
+    if request.method == "PUT":
+        return {**request.path_params, "scenario": content.decode()}
     if not content:
-        return dict(request.query_params)
+        return {**request.query_params, **request.path_params}
     arguments = as_object(parse_json(content.decode()))
     if arguments is None:
         raise ValueError("the body must be a JSON object of arguments")

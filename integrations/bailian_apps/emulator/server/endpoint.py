@@ -5,9 +5,10 @@ An ASGI app. It knows nothing of the port and the thread it runs in.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,12 +17,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from bailian_apps.emulator.apps.app import UNKNOWN_APP, App
-from bailian_apps.emulator.credentials import MASK, is_secret
+from bailian_apps.emulator.apps.app import App, AppSource, unknown_app
+from bailian_apps.emulator.apps.app_files import AppFiles
+from bailian_apps.emulator.apps.recorded_app import NotRecorded
+from bailian_apps.emulator.credentials import masked_headers
 from bailian_apps.emulator.faults.plan import FaultPlan
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
+from bailian_apps.emulator.page.exchanges import Exchanges
 from bailian_apps.emulator.server.admin import admin_routes
 from bailian_apps.emulator.server.local_server import (
+    Outcome,
     outcome_of,
     transport_of,
     wait_for_disconnect,
@@ -39,6 +44,9 @@ from bailian_apps.emulator.wire.cumulative import join_text
 from bailian_apps.emulator.wire.frames import Frame
 from bailian_apps.emulator.wire.rendering import as_json_answer, fold, render
 
+if TYPE_CHECKING:
+    from bailian_apps.emulator.recorder.recorder import Recorder
+
 BASE_PATH = "/api/v1"
 KEPT_REQUESTS = 10_000
 KEPT_BYTES = MAX_BODY_BYTES
@@ -49,26 +57,51 @@ KEPT_BYTES = MAX_BODY_BYTES
 class Cloud:
     """The completion endpoint and its state; the arguments are those of `Emulator`."""
 
-    own_apps: Mapping[str, App]
+    own_apps: Mapping[str, AppSource]
+    as_app: Callable[[AppSource], App]
     api_key: str | None
     pace: float
     sleep: Callable[[float], Awaitable[None]]
     new_sessions: Callable[[], SessionStore]
     strict: bool
+    recorder: "Recorder | None" = None
 
     def __post_init__(self) -> None:
         """Start without requests, sessions and faults."""
         self.faults = FaultPlan()
+        self._own = self._load_own()
         self.reset()
+
+    def _load_own(self) -> dict[str, App]:
+        return {app_id: self.as_app(source) for app_id, source in self.own_apps.items()}
 
     def reset(self) -> None:
         """Forget everything. Lists that were read before stay as they are."""
-        self.apps = dict(self.own_apps)
+        self._changed: dict[str, App | None] = {}  # added, replaced or (None) removed
         self.faults.clear()
         self.requests: list[ReceivedRequest] = []
+        self.exchanges = Exchanges()
         self._kept_bytes = 0
         self.sessions = self.new_sessions()
         self._request_ids: set[str] = set()
+
+    @property
+    def apps(self) -> dict[str, App]:
+        """The apps by their ids, as their files are now."""
+        if isinstance(self.own_apps, AppFiles) and self.own_apps.update():
+            self._own = self._load_own()
+        apps = {**self._own, **self._changed}
+        return {app_id: app for app_id, app in apps.items() if app is not None}
+
+    def add_app(self, app_id: str, source: AppSource) -> None:
+        """Add or replace an app; see `Emulator.add_app`."""
+        self._changed[app_id] = self.as_app(source)
+
+    def remove_app(self, app_id: str) -> None:
+        """Remove an app; see `Emulator.remove_app`."""
+        if app_id not in (apps := self.apps):
+            raise KeyError(f"no app {app_id!r} to remove; there are: {', '.join(apps) or 'none'}")
+        self._changed[app_id] = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; stop when the client disconnects."""
@@ -84,27 +117,30 @@ class Cloud:
         request = ReceivedRequest(
             app_id=http.path_params["app_id"],
             body=content,
-            headers=_masked(http.headers),
+            headers=masked_headers(http.headers),
             body_bytes=len(content),
         )
-        outcome.stream = request.stream
+        outcome.stream, outcome.request = request.stream, request
         fault = self.faults.take(request.app_id, stream=request.stream)
         if fault is not None:
             request = replace(request, body=content, fault=fault.name)
         self._keep(request)
+        exchange = self.exchanges.begin(request, outcome)
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
         if fault is None:
             writer = ResponseWriter(
-                send, transport_of(scope), outcome, compress=request.accepts_gzip
+                send, transport_of(scope), exchange, compress=request.accepts_gzip
             )
-            answer = self._answer(request, key, writer)
+            answer = self._answer(request, key, writer, outcome)
         else:
-            writer = FaultyResponseWriter(send, transport_of(scope), outcome, fault)
+            writer = FaultyResponseWriter(send, transport_of(scope), exchange, fault)
             if fault.fault.raw_response is not None:
                 answer = writer.send_raw_response()
             else:
-                answer = self._answer(request, key, writer, as_json=fault.fault.as_json)
-        with request.parsed_once():
+                answer = self._answer(request, key, writer, outcome, as_json=fault.fault.as_json)
+        with ExitStack() as stack:
+            stack.callback(exchange.end)
+            stack.enter_context(request.parsed_once())
             answering = asyncio.create_task(answer)
             disconnecting = asyncio.create_task(wait_for_disconnect(receive))
             try:
@@ -117,8 +153,9 @@ class Cloud:
                     answering.cancel()
                 disconnecting.cancel()
                 await asyncio.wait({answering, disconnecting})
-        if not answering.cancelled():
-            answering.result()
+            if not answering.cancelled() and answering.result() and self.recorder is not None:
+                path = await self.recorder.relay(http, content, receive, send, exchange)
+                outcome.notes.append(f"passed on, {'not ' if path is None else ''}recorded")
 
     def _keep(self, request: ReceivedRequest) -> None:
         """Keep a request, and forget the oldest ones if there are too many or they are too long."""
@@ -133,20 +170,31 @@ class Cloud:
             self._kept_bytes = sum(each.size for each in self.requests)
 
     async def _answer(
-        self, request: ReceivedRequest, key: str, writer: ResponseWriter, *, as_json: bool = False
-    ) -> None:
+        self,
+        request: ReceivedRequest,
+        key: str,
+        writer: ResponseWriter,
+        outcome: Outcome,
+        *,
+        as_json: bool = False,
+    ) -> bool:
+        """Answer a request; return whether it is to be passed on instead."""
+        passes_on = self._passes_on(request, writer)
         try:
             if not key or self.api_key not in (None, key):
                 raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
             check(request, strict=self.strict)
-            app = self.apps.get(request.app_id, UNKNOWN_APP)
+            apps = self.apps
+            app = apps.get(request.app_id) or unknown_app(request.app_id, apps)
+            if passes_on and request.app_id not in apps:
+                return True
             request_id = allocate(self._request_ids, app.request_id, fallback=writer.request_id)
             writer.request_id = request_id
             sessions = self.sessions
             session = sessions.open(
                 request.app_id,
                 request.session_id,
-                resume=not request.messages and app is not UNKNOWN_APP,
+                resume=not request.messages and request.app_id in apps,
                 recorded=app.session_id,
             )
             if session is None:
@@ -155,6 +203,7 @@ class Cloud:
                     f"{request.session_id} does not exist, has expired, or has reached its "
                     "maximum number of rounds."
                 )
+            outcome.session_id = session.id
             turns = tuple(session.turns)
             call = Call(request=request, session_id=session.id, request_id=request_id, turns=turns)
             pace = self.pace if app.pace is None else app.pace
@@ -162,11 +211,21 @@ class Cloud:
             async with aclosing(app.frames(call)) as frames:
                 await delivery.send(frames, stream=request.stream and not as_json)
         except Failure as failure:
+            if passes_on and isinstance(failure, NotRecorded):
+                return True
             await writer.fail(failure, writer.request_id)
         except Exception as error:
             problem = f"the app {request.app_id!r} of the emulator raised {error!r}"
             failure = Failure(status=500, code="InternalError", message=problem)
             await writer.fail(failure, writer.request_id)
+        return False
+
+    def _passes_on(self, request: ReceivedRequest, writer: ResponseWriter) -> bool:
+        """Return whether a call may be passed on if no recording answers it."""
+        if self.recorder is None or isinstance(writer, FaultyResponseWriter):
+            return False
+        # The cloud does not know a session of the emulator.
+        return bool(request.messages) or request.session_id not in self.sessions.snapshot()
 
 
 @dataclass(slots=True)
@@ -241,12 +300,3 @@ def asgi_app(cloud: Cloud) -> Starlette:
         routes=[Route(path, cloud, methods=["POST"]), *admin_routes(cloud)],
         exception_handlers={404: not_found, 405: not_found},
     )
-
-
-def _masked(headers: Mapping[str, str]) -> dict[str, str]:
-    masked = dict(headers)
-    for name, value in headers.items():
-        if is_secret(name, value):
-            scheme, space, _ = value.partition(" ")
-            masked[name] = f"{scheme} {MASK}" if space else MASK
-    return masked

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
@@ -30,6 +30,8 @@ if sys.platform == "linux":
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from bailian_apps.emulator.models import ReceivedRequest
 
 _TRANSPORT = "bailian_apps.transport"
 _OUTCOME = "bailian_apps.outcome"
@@ -85,6 +87,15 @@ class LocalServer:
                 f"the {name.lower()} is not running; use it as `with {name}(…) as server:`"
             )
         return self._base_url
+
+    @property
+    def page_url(self) -> str:
+        """The address of the page for a browser on this machine.
+
+        Raises:
+            RuntimeError: The server is not running.
+        """
+        return f"{self.base_url[: len(self.base_url) - len(self._base_path)]}/"
 
     def start(self) -> None:
         """Start to listen; the server accepts requests at `base_url` when this returns.
@@ -144,6 +155,10 @@ class Outcome:
         event_status: The status in an error event of a stream.
         fault: The name of the injected fault.
         complete: Whether the response was written to its end.
+        request: The call, if it is one.
+        session_id: The session of the answer.
+        notes: What else is worth a note.
+        error: The code and the message of an error answer. It may quote prompts.
     """
 
     stream: bool = False
@@ -151,12 +166,17 @@ class Outcome:
     event_status: int | None = None
     fault: str | None = None
     complete: bool = False
+    request: "ReceivedRequest | None" = None
+    session_id: str | None = None
+    notes: list[str] = field(default_factory=list[str])
+    error: str = ""
 
     def __str__(self) -> str:
         """Return the parts that are worth a note."""
         notes = [
             f"  error event {self.event_status}" if self.event_status else "",
             f"  fault {self.fault}" if self.fault else "",
+            *(f"  {note}" for note in self.notes),
             "" if self.complete else "  cut off",
         ]
         return "".join(notes)
@@ -179,14 +199,24 @@ def with_access_log(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, observed_send)
         finally:
             # The raw path is percent-encoded, so it has no control characters for a terminal.
-            path = scope["raw_path"].decode("ascii").partition("/apps/")
-            logger.info(
+            path = scope["raw_path"].decode("ascii")
+            app_id = path.partition("/apps/")[2].removesuffix("/completion")
+            is_call = app_id and path.endswith("/completion")
+            took_ms = (time.monotonic() - started) * 1000
+            logger.log(
+                logging.INFO if is_call or outcome.status == 404 else logging.DEBUG,
                 "%s  %s  %s  %.0f ms%s",
-                path[2].removesuffix("/completion") or path[0],
+                app_id if is_call else path,
                 "stream" if outcome.stream else "json",
                 outcome.status or "-",
-                (time.monotonic() - started) * 1000,
+                took_ms,
                 outcome,
+                # For a log that people read while it happens; the message has no user input.
+                extra={
+                    "outcome": outcome,
+                    "took_ms": took_ms,
+                    "target": f"{scope['method']} {path}",
+                },
             )
 
     return logging_app

@@ -8,13 +8,16 @@ import struct
 import uuid
 import zlib
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from starlette.types import Send
 
+from bailian_apps.emulator.apps.app import NEAREST_HEADER
 from bailian_apps.emulator.faults.fault import COUNTED_POINTS, Cut, FaultPoint
 from bailian_apps.emulator.faults.plan import FaultSpec
 from bailian_apps.emulator.models import Failure
-from bailian_apps.emulator.server.local_server import Outcome, unacked_bytes
+from bailian_apps.emulator.page.exchanges import Exchange
+from bailian_apps.emulator.server.local_server import unacked_bytes
 from bailian_apps.emulator.wire.frames import (
     JSON_CONTENT_TYPE,
     STREAM_CONTENT_TYPE,
@@ -38,36 +41,43 @@ class ResponseWriter:
         self,
         send: Send,
         transport: asyncio.Transport,
-        outcome: Outcome,
+        exchange: Exchange,
         *,
         compress: bool = False,
     ) -> None:
-        """Create a writer for ASGI's `send` and the connection below it."""
+        """Create a writer for ASGI's `send` and the connection below it.
+
+        The exchange keeps what is written, for the page.
+        """
         self.request_id = str(uuid.uuid4())
         self.compress = compress
         self._send = send
         self._transport = transport
-        self._outcome = outcome
+        self._exchange = exchange
+        self._outcome = exchange.outcome
         self._streaming = False
         self._number: int = 0
 
     async def send_whole(self, frame: Frame, headers: Mapping[str, str] | None = None) -> None:
         """Send a frame as a JSON response."""
-        content = frame.body
+        self._note(frame)
+        content = body = frame.body
         own = {"content-type": JSON_CONTENT_TYPE}
         if self.compress:
             content = gzip.compress(content, compresslevel=1)
             own["content-encoding"] = "gzip"
         own["content-length"] = str(len(content))
         given = {name.lower(): value for name, value in (headers or {}).items()}
+        given |= frame.headers or {}
         await self._start(frame.status, {**own, **self._cloud_headers(), **given})
-        await self._send_body(content)
+        await self._send_body(content, body)
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream."""
+        self._note(frame)
         if frame.event == "error":
             self._outcome.event_status = frame.status
-        await self._start_stream()
+        await self._start_stream(frame.headers)
         self._number = self._number + 1 if frame.id is None else frame.id
         await self._send_event(frame.encode(self._number), stop=frame.finished)
 
@@ -90,10 +100,19 @@ class ResponseWriter:
         self._transport.close()
         await asyncio.Event().wait()
 
-    async def _start_stream(self) -> None:
+    def _note(self, frame: Frame) -> None:
+        """Keep what the log shows of a frame."""
+        if frame.event == "error":
+            code, message = frame.payload.get("code"), frame.payload.get("message")
+            self._outcome.error = f"{code}: {message}"
+        if nearest := (frame.headers or {}).get(NEAREST_HEADER):
+            self._outcome.notes[:] = [f"nearest {unquote(nearest)}"]
+
+    async def _start_stream(self, headers: Mapping[str, str] | None = None) -> None:
         if not self._streaming:
             self._streaming = True
-            await self._start(200, {"content-type": STREAM_CONTENT_TYPE, **self._cloud_headers()})
+            own = {"content-type": STREAM_CONTENT_TYPE, **self._cloud_headers()}
+            await self._start(200, {**own, **(headers or {})})
 
     def _cloud_headers(self) -> dict[str, str]:
         return {"x-request-id": self.request_id, "x-dashscope-timeout": "180"}
@@ -102,10 +121,13 @@ class ResponseWriter:
         lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
 
-    async def _send_body(self, content: bytes) -> None:
+    async def _send_body(self, content: bytes, body: bytes) -> None:
+        """Send the content, which is the body or the compressed body."""
+        self._exchange.add(body)
         await self._send({"type": "http.response.body", "body": content})
 
     async def _send_event(self, content: bytes, *, stop: bool) -> None:
+        self._exchange.add(content)
         await self._send({"type": "http.response.body", "body": content, "more_body": True})
 
     async def _end(self) -> None:
@@ -120,11 +142,11 @@ class FaultyResponseWriter(ResponseWriter):
     """
 
     def __init__(
-        self, send: Send, transport: asyncio.Transport, outcome: Outcome, spec: FaultSpec
+        self, send: Send, transport: asyncio.Transport, exchange: Exchange, spec: FaultSpec
     ) -> None:
         """Create a writer that injects a fault."""
-        super().__init__(send, transport, outcome)
-        outcome.fault = spec.name
+        super().__init__(send, transport, exchange)
+        self._outcome.fault = spec.name
         self._fault = spec.fault
         self._after_frames = 1 if spec.after_frames is None else spec.after_frames
         self._events = 0
@@ -137,12 +159,14 @@ class FaultyResponseWriter(ResponseWriter):
         status = re.match(rb"HTTP/1\.1 (\d+)", raw)
         self._outcome.status = int(status[1]) if status else None
         self._outcome.complete = self._fault.cut is None
-        self._transport.write(self._fill_in(raw))
+        filled = self._fill_in(raw)
+        self._exchange.add(filled.partition(b"\r\n\r\n")[2] if status else filled)
+        self._transport.write(filled)
         await self._cut(self._fault.cut or Cut.CLOSE)
 
     async def send_frame(self, frame: Frame) -> None:
         """Send one frame of a stream, unless the fault happens before it."""
-        await self._start_stream()
+        await self._start_stream(frame.headers)
         if self._is_due("between_frames"):
             await self._inject()
         await super().send_frame(frame)
@@ -166,10 +190,12 @@ class FaultyResponseWriter(ResponseWriter):
         if self._fault.point == "after_headers":
             await self._inject()
 
-    async def _send_body(self, content: bytes) -> None:
+    async def _send_body(self, content: bytes, body: bytes) -> None:
         if self._fault.cut and self._fault.point in COUNTED_POINTS:
+            self._exchange.add(content[: len(content) // 2])
             self._transport.write(content[: len(content) // 2])
             await self._inject()
+        self._exchange.add(body)
         self._transport.write(content)
         if self._fault.point == "after_stop":
             await self._inject()
@@ -184,6 +210,7 @@ class FaultyResponseWriter(ResponseWriter):
             self._write_chunk(content[: len(content) // 2])
             await self._inject()
         elif self._is_due("inside_chunk"):
+            self._exchange.add(content[: len(content) // 2])
             self._transport.write(_chunk(content)[: len(content) // 2])
             await self._inject()
         self._events += 1
@@ -239,6 +266,8 @@ class FaultyResponseWriter(ResponseWriter):
             await asyncio.sleep(0.001)  # the kernel has no event for it
 
     def _write_chunk(self, content: bytes) -> None:
+        if content:
+            self._exchange.add(content)
         if self._compressor is not None and content:
             compressed = self._compressor.compress(content)
             content = compressed + self._compressor.flush(zlib.Z_SYNC_FLUSH)

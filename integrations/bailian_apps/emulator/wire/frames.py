@@ -51,6 +51,7 @@ class Frame:
             to: as recorded, or a snapshot.
         last: Whether this frame completes the answer whatever its `finish_reason`.
         traits: How its answer is rendered.
+        headers: Headers of the response, if this is its first frame.
     """
 
     payload: JsonObject
@@ -62,6 +63,7 @@ class Frame:
     cumulative_output: JsonObject | None = None
     last: bool = False
     traits: Traits = NO_TRAITS
+    headers: Mapping[str, str] | None = None
 
     @property
     def output(self) -> JsonObject:

@@ -1,0 +1,1 @@
+"""`bailian-apps chat`: a conversation with an app, in a terminal."""

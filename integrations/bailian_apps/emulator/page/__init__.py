@@ -1,0 +1,1 @@
+"""The page of the emulator and of the recorder: what they serve, and what they were asked."""

@@ -1,0 +1,233 @@
+"""Reads an exchange for the page: its row, its texts, its frames and its steps.
+
+What is secret by its name is masked, and so is every copy of it in the answer.
+"""
+
+import json
+import re
+import shlex
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, cast
+
+from bailian_apps.emulator.credentials import redacted
+from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.page.exchanges import Exchange
+from bailian_apps.emulator.recorder.scrubbing import Scrubber
+from bailian_apps.emulator.wire.frames import (
+    JsonObject,
+    as_list,
+    as_object,
+    parse_json,
+    to_json,
+)
+from bailian_apps.emulator.wire.nodes import read_node
+
+MAX_SHOWN_CHARS = 1_000_000
+"""How much of one text the page shows."""
+
+_LABEL_CHARS = 300
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_SESSION = re.compile(rb'"session_id" ?: ?"([^"\\]{1,200})"')
+_CURL_HEADERS = re.compile("accept|content-type|x-dashscope-.*")
+
+
+def row_of(exchange: Exchange) -> JsonObject:
+    """Return what the list of the page shows of an exchange."""
+    if exchange.labels is None:
+        exchange.labels = _labels_of(exchange.request)
+    prompt, biz_params = exchange.labels
+    outcome = exchange.outcome
+    if exchange.ended_s is None:
+        state, took_ms = "running", None
+    else:
+        state = "done" if outcome.complete else "cut"
+        took_ms = round((exchange.ended_s - exchange.started_s) * 1000, 1)
+    first = exchange.pieces[0][1] if exchange.pieces else b""
+    session = _SESSION.search(first[:100_000])
+    return {
+        "n": exchange.number,
+        "at": round(exchange.at_s * 1000),
+        "app": exchange.request.app_id,
+        "prompt": prompt,
+        "biz": biz_params,
+        "stream": exchange.request.stream,
+        "status": outcome.status,
+        "event_status": outcome.event_status,
+        "fault": outcome.fault,
+        "session": session[1].decode(errors="replace") if session else None,
+        "state": state,
+        "bytes": sum(len(content) for _, content in exchange.pieces),
+        "ms": took_ms,
+    }
+
+
+def details_of(exchange: Exchange, url: str) -> JsonObject:
+    """Return what the page shows of the exchange that was chosen; `url` is the app's address."""
+    answer = Answer(exchange)
+    return {
+        **row_of(exchange),
+        "headers": exchange.request.headers,
+        "request": _shown(_pretty(exchange.request.redacted_body)),
+        "response": _shown(answer.text),
+        "frames": len(answer.frames),
+        "is_cut": exchange.is_cut,
+        "curl": curl_of(exchange.request, url),
+    }
+
+
+def request_of(exchange: Exchange) -> JsonObject:
+    """Return the request as a recording has it."""
+    request = exchange.request
+    return {"app_id": request.app_id, "headers": request.headers, "body": request.redacted_body}
+
+
+def curl_of(request: ReceivedRequest, url: str) -> str:
+    """Return the request as a command; the key is that of the environment."""
+    lines = [f"curl -N {shlex.quote(url)}", '-H "Authorization: Bearer $DASHSCOPE_API_KEY"']
+    for name, value in request.headers.items():
+        if _CURL_HEADERS.fullmatch(name) and value != "*/*":
+            lines.append(f"-H {shlex.quote(f'{name}: {value}')}")
+    lines.append(f"-d {shlex.quote(to_json(request.redacted_body))}")
+    return " \\\n  ".join(lines)
+
+
+class Answer:
+    """The answer of an exchange, with its secrets masked.
+
+    Attributes:
+        text: The body as it was received: JSON with line breaks, or the events of a stream.
+        frames: The JSON objects of the body, each with the milliseconds since the request arrived.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        """Read the answer so far."""
+        pieces = [((at - exchange.started_s) * 1000, each) for at, each in list(exchange.pieces)]
+        scrubber = Scrubber()
+        scrubber.learn_tokens(exchange.request.body)
+        whole = b"".join(content for _, content in pieces)
+        if whole.lstrip()[:1] in (b"{", b"["):
+            events = [_Event(pieces[-1][0], "", whole.decode(errors="replace"))]
+        else:
+            events = [_event_of(at_ms, content) for at_ms, content in _split(pieces)]
+        objects = [as_object(_parsed(event.data)) for event in events]
+        masked = [None if each is None else scrubber.value(each) for each in objects]
+        scrubber.deltas([each for each in masked if each is not None])
+        self.frames: list[tuple[float, JsonObject]] = []
+        texts: list[str] = []
+        for event, read, shown in zip(events, objects, masked, strict=True):
+            if shown is None:
+                texts.append(scrubber.text(event.text))
+                continue
+            self.frames.append((event.at_ms, shown))
+            if event.head or len(events) > 1:
+                texts.append(event.text if read == shown else event.with_data(to_json(shown)))
+            else:
+                texts.append(_pretty(shown))
+        self.text = "".join(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """One event of a stream; of any other body, all of it.
+
+    Attributes:
+        at_ms: When it was complete.
+        head: What is before the first line of data.
+        data: The data.
+        end: What follows.
+    """
+
+    at_ms: float
+    head: str
+    data: str
+    end: str = ""
+    raw: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The event as it was received."""
+        return self.head + self.data + self.end if self.raw is None else self.raw
+
+    def with_data(self, data: str) -> str:
+        """Return the event with other data."""
+        return self.head + data + self.end
+
+
+def _split(pieces: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
+    """Yield the events of a stream, each with the time at which its end had arrived."""
+    whole = b"".join(content for _, content in pieces)
+    arrived = list(accumulate(len(content) for _, content in pieces))
+    ends = [end.end() for end in _EVENT_END.finditer(whole)]
+    if whole and whole[ends[-1] if ends else 0 :]:
+        ends.append(len(whole))
+    for start, end in pairwise([0, *ends]):
+        yield pieces[bisect_left(arrived, end)][0], whole[start:end]
+
+
+def _event_of(at_ms: float, content: bytes) -> _Event:
+    text = content.decode(errors="replace")
+    lines = _LINE_END.split(text.lstrip("\ufeff"))
+    data = "\n".join(line[5:] for line in lines if line.startswith("data:"))
+    head, _, _ = text.partition("data:")
+    return _Event(at_ms, f"{head}data:" if data else head, data, "\n\n", raw=text)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
+
+
+def _labels_of(request: ReceivedRequest) -> tuple[str, str]:
+    prompt = next((line for line in request.prompt.splitlines() if line.strip()), "")
+    biz_params = redacted(request.biz_params)
+    return prompt[:_LABEL_CHARS], to_json(biz_params)[:_LABEL_CHARS] if biz_params else ""
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _shown(text: str) -> JsonObject:
+    return {"text": text[:MAX_SHOWN_CHARS], "left_out": max(0, len(text) - MAX_SHOWN_CHARS)}
+
+
+def steps_of(frames: list[tuple[float, JsonObject]]) -> list[JsonObject]:
+    """Return the steps that frames list, for an emulator without a renderer."""
+    steps: dict[object, JsonObject] = {}
+    for at_ms, frame in frames:
+        output = as_object(frame.get("output")) or {}
+        for index, thought in enumerate(as_list(output.get("thoughts"))):
+            _note(steps, at_ms, index, as_object(thought) or {})
+        message = as_object(output.get("workflow_message"))
+        if message:
+            names = {key: f"node{key[5:].title()}" for key in message if key.startswith("node_")}
+            _note_node(steps, at_ms, {names.get(k, k): v for k, v in message.items()})
+    return list(steps.values())
+
+
+def _note(
+    steps: dict[object, JsonObject], at_ms: float, index: int, thought: Mapping[str, Any]
+) -> None:
+    node = read_node(thought)
+    if node is not None:
+        _note_node(steps, at_ms, node)
+        return
+    name = thought.get("action_name") or thought.get("action") or thought.get("action_type") or ""
+    step = steps.setdefault((index, name), {"from_ms": at_ms})
+    step |= {"name": str(name), "kind": str(thought.get("action_type") or ""), "state": ""}
+    step["to_ms"] = at_ms
+
+
+def _note_node(steps: dict[object, JsonObject], at_ms: float, node: Mapping[str, Any]) -> None:
+    step = steps.setdefault(str(node.get("nodeId")), {"from_ms": at_ms})
+    if step.get("state") in (None, "executing"):
+        step["to_ms"] = at_ms
+    step["name"] = str(node.get("nodeName") or node.get("nodeId"))
+    step["kind"] = str(node.get("nodeType") or "")
+    step["state"] = str(cast("object", node.get("nodeStatus")) or "")
