@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from bailian_apps.cli.options import (
     BaseUrl,
     Biz,
     BizJson,
     ModelId,
+    ProfileName,
     Set,
     TimeoutS,
     Workspace,
@@ -33,7 +33,12 @@ def batch(
     ],
     app_id: Annotated[
         str,
-        typer.Option("--app", metavar="APP_ID", help="The app's id (default: BAILIAN_APP_ID)."),
+        typer.Option(
+            "--app",
+            metavar="APP_ID",
+            show_default=False,
+            help="The app's id (default: that of the profile, or BAILIAN_APP_ID).",
+        ),
     ] = "-",
     concurrency: Annotated[
         int, typer.Option(min=1, help="How many requests may be in flight.")
@@ -64,6 +69,7 @@ def batch(
             help="Running the app twice does no harm: ask prompts of unknown outcome again.",
         ),
     ] = False,
+    profile: ProfileName = None,
     biz: Biz = None,
     biz_json: BizJson = None,
     model_id: ModelId = None,
@@ -91,8 +97,9 @@ def batch(
     from bailian_apps.batch import Budget
     from bailian_apps.cli.batch_run import batch as run
     from bailian_apps.cli.run import bailian_app
+    from bailian_apps.cli.shell import console
 
-    fields = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
+    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
     app = bailian_app(
         app_id,
         biz,
@@ -100,13 +107,13 @@ def batch(
         settings,
         timeout=timeout,
         idempotent=idempotent or None,
-        **fields,
+        **more,
     )
     code = run(
         app,
         source,
         target,
-        Console(stderr=True),
+        console(stderr=True),
         journal=journal,
         concurrency=concurrency,
         requests_per_minute=rpm,

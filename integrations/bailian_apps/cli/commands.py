@@ -205,7 +205,7 @@ def profiles() -> None:
     print_profiles()
 
 
-app.command()(batch)
+app.command(cls=AppCommand)(batch)
 
 
 @app.command()
