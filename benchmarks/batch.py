@@ -188,16 +188,14 @@ def report(
     cloud: Cloud,
 ) -> None:
     """Print the figures of a run as lines of a Markdown table."""
-    wall_s, cpu_s = (sum(each[name] for each in used) for name in ("wall_s", "cpu_s"))
+    wall_s = sum(each["wall_s"] for each in used)
     statuses = Counter(line["status"] for line in results.values())
     print(f"\n| {title} | |\n|---|---:|")
     rows = {
         "prompts": size,
         "wall s": f"{wall_s:,.1f}",
         "prompts a second": f"{size / wall_s:,.0f}",
-        "CPU s of the batch": f"{cpu_s:,.1f}",
-        "CPU ms a prompt": f"{cpu_s / size * 1e3:.2f}",
-        "largest RSS, MB": f"{max(each['rss_mb'] for each in used):,.0f}",
+        **_of_the_process(size, used),
         **dict(sorted(statuses.items())),
         "requests": sum(cloud.sent.values()),
         **{f"fault {name}": count for name, count in sorted(cloud.faults.items())},
@@ -205,6 +203,17 @@ def report(
     for name, value in rows.items():
         print(f"| {name} | {value} |")
     print(flush=True)
+
+
+def _of_the_process(size: int, used: list[dict[str, float]]) -> dict[str, str]:
+    if "cpu_s" not in used[0]:
+        return {}
+    cpu_s = sum(each["cpu_s"] for each in used)
+    return {
+        "CPU s of the batch": f"{cpu_s:,.1f}",
+        "CPU ms a prompt": f"{cpu_s / size * 1e3:.2f}",
+        "largest RSS, MB": f"{max(each['rss_mb'] for each in used):,.0f}",
+    }
 
 
 def journal_alone(size: int, concurrency: int, folder: Path) -> None:

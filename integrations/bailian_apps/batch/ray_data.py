@@ -8,7 +8,9 @@ from its environment, or from a function.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -24,7 +26,7 @@ from bailian_apps.batch.conductor import Conductor, identity
 from bailian_apps.batch.journal import Journal
 from bailian_apps.batch.pace import Pace
 from bailian_apps.batch.tasks import AsyncBatch
-from bailian_apps.batch.values import COLUMNS, BatchResult, Prompt
+from bailian_apps.batch.values import COLUMNS, BatchResult, Prompt, repeated_id
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.redaction import redact_kwargs
 from bailian_apps.core.settings import AppSettings
@@ -69,9 +71,10 @@ class Coordinator:
         """Whether it was started with these arguments."""
         return about == self._about
 
-    async def claim(self, prompt: Prompt) -> BatchResult | None:
-        """See `Journal.claim`."""
-        return await asyncio.wrap_future(self._journal.claim(prompt))
+    async def claim(self, prompts: Sequence[Prompt]) -> list[BatchResult | None]:
+        """See `Journal.claim`; for many prompts at once."""
+        claims = [asyncio.wrap_future(self._journal.claim(each)) for each in prompts]
+        return [await each for each in claims]
 
     async def start(self, prompt: Prompt) -> bool:
         """Wait for the turn of a prompt, and record it; False if no further one is sent."""
@@ -108,23 +111,31 @@ class Coordinator:
 class _RemoteJournal:
     """The coordinator's journal, as a worker's `Conductor` uses it. Options stay in the worker."""
 
-    def __init__(self, coordinator: Any) -> None:
+    def __init__(self, coordinator: Any, known: Mapping[str, BatchResult | None]) -> None:
+        """Use the journal for prompts that were claimed, with what is known of each."""
         self._coordinator = coordinator
+        self._known = known
 
     def claim(self, prompt: Prompt) -> Future[BatchResult | None]:
-        return self._coordinator.claim.remote(replace(prompt, options={})).future()
+        done: Future[BatchResult | None] = Future()
+        done.set_result(self._known[prompt.id])
+        return done
 
     def start(self, prompt: Prompt) -> Future[bool]:
-        return self._coordinator.start.remote(replace(prompt, options={})).future()
+        return self._coordinator.start.remote(_without_options(prompt)).future()
 
     def withdraw(self, prompt: Prompt) -> Future[bool]:
-        return self._coordinator.withdraw.remote(replace(prompt, options={})).future()
+        return self._coordinator.withdraw.remote(_without_options(prompt)).future()
 
     def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
-        return self._coordinator.finish.remote(replace(prompt, options={}), result).future()
+        return self._coordinator.finish.remote(_without_options(prompt), result).future()
 
     def close(self) -> None:
         """The coordinator stays."""
+
+
+def _without_options(prompt: Prompt) -> Prompt:
+    return replace(prompt, options={})
 
 
 class _RemotePace(Pace):
@@ -201,8 +212,8 @@ class BailianAppMapper:
             retry_failed=self._retry_failed,
             pace=self._pace,
         )
-        conductor.journal = _RemoteJournal(self._coordinator)
         prompts = [self._prompt(row) for row in batch.to_pylist()]
+        conductor.journal = _RemoteJournal(self._coordinator, await self._claim(prompts))
         async with AsyncBatch(conductor, prompts, False) as running:
             results = {result.position: result.to_row() async for result in running}
         if running.stopped_by is not None:  # by an error that every prompt would get
@@ -218,6 +229,16 @@ class BailianAppMapper:
     def __reduce__(self) -> Any:
         """Refuse to be pickled: it holds a key."""
         raise TypeError("a BailianAppMapper cannot be pickled; pass the class to map_batches")
+
+    async def _claim(self, prompts: Sequence[Mapping[str, Any]]) -> dict[str, BatchResult | None]:
+        claimed: list[Prompt] = []
+        for position, each in enumerate(prompts, 1):
+            with contextlib.suppress(InvalidInputError):  # it becomes a failure among the results
+                claimed.append(_without_options(Prompt.of(each, position)))
+        if repeated := [name for name, n in Counter(each.id for each in claimed).items() if n > 1]:
+            raise repeated_id(repeated[0])
+        known: list[BatchResult | None] = await self._coordinator.claim.remote(claimed)
+        return {each.id: stored for each, stored in zip(claimed, known, strict=True)}
 
     def _prompt(self, row: Mapping[str, Any]) -> dict[str, Any]:
         if row.get(self._id_column) is None:
