@@ -124,6 +124,10 @@ WAYS: dict[str, Callable[[Any, Any, Any, dict[str, Any]], Any]] = {
     "engine.chat": lambda _, __, llm, kw: engine_of(llm).chat("hi", **kw),
     "engine.achat": lambda _, __, llm, kw: asyncio.run(engine_of(llm).achat("hi", **kw)),
 }
+SUBMISSIONS: dict[str, Callable[[Any, Any, Any, dict[str, Any]], Any]] = {
+    "BailianApp.submit": lambda app, _, __, kw: app.submit("hi", **kw),
+    "BailianApp.asubmit": lambda app, _, __, kw: asyncio.run(app.asubmit("hi", **kw)),
+}
 RUNNABLE_WAYS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "invoke": lambda app, given, kw: app.invoke(given, **kw),
     "stream": lambda app, given, kw: list(app.stream(given, **kw)),
@@ -137,14 +141,14 @@ NO_OBJECT = {"biz_params": f'{{"token": "{TOKEN}"}}'}
 
 
 @pytest.mark.parametrize("extra", [{}, WRONG, UNSENDABLE, NO_OBJECT, MISSPELT])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, *SUBMISSIONS])
 def test_a_call_that_fails_leaves_its_secrets_in_no_frame(
     cloud: Emulator, way: str, extra: dict[str, Any]
 ) -> None:
     fields = {"app_id": "a", "api_key": "k", "base_url": cloud.base_url}
     objects = BailianApp(**fields), ChatBailianApp(**fields), BailianAppLLM(**fields)
     with pytest.raises(BailianError) as caught:
-        WAYS[way](*objects, SECRETS | extra)
+        (WAYS | SUBMISSIONS)[way](*objects, SECRETS | extra)
     assert frames_with_secrets(caught.value, HOME) == []
 
 
@@ -170,12 +174,12 @@ def test_a_value_without_an_end_is_refused_and_in_no_frame(
         assert frames_with_secrets(caught.value, HOME) == []
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, *SUBMISSIONS])
 def test_secrets_in_fields_are_in_no_frame_at_all(cloud: Emulator, way: str) -> None:
     fields = SECRETS | {"app_id": "a", "base_url": cloud.base_url}
     objects = BailianApp(**fields), ChatBailianApp(**fields), BailianAppLLM(**fields)
     with pytest.raises(BailianError) as caught:
-        WAYS[way](*objects, {})
+        (WAYS | SUBMISSIONS)[way](*objects, {})
     assert frames_with_secrets(caught.value, None) == []
 
 
@@ -315,10 +319,14 @@ def test_a_pickle_that_lost_a_secret_sends_nothing_until_it_is_given_again(
                 assert len(cloud.requests) == asked + 1
 
 
-@pytest.mark.parametrize("way", ["BailianApp.ainvoke", "chat.ainvoke", "LLM.acomplete"])
+@pytest.mark.parametrize(
+    "way", ["BailianApp.ainvoke", "BailianApp.asubmit", "chat.ainvoke", "LLM.acomplete"]
+)
 def test_a_cancelled_call_leaves_its_secrets_in_no_frame(way: str) -> None:
+    of_a_run = {name: value for name, value in SECRETS.items() if name != "extra_body"}
     calls: dict[str, Callable[[dict[str, Any]], Any]] = {
         "BailianApp.ainvoke": lambda fields: BailianApp(**fields).ainvoke("hi", **SECRETS),
+        "BailianApp.asubmit": lambda fields: BailianApp(**fields).asubmit("hi", **of_a_run),
         "chat.ainvoke": lambda fields: ChatBailianApp(**fields).ainvoke("hi", **SECRETS),
         "LLM.acomplete": lambda fields: BailianAppLLM(**fields).acomplete("hi", **SECRETS),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from support.wire import WAIT_S
+from support.wire import WAIT_S, Do, WireServer, answer, frame
 
 from bailian_apps import BailianApp, RateLimitError
 from bailian_apps.client import SessionRounds
@@ -20,6 +21,7 @@ from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.turns import Turn
 from bailian_apps.emulator import Emulator, Failure
 from bailian_apps.run import Run
+from bailian_apps.transport import name_lookup, sync_pool
 
 KEY = (None, "app", "s")
 
@@ -185,6 +187,61 @@ def test_a_call_given_up_before_its_second_attempt_releases_its_round(
             app_log.removeFilter(noted)
         assert not Run(app.settings, plan).invoke().whole_history
         assert len(cloud.requests) == 3
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_call_that_was_cancelled_before_it_was_sent_releases_its_round(
+    is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.dumps(frame("ok", "stop")).encode()
+    answers = [answer("200 OK", body, "application/json", "Connection: close")] * 2
+    looked_up = threading.Event()
+
+    def interrupted(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    async def unanswered(*_: object, **__: object) -> Any:
+        looked_up.set()
+        await asyncio.Event().wait()
+
+    async def cancelled(app: BailianApp, plan: Plan) -> None:
+        call = asyncio.create_task(Run(app.settings, plan).ainvoke())
+        assert await asyncio.to_thread(looked_up.wait, WAIT_S)
+        call.cancel()
+        await call
+
+    with WireServer(*answers) as server:
+        url = server.base_url.replace("127.0.0.1", "localhost")
+        app = BailianApp(app_id="app", api_key="k", base_url=url)
+        plan = plan_request(begun(app), app.settings)
+        with monkeypatch.context() as patched:
+            patched.setattr(sync_pool, "look_up", interrupted)
+            patched.setattr(name_lookup.Resolver, "resolve", unanswered)
+            if is_async:
+                with pytest.raises(asyncio.CancelledError):
+                    asyncio.run(cancelled(app, plan))
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    Run(app.settings, plan).invoke()
+        assert not Run(app.settings, plan).invoke().whole_history
+        assert len(server.posts) == 2
+
+
+def test_a_call_that_was_cancelled_once_it_was_sent_keeps_its_round() -> None:
+    async def cancelled(app: BailianApp, plan: Plan) -> None:
+        call = asyncio.create_task(Run(app.settings, plan).ainvoke())
+        assert await asyncio.to_thread(arrived.wait, WAIT_S)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    arrived = threading.Event()
+    whole = answer("200 OK", json.dumps(frame("ok", "stop")).encode())
+    with WireServer(whole, [arrived.set, Do.STALL], whole) as server:
+        app = BailianApp(app_id="app", api_key="k", base_url=server.base_url)
+        plan = plan_request(begun(app), app.settings)
+        asyncio.run(cancelled(app, plan))
+        assert Run(app.settings, plan).invoke().whole_history
 
 
 def test_two_spellings_of_one_address_share_their_sessions() -> None:

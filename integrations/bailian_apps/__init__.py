@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bailian_apps.app import BailianApp
+    from bailian_apps.background import BackgroundRun, submission_mark
     from bailian_apps.client import Client
     from bailian_apps.core.answer_text import replace_citation_marks
     from bailian_apps.core.documents import RetrievedDocument
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         ContentBlockedError,
         InvalidInputError,
         InvalidOutputError,
+        NoResultError,
         NotFoundError,
         PermissionDeniedError,
         ProtocolError,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         ServerError,
         ServiceUnavailableError,
         StreamInterruptedError,
+        SubmissionUnknownError,
         TransportError,
     )
     from bailian_apps.core.events import (
@@ -64,6 +67,7 @@ __all__ = [
     "AppResult",
     "AppSettings",
     "AuthenticationError",
+    "BackgroundRun",
     "BadRequestError",
     "BailianApp",
     "BailianError",
@@ -77,6 +81,7 @@ __all__ = [
     "InvalidInputError",
     "InvalidOutputError",
     "ModelUsage",
+    "NoResultError",
     "NotFoundError",
     "PermissionDeniedError",
     "ProtocolError",
@@ -95,6 +100,7 @@ __all__ = [
     "StepStarted",
     "StepUpdated",
     "StreamInterruptedError",
+    "SubmissionUnknownError",
     "TextDelta",
     "Timeout",
     "TransportError",
@@ -102,11 +108,12 @@ __all__ = [
     "Usage",
     "UsageReported",
     "replace_citation_marks",
+    "submission_mark",
 ]
 
 _LAZY_MODULES = (
     "core.errors", "core.result", "core.events", "core.settings", "core.request", "app", "client",
-    "core.answer_text",
+    "core.answer_text", "background",
 )  # fmt: skip
 
 

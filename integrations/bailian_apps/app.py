@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import cast
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import Unpack
 
@@ -17,6 +17,10 @@ from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.run import EventStream, Run
+
+if TYPE_CHECKING:
+    from bailian_apps.background.run import BackgroundRun
+    from bailian_apps.background.submission import Submission
 
 
 class BailianApp:
@@ -126,10 +130,79 @@ class BailianApp:
         """As `stream`, natively async."""
         return self._run(prompt, options).astream()
 
+    def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        mark: str | None = None,
+        **options: Unpack[AppCallKeywords],
+    ) -> BackgroundRun:
+        """Start a run in the background of the cloud, for hours if it takes that long.
+
+        The cloud then has no session, and takes no parameters: pass the whole conversation as
+        `messages`. Settings of the app that cannot be sent are left out, with a warning.
+
+        Args:
+            prompt: As for `invoke`.
+            mark: What `submission_mark` returned, to be stored before: a mark that is used again,
+                or in another process, is refused.
+            **options: `messages`, `image_list`, `file_list`, `biz_params`, and any setting that is
+                not a part of the request.
+
+        Returns:
+            The run. Its `id` finds it again in any process, with `background_run`.
+
+        Raises:
+            InvalidInputError: An argument cannot be sent with a background run; nothing was sent.
+            SubmissionUnknownError: The mark was made by another process, or was used.
+            BailianError: Submitting failed. It is repeated only where it certainly started no run
+                (not connected, HTTP 429 or 503), or if the app is `idempotent`.
+            ImportError: `openai` is not installed: `pip install "bailian-apps[background]"`.
+        """
+        return self._submission(prompt, mark, options).submit()
+
+    async def asubmit(
+        self,
+        prompt: str | None = None,
+        *,
+        mark: str | None = None,
+        **options: Unpack[AppCallKeywords],
+    ) -> BackgroundRun:
+        """As `submit`, natively async."""
+        return await self._submission(prompt, mark, options).asubmit()
+
+    def background_run(self, run_id: str) -> BackgroundRun:
+        """Return a run by its id, in any process. Nothing is asked of the cloud.
+
+        Raises:
+            InvalidInputError: The id is none.
+        """
+        from bailian_apps.background.run import BackgroundRun
+
+        return BackgroundRun(self.settings, run_id, client=self.client)
+
+    @hides_arguments
+    def _submission(
+        self, prompt: str | None, mark: str | None, keywords: AppCallKeywords
+    ) -> Submission:
+        from bailian_apps.background.submission import Submission
+        from bailian_apps.core.responses_api import refuse_unsent
+
+        given = take(keywords)
+        refuse_unsent(given)
+        settings, plan, options = self._plan(prompt, given)
+        return Submission(settings, plan, options, client=self.client, mark=mark)
+
     @hides_arguments
     def _run(self, prompt: str | None, keywords: AppCallKeywords) -> Run:
+        settings, plan, options = self._plan(prompt, keywords)
+        return Run(settings, plan, options, client=self.client)
+
+    def _plan(
+        self, prompt: str | None, keywords: Mapping[str, Any]
+    ) -> tuple[AppSettings, Plan, dict[str, Any]]:
         options = take(keywords)
         if prompt is not None or "messages" not in options:
             options["prompt"] = prompt
         settings, options = self.settings.split(options)
-        return Run(settings, Plan(app_id=settings.app_id), options, client=self.client)
+        return settings, Plan(app_id=settings.app_id), options

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bailian_apps.concurrency import ConcurrencySlot, WaitQueue
     from bailian_apps.transport.async_pool import AsyncConnections
     from bailian_apps.transport.environment import Environment
+    from bailian_apps.transport.responses_api import AsyncRuns, RunEndpoint, SyncRuns
     from bailian_apps.transport.sse import Frame
     from bailian_apps.transport.sync_pool import SyncConnections
 
@@ -130,6 +131,7 @@ class Client:
         self.queues: dict[AppKey, WaitQueue] = {}
         self.prompt_only_apps: set[AppKey] = set()  # those that refused `messages`
         self.warned_workflows: set[AppKey] = set()  # those whose model may not see the history
+        self.warned_unsent: set[AppKey] = set()  # those with settings that no background run has
         self._proxy = proxy
         self._ca_bundle = None if ca_bundle is None else str(ca_bundle)
         self._max_idle = max_idle_connections
@@ -151,8 +153,7 @@ class Client:
         Raises:
             InvalidInputError: The client is closed.
         """
-        if self._closed:
-            raise InvalidInputError("client", "is closed", "Make a new Client")
+        self._require_open()
         limit = settings.max_concurrency
         if limit is None:
             return contextlib.nullcontext()
@@ -240,6 +241,29 @@ class Client:
             built = build_request(request, settings)
         call = AsyncCall(self._async, TimeoutBudget(settings.timeouts, deadline, on_sent))
         return OwnedStream(call.frames(built))
+
+    def runs(self, endpoint: RunEndpoint) -> SyncRuns:
+        """Return a connection for requests about background runs, which the caller closes.
+
+        Raises:
+            InvalidInputError: The client is closed.
+            ConnectError: The proxy or the certificates cannot be used.
+        """
+        from bailian_apps.transport.responses_api import SyncRuns
+
+        self._require_open()
+        return SyncRuns(self._environment(), endpoint)
+
+    def aruns(self, endpoint: RunEndpoint) -> AsyncRuns:
+        """As `runs`, for async calls."""
+        from bailian_apps.transport.responses_api import AsyncRuns
+
+        self._require_open()
+        return AsyncRuns(self._environment(), endpoint)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InvalidInputError("client", "is closed", "Make a new Client")
 
     def close(self) -> None:
         """Close the idle sync connections. Calls that run end first; new ones are refused."""

@@ -15,6 +15,7 @@ import math
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
 
@@ -102,12 +103,16 @@ class ConcurrencySlot:
         self._timeouts = timeouts
         self._deadline = math.inf if deadline is None else deadline
         self._register_abort = register_abort
-        self._loop: asyncio.AbstractEventLoop | None = None
+        # Weak: the queue would keep a loop that was dropped with the call in it, and its sockets.
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
 
     @property
     def is_orphaned(self) -> bool:
-        """Whether the call can never end: its event loop was closed without being shut down."""
-        return self._loop is not None and self._loop.is_closed()
+        """Whether the call can never end: its event loop was closed or dropped with it."""
+        if self._loop is None:
+            return False
+        loop = self._loop()
+        return loop is None or loop.is_closed()
 
     def __enter__(self) -> Self:
         """Wait for the slot.
@@ -133,12 +138,14 @@ class ConcurrencySlot:
 
     async def __aenter__(self) -> Self:
         """As `__enter__`, natively async."""
-        self._loop = loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         notified = loop.create_future()
+        self._loop, waiting = weakref.ref(loop), weakref.ref(notified)
 
         def notify() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed, with the call in it
-                loop.call_soon_threadsafe(notified.set_result, None)
+            if (future := waiting()) is not None:
+                with contextlib.suppress(RuntimeError):  # the loop was closed, with the call in it
+                    future.get_loop().call_soon_threadsafe(future.set_result, None)
 
         self.notify = notify
         with self._queued() as waits:

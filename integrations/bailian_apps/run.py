@@ -13,22 +13,21 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mappi
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from typing_extensions import Self
 
 from bailian_apps.client import AppKey, Client, default_client
 from bailian_apps.core.answer_text import AnswerFilter
 from bailian_apps.core.decoder import Decoder
-from bailian_apps.core.errors import BailianError, ConnectionLostError, InvalidInputError
+from bailian_apps.core.errors import BailianError, ConnectionLostError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.history_template import HistoryFormat
-from bailian_apps.core.invalid_input import invalid_options
 from bailian_apps.core.redaction import hides_arguments
-from bailian_apps.core.request import AppRequest, WireOptions
+from bailian_apps.core.request import AppRequest
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
-from bailian_apps.core.settings import CALL_NAMES, AppSettings
+from bailian_apps.core.settings import AppSettings
 from bailian_apps.owned_stream import OwnedStream
 from bailian_apps.transport.timeouts import Stopwatch
 
@@ -109,8 +108,7 @@ class Run:
         self._settings = settings
         self._client = client or default_client()
         self._plan = plan
-        shared = {name: getattr(settings, name) for name in WireOptions.model_fields}
-        self._options = dict(options or {}) | shared
+        self._options = dict(options or {})
         self._on_frame = on_frame
         self._abort: Callable[[], object] | None = None
         self._deadline: float | None = None
@@ -120,7 +118,7 @@ class Run:
         self._asked_for_prompt = False
         self._keys = KeyReader(settings.api_key) if callable(settings.api_key) else None
         self._with_key = settings  # of this attempt, with what a callable `api_key` returned
-        self._may_have_run = 0  # how many of the attempts
+        self._may_have_run = set[int]()  # which of the attempts
         self._app_key: AppKey = (settings.base_url, settings.app_id)
         self._reported_context_loss = False
         self._result = AppResult()
@@ -159,10 +157,9 @@ class Run:
                 while True:
                     await self._aread_key()
                     frames: OwnedStream[list[Any]] | None = None
-                    call = self._next_call()
                     try:
                         frames = await self._client.aframes(
-                            *call, deadline=self._deadline, on_sent=self._clock.restart
+                            *self._next_call(), deadline=self._deadline, on_sent=self._on_sent
                         )
                         async for arrived in frames:
                             for event in self._feed(arrived):
@@ -181,9 +178,8 @@ class Run:
             while True:
                 self._read_key()
                 frames: Generator[list[Any]] | None = None
-                call = self._next_call()
                 try:
-                    frames = self._client.frames(*call, on_sent=self._clock.restart, **calls)
+                    frames = self._client.frames(*self._next_call(), on_sent=self._on_sent, **calls)
                     for arrived in frames:
                         yield from self._feed(arrived)
                     yield self._finish()
@@ -215,11 +211,7 @@ class Run:
     @hides_arguments
     def _prepare(self, plan: Plan) -> None:
         """Make the request of a plan, in the form that the app takes."""
-        fields = plan.request_fields(self._options)
-        try:
-            request = AppRequest.model_validate(fields)
-        except ValidationError:
-            raise InvalidInputError.of(invalid_options(fields, names=CALL_NAMES)) from None
+        request = plan.request(self._settings, self._options)
         takes_prompt = self._app_key in self._client.prompt_only_apps
         history_format = "prompt" if takes_prompt else self._settings.history_format
         self._use(request, None if request.messages is None else history_format)
@@ -288,9 +280,10 @@ class Run:
         self._with_key = self._settings.model_copy(update={"api_key": key})
 
     def _next_call(self) -> tuple[AppRequest, AppSettings]:
-        """Return what the next attempt sends. Until an error shows otherwise, it may have run."""
+        """Return what the next attempt sends; once that was sent, it may have run."""
         self._attempt += 1
-        self._may_have_run += 1
+        sent, attempt, clock = self._may_have_run, self._attempt, self._clock
+        self._on_sent = lambda: (sent.add(attempt), clock.restart())  # does not hold the run
         return self._request, self._with_key
 
     def _feed(self, frames: list[Mapping[str, Any]]) -> list[AppEvent]:
@@ -304,6 +297,7 @@ class Run:
         events = self._decoder.feed(frames[0])
         if not self._received:  # the first frame is always alone
             self._received = True
+            self._may_have_run.add(self._attempt)  # also where a test double answers
             if self._asked_for_prompt:  # an app that refuses the prompt too is not remembered
                 self._client.prompt_only_apps.add(self._app_key)
             self._check_context(may_repeat=True)
@@ -357,7 +351,7 @@ class Run:
         """
         error.__context__ = error.__traceback__ = None
         if not self._received and did_not_start(error):
-            self._may_have_run -= 1
+            self._may_have_run.discard(self._attempt)
         if isinstance(error, _SessionForgottenError) and self._plan.fallback is not None:
             if self.closed.is_set():
                 self._raise_final(ConnectionLostError("the run was closed before it finished"))

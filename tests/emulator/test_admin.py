@@ -171,6 +171,12 @@ PAGES = [
 ]
 
 
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/apps/shop"), ("POST", "/clock")])
+def test_a_body_that_is_no_text_is_refused(admin: httpx.Client, method: str, path: str) -> None:
+    answer = admin.request(method, path, content=b"\xff\xfe")
+    assert (answer.status_code, answer.json()["message"]) == (400, "the body is not UTF-8")
+
+
 @pytest.mark.parametrize("headers", PAGES, ids=str)
 def test_a_web_page_can_neither_read_nor_change_anything(
     cloud: Emulator, admin: httpx.Client, post: Callable[..., Any], headers: dict[str, str]

@@ -267,3 +267,30 @@ def test_scenarios_faults_and_sessions_of_the_emulator_are_not_passed_on(
                 "x", extra_body={"input": {"prompt": ""}}
             )
     assert upstream.requests == []
+
+
+def test_a_call_is_passed_on_below_the_path_of_the_upstream(
+    tmp_path: Path, post: Callable[..., Any]
+) -> None:
+    """And to no other path: the caller's key is the upstream's only."""
+    with (
+        Emulator(apps={"trip": lambda call: "ok"}) as cloud,
+        Recorder(tmp_path / "seen", upstream=cloud.base_url.replace("/api/v1", "/gateway")) as seen,
+        Emulator(
+            apps=AppFiles(tmp_path),
+            record_missing=Recorder(tmp_path, upstream=seen.base_url),
+        ) as local,
+    ):
+        assert post(local, "trip").status == 404
+        assert "POST /gateway/apps/trip/completion" in post(local, "trip").body["message"]
+
+
+@pytest.mark.parametrize("key", [None, "sk-mine"])
+def test_the_playground_passes_calls_on_only_with_a_key(
+    tmp_path: Path, upstream: Emulator, post: Callable[..., Any], key: str | None
+) -> None:
+    recorder = Recorder(tmp_path, upstream=upstream.base_url)
+    files = AppFiles(tmp_path, matching="exact")
+    with Emulator(apps=files, record_missing=recorder, api_key=key) as local:
+        answer = post(local, path="/__emulator__/page/apps/trip/completion")
+    assert (answer.status, len(upstream.requests)) == ((200, 1) if key else (400, 0))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -19,8 +21,9 @@ import pytest
 from bailian_apps.emulator import RECORDINGS, Call, Emulator, Recorder
 from bailian_apps.emulator.faults.table import FAULTS
 from bailian_apps.emulator.models import ReceivedRequest
-from bailian_apps.emulator.page import exchanges
+from bailian_apps.emulator.page import exchanges, reading
 from bailian_apps.emulator.page.exchanges import Exchange, Exchanges
+from bailian_apps.emulator.page.reading import Answer
 from bailian_apps.emulator.server.local_server import Outcome
 from bailian_apps.inspector import render_frames
 
@@ -203,6 +206,8 @@ def test_secrets_are_masked_wherever_the_page_has_them(
     for number in (1, 2):
         shown.append(client.get(f"/__emulator__/page/requests/{number}").text)
         shown.append(client.get(f"/__emulator__/page/requests/{number}/run").text)
+    shown.append(client.get("/__emulator__/page/sessions").text)
+    assert shown[-1].count("user_token") == 2
     for each in shown:
         assert TOKEN not in each
         assert TOKEN[:8] not in each
@@ -362,3 +367,94 @@ def test_the_recorder_has_the_page_and_relays_the_rest(
     assert found[2]["data"]["recordings"] == [{"file": proxy.recordings[0].name}]
     assert details.json()["frames"] > 5
     assert TOKEN not in details.text
+
+
+def test_the_page_of_the_recorder_masks_what_recordings_do(
+    tmp_path: Path, post: Callable[..., Any]
+) -> None:
+    """The key, and the names that were added; an upstream may repeat both."""
+
+    def repeat(call: Call) -> str:
+        return f"sk-my-real-key calls {call.biz_params['phone']}"
+
+    with (
+        Emulator(apps={"app": repeat}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url, mask=["phone"]) as proxy,
+        httpx.Client(base_url=proxy.page_url, trust_env=False) as client,
+    ):
+        biz_params = {"phone": "13800001111"}
+        prompt = "sk-my-real-key 13800001111"
+        post(proxy, key="sk-my-real-key", prompt=prompt, biz_params=biz_params)
+        shown = [json.dumps(ended(client))]
+        shown += [client.get(f"/__emulator__/page/requests/1{end}").text for end in ("", "/run")]
+    assert "*** calls ***" in shown[1]
+    for each in shown:
+        assert "my-real-key" not in each
+        assert "13800001111" not in each
+
+
+def shown_answer(content: bytes, coding: str, piece: int = 7) -> Answer:
+    body: Any = b"{}"
+    kept = Exchanges().begin(ReceivedRequest(app_id="app", body=body, headers={}), Outcome())
+    kept.coding = coding
+    for start in range(0, len(content), piece):
+        kept.add(content[start : start + piece])
+    return Answer(kept)
+
+
+STREAM = b'id:1\nevent:result\ndata:{"output":{"text":"hi"}}\n\n' * 2
+
+
+@pytest.mark.parametrize(
+    ("coding", "compress"),
+    [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", zlib.compress)],
+)
+def test_a_compressed_answer_is_shown_as_text(
+    coding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    content = compress(STREAM)
+    assert shown_answer(content, coding).text == STREAM.decode()
+    assert len(shown_answer(content, coding).frames) == 2
+    assert shown_answer(content[:-9], coding).text.startswith("id:1")
+    assert shown_answer(b"not compressed", coding).text == f"({coding}, 14 bytes)"
+    assert shown_answer(b"\x8b\x03", "br").text == "(br, 2 bytes)"
+
+
+def test_a_compressed_answer_expands_to_no_more_than_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "MAX_ANSWER_BYTES", 1000)
+    content = gzip.compress(bytes(1_000_000))
+    assert len(shown_answer(content, "gzip", piece=len(content)).text) == 1000
+
+
+def test_the_recorder_shows_what_its_upstream_compressed(
+    tmp_path: Path, post: Callable[..., Any]
+) -> None:
+    with (
+        Emulator(apps={"app": parrot}) as cloud,
+        Recorder(tmp_path, upstream=cloud.base_url) as proxy,
+        httpx.Client(base_url=proxy.page_url, trust_env=False) as client,
+    ):
+        cloud.fail("gzip")
+        post(proxy, stream=True)
+        ended(client)
+        details = client.get("/__emulator__/page/requests/1").json()
+    assert details["frames"] > 3
+    assert details["response"]["text"].startswith("id:1\nevent:result")
+
+
+def test_a_long_request_leaves_room_for_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchanges, "MAX_ANSWER_BYTES", 10_000)
+    store = Exchanges()
+    body: Any = b'{"input":{}}'
+    request = ReceivedRequest(app_id="app", body=body, headers={}, body_bytes=50_000)
+    kept = store.begin(request, Outcome())
+    for _ in range(10):
+        kept.add(bytes(100))
+    assert not kept.is_cut
+    assert len(kept.pieces) == 10
+    kept.add(bytes(50_000))  # one piece that is too long
+    assert kept.is_cut
+    assert sum(len(content) for _, content in kept.pieces) <= 10_000
+    assert kept.answer_bytes == 51_000

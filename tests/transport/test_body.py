@@ -52,7 +52,9 @@ def pieces(body: bytes, borders: list[int]) -> list[bytes]:
     return [body[start:end] for start, end in itertools.pairwise(edges)]
 
 
-SIZES = st.sampled_from([b"%x\r\n", b"%X\r\n", b"000%x\r\n", b"%x;name=value\r\n", b"%x\n"])
+SIZES = st.sampled_from(
+    [b"%x\r\n", b"%X\r\n", b"000%x\r\n", b"%x ;name=value\r\n", b"%x \t\r\n", b"%x\n"]
+)
 ENDS = st.sampled_from([b"0\r\n\r\n", b"0;last\r\nName: value\r\n\r\n", b"0\n\n"])
 
 
@@ -88,10 +90,14 @@ def test_content_before_a_malformed_chunk_is_read_first() -> None:
         decoder.feed(b"2\r\ncd\r\n")
 
 
-@pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n", b"1\r\nab\r\n", b"1" * 70_000], ids=repr)
+SIZES_OF_NONE = ["zz", "-1", "+1", "0x1", "1_0", " 1", ""]
+MALFORMED = [*(f"{each}\r\n".encode() for each in SIZES_OF_NONE), b"1\r\nab\r\n", b"1" * 70_000]
+
+
+@pytest.mark.parametrize("body", MALFORMED, ids=repr)
 def test_a_malformed_chunk_is_an_error(body: bytes) -> None:
     decoder = ChunkedDecoder()
-    with pytest.raises(ValueError, match=r"int|negative|longer|too long|malformed"):
+    with pytest.raises(ValueError, match=r"int|hexadecimal|longer|too long|malformed"):
         for _ in range(2):
             decoder.feed(body)
 

@@ -492,6 +492,21 @@ def test_after_fork_the_child_has_its_own_connection() -> None:
         assert server.connections == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_goes_on_with_a_loop_has_its_own_connection() -> None:
+    loop = asyncio.new_event_loop()
+    with WireServer(WHOLE, WHOLE, WHOLE) as server, contextlib.closing(loop):
+        app = app_of(server)
+        assert loop.run_until_complete(app.ainvoke("parent")).text == "你好"
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if loop.run_until_complete(app.ainvoke("child")).text == "你好" else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert server.connections == 2
+        assert loop.run_until_complete(app.ainvoke("parent")).text == "你好"
+        assert server.connections == 2
+
+
 async def test_aclose_of_a_stream_closes_the_socket() -> None:
     with WireServer(HELD_OPEN) as server:
         events = app_of(server).astream("hi")
@@ -609,6 +624,7 @@ def test_leaving_an_async_stream_early_frees_its_slot_and_logs_nothing(
     times = 1 if leave is by_shutdown else 3
 
     async def main(app: BailianApp) -> None:
+        await app.ainvoke("hi")  # one that is cancelled at once may not even connect
         for _ in range(times):
             spoke = asyncio.Event()
             spoke.set()
@@ -616,7 +632,7 @@ def test_leaving_an_async_stream_early_frees_its_slot_and_logs_nothing(
             if leave is not by_shutdown:
                 await settled()
 
-    with WireServer(*[HELD_OPEN] * times) as server, caplog.at_level(logging.WARNING):
+    with WireServer(WHOLE, *[HELD_OPEN] * times) as server, caplog.at_level(logging.WARNING):
         asyncio.run(main(app_of(server)))
         HELD.clear()
         assert server.all_gone.wait(WAIT_S)

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
@@ -70,6 +71,29 @@ def test_a_loop_that_was_closed_with_a_call_in_it_keeps_no_slot() -> None:
         assert asyncio.run(app.ainvoke("again")).text == "你好"
         del events
         gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_loop_that_was_dropped_with_calls_in_it_is_freed_with_its_slot(
+    until_waiting: Callable[[int], None],
+) -> None:
+    with WireServer(HELD_OPEN, GOOD) as server:
+        app = app_of(server)
+
+        async def begin() -> set[asyncio.Task[Any]]:
+            tasks = {asyncio.ensure_future(app.ainvoke(each)) for each in ("runs", "waits")}
+            await asyncio.to_thread(server.asked.wait, WAIT_S)
+            await asyncio.to_thread(until_waiting, 1)
+            await asyncio.get_running_loop().shutdown_default_executor()
+            return tasks
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(begin())
+        dropped = weakref.ref(loop)
+        del loop
+        gc.collect()
+        assert dropped() is None
+        assert app.invoke("again").text == "你好"
 
 
 def test_threads_and_tasks_are_counted_together() -> None:

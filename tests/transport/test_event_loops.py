@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import trustme
+from support.wire import WireServer, event, frame, stream
 
 from bailian_apps.emulator import Agent, Call, Emulator
 
@@ -82,10 +89,35 @@ except Exception as error:
 join()
 """
 
+FAILING = """
+secure, untrusted, refused = sys.argv[2:]
+
+def fail(name, url, **settings):
+    app = BailianApp(app_id=name, api_key="k", base_url=url, max_retries=0)
+    try:
+        happened[app.invoke("hi", **settings).text] += 1
+    except Exception as error:
+        happened[str(error)] += 1
+
+happened = collections.Counter()
+for _ in range(3):
+    spawn(fail, "app", refused)
+    spawn(fail, "app", untrusted)
+    spawn(fail, "app", secure)
+    spawn(fail, "late", sys.argv[1], timeout=Timeout(first_frame_s=0.05))
+join()
+print({text.partition("; ")[0].partition("verify")[0]: n for text, n in happened.items()})
+"""
+
+TLS_FIRST = """
+BailianApp(app_id="app", api_key="k", base_url=sys.argv[2]).invoke("hi")
+app_of("words").invoke("hi")
+"""
+
 SCRIPTS = {
     "gevent": GEVENT + START,
     "gevent, patched late": START + GEVENT,
-    "gevent, patched after a call": START + 'app_of("words").invoke("hi")\n' + GEVENT,
+    "gevent, patched after calls": START + TLS_FIRST + GEVENT,
     "eventlet": EVENTLET + START,
 }
 
@@ -110,14 +142,36 @@ def base_url() -> Iterator[str]:
         "waits": waits,
         "releases": releases,
         "silent": silent,
+        "late": lambda call: str(call.disconnected.wait(60)),
     }
     with Emulator(apps=apps, pace=1) as cloud:
         yield cloud.base_url
 
 
-def run(script: str, base_url: str) -> str:
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """URLs: of a server that is trusted, of one that is not, and of none."""
+    contexts: list[ssl.SSLContext] = []
+    for authority in (trustme.CA(), trustme.CA()):
+        contexts.append(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        authority.issue_cert("127.0.0.1").configure_cert(contexts[-1])
+        if len(contexts) == 1:
+            authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    good = stream(event(frame("secure", "stop")))
+    with (
+        WireServer(*[good] * 9, tls=contexts[0]) as trusted,
+        WireServer(tls=contexts[1]) as untrusted,
+        socket.socket() as none,
+    ):
+        none.bind(("127.0.0.1", 0))  # and does not listen
+        refused = f"http://127.0.0.1:{none.getsockname()[1]}/api/v1"
+        yield [trusted.base_url, untrusted.base_url, refused]
+
+
+def run(script: str, *urls: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", script, base_url],
+        [sys.executable, "-c", script, *urls],
         capture_output=True,
         text=True,
         check=False,
@@ -128,13 +182,22 @@ def run(script: str, base_url: str) -> str:
 
 
 @pytest.mark.parametrize("start", SCRIPTS.values(), ids=SCRIPTS)
-def test_greenlets_do_not_disturb_or_block_each_other(start: str, base_url: str) -> None:
-    mixed, waited, closed = run(
-        start + MIXED + ONE_WAITS_FOR_ANOTHER + CLOSE_FROM_ANOTHER, base_url
+def test_greenlets_do_not_disturb_or_block_each_other(
+    start: str, base_url: str, secure: list[str]
+) -> None:
+    mixed, waited, closed, failed = run(
+        start + MIXED + ONE_WAITS_FOR_ANOTHER + CLOSE_FROM_ANOTHER + FAILING, base_url, *secure
     ).splitlines()
     assert mixed == str([("RequestTimeoutError", 30), ("left", 30), ("word word word ", 30)])
     assert waited == "both answered"
     assert closed == "StreamInterruptedError"
+    _, untrusted, refused = (urlsplit(url).netloc for url in secure)
+    assert ast.literal_eval(failed) == {
+        f"could not connect to {refused}: Connection refused": 3,
+        f"could not connect to {untrusted}: certificate ": 3,
+        "secure": 3,
+        "no frame arrived within first_frame_s=0.05 s": 3,
+    }
 
 
 TRIO = """

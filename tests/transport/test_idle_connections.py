@@ -144,7 +144,11 @@ def test_an_event_loop_closes_an_idle_connection_on_which_something_arrives(
 
 
 @pytest.mark.parametrize("calls", [sync_calls, async_calls])
-@pytest.mark.parametrize("stray", [ANOTHER, CLOSING], ids=["an answer", "a 408"])
+@pytest.mark.parametrize(
+    "stray",
+    [ANOTHER, CLOSING, CLOSING[:1], CLOSING[:12], CLOSING[:40], ANOTHER[:60]],
+    ids=["an answer", "a 408", "a byte", "a status", "half a 408", "half a head"],
+)
 @pytest.mark.parametrize("body", [b'{"output":{"text":"yours","finish_reason":"stop"}}', b""])
 def test_what_came_with_the_end_of_an_answer_is_not_the_next(
     calls: Calls, body: bytes, stray: bytes

@@ -142,6 +142,62 @@ def test_a_client_that_is_dropped_leaves_nothing_in_a_loop_that_runs() -> None:
 
 
 @pytest.mark.usefixtures("_quiet")
+def test_closing_a_client_may_be_cancelled(tls: tuple[ssl.SSLContext, Path]) -> None:
+    """Closing connections of TLS waits for the servers."""
+    context, trusted = tls
+
+    async def call_and_close(server: WireServer, client: Client) -> None:
+        await a_call(BailianApp(app_id="a", api_key="k", base_url=server.base_url, client=client))
+        assert client._async is not None
+        [session] = client._async.sessions.values()
+        closing = asyncio.create_task(client.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        del closing
+        assert await asyncio.to_thread(server.all_gone.wait, WAIT_S)
+        gc.collect()
+        assert session() is None
+
+    with WireServer(WHOLE, tls=context) as server:
+        asyncio.run(call_and_close(server, Client(ca_bundle=trusted)))
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_of_a_loop_that_is_closed_with_calls_in_it_only_python_complains(
+    secure: bool, tls: tuple[ssl.SSLContext, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    context, trusted = tls
+
+    async def begin(app: BailianApp) -> list[asyncio.Future[object]]:
+        streams = [app.astream("hold") for _ in range(2)]
+        for each in streams:
+            await anext(each)
+        tasks = [asyncio.ensure_future(anext(each)) for each in streams]
+        await asyncio.sleep(0)  # now they wait for what never comes
+        return tasks
+
+    with WireServer(HELD_OPEN, HELD_OPEN, tls=context if secure else None) as server:
+        app = BailianApp(
+            app_id="app", api_key="k", base_url=server.base_url, client=Client(ca_bundle=trusted)
+        )
+        loop = asyncio.new_event_loop()
+        loop.set_debug(True)
+        loop.slow_callback_duration = WAIT_S
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            loop.run_until_complete(begin(app))
+            loop.close()
+            assert server.all_gone.wait(WAIT_S)
+            gc.collect()
+        assert [str(each.message) for each in warned] == []
+        assert {each.partition("\n")[0] for each in caplog.messages} <= {
+            "Task was destroyed but it is pending!"
+        }
+
+
+@pytest.mark.usefixtures("_quiet")
 def test_a_connection_is_used_again_while_its_loop_pauses() -> None:
     """As in a notebook, or in a framework that runs one loop a cell at a time."""
     loop = asyncio.new_event_loop()

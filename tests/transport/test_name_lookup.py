@@ -15,7 +15,7 @@ from support.paths import PATHS
 from support.wire import WAIT_S, WireServer, event, frame, stream
 
 from bailian_apps import BailianApp, Client, ConnectError, Timeout
-from bailian_apps.transport.name_lookup import Resolver, look_up
+from bailian_apps.transport.name_lookup import Resolver, _running, look_up
 
 GOOD = stream(event(frame("你好", "stop")))
 HURRIED = Timeout(connect_s=0.05)
@@ -127,6 +127,40 @@ def test_where_no_thread_can_start_a_name_is_looked_up_without(
     with WireServer(GOOD) as server:
         assert PATHS[path](app_of(server), "hi").text == "你好"
     assert name_server.asked == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("has_started", [True, False])
+def test_a_look_up_whose_start_was_interrupted_disturbs_no_other(
+    has_started: bool, name_server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-C: nobody knows whether its thread runs."""
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def interrupted(thread: threading.Thread) -> None:
+        if has_started:
+            start(thread)
+            started.append(thread)
+            thread.join(WAIT_S)
+        raise KeyboardInterrupt
+
+    name_server.answers.set()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            look_up("host.invalid", 9, WAIT_S)
+    name_server.answers.clear()
+
+    def interrupted_before_its_end(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted_before_its_end)
+        with pytest.raises(KeyboardInterrupt):
+            look_up("host.invalid", 9, WAIT_S)
+    name_server.answers.set()
+    assert look_up("host.invalid", 9, WAIT_S)
+    assert _running == {}
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

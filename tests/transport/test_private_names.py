@@ -17,6 +17,7 @@ import pytest
 import trustme
 import urllib3
 import urllib3.connection
+from aiohttp.client_proto import ResponseHandler
 from support.wire import WAIT_S, WireServer, answer
 
 from bailian_apps.transport.private_names import PRIVATE_NAMES
@@ -105,6 +106,20 @@ async def aiohttp_buffer() -> None:
             assert b"".join(response.content._buffer) == b"{}"
 
 
+async def aiohttp_read() -> None:
+    protocol = ResponseHandler(asyncio.get_running_loop())
+    protocol.set_response_params(read_until_eof=True)
+    head, body = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"{}"
+    protocol.data_received(head + body)
+    with pytest.raises(StopIteration) as done:
+        protocol.read().send(None)
+    assert done.value.value[0].code == 200
+    assert not protocol.should_close
+    reading = protocol.read()
+    assert reading.send(None) is not None  # it waits
+    reading.close()
+
+
 async def asyncio_connection_lost() -> None:
     with WireServer() as server:
         transport, _ = await asyncio.get_running_loop().create_connection(
@@ -141,6 +156,7 @@ USES: dict[str, Callable[[], Any]] = {
     "http.client:HTTPResponse.fp": urllib3_body,
     "socket:SocketIO._sock": socket_of_its_reader,
     "aiohttp.streams:StreamReader._buffer": aiohttp_buffer,
+    "aiohttp.client_proto:ResponseHandler.read": aiohttp_read,
     "asyncio.selector_events:_SelectorTransport._call_connection_lost": asyncio_connection_lost,
     "asyncio.sslproto:_SSLProtocolTransport._ssl_protocol": asyncio_below_tls,
     "asyncio.sslproto:SSLProtocol._transport": asyncio_below_tls,

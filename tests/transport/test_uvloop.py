@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[1]
 
 AGAIN = {
     "idle_connections": "async_calls or ainvoke or astream or busy",
-    "loop_ends": "not dropped-",
+    "loop_ends": "not dropped- and not only_python_complains",
     "closing": "(async or cancelling or aclose or event_loop or loop_that_ended) "
     "and not by_cancelling and not thousand",
     "timeouts": "own_limit and (ainvoke or astream)",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bailian_apps.cli.background import Background, runs
 from bailian_apps.cli.batch import batch
 from bailian_apps.cli.options import (
     AllRegions,
@@ -54,6 +55,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(runs)
 
 
 @app.callback()
@@ -66,6 +68,7 @@ def commands(
 
     [bold]bailian-apps run APP_ID "Plan a day in Hangzhou"[/]   call an app once
     [bold]bailian-apps run "Plan a day in Hangzhou"[/]          the app of BAILIAN_APP_ID
+    [bold]bailian-apps runs wait ID[/]                          wait for a background run
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
     [bold]bailian-apps batch IN.jsonl OUT.jsonl[/]              ask many prompts
     [bold]bailian-apps serve[/]                                 run a local emulator
@@ -101,6 +104,7 @@ def run(
     stream: Stream = True,
     html: Html = None,
     dry_run: DryRun = False,
+    background: Background = False,
 ) -> None:
     """Call an app once and print its answer.
 
@@ -132,6 +136,11 @@ def run(
         from bailian_apps.cli.dry_run import dry_run as show_request
 
         show_request(called, command.read_prompt(prompt), options, as_json=as_json)
+        return
+    if background:
+        from bailian_apps.cli.background import submit
+
+        submit(called, command.read_prompt(prompt), options, as_json=as_json)
         return
     command.run(
         called, prompt, console(stderr=True), options, output=output, steps=steps, html=html

@@ -5,6 +5,8 @@
     BailianError
     ├── InvalidInputError            your input; nothing was sent (also a ValueError)
     ├── InvalidOutputError           the app ran; its answer does not fit your `output_schema`
+    ├── NoResultError                a background run that goes on, or was cancelled
+    ├── SubmissionUnknownError       a background run may have been submitted by another process
     ├── APIError                     the cloud answered with an error
     │   ├── BadRequestError          400
     │   │   └── ContentBlockedError  400 DataInspectionFailed
@@ -56,6 +58,7 @@ class BailianError(Exception):
         status_code: The HTTP status, or None where there was none.
         request_id: The cloud's id of the request, to quote to its support, or None.
         session_id: The session of the call, where one was known.
+        run_id: The id of the background run that the call was about, or None.
         partial: What had been received before the failure, or None before the first frame.
         retry_after_s: Seconds the server asked to wait, or None.
         attempts: How many times the request was sent, this one included.
@@ -83,6 +86,7 @@ class BailianError(Exception):
         self.request_id = request_id
         self.retry_after_s = retry_after_s
         self.session_id: str | None = None
+        self.run_id: str | None = None
         self.partial: AppResult | None = None
         self.attempts = 1
 
@@ -101,6 +105,7 @@ class BailianError(Exception):
         facts = [
             f"HTTP {self.status_code}" if self.status_code else "",
             f"request_id {self.request_id}" if self.request_id else "",
+            f"run {self.run_id}" if self.run_id else "",
             f"{self.attempts} attempts" if self.attempts > 1 else "",
         ]
         shown = ", ".join(fact for fact in facts if fact)
@@ -184,6 +189,25 @@ class InvalidOutputError(BailianError):
     """
 
     fields: tuple[str, ...] = ()
+
+
+class NoResultError(BailianError):
+    """A background run has no result: it has not ended yet, or it was cancelled.
+
+    Attributes:
+        status: The run's status, as `BackgroundRun.status`.
+    """
+
+    request_state: RequestState = "answered"
+    status: str | None = None
+
+
+class SubmissionUnknownError(BailianError):
+    """A background run may have been submitted with this mark before; nothing was sent now.
+
+    The mark was made by another process, or was used before. Whether that submission reached the
+    cloud is not known; if it did, its run goes on there.
+    """
 
 
 def _shortened(text: str, length: int) -> str:

@@ -28,12 +28,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
+from pydantic import ValidationError
 from typing_extensions import Self
 
 from bailian_apps.core.attachments import Image, InlineImage, read_files, read_images
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.invalid_input import invalid_options
 from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import CALL_NAMES, AppSettings
 from bailian_apps.core.text import repair_surrogates
@@ -115,6 +117,19 @@ class Plan:
         if problems:
             raise InvalidInputError.of([*problems, *invalid_options(fields, names=CALL_NAMES)])
         return fields
+
+    def request(self, settings: AppSettings, call_options: Mapping[str, Any]) -> AppRequest:
+        """Return the request of a call with these settings; for the options see `request_fields`.
+
+        Raises:
+            InvalidInputError: A field cannot be sent.
+        """
+        shared = {name: getattr(settings, name) for name in WireOptions.model_fields}
+        fields = self.request_fields({**call_options, **shared})
+        try:
+            return AppRequest.model_validate(fields)
+        except ValidationError:
+            raise InvalidInputError.of(invalid_options(fields, names=CALL_NAMES)) from None
 
     def marker(self, result: AppResult, *, now: float | None = None) -> SessionMarker | None:
         """Return the marker for the answer's message; None if the cloud named no session.

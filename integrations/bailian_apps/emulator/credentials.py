@@ -9,6 +9,9 @@ from bailian_apps.emulator.wire.frames import NestingError, parse_json, to_json
 
 MASK = "***"
 
+PLAYGROUND_KEY = "playground"
+"""The key of the page's calls to a server that takes any; it is worth nothing elsewhere."""
+
 _WORD_ENDS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z]+")
 _CREDENTIAL = re.compile(
     r"(authorization|secret|passwd|pwd|cookie|credential|pass_?(word|phrase|code)"

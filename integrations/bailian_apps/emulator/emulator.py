@@ -17,6 +17,7 @@ from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.page.page import RenderRun, Shown, with_page
 from bailian_apps.emulator.page.state import EmulatorState
 from bailian_apps.emulator.recorder.recorder import Recorder
+from bailian_apps.emulator.responses_api.runs import RunStore
 from bailian_apps.emulator.server.endpoint import BASE_PATH, Cloud, asgi_app
 from bailian_apps.emulator.server.local_server import (
     LOOPBACK,
@@ -60,6 +61,8 @@ class Emulator(LocalServer):
         strict: bool = False,
         render_run: RenderRun | None = None,
         record_missing: Recorder | None = None,
+        background_queue_s: float = 0.0,
+        background_run_s: float = 0.0,
     ) -> None:
         """Load the apps; nothing listens before `start` or the `with` block.
 
@@ -89,11 +92,13 @@ class Emulator(LocalServer):
                 it is passed on to the upstream of this recorder, with its own key, and the answer
                 is recorded unless it is an error. The recorder need not be started. A call goes
                 nowhere if a fault hits it or if it continues a session of the emulator.
+            background_queue_s: Seconds that a background run is queued; see `advance`.
+            background_run_s: Seconds that a background run takes at least, after that.
 
         Raises:
             RecordingError: A recording cannot be read.
             ScenarioError: A YAML file is invalid or has several apps.
-            ValueError: The pace, a session setting or an allowed host is invalid.
+            ValueError: The pace, a setting of sessions or runs, or an allowed host is invalid.
             TypeError: An app is of none of the types above.
         """
         check_pace(pace)
@@ -112,6 +117,7 @@ class Emulator(LocalServer):
             ),
             strict=strict,
             recorder=record_missing,
+            new_runs=partial(RunStore, queue_s=background_queue_s, run_s=background_run_s),
         )
         state = EmulatorState(self._cloud)
         shown = Shown(
@@ -229,15 +235,15 @@ class Emulator(LocalServer):
         self._cloud.faults.clear()
 
     def advance(self, seconds: float) -> None:
-        """Move the clock of the sessions forward, without waiting.
+        """Move the clock of the sessions and of the background runs forward, without waiting.
 
         Raises:
             ValueError: `seconds` is negative or not finite.
         """
-        self._cloud.sessions.advance(seconds)
+        self._cloud.advance(seconds)
 
     def reset(self) -> None:
-        """Remove requests, sessions, faults and changes of the apps, and reset the clock.
+        """Remove requests, sessions, runs, faults and changes of the apps, and reset the clock.
 
         Answers in progress continue, but do not change the new state.
         """

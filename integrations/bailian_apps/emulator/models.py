@@ -52,6 +52,8 @@ class ReceivedRequest:
         headers: The headers by their lower-case names, with the key masked.
         fault: The name of the fault that was injected into the answer, if any.
         body_bytes: The length of the body on the wire.
+        method: The HTTP method; only requests about background runs have others than POST.
+        path: The path of the address.
         disconnected: Set when the client disconnects before the answer is complete, or the
             emulator stops. A callable app that waits for it keeps its stream open until then.
     """
@@ -61,6 +63,8 @@ class ReceivedRequest:
     headers: dict[str, str]
     fault: str | None = None
     body_bytes: int = field(default=0, compare=False, repr=False)
+    method: str = field(default="POST", repr=False)
+    path: str = field(default="", repr=False)
     disconnected: threading.Event = field(
         default_factory=threading.Event, compare=False, repr=False
     )
@@ -69,7 +73,7 @@ class ReceivedRequest:
         """Show the request without secrets."""
         return (
             f"{type(self).__name__}(app_id={self.app_id!r}, body={self.redacted_body!r}, "
-            f"headers={self.headers!r}, fault={self.fault!r})"
+            f"headers={self.headers!r}, fault={self.fault!r}, method={self.method!r})"
         )
 
     @contextmanager

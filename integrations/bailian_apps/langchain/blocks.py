@@ -31,6 +31,9 @@ PROVIDER = "bailian"
 STEP_TYPE = "bailian_step"
 """The type of a workflow node's block, and the name of the custom event."""
 
+RUN_TYPE = "bailian_run"
+"""The name of the custom event of a background run's status."""
+
 _REASONING, _REASONING_PARTS = "reasoning_content", "reasoning_parts"
 _CITATION_EXTRAS = ("index_id", "doc_id", "doc_name", "biz_id", "page_number", "images", "score")
 

@@ -105,6 +105,10 @@ class BailianAppRunnable(  # pyright: ignore[reportIncompatibleMethodOverride] -
         ```
 
     Attributes:
+        background: Whether a call submits a background run (extra `background`) and waits for it,
+            for longer than a connection lasts. There are no sessions then, and everything arrives
+            at the end; the custom event `bailian_run` has the run's id and each new status. A call
+            that is left goes on in the cloud, and one that is repeated submits another run.
         biz_params_schema: A pydantic model of the app's start variables. Every input is validated
             with it, and it is part of the input schema. A field is accepted by its name or an
             alias and sent under its alias; its value may also be in `biz_params`. None is not sent.
@@ -114,6 +118,7 @@ class BailianAppRunnable(  # pyright: ignore[reportIncompatibleMethodOverride] -
 
     model_config = MODEL_CONFIG | ConfigDict(populate_by_name=True)
 
+    background: bool = False
     biz_params_schema: type[BaseModel] | None = None
     # LangChain's own property `output_schema` returns it, because `OutputType` does.
     output_class: Annotated[type[OutputT] | None, BeforeValidator(check_output_schema)] = Field(
@@ -334,7 +339,9 @@ class _RunnableCall:
         biz_params = self._biz_params(options.get("biz_params"), variables)
         if biz_params or "biz_params" in kwargs:
             kwargs["biz_params"] = biz_params
-        return AppRun.prepare(self._runnable, to_turns(messages), kwargs, manager, config)
+        app = self._runnable
+        turns = to_turns(messages)
+        return AppRun.prepare(app, turns, kwargs, manager, config, background=app.background)
 
     def _biz_params(self, given: Any, variables: dict[str, Any]) -> Any:
         """Return what is sent: the input extends the field, a keyword argument replaces both."""

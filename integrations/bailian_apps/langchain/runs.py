@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
@@ -18,6 +18,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan, plan_request
 from bailian_apps.core.redaction import hides_arguments, take
+from bailian_apps.core.responses_api import StatusChanged, refuse_unsent
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.turns import Turn
 from bailian_apps.langchain.answer_run import AnswerRun
@@ -31,7 +32,10 @@ from bailian_apps.langchain.step_runs import (
     token_handlers,
 )
 from bailian_apps.owned_stream import OwnedStream
-from bailian_apps.run import Run
+from bailian_apps.run import EventStream, Run
+
+if TYPE_CHECKING:
+    from bailian_apps.background.call import BackgroundCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class AppRun:
     """
 
     plan: Plan
-    run: Run
+    run: Run | BackgroundCall
     steps: StepRuns
     answer: AnswerRun | None
 
@@ -59,6 +63,8 @@ class AppRun:
         kwargs: dict[str, Any],
         manager: AnyRunManager | None,
         config: RunnableConfig | None = None,
+        *,
+        background: bool = False,
     ) -> AppRun:
         """Check the arguments of a call and plan its request.
 
@@ -69,17 +75,28 @@ class AppRun:
                 emptied, see `take`.
             manager: The LangChain run of the call, if it has one.
             config: The config of the call, unless LangChain itself streams what the call returns.
+            background: Whether it is submitted as a background run and waited for.
 
         Raises:
             InvalidInputError: An argument cannot be sent.
         """
-        settings, options = app.split(call_kwargs(take(kwargs)))
+        given = call_kwargs(take(kwargs))
+        if background:
+            refuse_unsent(given)
+        settings, options = app.split(given)
         if isinstance(conversation, str):
             plan = Plan.for_prompt(settings.app_id, conversation)
         else:
             session_id = options.pop("session_id", None)
-            plan = plan_request(conversation, settings, session_id=session_id)
-        run = Run(settings, plan, options, client=app.client)
+            # The API of background runs has no sessions.
+            planned = settings.with_overrides({"history_mode": "full"}) if background else settings
+            plan = plan_request(conversation, planned, session_id=session_id)
+        if background:
+            from bailian_apps.background.call import BackgroundCall
+
+            run = BackgroundCall(settings, plan, options, client=app.client)
+        else:
+            run = Run(settings, plan, options, client=app.client)
         answer: AnswerRun | None = None
         shown: list[BaseCallbackHandler] = []
         if config is not None and manager is not None and (shown := token_handlers(manager)):
@@ -98,7 +115,7 @@ class AppRun:
             BailianError: The call failed.
         """
         try:
-            with closing(self.run.stream()) as stream:
+            with closing(self._stream()) as stream:
                 for event in stream:
                     if isinstance(event, self.steps.reported):
                         make_calls(self.steps.report(event))
@@ -112,7 +129,7 @@ class AppRun:
     async def aevents(self) -> AsyncGenerator[AppEvent]:
         """Run the app, natively async; as `events`."""
         try:
-            async with OwnedStream(self.run.astream()) as stream:
+            async with OwnedStream(self._astream()) as stream:
                 async for event in stream:
                     if isinstance(event, self.steps.reported):
                         await amake_calls(self.steps.report(event))
@@ -130,6 +147,27 @@ class AppRun:
                         await asyncio.wait([closing_runs])
                 raise
             raise
+
+    def _stream(self) -> EventStream | Generator[AppEvent]:
+        return self.run.stream() if isinstance(self.run, Run) else self._wait(self.run)
+
+    def _astream(self) -> AsyncGenerator[AppEvent]:
+        return self.run.astream() if isinstance(self.run, Run) else self._await(self.run)
+
+    def _wait(self, call: BackgroundCall) -> Generator[AppEvent]:
+        for event in call.stream():
+            if isinstance(event, StatusChanged):
+                make_calls(self.steps.report_status(event))
+            else:
+                yield event
+
+    async def _await(self, call: BackgroundCall) -> AsyncGenerator[AppEvent]:
+        async with OwnedStream(call.astream()) as events:
+            async for event in events:
+                if isinstance(event, StatusChanged):
+                    await amake_calls(self.steps.report_status(event))
+                else:
+                    yield event
 
     def _close(self, error: BaseException) -> ManagerCalls:
         try:

@@ -4,7 +4,7 @@ Every step is a child of that run (a model's, a tool's, a chain's) for LangChain
 for LangSmith and every other tracer: a tool call is a tool run, a retrieval (also by a workflow's
 node) a retriever run, any other node a chain run. Reasoning has no run, because it streams. In
 addition, the custom event `bailian_step` reports the start and the end of every step, and what it
-says, for a UI.
+says, for a UI; `bailian_run` reports the statuses of a background run.
 
 LangChain's handlers count tokens in the runs of models. A chat model's own run has those of the
 whole app. Below any other run, each model that the app called has a model run of its own, so that
@@ -53,9 +53,10 @@ from bailian_apps.core.events import (
     StepUpdated,
     UsageReported,
 )
+from bailian_apps.core.responses_api import StatusChanged
 from bailian_apps.core.result import SUCCESS, ModelUsage, SpanKind, Step, Usage
 from bailian_apps.core.values import as_text
-from bailian_apps.langchain.blocks import PROVIDER, STEP_TYPE, as_arguments, step_entry
+from bailian_apps.langchain.blocks import PROVIDER, RUN_TYPE, STEP_TYPE, as_arguments, step_entry
 
 AnyRunManager: TypeAlias = RunManager | AsyncRunManager
 ManagerCalls: TypeAlias = Generator[Any, Any, None]
@@ -153,6 +154,11 @@ class StepRuns:
         elif isinstance(event, RunFinished):
             self._usage = event.result.usage
             yield from self._count_rest()
+
+    def report_status(self, event: StatusChanged) -> ManagerCalls:
+        """Report a background run's new status."""
+        fields = {"run_id": event.run_id, "status": event.status}
+        yield from self._publish(RUN_TYPE, {"app_id": self._app_id, **fields})
 
     def _report_step(self, event: StepStarted | StepUpdated | StepFinished) -> ManagerCalls:
         step = event.step
@@ -277,11 +283,14 @@ class StepRuns:
         self, event: str, step: Mapping[str, Any], more: Mapping[str, Any] | None = None
     ) -> ManagerCalls:
         data = {"event": event, "app_id": self._app_id, "step": step, **(more or {})}
+        yield from self._publish(STEP_TYPE, data)
+
+    def _publish(self, name: str, data: dict[str, Any]) -> ManagerCalls:
         if self._write is not None:
-            self._write({"type": STEP_TYPE, **data})
+            self._write({"type": name, **data})
         if self._custom:
             run_id = self._manager.run_id
-            yield self._child_manager(run_id).on_custom_event(STEP_TYPE, data, run_id=run_id)
+            yield self._child_manager(run_id).on_custom_event(name, data, run_id=run_id)
 
     def _manager_for(self, step: Step) -> Any:
         parent = self._open.get(step.parent_id or "")

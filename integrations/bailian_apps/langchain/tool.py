@@ -116,6 +116,8 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
     Attributes:
         name: The name of the tool, for the model.
         description: The description of the tool, for the model.
+        background: Whether a call submits a background run and waits for it, as in
+            `BailianAppRunnable`.
         biz_params_schema: A pydantic model of the app's start variables. Its fields become
             arguments of the tool, which are sent in `biz_params`, under their aliases. A field
             that the model leaves out has its value from `biz_params`, if that has one, or its
@@ -133,6 +135,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
 
     model_config = MODEL_CONFIG | ConfigDict(populate_by_name=True)
 
+    background: bool = False
     biz_params_schema: type[BaseModel] | None = None
     # LangChain's own property `output_schema` returns it, because `OutputType` does.
     output_class: Annotated[type[BaseModel] | None, BeforeValidator(check_output_schema)] = Field(
@@ -288,7 +291,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
         turns = [*earlier, Turn(role="user", text=prompt)]
         if biz_params:
             kwargs["biz_params"] = biz_params
-        return AppRun.prepare(self, turns, kwargs, manager, config)
+        return AppRun.prepare(self, turns, kwargs, manager, config, background=self.background)
 
     def _content_and_artifact(
         self, prompt: str, plan: Plan, result: AppResult, call_id: str | None

@@ -178,6 +178,8 @@ class AsyncCall:
         """Keep the response to close it, even where the call is cancelled as it arrives."""
         if not sending.cancelled() and sending.exception() is None:
             self._response = sending.result()
+            if self._loop_session is not None:
+                self._loop_session.responses.add(self._response)
 
     async def _await_head(
         self, sending: asyncio.Task[aiohttp.ClientResponse]

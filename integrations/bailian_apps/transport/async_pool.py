@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import os
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _READ_SIZE: Final = 1 << 16
 _DAY_S: Final = 86_400.0  # the timers of some event loops (Qt's) hold 24 days at most
+_PROBE: Final = b"HTTP/1.1 299 Probe\r\nContent-Length: 0\r\n\r\n"
 
 on_connected: ContextVar[list[Callable[[asyncio.Transport], None]]] = ContextVar("on_connected")
 """What to call with the connection on which the current task sends its request, once.
@@ -147,6 +149,8 @@ class _Connector(aiohttp.TCPConnector):
         # marks each connection of a proxy, which it then does not use again.
         if transport.is_closing() or (protocol.should_close and (reused or not proxy)):
             return True
+        if reused and _has_begun_answer(protocol):
+            return True
         if not reused and transport.get_extra_info("sslcontext"):
             return False  # TLS 1.3 sends its session tickets after the handshake
         # What the event loop has not read yet.
@@ -168,7 +172,9 @@ class LoopSession:
     Attributes:
         session: The aiohttp session.
         closing: Whether the call that ends last closes the connections.
+        responses: Those of calls that run; one that nobody closes warns in debug mode.
         timer: The timer that holds the `_LoopEnd`.
+        process: The process that made the connections.
     """
 
     def __init__(self, connections: AsyncConnections) -> None:
@@ -178,6 +184,7 @@ class LoopSession:
             connections: Those of all loops; this one is in its `sessions` until it is closed.
         """
         self._loop = asyncio.get_running_loop()
+        self.process = os.getpid()
         self._connections = weakref.ref(connections, self._on_client_dropped)
         self._ref = connections.sessions[self._loop] = weakref.ref(self)
         self._connector = _Connector(self._loop)
@@ -191,6 +198,7 @@ class LoopSession:
         )
         self._calls = 0
         self.closing = False
+        self.responses = weakref.WeakSet[aiohttp.ClientResponse]()
         self._guard = self._close_with_loop()
         self.timer: weakref.ref[asyncio.TimerHandle]
         _LoopEnd(self, self._loop)()
@@ -219,6 +227,10 @@ class LoopSession:
         self._forget()
         self.session.detach()
         self._connector.drop(self._loop)
+        for response in list(self.responses) if self._loop.is_closed() else ():
+            for _ in range(2):  # the first fails where a task waits for the response
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    response.close()
         if (timer := self.timer()) and not self._loop.is_closed():
             self._loop.call_soon(timer.cancel)  # after the loop has closed what was aborted
 
@@ -228,8 +240,10 @@ class LoopSession:
                 yield
         finally:
             self._forget()
-            await self.session.close()
-            self.drop()
+            try:
+                await self.session.close()
+            finally:  # also where this is cancelled while connections of TLS close
+                self.drop()
 
     def _forget(self) -> None:
         connections = self._connections()
@@ -237,8 +251,11 @@ class LoopSession:
             del connections.sessions[self._loop]
 
     def _on_client_dropped(self, _: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        # Not `contextlib`: as the interpreter exits, the names of this module may be gone.
+        try:  # noqa: SIM105
             self._loop.call_soon_threadsafe(self.drop)
+        except RuntimeError:  # the loop is closed
+            pass
 
 
 class _LoopEnd:
@@ -296,7 +313,29 @@ class AsyncConnections:
 
     def _of_running_loop(self) -> LoopSession | None:
         known = self.sessions.get(asyncio.get_running_loop())
-        return known() if known is not None else None
+        session = None if known is None else known()
+        if session is None or session.process != os.getpid():
+            return None  # a forked child that goes on with its parent's loop has its own
+        return session
+
+
+def _has_begun_answer(protocol: ResponseHandler) -> bool:
+    """Whether part of another answer's head came with the end of the last answer.
+
+    aiohttp's parser holds it unseen. So it is given a whole answer, which it returns unchanged only
+    where it held nothing.
+    """
+    protocol.data_received(_PROBE)
+    reading = protocol.read()
+    try:
+        reading.send(None)
+    except StopIteration as done:
+        message = done.value[0]
+        return (message.code, message.reason, len(message.headers)) != (299, "Probe", 1)
+    except Exception:  # the two are no answer together
+        return True
+    reading.close()
+    return True
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:

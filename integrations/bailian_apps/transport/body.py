@@ -16,6 +16,7 @@ from bailian_apps.transport.timeouts import TimeoutBudget
 
 _READ: Final = 1 << 16  # bytes asked of the socket at once
 _LONGEST_LINE: Final = 1 << 16
+_HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
 
 
 class ResponseBody:
@@ -193,8 +194,9 @@ class ChunkedDecoder:
                     raise ValueError("a chunk is longer than its size")
                 self._expect_crlf = False
             else:
-                self._left = int(line.partition(b";")[0], 16)
-                if self._left < 0:
-                    raise ValueError("a chunk has a negative size")
+                size = line.partition(b";")[0].rstrip(b" \t")
+                if size.strip(_HEX_DIGITS):  # `int` takes a sign, 0x and underscores, too
+                    raise ValueError("the size of a chunk is not a hexadecimal number")
+                self._left = int(size, 16)
                 self._trailers = not self._left
         self.trailing_data = at < len(data)

@@ -86,14 +86,19 @@ def uses_tls(url: str, proxy: str | None) -> bool:
     return url.startswith("https:") or (proxy or "").startswith("https:")
 
 
-# A file that is replaced in place is not read again.
-@cache
 def tls_context(trusted: str) -> ssl.SSLContext:
     """Return the TLS context for a file or directory of certificates to trust.
 
     Raises:
         ConnectError: They cannot be read.
     """
+    # gevent and eventlet replace the class; an instance from before no longer works.
+    return _tls_context(trusted, ssl.SSLContext)
+
+
+# A file that is replaced in place is not read again.
+@cache
+def _tls_context(trusted: str, _made_with: type[ssl.SSLContext]) -> ssl.SSLContext:
     try:
         if Path(trusted).is_dir():
             return ssl.create_default_context(capath=trusted)

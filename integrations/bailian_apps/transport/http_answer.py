@@ -65,12 +65,7 @@ def read_answer(
         APIError: The cloud, or a proxy before it, answered with an error.
         TransportError: A redirect, or a body that is not an answer object.
     """
-    if 300 <= status_code < 400:
-        raise ProtocolError(
-            "the server answered with a redirect, which is not followed because it would send the "
-            "API key to another address; pass the final address as base_url",
-            status_code=status_code,
-        )
+    _refuse_redirect(status_code)
     if status_code != 200 and media_type(headers) == "text/event-stream":
         answer = _first_event(body)
     else:
@@ -87,24 +82,74 @@ def read_answer(
         if finish_reason(answer["output"]) is None:
             answer["output"]["finish_reason"] = "stop"
         return answer
-    kind = media_type(headers) or "no content type"
     if status_code == 200:
         if not body:
             raise connection_lost_error(sent=True)
         raise ProtocolError(
-            f"the server answered 200 with {kind}, which is not an answer of this API; check that "
-            "base_url is the API's address",
+            f"the server answered 200 with {_kind(headers)}, which is not an answer of this API; "
+            "check that base_url is the API's address",
             status_code=status_code,
         )
-    raise api_error(
+    raise _foreign_error(status_code, headers, body, asked)
+
+
+def read_object(
+    status_code: int, headers: Mapping[str, str], body: bytes, *, asked: str = ""
+) -> Frame:
+    """Read a response whose body is one JSON object, such as a background run.
+
+    Args:
+        status_code: The HTTP status.
+        headers: The headers of the response.
+        body: Its body.
+        asked: Which host and workspace were asked, see `asked_of`.
+
+    Raises:
+        APIError: The cloud, or a proxy before it, answered with an error.
+        TransportError: A redirect, or a body that is not a JSON object.
+    """
+    _refuse_redirect(status_code)
+    answer = json_object(body)
+    if answer is not None and (status_code >= 300 or ("id" not in answer and holds_error(answer))):
+        raise _error_in(answer, None if status_code == 200 else status_code, headers, asked)
+    if answer is None and status_code >= 300:
+        raise _foreign_error(status_code, headers, body, asked)
+    if answer is None and not body:
+        raise connection_lost_error(sent=True)
+    if answer is None:
+        raise ProtocolError(
+            f"the server answered {status_code} with {_kind(headers)}, which is not an answer of "
+            "this API; check that base_url is the API's address",
+            status_code=status_code,
+        )
+    return answer
+
+
+def _refuse_redirect(status_code: int) -> None:
+    if 300 <= status_code < 400:
+        raise ProtocolError(
+            "the server answered with a redirect, which is not followed because it would send the "
+            "API key to another address; pass the final address as base_url",
+            status_code=status_code,
+        )
+
+
+def _foreign_error(
+    status_code: int, headers: Mapping[str, str], body: bytes, asked: str
+) -> BailianError:
+    return api_error(
         None,
-        f"the server answered with {kind} instead of JSON"
+        f"the server answered with {_kind(headers)} instead of JSON"
         + ("" if body.strip() else ", and an empty body")
         + "; it may come from a proxy before the API",
         status_code=status_code,
         retry_after_s=retry_after_s(headers),
         asked=asked,
     )
+
+
+def _kind(headers: Mapping[str, str]) -> str:
+    return media_type(headers) or "no content type"
 
 
 class FrameReader:

@@ -12,7 +12,7 @@ import ipaddress
 import os
 import socket
 import threading
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, InvalidStateError, wait
 from typing import Any, Final, TypeAlias
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -114,9 +114,8 @@ def _start(host: str, port: int) -> _Lookup:
             thread.start()
         except RuntimeError:  # there are too many threads, or the interpreter is shutting down
             _resolve(key, new)
-        except BaseException:  # an interrupt: nothing would end this look-up
-            del _running[key]
-            new.set_exception(OSError("the look-up was interrupted"))
+        except BaseException:  # an interrupt: perhaps no thread ends this look-up
+            _end(key, new, OSError("the look-up was interrupted"))
             raise
     return lookup
 
@@ -126,8 +125,18 @@ def _resolve(key: tuple[int, str, int], lookup: _Lookup) -> None:
     try:
         found: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except Exception as error:  # every call that waits for it raises it
-        del _running[key]
-        lookup.set_exception(error)
+        _end(key, lookup, error)
     else:
-        del _running[key]
-        lookup.set_result(found)
+        _end(key, lookup, found)
+
+
+def _end(
+    key: tuple[int, str, int], lookup: _Lookup, outcome: list[AddressInfo] | Exception
+) -> None:
+    """End a look-up; where starting its thread was interrupted, the thread may end it, too."""
+    _running.pop(key, None)
+    with contextlib.suppress(InvalidStateError):
+        if isinstance(outcome, Exception):
+            lookup.set_exception(outcome)
+        else:
+            lookup.set_result(outcome)

@@ -27,6 +27,9 @@ PRIVATE_NAMES = {
     "aiohttp.streams:StreamReader._buffer": (
         "async_http: what arrived before the connection was lost; `readany` raises first"
     ),
+    "aiohttp.client_proto:ResponseHandler.read": (
+        "async_pool: with `data_received`, shows whether the parser holds part of another answer"
+    ),
     "asyncio.selector_events:_SelectorTransport._call_connection_lost": (
         "async_pool: closes the socket; `abort` leaves that to a turn of the event loop"
     ),

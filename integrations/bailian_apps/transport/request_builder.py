@@ -114,7 +114,7 @@ def build_request(request: AppRequest, settings: AppSettings) -> HTTPRequest:
             task_group=sdk.application.task_group,
             task=request.app_id,
             function=sdk.application.function,
-            api_key=_api_key(settings),
+            api_key=resolve_api_key(settings),
             is_service=False,
             stream=True,
             base_address=settings.base_url,
@@ -159,8 +159,8 @@ def _headers(
         headers["X-DashScope-WorkSpace"] = settings.workspace
     if request.has_oss_address:
         headers["X-DashScope-OssResourceResolve"] = "enable"  # as the SDK does for its models
-    headers["user-agent"] = f"{headers.get('user-agent', 'dashscope')}; {_user_agent()}"
-    return _with_extra(headers, settings)
+    headers["user-agent"] = f"{headers.get('user-agent', 'dashscope')}; {user_agent()}"
+    return with_extra_headers(headers, settings)
 
 
 def _missing_workspace() -> InvalidInputError:
@@ -168,14 +168,33 @@ def _missing_workspace() -> InvalidInputError:
     return InvalidInputError("workspace", "is missing", hint)
 
 
-def _with_extra(headers: dict[str, str], settings: AppSettings) -> dict[str, str]:
+def address_of(settings: AppSettings) -> str:
+    """Return the API's address up to `/api/v1`: of the settings, or else by the SDK's own rule.
+
+    Raises:
+        InvalidInputError: It needs a workspace.
+    """
+    address = settings.base_url or sdk_defaults().base_url
+    if "{workspace_id}" in address:
+        if not settings.workspace:
+            raise _missing_workspace()
+        address = address.replace("{workspace_id}", settings.workspace)
+    return address
+
+
+def with_extra_headers(headers: dict[str, str], settings: AppSettings) -> dict[str, str]:
     """Return the headers with those of `extra_headers`, whose names are equal in any case."""
     extra: dict[str, str] = reveal(dict(settings.extra_headers or {}))
     replaced = {name.lower() for name in extra}
     return {name: headers[name] for name in headers if name.lower() not in replaced} | extra
 
 
-def _api_key(settings: AppSettings) -> str:
+def resolve_api_key(settings: AppSettings) -> str:
+    """Return the key of the settings, or else the one that the SDK's own rule finds.
+
+    Raises:
+        InvalidInputError: There is none, or it is not valid in an HTTP header.
+    """
     key = settings.api_key
     if callable(key):
         key = read_api_key(key)
@@ -202,7 +221,8 @@ def _options(factory: object) -> frozenset[str]:
 
 
 @cache
-def _user_agent() -> str:
+def user_agent() -> str:
+    """Return the name and the version of this package."""
     return f"bailian-apps/{version('bailian-apps')}"
 
 

@@ -58,9 +58,10 @@ def shut_down(connected: Any) -> None:
 
     It is not TLS's own shutdown, which would remove the session under a reading thread.
     """
-    # gevent and eventlet wrap a socket; those from before they patched the module are plain.
-    plain = getattr(connected, "fd", None) or getattr(connected, "_sock", connected)
-    with contextlib.suppress(OSError, ValueError):  # closed already
+    # Closed already; of a socket that gevent closed, each name raises.
+    with contextlib.suppress(OSError, ValueError):
+        # gevent and eventlet wrap a socket; those from before they patched the module are plain.
+        plain = getattr(connected, "fd", None) or getattr(connected, "_sock", connected)
         if isinstance(plain, _socket.socket):
             _socket.socket.shutdown(plain, socket.SHUT_RDWR)
         elif hasattr(plain, "fileno"):  # uvloop's, which can only be asked for its number
@@ -159,7 +160,7 @@ class _Connection(_HTTPConnection):
         try:
             connected.settimeout(0.0)
             connected.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except (BlockingIOError, ssl.SSLWantReadError, TimeoutError):  # the last is eventlet's
             connected.settimeout(limit_s)
             return True
         except OSError:  # the connection was lost

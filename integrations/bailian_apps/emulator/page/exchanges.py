@@ -6,6 +6,7 @@ makes everything else of them, when the page asks. Nothing here knows of HTTP.
 
 import time
 import uuid
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from bailian_apps.emulator.models import ReceivedRequest
@@ -16,7 +17,7 @@ KEPT_BYTES = 64 * 1024 * 1024
 """The bodies of all kept requests and answers together."""
 
 MAX_ANSWER_BYTES = KEPT_BYTES // 4
-"""How much of one answer is kept."""
+"""How much of one answer is kept, also of a compressed one."""
 
 _OVERHEAD = 128
 """What Python needs for each piece of an answer beside its bytes, about."""
@@ -35,6 +36,10 @@ class Exchange:
         pieces: The body of the answer as it was sent: each piece with its time on that clock.
         ended_s: When the answer had ended on that clock; None while it runs.
         kept_bytes: What it counts in the store.
+        key: The key of the request, which the answer may repeat.
+        coding: How the body of the answer is compressed, if it is.
+        answer_bytes: The length of the body of the answer, also of what is not kept.
+        room: How many bytes more of the answer may be kept.
         is_cut: Whether the answer is too long, so that only its start is kept.
         version: The version of the store that changed it last.
         labels: What `reading` made of the request for the list; None before somebody looked.
@@ -47,6 +52,10 @@ class Exchange:
     at_s: float
     started_s: float
     kept_bytes: int
+    key: str = field(default="", repr=False)
+    coding: str = ""
+    answer_bytes: int = 0
+    room: int = field(default_factory=lambda: MAX_ANSWER_BYTES)
     pieces: list[tuple[float, bytes]] = field(default_factory=list[tuple[float, bytes]])
     ended_s: float | None = None
     is_cut: bool = False
@@ -55,12 +64,15 @@ class Exchange:
 
     def add(self, content: bytes) -> None:
         """Keep a piece of the answer, which was sent now."""
+        self.answer_bytes += len(content)
         if self.is_cut:
             return
-        self.pieces.append((time.monotonic(), content))
-        size = len(content) + _OVERHEAD
+        kept = content[: max(0, self.room)]
+        self.is_cut = len(kept) < len(content)
+        self.pieces.append((time.monotonic(), kept))
+        size = len(kept) + _OVERHEAD
+        self.room -= size
         self.kept_bytes += size
-        self.is_cut = self.kept_bytes > MAX_ANSWER_BYTES
         self.store.grow(size)
 
     def end(self) -> None:
@@ -76,10 +88,12 @@ class Exchanges:
         id: Differs from that of every other store, so that a page can tell them apart.
         version: How many changes there were.
         dropped: How many exchanges are kept no longer.
+        mask: Names whose values are secret too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Iterable[str] = ()) -> None:
         """Create an empty store."""
+        self.mask = tuple(mask)
         self.id = uuid.uuid4().hex[:8]
         self.version = 0
         self.dropped = 0
@@ -98,7 +112,7 @@ class Exchanges:
         """Return how many exchanges are kept."""
         return len(self._by_number)
 
-    def begin(self, request: ReceivedRequest, outcome: Outcome) -> Exchange:
+    def begin(self, request: ReceivedRequest, outcome: Outcome, key: str = "") -> Exchange:
         """Keep a request that has arrived now; the oldest ones go where there are too many."""
         self._last_number += 1
         exchange = Exchange(
@@ -109,6 +123,7 @@ class Exchanges:
             at_s=time.time(),
             started_s=time.monotonic(),
             kept_bytes=request.size + _OVERHEAD,
+            key=key,
         )
         self._by_number[exchange.number] = self._running[exchange.number] = exchange
         self.touch(exchange)
@@ -153,6 +168,14 @@ class Exchanges:
                 break
             changed.append(exchange)
         return changed[::-1]
+
+    def of_sessions(self, ids: Collection[str]) -> dict[str, list[Exchange]]:
+        """Return the exchanges of sessions, by the ids of these."""
+        found: dict[str, list[Exchange]] = {each: [] for each in ids}
+        for exchange in self._by_number.values():
+            if (session_id := exchange.outcome.session_id) in found:
+                found[session_id].append(exchange)
+        return found
 
     def running(self) -> list[Exchange]:
         """Return the exchanges whose answer has not ended."""

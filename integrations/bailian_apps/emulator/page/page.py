@@ -21,6 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bailian_apps.emulator.credentials import PLAYGROUND_KEY
 from bailian_apps.emulator.page.exchanges import Exchange, Exchanges
 from bailian_apps.emulator.page.reading import Answer, details_of, request_of, row_of, steps_of
 from bailian_apps.emulator.page.texts import Language, language_of, texts_in
@@ -104,7 +105,7 @@ class Shown:
     sessions: Callable[[], list[JsonObject]] = list
     faults: Mapping[str, str] = field(default_factory=dict[str, str])
     allowed_hosts: Collection[str] = ()
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     render_run: RenderRun | None = None
 
 
@@ -206,7 +207,7 @@ class _Playground:
             if name in (b"content-length", b"content-type", b"host", b"transfer-encoding")
             or name.startswith(b"x-dashscope-")
         ]
-        key = self.shown.api_key or "playground"
+        key = self.shown.api_key or PLAYGROUND_KEY
         raw_path = scope["raw_path"].removeprefix(PAGE_PATH.encode())
         forwarded = {
             **scope,
@@ -240,7 +241,7 @@ async def _events(shown: Shown, last_event_id: str) -> AsyncIterator[str]:
             version = batch[-1][0]
             yield _event("rows", [row_of(each) for _, each in batch], f"{store.id}-{version}")
             await asyncio.sleep(0)
-        before, sizes = sizes, {each.number: len(each.pieces) for each in store.running()}
+        before, sizes = sizes, {each.number: each.answer_bytes for each in store.running()}
         grown = [each for each in store.running() if before.get(each.number) != sizes[each.number]]
         if grown:
             yield _event("rows", [row_of(each) for each in grown[:_BATCH]])

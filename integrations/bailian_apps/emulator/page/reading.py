@@ -1,20 +1,19 @@
 """Reads an exchange for the page: its row, its texts, its frames and its steps.
 
-What is secret by its name is masked, and so is every copy of it in the answer.
+What is secret is masked as in recordings: the key, what is secret by its name, and all copies.
 """
 
 import json
 import re
 import shlex
+import zlib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, cast
 
-from bailian_apps.emulator.credentials import redacted
-from bailian_apps.emulator.models import ReceivedRequest
-from bailian_apps.emulator.page.exchanges import Exchange
+from bailian_apps.emulator.page.exchanges import MAX_ANSWER_BYTES, Exchange
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
 from bailian_apps.emulator.wire.frames import (
     JsonObject,
@@ -38,7 +37,7 @@ _CURL_HEADERS = re.compile("accept|content-type|x-dashscope-.*")
 def row_of(exchange: Exchange) -> JsonObject:
     """Return what the list of the page shows of an exchange."""
     if exchange.labels is None:
-        exchange.labels = _labels_of(exchange.request)
+        exchange.labels = _labels_of(exchange)
     prompt, biz_params = exchange.labels
     outcome = exchange.outcome
     if exchange.ended_s is None:
@@ -46,8 +45,8 @@ def row_of(exchange: Exchange) -> JsonObject:
     else:
         state = "done" if outcome.complete else "cut"
         took_ms = round((exchange.ended_s - exchange.started_s) * 1000, 1)
-    first = exchange.pieces[0][1] if exchange.pieces else b""
-    session = _SESSION.search(first[:100_000])
+    first = exchange.pieces[:1]  # they may be dropped meanwhile
+    session = _SESSION.search(first[0][1][:100_000]) if first else None
     return {
         "n": exchange.number,
         "at": round(exchange.at_s * 1000),
@@ -60,7 +59,7 @@ def row_of(exchange: Exchange) -> JsonObject:
         "fault": outcome.fault,
         "session": session[1].decode(errors="replace") if session else None,
         "state": state,
-        "bytes": sum(len(content) for _, content in exchange.pieces),
+        "bytes": exchange.answer_bytes,
         "ms": took_ms,
     }
 
@@ -71,27 +70,27 @@ def details_of(exchange: Exchange, url: str) -> JsonObject:
     return {
         **row_of(exchange),
         "headers": exchange.request.headers,
-        "request": _shown(_pretty(exchange.request.redacted_body)),
+        "request": _shown(_pretty(_body_of(exchange))),
         "response": _shown(answer.text),
         "frames": len(answer.frames),
         "is_cut": exchange.is_cut,
-        "curl": curl_of(exchange.request, url),
+        "curl": curl_of(exchange, url),
     }
 
 
 def request_of(exchange: Exchange) -> JsonObject:
     """Return the request as a recording has it."""
     request = exchange.request
-    return {"app_id": request.app_id, "headers": request.headers, "body": request.redacted_body}
+    return {"app_id": request.app_id, "headers": request.headers, "body": _body_of(exchange)}
 
 
-def curl_of(request: ReceivedRequest, url: str) -> str:
+def curl_of(exchange: Exchange, url: str) -> str:
     """Return the request as a command; the key is that of the environment."""
     lines = [f"curl -N {shlex.quote(url)}", '-H "Authorization: Bearer $DASHSCOPE_API_KEY"']
-    for name, value in request.headers.items():
+    for name, value in exchange.request.headers.items():
         if _CURL_HEADERS.fullmatch(name) and value != "*/*":
             lines.append(f"-H {shlex.quote(f'{name}: {value}')}")
-    lines.append(f"-d {shlex.quote(to_json(request.redacted_body))}")
+    lines.append(f"-d {shlex.quote(to_json(_body_of(exchange)))}")
     return " \\\n  ".join(lines)
 
 
@@ -105,9 +104,9 @@ class Answer:
 
     def __init__(self, exchange: Exchange) -> None:
         """Read the answer so far."""
-        pieces = [((at - exchange.started_s) * 1000, each) for at, each in list(exchange.pieces)]
-        scrubber = Scrubber()
-        scrubber.learn_tokens(exchange.request.body)
+        sent = _decompressed(list(exchange.pieces), exchange.coding)
+        pieces = [((at - exchange.started_s) * 1000, each) for at, each in sent]
+        scrubber = scrubber_of(exchange)
         whole = b"".join(content for _, content in pieces)
         if whole.lstrip()[:1] in (b"{", b"["):
             events = [_Event(pieces[-1][0], "", whole.decode(errors="replace"))]
@@ -157,6 +156,28 @@ class _Event:
         return self.head + data + self.end
 
 
+def _decompressed(pieces: list[tuple[float, bytes]], coding: str) -> list[tuple[float, bytes]]:
+    """Return the pieces of a body as they were before they were compressed."""
+    if not coding or not pieces:
+        return pieces
+    size = sum(len(content) for _, content in pieces)
+    unread = [(pieces[-1][0], f"({coding}, {size} bytes)".encode())]
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        return unread
+    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # the format by its first bytes
+    room, read = MAX_ANSWER_BYTES, list[tuple[float, bytes]]()
+    try:
+        for at, content in pieces:
+            plain = decompressor.decompress(content, room)
+            room -= len(plain)
+            read.append((at, plain))
+            if room <= 0 or decompressor.eof:
+                break
+    except zlib.error:
+        return read or unread
+    return read
+
+
 def _split(pieces: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
     """Yield the events of a stream, each with the time at which its end had arrived."""
     whole = b"".join(content for _, content in pieces)
@@ -183,9 +204,24 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _labels_of(request: ReceivedRequest) -> tuple[str, str]:
-    prompt = next((line for line in request.prompt.splitlines() if line.strip()), "")
-    biz_params = redacted(request.biz_params)
+def scrubber_of(*exchanges: Exchange) -> Scrubber:
+    """Return what masks the secrets of exchanges."""
+    scrubber = Scrubber(exchanges[0].store.mask if exchanges else ())
+    for exchange in exchanges:
+        scrubber.learn(exchange.key)
+        scrubber.learn_tokens(exchange.request.body)
+    return scrubber
+
+
+def _body_of(exchange: Exchange) -> JsonObject:
+    return cast("JsonObject", scrubber_of(exchange).value(exchange.request.redacted_body))
+
+
+def _labels_of(exchange: Exchange) -> tuple[str, str]:
+    request, scrubber = exchange.request, scrubber_of(exchange)
+    text = scrubber.text(request.prompt)
+    prompt = next((line for line in text.splitlines() if line.strip()), "")
+    biz_params = scrubber.value(request.biz_params)
     return prompt[:_LABEL_CHARS], to_json(biz_params)[:_LABEL_CHARS] if biz_params else ""
 
 

@@ -9,6 +9,8 @@ from bailian_apps.emulator.apps.recordings import Recording
 from bailian_apps.emulator.apps.rules import Paced, PromptOnly, Rules
 from bailian_apps.emulator.apps.scenarios import Agent, ErrorAnswer, Workflow
 from bailian_apps.emulator.faults.plan import FaultSpec
+from bailian_apps.emulator.page.reading import scrubber_of
+from bailian_apps.emulator.recorder.scrubbing import Scrubber
 from bailian_apps.emulator.sessions import Session, Turn
 from bailian_apps.emulator.wire.frames import JsonObject
 from bailian_apps.emulator.wire.nodes import nodes_of
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _ALL_MODES = list(FLOW_MODES)
 _SHOWN_SESSIONS = 200
 _SHOWN_CHARS = 300
+_SEARCHED_CHARS = 10_000  # for a secret that begins where what is shown ends
 
 
 def describe(app_id: str, app: App) -> JsonObject:
@@ -105,7 +108,8 @@ class EmulatorState:
     def sessions(self) -> list[JsonObject]:
         """Return the newest sessions, each with its last round."""
         newest = list(self._cloud.sessions.snapshot().values())[: -_SHOWN_SESSIONS - 1 : -1]
-        return [_session(session) for session in newest]
+        exchanges = self._cloud.exchanges.of_sessions([session.id for session in newest])
+        return [_session(each, scrubber_of(*exchanges[each.id])) for each in newest]
 
     def _apps(self) -> list[JsonObject]:
         known, self._described = self._described, {}
@@ -121,12 +125,12 @@ def _pending(spec: FaultSpec, left: float) -> JsonObject:
     return {**spec.model_dump(exclude_none=True), "left": count}
 
 
-def _session(session: Session) -> JsonObject:
+def _session(session: Session, scrubber: Scrubber) -> JsonObject:
     last = session.turns[-1] if session.turns else Turn("", "")
     return {
         "id": session.id,
         "app": session.app_id,
         "rounds": len(session.turns),
-        "user": last.user[:_SHOWN_CHARS],
-        "answer": last.answer[:_SHOWN_CHARS],
+        "user": scrubber.text(last.user[:_SEARCHED_CHARS])[:_SHOWN_CHARS],
+        "answer": scrubber.text(last.answer[:_SEARCHED_CHARS])[:_SHOWN_CHARS],
     }

@@ -100,9 +100,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "no_recordings": ("No recording", "没有录制"),
     "file": ("File", "文件"),
     "help": (
-        "↑ ↓ choose · Enter open · Esc close · / filter · p playground · c copy as curl",
-        "↑ ↓ 选择 · Enter 打开 · Esc 关闭 · / 筛选 · p 试运行 · c 复制 curl",
+        "↑ ↓ choose · Enter open · Esc close · / filter · c copy as curl",
+        "↑ ↓ 选择 · Enter 打开 · Esc 关闭 · / 筛选 · c 复制 curl",
     ),
+    "help_playground": (" · p playground", " · p 试运行"),
     # The list of steps
     "no_steps": ("The answer lists no steps", "应答中没有步骤"),
     "not_rendered": ("The run cannot be drawn", "无法绘制运行"),

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import certifi
 import yarl
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -68,6 +69,7 @@ class Recorder(LocalServer):
 
     Attributes:
         upstream: The base address of the real API.
+        mask: Names whose values are masked too.
 
     Example:
         ```python
@@ -115,7 +117,8 @@ class Recorder(LocalServer):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
         base_path = parts.path.rstrip("/")
-        self._exchanges = Exchanges()
+        self.mask = tuple(mask)
+        self._exchanges = Exchanges(self.mask)
         shown = Shown(
             kind="recorder",
             base_path=base_path,
@@ -135,7 +138,7 @@ class Recorder(LocalServer):
         )
         self.upstream = upstream
         self._origin = f"{parts.scheme}://{parts.netloc}"
-        self._folder = RecordingFolder(Path(out), mask)
+        self._folder = RecordingFolder(Path(out), self.mask)
         self._stopping = False
         self._tls = _tls_context(ca_bundle)
 
@@ -193,6 +196,7 @@ class Recorder(LocalServer):
         receive: Receive,
         send: Send,
         shown: ShownExchange | None = None,
+        base_path: str | None = None,
     ) -> Path | None:
         """Relay a request, record its answer, and return the recording.
 
@@ -203,7 +207,11 @@ class Recorder(LocalServer):
             send: ASGI's.
             shown: The exchange on the page of the emulator that passes it on. Then answers that
                 are errors or incomplete are not recorded.
+            base_path: The path of the API in the request, if it is not the upstream's.
         """
+        if base_path is not None:
+            below = http.scope["raw_path"].removeprefix(base_path.encode())
+            http = Request({**http.scope, "raw_path": self._base_path.encode() + below})
         scope = http.scope
         path = scope["raw_path"].decode("ascii")
         exchange = Exchange(self._folder.next_number(), path, http.headers, content)
@@ -214,7 +222,8 @@ class Recorder(LocalServer):
         recording: Path | None = None
         records_all, own = shown is None, None
         if is_call and shown is None:
-            shown = own = self._exchanges.begin(exchange.received(content), Outcome())
+            key = http.headers.get("authorization", "").split(" ")[-1]
+            shown = own = self._exchanges.begin(exchange.received(content), Outcome(), key)
         send = send if shown is None else _observed(send, shown)
         relaying = asyncio.create_task(self._relay(http, content, exchange, send))
         disconnecting = asyncio.create_task(wait_for_disconnect(receive))
@@ -296,7 +305,10 @@ def _observed(send: Send, shown: ShownExchange) -> Send:
     """Wrap ASGI's `send` so that the page has the response too."""
 
     async def observed_send(message: Message) -> None:
-        shown.outcome.status = message.get("status", shown.outcome.status)
+        if message["type"] == "http.response.start":
+            shown.outcome.status = message["status"]
+            coding = Headers(raw=message["headers"]).get("content-encoding", "").strip().lower()
+            shown.coding = coding.replace("identity", "")
         if content := message.get("body"):
             shown.add(content)
         is_body = message["type"] == "http.response.body"

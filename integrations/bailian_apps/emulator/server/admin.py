@@ -53,7 +53,7 @@ def admin_routes(cloud: "Cloud") -> list[BaseRoute]:
         cloud.faults.add(FaultSpec.model_validate(fields))
 
     def advance(advance_s: float) -> None:
-        cloud.sessions.advance(advance_s)
+        cloud.advance(advance_s)
 
     def read_apps() -> JsonObject:
         return {"apps": [{"id": app_id, "kind": app.kind} for app_id, app in cloud.apps.items()]}
@@ -94,13 +94,20 @@ async def _arguments(request: Request) -> dict[str, Any]:
     if content is None:
         raise ValueError(TOO_LONG)
     if request.method == "PUT":
-        return {**request.path_params, "scenario": content.decode()}
+        return {**request.path_params, "scenario": _text(content)}
     if not content:
         return {**request.query_params, **request.path_params}
-    arguments = as_object(parse_json(content.decode()))
+    arguments = as_object(parse_json(_text(content)))
     if arguments is None:
         raise ValueError("the body must be a JSON object of arguments")
     return arguments
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ValueError("the body is not UTF-8") from None
 
 
 def _error(message: str) -> JsonObject:
@@ -110,6 +117,8 @@ def _error(message: str) -> JsonObject:
 def _as_json(request: ReceivedRequest) -> JsonObject:
     return {
         "app_id": request.app_id,
+        "method": request.method,
+        "path": request.path,
         "stream": request.stream,
         "fault": request.fault,
         "gone": request.disconnected.is_set(),

@@ -4,11 +4,11 @@ An ASGI app. It knows nothing of the port and the thread it runs in.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,10 +20,12 @@ from starlette.types import Receive, Scope, Send
 from bailian_apps.emulator.apps.app import App, AppSource, unknown_app
 from bailian_apps.emulator.apps.app_files import AppFiles
 from bailian_apps.emulator.apps.recorded_app import NotRecorded
-from bailian_apps.emulator.credentials import masked_headers
+from bailian_apps.emulator.credentials import PLAYGROUND_KEY, masked_headers
 from bailian_apps.emulator.faults.plan import FaultPlan
 from bailian_apps.emulator.models import Call, CutOff, Failure, ReceivedRequest
 from bailian_apps.emulator.page.exchanges import Exchanges
+from bailian_apps.emulator.responses_api.endpoint import responses_routes
+from bailian_apps.emulator.responses_api.runs import RunStore
 from bailian_apps.emulator.server.admin import admin_routes
 from bailian_apps.emulator.server.local_server import (
     Outcome,
@@ -48,6 +50,9 @@ if TYPE_CHECKING:
     from bailian_apps.emulator.recorder.recorder import Recorder
 
 BASE_PATH = "/api/v1"
+Answering = Callable[..., Coroutine[Any, Any, bool]]
+"""Answers one request, as `Cloud` answers a call; returns whether it is to be passed on instead."""
+
 KEPT_REQUESTS = 10_000
 KEPT_BYTES = MAX_BODY_BYTES
 """The bodies and headers of the kept requests together; the newest request is always kept."""
@@ -64,11 +69,13 @@ class Cloud:
     sleep: Callable[[float], Awaitable[None]]
     new_sessions: Callable[[], SessionStore]
     strict: bool
+    new_runs: Callable[[], RunStore]
     recorder: "Recorder | None" = None
 
     def __post_init__(self) -> None:
-        """Start without requests, sessions and faults."""
+        """Start without requests, sessions, runs and faults."""
         self.faults = FaultPlan()
+        self.runs = self.new_runs()
         self._own = self._load_own()
         self.reset()
 
@@ -80,9 +87,11 @@ class Cloud:
         self._changed: dict[str, App | None] = {}  # added, replaced or (None) removed
         self.faults.clear()
         self.requests: list[ReceivedRequest] = []
-        self.exchanges = Exchanges()
+        self.exchanges = Exchanges(self.recorder.mask if self.recorder else ())
         self._kept_bytes = 0
         self.sessions = self.new_sessions()
+        self.runs.clear()
+        self.runs = self.new_runs()
         self._request_ids: set[str] = set()
 
     @property
@@ -103,8 +112,17 @@ class Cloud:
             raise KeyError(f"no app {app_id!r} to remove; there are: {', '.join(apps) or 'none'}")
         self._changed[app_id] = None
 
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward; see `Emulator.advance`."""
+        self.sessions.advance(seconds)
+        self.runs.advance(seconds)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; stop when the client disconnects."""
+        """Answer one call of an app; stop when the client disconnects."""
+        await self.serve(scope, receive, send, self._answer)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send, answer_to: Answering) -> None:
+        """Answer one request of any kind with `answer_to`; stop when the client disconnects."""
         http = Request(scope, receive)
         outcome = outcome_of(scope)
         try:
@@ -119,25 +137,27 @@ class Cloud:
             body=content,
             headers=masked_headers(http.headers),
             body_bytes=len(content),
+            method=http.method,
+            path=http.url.path,
         )
         outcome.stream, outcome.request = request.stream, request
         fault = self.faults.take(request.app_id, stream=request.stream)
         if fault is not None:
             request = replace(request, body=content, fault=fault.name)
         self._keep(request)
-        exchange = self.exchanges.begin(request, outcome)
         key = http.headers.get("authorization", "").partition(" ")[2].strip()
+        exchange = self.exchanges.begin(request, outcome, key)
         if fault is None:
             writer = ResponseWriter(
                 send, transport_of(scope), exchange, compress=request.accepts_gzip
             )
-            answer = self._answer(request, key, writer, outcome)
+            answer = answer_to(request, key, writer, outcome)
         else:
             writer = FaultyResponseWriter(send, transport_of(scope), exchange, fault)
             if fault.fault.raw_response is not None:
                 answer = writer.send_raw_response()
             else:
-                answer = self._answer(request, key, writer, outcome, as_json=fault.fault.as_json)
+                answer = answer_to(request, key, writer, outcome, as_json=fault.fault.as_json)
         with ExitStack() as stack:
             stack.callback(exchange.end)
             stack.enter_context(request.parsed_once())
@@ -154,8 +174,17 @@ class Cloud:
                 disconnecting.cancel()
                 await asyncio.wait({answering, disconnecting})
             if not answering.cancelled() and answering.result() and self.recorder is not None:
-                path = await self.recorder.relay(http, content, receive, send, exchange)
+                path = await self.recorder.relay(http, content, receive, send, exchange, BASE_PATH)
                 outcome.notes.append(f"passed on, {'not ' if path is None else ''}recorded")
+
+    def check_key(self, key: str) -> None:
+        """Refuse a key that is not valid.
+
+        Raises:
+            Failure: It is none, or not the emulator's.
+        """
+        if not key or self.api_key not in (None, key):
+            raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
 
     def _keep(self, request: ReceivedRequest) -> None:
         """Keep a request, and forget the oldest ones if there are too many or they are too long."""
@@ -179,10 +208,9 @@ class Cloud:
         as_json: bool = False,
     ) -> bool:
         """Answer a request; return whether it is to be passed on instead."""
-        passes_on = self._passes_on(request, writer)
+        passes_on = key != PLAYGROUND_KEY and self._passes_on(request, writer)
         try:
-            if not key or self.api_key not in (None, key):
-                raise Failure(status=401, code="InvalidApiKey", message="Invalid API-key provided.")
+            self.check_key(key)
             check(request, strict=self.strict)
             apps = self.apps
             app = apps.get(request.app_id) or unknown_app(request.app_id, apps)
@@ -297,6 +325,10 @@ def asgi_app(cloud: Cloud) -> Starlette:
         return error_response(status, "NotFound", message)
 
     return Starlette(
-        routes=[Route(path, cloud, methods=["POST"]), *admin_routes(cloud)],
+        routes=[
+            Route(path, cloud, methods=["POST"]),
+            *responses_routes(cloud),
+            *admin_routes(cloud),
+        ],
         exception_handlers={404: not_found, 405: not_found},
     )

@@ -157,9 +157,10 @@ async function run() {
   if (live.session && $("play-continue").checked) $("play-session").value = live.session;
 }
 
-function showEntry() {
+function showEntry(tries = 50) {
   const entry = [...rows.values()].find((row) => row.n > running.after && row.app === running.app);
   if (entry) choose(entry.n);
+  else if (tries) setTimeout(showEntry, 100, tries - 1); // its row is on its way
 }
 
 export function setUp() {
@@ -171,5 +172,5 @@ export function setUp() {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
   });
   $("play-stop").addEventListener("click", () => running.aborter?.abort());
-  $("play-show").addEventListener("click", showEntry);
+  $("play-show").addEventListener("click", () => showEntry());
 }

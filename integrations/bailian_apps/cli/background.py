@@ -1,0 +1,140 @@
+"""`bailian-apps runs`, and `run --background`: runs that go on when the command has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bailian_apps.cli.options import BaseUrl, Json, ProfileName, Set, Steps, Workspace
+from bailian_apps.cli.shell import console
+
+if TYPE_CHECKING:
+    from bailian_apps.app import BailianApp
+    from bailian_apps.background import BackgroundRun
+
+runs = typer.Typer(
+    name="runs",
+    no_args_is_help=True,
+    help="Wait for, show or cancel background runs: those of [bold]run --background[/].",
+)
+
+Background = Annotated[
+    bool,
+    typer.Option("--background", help="Submit the run, print its id and leave; see [bold]runs[/]."),
+]
+_RunId = Annotated[str, typer.Argument(metavar="ID", help="The id that was printed.")]
+_App = Annotated[
+    str,
+    typer.Option("--app", metavar="APP_ID", help="The run's app (default: BAILIAN_APP_ID)."),
+]
+
+
+def submit(app: BailianApp, prompt: str, options: Mapping[str, Any], *, as_json: bool) -> None:
+    """Submit a run and print its id.
+
+    Args:
+        app: The app to call.
+        prompt: The prompt.
+        options: The options of the call: images, files.
+        as_json: Whether to print a JSON object in place of the id.
+    """
+    from bailian_apps.cli.run import print_json
+    from bailian_apps.cli.view import print_note
+
+    run = app.submit(prompt, **options)
+    if as_json:
+        print_json({"id": run.id, "status": run.status})
+    else:
+        print(run.id, flush=True)  # noqa: T201
+    wait_for_it = f"bailian-apps runs wait {run.id} --app {app.settings.app_id}"
+    print_note(console(stderr=True), f"{run.status}; wait for it with: {wait_for_it}")
+
+
+@runs.command()
+def wait(
+    run_id: _RunId,
+    app_id: _App = "-",
+    within: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long to wait at most (default: no limit)."),
+    ] = None,
+    profile: ProfileName = None,
+    workspace: Workspace = None,
+    base_url: BaseUrl = None,
+    settings: Set = None,
+    steps: Steps = False,
+    as_json: Json = False,
+) -> None:
+    """Wait until a run has ended, and print its answer.
+
+    Each new status goes to standard error. The exit codes are those of [bold]run[/]; a run that
+    was cancelled is 1, and one that has not ended in time is 15: it goes on.
+    """
+    from bailian_apps.cli.run import print_json
+    from bailian_apps.cli.view import as_json as to_json
+    from bailian_apps.cli.view import print_note, show
+
+    run, err = _run(run_id, app_id, profile, workspace, base_url, settings), console(stderr=True)
+    for status in run.watch(within):
+        print_note(err, status)
+    result = show(run.events(), err, steps=steps, answer=not as_json)
+    if as_json:
+        print_json({"id": run.id, "status": run.status, "result": to_json(result)})
+
+
+@runs.command(name="show")
+def show_run(
+    run_id: _RunId,
+    app_id: _App = "-",
+    profile: ProfileName = None,
+    workspace: Workspace = None,
+    base_url: BaseUrl = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Print a run's status: queued, running, completed, failed or cancelled."""
+    _print_status(
+        _run(run_id, app_id, profile, workspace, base_url, settings).refresh(), as_json=as_json
+    )
+
+
+@runs.command()
+def cancel(
+    run_id: _RunId,
+    app_id: _App = "-",
+    profile: ProfileName = None,
+    workspace: Workspace = None,
+    base_url: BaseUrl = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel a run that is queued or running, and print its status then."""
+    _print_status(
+        _run(run_id, app_id, profile, workspace, base_url, settings).cancel(), as_json=as_json
+    )
+
+
+def _run(
+    run_id: str,
+    app_id: str,
+    profile: str | None,
+    workspace: str | None,
+    base_url: str | None,
+    settings: list[str] | None,
+) -> BackgroundRun:
+    from bailian_apps.cli.run import bailian_app
+
+    given = {"profile": profile, "workspace": workspace, "base_url": base_url}
+    app = bailian_app(app_id, None, None, settings, **given)
+    return app.background_run(run_id)
+
+
+def _print_status(run: BackgroundRun, *, as_json: bool) -> None:
+    from bailian_apps.cli.run import print_json
+
+    if as_json:
+        print_json({"id": run.id, "status": run.status})
+    else:
+        print(run.status, flush=True)  # noqa: T201

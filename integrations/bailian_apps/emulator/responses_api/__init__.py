@@ -1,0 +1,1 @@
+"""The Responses API for apps: answers at once, in a stream, or in the background."""
