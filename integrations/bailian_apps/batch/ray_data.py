@@ -164,19 +164,8 @@ class BailianAppMapper:
 
     Each worker makes one. It adds the columns of a result to the rows: `id`, `status`, `text`,
     `error`, `code`, `message`, `session_id`, `request_id`, `input_tokens`, `output_tokens` and
-    `attempts`. Use `map_prompts`, or, with `batch_format="pyarrow"`:
-
-    Example:
-        ```python
-        start_coordinator(settings, journal="/mnt/shared/run.journal", requests_per_minute=600)
-        dataset.map_batches(
-            BailianAppMapper,
-            fn_constructor_kwargs={"settings": settings, "concurrency": 50},
-            compute=ray.data.ActorPoolStrategy(size=4),
-            batch_format="pyarrow",
-            batch_size=200,
-        )
-        ```
+    `attempts`. Use `map_prompts`; or, after `start_coordinator`, `map_batches` with
+    `batch_format="pyarrow"`.
     """
 
     def __init__(
