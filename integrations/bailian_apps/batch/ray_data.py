@@ -42,7 +42,8 @@ except ModuleNotFoundError as error:
         'pip install "bailian-apps[ray]"'
     ) from error
 
-_coordinators: dict[str, Any] = {}  # an actor ends when its last handle is garbage
+# An actor ends with the handle that started it; a later one of the same name does not keep it.
+_coordinators: dict[str, list[Any]] = {}
 _LOCKED_S = 20.0  # how long a journal may be that of a coordinator which is being ended
 _MAX_CALLS = 100_000  # of the coordinator at once; each waits for the disk or its turn
 
@@ -291,7 +292,7 @@ def start_coordinator(
     app = AppSettings.of(settings)
     name = coordinator_name(app)
     arguments = (str(Path(journal).absolute()), dict(identity(app)), requests_per_minute)
-    _coordinators[name] = actor = (
+    actor = (
         ray.remote(Coordinator)
         .options(
             name=name,
@@ -304,6 +305,7 @@ def start_coordinator(
         )
         .remote(*arguments)
     )
+    _coordinators.setdefault(name, []).append(actor)
     if not ray.get(actor.is_of.remote(*arguments)):
         raise InvalidInputError(
             "journal",
