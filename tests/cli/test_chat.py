@@ -184,6 +184,10 @@ def test_save_overwrites_only_what_this_chat_has_written(cloud: Emulator, tmp_pa
     assert shown[5].startswith("~no-such-user/a is not a valid file name")
 
 
+def test_a_conversation_without_messages_has_a_history_too(cloud: Emulator, tmp_path: Path) -> None:
+    assert chat(cloud, "/history", folder=tmp_path) == ["--", "Nothing was said yet."]
+
+
 def test_a_message_that_holds_a_key_is_neither_sent_nor_shown(
     cloud: Emulator, tmp_path: Path
 ) -> None:
@@ -264,6 +268,9 @@ def test_every_slash_command_is_in_the_help_and_in_the_docs(
     [
         ("my key is sk-mine", True, False),
         ("sk-0123456789abcdef0123456789abcdef", True, True),
+        ("the key sk-sp-0123456789abcdef-0123456789 fails", True, True),
+        ("the key of-the-environment fails", True, True),
+        ("a sk-learn-based-classification-of-text", True, False),
         ("/biz user_token=abc", True, False),
         ('{"password": "x"}', True, False),
         ("Authorization: Bearer abc", True, False),
@@ -273,8 +280,9 @@ def test_every_slash_command_is_in_the_help_and_in_the_docs(
     ],
 )
 def test_a_line_with_a_secret_is_not_stored(
-    tmp_path: Path, line: str, secret: bool, key: bool
+    tmp_path: Path, line: str, secret: bool, key: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("DASHSCOPE_API_KEY", "of-the-environment")
     assert (holds_secret(line), holds_key(line)) == (secret, key)
     history = LineHistory(tmp_path / "new")
     history.store_string("two\nlines")

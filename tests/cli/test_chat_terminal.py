@@ -8,6 +8,7 @@ import json
 import logging
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,12 @@ def test_thoughts_are_folded_into_the_step_or_printed_line_by_line(
 # ------------------------------------------------------------------ in tmux
 
 
+GATE = threading.Event()
+
+
 def talk(call: Call) -> Any:
+    if call.prompt == "慢":
+        return slow(call)
     return endless(call) if call.prompt == "永远" else f"第{len(call.turns) + 1}轮：{call.prompt}"
 
 
@@ -190,6 +196,12 @@ def endless(call: Call) -> Iterator[dict[str, Any]]:
         yield {"output": {"text": "字 ", "finish_reason": "null", "session_id": call.session_id}}
         if call.disconnected.wait(0.02):
             return
+
+
+def slow(call: Call) -> Iterator[dict[str, Any]]:
+    for text, reason in [("慢", "null"), ("答", "stop")]:
+        yield {"output": {"text": text, "finish_reason": reason, "session_id": call.session_id}}
+        GATE.wait(50)
 
 
 @pytest.fixture
@@ -226,6 +238,11 @@ def test_a_chat_is_stopped_left_and_continued_in_its_session(
         assert cloud.requests == []  # what was pasted waits for Enter
         shown.press("Enter")
         shown.wait_for("第1轮：First line")
+        shown.wait_for_prompt()
+        shown.paste("/new\n/help")
+        shown.wait_for("  /help")
+        shown.press("Enter")
+        shown.wait_for("A command has one line.")
         send(shown, "我的 key 是 sk-secret")
         shown.wait_for("第2轮：")
         shown.wait_for_prompt()
@@ -251,6 +268,7 @@ def test_a_chat_is_stopped_left_and_continued_in_its_session(
         shown.press("C-c")
         send(shown, "永远")
         shown.wait_for("字 字 字")
+        shown.press("Up", "F5")  # no text
         shown.type("typed ahead")
         shown.press("Enter", "C-c")
         shown.wait_for("stopped")
@@ -336,7 +354,14 @@ def test_a_terminal_that_cannot_move_its_cursor_is_asked_plainly(
         shown.wait_for_prompt()
         shown.paste("one\ntwo\n")
         shown.wait_for("session ")
+        send(shown, "慢")
+        shown.wait_until(lambda lines: lines[-1].startswith("慢"), "the answer's beginning")
+        shown.type("typed ahead")
+        shown.press("Enter")
+        shown.wait_for("typed ahead")
+        GATE.set()
+        shown.wait_for("What you typed during the answer was not sent.")
         shown.wait_for_prompt()
         shown.press("C-d")
         shown.wait_for("exit=0")
-    assert [request.prompt for request in cloud.requests] == ["one\ntwo"]
+    assert [request.prompt for request in cloud.requests] == ["one\ntwo", "慢"]

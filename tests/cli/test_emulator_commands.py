@@ -188,6 +188,19 @@ def test_serve_records_what_is_missing_and_serves_it_without_the_cloud(tmp_path:
     assert "  nearest 0001-mine-stream.jsonl; differs: prompt  杭州?\n" in err
 
 
+def test_what_serve_records_is_masked_as_by_record(tmp_path: Path) -> None:
+    with Emulator(apps={"mine": TRAVEL}) as cloud:
+        given = {"DASHSCOPE_HTTP_BASE_URL": cloud.base_url}
+        options = ("--record-missing", "--mask", "phone", "--port", "0")
+        with running("serve", tmp_path, *options, **given) as server:
+            app = BailianApp(app_id="mine", api_key=KEY, base_url=server.base_url)
+            assert app.invoke("杭州", biz_params={"phone": "13800"}).text == ANSWER
+            server.end(signal.SIGINT)
+        assert cloud.requests[0].biz_params == {"phone": "13800"}
+    (recording,) = tmp_path.iterdir()
+    assert "13800" not in recording.read_text(encoding="utf-8")
+
+
 def test_serve_reads_a_changed_file_again(tmp_path: Path) -> None:
     path = tmp_path / "apps.yaml"
     path.write_text("- {id: a, text: x}\n- {id: b, text: y}\n")
@@ -252,7 +265,8 @@ def test_a_port_in_use_is_an_input_error(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert exit_code_of(monkeypatch, *command, "--port", port) == 2
-    assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+    problem = f"cannot listen on 127.0.0.1 port {port} (Address already in use). Choose"
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -262,6 +276,8 @@ def test_a_port_in_use_is_an_input_error(
         (["serve", "--app", "travel"], "--app must be ID=FILE"),
         (["serve", "--app", "a=notes.txt"], "notes.txt"),
         (["serve", "--record-missing"], "needs one folder to write to, not none"),
+        (["serve", "--mask", "phone"], "--mask needs --record-missing"),
+        (["serve", "rules.yaml"], "rules.yaml:4: apps.desk.rules[0].when.prompt: Input should"),
         (["serve", __file__], "not a recording; its name must end in"),
         (["serve", "--nearest", "--record-missing"], "exclude each other"),
         (["serve", "--no-reload", "--record-missing"], "needs --reload"),
@@ -280,7 +296,11 @@ def test_an_unusable_file_or_option_is_an_input_error(
     problem: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    rules = "apps:\n  desk:\n    rules:\n      - {when: {prompt: 500}, text: a}\n"
+    Path("rules.yaml").write_text(rules, encoding="utf-8")
     assert exit_code_of(monkeypatch, *arguments) == 2
     assert problem in capsys.readouterr().err
 

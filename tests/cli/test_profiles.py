@@ -141,6 +141,8 @@ def test_a_profile_of_both_files_is_refused(
         (["mine", "hi", f"--biz=token={KEY}"], "--biz"),
         (["mine", "hi", "--biz", f'token:="{KEY}"'], "--biz"),
         (["mine", "hi", "--biz-json", f'{{"token": "{KEY}"}}'], "--biz-json"),
+        (["mine", "hi", "--biz", f'of:={{"token": "{KEY}"}}'], "--biz"),
+        (["mine", "hi", f'--biz=of:=["{KEY}"]'], "--biz"),
         (["mine", "hi", "--session", KEY], "--session"),
         (["mine", "hi", "--timeout", KEY], "--timeout"),
         (["mine", "hi", "--set", f"api_key={KEY}"], "--set"),

@@ -134,6 +134,14 @@ def test_one_argument_is_the_prompt_of_the_app_of_the_environment(
         assert sent in capsys.readouterr().err
 
 
+def test_a_prompt_alone_needs_an_app(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("BAILIAN_APP_ID", raising=False)
+    assert exit_code_of(monkeypatch, "run", "Plan a day") == 2
+    assert "APP_ID is missing, for a prompt alone. Write it before" in capsys.readouterr().err
+
+
 def test_a_dry_run_prints_what_a_run_sends_without_secrets(
     cloud: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,6 +290,8 @@ def test_images_and_files_of_the_command_line_are_sent(cloud: Emulator, tmp_path
         (["--dry-run", "--raw"], "--dry-run excludes --raw"),
         (["--bogus"], "No such option: --bogus. For a start variable of a workflow, write --biz"),
         (["--temprature", "1"], "Did you mean --set temperature=…?"),
+        (["--api-key", "s3cret"], "No such option: --api-key. Set DASHSCOPE_API_KEY instead"),
+        (["--prompt", "hi"], "No such option: --prompt. Write the prompt after the app id"),
     ],
 )
 def test_invalid_input_is_named_and_nothing_is_sent(

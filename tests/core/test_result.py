@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from bailian_apps import DocReference, ModelUsage, Step, Usage
+from bailian_apps import AppResult, DocReference, ModelUsage, Step, Usage
 
 STEP = Step(id="1", kind="tool", name="search", input={"q": []}, output="x", duration_ms=0.0)
 REFERENCE = DocReference(index_id="1", text="t", images=("a",), raw={"secret": 1})
@@ -68,3 +70,27 @@ def test_usage_as_a_dict_has_totals_and_models() -> None:
         "total_tokens": 6,
         "models": [{"model_id": "qwen", "input_tokens": 2, "output_tokens": 1}] * 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "lacking"),
+    [
+        (STEP, 3),  # the times by arrival
+        (STEP, 5),
+        (AppResult(text="x", steps=(STEP,), raw={"a": 1}), 2),
+        (AppResult(text="x", attempts=2), 6),  # `raw`, too
+        (replace(REFERENCE, raw={}), 2),
+        (REFERENCE, 0),
+    ],
+)
+def test_a_pickle_that_lacks_the_newest_fields_has_their_defaults(value: Any, lacking: int) -> None:
+    def state_of_an_older_version(self: Any) -> list[Any]:
+        return [getattr(self, each.name) for each in fields(self)][: len(fields(self)) - lacking]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(value), "__getstate__", state_of_an_older_version)
+        pickled = pickle.dumps(value)
+    read = pickle.loads(pickled)
+    assert read == value
+    assert repr(read) == repr(value)
+    assert pickle.loads(pickle.dumps(read)) == value

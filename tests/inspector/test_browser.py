@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from inspector.runs import HOSTILE, TRIP, hostile, large, step
 from support.browser import chromium, tab
 from support.recordings import FOLDER
 
-from bailian_apps import AppResult
+from bailian_apps import AppResult, DocReference
 from bailian_apps.inspector import notebook_html, render
 
 pytestmark = pytest.mark.process
@@ -94,6 +95,34 @@ def test_the_answer_leads_to_the_documents_that_it_cites(show: Any) -> None:
     assert "javascript:alert(1)" in page.locator("#doc-0-2").inner_text()
 
 
+def test_a_notebook_shows_the_answer_first_in_a_frame_that_fits(show: Any) -> None:
+    """A frame cannot take the height of its page, so the height is estimated."""
+    ran = {"finish_reason": "stop", "first_token_ms": 3.0, "elapsed_ms": 9.0}
+    steps = tuple(step(f"n{at}", at, at + 1, at + 2) for at in range(5))
+    for result in (
+        AppResult(**ran),
+        AppResult(text="杭州西湖春晓" * 40, session_id="s" * 32, request_id="r" * 36, **ran),
+        AppResult(text="- one\n" * 8, steps=steps, **ran),
+        AppResult(text="word " * 100, steps=(step("a", duration_ms=3.0),), finish_reason="stop"),
+        AppResult(text="x", references=TRIP.references, context_lost=True, **ran),
+        TRIP,
+        replace(TRIP, text="word " * 5_000),
+    ):
+        page = show(
+            f"<!doctype html>{notebook_html(result)}", viewport={"width": 1000, "height": 900}
+        )
+        height = page.locator("iframe").bounding_box()["height"]
+        (_, frame) = page.frames
+        answer = frame.locator(".said .answer").bounding_box()
+        assert answer["y"] + answer["height"] <= height
+        if result.steps:
+            assert answer["y"] < frame.locator(".grid").bounding_box()["y"]
+        if result.references:
+            assert frame.locator(".doc").first.bounding_box()["y"] > answer["y"] + answer["height"]
+        whole = frame.locator(".page").bounding_box()["height"]
+        assert height == 720 <= whole or height == pytest.approx(whole, abs=50)
+
+
 def test_a_step_opens_to_all_that_is_known_of_it(show: Any) -> None:
     page = show(render(TRIP))
     row(page, "route_planner").click()
@@ -152,6 +181,32 @@ def test_rows_are_used_with_the_keyboard_alone(show: Any) -> None:
     assert page.locator('.row[tabindex="0"]').count() == 1
 
 
+def test_a_screen_reader_hears_which_rows_are_open_and_below_which(show: Any) -> None:
+    page = show(render(TRIP))
+
+    def heard(*names: str) -> list[str]:
+        lines = page.locator(".grid").aria_snapshot().splitlines()
+        rows = [line.split('"')[1:] for line in lines if line.lstrip().startswith("- row ")]
+        return [told.strip(" :") for name, told in rows if name.startswith(names)]
+
+    assert heard("Gather facts", "Search", "Plan", "Answer") == [
+        "[expanded] [level=1]", "[level=2]", "[level=1]", "[level=1]"
+    ]  # fmt: skip
+    row(page, "Search").click()
+    assert heard("Search", "Details of Search") == ["[expanded] [level=2]", "[level=3]"]
+    page.keyboard.press("ArrowLeft")
+    assert heard("Search", "Details of Search") == ["[level=2]"]
+    assert row(page, "Search").get_attribute("aria-expanded") == "false"
+    page.keyboard.press("ArrowRight")
+    assert heard("Details of Search") == ["[level=3]"]
+    assert row(page, "Answer").get_attribute("aria-expanded") is None
+    page.keyboard.press("c")
+    assert heard("Details") == []
+    headings = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(each => each.tagName)")
+    assert headings[0] == "H1"
+    assert set(headings[1:]) == {"H2"}
+
+
 def test_each_of_several_runs_is_reached_with_the_keyboard_alone(show: Any, tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / f"{name}.sse").write_bytes(TWO_LLM.read_bytes())
@@ -192,6 +247,8 @@ def test_the_filter_finds_a_run_by_its_name(show: Any, tmp_path: Path) -> None:
             "runs => [...document.querySelectorAll('.run')].filter(e => !e.hidden).map(e => e.id).join() === runs",
             arg=",".join(runs),
         )
+    page.locator("#q").press("Enter")  # all are closed
+    assert page.evaluate("document.activeElement.parentNode.id") == "run-2"
 
 
 def test_the_row_of_the_answer_leads_to_it(show: Any) -> None:
@@ -210,6 +267,22 @@ def test_a_long_line_is_laid_out_in_pieces(show: Any) -> None:
     page.get_by_role("button", name="Show all").click(timeout=5_000)
     assert page.locator(".detail pre").last.text_content() == line
     assert page.locator(".detail .ctl").count() == 0  # no pair is torn apart
+
+
+@pytest.mark.parametrize("before", [0, 5, 10])
+def test_no_citation_pair_or_line_end_is_torn_where_a_long_text_is_cut(
+    show: Any, before: int
+) -> None:
+    part = "<ref>[1]</ref>\U0001f600\r\n<"  # 19 units: some stand across every cut
+    text = "." * before + part.replace("\n", "") * 2000 + part * 2000
+    page = show(render(AppResult(text=text, references=(DocReference(index_id="1"),))))
+    answer = page.locator(".said .answer pre")
+    assert "ref>" not in answer.text_content()
+    page.get_by_role("button", name="Show all").click()
+    assert answer.locator("sup a").count() == 4000
+    assert answer.locator(".ctl").count() == 0
+    text = "".join(answer.locator(".piece").all_text_contents())
+    assert text == "." * before + "[1]\U0001f600\n<" * 4000
 
 
 def test_the_row_in_focus_is_never_under_the_toolbar(show: Any) -> None:
@@ -267,11 +340,55 @@ def test_the_page_fits_its_reader(
     picture(page, tmp_path, f"{width}-{'dark' if dark else 'light'}-{language}")
 
 
+def test_the_total_of_a_run_with_retries_is_that_of_the_last_attempt(show: Any) -> None:
+    for language, words in (("en-US", "last attempt"), ("zh-CN", "最后一次尝试")):
+        page = show(render(TRIP), locale=language)
+        assert page.locator(".stat").first.inner_text().split("\n")[1] == f"3.40 s {words}"
+    assert (
+        "last attempt" not in show(render(replace(TRIP, attempts=1))).content().split("<script")[0]
+    )
+
+
+@pytest.mark.parametrize("width", [820, 1300])
+def test_the_type_of_a_step_stays_readable(show: Any, width: int) -> None:
+    page = show(render(TRIP), viewport={"width": width, "height": 900})
+    kind = row(page, "Plan").locator(".type")
+    assert kind.evaluate("each => each.scrollWidth <= each.clientWidth")
+    label = row(page, "weather").locator(".label")
+    assert label.evaluate("each => each.scrollWidth <= each.clientWidth")
+
+
+def test_a_phone_opens_all_steps_by_touch(show: Any) -> None:
+    phone = {"viewport": {"width": 380, "height": 700}, "has_touch": True, "is_mobile": True}
+    for language, words in (("en-US", "Expand all"), ("zh-CN", "全部展开")):
+        page = show(render(TRIP), locale=language, **phone)
+        page.get_by_role("button", name=words).tap()
+        assert page.locator(".detail:visible").count() == len(TRIP.steps)
+        assert page.evaluate("document.documentElement.scrollWidth") == 380
+        assert page.locator("#q").bounding_box()["width"] > 60
+
+
+def test_an_image_inside_a_page_leaves_the_page_as_it_was(show: Any) -> None:
+    own = (
+        '<h1 id="title">Own</h1><svg id="own" class="bar"><text class="head soft">own</text></svg>'
+    )
+    looks = "[...document.querySelectorAll('#own, #own *')].map(e => JSON.stringify([...getComputedStyle(e)].map(n => [n, getComputedStyle(e).getPropertyValue(n)]))).join()"
+    plain = show(f"<!doctype html>{own}").evaluate(looks)
+    page = show(f"<!doctype html>{own}{TRIP.to_svg()}{TRIP.to_svg()}")
+    assert page.evaluate(looks) == plain
+    assert page.locator("#title").count() == 1
+    assert page.get_by_role("img", name="Run").count() == 2
+    assert (
+        page.locator(".bailian-run .k-llm .bar").first.evaluate("e => getComputedStyle(e).fill")
+        == "rgb(47, 111, 219)"
+    )
+
+
 def test_every_word_of_the_page_is_in_both_languages(show: Any) -> None:
     page = show(render(TRIP), locale="zh-CN")
     page.keyboard.press("e")
     page.keyboard.press("?")
-    fixed = "[data-t], h3, dt:not(dialog dt), button, .note"
+    fixed = "[data-t], h2, h3, dt:not(dialog dt), button, .note"
     words = page.locator(fixed).evaluate_all("all => all.map(each => each.textContent)")
     left = {word for word in words if word.isascii() and any(map(str.isalpha, word))}
     assert left <= {"MCP", "Token"}
@@ -302,7 +419,12 @@ def test_paper_has_every_step_open(show: Any) -> None:
 def test_a_reader_without_scripts_sees_the_steps_and_the_answer(show: Any) -> None:
     page = show(render(TRIP), java_script_enabled=False)
     text = page.locator("body").inner_text()
-    for part in ("Gather facts", "1,840 → 412", "Begin at dawn", "HTTP 504: upstream timed out"):
+    for part in (
+        "Gather facts",
+        "1,840 → 412",
+        "Begin at dawn[1], then the temple[2,9].",
+        "HTTP 504: upstream timed out",
+    ):
         assert part in text
     assert not page.locator(".toolbar").is_visible()
 

@@ -8,12 +8,14 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
-from inspector.runs import HOSTILE, TRIP, hostile, large, step
+from inspector.runs import HOSTILE, TRIP, hostile, large, step, usage
 
 from bailian_apps import AppResult, BailianError, DocReference, Step
 from bailian_apps.inspector import render, render_frames, to_svg
+from bailian_apps.inspector.sources import runs_of
 from bailian_apps.inspector.view import Run, View, format_ms, view_of
 
 
@@ -117,9 +119,55 @@ def test_secrets_are_masked_wherever_they_stand() -> None:
     assert secret not in render(shown)
     assert secret not in render(BailianError(told_as_text))
     assert secret not in render_frames(frames, request={"input": {"prompt": told_as_text}})
+    assert (shown.text, shown.steps[0].error) == (told_as_text, told_as_text)  # only the page masks
     for body in ({}, {"body": None}, {"body": {}}):
         head = {"app_id": "a", "headers": {"X-User": secret}}
         assert secret not in render_frames(frames, request=head | body)
+
+
+@pytest.mark.parametrize("field", ["id", "name", "type", "status", "parent_id", "title", "doc_url"])
+def test_a_name_that_is_json_is_masked_too(field: str) -> None:
+    named = {field: json.dumps({"api_key": "tok-98765"})}
+    result = AppResult(steps=(step("a", 1, 2, 3),), references=(DocReference(),))
+    if field in Step.__slots__:
+        result = replace(result, steps=(replace(result.steps[0], **named),))
+    else:
+        result = replace(result, references=(DocReference(**named),))
+    for picture in (render(result), to_svg(result)):
+        assert "tok-98765" not in picture
+
+
+ODD = (float("inf"), float("-inf"), float("nan"), 10**400, 1e308, 5e-324, "x", True, [1], {}, b"x")
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: str(odd)[:8])
+def test_stored_values_of_any_type_are_drawn(odd: Any) -> None:
+    times = ("started_ms", "first_token_ms", "ended_ms", "duration_ms")
+    texts = ("id", "name", "type", "status", "reasoning", "error", "output", "parent_id")
+    names = ("index_id", "title", "doc_id", "doc_name", "doc_url", "text", "score")
+    drawn = [
+        AppResult(steps=(replace(step("a", 1, 2, 3), **{name: odd}),)) for name in times + texts
+    ]
+    drawn += [AppResult(references=(DocReference(**{name: odd}),)) for name in names]
+    drawn += [AppResult(**{name: odd}) for name in ("text", "session_id", "attempts", "elapsed_ms")]
+    spent = usage(("m", odd, odd))
+    drawn += [AppResult(usage=spent, steps=(step("a", 1, 2, 3, usage=spent),))]
+    for result in drawn:
+        assert to_svg(result)
+        html = render(result)
+        text = re.search(r'id="data">(.*?)</script>', html, re.S)
+        assert text
+        json.loads(text[1], parse_constant=pytest.fail)  # a browser reads no NaN
+
+
+def test_a_time_or_a_score_that_is_text_is_a_number() -> None:
+    stored = {"id": "a", "kind": "node", "name": "a", "started_ms": "10", "ended_ms": "90ms"}
+    message = {"steps": [stored], "usage": {}, "session_id": "s", "elapsed_ms": "100",
+               "references": [{"score": "0.5", "page_number": 3, "title": 7}]}  # fmt: skip
+    (row, *_) = view_of(runs_of(message)[0]).rows
+    assert row.bar is not None
+    assert (row.bar.start, row.bar.width, row.took) == (10, 80, "80 ms")
+    assert data_of(render(message))[0]["docs"] == [{"title": "7", "score": "0.5"}]
 
 
 @pytest.mark.parametrize("ms", [float("inf"), float("-inf"), float("nan")])

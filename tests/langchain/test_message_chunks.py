@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from copy import deepcopy
+from functools import reduce
+from operator import add
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessageChunk
 from langchain_core.outputs import ChatGenerationChunk
+from support.recordings import FOLDER
 
 from bailian_apps.core.events import ReasoningDelta, RunFinished, TextDelta
 from bailian_apps.core.history import Plan
@@ -52,3 +56,22 @@ def test_no_two_chunks_share_a_mutable_value() -> None:
         assert one.model_fields_set is not other.model_fields_set
     first.extra_field = 1  # LangChain's messages allow extra fields
     assert not hasattr(second, "extra_field")
+
+
+@pytest.mark.parametrize("fields", [{}, {"output_version": "v1"}], ids=["v0", "v1"])
+def test_the_chunks_of_a_stream_add_up_in_any_grouping_and_twice(
+    make_model: Any, fields: dict[str, Any]
+) -> None:
+    """LangChain adds no floats that differ, so each time may stand in one chunk only."""
+    model = make_model(FOLDER / "workflow-two-llm-fixed-end.sse", **fields)
+    chunks = list(model.stream("hi"))
+    before = deepcopy(chunks)
+    message = reduce(add, chunks)
+    assert message.response_metadata["elapsed_ms"] > 0
+    assert reduce(add, chunks) == message
+    assert chunks[0] + chunks[1:] == message
+    halves = (
+        reduce(add, part) for part in (chunks[: len(chunks) // 2], chunks[len(chunks) // 2 :])
+    )
+    assert reduce(add, halves) == message
+    assert chunks == before

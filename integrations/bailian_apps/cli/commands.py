@@ -333,6 +333,9 @@ def demo(pace: Pace = 1.0) -> None:
     Without a key it replays a recorded travel workflow in the emulator. With DASHSCOPE_API_KEY and
     BAILIAN_APP_ID set, it runs that app on the cloud.
     """
+    from bailian_apps.cli.view import print_note
+
+    print_note(console(), "Loading LangChain and LlamaIndex…")  # it takes seconds
     try:
         from bailian_apps.cli.demo import run_demo
     except ImportError as error:

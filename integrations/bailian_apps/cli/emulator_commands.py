@@ -45,6 +45,7 @@ def serve(
     nearest: bool,
     record_missing: bool,
     upstream: str | None,
+    mask: Sequence[str],
     reload: bool,
     verbose: bool,
 ) -> None:
@@ -54,7 +55,7 @@ def serve(
     """
     key = _key_of(api_key)
     _check_hosts(allowed_hosts)
-    recorder = _recorder_of_missing(sources, upstream) if record_missing else None
+    recorder = _recorder_of_missing(sources, upstream, mask) if record_missing else None
     matching: Matching | None = "nearest" if nearest else "exact" if recorder else None
     apps = _apps_of(sources, named, matching, reload=reload)
     if not apps and recorder is None:
@@ -164,12 +165,14 @@ def _recorder(folder: Path, upstream: str | None, **options: Any) -> Recorder:
         raise InvalidInputError("the CA bundle", f"cannot be used: {error}", hint) from None
 
 
-def _recorder_of_missing(sources: Sequence[Path], upstream: str | None) -> Recorder:
+def _recorder_of_missing(
+    sources: Sequence[Path], upstream: str | None, mask: Sequence[str]
+) -> Recorder:
     folders = [path for path in sources if path.is_dir()]
     if len(folders) != 1:
         problem = f"needs one folder to write to, not {len(folders) or 'none'}"
         raise InvalidInputError("--record-missing", problem, "Pass the folder of your recordings")
-    return _recorder(folders[0], upstream)
+    return _recorder(folders[0], upstream, mask=mask)
 
 
 def _apps_of(
@@ -209,9 +212,10 @@ def _start(server: Emulator | Recorder, host: str, port: int) -> None:
                 f"cannot be created: {error.filename} ({error.strerror})",
                 "Choose another folder",
             ) from None
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # asyncio repeats itself
         raise InvalidInputError(
             "--port",
-            f"cannot be used: cannot listen on {host} port {port} ({error.strerror or error})",
+            f"cannot be used: cannot listen on {host} port {port} ({reason})",
             "Choose another --port (0 picks a free one), or an address of this machine",
         ) from None
 

@@ -53,9 +53,10 @@ def refuse_key_as_prompt(prompt: str) -> None:
 
 def _holds_key(value: str) -> bool:
     named = _NAMED.fullmatch(value)
-    if is_key(value) or (named is not None and is_key(named[1])):
-        return True
-    return value.lstrip()[:1] in ("{", "[") and _KEY_IN_JSON.search(value) is not None
+    return any(
+        is_key(text) or (text.lstrip()[:1] in ("{", "[") and _KEY_IN_JSON.search(text) is not None)
+        for text in ([value, named[1]] if named else [value])
+    )
 
 
 def _refuse(option: str, place: int) -> None:

@@ -11,6 +11,17 @@ import typer
 from typer.core import TyperCommand
 from typing_extensions import override
 
+ARGUMENTS = {
+    "api_key": "Set DASHSCOPE_API_KEY instead",
+    "app_id": "Write the app id after the command",
+    "prompt": "Write the prompt after the app id",
+    "messages": "Use `bailian-apps chat` for a conversation",
+    "session_id": "Write --session ID",
+    "image_list": "Write --image FILE or --image URL",
+    "file_list": "Write --file URL",
+}
+"""What to write for what is no setting here, or may not be one."""
+
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer may have a click of its own
 
 
@@ -31,6 +42,9 @@ class AppCommand(TyperCommand):
     def _suggest(self, error: Any, name: str) -> None:
         from bailian_apps.core.settings import SETTING_NAMES
 
+        if name in ARGUMENTS:
+            error.message += f". {ARGUMENTS[name]}"
+            return
         close = difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1)
         if close:
             error.message += f". Did you mean --set {close[0]}=…?"
@@ -170,6 +184,10 @@ MissingUpstream = Annotated[
         help="The real API of --record-missing (default: DASHSCOPE_HTTP_BASE_URL, else the "
         "public endpoint).",
     ),
+]
+Mask = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Mask the values of this name in recordings. Repeatable."),
 ]
 Reload = Annotated[
     bool, typer.Option("--reload/--no-reload", help="Read files again when they change.")

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.keys import refuse_key_as_prompt
+from bailian_apps.cli.options import ARGUMENTS
 from bailian_apps.cli.profiles import find_profile
 from bailian_apps.cli.view import as_json, print_note, screen_text, show
 from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file
@@ -28,14 +29,6 @@ from bailian_apps.run import Run
 # Ids from the console; those of an emulator may be any word.
 _CONSOLE_ID = re.compile(r"[0-9a-f]{32}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# Options of a call that are arguments of their own here.
-_ARGUMENTS = {
-    "prompt": "Write the prompt after the app id",
-    "messages": "Use `bailian-apps chat` for a conversation",
-    "session_id": "Write --session ID",
-    "image_list": "Write --image FILE or --image URL",
-    "file_list": "Write --file URL",
-}
 
 
 def run(
@@ -95,13 +88,19 @@ def app_and_prompt(first: str | None, second: str | None, profile: str | None) -
     the prompt is then on standard input.
 
     Raises:
-        InvalidInputError: One argument alone could be either.
+        InvalidInputError: One argument alone could be either, or is a prompt while no app is known.
     """
     if first is None or second is not None:
         return first or "-", second or "-"
     known = (find_profile(profile).fields.get("app_id") if profile else None) or os.environ.get(
         "BAILIAN_APP_ID"
     )
+    if not known and len(first.split()) > 1:
+        raise InvalidInputError(
+            "APP_ID",
+            "is missing, for a prompt alone",
+            "Write it before the prompt, or set BAILIAN_APP_ID",
+        )
     if not known or first in ("-", known) or _CONSOLE_ID.fullmatch(first):
         return first, "-"
     if _WORD.fullmatch(first) and _has_input():
@@ -178,8 +177,8 @@ def _with_set(error: InvalidInputError, fields: Mapping[str, Any]) -> InvalidInp
 
 def _instead_of(name: str) -> str:
     """Return what to write instead of `--set` with a name that is not a setting."""
-    if name in _ARGUMENTS:
-        return _ARGUMENTS[name]
+    if name in ARGUMENTS:
+        return ARGUMENTS[name]
     if close := difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1):
         return f"Did you mean --set {close[0]}=…?"
     return (

@@ -12,6 +12,7 @@ from bailian_apps.cli.options import (
     AllowHost,
     ApiKey,
     Host,
+    Mask,
     MissingUpstream,
     Nearest,
     Pace,
@@ -29,7 +30,7 @@ def serve(
         list[Path] | None,
         typer.Argument(
             help="Recordings, YAML files, and folders of them (default: a travel app).",
-            metavar="[FILES|FOLDERS]...",
+            metavar="FILES|FOLDERS",
             exists=True,
         ),
     ] = None,
@@ -46,6 +47,7 @@ def serve(
     nearest: Nearest = False,
     record_missing: RecordMissing = False,
     upstream: MissingUpstream = None,
+    mask: Mask = None,
     reload: Reload = True,
     verbose: Verbose = False,
 ) -> None:
@@ -62,6 +64,8 @@ def serve(
         raise typer.BadParameter("--nearest and --record-missing exclude each other")
     if record_missing and not reload:
         raise typer.BadParameter("--record-missing needs --reload, to serve what it records")
+    if mask and not record_missing:
+        raise typer.BadParameter("--mask needs --record-missing: nothing else is recorded")
     emulator = emulator_commands()
     out, err = console(), console(stderr=True)
     emulator.serve(
@@ -78,6 +82,7 @@ def serve(
         nearest=nearest,
         record_missing=record_missing,
         upstream=upstream,
+        mask=mask or (),
         reload=reload,
         verbose=verbose,
     )
@@ -95,10 +100,7 @@ def record(
     host: Host = "127.0.0.1",
     allow_host: AllowHost = None,
     port: Port = 8791,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Mask the values of this name too. Repeatable."),
-    ] = None,
+    mask: Mask = None,
 ) -> None:
     """Record your own apps: forward calls to the cloud and save them. Press Ctrl-C to stop.
 

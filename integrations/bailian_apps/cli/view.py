@@ -49,12 +49,13 @@ _OPTIONS = {
     "timeout": "--timeout",
     "workspace": "--workspace",
 }
-_FIELD_IN_HINT = re.compile(rf"\b({'|'.join(_OPTIONS)})(?:=|(?=: ))")
+_FIELD_IN_HINT = re.compile(rf"(?<![\w.\]])({'|'.join(_OPTIONS)})(?:=|(?=: ))")
 # Advice that only a program can follow, and what to do here.
 _PROGRAM_ADVICE = {
     ", or pass api_key=": "",
     " or a Timeout": "",
     "Pass it to the constructor": "A command has none",
+    'pass history_format="prompt"': "use --set history_format=prompt",
     "has half of a surrogate pair, which cannot be sent": "is not UTF-8 text",
     'Pass value.encode("utf-8", "replace").decode()': "Convert it with iconv",
 }
@@ -89,7 +90,7 @@ def show(
     if steps or (answer and view.on_screen):
         print_references(result.references, console)
     if steps:
-        _print_totals(result, console)
+        print_totals(result, console)
     return result
 
 
@@ -118,7 +119,7 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
         style = "yellow" if record.levelno >= logging.WARNING else ""
-        print_note(self._console, self.format(record), style)
+        print_note(self._console, in_command_words(self.format(record)), style)
 
 
 def format_error(error: BailianError) -> str:
@@ -138,10 +139,15 @@ def error_message(error: BailianError, *, field: str | None = None) -> str:
         if field is not None:
             named[0] = InvalidInputError(field, error.problem, error.hint)
         error = InvalidInputError.of(named)
-    message = str(error)
+    message = in_command_words(str(error))
+    return _FIELD_IN_HINT.sub(lambda found: _OPTIONS[found[1]], message)
+
+
+def in_command_words(message: str) -> str:
+    """A message with advice for the command line in place of that for a program."""
     for advice, replacement in _PROGRAM_ADVICE.items():
         message = message.replace(advice, replacement)
-    return _FIELD_IN_HINT.sub(lambda found: _OPTIONS[found[1]], message)
+    return message
 
 
 def _with_option(error: InvalidInputError) -> InvalidInputError:
@@ -169,7 +175,8 @@ def print_references(references: Sequence[DocReference], console: Console) -> No
         print_note(console, number + " ".join(part for part in parts if part))
 
 
-def _print_totals(result: AppResult, console: Console) -> None:
+def print_totals(result: AppResult, console: Console) -> None:
+    """Print the tokens of a run and its session."""
     usage = result.usage
     facts = (
         format_tokens(usage.input_tokens, usage.output_tokens) if usage.models else "",

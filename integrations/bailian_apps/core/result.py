@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from bailian_apps.core.documents import RetrievedDocument, best_of_each, read_documents
 from bailian_apps.core.history_template import HistoryFormat
@@ -14,6 +14,8 @@ from bailian_apps.core.values import as_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+_ValueT = TypeVar("_ValueT")
 
 StepKind: TypeAlias = Literal["node", "tool", "retrieval", "reasoning", "response"]
 """What a step was: a workflow node; a tool, plugin, API or MCP call; a search in a knowledge base;
@@ -34,6 +36,26 @@ _NO_FAILURE = frozenset({EXECUTING, SUCCESS, SKIP, PAUSE, STOP})
 _RETRIEVAL_NODES = frozenset({"Retrieval"})
 
 
+def _reads_older_pickles(kind: type[_ValueT]) -> type[_ValueT]:
+    """Give the fields that a pickle of an older version lacks their defaults; they are the last.
+
+    It decorates the finished class: a dataclass of Python 3.10 replaces a `__setstate__` in its
+    body.
+    """
+
+    def set_state(self: DataclassInstance, state: Sequence[Any]) -> None:
+        known = fields(self)
+        for each, value in zip(known, state, strict=False):
+            object.__setattr__(self, each.name, value)
+        for each in known[len(state) :]:
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            object.__setattr__(self, each.name, default)
+
+    cast("Any", kind).__setstate__ = set_state
+    return kind
+
+
+@_reads_older_pickles
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One thing the remote app did.
@@ -138,6 +160,7 @@ class Step:
         return cls(**known)
 
 
+@_reads_older_pickles
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocReference:
     """One document that the answer cites.
@@ -222,6 +245,7 @@ class Usage:
         }
 
 
+@_reads_older_pickles
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppResult:
     """A whole run of an app.

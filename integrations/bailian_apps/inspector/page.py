@@ -11,7 +11,9 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -22,25 +24,33 @@ from markupsafe import Markup
 
 from bailian_apps.core.documents import RetrievedDocument
 from bailian_apps.core.result import DocReference
-from bailian_apps.inspector.view import Row, View, as_json, format_ms
+from bailian_apps.inspector.drawable import as_json
+from bailian_apps.inspector.view import Row, View, format_ms
 
 _FILES = ("page.html", "run.html", "icons.html", "page.css", "page.js", "waterfall.svg")
 
 # What would steer a reader's eyes or a parser, or hide: controls, marks of direction, spaces
-# without width, tags, lone surrogates. Joiners stay: emoji and some scripts need them. The same
-# stands in page.js.
-_UNSEEN = re.compile(
-    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f]"
+# without width, tags, lone surrogates. Joiners stay: emoji and some scripts need them.
+_UNSEEN_RANGES = (
+    "0-8 b-1f 7f-9f ad 61c 180e 200b 200e 200f 2028-202e 2060-206f feff fff9-fffb fffe ffff "
+    "d800-dfff e0000-e007f"
 )
+_HEX = re.compile("[0-9a-f]+")
+_UNSEEN_IN_JS = _HEX.sub(r"\\u{\g<0>}", _UNSEEN_RANGES).replace(" ", "")
+_UNSEEN_IN_PYTHON = _HEX.sub(lambda code: chr(int(code[0], 16)), _UNSEEN_RANGES).replace(" ", "")
+_UNSEEN = re.compile(f"[{_UNSEEN_IN_PYTHON}]")
 _BETWEEN = re.compile(r">\s*\n\s*<")
 _SCRIPT_END = re.compile("</(?=script)", re.IGNORECASE)
+_CITATION = re.compile(r"<ref>([^<]{1,64})</ref>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Of a text's beginning, for readers without scripts: characters of one, and of all.
 _EXCERPT, _EXCERPTS, _STATIC_ANSWER = 600, 16_000, 20_000
 
-_ROW_PX, _HEAD_PX, _TALLEST_PX = 33, 330, 720
+# Of a notebook's frame, which cannot be as high as its page: pixels, as page.css has them.
+_TALLEST_PX, _ANSWER_PX, _HEAD_PX, _BANNER_PX = 720, 300, 179, 48
+_LINE_PX, _ROW_PX, _PART_PX, _DOCUMENT_PX, _RUN_PX = 23, 32, 42, 84, 50
+_LINE, _IDS = 125, 2.5  # narrow characters and ids of a line
 
 
 def page(views: Sequence[View], *, title: str | None = None, compact: bool = False) -> str:
@@ -76,15 +86,38 @@ def notebook_page(views: Sequence[View]) -> str:
 
     The frame is a sandbox without an origin, so nothing in it reaches the notebook.
     """
-    rows = sum(len(view.rows) for view in views)
-    lines = sum(len(view.run.result.text) // 90 + 1 for view in views)
-    height = min(_TALLEST_PX, _HEAD_PX + _ROW_PX * rows + 20 * min(lines, 12))
+    if len(views) == 1:
+        height = min(_TALLEST_PX, _height(views[0]))
+    else:
+        height = min(_TALLEST_PX, _HEAD_PX + _RUN_PX * len(views))
     source = html.escape(page(views, compact=True), quote=False).replace("'", "&#39;")
     return (
         f"<iframe srcdoc='{source}' sandbox=\"allow-scripts allow-popups "
         f'allow-popups-to-escape-sandbox" title="{visible(html.escape(views[0].title))}" '
         f'width="100%" height="{height}" frameborder="0" loading="lazy"></iframe>'
     )
+
+
+def _height(view: View) -> int:
+    """Estimate the height of the page of a run, in a frame of the usual width."""
+    result = view.run.result
+    ids = [*filter(None, (view.run.app_id, result.session_id, result.request_id)), *view.models]
+    banners = [
+        view.run.error,
+        view.state == "unfinished",
+        result.context_lost,
+        result.whole_history,
+    ]
+    height = _HEAD_PX + _LINE_PX * math.ceil(len(ids) / _IDS) + _BANNER_PX * sum(map(bool, banners))
+    for text in filter(None, (view.run.prompt, result.text or " ", result.final_text)):
+        # An answer that is higher scrolls.
+        lines = sum(math.ceil(text_width(line) / _LINE) or 1 for line in text[:5000].split("\n"))
+        height += _PART_PX + min(_LINE_PX * lines, _ANSWER_PX)
+    if view.rows:
+        height += _PART_PX + _ROW_PX * len(view.rows) + _LINE_PX
+    if not view.count or view.timing != "arrival":
+        height += _LINE_PX
+    return height + (_PART_PX + _DOCUMENT_PX * len(result.references) if result.references else 0)
 
 
 @cache
@@ -104,6 +137,11 @@ def environment() -> Environment:
 def visible(text: object) -> str:
     """Return a text in which characters that cannot be seen have a sign in their place."""
     return _UNSEEN.sub(_sign, str(text))
+
+
+def text_width(text: str) -> int:
+    """Return the width of a text in narrow characters; a Chinese one is two wide."""
+    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def _squeeze(markup: str) -> str:
@@ -128,8 +166,9 @@ class _Excerpts:
         return visible(text[:size]) + ("…" if size < len(text) else "")
 
     def answer(self, text: str) -> str:
-        """Return the beginning of an answer."""
-        return visible(text[:_STATIC_ANSWER]) + ("…" if len(text) > _STATIC_ANSWER else "")
+        """Return the beginning of an answer, its citations as plain numbers."""
+        beginning = _CITATION.sub(r"\1", text[:_STATIC_ANSWER])
+        return visible(beginning) + ("…" if len(text) > _STATIC_ANSWER else "")
 
 
 @cache
@@ -141,7 +180,8 @@ def _asset(name: str) -> str:
 @cache
 def _short(name: str) -> str:
     """Return a style or script without comments and indentation: each notebook cell has it."""
-    return re.sub(r"^ *\n|^ +|^/\*.*?\*/\n", "", _asset(name), flags=re.M | re.S)
+    text = re.sub(r"^ *\n|^ +|^/\*.*?\*/\n", "", _asset(name), flags=re.M | re.S)
+    return text.replace("UNSEEN_RANGES", _UNSEEN_IN_JS)
 
 
 def _hash(text: str) -> str:
@@ -153,7 +193,7 @@ def _script_json(value: object) -> str:
 
     They get escapes of JSON, so a text full of `<` does not grow. Text stays UTF-8.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     text = _SCRIPT_END.sub(r"<\\/", text).replace("<!--", "<\\u0021--")
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

@@ -175,7 +175,8 @@ def _fields(value: object) -> dict[str, Any]:
 def _reference(fields: JsonObject) -> DocReference:
     known = {name: value for name, value in fields.items() if name in DocReference.__slots__}
     for name in ("images", "page_number"):
-        known[name] = tuple(known.get(name) or ())
+        value = known.get(name)
+        known[name] = tuple(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else ()
     return DocReference(**known)
 
 

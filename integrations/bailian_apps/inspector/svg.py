@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Any
 
-from bailian_apps.inspector.page import environment
+from bailian_apps.inspector.page import environment, text_width
 from bailian_apps.inspector.view import Row, View, format_ms
 
 _WIDTH, _NAMES, _TIMES, _MARGIN = 880, 250, 84, 16
@@ -75,10 +74,10 @@ def _summary(view: View) -> str:
 
 
 def _cut(text: str, size: int) -> str:
-    """Cut a text to a width, counted in narrow characters; a Chinese one is two wide."""
+    """Cut a text to a width in narrow characters."""
     used = 0
     for at, character in enumerate(text):
-        used += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        used += text_width(character)
         if used > size:
             return text[: max(0, at - 1)].rstrip() + "…"
     return text

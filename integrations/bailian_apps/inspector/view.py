@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypeAlias, cast
 from bailian_apps.core.attachments import with_short_images
 from bailian_apps.core.redaction import redact_value
 from bailian_apps.core.result import EXECUTING, PAUSE, SKIP, STOP, SUCCESS, AppResult, Step
+from bailian_apps.inspector.drawable import as_json, drawable, shown_text
 
 JsonObject: TypeAlias = Mapping[str, Any]
 TimedFrame: TypeAlias = "Sequence[tuple[float, JsonObject]]"
@@ -154,7 +154,7 @@ class View:
 
 def view_of(run: Run) -> View:
     """Return a run as it is drawn."""
-    run = _masked(run)
+    run = _drawable(run)
     result, steps = run.result, run.result.steps
     timing: Timing = "none"
     if any(step.started_ms is not None for step in steps) or not steps:
@@ -192,56 +192,20 @@ def format_ms(ms: float, *, tick: bool = False) -> str:
     return f"{minutes} m {seconds:02} s"
 
 
-def as_json(value: object) -> str:
-    """A value as text: a text as it is, anything else as JSON; what has no JSON, as Python's."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str)
-    except (TypeError, ValueError, RecursionError):
-        return str(type(value))
-
-
-def _masked(run: Run) -> Run:
-    """Return a run as a picture may show it: without secrets, and with times that are numbers."""
-    result = run.result
-    code, message = run.error or (None, "")
+def _drawable(run: Run) -> Run:
+    error = run.error and (_shown(run.error[0]), shown_text(run.error[1]))
     return replace(
         run,
-        prompt=redact_value(run.prompt),
-        error=(code, redact_value(message)) if run.error else None,
-        result=replace(
-            result,
-            text=redact_value(result.text),
-            final_text=redact_value(result.final_text),
-            reasoning=redact_value(result.reasoning),
-            steps=tuple(map(_masked_step, result.steps)),
-            references=tuple(
-                replace(each, text=redact_value(each.text)) for each in result.references
-            ),
-            first_token_ms=_finite(result.first_token_ms),
-            elapsed_ms=_finite(result.elapsed_ms),
-        ),
+        result=drawable(run.result),
+        name=_shown(run.name),
+        app_id=_shown(run.app_id),
+        prompt=_shown(run.prompt),
+        error=error,
     )
 
 
-def _masked_step(step: Step) -> Step:
-    return replace(
-        step,
-        name=step.name or step.id,
-        input=redact_value(step.input),
-        output=as_json(redact_value(step.output)),
-        reasoning=redact_value(step.reasoning),
-        error=redact_value(step.error),
-        duration_ms=_finite(step.duration_ms),
-        started_ms=_finite(step.started_ms),
-        first_token_ms=_finite(step.first_token_ms),
-        ended_ms=_finite(step.ended_ms),
-    )
-
-
-def _finite(ms: float | None) -> float | None:
-    return None if ms is None or not math.isfinite(ms) else ms
+def _shown(text: str | None) -> str | None:
+    return None if text is None else shown_text(text)
 
 
 def _request_text(request: JsonObject | None) -> str | None:
@@ -312,7 +276,7 @@ def _axis(steps: Sequence[Step], result: AppResult, timing: Timing) -> Axis | No
         moments = [result.elapsed_ms or 0.0]
         moments += [_ended(step, result) or step.started_ms or 0.0 for step in steps]
     end = max(moments)
-    if end <= 0:
+    if end < 1e-3:
         end = 1.0
     power = 10.0 ** math.floor(math.log10(end / 4))
     part = next(power * m for m in (1, 2, 2.5, 5, 10) if math.ceil(end / (power * m)) <= 8)

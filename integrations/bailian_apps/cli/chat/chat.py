@@ -12,10 +12,16 @@ from rich.console import Console
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.chat.conversation import Conversation, read_conversation
 from bailian_apps.cli.chat.line_editor import line_reader
-from bailian_apps.cli.chat.screen import RunScreen, print_facts
+from bailian_apps.cli.chat.screen import RunScreen
 from bailian_apps.cli.chat.slash_commands import COMMANDS
 from bailian_apps.cli.chat.storage import Autosave, LineHistory, holds_key, state_folder
-from bailian_apps.cli.view import format_error, print_note, print_references, screen_text
+from bailian_apps.cli.view import (
+    format_error,
+    print_note,
+    print_references,
+    print_totals,
+    screen_text,
+)
 from bailian_apps.core.attachments import Image, InlineImage
 from bailian_apps.core.errors import APIError, AppFailedError, BailianError, ServerError
 from bailian_apps.core.events import AppEvent, RunFinished, fold
@@ -118,6 +124,8 @@ class Chat:
             is_command = text.startswith("/") and not text.startswith("//")
             if is_command and "\n" not in text:
                 self._run_command(*text.partition(" ")[::2])
+            elif is_command and text.split()[0] in COMMANDS:
+                self.error("A command has one line. To send this as a message, begin it with //.")
             elif text:
                 self.ask(self.conversation.question(text if is_command else text.removeprefix("/")))
 
@@ -208,7 +216,7 @@ class Chat:
         if self.show_steps or self._reader.at_terminal:
             print_references(finished.result.references, self.console)
         if self.show_steps:
-            print_facts(self.console, finished.result)
+            print_totals(finished.result, self.console)
 
     def _keep(self, question: Turn, answer: str, plan: Plan | None = None) -> None:
         """Add the exchange to the conversation.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import sys
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -27,7 +28,8 @@ if sys.platform != "win32":
 
 PROMPT = "> "
 _MENU_ROWS = 6
-_PASTE_MARKS = ("\x1b[200~", "\x1b[201~")
+# What the arrow and function keys send, and the marks around what is pasted.
+_KEYS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[ -~])")
 
 
 class LineReader(Protocol):
@@ -68,9 +70,15 @@ class PlainReader:
                 break
         return "\n".join(lines)
 
-    def busy(self) -> contextlib.AbstractContextManager[None]:
-        """Change nothing."""
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def busy(self) -> Generator[None]:
+        """Drop what is typed at a terminal during an answer: it must not be sent unseen."""
+        try:
+            yield
+        finally:
+            if self.at_terminal and sys.platform != "win32" and _is_readable(sys.stdin.fileno()):
+                termios.tcflush(sys.stdin, termios.TCIFLUSH)
+                sys.stderr.write("What you typed during the answer was not sent.\n")
 
 
 class LineEditor:
@@ -208,6 +216,4 @@ def _pending_text(fd: int) -> str:
     while _is_readable(fd) and (more := os.read(fd, 65536)):
         typed += more
     text = typed.decode(sys.stdin.encoding or "utf-8", "ignore")
-    for mark in _PASTE_MARKS:
-        text = text.replace(mark, "")
-    return strip_controls(text.replace("\r", "\n"))
+    return strip_controls(_KEYS.sub("", text).replace("\r", "\n"))

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 from typing_extensions import Self, override
 
-from bailian_apps.cli.view import print_note, screen_text
+from bailian_apps.cli.view import in_command_words, print_note, screen_text
 from bailian_apps.core.events import (
     STEP_EVENTS,
     AppEvent,
@@ -29,7 +29,7 @@ from bailian_apps.core.events import (
 )
 from bailian_apps.core.result import EXECUTING, AppResult, Step
 from bailian_apps.core.values import as_text
-from bailian_apps.terminal import format_tokens, one_line, step_text, strip_controls
+from bailian_apps.terminal import one_line, step_text, strip_controls
 
 _LIVE_CHARS = 300  # more than a line of any terminal
 _REFRESHES_PER_S = 8
@@ -251,18 +251,8 @@ class _LogHandler(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        self._print_line(Text(strip_controls(self.format(record)), "yellow"))
-
-
-def print_facts(console: Console, result: AppResult) -> None:
-    """Print the tokens of a run and its session."""
-    usage = result.usage
-    facts = (
-        format_tokens(usage.input_tokens, usage.output_tokens) if usage.models else "",
-        f"session {result.session_id}" if result.session_id else "",
-    )
-    if any(facts):
-        print_note(console, ", ".join(fact for fact in facts if fact))
+        message = in_command_words(self.format(record))
+        self._print_line(Text(strip_controls(message), "yellow"))
 
 
 def print_reasoning(console: Console, result: AppResult) -> None:

@@ -82,6 +82,8 @@ def _retry(chat: Chat, _: str) -> None:
 
 
 def _history(chat: Chat, _: str) -> None:
+    if not chat.conversation.turns:
+        chat.note("Nothing was said yet.")
     for turn in chat.conversation.turns:
         style = "" if turn.role == "user" else "dim"
         print_note(chat.console, f"{turn.role}: {screen_text(turn.text)}", style)

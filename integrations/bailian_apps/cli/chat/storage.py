@@ -23,7 +23,7 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.settings import AppSettings
 
 _KEY = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9._-]{4,}")
-_LONG_KEY = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9]{20,}")
+_LONG_KEY = re.compile(r"(?<![A-Za-z0-9])sk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}")
 _ASSIGNED = re.compile(r"(?<![\w-])([\w-]{1,64})[\"']?\s{0,3}[:=]{1,2}\s{0,3}\S")
 _BEARER = re.compile(r"\bbearer\s+\S", re.IGNORECASE)
 _MAX_HISTORY_BYTES = 1024 * 1024
@@ -40,14 +40,15 @@ def state_folder() -> Path:
 
 def holds_secret(text: str) -> bool:
     """Whether a text holds a key (`sk-…`), a bearer token, or a value named as a credential."""
-    if _KEY.search(text) or _BEARER.search(text):
+    if holds_key(text) or _KEY.search(text) or _BEARER.search(text):
         return True
     return any(is_credential_name(found[1]) for found in _ASSIGNED.finditer(text))
 
 
 def holds_key(text: str) -> bool:
-    """Whether a text holds what looks like an API key."""
-    return _LONG_KEY.search(text) is not None
+    """Whether a text holds what looks like an API key, or the key of the environment."""
+    key = os.environ.get("DASHSCOPE_API_KEY", "").strip()
+    return _LONG_KEY.search(text) is not None or (len(key) > 8 and key in text)
 
 
 def write_private(path: Path, text: str, *, overwrite: bool) -> None:

@@ -6,7 +6,7 @@ const ZH = {
   "Show or hide the steps below it": "显示或隐藏其下的步骤", "First and last step": "第一个、最后一个步骤",
   "Expand all, collapse all": "全部展开、全部收起", "Clear the filter": "清除筛选", "Close": "关闭",
   "Steps": "步骤", "steps": "个步骤", "step": "个步骤", "tokens": "个 token", "Step": "步骤", "Time": "时间", "First word": "首字", "Took": "耗时", "Tokens": "Token",
-  "Total": "总耗时", "Tokens in": "输入 Token", "Tokens out": "输出 Token", "Attempts": "尝试次数",
+  "Total": "总耗时", "last attempt": "最后一次尝试", "Tokens in": "输入 Token", "Tokens out": "输出 Token", "Attempts": "尝试次数",
   "App": "应用", "Session": "会话", "Request": "请求", "Model": "模型", "Copy": "复制", "Legend": "图例",
   "Node": "节点", "Tool": "工具", "MCP": "MCP", "Retrieval": "检索", "Reasoning": "思考", "Answer": "回答", "Prompt": "提问",
   "before and after the first word": "首字之前与之后",
@@ -18,7 +18,7 @@ const ZH = {
   "The cloud answered in another session: the app did not know the earlier conversation.": "云端在另一个会话中作答：应用不知道之前的对话。",
   "The whole conversation was sent with this request.": "这次请求发送了完整的对话。",
   "Input": "输入", "Output": "输出", "Error": "错误", "Documents": "文档", "Cited documents": "引用的文档", "Request body": "请求正文",
-  "Final text of the cloud": "云端的最终文本", "Format": "格式化", "Raw": "原文", "Show all": "显示全部", "characters": "个字符",
+  "Final text of the cloud": "云端的最终文本", "Details of": "步骤详情：", "Format": "格式化", "Raw": "原文", "Show all": "显示全部", "characters": "个字符",
   "From – to": "起止", "Cloud’s own time": "云端报告的耗时", "Id": "标识", "Parent": "上级", "Score": "得分", "Page": "页",
   "No input, output or error was reported.": "没有报告输入、输出或错误。", "The answer is empty.": "回答为空。", "found": "个匹配",
 };
@@ -40,7 +40,7 @@ function el(tag, props = {}, ...kids) {
 }
 
 /* Text of an app, with a sign for each character that cannot be seen. It is never markup. */
-const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\u{e0000}-\u{e007f}]/gu;
+const UNSEEN = /[UNSEEN_RANGES]/gu;
 function shown(text) {
   text = text.replace(/\r\n?/g, "\n");
   const parts = document.createDocumentFragment();
@@ -91,16 +91,18 @@ async function copy(text, button) {
 }
 const copyButton = (text) => { const made = el("button", { type: "button", class: "copy", "aria-label": t("Copy"), title: t("Copy") }); made.addEventListener("click", () => copy(text, made)); return made; };
 
+/* A text's beginning without the half of a pair, of a line's end or of a citation that it ends with. */
+const untorn = (text) => text.replace(/(?:[\ud800-\udbff]|\r|<(?:\/?r?e?f?|ref>[^<]{0,64}(?:<\/?r?e?f?)?))$/, "");
 /* A long text in pieces that end with a line, if they can: a browser takes a minute to lay out a
    line of 200,000 characters, and lays out no piece that is out of sight. */
 function pieces(text, render) {
   if (text.length <= LIMIT) return [render(text)];
   const made = [];
   for (let at = 0, end; at < text.length; at = end) {
-    end = Math.min(at + PIECE, text.length);
-    const line = text.lastIndexOf("\n", end - 1) + 1;
-    if (end < text.length) end = line > at ? line : end + /^[\udc00-\udfff]/.test(text[end]);
-    made.push(el("span", { class: "piece" }, render(text.slice(at, end))));
+    let piece = text.slice(at, at + PIECE);
+    if (at + PIECE < text.length) piece = piece.slice(0, piece.lastIndexOf("\n") + 1) || untorn(piece);
+    end = at + piece.length;
+    made.push(el("span", { class: "piece" }, render(piece)));
   }
   return made;
 }
@@ -109,14 +111,14 @@ function pieces(text, render) {
 function part(title, text, { kind = "", render = shown, prose = false } = {}) {
   const box = el("section", { class: "part " + kind });
   const pre = el("pre", { class: prose ? "prose" + (kind.includes("dim") ? " dim" : "") : null, tabindex: prose ? null : "0" });
-  const head = el("header", {}, el("h3", {}, t(title)), el("small", {}, text.length.toLocaleString() + (prose ? " " + t("characters") : "")), copyButton(text));
+  const head = el("header", {}, el("h2", {}, t(title)), el("small", {}, text.length.toLocaleString() + (prose ? " " + t("characters") : "")), copyButton(text));
   const json = isJson(text);
   let raw = !json, whole = false;
   const more = el("button", { type: "button", class: "more" }, t("Show all"), " (" + text.length.toLocaleString() + ")");
   const draw = () => {
     const words = raw ? text : formatted(text);
     const cut = !whole && words.length > LIMIT;
-    pre.replaceChildren(...(cut ? [render(words.slice(0, LIMIT) + "…")] : pieces(words, render)));
+    pre.replaceChildren(...(cut ? [render(untorn(words.slice(0, LIMIT)) + "…")] : pieces(words, render)));
     more.hidden = !cut;
   };
   more.addEventListener("click", () => { whole = true; draw(); });
@@ -148,7 +150,7 @@ function doc(item, id) {
   if (item.rest) box.append(el("div", { class: "where" }, el("code", {}, shown(item.rest))));
   return box;
 }
-const docs = (title, items, run) => el("section", { class: "part wide" }, el("header", {}, el("h3", {}, t(title)), el("small", {}, String(items.length))),
+const docs = (title, items, run) => el("section", { class: "part wide" }, el("header", {}, el("h2", {}, t(title)), el("small", {}, String(items.length))),
   el("div", { class: "docs" }, ...items.map((item) => doc(item, run == null || !item.n ? null : "doc-" + run + "-" + item.n))));
 
 /* The answer, with its citation marks as links to the documents. */
@@ -183,13 +185,14 @@ function fill(box) {
   const at = Number(box.dataset.run), run = runs[at];
   if (box.childNodes.length) return;
   if (run.prompt) box.append(part("Prompt", run.prompt, { kind: "prompt", prose: true }));
-  if (run.reasoning) box.append(part("Reasoning", run.reasoning, { kind: "dim", prose: true }));
+  const rest = box.closest(".run").querySelector(".rest") || box; /* a small page has the answer above the steps */
+  if (run.reasoning) rest.append(part("Reasoning", run.reasoning, { kind: "dim", prose: true }));
   const answer = part("Answer", run.answer || "", { kind: "answer", prose: true, render: cited(at) });
   if (!run.answer) answer.querySelector("pre").replaceChildren(el("span", { class: "quiet" }, t("The answer is empty.")));
   box.append(answer);
-  if (run.docs) box.append(docs("Cited documents", run.docs, at));
-  if (run.final) box.append(part("Final text of the cloud", run.final));
-  if (run.request) box.append(el("details", {}, el("summary", {}, t("Request body")), part("JSON", run.request)));
+  if (run.docs) rest.append(docs("Cited documents", run.docs, at));
+  if (run.final) rest.append(part("Final text of the cloud", run.final));
+  if (run.request) rest.append(el("details", {}, el("summary", {}, t("Request body")), part("JSON", run.request)));
 }
 
 /* The rows of steps. */
@@ -197,7 +200,8 @@ const rows = [];
 for (const section of all(".run")) {
   const run = Number(section.dataset.run);
   all(".grid > .row:not(.head)", section).forEach((row, at) => {
-    const known = { row, section, run, step: runs[run].steps[at], level: Number(row.getAttribute("aria-level")), detail: null, folded: false };
+    const known = { row, section, run, step: runs[run].steps[at], level: Number(row.getAttribute("aria-level")), detail: null, parent: row.hasAttribute("aria-expanded"), folded: false };
+    if (!known.parent && !row.hasAttribute("data-answer")) row.setAttribute("aria-expanded", "false");
     rows.push(known);
     row.known = known;
     row.index = rows.length - 1;
@@ -227,7 +231,7 @@ function detail(known) {
   const narrow = all(":scope > .part:not(.wide)", parts);
   if (narrow.length === 1) narrow[0].classList.add("wide");
   if (!parts.childNodes.length) parts.append(el("p", { class: "note" }, t("No input, output or error was reported.")));
-  return el("div", { class: "detail", role: "row" }, el("div", { role: "gridcell" }, meta, parts));
+  return el("div", { class: "detail", role: "row", "aria-level": known.level + 1, "aria-label": t("Details of") + " " + known.row.querySelector(".label").textContent }, el("div", { role: "gridcell", "aria-colspan": 5 }, meta, parts));
 }
 function open(known, yes) {
   if (known.row.hasAttribute("data-answer")) {
@@ -240,6 +244,7 @@ function open(known, yes) {
   }
   if (known.detail) known.detail.hidden = !yes || known.row.hidden;
   known.row.classList.toggle("open", yes);
+  if (!known.parent) known.row.setAttribute("aria-expanded", String(yes));
 }
 const isOpen = (known) => known.row.classList.contains("open");
 
@@ -249,7 +254,7 @@ function matches(known) {
   return known.words.includes(query) || named(known.section);
 }
 /* Whether the line of one run among several has what is looked for. */
-const named = (section) => section.tagName === "DETAILS" && section.querySelector("summary").textContent.toLowerCase().includes(query);
+const named = (section) => section.tagName === "DETAILS" && section.querySelector(".what").textContent.toLowerCase().includes(query);
 /* Shows the rows that match, with those that they are below of, and none of what is folded. */
 function sift() {
   let hits = 0, section = null;
@@ -277,7 +282,7 @@ function sift() {
   for (const [each, stop] of stops) if (stop.row.hidden) { const next = rows.findIndex((known) => known.section === each && !known.row.hidden); if (next >= 0) rove(next, false); }
 }
 function fold(known, yes) {
-  if (!known.row.hasAttribute("aria-expanded")) return;
+  if (!known.parent) return;
   known.folded = yes;
   known.row.setAttribute("aria-expanded", String(!yes));
   sift();
@@ -293,6 +298,12 @@ function rove(index, focus = true) {
 function visible(known) { return !known.row.hidden && (known.section.tagName !== "DETAILS" || known.section.open); }
 function move(by) {
   for (let at = current + by; at >= 0 && at < rows.length; at += by) if (visible(rows[at])) return rove(at);
+}
+/* To the row where the reader was, else to the first one, else to the line of a run that is closed. */
+function toFound() {
+  const at = rows[current] && visible(rows[current]) ? current : rows.findIndex(visible);
+  if (at >= 0) rove(at);
+  else all("details.run:not([hidden]) > summary")[0]?.focus();
 }
 function openAll(yes) {
   for (const each of all("details.run")) if (yes && !each.hidden) each.open = true;
@@ -319,7 +330,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
   if (event.target === search) {
     if (event.key === "Escape") { search.value = query = ""; sift(); search.blur(); }
-    else if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); if (rows.length) rove(visible(rows[current]) ? current : Math.max(0, rows.findIndex(visible))); }
+    else if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); toFound(); }
     return;
   }
   const inRow = event.target.closest?.(".grid > .row"), run = event.target.closest?.(".run");
@@ -340,9 +351,9 @@ document.addEventListener("keydown", (event) => {
     Home: () => { const at = rows.findIndex(visible); if (at >= 0) rove(at); },
     End: () => { for (let at = rows.length - 1; at >= 0; at--) if (visible(rows[at])) return rove(at); },
     Enter: () => open(known, !isOpen(known)), " ": () => open(known, !isOpen(known)),
-    ArrowRight: () => { if (known.folded) fold(known, false); else if (known.row.hasAttribute("aria-expanded")) move(1); },
+    ArrowRight: () => { if (known.folded) fold(known, false); else if (known.parent) move(1); else if (known.row.getAttribute("aria-expanded") === "false") open(known, true); },
     ArrowLeft: () => {
-      if (known.row.getAttribute("aria-expanded") === "true") return fold(known, true);
+      if (known.row.getAttribute("aria-expanded") === "true") return known.parent ? fold(known, true) : open(known, false);
       for (let at = current - 1; at >= 0; at--) if (rows[at].section === known.section && rows[at].level < known.level) return rove(at);
     },
   };
