@@ -3,7 +3,7 @@
 Run it as a separate process, so that its work is not counted as the client's. It prints its port.
 The path chooses the body: `/api/v1/apps/{kind}-{frames}/completion`. A kind may begin with
 `live-` (each frame is made when it is sent, as an app's server makes it), `paced-` (2 ms pass
-between two frames, so that a client reads each alone), `held-` (nothing
+between two frames, so that a client reads each alone), `slow-` (250 ms pass), `held-` (nothing
 follows the first frame) or `watched-` (as `held-`, and when the client disconnects, the server
 prints the time of `time.monotonic`).
 """
@@ -100,7 +100,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                 writer.write(b"0\r\n\r\n")
                 continue
             whole, events = body(rest or kind, int(count))
-            if how not in ("paced", "held", "watched"):
+            if how not in ("paced", "slow", "held", "watched"):
                 writer.write(whole)
                 await writer.drain()
                 continue
@@ -112,7 +112,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                     if how == "watched":
                         report(time.monotonic())
                     return
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.25 if how == "slow" else 0.002)
             writer.write(b"0\r\n\r\n")
     except (asyncio.IncompleteReadError, ConnectionError):
         pass

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bailian_apps.cli.background import Background, runs
+from bailian_apps.cli.batch import batch
 from bailian_apps.cli.options import (
     AllRegions,
     AppCommand,
@@ -69,6 +70,7 @@ def commands(
     [bold]bailian-apps run "Plan a day in Hangzhou"[/]          the app of BAILIAN_APP_ID
     [bold]bailian-apps runs wait ID[/]                          wait for a background run
     [bold]bailian-apps chat APP_ID[/]                           have a conversation
+    [bold]bailian-apps batch IN.jsonl OUT.jsonl[/]              ask many prompts
     [bold]bailian-apps serve[/]                                 run a local emulator
     [bold]bailian-apps record --out FOLDER[/]                   record your own apps
     [bold]bailian-apps recordings ls FOLDER[/]                  list what was recorded
@@ -224,6 +226,9 @@ def profiles() -> None:
     from bailian_apps.cli.profiles import print_profiles
 
     print_profiles()
+
+
+app.command(cls=AppCommand)(batch)
 
 
 @app.command()

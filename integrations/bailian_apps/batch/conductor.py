@@ -1,0 +1,363 @@
+"""`Conductor`: decides what a batch sends, what it sends again and when it ends.
+
+It never waits and does no I/O but the journal's: `batch.py` does, once with threads and once with
+tasks. What may be sent again is decided in `core.retry`; the calls themselves repeat nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, Protocol, cast
+
+from bailian_apps.app import BailianApp
+from bailian_apps.batch.journal import Journal
+from bailian_apps.batch.pace import Pace, pace_of
+from bailian_apps.batch.values import (
+    BatchCounts,
+    BatchFailure,
+    BatchResult,
+    BatchStatus,
+    Budget,
+    Prompt,
+    repeated_id,
+    status_of,
+)
+from bailian_apps.concurrency import ConcurrencySlot
+from bailian_apps.core import errors
+from bailian_apps.core.errors import BailianError, InvalidInputError
+from bailian_apps.core.history import Plan
+from bailian_apps.core.invalid_input import require_type
+from bailian_apps.core.redaction import redact_kwargs
+from bailian_apps.core.result import AppResult
+from bailian_apps.core.retry import did_not_start, is_retryable, retry_delay_s
+from bailian_apps.core.settings import MAX_SECONDS, AppSettings, Timeout
+from bailian_apps.run import Run
+
+# What does not change what the app is asked, and may differ when a batch goes on.
+_NOT_IN_IDENTITY = {
+    "api_key", "extra_headers", "idempotent", "max_concurrency", "max_retries", "secret_biz_params",
+    "session_max_rounds", "session_ttl_s", "timeout",
+}  # fmt: skip
+
+# Errors that every prompt would get.
+_OF_EVERY_PROMPT = (
+    errors.AuthenticationError,
+    errors.BillingError,
+    errors.NotFoundError,
+    errors.PermissionDeniedError,
+)
+_MAX_IN_A_ROW = 3  # of these, without an answer between them; one may be a prompt's own fault
+_MAX_REFUSALS = 20  # of one prompt, while others are answered
+
+
+class Record(Protocol):
+    """What `Journal` does, for another one in its place. The futures fail with the error."""
+
+    def claim(self, prompt: Prompt) -> Future[BatchResult | None]:
+        """Record that the input has a prompt; see `Journal`."""
+        ...
+
+    def start(self, prompt: Prompt) -> Future[bool]:
+        """Record that a request is about to be sent; the future is whether it may be."""
+        ...
+
+    def withdraw(self, prompt: Prompt) -> Future[bool]:
+        """Record that the request certainly did not start the app."""
+        ...
+
+    def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
+        """Record what became of a prompt."""
+        ...
+
+    def close(self) -> None:
+        """End the record."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One prompt that is asked.
+
+    Attributes:
+        prompt: The prompt.
+        settings: Its settings, those of the app with its own.
+        options: What only a call has.
+        attempts: How many times it was sent, in all runs of the batch.
+        refusals: How many attempts of this run certainly did not start the app.
+        repeats: How many other attempts of this run failed.
+        sent_at: When the newest was sent, by the monotonic clock.
+        error: What the newest attempt failed with, until the next one.
+    """
+
+    prompt: Prompt
+    settings: AppSettings
+    options: dict[str, Any]
+    attempts: int = 0
+    refusals: int = 0
+    repeats: int = 0
+    sent_at: float = 0.0
+    error: BailianError | None = None
+
+    @property
+    def did_not_start(self) -> bool:
+        """Whether the newest attempt certainly did not start the app."""
+        return self.error is not None and did_not_start(self.error)
+
+
+class Conductor:
+    """The decisions of one run of a batch. Safe to use from any thread.
+
+    Attributes:
+        counts: How far the batch is.
+        concurrency: How many requests may be in flight.
+        stopped_by: Why no further prompt is sent: `"stop"`, `"budget"`, the class of the error that
+            every prompt would get; None while prompts are sent.
+        journal: The journal, between `open` and `close`, if there is one.
+    """
+
+    def __init__(
+        self,
+        app: BailianApp,
+        *,
+        journal: str | PathLike[str] | None,
+        concurrency: int,
+        requests_per_minute: float | None,
+        budget: Budget | None,
+        retry_failed: bool,
+        pace: Pace | None = None,
+    ) -> None:
+        """Check the arguments; see `run_batch`."""
+        require_type(app, BailianApp, "app")
+        if type(concurrency) is not int or concurrency < 1:
+            raise InvalidInputError("concurrency", "must be a positive integer")
+        rate = cast("object", requests_per_minute)
+        if rate is not None and (
+            isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e9
+        ):
+            raise InvalidInputError("requests_per_minute", "must be a positive number")
+        if not isinstance(cast("object", budget), Budget | None):
+            raise InvalidInputError("budget", "must be a Budget")
+        app.settings.require_secrets()
+        self.counts = BatchCounts()
+        self.concurrency = min(concurrency, app.settings.max_concurrency or concurrency)
+        self.stopped_by: str | None = None
+        self.journal: Record | None = None
+        self._app = app
+        self._once = app.settings.model_copy(update={"max_retries": 0})
+        self._journal_path = journal
+        self._rate = requests_per_minute
+        self._budget = budget or Budget()
+        self._retry_failed = retry_failed
+        self._pace = pace or pace_of(app.settings.base_url, app.settings.app_id)
+        self._lock = threading.Lock()
+        self._ends_at = float("inf")
+        self._closed = False
+        self._position = 0
+        self._ids: set[str] = set()
+        self._in_a_row = 0
+
+    def open(self) -> None:
+        """Open the journal and start the clock.
+
+        Raises:
+            InvalidInputError: The journal is in use, or belongs to another batch.
+        """
+        if self._journal_path is not None:
+            self.journal = Journal(self._journal_path, identity(self._app.settings))
+        if self._budget.time_s is not None:
+            self._ends_at = time.monotonic() + self._budget.time_s
+
+    def end(self) -> None:
+        """Send no further prompt: the batch is at its end, or was closed."""
+        self._closed = True
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+
+    def stop(self, reason: str) -> None:
+        """Send no further prompt; those in flight finish."""
+        self.stopped_by = self.stopped_by or reason
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no further prompt is sent."""
+        if self.stopped_by is None and (
+            self.counts.calls >= (self._budget.calls or float("inf"))
+            or self.counts.tokens >= (self._budget.tokens or float("inf"))
+            or time.monotonic() >= self._ends_at
+        ):
+            self.stop("budget")
+        return self._closed or self.stopped_by is not None
+
+    def read(self, given: object) -> Prompt | BatchResult:
+        """Read the next item of the input; one that is no prompt has failed.
+
+        Raises:
+            InvalidInputError: Its id is used twice.
+        """
+        self._position += 1
+        try:
+            prompt = Prompt.of(given, self._position)
+        except InvalidInputError as error:
+            return _invalid(str(self._position), self._position, error)
+        if self.journal is None:  # which knows the ids
+            if prompt.id in self._ids:
+                raise repeated_id(prompt.id)
+            if prompt.id != str(self._position):
+                self._ids.add(prompt.id)
+        return prompt
+
+    def call(self, prompt: Prompt, stored: BatchResult | None) -> Call | BatchResult:
+        """Return the call of a prompt, or what is reported without one.
+
+        Args:
+            prompt: The prompt.
+            stored: What the journal knows of it.
+        """
+        try:
+            settings, options = self._app.settings.split(prompt.options)
+        except InvalidInputError as error:
+            return _invalid(prompt.id, prompt.position, error)
+        if stored is not None:
+            asked_again = {
+                "answered": False,
+                "failed": self._retry_failed,
+                "unknown": settings.idempotent,
+                "not_started": True,
+            }
+            if not asked_again[stored.status]:
+                return stored
+        call = Call(prompt=prompt, settings=settings, options=options)
+        if stored is not None:
+            call.attempts = stored.attempts
+        if self.stopped:
+            return stored or _result(call, "not_started")
+        return call
+
+    def slot(
+        self, register_abort: Callable[[Callable[[], object]], None] | None = None
+    ) -> ConcurrencySlot:
+        """Return the context in which a call is made; all batches of the app share its slots."""
+        return ConcurrencySlot(
+            self._pace.slots,
+            self.concurrency,
+            Timeout(connect_s=MAX_SECONDS),
+            deadline=None,
+            register_abort=register_abort,
+        )
+
+    def wait_s(self, call: Call) -> float | None:
+        """Return 0 if the call may be sent now, else seconds after which to ask; None: never."""
+        with self._lock:
+            if self.stopped:
+                return None
+            self.counts.pause_s = self._pace.pause_s
+            wait_s = self._pace.wait_s(self._rate)
+            if not wait_s:
+                self.counts.calls += 1
+                self.counts.in_flight += 1
+                call.sent_at = time.monotonic()
+            return wait_s
+
+    def run(self, call: Call) -> Run:
+        """Return one attempt of a call, which repeats nothing by itself.
+
+        Raises:
+            InvalidInputError: The call cannot be sent.
+        """
+        once = self._once
+        if call.settings is not self._app.settings:
+            once = call.settings.model_copy(update={"max_retries": 0})
+        return Run(once, Plan(app_id=once.app_id), call.options, client=self._app.client)
+
+    def answered(self, call: Call, result: AppResult) -> BatchResult:
+        """Return the result of a call that was answered."""
+        self._pace.answered()
+        with self._lock:
+            self.counts.in_flight -= 1
+            self._in_a_row = 0
+        call.attempts += result.attempts
+        return replace(_result(call, "answered"), result=replace(result, raw={}))
+
+    def failed(self, call: Call, error: BailianError) -> BatchResult | float:
+        """Return the result of an attempt that failed, or seconds until the next attempt."""
+        with self._lock:
+            self.counts.in_flight -= 1
+        call.attempts += error.attempts
+        call.error = error
+        idempotent, max_retries = call.settings.idempotent, call.settings.max_retries
+        if did_not_start(error) and is_retryable(error) and max_retries:
+            call.refusals += 1
+            if not self._pace.refused(call.sent_at, error.retry_after_s):
+                self.stop(type(error).__name__)
+                return self.ended(call)
+            if call.refusals < _MAX_REFUSALS:
+                return 0.0  # the pace makes it wait
+        elif is_retryable(_unread(error), idempotent=idempotent):
+            call.repeats += 1
+            delay_s = retry_delay_s(_unread(error), attempt=call.repeats, settings=call.settings)
+            if delay_s is not None:
+                return delay_s
+        elif isinstance(error, _OF_EVERY_PROMPT) or getattr(error, "permanent", False):
+            with self._lock:
+                self._in_a_row += 1
+                if self._in_a_row >= _MAX_IN_A_ROW:
+                    self.stop(type(error).__name__)
+        return _result(call, status_of(error), error)
+
+    def ended(self, call: Call) -> BatchResult:
+        """Return the result of a call that waited for its turn when the batch ended."""
+        if call.error is None or call.did_not_start:
+            return _result(call, "not_started", call.error)
+        return _result(call, status_of(call.error), call.error)
+
+    def held_back(self, call: Call) -> BatchResult:
+        """Return the result of a call that its record did not let start."""
+        with self._lock:
+            self.counts.in_flight -= 1
+            self.counts.calls -= 1
+        return self.ended(call)
+
+    def invalid(self, call: Call, error: InvalidInputError) -> BatchResult:
+        """Return the result of a call that cannot be sent."""
+        return _result(call, "failed", error)
+
+
+def _unread(error: BailianError) -> BailianError:
+    """Return an error without the frames that came before it.
+
+    A call is not repeated after a frame, because its caller has read it. Nobody has in a batch.
+    """
+    if error.partial is not None and status_of(error) == "unknown":
+        return errors.ConnectionLostError(error.message)
+    return error
+
+
+def identity(settings: AppSettings) -> Mapping[str, Any]:
+    """Return what a journal is of: what the app is asked, as JSON values without secrets."""
+    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_IN_IDENTITY)
+    return redact_kwargs(values, settings.secret_biz_params)
+
+
+def _invalid(prompt_id: str, position: int, error: InvalidInputError) -> BatchResult:
+    return BatchResult(
+        id=prompt_id, position=position, status="failed", error=BatchFailure.of(error)
+    )
+
+
+def _result(call: Call, status: BatchStatus, error: BailianError | None = None) -> BatchResult:
+    return BatchResult(
+        id=call.prompt.id,
+        position=call.prompt.position,
+        status=status,
+        error=None if error is None else BatchFailure.of(error),
+        attempts=call.attempts,
+    )

@@ -1,0 +1,194 @@
+"""What `bailian-apps batch` does: checks its input, runs the batch, writes its output."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bailian_apps.app import BailianApp
+from bailian_apps.batch import AsyncBatch, BatchCounts, BatchResult, arun_batch, read_journal
+from bailian_apps.batch.conductor import Conductor
+from bailian_apps.cli.batch_files import PromptFile, check_output, json_line, result_file
+from bailian_apps.cli.view import error_message, print_note
+from bailian_apps.core import errors
+from bailian_apps.core.credentials import is_credential
+from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.redaction import MASK, redact_biz_params
+
+SOME_FAILED, SOME_UNKNOWN, BUDGET_REACHED, INTERRUPTED = 20, 21, 22, 130
+"""The exit codes of a batch, besides those of an error that every prompt would get."""
+
+
+def batch(
+    app: BailianApp,
+    source: str,
+    target: str,
+    console: Console,
+    *,
+    journal: str | None,
+    **options: Any,
+) -> int:
+    """Run a batch and write its results.
+
+    Args:
+        app: The app.
+        source: The file of prompts; `-` for standard input.
+        target: The file of results; `-` for standard output.
+        console: Where everything else goes.
+        journal: The path of the journal; by default that of the results with `.journal`, and none
+            for standard output.
+        **options: Further arguments of `run_batch`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InvalidInputError: A prompt or an argument is not valid, and nothing was sent; or the
+            journal cannot be written.
+    """
+    check_output(target)
+    if journal is None and target != "-":
+        journal = f"{target}.journal"
+    if target != "-" and Path(target).exists() and not Path(str(journal)).exists():
+        raise InvalidInputError("OUT", "exists already", "Delete it, or pass another path")
+    running = _Running(console, to_stdout=target == "-")
+    with PromptFile(source) as prompts:
+        running.counts.total = _check(app, prompts, console, **options)
+        finished = asyncio.run(running.run(app, _inputs(prompts), journal=journal, **options))
+    if finished and target != "-" and journal is not None:
+        with result_file(Path(target)) as write:
+            for result in read_journal(journal, newest_run=True):
+                write(result)
+    code = _exit_code(running.counts, running.stopped_by if finished else "stop")
+    if code and journal is not None:
+        print_note(console, f"to go on: {_command(sys.argv[1:])}")
+    return code
+
+
+def _check(app: BailianApp, prompts: PromptFile, console: Console, **options: Any) -> int:
+    """Check all prompts before one is sent; return how many there are.
+
+    Raises:
+        InvalidInputError: Some cannot be sent; they were printed.
+    """
+    arguments = {k: v for k, v in options.items() if k != "progress"}
+    checker = Conductor(app, journal=None, **arguments)
+    total = wrong = 0
+    for number, given in prompts.read():
+        total += 1
+        problem = _problem(checker, given)
+        if problem is not None:
+            wrong += 1
+            print_note(console, f"{prompts.unit} {number}: {problem}", "red")
+    if wrong:
+        raise InvalidInputError("IN", f"has {wrong} prompts that cannot be sent; nothing was sent")
+    return total
+
+
+def _problem(checker: Conductor, given: Mapping[str, Any] | InvalidInputError) -> str | None:
+    try:
+        if isinstance(given, InvalidInputError):
+            raise given
+        prompt = checker.read(given)
+        call = prompt if isinstance(prompt, BatchResult) else checker.call(prompt, None)
+        if isinstance(call, BatchResult):
+            return call.error and call.error.message
+        checker.run(call)
+    except InvalidInputError as error:
+        return error_message(error, field=error.field)
+    return None
+
+
+def _inputs(prompts: PromptFile) -> Iterator[Mapping[str, Any]]:
+    for number, given in prompts.read():
+        if isinstance(given, InvalidInputError):
+            raise InvalidInputError("IN", f"has changed: {prompts.unit} {number} {given.problem}")
+        yield given
+
+
+class _Running:
+    """A batch in an event loop, which Ctrl-C ends: once cleanly, twice at once."""
+
+    def __init__(self, console: Console, *, to_stdout: bool) -> None:
+        self.counts = BatchCounts()
+        self.stopped_by: str | None = None
+        self._console = console
+        self._to_stdout = to_stdout
+        self._batch: AsyncBatch | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    async def run(
+        self, app: BailianApp, inputs: Iterator[Mapping[str, Any]], **options: Any
+    ) -> bool:
+        """Run the batch; return whether it ended cleanly."""
+        self._batch = batch = arun_batch(app, inputs, **options)
+        batch.counts.total = self.counts.total
+        self.counts = batch.counts
+        self._task = asyncio.current_task()
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            async with batch:
+                async for result in batch:
+                    if self._to_stdout:
+                        sys.stdout.write(json_line(result))
+                        sys.stdout.flush()
+        except asyncio.CancelledError:
+            return False
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self.stopped_by = batch.stopped_by
+        return True
+
+    def _interrupt(self, *_: object) -> None:
+        if self._batch is None or self._task is None:
+            return
+        if self._batch.stopped_by == "stop":
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+            return
+        self._batch.stop()
+        print_note(
+            self._console,
+            f"finishing {self.counts.in_flight} requests in flight; Ctrl-C again ends them",
+        )
+
+
+def _exit_code(counts: BatchCounts, stopped_by: str | None) -> int:
+    from bailian_apps.cli.main import EXIT_CODES  # it imports the commands
+
+    if stopped_by == "stop":
+        return INTERRUPTED
+    if stopped_by not in (None, "budget"):
+        return EXIT_CODES[getattr(errors, str(stopped_by))]
+    if counts.not_started:
+        return BUDGET_REACHED
+    if counts.unknown:
+        return SOME_UNKNOWN
+    return SOME_FAILED if counts.failed else 0
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """Return a command with which the batch goes on, without credentials."""
+    shown: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.lstrip().startswith("{"):
+            argument = _without_secrets(argument)
+        elif equals and is_credential(name.removesuffix(":"), value):
+            argument = f"{name}={MASK}"
+        shown.append(argument)
+    return shlex.join(["bailian-apps", *shown])
+
+
+def _without_secrets(text: str) -> str:
+    try:
+        return json.dumps(redact_biz_params(json.loads(text)), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
