@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -99,7 +99,7 @@ def batch(
     from bailian_apps.cli.run import bailian_app
     from bailian_apps.cli.shell import console
 
-    more = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
+    more: dict[str, Any] = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
     app = bailian_app(
         app_id,
         biz,
