@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -99,12 +99,13 @@ def batch(
     from bailian_apps.cli.run import bailian_app
     from bailian_apps.cli.shell import console
 
-    more = {"profile": profile, "model_id": model_id, "workspace": workspace, "base_url": base_url}
+    more: dict[str, Any] = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
     app = bailian_app(
         app_id,
         biz,
         biz_json,
         settings,
+        profile=profile,
         timeout=timeout,
         idempotent=idempotent or None,
         **more,

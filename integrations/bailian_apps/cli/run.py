@@ -22,7 +22,6 @@ from bailian_apps.cli.view import as_json, print_answer, print_note, show
 from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
-from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import SETTING_NAMES, AppSettings
 from bailian_apps.run import Run
 
