@@ -172,7 +172,7 @@ def test_two_runs_stand_side_by_side(
         assert plan.locator("ins:visible").all_inner_texts() == ["nine, 西湖边走走"]
         assert page.locator(".texts del").all_inner_texts() == ["A day", "dawn", "[2] Temples\n"]
         page.locator("details.run summary").first.click()
-        assert page.locator(".run .answer").first.is_visible()
+        page.locator(".run .answer").first.wait_for()  # the run is filled once it is open
         page.screenshot(path=tmp_path / "diff.png", full_page=True)
         if "zh" in language:
             words = "[data-t], h2, h3, button"
