@@ -297,7 +297,7 @@ class Run:
         events = self._decoder.feed(frames[0])
         if not self._received:  # the first frame is always alone
             self._received = True
-            self._may_have_run.add(self._attempt)  # also where a test double answers
+            self._may_have_run.add(self._attempt)
             if self._asked_for_prompt:  # an app that refuses the prompt too is not remembered
                 self._client.prompt_only_apps.add(self._app_key)
             self._check_context(may_repeat=True)
@@ -350,7 +350,9 @@ class Run:
         key and its prompt. Also if waiting is cancelled, whose error has this one as its context.
         """
         error.__context__ = error.__traceback__ = None
-        if not self._received and did_not_start(error):
+        if not did_not_start(error):
+            self._may_have_run.add(self._attempt)
+        elif not self._received:
             self._may_have_run.discard(self._attempt)
         if isinstance(error, _SessionForgottenError) and self._plan.fallback is not None:
             if self.closed.is_set():

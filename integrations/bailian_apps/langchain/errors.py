@@ -20,6 +20,8 @@ from bailian_apps.core.errors import BailianError
 _COUNTERPARTS: dict[type[BailianError], str] = {
     errors.InvalidInputError: "ModelInvalidRequestError",
     errors.InvalidOutputError: "OutputParserException",
+    errors.NoResultError: "ModelAPIError",
+    errors.SubmissionUnknownError: "ModelInvalidRequestError",
     errors.APIError: "ModelAPIError",
     errors.BadRequestError: "ModelInvalidRequestError",
     errors.ContentBlockedError: "ModelInvalidRequestError",

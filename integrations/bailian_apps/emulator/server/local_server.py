@@ -168,10 +168,10 @@ class Outcome:
     event_status: int | None = None
     fault: str | None = None
     complete: bool = False
-    request: "ReceivedRequest | None" = None
+    request: "ReceivedRequest | None" = field(default=None, repr=False)
     session_id: str | None = None
     notes: list[str] = field(default_factory=list[str])
-    error: str = ""
+    error: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         """Return the parts that are worth a note."""

@@ -128,21 +128,22 @@ def error_response(status: int, code: str, message: str) -> Response:
     return Response(encode_json(body), status, media_type=JSON_CONTENT_TYPE)
 
 
-async def read_body(http: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes | None:
-    """Read the body of a request; return None if it is too long.
+async def read_body(http: Request, max_bytes: int | None = None) -> bytes | None:
+    """Read the body of a request; return None if it is longer than `MAX_BODY_BYTES` or `max_bytes`.
 
     Raises:
         ClientDisconnect: The client disconnected before its end.
     """
+    limit = MAX_BODY_BYTES if max_bytes is None else max_bytes
     parts: list[bytes] = []
     size = 0
     async for part in http.stream():  # to its end, because a client reads no answer before
         size += len(part)
-        if size <= max_bytes:
+        if size <= limit:
             parts.append(part)
         else:
             parts.clear()
-    return b"".join(parts) if size <= max_bytes else None
+    return b"".join(parts) if size <= limit else None
 
 
 def _refusal(scope: Scope, hosts: Collection[str], api_path: str) -> Response | None:
