@@ -355,6 +355,14 @@ def test_an_answer_comes_back_whole() -> None:
     assert load_result(dump_result(answer)) == answer
 
 
+def test_credentials_in_a_step_are_not_written() -> None:
+    given = {"city": "x", "user_token": "hidden-1", "body": '{"api_key": "hidden-2"}'}
+    step = Step(id="a", kind="tool", name="t", input=given, output={"access_token": "hidden-3"})
+    text = dump_result(AppResult(text="x", steps=(step,)))
+    assert "hidden" not in text
+    assert load_result(text).steps[0].input["city"] == "x"
+
+
 def test_a_result_without_a_journal_and_with_one_are_the_same(
     cloud: Emulator, run_all: RunAll, tmp_path: Path
 ) -> None:

@@ -1,7 +1,7 @@
 """`Conductor`: decides what a batch sends, what it sends again and when it ends.
 
-It never waits and does no I/O but the journal's: `threads.py` and `tasks.py` do, with threads and with
-tasks. What may be sent again is decided in `core.retry`; the calls themselves repeat nothing.
+It never waits and does no I/O but the journal's: `threads.py` and `tasks.py` do. What may be sent
+again is decided in `core.retry`; the calls themselves repeat nothing.
 """
 
 from __future__ import annotations

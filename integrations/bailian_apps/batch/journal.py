@@ -6,7 +6,8 @@ may have run, and any other did not run or is answered.
 
 One thread writes. It commits what has gathered while it wrote, so the disk is asked once for many
 prompts. The file is locked as long as the process lives. It holds ids, digests and answers, and
-neither prompts nor settings that are secret. Its mode is 0600.
+of prompts and settings only what the steps of an answer repeat, without credentials. Its mode is
+0600.
 """
 
 from __future__ import annotations

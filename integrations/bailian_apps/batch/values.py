@@ -6,13 +6,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, cast
 
 from bailian_apps.core.attachments import images_digest
 from bailian_apps.core.errors import BailianError, InvalidInputError, RequestState, ServerError
 from bailian_apps.core.json_values import kind_of, require_utf8
-from bailian_apps.core.redaction import redact_kwargs, secret_names
+from bailian_apps.core.redaction import redact_kwargs, redact_value, secret_names
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
 
 PromptInput: TypeAlias = str | Mapping[str, Any]
@@ -225,15 +225,20 @@ def status_of(error: BailianError) -> BatchStatus:
 
 
 def dump_result(result: AppResult) -> str:
-    """Return an answer as JSON text, without its `raw`."""
+    """Return an answer as JSON text, without its `raw`; credentials in its steps are masked."""
     values: dict[str, Any] = {each.name: getattr(result, each.name) for each in fields(result)}
     values |= {
-        "steps": [step.to_dict(compact=True) for step in result.steps],
+        "steps": [_without_credentials(step).to_dict(compact=True) for step in result.steps],
         "references": [reference.to_dict(compact=True) for reference in result.references],
         "usage": [model.to_dict() for model in result.usage.models],
     }
     del values["raw"]
     return json.dumps(values, default=str)  # escaped: SQLite takes no lone surrogate
+
+
+def _without_credentials(step: Step) -> Step:
+    """Return a step that does not repeat credentials, as that of a tool may."""
+    return replace(step, input=redact_value(step.input), output=redact_value(step.output))
 
 
 def load_result(text: str) -> AppResult:
