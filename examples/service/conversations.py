@@ -15,7 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import StreamWriter
 
-from bailian_apps import BailianError
+from bailian_apps import AppFailedError, BailianError
 from bailian_apps.langchain import ChatBailianApp
 
 logger = logging.getLogger("service")
@@ -131,6 +131,7 @@ def unanswered_in(messages: list[BaseMessage]) -> BaseMessage | None:
 def did_not_run(error: BailianError) -> bool:
     """Return whether the app certainly did not run, so that the turn can be as if never begun."""
     refused = error.request_state == "answered" and (error.status_code or 500) < 500
+    refused = refused and not isinstance(error, AppFailedError)  # some of its codes come with 400
     return error.request_state == "not_sent" or refused or error.is_retryable
 
 

@@ -185,6 +185,69 @@ def test_what_does_not_change_the_question_may_change(
     app = app_of(cloud, timeout=5, max_retries=7, idempotent=True, max_concurrency=3)
     assert run_all(app, prompts, journal=journal)["1"].from_journal
 
+    journal = tmp_path / "another"
+    for pin, timeout in (("hidden-1", 5), ("hidden-2", 6)):
+        app = app_of(cloud, secret_biz_params=["pin"])
+        prompts = [{"prompt": "a", "biz_params": {"pin": pin}, "timeout": timeout}]
+        assert run_all(app, prompts, journal=journal)["1"].status == "answered"
+
+
+def test_another_image_is_another_input(cloud: Emulator, run_all: RunAll, tmp_path: Path) -> None:
+    first, second = (b"\x89PNG\r\n\x1a\n" + bytes([each] * 90) for each in (1, 2))
+    prompt: dict[str, Any] = {"prompt": "a", "image_list": [first]}
+    run_all(app_of(cloud), [prompt], journal=tmp_path / "journal")
+    assert run_all(app_of(cloud), [prompt], journal=tmp_path / "journal")["1"].from_journal
+    with pytest.raises(InvalidInputError, match="belongs to a batch of other prompts"):
+        run_all(app_of(cloud), [{**prompt, "image_list": [second]}], journal=tmp_path / "journal")
+
+
+def test_what_may_have_run_stays_unknown_when_its_repetition_is_refused(
+    cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    journal, again = tmp_path / "journal", app_of(cloud, idempotent=True)
+    cloud.fail("close_before_headers")
+    run_all(app_of(cloud), "a", journal=journal)
+    for fault in ("throttled_for_an_hour", "http_400"):
+        cloud.fail(fault)
+        assert run_all(again, "a", journal=journal)["1"].status == "unknown"
+        (stored,) = read_journal(journal)
+        assert stored.status == "unknown"
+    run_all(again, "a", journal=journal, budget=Budget(time_s=1e-9))
+    assert run_all(app_of(cloud), "a", journal=journal)["1"].attempts == 3
+    assert len(cloud.requests) == 3
+
+
+def test_what_was_refused_after_an_attempt_that_may_have_run_is_unknown(
+    cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    cloud.fail("close_before_headers")
+    cloud.fail("throttled_for_an_hour", nth=2)
+    app = app_of(cloud, idempotent=True)
+    assert run_all(app, "a", journal=tmp_path / "journal")["1"].status == "unknown"
+    (stored,) = read_journal(tmp_path / "journal")
+    assert (stored.status, stored.attempts) == ("unknown", 2)
+
+
+def test_a_failure_stays_when_its_repetition_was_not_sent(
+    cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    cloud.fail("http_400", times=2)
+    journal, app = tmp_path / "journal", app_of(cloud)
+    run_all(app, "ab", journal=journal)
+    # One takes the turn of this minute, the other waits for the next one when the batch ends.
+    options: dict[str, Any] = {"requests_per_minute": 1, "budget": Budget(time_s=0.5)}
+    results = run_all(app, "ab", journal=journal, retry_failed=True, **options)
+    assert sorted(each.status for each in results.values()) == ["answered", "failed"]
+    assert sorted(each.status for each in read_journal(journal)) == ["answered", "failed"]
+
+
+def test_an_answer_with_half_of_a_surrogate_pair_is_kept(
+    cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    cloud.add_app("echo", lambda call: "half \ud83d")
+    text = run_all(app_of(cloud), "a", journal=tmp_path / "journal")["1"].text
+    assert run_all(app_of(cloud), "a", journal=tmp_path / "journal")["1"].text == text
+
 
 def test_a_journal_is_of_one_batch_at_a_time(
     cloud: Emulator, run_all: RunAll, tmp_path: Path
@@ -290,6 +353,14 @@ def test_an_answer_comes_back_whole() -> None:
         attempts=3,
     )
     assert load_result(dump_result(answer)) == answer
+
+
+def test_credentials_in_a_step_are_not_written() -> None:
+    given = {"city": "x", "user_token": "hidden-1", "body": '{"api_key": "hidden-2"}'}
+    step = Step(id="a", kind="tool", name="t", input=given, output={"access_token": "hidden-3"})
+    text = dump_result(AppResult(text="x", steps=(step,)))
+    assert "hidden" not in text
+    assert load_result(text).steps[0].input["city"] == "x"
 
 
 def test_a_result_without_a_journal_and_with_one_are_the_same(

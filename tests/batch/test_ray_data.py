@@ -49,16 +49,22 @@ class App:
         self.sent: Counter[str] = Counter()
         self.hold_after: int | None = None
         self.held = threading.Event()
-        self.release = threading.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.released = asyncio.Event()
 
     async def __call__(self, call: Call) -> AsyncIterator[dict[str, Any]]:
+        self.loop = asyncio.get_running_loop()
         self.sent[call.prompt or ""] += 1
         if self.hold_after is not None and self.sent.total() > self.hold_after:
             if self.sent.total() > self.hold_after + 8:  # so both workers have some
                 self.held.set()
-            while not self.release.is_set():  # noqa: ASYNC110 - set by another thread
-                await asyncio.sleep(0.02)
+            await self.released.wait()
         yield {"output": {"text": f"re: {call.prompt}", "finish_reason": "stop"}}
+
+    def release(self) -> None:
+        """Let the calls that are held answer, from any thread."""
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self.released.set)
 
 
 @pytest.fixture
@@ -165,7 +171,7 @@ def test_a_killed_worker_loses_nothing_and_asks_nothing_twice(
         if app.held.wait(120):
             killed.extend(workers()[:1])
             os.kill(killed[0], signal.SIGKILL)
-        app.release.set()
+        app.release()
 
     killer = threading.Thread(target=kill)
     killer.start()

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from bailian_apps import AppResult, BailianApp, InvalidInputError
-from bailian_apps.batch import BatchCounts, Budget, arun_batch, read_journal, run_batch
+from bailian_apps.batch import (
+    BatchCounts,
+    Budget,
+    arun_batch,
+    conductor,
+    read_journal,
+    run_batch,
+)
 from bailian_apps.batch.pace import Pace
 from bailian_apps.emulator import Agent, Call, Emulator, Failure, TokenUsage
 
@@ -78,6 +85,7 @@ def test_a_prompt_has_its_own_settings_and_id(cloud: Emulator, run_all: RunAll) 
         (3, "prompts must hold str or mappings, not an int"),
         ("", "prompt is empty. Pass the user's prompt"),
         ({"prompt": "x", "id": True}, "id must be a str or an int, not a bool"),
+        ({"prompt": "x", "id": "\ud800"}, "id has half of a surrogate pair"),
         (
             {"prompt": "x", "api_key": "sk-other"},
             "api_key belongs to the batch. Pass it to the app",
@@ -345,13 +353,18 @@ def test_an_id_that_is_used_twice_is_refused(
     for journal in (None, tmp_path / "journal"):
         with pytest.raises(InvalidInputError, match="id 'a' is used twice"):
             run_all(app_of(cloud), prompts, journal=journal)
+    prompts = ["x", {"id": 1, "prompt": "y"}]
+    for journal in (None, tmp_path / "another"):
+        with pytest.raises(InvalidInputError, match="id '1' is used twice"):
+            run_all(app_of(cloud), prompts, journal=journal)
     assert "y" not in [request.prompt for request in cloud.requests]
 
 
 def test_stopping_lets_calls_in_flight_finish(cloud: Emulator) -> None:
-    release = threading.Event()
+    started, release = threading.Semaphore(0), threading.Event()
 
     def slow(call: Call) -> str:
+        started.release()
         release.wait(30)
         return "done"
 
@@ -359,8 +372,8 @@ def test_stopping_lets_calls_in_flight_finish(cloud: Emulator) -> None:
     with run_batch(app_of(cloud, "slow"), [f"p{n}" for n in range(9)], concurrency=3) as batch:
 
         def stop() -> None:
-            while batch.counts.in_flight < 3:
-                time.sleep(0.01)
+            for _ in range(3):
+                started.acquire(timeout=30)
             batch.stop()
             release.set()
 
@@ -368,6 +381,16 @@ def test_stopping_lets_calls_in_flight_finish(cloud: Emulator) -> None:
         statuses = [result.status for result in batch]
     assert sorted(statuses) == ["answered"] * 3 + ["not_started"] * 6
     assert batch.stopped_by == "stop"
+
+
+def test_stopping_does_not_wait_for_a_repetition(
+    cloud: Emulator, run_all: RunAll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conductor, "retry_delay_s", lambda *_, **__: 3600.0)
+    cloud.fail("http_500")
+    app = app_of(cloud, idempotent=True)
+    results = run_all(app, ["one"], budget=Budget(time_s=0.5))
+    assert (results["1"].status, results["1"].attempts) == ("unknown", 1)
 
 
 def blocked(started: threading.Semaphore) -> Any:

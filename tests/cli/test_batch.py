@@ -183,7 +183,9 @@ def test_the_command_that_goes_on_shows_no_credential(
     write_lines({"prompt": "one"}, {"prompt": "two"})
     tokens = '{"user_defined_tokens": {"p": {"user_token": "hidden-1"}}, "city": "x"}'
     command = ["batch", "in.jsonl", "out.jsonl", "--max-calls", "1", "--concurrency", "1"]
-    command += ["--biz", "access_token=hidden-2", "--biz-json", tokens]
+    command += ["--biz", "access_token=hidden-2", "--biz-json", tokens, "--biz=token=hidden-3"]
+    command += ["--set", 'extra_headers:={"X-Tenant": "hidden-4"}']
+    command += ["--set", 'secret_biz_params:=["pin"]', "--biz", "pin=hidden-5"]
     assert exit_code_of(monkeypatch, *command) == BUDGET_REACHED
     shown = capsys.readouterr().err
     assert "to go on: bailian-apps batch in.jsonl" in shown

@@ -7,9 +7,6 @@ from collections.abc import Sized
 from bailian_apps.batch.conductor import Conductor
 from bailian_apps.batch.progress import Progress
 
-STEP_S = 0.1
-"""How long a call waits at most before it looks whether the batch was stopped."""
-
 
 class BaseBatch:
     """What `Batch` and `AsyncBatch` have in common.

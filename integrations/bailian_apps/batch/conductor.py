@@ -1,14 +1,14 @@
 """`Conductor`: decides what a batch sends, what it sends again and when it ends.
 
-It never waits and does no I/O but the journal's: `batch.py` does, once with threads and once with
-tasks. What may be sent again is decided in `core.retry`; the calls themselves repeat nothing.
+It never waits and does no I/O but the journal's: `threads.py` and `tasks.py` do. What may be sent
+again is decided in `core.retry`; the calls themselves repeat nothing.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -18,6 +18,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.batch.journal import Journal
 from bailian_apps.batch.pace import Pace, pace_of
 from bailian_apps.batch.values import (
+    NOT_IN_IDENTITY,
     BatchCounts,
     BatchFailure,
     BatchResult,
@@ -38,12 +39,6 @@ from bailian_apps.core.retry import did_not_start, is_retryable, retry_delay_s
 from bailian_apps.core.settings import MAX_SECONDS, AppSettings, Timeout
 from bailian_apps.run import Run
 
-# What does not change what the app is asked, and may differ when a batch goes on.
-_NOT_IN_IDENTITY = {
-    "api_key", "extra_headers", "idempotent", "max_concurrency", "max_retries", "secret_biz_params",
-    "session_max_rounds", "session_ttl_s", "timeout",
-}  # fmt: skip
-
 # Errors that every prompt would get.
 _OF_EVERY_PROMPT = (
     errors.AuthenticationError,
@@ -51,6 +46,9 @@ _OF_EVERY_PROMPT = (
     errors.NotFoundError,
     errors.PermissionDeniedError,
 )
+STEP_S = 0.1
+"""How long a call sleeps at most before it looks whether the batch was stopped."""
+
 _MAX_IN_A_ROW = 3  # of these, without an answer between them; one may be a prompt's own fault
 _MAX_REFUSALS = 20  # of one prompt, while others are answered
 
@@ -66,12 +64,8 @@ class Record(Protocol):
         """Record that a request is about to be sent; the future is whether it may be."""
         ...
 
-    def withdraw(self, prompt: Prompt) -> Future[bool]:
-        """Record that the request certainly did not start the app."""
-        ...
-
     def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
-        """Record what became of a prompt."""
+        """Record what became of a prompt, so far."""
         ...
 
     def close(self) -> None:
@@ -87,21 +81,25 @@ class Call:
         prompt: The prompt.
         settings: Its settings, those of the app with its own.
         options: What only a call has.
+        stored: What earlier runs of the batch know of it.
         attempts: How many times it was sent, in all runs of the batch.
         refusals: How many attempts of this run certainly did not start the app.
         repeats: How many other attempts of this run failed.
         sent_at: When the newest was sent, by the monotonic clock.
-        error: What the newest attempt failed with, until the next one.
+        error: What the newest attempt of this run failed with.
+        may_have_run: Whether an attempt, also of an earlier run, may have run the app.
     """
 
     prompt: Prompt
     settings: AppSettings
     options: dict[str, Any]
+    stored: BatchResult | None = None
     attempts: int = 0
     refusals: int = 0
     repeats: int = 0
     sent_at: float = 0.0
     error: BailianError | None = None
+    may_have_run: bool = False
 
     @property
     def did_not_start(self) -> bool:
@@ -205,14 +203,17 @@ class Conductor:
         """
         self._position += 1
         try:
-            prompt = Prompt.of(given, self._position)
+            names = self._app.settings.secret_biz_params
+            prompt = Prompt.of(given, self._position, names)
         except InvalidInputError as error:
             return _invalid(str(self._position), self._position, error)
-        if self.journal is None:  # which knows the ids
+        named = prompt.id != str(self._position)
+        if self.journal is None and (named or self._ids):  # a journal knows the ids
+            if not self._ids:  # without a name, positions need no memory
+                self._ids.update(map(str, range(1, self._position)))
             if prompt.id in self._ids:
                 raise repeated_id(prompt.id)
-            if prompt.id != str(self._position):
-                self._ids.add(prompt.id)
+            self._ids.add(prompt.id)
         return prompt
 
     def call(self, prompt: Prompt, stored: BatchResult | None) -> Call | BatchResult:
@@ -222,25 +223,27 @@ class Conductor:
             prompt: The prompt.
             stored: What the journal knows of it.
         """
+        if stored is not None and stored.status == "answered":
+            return stored
         try:
             settings, options = self._app.settings.split(prompt.options)
         except InvalidInputError as error:
+            if stored is not None and stored.status == "unknown":
+                return stored
             return _invalid(prompt.id, prompt.position, error)
         if stored is not None:
             asked_again = {
-                "answered": False,
                 "failed": self._retry_failed,
                 "unknown": settings.idempotent,
                 "not_started": True,
             }
             if not asked_again[stored.status]:
                 return stored
-        call = Call(prompt=prompt, settings=settings, options=options)
+        call = Call(prompt=prompt, settings=settings, options=options, stored=stored)
         if stored is not None:
             call.attempts = stored.attempts
-        if self.stopped:
-            return stored or _result(call, "not_started")
-        return call
+            call.may_have_run = stored.status == "unknown"
+        return self.ended(call) if self.stopped else call
 
     def slot(
         self, register_abort: Callable[[Callable[[], object]], None] | None = None
@@ -264,8 +267,13 @@ class Conductor:
             if not wait_s:
                 self.counts.calls += 1
                 self.counts.in_flight += 1
-                call.sent_at = time.monotonic()
             return wait_s
+
+    def steps_s(self, delay_s: float) -> Iterator[float]:
+        """Yield the sleeps of which a delay consists; it ends with the batch."""
+        until = time.monotonic() + delay_s
+        while not self.stopped and (left_s := until - time.monotonic()) > 0:
+            yield min(left_s, STEP_S)
 
     def run(self, call: Call) -> Run:
         """Return one attempt of a call, which repeats nothing by itself.
@@ -283,6 +291,7 @@ class Conductor:
         self._pace.answered()
         with self._lock:
             self.counts.in_flight -= 1
+            self.counts.tokens += result.usage.total_tokens
             self._in_a_row = 0
         call.attempts += result.attempts
         return replace(_result(call, "answered"), result=replace(result, raw={}))
@@ -293,6 +302,7 @@ class Conductor:
             self.counts.in_flight -= 1
         call.attempts += error.attempts
         call.error = error
+        call.may_have_run |= status_of(error) == "unknown"
         idempotent, max_retries = call.settings.idempotent, call.settings.max_retries
         if did_not_start(error) and is_retryable(error) and max_retries:
             call.refusals += 1
@@ -314,10 +324,11 @@ class Conductor:
         return _result(call, status_of(error), error)
 
     def ended(self, call: Call) -> BatchResult:
-        """Return the result of a call that waited for its turn when the batch ended."""
-        if call.error is None or call.did_not_start:
-            return _result(call, "not_started", call.error)
-        return _result(call, status_of(call.error), call.error)
+        """Return the result of a call that waits for its turn, if the batch ends."""
+        if call.error is None:
+            return call.stored or _result(call, "not_started")
+        status = "not_started" if call.did_not_start else status_of(call.error)
+        return _result(call, status, call.error)
 
     def held_back(self, call: Call) -> BatchResult:
         """Return the result of a call that its record did not let start."""
@@ -343,7 +354,7 @@ def _unread(error: BailianError) -> BailianError:
 
 def identity(settings: AppSettings) -> Mapping[str, Any]:
     """Return what a journal is of: what the app is asked, as JSON values without secrets."""
-    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_IN_IDENTITY)
+    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IN_IDENTITY)
     return redact_kwargs(values, settings.secret_biz_params)
 
 
@@ -354,6 +365,8 @@ def _invalid(prompt_id: str, position: int, error: InvalidInputError) -> BatchRe
 
 
 def _result(call: Call, status: BatchStatus, error: BailianError | None = None) -> BatchResult:
+    if call.may_have_run and status != "answered":
+        status = "unknown"  # whatever the newest attempt came to
     return BatchResult(
         id=call.prompt.id,
         position=call.prompt.position,

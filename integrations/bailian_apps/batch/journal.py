@@ -6,7 +6,8 @@ may have run, and any other did not run or is answered.
 
 One thread writes. It commits what has gathered while it wrote, so the disk is asked once for many
 prompts. The file is locked as long as the process lives. It holds ids, digests and answers, and
-neither prompts nor settings that are secret. Its mode is 0600.
+of prompts and settings only what the steps of an answer repeat, without credentials. Its mode is
+0600.
 """
 
 from __future__ import annotations
@@ -138,17 +139,13 @@ class Journal:
         """Record that the request of a prompt is about to be sent."""
         return self._set(prompt, _IN_FLIGHT, "attempts = attempts + 1")
 
-    def withdraw(self, prompt: Prompt) -> Future[bool]:
-        """Record that the request certainly did not start the app."""
-        return self._set(prompt, "not_started")
-
     def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
-        """Record what became of a prompt."""
+        """Record what became of a prompt, so far."""
         content: str | None = None
         if result.result is not None:
             content = dump_result(result.result)
         elif result.error is not None:
-            content = json.dumps(result.error.to_dict(), ensure_ascii=False)
+            content = json.dumps(result.error.to_dict())
         values = (result.attempts, content)
         return self._set(prompt, result.status, "attempts = ?, content = ?", *values)
 
@@ -238,6 +235,8 @@ class Journal:
             operation.done.set_exception(error)
         except sqlite3.Error as error:
             operation.done.set_exception(_write_error(error))
+        except Exception as error:  # whoever waits must not wait for a thread that has ended
+            operation.done.set_exception(error)
         else:
             if operation.durable:
                 return True

@@ -86,10 +86,6 @@ class Coordinator:
             return False
         return await asyncio.wrap_future(self._journal.start(prompt))
 
-    async def withdraw(self, prompt: Prompt) -> bool:
-        """See `Journal.withdraw`."""
-        return await asyncio.wrap_future(self._journal.withdraw(prompt))
-
     async def finish(self, prompt: Prompt, result: BatchResult) -> bool:
         """See `Journal.finish`."""
         if result.status == "answered":
@@ -124,9 +120,6 @@ class _RemoteJournal:
 
     def start(self, prompt: Prompt) -> Future[bool]:
         return self._coordinator.start.remote(_without_options(prompt)).future()
-
-    def withdraw(self, prompt: Prompt) -> Future[bool]:
-        return self._coordinator.withdraw.remote(_without_options(prompt)).future()
 
     def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
         return self._coordinator.finish.remote(_without_options(prompt), result).future()
@@ -224,7 +217,8 @@ class BailianAppMapper:
         claimed: list[Prompt] = []
         for position, each in enumerate(prompts, 1):
             with contextlib.suppress(InvalidInputError):  # it becomes a failure among the results
-                claimed.append(_without_options(Prompt.of(each, position)))
+                prompt = Prompt.of(each, position, self._app.settings.secret_biz_params)
+                claimed.append(_without_options(prompt))
         if repeated := [name for name, n in Counter(each.id for each in claimed).items() if n > 1]:
             raise repeated_id(repeated[0])
         known: list[BatchResult | None] = await self._coordinator.claim.remote(claimed)

@@ -10,8 +10,8 @@ from typing import Any
 
 from typing_extensions import Self
 
-from bailian_apps.batch.base import STEP_S, BaseBatch
-from bailian_apps.batch.conductor import Call, Conductor
+from bailian_apps.batch.base import BaseBatch
+from bailian_apps.batch.conductor import STEP_S, Call, Conductor
 from bailian_apps.batch.progress import Progress, reporting
 from bailian_apps.batch.values import BatchResult, Prompt, PromptInput
 from bailian_apps.core.errors import BailianError, InvalidInputError
@@ -118,11 +118,13 @@ class AsyncBatch(BaseBatch, AsyncIterator[BatchResult]):
         journal = self._conductor.journal
         result: BatchResult | float = 0.0
         while not isinstance(result, BatchResult):
-            await asyncio.sleep(result)
+            for step_s in self._conductor.steps_s(result):
+                await asyncio.sleep(step_s)
             async with self._conductor.slot():
                 result = await self._attempt(call)
             if not isinstance(result, BatchResult) and journal and call.did_not_start:
-                await asyncio.wrap_future(journal.withdraw(call.prompt))
+                so_far = self._conductor.ended(call)
+                await asyncio.wrap_future(journal.finish(call.prompt, so_far))
         await self._finish(call.prompt, result)
         return result
 

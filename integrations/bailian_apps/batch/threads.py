@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from typing_extensions import Self
 
-from bailian_apps.batch.base import STEP_S, BaseBatch
-from bailian_apps.batch.conductor import Call, Conductor
+from bailian_apps.batch.base import BaseBatch
+from bailian_apps.batch.conductor import STEP_S, Call, Conductor
 from bailian_apps.batch.progress import Progress, reporting
 from bailian_apps.batch.values import BatchResult, Prompt, PromptInput
 from bailian_apps.core.errors import BailianError, InvalidInputError
@@ -115,11 +115,12 @@ class Batch(BaseBatch, Iterator[BatchResult]):
         journal = self._conductor.journal
         result: BatchResult | float = 0.0
         while not isinstance(result, BatchResult):
-            time.sleep(result)
+            for step_s in self._conductor.steps_s(result):
+                time.sleep(step_s)
             with self._conductor.slot(lambda abort: self._register(call, abort)):
                 result = self._attempt(call)
             if not isinstance(result, BatchResult) and journal and call.did_not_start:
-                journal.withdraw(call.prompt).result()
+                journal.finish(call.prompt, self._conductor.ended(call)).result()
         self._aborts.pop(call.prompt.id, None)
         self._finish(call.prompt, result)
         return result

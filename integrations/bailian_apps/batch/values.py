@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, cast
 
+from bailian_apps.core.attachments import images_digest
 from bailian_apps.core.errors import BailianError, InvalidInputError, RequestState, ServerError
-from bailian_apps.core.json_values import kind_of
-from bailian_apps.core.redaction import redact_kwargs
+from bailian_apps.core.json_values import kind_of, require_utf8
+from bailian_apps.core.redaction import redact_kwargs, redact_value, secret_names
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
 
 PromptInput: TypeAlias = str | Mapping[str, Any]
@@ -21,6 +22,12 @@ an `id`."""
 BatchStatus: TypeAlias = Literal["answered", "failed", "unknown", "not_started"]
 """What became of a prompt: it was answered; the app refused it or failed; it was sent, and whether
 the app ran to its end is unknown; or it was not sent."""
+
+NOT_IN_IDENTITY = {
+    "api_key", "extra_headers", "idempotent", "max_concurrency", "max_retries", "secret_biz_params",
+    "session_max_rounds", "session_ttl_s", "timeout",
+}  # fmt: skip
+"""The settings that do not change what the app is asked: they may differ when a batch goes on."""
 
 # These belong to the whole batch: its journal and its limits are those of one app.
 _OF_THE_APP = ("app_id", "api_key", "base_url", "workspace", "max_concurrency")
@@ -43,12 +50,13 @@ class Prompt:
     digest: str
 
     @classmethod
-    def of(cls, given: object, position: int) -> Prompt:
+    def of(cls, given: object, position: int, names: Sequence[str] = ()) -> Prompt:
         """Read one item of the input.
 
         Args:
             given: The item.
             position: Which one it is, counted from 1; its id if it has none.
+            names: The app's setting `secret_biz_params`.
 
         Raises:
             InvalidInputError: It is not a prompt. Its options are checked when it is called.
@@ -63,11 +71,15 @@ class Prompt:
             named = position
         if isinstance(named, bool) or not isinstance(named, str | int) or named == "":
             raise InvalidInputError("id", f"must be a str or an int, not {kind_of(named)}")
+        require_utf8(str(named), "id")
         for name in _OF_THE_APP:
             if name in options:
                 raise InvalidInputError(name, "belongs to the batch", "Pass it to the app")
         try:
-            shown = json.dumps(redact_kwargs(options), sort_keys=True, default=str)
+            asked = {name: value for name, value in options.items() if name not in NOT_IN_IDENTITY}
+            names = secret_names(options, names)
+            shown = json.dumps(redact_kwargs(asked, names), sort_keys=True, default=str)
+            shown += images_digest(options.get("image_list"))  # of which only the size is shown
         except (RecursionError, ValueError):  # refused when it is called
             shown = ""
         digest = hashlib.sha256(shown.encode("utf-8", "replace")).hexdigest()
@@ -213,15 +225,20 @@ def status_of(error: BailianError) -> BatchStatus:
 
 
 def dump_result(result: AppResult) -> str:
-    """Return an answer as JSON text, without its `raw`."""
+    """Return an answer as JSON text, without its `raw`; credentials in its steps are masked."""
     values: dict[str, Any] = {each.name: getattr(result, each.name) for each in fields(result)}
     values |= {
-        "steps": [step.to_dict(compact=True) for step in result.steps],
+        "steps": [_without_credentials(step).to_dict(compact=True) for step in result.steps],
         "references": [reference.to_dict(compact=True) for reference in result.references],
         "usage": [model.to_dict() for model in result.usage.models],
     }
     del values["raw"]
-    return json.dumps(values, ensure_ascii=False, default=str)
+    return json.dumps(values, default=str)  # escaped: SQLite takes no lone surrogate
+
+
+def _without_credentials(step: Step) -> Step:
+    """Return a step that does not repeat credentials, as that of a tool may."""
+    return replace(step, input=redact_value(step.input), output=redact_value(step.output))
 
 
 def load_result(text: str) -> AppResult:
@@ -316,5 +333,3 @@ class BatchCounts:
         """Count a result."""
         setattr(self, result.status, getattr(self, result.status) + 1)
         self.from_journal += result.from_journal
-        if result.result is not None and not result.from_journal:
-            self.tokens += result.result.usage.total_tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 import signal
 import sys
@@ -19,9 +18,8 @@ from bailian_apps.batch.conductor import Conductor
 from bailian_apps.cli.batch_files import PromptFile, check_output, json_line, result_file
 from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core import errors
-from bailian_apps.core.credentials import is_credential
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import MASK, redact_biz_params
+from bailian_apps.core.redaction import MASK, SECRET_FIELDS, redact_biz_params
 
 SOME_FAILED, SOME_UNKNOWN, BUDGET_REACHED, INTERRUPTED = 20, 21, 22, 130
 """The exit codes of a batch, besides those of an error that every prompt would get."""
@@ -69,7 +67,7 @@ def batch(
                 write(result)
     code = _exit_code(running.counts, running.stopped_by if finished else "stop")
     if code and journal is not None:
-        print_note(console, f"to go on: {_command(sys.argv[1:])}")
+        print_note(console, f"to go on: {_command(sys.argv[1:], app.settings.secret_biz_params)}")
     return code
 
 
@@ -174,21 +172,31 @@ def _exit_code(counts: BatchCounts, stopped_by: str | None) -> int:
     return SOME_FAILED if counts.failed else 0
 
 
-def _command(arguments: Sequence[str]) -> str:
-    """Return a command with which the batch goes on, without credentials."""
+def _command(arguments: Sequence[str], names: Sequence[str]) -> str:
+    """Return a command with which the batch goes on, without credentials.
+
+    Args:
+        arguments: Those of the command.
+        names: The setting `secret_biz_params`.
+    """
     shown: list[str] = []
     for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if argument.lstrip().startswith("{"):
-            argument = _without_secrets(argument)
-        elif equals and is_credential(name.removesuffix(":"), value):
-            argument = f"{name}={MASK}"
-        shown.append(argument)
+        option, equals, value = argument.partition("=")
+        if equals and option.startswith("--"):
+            shown.append(f"{option}={_without_secrets(value, names)}")
+        else:
+            shown.append(_without_secrets(argument, names))
     return shlex.join(["bailian-apps", *shown])
 
 
-def _without_secrets(text: str) -> str:
-    try:
-        return json.dumps(redact_biz_params(json.loads(text)), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return text
+def _without_secrets(text: str, names: Sequence[str]) -> str:
+    """Return an argument: `NAME=VALUE`, `NAME:=JSON`, a JSON text or anything else."""
+    left, equals, value = text.partition("=")
+    if text.lstrip().startswith("{") or not equals:
+        return redact_biz_params({"": text}, names)[""]
+    path = left.removesuffix(":")
+    parts = path.split(".")
+    if parts[0] == "extra_headers" or not {path, *parts}.isdisjoint(names):
+        return f"{left}={MASK}"
+    name = "" if path in SECRET_FIELDS else path  # the names of secrets are counted from there
+    return f"{left}={redact_biz_params({name: value}, names)[name]}"

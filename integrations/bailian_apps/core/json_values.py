@@ -82,7 +82,7 @@ def _require_json(
             for key, item in cast("dict[object, object]", value).items():
                 if not isinstance(key, str):
                     raise InvalidInputError(path, f"must have str keys, not {kind_of(key)}")
-                _require_utf8(key, path, "has a key with")
+                require_utf8(key, path, "has a key with")
                 # A plugin gets its user's token in a header.
                 single = single_line or key == "user_defined_tokens"
                 item_path = f"{path}.{key}"
@@ -129,12 +129,13 @@ def _entered(value: object, path: str, within: tuple[int, ...]) -> tuple[int, ..
 
 
 def _require_text(value: str, path: str, *, single_line: bool) -> None:
-    _require_utf8(value, path)
+    require_utf8(value, path)
     if single_line and not _CONTROLS.isdisjoint(value):
         raise InvalidInputError(path, "has a line break or a NUL", "Pass the value in one line")
 
 
-def _require_utf8(value: str, path: str, problem: str = "has") -> None:
+def require_utf8(value: str, path: str, problem: str = "has") -> None:
+    """Refuse a text that UTF-8 cannot represent."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -148,7 +149,7 @@ def _require_utf8(value: str, path: str, problem: str = "has") -> None:
 def check_text(value: str | None, info: ValidationInfo) -> str | None:
     """Return the text of a field if UTF-8 can represent it."""
     if value is not None:
-        _require_utf8(value, info.field_name or "text")
+        require_utf8(value, info.field_name or "text")
     return value
 
 
@@ -158,7 +159,7 @@ def check_id(value: str, info: ValidationInfo) -> str:
     An id is copied, so what cannot be seen in it is a mistake, which the cloud's answer hides.
     """
     field = info.field_name or "id"
-    _require_utf8(value, field)
+    require_utf8(value, field)
     if value and not value.strip():
         raise InvalidInputError(field, "is blank", "Pass the id, or leave it out")
     if not value.isprintable() and any(category(each) in _INVISIBLE for each in value):
