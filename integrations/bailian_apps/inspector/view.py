@@ -13,7 +13,7 @@ from bailian_apps.core.result import EXECUTING, PAUSE, SKIP, STOP, SUCCESS, AppR
 from bailian_apps.inspector.drawable import as_json, drawable, shown_text
 
 JsonObject: TypeAlias = Mapping[str, Any]
-TimedFrame: TypeAlias = "Sequence[tuple[float, JsonObject]]"
+TimedFrames: TypeAlias = "Sequence[tuple[float, JsonObject]]"
 
 Category: TypeAlias = Literal["llm", "node", "tool", "mcp", "retrieval", "reasoning", "answer"]
 """What a row shows by its icon and colour."""
