@@ -23,6 +23,7 @@ Timing: TypeAlias = Literal["arrival", "reported", "none"]
 
 _TOOL_NODES = ("plugin", "api", "appcomponent")
 _MARKS = {EXECUTING: "…", SUCCESS: "✓", SKIP: "–", PAUSE: "‖", STOP: "■"}
+_RUN_MARKS = {"done": "✓", "failed": "✗", "unfinished": "…"}
 _STATES = {EXECUTING: "running", SUCCESS: "done", SKIP: "skipped", PAUSE: "paused", STOP: "stopped"}
 
 
@@ -145,6 +146,11 @@ class View:
     state: str
     request: str | None
     models: tuple[tuple[str, int, int], ...] = field(default=())
+
+    @property
+    def mark(self) -> str:
+        """One character for its state."""
+        return _RUN_MARKS[self.state]
 
     @property
     def title(self) -> str:
