@@ -165,13 +165,13 @@ def _decompressed(pieces: list[tuple[float, bytes]], coding: str) -> list[tuple[
     if coding not in ("gzip", "x-gzip", "deflate"):
         return unread
     decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # the format by its first bytes
-    room, read = MAX_ANSWER_BYTES, list[tuple[float, bytes]]()
+    left, read = MAX_ANSWER_BYTES, list[tuple[float, bytes]]()
     try:
         for at, content in pieces:
-            plain = decompressor.decompress(content, room)
-            room -= len(plain)
+            plain = decompressor.decompress(content, left)
+            left -= len(plain)
             read.append((at, plain))
-            if room <= 0 or decompressor.eof:
+            if left <= 0 or decompressor.eof:
                 break
     except zlib.error:
         return read or unread
