@@ -7,6 +7,7 @@ import gc
 import http.client
 import json
 import logging
+import pickle
 import re
 import socket
 import threading
@@ -459,3 +460,17 @@ def test_the_log_has_the_status_and_the_fault(
             post(cloud, stream=stream)
     (line,) = [each for each in caplog.messages if each.startswith("app  ")]
     assert re.sub(r"\d+ ms", "ms", line) == logged
+
+
+def test_a_record_of_the_log_can_be_stored_and_has_no_prompt(
+    post: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "bailian_apps.emulator")
+    with Emulator(apps={"app": failing}) as cloud:
+        post(cloud, prompt="private-words", stream=True)
+    (record,) = [each for each in caplog.records if each.getMessage().startswith("app  ")]
+    assert pickle.loads(pickle.dumps(record)).getMessage() == record.getMessage()
+    assert {type(value) for value in record.__dict__.values()} <= {
+        str, int, float, tuple, type(None)
+    }  # fmt: skip
+    assert "private-words" not in repr(record.__dict__)

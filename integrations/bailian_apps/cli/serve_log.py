@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from time import strftime
-from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from bailian_apps.cli.view import print_note
+from bailian_apps.emulator.server.local_server import LOGGED
 from bailian_apps.terminal import strip_controls
 
 _PROMPT_CELLS = 60
@@ -44,7 +44,7 @@ class CallLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
         time = strftime("%H:%M:%S")
-        outcome: Any = getattr(record, "outcome", None)
+        outcome = LOGGED.get()
         took_ms: float = getattr(record, "took_ms", 0.0)
         if outcome is None:
             style = "yellow" if record.levelno >= logging.WARNING else ""

@@ -35,6 +35,34 @@ class Emulator(LocalServer):
     A context manager: the server runs in its own thread during the `with` block, and leaving the
     block aborts the streams that are still open.
 
+    Args:
+        apps: The app for each app id: the path of a recording (`.sse`, `.json`, `.jsonl`) or of a
+            YAML file, a `Workflow`, an `Agent` or `Rules`, one of these as `Paced`, or a function;
+            any of these as `PromptOnly`. As `AppFiles`, files are read again when they change. The
+            function gets a `Call` and returns a text, a payload, a list of payloads, or a generator
+            of payloads; it may be async. To fail it returns or raises `Failure`.
+        api_key: The only valid key. By default any key but an empty one is valid.
+        pace: How many times faster than recorded to answer; 0, the default, does not wait.
+        host: The address to listen on; `0.0.0.0` accepts connections from other machines.
+        port: The port to listen on; 0 takes a free one.
+        allowed_hosts: Further host names of the server; their web pages may call apps.
+        sleep: Waits some seconds before a frame; for tests of the pace.
+        session_ttl_s: Seconds without a request until a session is forgotten; see `advance`.
+        session_max_rounds: How many rounds a session has; then it is unknown.
+        unknown_session: The answer to an unknown session id: `fresh` opens a session with
+            another id, `error` answers with `InvalidParameter`.
+        strict: Whether to refuse unknown names, wrong types and values out of range, to find
+            mistakes that the cloud ignores. By default, as on the cloud, only requests that
+            cannot be answered are refused.
+        render_run: Renders a run for the page at `page_url`, such as
+            `bailian_apps.inspector.render_frames`; by default the page lists the steps.
+        record_missing: Where a call goes that no recording answers, or whose app is missing:
+            it is passed on to the upstream of this recorder, with the caller's key, and the answer
+            is recorded unless it is an error. The recorder need not be started. A call goes
+            nowhere if a fault hits it or if it continues a session of the emulator.
+        background_queue_s: Seconds that a background run is queued; see `advance`.
+        background_run_s: Seconds that a background run takes at least, after that.
+
     Example:
         ```python
         with Emulator(apps={"travel": RECORDINGS / "travel-workflow.jsonl"}) as cloud:
@@ -66,40 +94,11 @@ class Emulator(LocalServer):
     ) -> None:
         """Load the apps; nothing listens before `start` or the `with` block.
 
-        Args:
-            apps: The app for each app id: the path of a recording (`.sse`, `.json`, `.jsonl`) or
-                of a YAML file, a `Workflow`, an `Agent` or `Rules`, one of these as `Paced`, or a
-                function; any of these as `PromptOnly`. As `AppFiles`, files are read again when
-                they change. The function gets a `Call` and returns a
-                text, a payload, a list of payloads, or a generator of payloads; it may be async.
-                To fail it returns or raises `Failure`.
-            api_key: The only valid key. By default any key but an empty one is valid.
-            pace: How many times faster than recorded to answer; 0, the default, does not wait.
-            host: The address to listen on; `0.0.0.0` accepts connections from other machines.
-            port: The port to listen on; 0 takes a free one.
-            allowed_hosts: Further host names of the server; their web pages may call apps.
-            sleep: Waits some seconds before a frame; for tests of the pace.
-            session_ttl_s: Seconds without a request until a session is forgotten; see `advance`.
-            session_max_rounds: How many rounds a session has; then it is unknown.
-            unknown_session: The answer to an unknown session id: `fresh` opens a session with
-                another id, `error` answers with `InvalidParameter`.
-            strict: Whether to refuse unknown names, wrong types and values out of range, to find
-                mistakes that the cloud ignores. By default, as on the cloud, only requests that
-                cannot be answered are refused.
-            render_run: Renders a run for the page at `page_url`, such as
-                `bailian_apps.inspector.render_frames`; by default the page lists the steps.
-            record_missing: Where a call goes that no recording answers, or whose app is missing:
-                it is passed on to the upstream of this recorder, with its own key, and the answer
-                is recorded unless it is an error. The recorder need not be started. A call goes
-                nowhere if a fault hits it or if it continues a session of the emulator.
-            background_queue_s: Seconds that a background run is queued; see `advance`.
-            background_run_s: Seconds that a background run takes at least, after that.
-
         Raises:
             RecordingError: A recording cannot be read.
             ScenarioError: A YAML file is invalid or has several apps.
             ValueError: The pace, a setting of sessions or runs, or an allowed host is invalid.
-            TypeError: An app is of none of the types above.
+            TypeError: An app is of no type that `apps` may have.
         """
         check_pace(pace)
         self._threads = WorkerThreads()
@@ -119,8 +118,15 @@ class Emulator(LocalServer):
             recorder=record_missing,
             new_runs=partial(RunStore, queue_s=background_queue_s, run_s=background_run_s),
         )
+        shown = self._page(api_key, allowed_hosts, render_run)
+        app = with_page(with_access_log(asgi_app(self._cloud)), shown)
+        super().__init__(app, BASE_PATH, host=host, port=port, allowed_hosts=allowed_hosts)
+
+    def _page(
+        self, api_key: str | None, allowed_hosts: Sequence[str], render_run: RenderRun | None
+    ) -> Shown:
         state = EmulatorState(self._cloud)
-        shown = Shown(
+        return Shown(
             kind="emulator",
             base_path=BASE_PATH,
             exchanges=lambda: self._cloud.exchanges,
@@ -131,8 +137,6 @@ class Emulator(LocalServer):
             allowed_hosts=checked_hosts(allowed_hosts),
             render_run=render_run,
         )
-        app = with_page(with_access_log(asgi_app(self._cloud)), shown)
-        super().__init__(app, BASE_PATH, host=host, port=port, allowed_hosts=allowed_hosts)
 
     @property
     def requests(self) -> list[ReceivedRequest]:

@@ -14,7 +14,7 @@ from bailian_apps.inspector.page import notebook_page, page
 from bailian_apps.inspector.recordings import run_of_frames
 from bailian_apps.inspector.sources import Source, runs_of
 from bailian_apps.inspector.svg import waterfall
-from bailian_apps.inspector.view import JsonObject, TimedFrame, view_of
+from bailian_apps.inspector.view import JsonObject, TimedFrames, view_of
 
 __all__ = ["notebook_html", "render", "render_diff", "render_frames", "to_svg"]
 
@@ -77,7 +77,7 @@ def to_svg(obj: Source, *, title: str | None = None) -> str:
 
 
 def render_frames(
-    frames: TimedFrame, *, request: JsonObject | None = None, title: str | None = None
+    frames: TimedFrames, *, request: JsonObject | None = None, title: str | None = None
 ) -> str:
     """Return the picture of one exchange as an HTML page.
 

@@ -33,8 +33,10 @@ _FILES = (
     "run.html",
     "diff.html",
     "icons.html",
+    "colors.css",
     "page.css",
     "diff.css",
+    "texts.js",
     "page.js",
     "waterfall.svg",
 )
@@ -78,7 +80,8 @@ def page(
         compact: Whether it is for a small frame.
         comparison: What differs between two runs, to stand above them.
     """
-    style, script = _short("page.css"), _short("page.js")
+    style = _short("colors.css") + _short("page.css")
+    script = _short("texts.js") + _short("page.js")
     if comparison is not None:
         style += _short("diff.css")
     if title is None:

@@ -16,7 +16,7 @@ from typing import Any, cast
 from bailian_apps.core.decoder import Decoder, finish_reason
 from bailian_apps.core.text import new_suffix
 from bailian_apps.core.values import as_text, json_object, parse_json, text_or_none
-from bailian_apps.inspector.view import JsonObject, Run, TimedFrame
+from bailian_apps.inspector.view import JsonObject, Run, TimedFrames
 
 SUFFIXES = (".sse", ".json", ".jsonl")
 """How the names of recordings end."""
@@ -26,7 +26,7 @@ _CLOCK = "%Y-%m-%d %H:%M:%S:%f"
 
 
 def run_of_frames(
-    frames: TimedFrame,
+    frames: TimedFrames,
     *,
     request: JsonObject | None = None,
     name: str | None = None,
@@ -100,11 +100,7 @@ def _read(path: Path) -> Run:
             if content.startswith("data:"):
                 frames.append((0.0, _payload(_parse(path, line, content[5:]))))
     else:
-        value = _payload(_parse(path, 1, text))
-        output = _object(value.get("output"))
-        if output and finish_reason(output) is None:
-            value = {**value, "output": {**output, "finish_reason": "stop"}}  # it is whole
-        frames = [(0.0, value)]
+        frames = [(0.0, _payload(_parse(path, 1, text)))]
     return run_of_frames(frames, request=request, name=path.name, timed=timed)
 
 
@@ -180,7 +176,7 @@ def _prompt(given: JsonObject) -> str | None:
     return as_text(given.get("prompt") or last.get("content")) or None
 
 
-def _deltas(frames: TimedFrame) -> Iterator[tuple[float, JsonObject]]:
+def _deltas(frames: TimedFrames) -> Iterator[tuple[float, JsonObject]]:
     """Yield frames that repeat their texts from the start as frames with what is new in them.
 
     A request without `incremental_output` is answered so.

@@ -64,7 +64,7 @@ def _drawn(row: Row, at: int, left: float, width: float) -> dict[str, Any]:
 
 def _summary(view: View) -> str:
     result = view.run.result
-    parts = [{"done": "✓", "failed": "✗", "unfinished": "…"}[view.state]]
+    parts = [view.mark]
     if result.elapsed_ms is not None:
         parts.append(format_ms(result.elapsed_ms))
     if view.models:

@@ -13,7 +13,7 @@ from bailian_apps.core.result import EXECUTING, PAUSE, SKIP, STOP, SUCCESS, AppR
 from bailian_apps.inspector.drawable import as_json, drawable, shown_text
 
 JsonObject: TypeAlias = Mapping[str, Any]
-TimedFrame: TypeAlias = "Sequence[tuple[float, JsonObject]]"
+TimedFrames: TypeAlias = "Sequence[tuple[float, JsonObject]]"
 
 Category: TypeAlias = Literal["llm", "node", "tool", "mcp", "retrieval", "reasoning", "answer"]
 """What a row shows by its icon and colour."""
@@ -23,6 +23,7 @@ Timing: TypeAlias = Literal["arrival", "reported", "none"]
 
 _TOOL_NODES = ("plugin", "api", "appcomponent")
 _MARKS = {EXECUTING: "…", SUCCESS: "✓", SKIP: "–", PAUSE: "‖", STOP: "■"}
+_RUN_MARKS = {"done": "✓", "failed": "✗", "unfinished": "…"}
 _STATES = {EXECUTING: "running", SUCCESS: "done", SKIP: "skipped", PAUSE: "paused", STOP: "stopped"}
 
 
@@ -145,6 +146,11 @@ class View:
     state: str
     request: str | None
     models: tuple[tuple[str, int, int], ...] = field(default=())
+
+    @property
+    def mark(self) -> str:
+        """One character for its state."""
+        return _RUN_MARKS[self.state]
 
     @property
     def title(self) -> str:

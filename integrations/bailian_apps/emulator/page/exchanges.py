@@ -43,7 +43,7 @@ class Exchange:
         key: The key of the request, which the answer may repeat.
         coding: How the body of the answer is compressed, if it is.
         answer_bytes: The length of the body of the answer, also of what is not kept.
-        room: How many bytes more of the answer may be kept.
+        bytes_left: How many more bytes of the answer may be kept.
         is_cut: Whether the answer is too long, so that only its start is kept.
         version: The version of the store that changed it last.
         labels: What `reading` made of the request for the list; None before somebody looked.
@@ -59,7 +59,7 @@ class Exchange:
     key: str = field(default="", repr=False)
     coding: str = ""
     answer_bytes: int = 0
-    room: int = field(default_factory=lambda: MAX_ANSWER_BYTES)
+    bytes_left: int = field(default_factory=lambda: MAX_ANSWER_BYTES)
     pieces: list[tuple[float, bytes]] = field(default_factory=list[tuple[float, bytes]])
     ended_s: float | None = None
     is_cut: bool = False
@@ -71,11 +71,11 @@ class Exchange:
         self.answer_bytes += len(content)
         if self.is_cut:
             return
-        kept = content[: max(0, self.room)]
+        kept = content[: max(0, self.bytes_left)]
         self.is_cut = len(kept) < len(content)
         self.pieces.append((time.monotonic(), kept))
         size = len(kept) + _OVERHEAD
-        self.room -= size
+        self.bytes_left -= size
         self.kept_bytes += size
         self.store.grow(size)
 

@@ -17,6 +17,7 @@ from bailian_apps.emulator.credentials import PLAYGROUND_KEY
 from bailian_apps.emulator.page.exchanges import LABEL_CHARS, MAX_ANSWER_BYTES, Exchange
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
 from bailian_apps.emulator.wire.frames import (
+    EVENT_END,
     JsonObject,
     as_list,
     as_object,
@@ -28,7 +29,6 @@ from bailian_apps.emulator.wire.nodes import read_node
 MAX_SHOWN_CHARS = 1_000_000
 """How much of one text the page shows."""
 
-_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _SESSION = re.compile(rb'"session_id" ?: ?"([^"\\]{1,200})"')
 _CURL_HEADERS = re.compile("accept|content-type|x-dashscope-.*")
@@ -165,13 +165,13 @@ def _decompressed(pieces: list[tuple[float, bytes]], coding: str) -> list[tuple[
     if coding not in ("gzip", "x-gzip", "deflate"):
         return unread
     decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # the format by its first bytes
-    room, read = MAX_ANSWER_BYTES, list[tuple[float, bytes]]()
+    left, read = MAX_ANSWER_BYTES, list[tuple[float, bytes]]()
     try:
         for at, content in pieces:
-            plain = decompressor.decompress(content, room)
-            room -= len(plain)
+            plain = decompressor.decompress(content, left)
+            left -= len(plain)
             read.append((at, plain))
-            if room <= 0 or decompressor.eof:
+            if left <= 0 or decompressor.eof:
                 break
     except zlib.error:
         return read or unread
@@ -182,7 +182,7 @@ def _split(pieces: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
     """Yield the events of a stream, each with the time at which its end had arrived."""
     whole = b"".join(content for _, content in pieces)
     arrived = list(accumulate(len(content) for _, content in pieces))
-    ends = [end.end() for end in _EVENT_END.finditer(whole)]
+    ends = [end.end() for end in EVENT_END.finditer(whole)]
     if whole and whole[ends[-1] if ends else 0 :]:
         ends.append(len(whole))
     for start, end in pairwise([0, *ends]):

@@ -19,6 +19,7 @@ from bailian_apps.emulator.credentials import masked_headers
 from bailian_apps.emulator.models import ReceivedRequest
 from bailian_apps.emulator.recorder.scrubbing import Scrubber
 from bailian_apps.emulator.wire.frames import (
+    EVENT_END,
     Frame,
     JsonObject,
     NestingError,
@@ -31,7 +32,6 @@ MAX_ANSWER_BYTES = 128 * 1024 * 1024
 """The longest answer that is recorded."""
 
 _COMPLETION = re.compile(r".*/apps/([^/]+)/completion")
-_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NUMBER = re.compile(r"(\d{4,9})-")
 _UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -123,7 +123,7 @@ class Exchange:
             return
         self._latest_ms = self._now_ms()
         self._pending += chunk
-        while self._streamed and (end := _EVENT_END.search(self._pending, self._searched)):
+        while self._streamed and (end := EVENT_END.search(self._pending, self._searched)):
             self._add(bytes(self._pending[: end.end()]))
             del self._pending[: end.end()]
             self._searched = 0

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 import yarl
@@ -107,15 +107,11 @@ class Recorder(LocalServer):
                 an allowed host is not a host name.
             OSError: The certificates cannot be read.
         """
-        parts = urlsplit(upstream)
-        if parts.username or parts.password:
-            raise ValueError("upstream must not contain a user name or password; remove them")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
+        parts = _checked(upstream)
         base_path = parts.path.rstrip("/")
         self.mask = tuple(mask)
         self._exchanges = Exchanges(self.mask)
-        self._shown: dict[Path, int] = {}  # the number on the page of each recording
+        self._page_numbers: dict[Path, int] = {}
         shown = Shown(
             kind="recorder",
             base_path=base_path,
@@ -124,9 +120,8 @@ class Recorder(LocalServer):
             allowed_hosts=checked_hosts(allowed_hosts),
             render_run=render_run,
         )
-        app = with_page(self._handle, shown)
         super().__init__(
-            app,
+            with_page(self._handle, shown),
             base_path,
             host=host,
             port=port,
@@ -166,7 +161,7 @@ class Recorder(LocalServer):
         return {"recordings": [self._page_recording(path) for path in written]}
 
     def _page_recording(self, path: Path) -> JsonObject:
-        number = self._shown.get(path, 0)
+        number = self._page_numbers.get(path, 0)
         is_kept = self._exchanges.get(number) is not None
         return {"file": path.name, **({"n": number} if is_kept else {})}
 
@@ -221,8 +216,8 @@ class Recorder(LocalServer):
         if is_call and exchange.problem:
             await _refuse(400, exchange.problem)(scope, receive, send)
             return None
-        recording: Path | None = None
-        records_all, own = shown is None, None
+        recording, own = None, None
+        records_all = shown is None
         if is_call and shown is None:
             key = http.headers.get("authorization", "").split(" ")[-1]
             shown = own = self._exchanges.begin(exchange.received(content), Outcome(), key)
@@ -240,11 +235,7 @@ class Recorder(LocalServer):
                 await _unavailable(problem)(scope, receive, send)
                 return None
             if is_call and (records_all or exchange.succeeded):
-                # Not `to_thread`, which a loop that shuts down would cancel before it has begun.
-                saving = asyncio.get_running_loop().run_in_executor(None, self._save, exchange)
-                recording = await asyncio.shield(saving)
-                if own is not None and recording is not None:
-                    self._shown[recording] = own.number
+                recording = await self._record(exchange, own)
             if exchange.ended_by is None:
                 await send({"type": "http.response.body", "body": b""})
             else:
@@ -295,6 +286,14 @@ class Recorder(LocalServer):
                 await _relay_response(response, exchange, send)
         return ""
 
+    async def _record(self, exchange: Exchange, shown: ShownExchange | None) -> Path | None:
+        # Not `to_thread`, which a loop that shuts down would cancel before it has begun.
+        saving = asyncio.get_running_loop().run_in_executor(None, self._save, exchange)
+        recording = await asyncio.shield(saving)
+        if shown is not None and recording is not None:
+            self._page_numbers[recording] = shown.number
+        return recording
+
     def _save(self, exchange: Exchange) -> Path | None:
         try:
             path = self._folder.save(exchange)
@@ -303,6 +302,20 @@ class Recorder(LocalServer):
             return None
         logger.info("%s  %s", path.name, exchange.summary())
         return path
+
+
+def _checked(upstream: str) -> SplitResult:
+    """Return the parts of the address of an upstream.
+
+    Raises:
+        ValueError: It is not an http(s) URL, or has a user name, password or query.
+    """
+    parts = urlsplit(upstream)
+    if parts.username or parts.password:
+        raise ValueError("upstream must not contain a user name or password; remove them")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ValueError(f"upstream={upstream!r} must be an http(s) URL like {PUBLIC_API}")
+    return parts
 
 
 def _observed(send: Send, shown: ShownExchange) -> Send:

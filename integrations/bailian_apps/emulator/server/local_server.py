@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 
 _TRANSPORT = "bailian_apps.transport"
 _OUTCOME = "bailian_apps.outcome"
+
+LOGGED: ContextVar["Outcome | None"] = ContextVar("LOGGED", default=None)
+"""The outcome of the request that is being logged, for a handler that shows prompts to people.
+
+A record does not have it: other handlers may store records, or send them somewhere.
+"""
 
 logger = logging.getLogger("bailian_apps.emulator")
 
@@ -205,6 +212,8 @@ def with_access_log(app: ASGIApp) -> ASGIApp:
             app_id = path.partition("/apps/")[2].removesuffix("/completion")
             is_call = app_id and path.endswith("/completion")
             took_ms = (time.monotonic() - started) * 1000
+            target = f"{scope['method']} {path}"
+            logged = LOGGED.set(outcome)
             logger.log(
                 logging.INFO if is_call or outcome.status == 404 else logging.DEBUG,
                 "%s  %s  %s  %.0f ms%s",
@@ -212,14 +221,10 @@ def with_access_log(app: ASGIApp) -> ASGIApp:
                 "stream" if outcome.stream else "json",
                 outcome.status or "-",
                 took_ms,
-                outcome,
-                # For a log that people read while it happens; the message has no user input.
-                extra={
-                    "outcome": outcome,
-                    "took_ms": took_ms,
-                    "target": f"{scope['method']} {path}",
-                },
+                str(outcome),
+                extra={"took_ms": took_ms, "target": target},
             )
+            LOGGED.reset(logged)
 
     return logging_app
 

@@ -1,6 +1,7 @@
 """Frames, error bodies and JSON as the cloud encodes them."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from http.client import responses
@@ -15,6 +16,9 @@ NodeContent: TypeAlias = Literal["text", "deltas", "snapshots"]
 
 MAX_NESTING = 128
 """How many objects and arrays may be inside each other in a request or an answer."""
+
+EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+"""The end of an event, in any of the forms that the specification of event streams allows."""
 
 STREAM_CONTENT_TYPE = "text/event-stream;charset=UTF-8"
 JSON_CONTENT_TYPE = "application/json;charset=UTF-8"

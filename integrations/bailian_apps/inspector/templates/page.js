@@ -1,29 +1,5 @@
-"use strict";
 (() => {
-const ZH = {
-  "Filter steps": "筛选步骤", "Expand all": "全部展开", "Collapse all": "全部收起", "Keyboard": "键盘操作",
-  "Previous and next step": "上一个、下一个步骤", "Open or close a step": "打开或关闭步骤",
-  "Show or hide the steps below it": "显示或隐藏其下的步骤", "First and last step": "第一个、最后一个步骤",
-  "Expand all, collapse all": "全部展开、全部收起", "Clear the filter": "清除筛选", "Close": "关闭",
-  "Steps": "步骤", "steps": "个步骤", "step": "个步骤", "tokens": "个 token", "Step": "步骤", "Time": "时间", "First word": "首字", "Took": "耗时", "Tokens": "Token",
-  "Total": "总耗时", "last attempt": "最后一次尝试", "Tokens in": "输入 Token", "Tokens out": "输出 Token", "Attempts": "尝试次数",
-  "App": "应用", "Session": "会话", "Request": "请求", "Model": "模型", "Copy": "复制", "Legend": "图例",
-  "Node": "节点", "Tool": "工具", "MCP": "MCP", "Retrieval": "检索", "Reasoning": "思考", "Answer": "回答", "Prompt": "提问",
-  "before and after the first word": "首字之前与之后",
-  "done": "完成", "failed": "失败", "running": "进行中", "skipped": "已跳过", "paused": "已暂停", "stopped": "已停止", "unfinished": "未完成",
-  "When each step began is not known. The bars show how long each took, as the cloud reports it.": "各步骤的开始时间未知。条形表示云端报告的耗时。",
-  "No times are known. The steps are in the order in which they began.": "没有时间信息。步骤按开始的先后排列。",
-  "The app reported no steps.": "应用没有报告步骤。",
-  "The run did not finish. This is what had arrived.": "运行没有结束。以下是已收到的内容。",
-  "The cloud answered in another session: the app did not know the earlier conversation.": "云端在另一个会话中作答：应用不知道之前的对话。",
-  "The whole conversation was sent with this request.": "这次请求发送了完整的对话。",
-  "Input": "输入", "Output": "输出", "Error": "错误", "Documents": "文档", "Cited documents": "引用的文档", "Request body": "请求正文",
-  "Final text of the cloud": "云端的最终文本", "Details of": "步骤详情：", "Format": "格式化", "Raw": "原文", "Show all": "显示全部", "characters": "个字符",
-  "From – to": "起止", "Cloud’s own time": "云端报告的耗时", "Id": "标识", "Parent": "上级", "Score": "得分", "Page": "页",
-  "A and B": "A 与 B", "Change": "变化", "State": "状态", "only in A": "仅 A", "only in B": "仅 B", "the same": "相同", "differs": "有差异",
-  "characters left out": "个字符省略", "Both runs": "两次运行", "What differs": "差异",
-  "No input, output or error was reported.": "没有报告输入、输出或错误。", "The answer is empty.": "回答为空。", "found": "个匹配",
-};
+"use strict";
 const zh = /^zh\b/i.test(navigator.language || "");
 const t = (text) => (zh && ZH[text]) || text;
 const runs = JSON.parse(document.getElementById("data").textContent);
