@@ -444,6 +444,7 @@ def test_a_large_run_opens_whole(show: Any) -> None:
     assert page.locator(".row:not(.head)").count() == 500
     for key in ("j", "End", "Enter"):
         page.keyboard.press(key)
+    page.locator(".detail pre", has_text="499 杭州西湖").wait_for()
     assert page.locator(".detail pre").inner_text().startswith("499 杭州西湖 <b>text</b>")
     page.keyboard.press("e")
     assert page.locator(".detail").count() == 500
