@@ -2,7 +2,7 @@
 
 The workers read the key from their environment. With DASHSCOPE_API_KEY and BAILIAN_APP_ID set, the
 batch runs on the cloud.
-Run it with: pip install "bailian-apps[ray]" and python examples/ray_batch.py
+Run it with: pip install "bailian-apps[ray,emulator]" and python examples/ray_batch.py
 """
 
 import os

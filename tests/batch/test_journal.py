@@ -35,7 +35,7 @@ for result in run_batch(app, ["a", "b", "hang", "hang", "c"], journal=journal, c
 
 
 class Half:
-    """An app that answers, except the prompt `hang` while it is told to hang."""
+    """An app that answers, but not the prompt `hang` while `hangs` is set."""
 
     def __init__(self) -> None:
         self.hangs = True

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bailian_apps.cli.options import BaseUrl, Json, ProfileName, Set, Steps, Workspace
+from bailian_apps.cli.options import (
+    App,
+    BaseUrl,
+    Json,
+    ProfileName,
+    Set,
+    Steps,
+    Workspace,
+)
 from bailian_apps.cli.shell import console
 
 if TYPE_CHECKING:
@@ -25,10 +33,6 @@ Background = Annotated[
     typer.Option("--background", help="Submit the run, print its id and leave; see [bold]runs[/]."),
 ]
 _RunId = Annotated[str, typer.Argument(metavar="ID", help="The id that was printed.")]
-_App = Annotated[
-    str,
-    typer.Option("--app", metavar="APP_ID", help="The run's app (default: BAILIAN_APP_ID)."),
-]
 
 
 def submit(app: BailianApp, prompt: str, options: Mapping[str, Any], *, as_json: bool) -> None:
@@ -40,14 +44,10 @@ def submit(app: BailianApp, prompt: str, options: Mapping[str, Any], *, as_json:
         options: The options of the call: images, files.
         as_json: Whether to print a JSON object in place of the id.
     """
-    from bailian_apps.cli.run import print_json
     from bailian_apps.cli.view import print_note
 
     run = app.submit(prompt, **options)
-    if as_json:
-        print_json({"id": run.id, "status": run.status})
-    else:
-        print(run.id, flush=True)  # noqa: T201
+    _print(run, run.id, as_json=as_json)
     wait_for_it = f"bailian-apps runs wait {run.id} --app {app.settings.app_id}"
     print_note(console(stderr=True), f"{run.status}; wait for it with: {wait_for_it}")
 
@@ -55,7 +55,7 @@ def submit(app: BailianApp, prompt: str, options: Mapping[str, Any], *, as_json:
 @runs.command()
 def wait(
     run_id: _RunId,
-    app_id: _App = "-",
+    app_id: App = "-",
     within: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="How long to wait at most (default: no limit)."),
@@ -84,36 +84,35 @@ def wait(
         print_json({"id": run.id, "status": run.status, "result": to_json(result)})
 
 
-@runs.command(name="show")
-def show_run(
-    run_id: _RunId,
-    app_id: _App = "-",
-    profile: ProfileName = None,
-    workspace: Workspace = None,
-    base_url: BaseUrl = None,
-    settings: Set = None,
-    as_json: Json = False,
+def _add_command(
+    name: str, ask: Callable[[BackgroundRun], BackgroundRun], description: str
 ) -> None:
-    """Print a run's status: queued, running, completed, failed or cancelled."""
-    _print_status(
-        _run(run_id, app_id, profile, workspace, base_url, settings).refresh(), as_json=as_json
-    )
+    """Add a command that asks something of a run, and prints its status then."""
+
+    @runs.command(name=name, help=description)
+    def command(  # pyright: ignore[reportUnusedFunction]
+        run_id: _RunId,
+        app_id: App = "-",
+        profile: ProfileName = None,
+        workspace: Workspace = None,
+        base_url: BaseUrl = None,
+        settings: Set = None,
+        as_json: Json = False,
+    ) -> None:
+        run = ask(_run(run_id, app_id, profile, workspace, base_url, settings))
+        _print(run, run.status, as_json=as_json)
 
 
-@runs.command()
-def cancel(
-    run_id: _RunId,
-    app_id: _App = "-",
-    profile: ProfileName = None,
-    workspace: Workspace = None,
-    base_url: BaseUrl = None,
-    settings: Set = None,
-    as_json: Json = False,
-) -> None:
-    """Cancel a run that is queued or running, and print its status then."""
-    _print_status(
-        _run(run_id, app_id, profile, workspace, base_url, settings).cancel(), as_json=as_json
-    )
+_add_command(
+    "show",
+    lambda run: run.refresh(),
+    "Print a run's status: queued, running, completed, failed or cancelled.",
+)
+_add_command(
+    "cancel",
+    lambda run: run.cancel(),
+    "Cancel a run that is queued or running, and print its status then.",
+)
 
 
 def _run(
@@ -131,10 +130,10 @@ def _run(
     return app.background_run(run_id)
 
 
-def _print_status(run: BackgroundRun, *, as_json: bool) -> None:
+def _print(run: BackgroundRun, text: str | None, *, as_json: bool) -> None:
     from bailian_apps.cli.run import print_json
 
     if as_json:
         print_json({"id": run.id, "status": run.status})
     else:
-        print(run.status, flush=True)  # noqa: T201
+        print(text, flush=True)  # noqa: T201

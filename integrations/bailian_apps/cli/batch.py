@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bailian_apps.cli.options import (
+    App,
     BaseUrl,
     Biz,
     BizJson,
@@ -31,15 +32,7 @@ def batch(
             help="Results: .jsonl, .csv or .parquet; [bold]-[/] prints JSON lines.", metavar="OUT"
         ),
     ],
-    app_id: Annotated[
-        str,
-        typer.Option(
-            "--app",
-            metavar="APP_ID",
-            show_default=False,
-            help="The app's id (default: that of the profile, or BAILIAN_APP_ID).",
-        ),
-    ] = "-",
+    app_id: App = "-",
     concurrency: Annotated[
         int, typer.Option(min=1, help="How many requests may be in flight.")
     ] = 8,

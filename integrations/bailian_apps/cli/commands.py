@@ -345,8 +345,8 @@ def replay(
 def demo(pace: Pace = 1.0) -> None:
     """Run one app in a LangChain chain, a LlamaIndex query engine and as an agent's tool.
 
-    Without a key it replays a recorded travel workflow in the emulator. With DASHSCOPE_API_KEY and
-    BAILIAN_APP_ID set, it runs that app on the cloud.
+    Without a key the app is a travel workflow in the emulator. With DASHSCOPE_API_KEY and
+    BAILIAN_APP_ID set, it is that app on the cloud.
     """
     from bailian_apps.cli.view import print_note
 

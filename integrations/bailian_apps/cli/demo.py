@@ -83,7 +83,7 @@ def _save_picture(result: AppResult) -> Path:
 
 @contextmanager
 def _settings(console: Console, pace: float) -> Generator[AppSettings]:
-    """The app on the cloud if key and app id are set; else a recorded one, in an emulator."""
+    """The app on the cloud if key and app id are set; else a scenario, in an emulator."""
     given = [name for name in ("DASHSCOPE_API_KEY", "BAILIAN_APP_ID") if os.environ.get(name)]
     if len(given) == 2:
         settings = BailianApp().settings

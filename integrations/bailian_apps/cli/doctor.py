@@ -30,11 +30,14 @@ from bailian_apps.transport.environment import Environment, tls_context
 from bailian_apps.transport.request_builder import load_sdk, sdk_defaults
 
 _EXTRAS = {
+    "background": ("openai",),
+    "batch": ("rich",),
     "cli": ("rich", "typer"),
     "emulator": ("starlette", "uvicorn"),
     "files": ("alibabacloud-bailian20231229",),
     "langchain": ("langchain-core",),
     "llamaindex": ("llama-index-core",),
+    "ray": ("ray",),
 }
 _CONNECT_S = 5.0
 _NO_APP = "0" * 32

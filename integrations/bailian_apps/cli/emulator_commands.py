@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bailian_apps.cli.serve_log import CallLog
 from bailian_apps.cli.shell import export_line, variable
-from bailian_apps.cli.view import ConsoleHandler, print_note
+from bailian_apps.cli.view import ConsoleHandler, print_note, read_problem
 from bailian_apps.core.endpoint import check_api_key
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.emulator import RECORDINGS, AppFiles, Emulator, Recorder
@@ -131,9 +131,8 @@ def _key_of(given: str | None) -> str | None:
             given = Path(given[1:]).read_text("utf-8").strip()
         return None if given is None else check_api_key(given)
     except (OSError, UnicodeDecodeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
         hint = "Set DASHSCOPE_API_KEY for -, or pass @ and the path of a file with the key"
-        problem = f"cannot be read ({reason})"
+        problem = f"cannot be read ({read_problem(error)})"
         raise InvalidInputError("--api-key", problem, hint) from None
     except InvalidInputError as error:
         hint = "Pass the key itself, - for DASHSCOPE_API_KEY, or @FILE"

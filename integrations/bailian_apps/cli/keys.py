@@ -1,4 +1,4 @@
-"""Finds an API key among the arguments, before it is sent or printed."""
+"""Finds an API key in arguments and messages, before it is sent or printed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bailian_apps.core.errors import InvalidInputError
 # Keys of the vendor, and of others, begin so.
 _KEY = re.compile(r"""['"]?\s*(?:bearer\s+)?sk-[^\s'"]+\s*['"]?""", re.I)
 _KEY_IN_JSON = re.compile(r'"\s*(?:bearer\s+)?sk-[^\s"]+\s*"', re.I)
+_LONG_KEY = re.compile(r"(?<![A-Za-z0-9])sk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}")
 _NAMED = re.compile(r"[\w.-]+:?=(?s:(.*))")
 # Its value is a key.
 _KEY_OPTIONS = ("--api-key",)
@@ -18,8 +19,20 @@ _KEY_OPTIONS = ("--api-key",)
 
 def is_key(text: str) -> bool:
     """Whether a text is an API key, as a whole. A sentence about one is not."""
+    text = text.strip()
+    return _KEY.fullmatch(text) is not None or text == _environment_key()
+
+
+def holds_key(text: str) -> bool:
+    """Whether a text holds what looks like an API key, or the key of the environment."""
+    key = _environment_key()
+    return _LONG_KEY.search(text) is not None or (key is not None and key in text)
+
+
+def _environment_key() -> str | None:
+    """The key of the environment, unless it is so short that other text may equal it."""
     key = os.environ.get("DASHSCOPE_API_KEY", "").strip()
-    return _KEY.fullmatch(text.strip()) is not None or (len(key) > 8 and text.strip() == key)
+    return key if len(key) > 8 else None
 
 
 def refuse_keys(arguments: Sequence[str]) -> None:
@@ -36,7 +49,7 @@ def refuse_keys(arguments: Sequence[str]) -> None:
             option = name
         else:
             value = argument
-        if option not in _KEY_OPTIONS and _holds_key(value):
+        if option not in _KEY_OPTIONS and _is_or_names_key(value):
             _refuse(option, place, arguments[0])
         option = argument if argument.startswith("--") and not equals else ""
 
@@ -51,7 +64,7 @@ def refuse_key_as_prompt(prompt: str) -> None:
         raise InvalidInputError("PROMPT", "is an API key", "It was not sent. Ask a question")
 
 
-def _holds_key(value: str) -> bool:
+def _is_or_names_key(value: str) -> bool:
     named = _NAMED.fullmatch(value)
     return any(
         is_key(text) or (text.lstrip()[:1] in ("{", "[") and _KEY_IN_JSON.search(text) is not None)

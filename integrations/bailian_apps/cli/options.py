@@ -64,6 +64,15 @@ AppId = Annotated[
         metavar="APP_ID",
     ),
 ]
+App = Annotated[
+    str,
+    typer.Option(
+        "--app",
+        metavar="APP_ID",
+        show_default=False,
+        help="The app's id (default: that of the profile, or BAILIAN_APP_ID).",
+    ),
+]
 ProfileName = Annotated[
     str | None,
     typer.Option(

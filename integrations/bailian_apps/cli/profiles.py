@@ -16,6 +16,7 @@ from typing import Any, cast
 import typer
 
 from bailian_apps.cli.keys import is_key
+from bailian_apps.cli.view import read_problem
 from bailian_apps.core.endpoint import REGIONS
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.settings import AppSettings
@@ -180,8 +181,7 @@ def _read(path: Path, *, is_own: bool) -> list[Profile]:
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
-        raise InvalidInputError(str(path), f"cannot be read ({reason})") from None
+        raise InvalidInputError(str(path), f"cannot be read ({read_problem(error)})") from None
     try:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:

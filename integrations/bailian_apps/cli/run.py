@@ -18,7 +18,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.keys import refuse_key_as_prompt
 from bailian_apps.cli.options import ARGUMENTS
 from bailian_apps.cli.profiles import find_profile
-from bailian_apps.cli.view import as_json, print_answer, print_note, show
+from bailian_apps.cli.view import as_json, print_answer, print_note, read_problem, show
 from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
@@ -241,7 +241,7 @@ def _biz_object(text: str | None) -> dict[str, Any]:
             text = Path(text[1:]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInputError(
-                "--biz-json", f"cannot be read ({_describe_os_error(error)})", "Pass a UTF-8 file"
+                "--biz-json", f"cannot be read ({read_problem(error)})", "Pass a UTF-8 file"
             ) from None
     value = _parse(text, "--biz-json")
     if not isinstance(value, dict):
@@ -262,10 +262,6 @@ def _parse(text: str, option: str) -> Any:
         raise InvalidInputError(
             option, f"is not JSON{where}", f"Quote it for the shell, or {other}"
         ) from None
-
-
-def _describe_os_error(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
 
 
 def read_prompt(prompt: str) -> str:

@@ -152,6 +152,11 @@ def error_message(error: BailianError, *, field: str | None = None) -> str:
     return _FIELD_IN_HINT.sub(lambda found: _OPTIONS[found[1]], message)
 
 
+def read_problem(error: Exception) -> str:
+    """Why a text file cannot be read."""
+    return (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
+
+
 def in_command_words(message: str) -> str:
     """A message with advice for the command line in place of that for a program."""
     for advice, replacement in _PROGRAM_ADVICE.items():

@@ -14,7 +14,8 @@ from bailian_apps.cli.chat.conversation import Conversation, read_conversation
 from bailian_apps.cli.chat.line_editor import line_reader
 from bailian_apps.cli.chat.screen import RunScreen
 from bailian_apps.cli.chat.slash_commands import COMMANDS
-from bailian_apps.cli.chat.storage import Autosave, LineHistory, holds_key, state_folder
+from bailian_apps.cli.chat.storage import Autosave, LineHistory, state_folder
+from bailian_apps.cli.keys import holds_key
 from bailian_apps.cli.view import (
     format_error,
     print_note,

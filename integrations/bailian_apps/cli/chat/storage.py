@@ -18,12 +18,12 @@ from prompt_toolkit.history import FileHistory
 from typing_extensions import override
 
 from bailian_apps.cli.chat.conversation import Conversation, read_app
+from bailian_apps.cli.keys import holds_key
 from bailian_apps.core.credentials import is_credential_name
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.settings import AppSettings
 
 _KEY = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9._-]{4,}")
-_LONG_KEY = re.compile(r"(?<![A-Za-z0-9])sk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}")
 _ASSIGNED = re.compile(r"(?<![\w-])([\w-]{1,64})[\"']?\s{0,3}[:=]{1,2}\s{0,3}\S")
 _BEARER = re.compile(r"\bbearer\s+\S", re.IGNORECASE)
 _MAX_HISTORY_BYTES = 1024 * 1024
@@ -43,12 +43,6 @@ def holds_secret(text: str) -> bool:
     if holds_key(text) or _KEY.search(text) or _BEARER.search(text):
         return True
     return any(is_credential_name(found[1]) for found in _ASSIGNED.finditer(text))
-
-
-def holds_key(text: str) -> bool:
-    """Whether a text holds what looks like an API key, or the key of the environment."""
-    key = os.environ.get("DASHSCOPE_API_KEY", "").strip()
-    return _LONG_KEY.search(text) is not None or (len(key) > 8 and key in text)
 
 
 def write_private(path: Path, text: str, *, overwrite: bool) -> None:
