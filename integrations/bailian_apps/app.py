@@ -13,9 +13,9 @@ from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
 from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.keywords import AppCallKeywords, SettingKeywords
-from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.tracebacks import hides_arguments, take
 from bailian_apps.run import EventStream, Run
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from bailian_apps.core.errors import BailianError, ConnectionLostError
 from bailian_apps.core.events import AppEvent, RunFinished, coalesce_deltas
 from bailian_apps.core.history import Plan
 from bailian_apps.core.history_template import HistoryFormat
-from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, retry_delay_s
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.owned_stream import OwnedStream
 from bailian_apps.transport.timeouts import Stopwatch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import ssl
 import subprocess
@@ -174,3 +175,14 @@ def test_a_server_that_says_nothing_is_waited_for_as_long_as_timeout_allows(subm
         error = error_of(submit, app_at(server.base_url, timeout=Timeout(first_frame_s=0.1)))
     assert type(error) is RequestTimeoutError
     assert not error.is_retryable
+
+
+async def test_a_server_that_drips_its_answer_does_not_prolong_the_wait() -> None:
+    drops = itertools.chain.from_iterable((b" ", Do.PAUSE) for _ in itertools.count())
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n"
+    with WireServer(itertools.chain([head], drops)) as server:
+        app = app_at(server.base_url, timeout=Timeout(total_s=0.2))
+        with pytest.raises(RequestTimeoutError) as raised:
+            await asyncio.wait_for(app.asubmit("hi"), 30)
+    assert raised.value.request_state == "unknown"
+    assert raised.value.__cause__ is None

@@ -63,6 +63,17 @@ def test_the_clock_is_not_read_for_frames_that_only_go_on() -> None:
     assert decoded(more)[1] == reads
 
 
+def test_the_clock_is_read_once_for_all_that_happens_in_a_frame() -> None:
+    node = {"nodeName": "Start", "nodeType": "Start", "nodeStatus": "success", "nodeId": "s_1"}
+    thought = {"response": json.dumps(node | {"nodeResult": '{"a": 1}'})}
+    last = {"text": "Hi", "finish_reason": "stop"}
+    lines = [(1.0, {"output": {"thoughts": [thought]}}), (2.0, {"output": last})]
+    result, reads = decoded(lines)
+    assert [times(step) for step in result.steps] == [(1, 1, 1)]
+    assert (result.first_token_ms, result.elapsed_ms) == (2, 2)
+    assert reads == 2
+
+
 def test_steps_that_arrive_in_one_frame_have_no_times() -> None:
     (frame,) = frames("agent-mcp-thoughts-third-party-abridged.json")
     frame["output"]["finish_reason"] = "stop"

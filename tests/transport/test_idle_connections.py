@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -235,3 +237,30 @@ def test_a_server_that_speaks_before_it_is_asked_is_sent_nothing(
     assert "before it was asked; nothing was sent" in str(error)
     assert error.request_state == "not_sent"
     assert heard == []
+
+
+def test_a_socket_that_the_garbage_collector_closed_is_not_used() -> None:
+    """A dropped stream may be read to its end while the collector finalizes it and its socket."""
+    with WireServer(YOURS, YOURS) as server:
+        app = BailianApp(
+            app_id="app",
+            api_key="sk-test",
+            base_url=server.base_url,
+            client=Client(),
+            max_retries=0,
+        )
+        assert app.invoke("1").text == "yours"
+        port = urlsplit(server.base_url).port
+        (idle,) = [
+            each
+            for each in gc.get_objects()
+            if type(each) is socket.socket and each.fileno() >= 0 and leads_to(each, port)
+        ]
+        idle.close()
+        assert app.invoke("2").text == "yours"
+
+
+def leads_to(connected: socket.socket, port: int | None) -> bool:
+    with contextlib.suppress(OSError):  # it is not connected
+        return connected.getpeername()[1:2] == (port,)
+    return False

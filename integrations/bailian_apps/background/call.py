@@ -13,9 +13,9 @@ from bailian_apps.client import Client
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan
-from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.responses_api import StatusChanged
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.tracebacks import hides_arguments
 
 
 class BackgroundCall:

@@ -20,10 +20,10 @@ from bailian_apps.core.errors import (
 )
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.json_values import kind_of
-from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.responses_api import RunState, failure_of, read_state, result_events
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.transport.responses_api import (
     AsyncRuns,
     RunAnswer,

@@ -22,10 +22,10 @@ from bailian_apps.core.errors import (
 )
 from bailian_apps.core.history import Plan
 from bailian_apps.core.json_values import kind_of
-from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.responses_api import read_state, request_body, unsent_settings
 from bailian_apps.core.retry import did_not_start
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.transport.responses_api import RunCall, run_endpoint
 
 _MAX_MARKS = 100_000

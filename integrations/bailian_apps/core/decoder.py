@@ -50,6 +50,21 @@ from bailian_apps.core.values import as_text, text_or_none
 logger = logging.getLogger(__name__)
 
 
+class _FrameClock:
+    """When the frame being read arrived: the clock is read at most once for it, if at all."""
+
+    __slots__ = ("_clock", "time_ms")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.time_ms: float | None = None  # None until something asks, for each frame
+
+    def __call__(self) -> float | None:
+        if self.time_ms is None:
+            self.time_ms = self._clock()
+        return self.time_ms
+
+
 class Decoder:
     """Decodes one run. Feed it every frame in order, then `finish` it.
 
@@ -84,8 +99,9 @@ class Decoder:
         self._asked_session = asked_session
         self._history_format: HistoryFormat | None = history_format
         self._events: list[AppEvent] = []  # what is new in the frame being read
-        self._answer = Answer(self._events, mode, output_nodes, clock)
-        self._steps = StepReader(self._events, self._answer, mode, clock)
+        self._frame_clock = _FrameClock(clock)
+        self._answer = Answer(self._events, mode, output_nodes, self._frame_clock)
+        self._steps = StepReader(self._events, self._answer, mode, self._frame_clock)
         self._is_workflow = mode.is_workflow
         self._references: list[DocReference] = []
         self._known_references: dict[tuple[str | None, str], list[DocReference]] = {}
@@ -130,6 +146,7 @@ class Decoder:
         fields = cast("dict[str, Any]", output)
         finished_steps = self._steps.finished_count
         self._raw = frame
+        self._frame_clock.time_ms = None
         if session_id := fields.get("session_id"):
             self.session_id = str(session_id)
         if request_id := frame.get("request_id"):
@@ -214,7 +231,7 @@ class Decoder:
             text = ""
         self._finish_reason = finish_reason(fields)
         if self._finish_reason is not None:
-            self._elapsed_ms = self._clock()
+            self._elapsed_ms = self._frame_clock()
             self._steps.finish_all()
             self._finish_answer(text)
         elif text:

@@ -10,8 +10,8 @@ from pydantic_core import ErrorDetails
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.json_values import kind_of
-from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.request import AppRequest
+from bailian_apps.core.tracebacks import hides_arguments
 
 
 def raise_invalid_input(

@@ -17,16 +17,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter
 from typing_extensions import Self
 
 from bailian_apps.core.attachments import images_digest, with_short_images
 from bailian_apps.core.credentials import is_credential, may_name_credentials
-from bailian_apps.core.errors import BailianError
 
 MASK = "**********"
 """What is shown in place of a secret; pydantic shows a `SecretStr` in the same way."""
@@ -41,8 +40,6 @@ MAX_INT_BITS = 14_284
 """The longest number of an argument: about 4,300 digits. Python writes no longer ones."""
 
 _ANY = TypeAdapter[Any](Any)
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def redact_biz_params(biz_params: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
@@ -373,32 +370,3 @@ def wrap_params(
 def unwrap_params(value: Any) -> Any:
     """Return the original of what `wrap_params` returned; any other value unchanged."""
     return value.original if isinstance(value, _RedactedParams) else value
-
-
-def take(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a call's arguments and empty the given dict.
-
-    The dict is a variable of the frame that was called. That frame stays on the traceback when the
-    call fails, for any error reporter to collect with its variables.
-    """
-    taken = dict(kwargs)
-    cast("dict[str, Any]", kwargs).clear()
-    return taken
-
-
-def hides_arguments(function: FunctionT) -> FunctionT:
-    """Decorate what checks arguments: the errors it raises come without the frames that hold them.
-
-    An error names its field, so little is lost.
-    """
-
-    @functools.wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except BailianError as error:
-            del args, kwargs
-            error.__context__ = None
-            raise error.with_traceback(None)  # noqa: B904 - it is the same error
-
-    return cast("FunctionT", checked)

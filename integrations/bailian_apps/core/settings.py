@@ -32,13 +32,13 @@ from bailian_apps.core.invalid_input import (
 from bailian_apps.core.redaction import (
     MASK,
     SECRET_FIELDS,
-    hides_arguments,
     masked_path,
     redact_headers,
     redacted,
     reveal,
 )
 from bailian_apps.core.request import MAX_INT, AppId, AppRequest, WireOptions
+from bailian_apps.core.tracebacks import hides_arguments
 
 HistoryMode: TypeAlias = Literal["session", "full", "messages"]
 """`"messages"` is the older name of `"full"`."""

@@ -22,7 +22,8 @@ from langchain_core.runnables import RunnableConfig
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent
 from bailian_apps.core.history import Plan
-from bailian_apps.core.redaction import take, wrap_secrets
+from bailian_apps.core.redaction import wrap_secrets
+from bailian_apps.core.tracebacks import take
 from bailian_apps.langchain.errors import langchain_errors
 from bailian_apps.langchain.messages import to_turns
 from bailian_apps.langchain.runs import AppRun

@@ -25,9 +25,10 @@ from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 from typing_extensions import Unpack, override
 
-from bailian_apps.core.redaction import redact_kwargs, secrets_digest, take
+from bailian_apps.core.redaction import redact_kwargs, secrets_digest
 from bailian_apps.core.request import SessionId
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.tracebacks import take
 from bailian_apps.langchain.blocks import PROVIDER
 from bailian_apps.langchain.chat_call import (
     ChatCall,

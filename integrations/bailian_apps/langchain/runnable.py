@@ -32,14 +32,13 @@ from typing_extensions import TypeVar, Unpack, override
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, fold
 from bailian_apps.core.redaction import (
-    hides_arguments,
     secret_fields,
     secret_names,
-    take,
     unwrap_params,
     wrap_params,
 )
 from bailian_apps.core.result import AppResult
+from bailian_apps.core.tracebacks import hides_arguments, take
 from bailian_apps.core.typed_output import check_output_schema, partial_output, typed_output
 from bailian_apps.langchain.arguments import start_variables
 from bailian_apps.langchain.errors import langchain_errors

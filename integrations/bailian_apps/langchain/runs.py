@@ -17,9 +17,9 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.history import Plan, plan_request
-from bailian_apps.core.redaction import hides_arguments, take
 from bailian_apps.core.responses_api import StatusChanged, refuse_unsent
 from bailian_apps.core.result import AppResult
+from bailian_apps.core.tracebacks import hides_arguments, take
 from bailian_apps.core.turns import Turn
 from bailian_apps.langchain.answer_run import AnswerRun
 from bailian_apps.langchain.settings import AppSettingsMixin, call_kwargs

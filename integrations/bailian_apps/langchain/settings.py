@@ -16,11 +16,11 @@ from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.redaction import (
     SECRET_FIELDS,
     as_json,
-    hides_arguments,
     redacted,
     wrap_secrets,
 )
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.langchain.errors import RetryableError
 
 if TYPE_CHECKING:

@@ -22,13 +22,12 @@ from bailian_apps.core.errors import AppFailedError, ContentBlockedError, Invali
 from bailian_apps.core.history import Plan
 from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.redaction import (
-    hides_arguments,
     secret_fields,
-    take,
     unwrap_params,
     wrap_params,
 )
 from bailian_apps.core.result import AppResult
+from bailian_apps.core.tracebacks import hides_arguments, take
 from bailian_apps.core.turns import Turn
 from bailian_apps.core.typed_output import agent_message, check_output_schema, typed_output
 from bailian_apps.langchain.arguments import PROMPT, checked_variables, field_values, tool_schema

@@ -29,7 +29,7 @@ from typing_extensions import Unpack
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError, InvalidOutputError
 from bailian_apps.core.invalid_input import raise_invalid_input
-from bailian_apps.core.redaction import hides_arguments
+from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.core.turns import MARKER_KEY, SessionMarker
 from bailian_apps.core.typed_output import check_output_schema, typed_output
 from bailian_apps.llamaindex.keywords import LLMKeywords

@@ -26,7 +26,7 @@ from typing_extensions import Unpack
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.keywords import CallKeywords
-from bailian_apps.core.redaction import hides_arguments
+from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.llamaindex.chat_turn import ChatTurn
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.keywords import LLMKeywords

@@ -31,7 +31,8 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 from llama_index_instrumentation.event_handlers import NullEventHandler
 
-from bailian_apps.core.redaction import take, wrap_secrets
+from bailian_apps.core.redaction import wrap_secrets
+from bailian_apps.core.tracebacks import take
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 

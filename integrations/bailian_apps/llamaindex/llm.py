@@ -37,10 +37,10 @@ from bailian_apps.core.history import plan_request
 from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.keywords import CallKeywords
-from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.request import MAX_INT
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
+from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.core.turns import Turn
 from bailian_apps.llamaindex.instrumentation import instrumented
 from bailian_apps.llamaindex.keywords import LLMKeywords

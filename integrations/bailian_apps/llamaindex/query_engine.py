@@ -24,8 +24,8 @@ from typing_extensions import Unpack
 from bailian_apps.app import BailianApp
 from bailian_apps.core.attachments import read_image
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.redaction import hides_arguments
 from bailian_apps.core.result import AppResult
+from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.core.typed_output import check_output_schema, typed_output
 from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper

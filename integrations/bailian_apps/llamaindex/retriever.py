@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from bailian_apps.app import BailianApp
 from bailian_apps.core.documents import DocumentSource, document_source
-from bailian_apps.core.redaction import hides_arguments
+from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.query_engine import image_option

@@ -22,15 +22,14 @@ from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import InvalidInputError, InvalidOutputError
 from bailian_apps.core.invalid_input import raise_invalid_input
 from bailian_apps.core.redaction import (
-    hides_arguments,
     secret_fields,
-    take,
     to_json_values,
     unwrap_params,
     wrap_params,
     wrap_secrets,
 )
 from bailian_apps.core.result import AppResult
+from bailian_apps.core.tracebacks import hides_arguments, take
 from bailian_apps.core.typed_output import agent_message, check_output_schema, typed_output
 from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.keywords import LLMKeywords

@@ -83,13 +83,7 @@ def read_answer(
             answer["output"]["finish_reason"] = "stop"
         return answer
     if status_code == 200:
-        if not body:
-            raise connection_lost_error(sent=True)
-        raise ProtocolError(
-            f"the server answered 200 with {_kind(headers)}, which is not an answer of this API; "
-            "check that base_url is the API's address",
-            status_code=status_code,
-        )
+        raise _not_an_answer(status_code, headers, body)
     raise _foreign_error(status_code, headers, body, asked)
 
 
@@ -114,15 +108,19 @@ def read_object(
         raise _error_in(answer, None if status_code == 200 else status_code, headers, asked)
     if answer is None and status_code >= 300:
         raise _foreign_error(status_code, headers, body, asked)
-    if answer is None and not body:
-        raise connection_lost_error(sent=True)
     if answer is None:
-        raise ProtocolError(
-            f"the server answered {status_code} with {_kind(headers)}, which is not an answer of "
-            "this API; check that base_url is the API's address",
-            status_code=status_code,
-        )
+        raise _not_an_answer(status_code, headers, body)
     return answer
+
+
+def _not_an_answer(status_code: int, headers: Mapping[str, str], body: bytes) -> BailianError:
+    if not body:
+        return connection_lost_error(sent=True)
+    return ProtocolError(
+        f"the server answered {status_code} with {_kind(headers)}, which is not an answer of this "
+        "API; check that base_url is the API's address",
+        status_code=status_code,
+    )
 
 
 def _refuse_redirect(status_code: int) -> None:

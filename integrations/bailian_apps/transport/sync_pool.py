@@ -155,7 +155,12 @@ class _Connection(_HTTPConnection):
         """
         connected: Any = self.sock
         if connected is None or type(connected) is socket.socket:
-            return super().is_connected
+            try:
+                return super().is_connected
+            except (OSError, ValueError):
+                # Closed by the garbage collector, with an abandoned stream that LangChain read to
+                # its end, and so back into the pool, while both were being finalized.
+                return False
         limit_s = connected.gettimeout()
         try:
             connected.settimeout(0.0)
