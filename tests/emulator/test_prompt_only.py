@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bailian_apps import BailianApp
+from bailian_apps import BailianApp, Client
 from bailian_apps.emulator import Agent, Call, Emulator, Paced, PromptOnly, load_apps
 
 MESSAGES = [
@@ -23,8 +23,10 @@ def echo(call: Call) -> str:
 
 
 def ask(source: Any, prompt: str | None = None, **options: Any) -> str:
-    with Emulator(apps={"app": source}) as cloud:
-        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url)
+    # A client of its own: the default one remembers which app took only a prompt, by address, and
+    # the emulator of an earlier test may have had this port.
+    with Emulator(apps={"app": source}) as cloud, Client() as client:
+        app = BailianApp(app_id="app", api_key="k", base_url=cloud.base_url, client=client)
         return app.invoke(prompt, **options).text
 
 

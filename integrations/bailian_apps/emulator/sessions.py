@@ -76,10 +76,10 @@ class SessionStore:
 
     def advance(self, seconds: float) -> None:
         """Move the clock forward; see `Emulator.advance`."""
-        if not 0 <= seconds < float("inf"):  # which NaN is not either
-            raise ValueError(f"seconds={seconds} must be 0 or more; the clock only moves forward")
-        if seconds > _MAX_AHEAD_S - self._ahead_s:
-            raise ValueError(f"seconds must be at most {_MAX_AHEAD_S:.0f} in all")
+        if not 0 <= seconds <= _MAX_AHEAD_S - self._ahead_s:  # which NaN is not either
+            raise ValueError(
+                f"seconds={seconds} must be 0 or more, and must be at most {_MAX_AHEAD_S:.0f} in all"
+            )
         self._ahead_s += seconds
 
     @property
