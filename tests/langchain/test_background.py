@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import ToolMessage
-from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
@@ -113,15 +112,17 @@ async def test_custom_events_have_the_id_and_each_status(cloud: Any, runnable: A
 
 
 def test_a_graph_streams_the_statuses_and_the_answer(runnable: Any) -> None:
+    graphs = pytest.importorskip("langgraph.graph")
+
     class State(TypedDict, total=False):
         prompt: str
         answer: str
 
     app = runnable()
-    builder = StateGraph(State)
+    builder = graphs.StateGraph(State)
     builder.add_node("write", lambda state: {"answer": app.invoke(state["prompt"]).text})
-    builder.add_edge(START, "write")
-    builder.add_edge("write", END)
+    builder.add_edge(graphs.START, "write")
+    builder.add_edge("write", graphs.END)
     streamed = list(builder.compile().stream({"prompt": "Tea"}, stream_mode=["custom", "messages"]))
     custom = [part for mode, part in streamed if mode == "custom"]
     assert [part["status"] for part in custom if part["type"] == "bailian_run"][-1] == "completed"

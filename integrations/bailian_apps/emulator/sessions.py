@@ -78,7 +78,8 @@ class SessionStore:
         """Move the clock forward; see `Emulator.advance`."""
         if not 0 <= seconds <= _MAX_AHEAD_S - self._ahead_s:  # which NaN is not either
             raise ValueError(
-                f"seconds={seconds} must be 0 or more, and must be at most {_MAX_AHEAD_S:.0f} in all"
+                f"seconds={seconds} must be 0 or more, "
+                f"and must be at most {_MAX_AHEAD_S:.0f} in all"
             )
         self._ahead_s += seconds
 
