@@ -1,6 +1,6 @@
 """Writes what repeats the settings: `python docs/settings_table.py`.
 
-That is the tables in docs/app.md and docs/parameters.md, and core/keywords.py, which has the
+That is the tables in docs/en/app.md and docs/en/parameters.md, and core/keywords.py, which has the
 keyword arguments of calls for type checkers and editors.
 
 A field's docstring holds its meaning, then `Default: …`, the kind of app it works for and, last,
@@ -26,8 +26,8 @@ from pydantic.fields import FieldInfo
 from bailian_apps.core.request import AppRequest, Input, Parameter
 from bailian_apps.core.settings import AppSettings, Timeout
 
-PAGE = Path(__file__).with_name("app.md")
-PARAMETERS_PAGE = Path(__file__).with_name("parameters.md")
+PAGE = Path(__file__).with_name("en") / "app.md"
+PARAMETERS_PAGE = Path(__file__).with_name("en") / "parameters.md"
 KEYWORDS = Path(__file__).parents[1] / "integrations" / "bailian_apps" / "core" / "keywords.py"
 BEGIN, END = "<!-- settings -->", "<!-- end -->"
 

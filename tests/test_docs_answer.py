@@ -1,4 +1,4 @@
-"""The tables of an answer's and of a step's fields in docs/app.md are complete."""
+"""The tables of an answer's and of a step's fields in docs/en/app.md are complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from bailian_apps import AppResult, Step
 
-PAGE = Path(__file__).parents[1] / "docs" / "app.md"
+PAGE = Path(__file__).parents[1] / "docs/en/app.md"
 
 
 def names_in_table(heading: str) -> list[str]:

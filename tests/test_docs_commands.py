@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are for a shell"),
 ]
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs/en"
 PRELUDE = "set -eu\npip() { :; }\n"  # nothing is installed here
 
 

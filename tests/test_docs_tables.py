@@ -1,4 +1,4 @@
-"""The tables in docs/app.md and docs/parameters.md are those of the source."""
+"""The tables in docs/en/app.md and docs/en/parameters.md are those of the source."""
 
 from __future__ import annotations
 

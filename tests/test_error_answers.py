@@ -1,6 +1,6 @@
 """Errors of the cloud in every shape, from `BailianApp` and both adapters, whole and streamed.
 
-The table of codes is the one of docs/errors.md, which is that of the vendor's error page
+The table of codes is the one of docs/en/errors.md, which is that of the vendor's error page
 (help.aliyun.com/zh/model-studio/error-code).
 """
 
@@ -25,13 +25,13 @@ from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.langchain import ChatBailianApp
 from bailian_apps.llamaindex import BailianAppLLM
 
-PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
+PAGE = Path(__file__).parents[1] / "docs/en/errors.md"
 ROW = re.compile(r"\| (\d+|200 or none) \| ((?:`[^`]+`,? ?)+)\| ([^|]+) \| `(\w+)` \| (yes|no) \|")
 
 
 @dataclass(frozen=True)
 class Documented:
-    """One code of the table in docs/errors.md."""
+    """One code of the table in docs/en/errors.md."""
 
     status: int
     code: str

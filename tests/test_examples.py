@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 ELSEWHERE = {ROOT / "examples/session_files.py", ROOT / "examples/ray_batch.py"}
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - ELSEWHERE)
 DOCS = [
-    *sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs/ray.md"}),
+    *sorted(set((ROOT / "docs").glob("*/*.md")) - {ROOT / "docs/en/ray.md"}),
     ROOT / "README.md",
     ROOT / "README.zh-CN.md",
 ]

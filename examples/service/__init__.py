@@ -1,1 +1,1 @@
-"""A chat service: one app, many users, several workers. See docs/serving.md."""
+"""A chat service: one app, many users, several workers. See docs/en/serving.md."""

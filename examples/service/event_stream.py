@@ -25,7 +25,7 @@ class EventStream(StreamingResponse):
 
     One task reads the events from their beginning to their end, so that what it reads is closed by
     the task that opened it. It is cancelled once: LangGraph's `astream` does not survive being
-    cancelled again while it closes, see docs/serving.md.
+    cancelled again while it closes, see docs/en/serving.md.
     """
 
     media_type = "text/event-stream"

@@ -228,7 +228,7 @@ def test_no_pickle_holds_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples/ray_batch.py"
-PAGE = Path(__file__).parents[2] / "docs/ray.md"
+PAGE = Path(__file__).parents[2] / "docs/en/ray.md"
 START = """
 import os, ray, ray.data
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

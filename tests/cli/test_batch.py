@@ -23,7 +23,7 @@ from bailian_apps.cli.batch_run import (
 )
 from bailian_apps.emulator import Call, Emulator
 
-DOCS = Path(__file__).parents[2] / "docs" / "batch.md"
+DOCS = Path(__file__).parents[2] / "docs/en/batch.md"
 
 
 def echo(call: Call) -> str:

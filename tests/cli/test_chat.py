@@ -252,7 +252,7 @@ def test_a_chat_without_a_key_or_an_app_says_so_before_the_first_message(tmp_pat
 def test_every_slash_command_is_in_the_help_and_in_the_docs(
     cloud: Emulator, tmp_path: Path
 ) -> None:
-    documented = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text("utf-8")
+    documented = (Path(__file__).parents[2] / "docs/en/command-line.md").read_text("utf-8")
     rows = re.findall(r"^\| `(/[a-z]+)", documented, re.M)
     shown = chat(cloud, "/help", folder=tmp_path)
     listed = [line.partition(" ")[0] for line in shown[1:] if line.startswith("/")]

@@ -24,7 +24,7 @@ from bailian_apps.core import errors
 from bailian_apps.emulator import Call, Emulator
 
 RECORDING = "workflow-two-llm.sse"
-DOCS = Path(__file__).parents[2] / "docs" / "command-line.md"
+DOCS = Path(__file__).parents[2] / "docs/en/command-line.md"
 
 
 def echo(call: Call) -> str:

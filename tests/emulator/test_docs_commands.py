@@ -23,7 +23,7 @@ SERVERS = ("bailian-apps serve", "bailian-apps record ")
 
 
 def blocks_of(page: str, language: str) -> list[str]:
-    text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+    text = (ROOT / f"docs/en/{page}.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
@@ -155,6 +155,6 @@ def test_the_yaml_of_the_scenarios_page_is_served(tmp_path: Path) -> None:
 
 def test_commands_stand_in_blocks_that_are_run() -> None:
     for page in PAGES:
-        text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+        text = (ROOT / f"docs/en/{page}.md").read_text(encoding="utf-8")
         outside = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
         assert not re.search(r"^    (bailian-apps|export|python|curl) ", outside, re.M), page

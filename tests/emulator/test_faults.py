@@ -37,7 +37,7 @@ from bailian_apps.emulator import Call, Emulator
 from bailian_apps.emulator.faults.plan import FaultPlan, FaultSpec
 from bailian_apps.emulator.faults.table import markdown_table
 
-PAGE = Path(__file__).parents[2] / "docs" / "emulator-faults.md"
+PAGE = Path(__file__).parents[2] / "docs/en/emulator-faults.md"
 TEXT = "你好。"
 HALF = "你好"
 

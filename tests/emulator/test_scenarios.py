@@ -169,7 +169,7 @@ def test_the_steps_are_those_of_the_scenario(
     assert sorted(models) == [("qwen-max", 9, 3), ("qwen-max", 25, 12)]
 
 
-# No character twice: JSON nodes whose pieces repeat what came before are ambiguous (docs/app.md).
+# No character twice: JSON nodes whose pieces repeat what came before are ambiguous (docs/en/app.md).
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="{}")
 NODE_TEXTS = st.lists(CHARACTERS, unique=True, max_size=12).map("".join)
 OUTPUTS = NODE_TEXTS | st.builds(
@@ -439,7 +439,7 @@ def test_a_folder_has_one_app_per_file(
 def test_the_example_of_the_page_can_be_loaded(
     tmp_path: Path, recordings: Path, post: Callable[..., Any]
 ) -> None:
-    page = Path(__file__).parents[2] / "docs" / "scenarios.md"
+    page = Path(__file__).parents[2] / "docs/en/scenarios.md"
     block, *_ = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     (tmp_path / "recordings").mkdir()
     (tmp_path / "recordings" / "old.sse").write_bytes(

@@ -16,7 +16,7 @@ from bailian_apps.emulator import RECORDINGS
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "langchain.md"
+PAGE = ROOT / "docs/en/langchain.md"
 EXAMPLE = ROOT / "examples" / "langchain_chat.py"
 TRAVEL = RECORDINGS / "travel-workflow.jsonl"
 

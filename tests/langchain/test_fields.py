@@ -124,7 +124,7 @@ class Trip(BaseModel):
 def test_a_prompt_and_a_parser_return_a_pydantic_object(
     ask: Any, start_cloud: Any, make_model: Any
 ) -> None:
-    """As docs/langchain.md shows it."""
+    """As docs/en/langchain.md shows it."""
 
     def app(call: Call) -> list[Any]:
         assert '"dishes"' in call.prompt  # it received the schema

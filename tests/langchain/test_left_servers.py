@@ -1,6 +1,6 @@
 """What becomes of an app's run when a client leaves a server, in each form of streaming.
 
-docs/serving.md has this table.
+docs/en/serving.md has this table.
 """
 
 from __future__ import annotations

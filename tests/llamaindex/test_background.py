@@ -1,4 +1,4 @@
-"""A workflow's step that waits for a background run, as docs/background.md shows it."""
+"""A workflow's step that waits for a background run, as docs/en/background.md shows it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bailian_apps import BailianApp, SubmissionUnknownError
 from bailian_apps.emulator import Call, Emulator
 
 WAIT_S = 60
-PAGE = Path(__file__).parents[2] / "docs/background.md"
+PAGE = Path(__file__).parents[2] / "docs/en/background.md"
 
 
 @pytest.fixture

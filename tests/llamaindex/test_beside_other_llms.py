@@ -37,7 +37,7 @@ from bailian_apps.llamaindex import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-PAGE = Path(__file__).parents[2] / "docs" / "llamaindex-agents.md"
+PAGE = Path(__file__).parents[2] / "docs/en/llamaindex-agents.md"
 WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
 
 

@@ -15,7 +15,7 @@ from bailian_apps.emulator import Emulator
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "llamaindex.md"
+PAGE = ROOT / "docs/en/llamaindex.md"
 SUNSET = "`langchain-community` is being sunset"
 EXAMPLE = ROOT / "examples" / "llamaindex_query.py"
 

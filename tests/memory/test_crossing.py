@@ -1,4 +1,4 @@
-"""A conversation moves between the frameworks, as docs/memory-stores.md says how."""
+"""A conversation moves between the frameworks, as docs/en/memory-stores.md says how."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from redis import Redis
 from bailian_apps.langchain import ChatBailianApp
 from bailian_apps.llamaindex import BailianAppChatEngine, BailianAppLLM
 
-PAGE = Path(__file__).parents[2] / "docs/memory-stores.md"
+PAGE = Path(__file__).parents[2] / "docs/en/memory-stores.md"
 
 
 @pytest.fixture

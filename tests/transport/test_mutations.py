@@ -1,7 +1,7 @@
 """Recordings, mutated and cut at random: the right events, or a typed error.
 
 The number of examples is `BAILIAN_EXAMPLES` (default 150 for each property); 100,000 were run once,
-see docs/benchmarks.md.
+see docs/en/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ SAMPLES: dict[str, Any] = {
     "name", sorted(AppRequest.model_fields.keys() - {"app_id", "extra_body", "secret_biz_params"})
 )
 def test_every_field_of_the_body_has_the_name_and_place_of_the_sdk(name: str) -> None:
-    """As docs/parameters.md shows them: there, the SDK's name is the wire's."""
+    """As docs/en/parameters.md shows them: there, the SDK's name is the wire's."""
     marks = AppRequest.model_fields[name].metadata
     wire_name = next(mark.name for mark in marks if isinstance(mark, (Input, Parameter))) or name
     value = SAMPLES.get(name, False)

@@ -113,7 +113,7 @@ class BackgroundRun:
 
         Raises:
             NoResultError: The run has not ended, as far as is known, or was cancelled.
-            BailianError: The run failed, see `docs/errors.md`.
+            BailianError: The run failed, see `docs/en/errors.md`.
         """
         finished = self.events()[-1]
         assert isinstance(finished, RunFinished)  # noqa: S101 - always the last

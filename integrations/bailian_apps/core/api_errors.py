@@ -1,8 +1,8 @@
 """Which error the cloud's answer is: by its code, or else by its HTTP status.
 
 The table of codes is that of the vendor's error page (help.aliyun.com/zh/model-studio/error-code),
-as docs/errors.md shows it; the codes of the console's gateway are from public clients. In a stream
-the code decides, because the HTTP status may be missing.
+as docs/en/errors.md shows it; the codes of the console's gateway are from public clients. In a
+stream the code decides, because the HTTP status may be missing.
 """
 
 from __future__ import annotations

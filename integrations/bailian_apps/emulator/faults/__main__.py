@@ -1,4 +1,4 @@
-"""Prints the table of docs/emulator-faults.md: `python -m bailian_apps.emulator.faults`."""
+"""Prints the table of docs/en/emulator-faults.md: `python -m bailian_apps.emulator.faults`."""
 
 import sys
 

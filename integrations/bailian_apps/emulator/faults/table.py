@@ -1,6 +1,6 @@
 """All faults by their names. A new fault is one row of `FAULTS`.
 
-docs/emulator-faults.md has this table too; `python -m bailian_apps.emulator.faults` prints it.
+docs/en/emulator-faults.md has this table too; `python -m bailian_apps.emulator.faults` prints it.
 """
 
 import re
@@ -340,6 +340,6 @@ FAULTS: dict[str, Fault] = {
 
 
 def markdown_table() -> str:
-    """Return the table of docs/emulator-faults.md."""
+    """Return the table of docs/en/emulator-faults.md."""
     rows = [f"| `{name}` | {fault.description} |" for name, fault in FAULTS.items()]
     return "\n".join(["| name | what the client observes |", "|---|---|", *rows])

@@ -89,7 +89,7 @@ def web_page_problem(
 ) -> str | None:
     """Return why a request is refused because of the web page that sent it, or None.
 
-    The rule; docs/emulator.md has it for users:
+    The rule; docs/en/emulator.md has it for users:
 
     - A program and a page of the server itself may do everything.
     - Another page of this machine, or of an allowed host, may call the API and read.
