@@ -77,7 +77,7 @@ format: .venv/.installed ## Format the source, and repair what ruff can.
 # Versions that are locked already stay, unless UPGRADE=--upgrade.
 lock: .venv-lock/bin/uv ## Write the lock files anew, after a change to pyproject.toml or floor.txt.
 	$< pip compile --quiet --universal --python-version 3.10 --custom-compile-command "make lock" $(UPGRADE) \
-		--all-extras --group dev --group stores --group build --output-file requirements/dev.lock pyproject.toml
+		--all-extras --group dev --group stores --group docs --group release --group build --output-file requirements/dev.lock pyproject.toml
 	$< pip compile --quiet --universal --python-version 3.10 --custom-compile-command "make lock" $(UPGRADE) \
 		--all-extras --group test --group floor --group build --constraint floor.txt --output-file requirements/floor.lock pyproject.toml
 
@@ -93,7 +93,7 @@ clean: ## Remove everything that was installed.
 	@echo "== installing into .venv"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP_INSTALL) --constraint requirements/dev.lock --upgrade pip
-	$(BIN)/python $(PIP_INSTALL) $(LOCKED) --editable ".[all,ray]" --group dev --group stores
+	$(BIN)/python $(PIP_INSTALL) $(LOCKED) --editable ".[all,ray]" --group dev --group stores --group docs --group release
 	@touch $@
 
 # uv installs in seconds what takes pip a minute. It does not read pip's configuration; where it fails, pip installs.
