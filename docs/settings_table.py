@@ -280,7 +280,7 @@ def tables(language: Language) -> str:
     settings.sort(key=lambda line: (line[3] == _NOT_SENT) - bool(_SENT_OUTSIDE_BODY.match(line[3])))
     parts: list[str] = []
     for title, first, rows in (
-        ("Settings", "setting", settings),
+        ("All settings", "setting", settings),
         ("Options of a call", "option", calls),
         ("`Timeout`", "limit", limits),
     ):
