@@ -156,7 +156,8 @@ def test_a_run_that_failed_while_nobody_waited_has_failed(
 
 def test_a_closed_batch_does_not_wait_for_its_runs(slow_cloud: Emulator, tmp_path: Path) -> None:
     app = app_of(slow_cloud)
-    batch = run_batch(app, [{"prompt": "a"}, 7], journal=tmp_path / "j", background=True)
+    prompts: list[Any] = ["a", 7]
+    batch = run_batch(app, prompts, journal=tmp_path / "j", background=True)
     assert next(batch).id == "2"  # no prompt; the first waits for its run
     wait_for_questions(slow_cloud, 1)
     batch.close()
