@@ -235,7 +235,7 @@ class Language:
 
     def tests(self, english: str) -> str:
         """Return what a parameter is tested by: words and files, with commas between them."""
-        return ", ".join(map(self.word, english.split(", ")))
+        return ("、" if self.words else ", ").join(map(self.word, english.split(", ")))
 
     def translated(self, line: Iterable[str]) -> list[str]:
         """Return the row of a field: its name, any other cells, and last its meaning."""
