@@ -23,7 +23,7 @@ from bailian_apps.cli.batch_run import (
 )
 from bailian_apps.emulator import Call, Emulator
 
-DOCS = Path(__file__).parents[2] / "docs/en/batch.md"
+PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*/batch.md"))
 
 
 def echo(call: Call) -> str:
@@ -273,7 +273,8 @@ def test_ctrl_c_finishes_calls_in_flight_and_twice_ends_them(
     assert len(cloud.requests) == 6
 
 
-def test_the_page_lists_the_exit_codes() -> None:
-    page = DOCS.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_the_page_lists_the_exit_codes(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
     for code in (SOME_FAILED, SOME_UNKNOWN, BUDGET_REACHED, 130):
         assert f"| {code} |" in page
