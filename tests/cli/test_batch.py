@@ -286,3 +286,19 @@ def test_the_page_lists_the_exit_codes(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     for code in (SOME_FAILED, SOME_UNKNOWN, BUDGET_REACHED, 130):
         assert f"| {code} |" in page
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_the_command_and_the_lines_of_the_page_fit(
+    path: Path, cloud: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = path.read_text(encoding="utf-8")
+    line_in, line_out = re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)
+    Path("in.jsonl").write_text(line_in, encoding="utf-8")
+    [command] = re.findall(r"^bailian-apps (batch in\.jsonl .*)$", page, re.M)
+    arguments = command.replace("APP_ID", "echo").split()
+    assert exit_code_of(monkeypatch, *arguments) == 0
+    [line] = read_lines()
+    documented = json.loads(line_out)
+    assert (line["id"], set(line)) == (documented["id"], set(documented))
+    assert set(line["usage"]) <= set(documented["usage"])
