@@ -6,8 +6,10 @@ picture 700 units wide.
     python docs/make_diagrams.py
 """
 
+# ruff: noqa: E501 - the texts of a picture, and its style
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -293,7 +295,7 @@ def requests(language: str) -> Diagram:
     for y, words, kind in boxes:
         draw.box(column, y, width, 36, words, kind)
     middle = column + width / 2
-    for (y, _, _), (to_y, _, _) in zip(boxes, boxes[1:], strict=False):
+    for (y, _, _), (to_y, _, _) in itertools.pairwise(boxes):
         draw.arrow((middle, y + 36), (middle, to_y))
     draw.text(
         20,
