@@ -289,7 +289,7 @@ def requests(language: str) -> Diagram:
         (188, ("wait for a slot, claim the round", "等待并发名额，占用会话轮次"), "box"),
         (250, ("attempt: key, connection, one POST", "一次尝试：取 Key、建连接、POST"), "blue"),
         (342, ("first frame", "第一帧"), "green"),
-        (398, ("frames → events → chunks", "数据帧 → 事件 → 分片"), "green"),
+        (398, ("frames → events → chunks", "数据帧 → 事件 → chunk"), "green"),
         (454, ("last frame → AppResult, marker", "最后一帧 → AppResult、会话标记"), "green"),
     )
     for y, words, kind in boxes:
