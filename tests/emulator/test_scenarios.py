@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.pages import blocks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.pages import blocks
 
 from bailian_apps import AppFailedError, AppResult, BailianApp
 from bailian_apps.core.decoder import Decoder
