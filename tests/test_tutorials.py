@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 DOCS = Path(__file__).parents[1] / "docs"
-LANGUAGES = ["en"]
+LANGUAGES = ["en", "zh"]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 _FILE = re.compile(r"# ([\w.-]+\.(?:py|yaml))\n")
@@ -63,6 +63,8 @@ class Reader:
                 self.serve(text)
             elif kind == "sh":
                 printed.append(self.run(text))
+            elif kind == "text":
+                assert text in printed[-1], f"{page.name} does not show {printed[-1]}"
             else:
                 assert kind not in ("python", "yaml"), f"{page.name}: nobody runs {text!r}"
         return "".join(printed)
@@ -131,6 +133,4 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_first_app(language: str, reader: Reader) -> None:
-    printed = reader.walk(DOCS / language / "first-app.md")
-    assert "120 " in printed  # tokens of a run of ask.py
-    assert printed.count("2\n") >= 1  # the round
+    reader.walk(DOCS / language / "first-app.md")
