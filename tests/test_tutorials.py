@@ -134,3 +134,9 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_first_app(language: str, reader: Reader) -> None:
     reader.walk(DOCS / language / "first-app.md")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_tested_app(language: str, reader: Reader) -> None:
+    printed = reader.walk(DOCS / language / "tested-app.md")
+    assert re.findall(r"(\d+) passed", printed) == ["2", "4", "5"]
