@@ -31,7 +31,7 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 _FILE = re.compile(r"# ([\w.-]+\.(?:py|yaml))\n")
 _SERVER = re.compile(r"bailian-apps (?:serve|record) ")
 # Nothing is installed here; a virtual environment would be without this package.
-_PRELUDE = "set -eu\npip() { :; }\npython() { if [ \"$*\" != '-m venv .venv' ]; then command python \"$@\"; fi; }\n"
+_PRELUDE = 'set -eu\npip() { :; }\npython() { if [ "$*" != \'-m venv .venv\' ]; then command python "$@"; fi; }\n'
 
 
 class Reader:
@@ -140,3 +140,9 @@ def test_the_first_app(language: str, reader: Reader) -> None:
 def test_a_tested_app(language: str, reader: Reader) -> None:
     printed = reader.walk(DOCS / language / "tested-app.md")
     assert re.findall(r"(\d+) passed", printed) == ["2", "4", "5"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_agent_with_two_apps(language: str, reader: Reader) -> None:
+    printed = reader.walk(DOCS / language / "two-apps.md")
+    assert re.findall(r"(\d+) passed", printed) == ["2"]
