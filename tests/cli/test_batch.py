@@ -273,6 +273,14 @@ def test_ctrl_c_finishes_calls_in_flight_and_twice_ends_them(
     assert len(cloud.requests) == 6
 
 
+def test_a_batch_of_background_runs(cloud: Emulator) -> None:
+    write_lines({"prompt": "a"}, {"prompt": "b"})
+    command = ["batch", "in.jsonl", "out.jsonl", "--app", "echo", "--background"]
+    done = bailian(*command, DASHSCOPE_HTTP_BASE_URL=cloud.base_url)
+    assert (done.returncode, [line["status"] for line in read_lines()]) == (0, ["answered"] * 2)
+    assert {request.method for request in cloud.requests} == {"POST", "GET"}
+
+
 def test_the_page_lists_the_exit_codes() -> None:
     page = DOCS.read_text(encoding="utf-8")
     for code in (SOME_FAILED, SOME_UNKNOWN, BUDGET_REACHED, 130):
