@@ -16,7 +16,7 @@ pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
 # Without the one that needs an AccessKey pair, which tests/test_session_files.py runs, and the one
-# that starts a cluster: tests/batch/test_ray_data.py runs it, and the code in its page.
+# that starts a cluster: tests/batch/test_ray_data.py runs it, and the code in its pages.
 ELSEWHERE = {ROOT / "examples/session_files.py", ROOT / "examples/ray_batch.py"}
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - ELSEWHERE)
 # Run by tests/batch/test_ray_data.py and by tests/test_docs_notebooks.py.
@@ -91,7 +91,7 @@ TUTORIALS = ("first-app.md", "tested-app.md", "two-apps.md")
 @pytest.mark.parametrize(
     "path",
     [path for path in DOCS if code_of(path) and path.name not in TUTORIALS],
-    ids=lambda path: f"{path.parent.name}-{path.name}" if path.parent.name == "zh" else path.name,
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_the_code_in_a_page_runs(path: Path, tmp_path: Path) -> None:
     """All blocks of a page, one after the other, with the two variables set."""
