@@ -76,6 +76,7 @@ def build(model: ChatBailianApp) -> gr.ChatInterface:
         reply,
         title="Travel guide",
         additional_inputs=[turns],
+        additional_inputs_accordion=gr.Accordion(visible=False),
         additional_outputs=[turns],
         concurrency_limit=100,  # Gradio's default is one answer at a time, for all users
         api_visibility="private",

@@ -36,10 +36,9 @@ def run(language: str, service: str, server: Collector, folder: Path, **more: st
     text = section(language, service)
     exported = dict(re.findall(r"^export (\w+)=(\S+)$", text, re.M))
     assert exported
-    addresses = {
-        name: server.url
-        for name in ("LANGSMITH_ENDPOINT", "LANGFUSE_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    }
+    addresses = dict.fromkeys(
+        ("LANGSMITH_ENDPOINT", "LANGFUSE_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"), server.url
+    )
     program = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S))
     with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:
         variables = {
