@@ -17,10 +17,12 @@ pytestmark = pytest.mark.process
 ROOT = Path(__file__).parent.parent
 # Without the one that needs an AccessKey pair, which tests/test_session_files.py runs, and the one
 # that starts a cluster: tests/batch/test_ray_data.py runs it, and the code in its pages.
-ELSEWHERE = {ROOT / "examples/session_files.py", ROOT / "examples/ray_batch.py"}
+ELSEWHERE = {
+    ROOT / "examples" / name for name in ("session_files.py", "ray_batch.py", "gradio_chat.py")
+}
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - ELSEWHERE)
-# Run by tests/batch/test_ray_data.py and by tests/test_docs_notebooks.py.
-PAGES_ELSEWHERE = {"ray.md", "notebooks.md"}
+# Run by tests/batch/test_ray_data.py, tests/test_docs_notebooks.py and tests/test_docs_tracing.py.
+PAGES_ELSEWHERE = {"ray.md", "notebooks.md", "tracing.md"}
 DOCS = [
     *(page for page in sorted((ROOT / "docs").glob("*/*.md")) if page.name not in PAGES_ELSEWHERE),
     ROOT / "README.md",
