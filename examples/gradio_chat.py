@@ -75,6 +75,7 @@ def build(model: ChatBailianApp) -> gr.ChatInterface:
     return gr.ChatInterface(
         reply,
         title="Travel guide",
+        chatbot=gr.Chatbot(buttons=["copy", "copy_all"]),  # "share" would send it to Hugging Face
         additional_inputs=[turns],
         additional_inputs_accordion=gr.Accordion(visible=False),
         additional_outputs=[turns],
