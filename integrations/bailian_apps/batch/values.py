@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, cast
 from bailian_apps.core.attachments import images_digest
 from bailian_apps.core.errors import BailianError, InvalidInputError, RequestState, ServerError
 from bailian_apps.core.json_values import kind_of, require_utf8
+from bailian_apps.core.language import N_
 from bailian_apps.core.redaction import redact_kwargs, redact_value, secret_names
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
 
@@ -65,12 +66,16 @@ class Prompt:
         if isinstance(given, Mapping):
             options = {str(k): v for k, v in cast("Mapping[object, Any]", given).items()}
         elif not isinstance(given, str):
-            raise InvalidInputError("prompts", f"must hold str or mappings, not {kind_of(given)}")
+            raise InvalidInputError(
+                "prompts", N_("must hold str or mappings, not {kind}").format(kind=kind_of(given))
+            )
         named: object = options.pop("id", None)
         if named is None:
             named = position
         if isinstance(named, bool) or not isinstance(named, str | int) or named == "":
-            raise InvalidInputError("id", f"must be a str or an int, not {kind_of(named)}")
+            raise InvalidInputError(
+                "id", N_("must be a str or an int, not {kind}").format(kind=kind_of(named))
+            )
         require_utf8(str(named), "id")
         for name in _OF_THE_APP:
             if name in options:
