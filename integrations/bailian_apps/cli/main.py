@@ -9,9 +9,10 @@ from pathlib import Path
 
 from bailian_apps.cli.commands import app
 from bailian_apps.cli.keys import refuse_keys
-from bailian_apps.cli.shell import console, prepare_streams
+from bailian_apps.cli.shell import can_show_chinese, console, prepare_streams
 from bailian_apps.cli.view import ConsoleHandler, format_error, print_note
 from bailian_apps.core import errors
+from bailian_apps.core.language import use_english
 
 EXIT_CODES: dict[type[errors.BailianError], int] = {
     errors.BailianError: 1,
@@ -41,6 +42,8 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by the parent process, as with `>&-`
             setattr(sys, name, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
     prepare_streams()
+    if not can_show_chinese():
+        use_english()
     err = console(stderr=True)
     logging.getLogger("bailian_apps").addHandler(ConsoleHandler(err, logging.WARNING))
     try:
