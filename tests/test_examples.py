@@ -16,11 +16,13 @@ pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
 # Without the one that needs an AccessKey pair, which tests/test_session_files.py runs, and the one
-# that starts a cluster: tests/batch/test_ray_data.py runs it, and the code in its page.
+# that starts a cluster: tests/batch/test_ray_data.py runs it, and the code in its pages.
 ELSEWHERE = {ROOT / "examples/session_files.py", ROOT / "examples/ray_batch.py"}
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - ELSEWHERE)
+# Run by tests/batch/test_ray_data.py and by tests/test_docs_notebooks.py.
+PAGES_ELSEWHERE = {"ray.md", "notebooks.md"}
 DOCS = [
-    *sorted(set((ROOT / "docs").glob("*/*.md")) - {ROOT / "docs/en/ray.md"}),
+    *(page for page in sorted((ROOT / "docs").glob("*/*.md")) if page.name not in PAGES_ELSEWHERE),
     ROOT / "README.md",
     ROOT / "README.zh-CN.md",
 ]
@@ -83,7 +85,9 @@ def code_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in DOCS if code_of(path)], ids=lambda path: path.name
+    "path",
+    [path for path in DOCS if code_of(path)],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_the_code_in_a_page_runs(path: Path, tmp_path: Path) -> None:
     """All blocks of a page, one after the other, with the two variables set."""

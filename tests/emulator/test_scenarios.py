@@ -169,7 +169,7 @@ def test_the_steps_are_those_of_the_scenario(
     assert sorted(models) == [("qwen-max", 9, 3), ("qwen-max", 25, 12)]
 
 
-# No character twice: JSON nodes whose pieces repeat what came before are ambiguous (docs/en/app.md).
+# No character twice: JSON nodes whose pieces repeat what came before are ambiguous (docs/en/result.md).
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="{}")
 NODE_TEXTS = st.lists(CHARACTERS, unique=True, max_size=12).map("".join)
 OUTPUTS = NODE_TEXTS | st.builds(

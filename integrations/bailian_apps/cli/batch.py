@@ -46,6 +46,10 @@ _Journal = Annotated[
 _RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Ask prompts that failed before again.")
 ]
+_Background = Annotated[
+    bool,
+    typer.Option("--background", help="Make each prompt a background run, for long apps."),
+]
 _Idempotent = Annotated[
     bool,
     typer.Option(
@@ -67,6 +71,7 @@ def batch(
     max_time: _MaxTime = None,
     journal: _Journal = None,
     retry_failed: _RetryFailed = False,
+    background: _Background = False,
     idempotent: _Idempotent = False,
     profile: ProfileName = None,
     biz: Biz = None,
@@ -111,6 +116,7 @@ def batch(
         requests_per_minute=rpm,
         budget=Budget(calls=max_calls, tokens=max_tokens, time_s=max_time),
         retry_failed=retry_failed,
+        background=background,
         progress=not quiet,
     )
     if code:
