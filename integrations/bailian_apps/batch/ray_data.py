@@ -230,7 +230,9 @@ class BailianAppMapper:
     def _prompt(self, row: Mapping[str, Any]) -> dict[str, Any]:
         if row.get(self._id_column) is None:
             raise InvalidInputError(
-                f"column {self._id_column!r}", "is missing or empty", "Give each row an id"
+                N_("column {name!r}").format(name=self._id_column),
+                "is missing or empty",
+                "Give each row an id",
             )
         names = (self._prompt_column, *self._option_columns)
         options = {name: row[name] for name in names if row.get(name) is not None}

@@ -228,7 +228,9 @@ COLUMNS = {
 
 def repeated_id(prompt_id: str) -> InvalidInputError:
     """Return the error of an id that the input has twice."""
-    return InvalidInputError(f"id {prompt_id!r}", "is used twice", "Give each prompt its own")
+    return InvalidInputError(
+        N_("id {id!r}").format(id=prompt_id), "is used twice", "Give each prompt its own"
+    )
 
 
 def status_of(error: BailianError) -> BatchStatus:
