@@ -54,7 +54,7 @@ def describe(counts: BatchCounts) -> str:
     parts.append(_("{count} tokens").format(count=counts.tokens))
     if counts.pause_s > 1:
         parts.append(_("the cloud is busy, {seconds:.0f} s pause").format(seconds=counts.pause_s))
-    return ", ".join(parts)
+    return _(", ").join(parts)
 
 
 @contextlib.contextmanager

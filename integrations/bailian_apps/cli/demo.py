@@ -72,7 +72,7 @@ def run_demo(console: Console, *, pace: float) -> None:
     usage = result.usage
     tokens = format_tokens(usage.input_tokens, usage.output_tokens)
     steps = ngettext("{count} step", "{count} steps", len(result.steps))
-    print_note(console, f"{steps}, {tokens}")
+    print_note(console, _(", ").join((steps, tokens)))
     print_note(console, _("Open {path} in a browser.").format(path=_save_picture(result)), "")
 
 

@@ -16,6 +16,8 @@ from bailian_apps.core.language import use_english
 
 EXIT_CODES: dict[type[errors.BailianError], int] = {
     errors.BailianError: 1,
+    errors.NoResultError: 1,  # of `runs wait`: the run was cancelled
+    errors.SubmissionUnknownError: 1,
     errors.InvalidInputError: 2,
     errors.AuthenticationError: 3,
     errors.PermissionDeniedError: 4,

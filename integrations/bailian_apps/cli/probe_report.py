@@ -251,7 +251,8 @@ def outcome(answer: Answer) -> Text:
         format_tokens(usage.input_tokens, usage.output_tokens) if usage.models else _("no usage")
     )
     frames = ngettext("{count} frame", "{count} frames", answer.frames)
-    return Text.assemble(("✓ ", "green"), f"{answer.seconds:.1f} s, {frames}, {tokens}")
+    facts = _(", ").join((f"{answer.seconds:.1f} s", frames, tokens))
+    return Text.assemble(("✓ ", "green"), facts)
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
@@ -293,7 +294,7 @@ def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     calls = ngettext("{count} call", "{count} calls", len(usages))
     models = dict.fromkeys(model["model_id"] for usage in usages for model in usage["models"])
     used = format_tokens(*tokens) if models else _("no tokens reported")
-    yield _("cost"), f"{calls}, {used}"
+    yield _("cost"), _(", ").join((calls, used))
     if models:
         yield _("models"), ", ".join(models)
     yield "", ""

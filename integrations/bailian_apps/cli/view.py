@@ -174,9 +174,9 @@ def in_command_words(message: str) -> str:
 
 
 def _with_option(error: InvalidInputError) -> InvalidInputError:
-    unknown = error.problem == "is not a setting"  # then the field is the user's own word
-    field = error.field if unknown else _OPTIONS.get(error.field, error.field)
-    return error.renamed(field)
+    if error.field not in _OPTIONS or error.problem == "is not a setting":
+        return error  # the latter's field is the user's own word
+    return error.renamed(_OPTIONS[error.field])
 
 
 def as_json(result: AppResult) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def print_totals(result: AppResult, console: Console) -> None:
         _("session {id}").format(id=result.session_id) if result.session_id else "",
     )
     if any(facts):
-        print_note(console, ", ".join(fact for fact in facts if fact))
+        print_note(console, _(", ").join(fact for fact in facts if fact))
 
 
 class RunView:

@@ -153,6 +153,7 @@ class BailianError(Exception):
 _MAX_MESSAGE = 2_000  # characters
 _MAX_DETAILS = 1_600  # of a list of fields, with what is wrong with each; the rest are only named
 _MAX_FIELD = 200
+_FIRST_WIDE = "\u2e80"  # Chinese characters and their punctuation have no spaces between them
 
 
 class InvalidInputError(BailianError, ValueError):
@@ -210,7 +211,8 @@ class InvalidInputError(BailianError, ValueError):
             # A plain text is a name in the program.
             field = printable(translated(named, into) if isinstance(named, Message) else named)
             problem, hint = (printable(translated(each, into)) for each in rest)
-        text = f"{_shortened(field, _MAX_FIELD)} {problem}"
+        space = "" if into == "zh" and field[-1:] >= _FIRST_WIDE else " "
+        text = f"{_shortened(field, _MAX_FIELD)}{space}{problem}"
         return _shortened(text + (translated(N_(". "), into) + hint if hint else ""), _MAX_MESSAGE)
 
     def _list(self, into: Language) -> str:

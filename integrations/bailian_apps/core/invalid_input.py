@@ -180,7 +180,9 @@ def _invalid_input(
 def _problem_of(error: ErrorDetails) -> str:
     """Return what pydantic says of a value, as a text that can be translated."""
     if error["type"] in _LIMITS:
-        values = dict(error.get("ctx", {}))
+        values: dict[str, Any] = dict(error.get("ctx", {}))
+        if error["type"].startswith(("greater", "less")):
+            values = dict.fromkeys(values, error["msg"].rpartition(" ")[2])  # 2 and not 2.0
         first, either, last = str(values.get("expected", "")).rpartition(" or ")
         if either:
             values["expected"] = N_("{first} or {last}").format(first=first, last=last)

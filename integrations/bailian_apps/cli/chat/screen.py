@@ -175,7 +175,7 @@ class RunScreen:
 
     def _summary(self) -> str:
         steps = ngettext("{count} step", "{count} steps", len(self._parents))
-        return f"{steps}, {monotonic() - self._started:.0f} s"
+        return steps + _(", ") + f"{monotonic() - self._started:.0f} s"
 
     def _line_of(self, step: Step) -> Text:
         """A step's line, below the step that it ran in."""
@@ -275,13 +275,13 @@ def print_steps(console: Console, result: AppResult) -> None:
     for step in steps:
         console.print(step_text(replace(step, output="", reasoning="", error=None)))
         for name, text, style in (
-            (_("in"), as_text(step.input or None), "dim"),
-            (_("thought"), step.reasoning, "dim"),
-            (_("out"), step.output, "dim"),
-            (_("error"), step.error or "", "red"),
+            (_("in: "), as_text(step.input or None), "dim"),
+            (_("thought: "), step.reasoning, "dim"),
+            (_("out: "), step.output, "dim"),
+            (_("error: "), step.error or "", "red"),
         ):
             if text:
-                _print_indented(console, f"{name}: {text}", style)
+                _print_indented(console, f"{name}{text}", style)
 
 
 def _print_indented(console: Console, text: str, style: str) -> None:
