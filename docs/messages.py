@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 
 from babel.messages.catalog import Catalog
@@ -38,6 +39,9 @@ ARGUMENTS = {
     "warning": (0,),  # of a logger
     "info": (0,),
 }
+_ONLY_VALUES = re.compile(r"(?:%s[: ]*)+")
+OF_THE_EMULATOR = {"warning": (0,), "info": (0,), "error": (0,), "ImportError": (0,)}
+"""The emulator translates nothing; the command line translates what it logs."""
 _OWN_DATE = datetime(2025, 1, 1, tzinfo=timezone.utc)  # a date of each run would be a change
 
 Text = str | tuple[str, str]
@@ -47,9 +51,10 @@ Text = str | tuple[str, str]
 def texts() -> Iterator[tuple[Text, str]]:
     """Yield each text to translate, and the file that it is in."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        if "emulator" not in path.relative_to(PACKAGE).parts:
-            for text in texts_of(path.read_text(encoding="utf-8")):
-                yield text, path.relative_to(PACKAGE).as_posix()
+        name = path.relative_to(PACKAGE).as_posix()
+        places = OF_THE_EMULATOR if name.startswith("emulator/") else ARGUMENTS
+        for text in texts_of(path.read_text(encoding="utf-8"), places):
+            yield text, name
     for command in usage.commands_of(get_command(app)):
         for text in [*usage.paragraphs(command.help), *(each.help for each in command.params)]:
             if text and not _is_example(text):
@@ -58,8 +63,8 @@ def texts() -> Iterator[tuple[Text, str]]:
         yield text, "cli/usage.py"
 
 
-def texts_of(source: str) -> Iterator[Text]:
-    """Yield the texts in the source of a module."""
+def texts_of(source: str, arguments: Mapping[str, Sequence[int]]) -> Iterator[Text]:
+    """Yield the texts in the source of a module, which are `arguments` of calls."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
@@ -69,9 +74,10 @@ def texts_of(source: str) -> Iterator[Text]:
             one, many = (_constant(each) for each in node.args[:2])
             if one and many:
                 yield one, many
-        places = ARGUMENTS.get(name, (0,) if name.endswith("Error") else ())
-        for place in places:
-            if place < len(node.args) and (text := _constant(node.args[place])):
+        is_error = arguments is ARGUMENTS and name.endswith("Error")
+        for place in arguments.get(name, (0,) if is_error else ()):
+            text = _constant(node.args[place]) if place < len(node.args) else ""
+            if text and not _ONLY_VALUES.fullmatch(text):
                 yield text
 
 

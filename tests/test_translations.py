@@ -31,6 +31,7 @@ NAMES = {
     "API key",
     "none",
     ", ",
+    ": ",
     "; ",
     ". ",
     "--save {reason}",

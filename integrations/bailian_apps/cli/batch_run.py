@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.batch import AsyncBatch, BatchCounts, BatchResult, arun_batch, read_journal
-from bailian_apps.batch.conductor import Conductor
+from bailian_apps.batch.conductor import Call, Conductor
 from bailian_apps.cli.batch_files import PromptFile, check_output, json_line, result_file
 from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core import errors
@@ -87,7 +87,7 @@ def _check(app: BailianApp, prompts: PromptFile, console: Console, **options: An
         problem = _problem(checker, given)
         if problem is not None:
             wrong += 1
-            print_note(console, f"{_place(prompts, number)}: {problem}", "red")
+            print_note(console, _place(prompts, number) + _(": ") + problem, "red")
     if wrong:
         text = N_("has 1 prompt that cannot be sent; nothing was sent")
         if wrong > 1:
@@ -102,9 +102,10 @@ def _problem(checker: Conductor, given: Mapping[str, Any] | InvalidInputError) -
             raise given
         prompt = checker.read(given)
         call = prompt if isinstance(prompt, BatchResult) else checker.call(prompt, None)
-        if isinstance(call, BatchResult):
-            return call.error and call.error.message
-        checker.run(call)
+        if isinstance(call, Call):
+            checker.run(call)
+        elif checker.refusal is not None:
+            raise checker.refusal
     except InvalidInputError as error:
         return error_message(error, field=error.field)
     return None

@@ -168,5 +168,5 @@ def emulator_commands() -> ModuleType:
     try:
         from bailian_apps.cli import emulator_commands
     except ImportError as error:
-        raise SystemExit(str(error)) from None
+        raise SystemExit(_(str(error))) from None
     return emulator_commands

@@ -155,7 +155,8 @@ def error_message(error: BailianError, *, field: str | None = None) -> str:
     if isinstance(error, InvalidInputError):
         named = [_with_option(each) for each in error.each()]
         if field is not None:
-            named[0] = error.renamed(field)
+            first = next(error.each())
+            named[0] = first if field == first.field else first.renamed(field)
         error = InvalidInputError.of(named)
     message = in_command_words(error.describe())
     return _FIELD_IN_HINT.sub(lambda found: _(_OPTIONS[found[1]]), message)
