@@ -296,7 +296,10 @@ class BackgroundRun:
         return await asyncio.to_thread(client.aruns, endpoint)
 
     def _read(self, answer: RunAnswer) -> RunState:
-        state = read_state(*answer)
+        try:
+            state = read_state(*answer)
+        except ProtocolError as error:
+            raise self._about(error) from None
         if state.id != self.id:
             raise self._about(ProtocolError("the cloud answered with another run"))
         return state

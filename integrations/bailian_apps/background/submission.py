@@ -121,8 +121,7 @@ class Submission:
             self._client.runs(endpoint) as connection,
             self._marked(),
         ):
-            answer = RunRequest(call, self.settings, deadline=deadline).send(connection)
-        return self._run(*answer)
+            return self._run(*RunRequest(call, self.settings, deadline=deadline).send(connection))
 
     async def asubmit(self) -> BackgroundRun:
         """As `submit`, natively async."""
@@ -137,8 +136,7 @@ class Submission:
             async with made as connection:
                 with self._marked():
                     request = RunRequest(call, self.settings, deadline=deadline)
-                    answer = await request.asend(connection)
-        return self._run(*answer)
+                    return self._run(*await request.asend(connection))
 
     @hides_arguments
     def _call(self) -> RunCall:

@@ -143,7 +143,8 @@ class Journal:
             run_id: The background run that is waited for; nothing is to be sent then.
         """
         if run_id is not None:
-            return self._set(prompt, _IN_FLIGHT, "content = ?", run_id)
+            content = json.dumps({"run_id": run_id})
+            return self._set(prompt, _IN_FLIGHT, "content = ?", content)
         return self._set(prompt, _IN_FLIGHT, "attempts = attempts + 1, content = NULL")
 
     def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
@@ -289,11 +290,12 @@ def _result(
 ) -> BatchResult:
     error = result = None
     if state == _IN_FLIGHT:
-        state, error = "unknown", replace(KILLED, run_id=content)
+        run_id = json.loads(content or "{}").get("run_id")
+        state, error = "unknown", replace(KILLED, run_id=run_id)
     elif state == "answered" and content is not None:
         result = load_result(content)
     elif content is not None:
-        error = BatchFailure(**json.loads(content))
+        error = BatchFailure.from_dict(json.loads(content))
     return BatchResult(
         id=prompt_id,
         position=position,

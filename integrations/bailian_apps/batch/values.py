@@ -10,7 +10,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, cast
 
 from bailian_apps.core.attachments import images_digest
-from bailian_apps.core.errors import BailianError, InvalidInputError, RequestState, ServerError
+from bailian_apps.core.errors import (
+    BailianError,
+    ConnectionLostError,
+    InvalidInputError,
+    RequestState,
+    ServerError,
+)
 from bailian_apps.core.json_values import kind_of, require_utf8
 from bailian_apps.core.language import N_
 from bailian_apps.core.redaction import redact_kwargs, redact_value, secret_names
@@ -122,8 +128,8 @@ class BatchFailure:
     run_id: str | None = None
 
     @classmethod
-    def of(cls, error: BailianError) -> BatchFailure:
-        """Return an error as data."""
+    def of(cls, error: BailianError, run_id: str | None = None) -> BatchFailure:
+        """Return an error as data, and as that of a background run if its id is given."""
         return cls(
             type=type(error).__name__,
             message=error.message,
@@ -131,8 +137,14 @@ class BatchFailure:
             status_code=error.status_code,
             request_id=error.request_id,
             request_state=error.request_state,
-            run_id=error.run_id,
+            run_id=run_id or error.run_id,
         )
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> BatchFailure:
+        """Return what `to_dict` wrote; fields of a newer version are left out."""
+        names = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in names})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -207,6 +219,7 @@ class BatchResult:
             "input_tokens": usage and usage.input_tokens,
             "output_tokens": usage and usage.output_tokens,
             "attempts": self.attempts,
+            "run_id": error and error.run_id,
         }
 
 
@@ -222,6 +235,7 @@ COLUMNS = {
     "input_tokens": "int64",
     "output_tokens": "int64",
     "attempts": "int64",
+    "run_id": "string",
 }
 """The columns of a result in a table, and their types in Arrow."""
 
@@ -240,6 +254,16 @@ def status_of(error: BailianError) -> BatchStatus:
     """
     unknown = error.request_state == "unknown" or isinstance(error, ServerError)
     return "unknown" if unknown else "failed"
+
+
+def unread(error: BailianError) -> BailianError:
+    """Return an error without the frames that came before it.
+
+    A call is not repeated after a frame, because its caller has read it. Nobody has in a batch.
+    """
+    if error.partial is not None and status_of(error) == "unknown":
+        return ConnectionLostError(error.message)
+    return error
 
 
 def dump_result(result: AppResult) -> str:
