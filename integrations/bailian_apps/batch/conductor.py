@@ -164,6 +164,7 @@ class Conductor:
         self._budget = budget or Budget()
         self._retry_failed = retry_failed
         self._background = background
+        self.refusal: InvalidInputError | None = None  # of the newest prompt that cannot be sent
         self._pace = pace or pace_of(app.settings.base_url, app.settings.app_id)
         self._lock = threading.Lock()
         self._ends_at = float("inf")
@@ -218,6 +219,7 @@ class Conductor:
         try:
             prompt = Prompt.of(given, self._position, self._app.settings.secret_biz_params)
         except InvalidInputError as error:
+            self.refusal = error
             return _invalid(str(self._position), self._position, error)
         named = prompt.id != str(self._position)
         if self.journal is None and (named or self._ids):  # a journal knows the ids
@@ -244,6 +246,7 @@ class Conductor:
         except InvalidInputError as error:
             if stored is not None and stored.status == "unknown":
                 return stored
+            self.refusal = error
             return _invalid(prompt.id, prompt.position, error)
         run_id = None
         if stored is not None:

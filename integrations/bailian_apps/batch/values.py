@@ -18,6 +18,7 @@ from bailian_apps.core.errors import (
     ServerError,
 )
 from bailian_apps.core.json_values import kind_of, require_utf8
+from bailian_apps.core.language import N_
 from bailian_apps.core.redaction import redact_kwargs, redact_value, secret_names
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
 from bailian_apps.core.settings import AppSettings
@@ -79,12 +80,16 @@ class Prompt:
         if isinstance(given, Mapping):
             options = {str(k): v for k, v in cast("Mapping[object, Any]", given).items()}
         elif not isinstance(given, str):
-            raise InvalidInputError("prompts", f"must hold str or mappings, not {kind_of(given)}")
+            raise InvalidInputError(
+                "prompts", N_("must hold str or mappings, not {kind}").format(kind=kind_of(given))
+            )
         named: object = options.pop("id", None)
         if named is None:
             named = position
         if isinstance(named, bool) or not isinstance(named, str | int) or named == "":
-            raise InvalidInputError("id", f"must be a str or an int, not {kind_of(named)}")
+            raise InvalidInputError(
+                "id", N_("must be a str or an int, not {kind}").format(kind=kind_of(named))
+            )
         require_utf8(str(named), "id")
         for name in _OF_THE_APP:
             if name in options:
@@ -237,7 +242,9 @@ COLUMNS = {
 
 def repeated_id(prompt_id: str) -> InvalidInputError:
     """Return the error of an id that the input has twice."""
-    return InvalidInputError(f"id {prompt_id!r}", "is used twice", "Give each prompt its own")
+    return InvalidInputError(
+        N_("id {id!r}").format(id=prompt_id), "is used twice", "Give each prompt its own"
+    )
 
 
 def status_of(error: BailianError) -> BatchStatus:
