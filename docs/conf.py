@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,7 @@ sys.path.insert(0, str(DOCS / "_ext"))
 
 project = "bailian-apps"
 release = metadata.version(project)
-copyright = "The bailian-apps authors, Apache-2.0"
+project_copyright = "The bailian-apps authors, Apache-2.0"
 
 extensions = [
     "myst_parser",
@@ -79,6 +80,14 @@ def add_language_switch(
     }
 
 
+def drop_remote_font(app: Sphinx, failure: Exception | None) -> None:
+    """Take the one address of another host from the theme's style: a font for flags."""
+    for style in Path(app.outdir, "_static").glob("shibuya.css"):
+        text = style.read_text(encoding="utf-8")
+        text = re.sub(r"@font-face\{[^}]*url\(https:[^}]*\}", "", text)
+        style.write_text(text, encoding="utf-8")
+
+
 def list_decisions(app: Sphinx, docname: str, source: list[str]) -> None:
     """Put the decisions below their list, in the navigation; on GitHub the list is enough."""
     if docname == "decisions/README":
@@ -90,3 +99,4 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", list_decisions)
     app.connect("config-inited", set_title)
     app.connect("html-page-context", add_language_switch)
+    app.connect("build-finished", drop_remote_font)

@@ -27,7 +27,8 @@ MODULES = (
     "bailian_apps.inspector",
 )
 _CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)")
-_MODEL_INIT = "Create it from its fields."  # what follows says what a model's class says already
+# How the docstrings of constructors begin that say no more than a model's class.
+_MODEL_INITS = ("Create it from its fields.", "Create a new model by parsing and validating")
 _FENCE = re.compile(r"^(\s*)```(\w*)$")
 
 
@@ -56,8 +57,11 @@ def to_rst(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
     """Rewrite a docstring in place, before its sections are read."""
-    if _is_model(obj) and _MODEL_INIT in lines:
-        del lines[lines.index(_MODEL_INIT) :]
+    if _is_model(obj):
+        inits = [at for at, line in enumerate(lines) if line.startswith(_MODEL_INITS)]
+        del lines[min(inits, default=len(lines)) :]
+    elif what in ("attribute", "data", "property"):
+        lines.insert(0, "")  # or napoleon takes what is before a colon for a type
     text: list[str] = []
     fence = None
     prose: list[str] = []
@@ -107,9 +111,7 @@ def link_to_public_name(
     if node.get("refdomain") != "py" or target is None or target == node["reftarget"]:
         return None
     python = env.get_domain("py")
-    return python.resolve_xref(
-        env, node["refdoc"], app.builder, "obj", target, node, contnode
-    )  # pyright: ignore[reportReturnType]
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)  # pyright: ignore[reportReturnType]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

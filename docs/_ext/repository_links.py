@@ -86,7 +86,11 @@ def linked_files() -> list[Path]:
     for page in [*DOCS.rglob("*.md"), *(ROOT / name for name in PAGES)]:
         for link in _LINK.findall(page.read_text(encoding="utf-8")):
             path = target_of(link, page.parent)
-            if path and not path.is_relative_to(DOCS) and path.relative_to(ROOT).as_posix() not in PAGES:
+            if (
+                path
+                and not path.is_relative_to(DOCS)
+                and path.relative_to(ROOT).as_posix() not in PAGES
+            ):
                 found.update(_with_children(path))
     return sorted(found - {ROOT})
 
@@ -105,8 +109,9 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     for path in linked_files():
         name = path.relative_to(ROOT).as_posix()
         if path.is_dir():
+            folder = escape(path.name)
             items = "".join(
-                f'<li><a href="{escape(path.name)}/{escape(child.name)}.html">{escape(child.name)}</a></li>'
+                f'<li><a href="{folder}/{escape(child.name)}.html">{escape(child.name)}</a></li>'
                 for child in sorted(path.iterdir())
                 if not child.name.startswith((".", "__"))
             )
