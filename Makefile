@@ -59,8 +59,8 @@ test-newest: ## Run the tests on the newest release of everything, whatever is l
 coverage: ## Run `make test`, and list the branches that no test takes.
 	$(MAKE) test COVERAGE=1
 
-bench: .venv/.installed ## Measure speed, and write docs/en/benchmarks.md.
-	@$(BIN)/python benchmarks/run.py --write docs/en/benchmarks.md
+bench: .venv/.installed ## Measure speed, and write benchmarks.md in both languages.
+	@$(BIN)/python benchmarks/run.py --write docs/en/benchmarks.md --write docs/zh/benchmarks.md
 	@for each in benchmarks/emulator.py benchmarks/recorder.py benchmarks/inspector.py; do $(BIN)/python $$each; done
 
 docs: .venv/.installed ## Build the documentation site in site/, in both languages.

@@ -4,7 +4,8 @@ Compare the ratios within one run; the microseconds are those of this machine. T
 separate process. CPU is that of the client process (`time.process_time`), the minimum of several
 repetitions, in which the clients take turns.
 
-`--write PAGE` also writes the output of each part between that part's two markers in a page.
+`--write PAGE` also writes the output of each part between that part's two markers in a page; it may
+be given for several pages. In one under docs/zh the words are Chinese.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import json
 import os
 import platform
 import pstats
-import re
 import subprocess
 import sys
 import threading
@@ -30,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pages
 import server
 
 Call: TypeAlias = Callable[[str], None]
@@ -567,17 +568,6 @@ def emit(line: str) -> None:
     sys.stdout.flush()
 
 
-def write(page: Path, name: str) -> None:
-    """Put the lines printed since the last call between the markers of a part."""
-    text = "\n".join(_lines).strip()
-    _lines.clear()
-    markers = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    page.write_text(
-        markers.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page.read_text("utf-8")),
-        "utf-8",
-    )
-
-
 def main() -> None:
     """Run the named parts, or all of them."""
     parts: dict[str, Callable[..., None]] = {
@@ -596,7 +586,14 @@ def main() -> None:
     }
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", help=f"some of: {' '.join(parts)}")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="where to put the tables")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PAGE",
+        help="where to put the tables; may be repeated",
+    )
     parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--hold", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -612,8 +609,9 @@ def main() -> None:
     with serving() as port:
         for name in given.parts or parts:
             parts[name](port)
-            if given.write:
-                write(given.write, name)
+            for page in given.write:
+                pages.write(page, name, "\n".join(_lines).strip())
+            _lines.clear()
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ html_css_files = ["site.css"]
 html_favicon = "_static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False
+html_use_index = False
 html_theme_options = {"accent_color": "iris", "show_ai_links": False, "toctree_maxdepth": 2}
 copybutton_prompt_text = "$ "
 

@@ -1,11 +1,12 @@
 """Writes what repeats the settings: `python docs/settings_table.py`.
 
-That is the tables in docs/en/app.md and docs/en/parameters.md, and core/keywords.py, which has the
-keyword arguments of calls for type checkers and editors.
+That is the tables in settings.md and parameters.md, in docs/en and docs/zh, and core/keywords.py,
+which has the keyword arguments of calls for type checkers and editors.
 
 A field's docstring holds its meaning, then `Default: …`, the kind of app it works for and, last,
 where it is sent. What the code itself decides (the default, the place in the request body) is read
-from the field; the docstring may not contradict it. A test fails if a file is out of date.
+from the field; the docstring may not contradict it. The Chinese tables have the same rows, with the
+words of docs/zh/settings.toml. A test fails if a file is out of date, or a Chinese text is missing.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,13 @@ from pydantic.fields import FieldInfo
 from bailian_apps.core.request import AppRequest, Input, Parameter
 from bailian_apps.core.settings import AppSettings, Timeout
 
-PAGE = Path(__file__).with_name("en") / "app.md"
-PARAMETERS_PAGE = Path(__file__).with_name("en") / "parameters.md"
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DOCS = Path(__file__).parent
+CHINESE = DOCS / "zh" / "settings.toml"
 KEYWORDS = Path(__file__).parents[1] / "integrations" / "bailian_apps" / "core" / "keywords.py"
 BEGIN, END = "<!-- settings -->", "<!-- end -->"
 
@@ -205,6 +213,48 @@ def row(name: str, field: FieldInfo, docstring: str) -> tuple[str, ...]:
     return f"`{name}`", default(field, documented), kind, sent, " ".join(meaning)
 
 
+@dataclass(frozen=True)
+class Language:
+    """The texts of the tables in one language: English as in the docstrings, or Chinese."""
+
+    folder: str
+    words: Mapping[str, str] | None = None
+    meanings: Mapping[str, str] | None = None
+
+    def word(self, english: str) -> str:
+        """Return what stands in a head or a cell. Code stays as it is."""
+        return (
+            english
+            if re.fullmatch(r"`[^`]*`|", english)
+            else self._of("words", self.words, english, english)
+        )
+
+    def meaning(self, name: str, english: str) -> str:
+        """Return what a field means."""
+        return self._of("meanings", self.meanings, name, english)
+
+    def tests(self, english: str) -> str:
+        """Return what a parameter is tested by: words and files, with commas between them."""
+        return ("、" if self.words else ", ").join(map(self.word, english.split(", ")))
+
+    def translated(self, line: Iterable[str]) -> list[str]:
+        """Return the row of a field: its name, any other cells, and last its meaning."""
+        name, *cells, meaning = line
+        return [name, *map(self.word, cells), self.meaning(name.strip("`"), meaning)]
+
+    def _of(self, part: str, texts: Mapping[str, str] | None, key: str, english: str) -> str:
+        if texts is None:
+            return english
+        if not texts.get(key):
+            raise ValueError(f"{CHINESE.name} has no {key!r} in [{part}]")
+        return texts[key]
+
+
+def languages() -> tuple[Language, Language]:
+    """Return English and Chinese."""
+    return Language("en"), Language("zh", **tomllib.loads(CHINESE.read_text(encoding="utf-8")))
+
+
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a table in Markdown."""
     head = list(head)
@@ -212,7 +262,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def tables() -> str:
+def tables(language: Language) -> str:
     """Return all tables: of the settings, of the options of a call, and of `Timeout`."""
     texts = docstrings(AppRequest) | docstrings(AppSettings)
     settings = [row(name, field, texts[name]) for name, field in AppSettings.model_fields.items()]
@@ -228,16 +278,18 @@ def tables() -> str:
     ]
     # First what reaches the app, then what it is to do, then what is not sent.
     settings.sort(key=lambda line: (line[3] == _NOT_SENT) - bool(_SENT_OUTSIDE_BODY.match(line[3])))
-    head = ("setting", "default", "kind of app", "sent as", "meaning")
-    return "\n\n".join(
-        (
-            table(head, settings),
-            "These options exist only for a call:",
-            table(("option", *head[1:]), calls),
-            "The limits of a `Timeout`:",
-            table(("limit", "default", "meaning"), limits),
-        )
-    )
+    parts: list[str] = []
+    for title, first, rows in (
+        ("All settings", "setting", settings),
+        ("Options of a call", "option", calls),
+        ("`Timeout`", "limit", limits),
+    ):
+        head = (first, "default", *(("kind of app", "sent as") if rows is not limits else ()))
+        parts += [
+            f"## {language.word(title)}",
+            table(map(language.word, (*head, "meaning")), map(language.translated, rows)),
+        ]
+    return "\n\n".join(parts)
 
 
 def kinds_of_app(kind: str) -> tuple[bool, bool, bool]:
@@ -254,7 +306,7 @@ def sdk_name(name: str, field: FieldInfo) -> str:
     return in_body.strip("`").partition(".")[2] if in_body else SDK_NAMES[name]
 
 
-def parameters_table() -> str:
+def parameters_table(language: Language) -> str:
     """Return the table of everything that is sent: under which names, for which kind of app."""
     texts = docstrings(AppRequest) | docstrings(AppSettings)
     rows: list[tuple[str, ...]] = []
@@ -265,7 +317,11 @@ def parameters_table() -> str:
     for name, sent in ALWAYS_SENT.items():
         rows.append(_parameter("always `True`", name, name, sent, "all"))
     kinds = ("agent 1.0", "agent 2.0", "workflow")
-    return table(("ours", "the SDK's", "on the wire", *kinds, "tested by"), rows)
+    head = ("ours", "the SDK's", "on the wire", *kinds, "tested by")
+    return table(
+        map(language.word, head),
+        ([*map(language.word, line[:3]), *line[3:6], language.tests(line[6])] for line in rows),
+    )
 
 
 def _parameter(ours: str, name: str, sdk: str, sent: str, kind: str) -> tuple[str, ...]:
@@ -274,16 +330,23 @@ def _parameter(ours: str, name: str, sdk: str, sent: str, kind: str) -> tuple[st
     return ours, sdk if " " in sdk else f"`{sdk}`", sent, *marks, ", ".join(tests)
 
 
-def updated(page: str, tables_of_page: str | None = None) -> str:
-    """Return a page with the tables between its two markers written anew, app.md's by default."""
+def updated(page: str, text: str) -> str:
+    """Return a page with what stands between its two markers replaced."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"the page has no {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{tables_of_page or tables()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Yield each page with tables, and what has to stand between its markers."""
+    for language in languages():
+        yield DOCS / language.folder / "settings.md", tables(language)
+        yield DOCS / language.folder / "parameters.md", parameters_table(language)
 
 
 if __name__ == "__main__":
     KEYWORDS.write_text(keywords_module(), encoding="utf-8")
-    for path, text in ((PAGE, tables()), (PARAMETERS_PAGE, parameters_table())):
+    for path, text in pages():
         path.write_text(updated(path.read_text(encoding="utf-8"), text), encoding="utf-8")

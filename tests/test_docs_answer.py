@@ -1,4 +1,4 @@
-"""The tables of an answer's and of a step's fields in docs/en/app.md are complete."""
+"""The tables of the fields of answers, steps and documents in result.md are complete."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from bailian_apps import AppResult, Step
+from bailian_apps import AppResult, DocReference, RetrievedDocument, Step
 
-PAGE = Path(__file__).parents[1] / "docs/en/app.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
-def names_in_table(heading: str) -> list[str]:
-    """The names in the first column of a section's first table."""
-    section = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
-    table = re.split(r"\n(?!\|)", section[section.index("\n| ") + 1 :])[0]
+def tables(language: str) -> list[list[str]]:
+    """The names in the first column of each table of the page, heads included."""
+    page = (DOCS / language / "result.md").read_text(encoding="utf-8")
     return [
-        name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])
+        [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+        for table in re.findall(r"(?:^\|.*\n)+", page, re.M)
     ]
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize(
-    ("heading", "of", "more"),
+    ("at", "of", "more"),
     [
-        ("The answer", AppResult, {"AppResult", "documents"}),
-        ("Steps", Step, {"failed", "query", "documents"}),
+        (0, AppResult, {"AppResult", "documents"}),
+        (1, Step, {"failed", "query", "documents"}),
+        (3, DocReference, {"DocReference"}),
+        (4, RetrievedDocument, {"RetrievedDocument"}),
     ],
+    ids=["AppResult", "Step", "DocReference", "RetrievedDocument"],
 )
-def test_the_table_has_every_field(heading: str, of: type, more: set[str]) -> None:
-    listed = names_in_table(heading)
+def test_the_table_has_every_field(language: str, at: int, of: type, more: set[str]) -> None:
+    listed = tables(language)[at]
     assert sorted(listed) == sorted({field.name for field in fields(of)} | more)
     assert all(hasattr(of, name) for name in more - {of.__name__})

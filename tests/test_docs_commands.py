@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.command import BAILIAN, environment
+from support.pages import blocks
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 
@@ -19,13 +20,9 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are for a shell"),
 ]
 
-DOCS = Path(__file__).parents[1] / "docs/en"
+PAGES = ["command-line", "probe"]
 PRELUDE = "set -eu\npip() { :; }\n"  # nothing is installed here
-
-
-def blocks(page: str, kind: str) -> list[str]:
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.M | re.S)
+PROMPTS = {"en": "Plan a day", "zh": "安排一日游"}
 
 
 def free_port() -> int:
@@ -34,11 +31,14 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_the_commands_of_the_command_line_page_run(tmp_path: Path) -> None:
-    script = PRELUDE + "\n".join(blocks("command-line.md", "sh"))
+# In Chinese they are the same but for what is said, as the next test shows.
+@pytest.mark.parametrize("language", ["en", pytest.param("zh", marks=pytest.mark.slow)])
+def test_the_commands_of_the_command_line_page_run(language: str, tmp_path: Path) -> None:
+    commands = [block for page in PAGES for block in blocks(page, "sh", language)]
+    script = PRELUDE + "\n".join(commands)
     for port in sorted(set(re.findall(r"--port (\d+)", script))):
         script = script.replace(port, str(free_port()))
-    (profiles,) = blocks("command-line.md", "toml")
+    (profiles,) = blocks("command-line", "toml", language)
     (tmp_path / "bailian-apps.toml").write_text(profiles, encoding="utf-8")
     with Emulator(apps={"APP_ID": RECORDINGS / "travel-workflow.jsonl"}) as cloud:
         done = subprocess.run(
@@ -58,9 +58,25 @@ def test_the_commands_of_the_command_line_page_run(tmp_path: Path) -> None:
         prompts = [request.prompt for request in cloud.requests]
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert prompts.count("Plan a day") == 7
+    assert prompts.count(PROMPTS[language]) == 8
     assert "POST " in done.stdout
     assert (tmp_path / "day.html").exists()
     assert (tmp_path / "run.html").exists()
     assert (tmp_path / "report" / "report.md").exists()
     assert "prod   APP_ID  (bailian-apps.toml)" in done.stdout
+
+
+def without_words(block: str) -> list[str]:
+    """The commands of a block without their comments and quoted texts."""
+    lines = [re.sub(r"(^|\s+)# .*", "", line) for line in block.splitlines()]
+    return [re.sub(r'"[^"$]*"', '""', line) for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["sh", "bash", "text"])
+@pytest.mark.parametrize("page", [*PAGES, "chat", "emulator", "recorder", "testing"])
+def test_the_commands_in_both_languages_are_the_same(page: str, kind: str) -> None:
+    def commands(language: str) -> list[list[str]]:
+        found = [without_words(block) for block in blocks(page, kind, language)]
+        return [block for block in found if kind != "text" or block[0].startswith("bailian-apps")]
+
+    assert commands("zh") == commands("en")

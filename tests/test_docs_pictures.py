@@ -1,4 +1,4 @@
-"""The pictures of the READMEs are those that the script draws from a run of today."""
+"""The pictures are those that the scripts draw: of a run of today, and the diagrams of the pages."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from support.screen import needs_tmux
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 NAMES = ("terminal.svg", "waterfall.svg")
+DIAGRAMS = [
+    f"{name}.{language}.svg"
+    for name in ("sessions", "steps", "streaming", "requests", "failures")
+    for language in ("en", "zh")
+]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -35,7 +40,24 @@ def test_the_pictures_are_those_of_a_run_of_today(tmp_path: Path) -> None:
     assert len(played.findall(f"{SVG}g[@class='then']/{SVG}text")) > 3  # it moves
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_diagrams_are_those_of_the_script(tmp_path: Path) -> None:
+    runpy.run_path(str(ROOT / "docs" / "make_diagrams.py"))["main"](tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(DIAGRAMS)
+    for name in DIAGRAMS:
+        drawn = (tmp_path / name).read_bytes()
+        assert drawn == (IMAGES / name).read_bytes(), "run `python docs/make_diagrams.py`"
+
+
+@pytest.mark.parametrize("name", DIAGRAMS)
+def test_no_text_of_a_diagram_is_smaller_than_the_page_s_code(name: str) -> None:
+    text = (IMAGES / name).read_text(encoding="utf-8")
+    assert 'viewBox="0 0 700 ' in text
+    assert set(re.findall(r"(?:font-size:|font:)(\d+)px", text)) == {"13", "12"}
+    has_chinese = re.search("[\u4e00-\u9fff]", text) is not None
+    assert has_chinese == (".zh." in name)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *DIAGRAMS])
 def test_a_picture_is_small_and_loads_nothing(name: str) -> None:
     text = (IMAGES / name).read_text(encoding="utf-8")
     assert len(text.encode()) < 60_000

@@ -1,7 +1,7 @@
 """Errors of the cloud in every shape, from `BailianApp` and both adapters, whole and streamed.
 
 The table of codes is the one of docs/en/errors.md, which is that of the vendor's error page
-(help.aliyun.com/zh/model-studio/error-code).
+(help.aliyun.com/zh/model-studio/error-code); docs/zh/errors.md has the same.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from bailian_apps.core.api_errors import api_error
 from bailian_apps.core.retry import is_retryable
 from bailian_apps.emulator import Call, Emulator, Failure
 from bailian_apps.langchain import ChatBailianApp
+from bailian_apps.langchain import errors as langchain_errors
 from bailian_apps.llamaindex import BailianAppLLM
 
-PAGE = Path(__file__).parents[1] / "docs/en/errors.md"
-ROW = re.compile(r"\| (\d+|200 or none) \| ((?:`[^`]+`,? ?)+)\| ([^|]+) \| `(\w+)` \| (yes|no) \|")
+DOCS = Path(__file__).parents[1] / "docs"
+ROW = re.compile(
+    r"\| (\d+)(?: or none| 或无)? \| ((?:`[^`]+`[,、]? ?)+)\| ([^|]+) \| `(\w+)` \| (yes|no|是|否) \|"
+)
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,18 @@ class Documented:
     again: bool
 
 
-def documented() -> list[Documented]:
+def documented(language: str) -> list[Documented]:
+    page = DOCS / language / "errors.md"
     rows: list[Documented] = []
-    for status, codes, _, error, again in ROW.findall(PAGE.read_text(encoding="utf-8")):
+    for status, codes, _, error, again in ROW.findall(page.read_text(encoding="utf-8")):
         rows += [
-            Documented(
-                int(status.removesuffix(" or none")),
-                code,
-                getattr(bailian_apps, error),
-                again == "yes",
-            )
+            Documented(int(status), code, getattr(bailian_apps, error), again in ("yes", "是"))
             for code in re.findall("`([^`]+)`", codes)
         ]
     return rows
 
 
-ROWS = documented()
+ROWS = documented("en")
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.status}-{row.code}")
 
 
@@ -78,6 +77,18 @@ def test_the_table_has_every_known_code() -> None:
     assert set(api_errors._BY_CODE) <= {row.code for row in ROWS}
     assert len(ROWS) > 60
     assert len({(row.status, row.code) for row in ROWS}) == len(ROWS)
+
+
+def test_the_chinese_table_has_the_same_codes() -> None:
+    assert documented("zh") == ROWS
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_table_of_langchains_classes_is_that_of_the_source(language: str) -> None:
+    text = (DOCS / language / "errors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`\w+Error`[,、]? ?)+)\| `(\w+)` \|$", text, re.M)
+    listed = {own: theirs for names, theirs in rows for own in re.findall(r"\w+", names)}
+    assert listed == {kind.__name__: name for kind, name in langchain_errors._COUNTERPARTS.items()}
 
 
 @each_row

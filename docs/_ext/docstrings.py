@@ -29,6 +29,7 @@ MODULES = (
 _CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?!`)")
 # How the docstrings of constructors begin that say no more than a model's class.
 _MODEL_INITS = ("Create it from its fields.", "Create a new model by parsing and validating")
+_whole: dict[str, list[str]] = {}  # the docstrings of fields, while napoleon reads them
 _FENCE = re.compile(r"^(\s*)```(\w*)$")
 
 
@@ -60,8 +61,6 @@ def to_rst(
     if _is_model(obj):
         inits = [at for at, line in enumerate(lines) if line.startswith(_MODEL_INITS)]
         del lines[min(inits, default=len(lines)) :]
-    elif what in ("attribute", "data", "property"):
-        lines.insert(0, "")  # or napoleon takes what is before a colon for a type
     text: list[str] = []
     fence = None
     prose: list[str] = []
@@ -85,6 +84,16 @@ def to_rst(
             prose.append(line)
     flush()
     lines[:] = text
+    if what in ("attribute", "data", "property"):
+        _whole[name] = text
+
+
+def restore(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Undo what napoleon makes of a field: it takes the words before a colon for its type."""
+    if name in _whole:
+        lines[:] = _whole.pop(name)
 
 
 def shorten_signature(
@@ -117,6 +126,7 @@ def link_to_public_name(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the functions above; docstrings are rewritten before napoleon reads them."""
     app.connect("autodoc-process-docstring", to_rst, priority=100)
+    app.connect("autodoc-process-docstring", restore, priority=900)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("missing-reference", link_to_public_name)

@@ -228,7 +228,7 @@ def test_no_pickle_holds_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples/ray_batch.py"
-PAGE = Path(__file__).parents[2] / "docs/en/ray.md"
+PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*/ray.md"))
 START = """
 import os, ray, ray.data
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -236,12 +236,14 @@ ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=8)
 """
 
 
-@pytest.mark.parametrize("path", [EXAMPLE, PAGE], ids=lambda path: path.name)
-def test_the_example_and_the_code_in_the_page_run(
+@pytest.mark.parametrize(
+    "path", [EXAMPLE, *PAGES], ids=lambda path: f"{path.parent.name}/{path.name}"
+)
+def test_the_example_and_the_code_in_the_pages_run(
     cloud: Emulator, app: App, tmp_path: Path, path: Path
 ) -> None:
     source = path.read_text(encoding="utf-8")
-    if path == PAGE:
+    if path in PAGES:
         blocks = re.findall(r"^```python\n(.*?)^```", source, re.M | re.S)
         source = START + "\n".join(blocks)
     variables = {

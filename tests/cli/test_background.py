@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.command import exit_code_of
 
 from bailian_apps.emulator import Call, Emulator, Failure
+
+PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*/background.md"))
 
 
 def echo(call: Call) -> str:
@@ -67,3 +72,22 @@ def test_exit_codes_are_those_of_run(cloud: Any, run: Any) -> None:
     assert run("runs", "wait", run_id, "--app", "failing")[0] == 11
     assert run("runs", "show", "resp_none", "--app", "echo")[0] == 5
     assert run("run", "echo", "Hello", "--background", "--session", "s")[0] == 2
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_the_commands_of_the_page_run(path: Path, cloud: Any, run: Any) -> None:
+    page = path.read_text(encoding="utf-8")
+    commands = re.findall(r"^bailian-apps (runs? .*?) +# .*$", page, re.M)
+    submit, wait, show, cancel = (
+        shlex.split(command.replace("APP_ID", "echo")) for command in commands
+    )
+    run_id = run(*submit)[1].strip()
+
+    def about(command: list[str]) -> list[str]:
+        return [run_id if word == "ID" else word for word in command]
+
+    assert run(*about(show))[:2] == (0, "queued\n")
+    cloud.advance(60)
+    assert run(*about(wait))[:2] == (0, f"{submit[2]}!\n")
+    run_id = run(*submit)[1].strip()
+    assert run(*about(cancel))[0] == 0

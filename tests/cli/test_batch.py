@@ -23,7 +23,7 @@ from bailian_apps.cli.batch_run import (
 )
 from bailian_apps.emulator import Call, Emulator
 
-DOCS = Path(__file__).parents[2] / "docs/en/batch.md"
+PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*/batch.md"))
 
 
 def echo(call: Call) -> str:
@@ -273,7 +273,32 @@ def test_ctrl_c_finishes_calls_in_flight_and_twice_ends_them(
     assert len(cloud.requests) == 6
 
 
-def test_the_page_lists_the_exit_codes() -> None:
-    page = DOCS.read_text(encoding="utf-8")
+def test_a_batch_of_background_runs(cloud: Emulator) -> None:
+    write_lines({"prompt": "a"}, {"prompt": "b"})
+    command = ["batch", "in.jsonl", "out.jsonl", "--app", "echo", "--background"]
+    done = bailian(*command, DASHSCOPE_HTTP_BASE_URL=cloud.base_url)
+    assert (done.returncode, [line["status"] for line in read_lines()]) == (0, ["answered"] * 2)
+    assert {request.method for request in cloud.requests} == {"POST", "GET"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_the_page_lists_the_exit_codes(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
     for code in (SOME_FAILED, SOME_UNKNOWN, BUDGET_REACHED, 130):
         assert f"| {code} |" in page
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
+def test_the_command_and_the_lines_of_the_page_fit(
+    path: Path, cloud: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = path.read_text(encoding="utf-8")
+    line_in, line_out = re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)
+    Path("in.jsonl").write_text(line_in, encoding="utf-8")
+    [command] = re.findall(r"^bailian-apps (batch in\.jsonl .*)$", page, re.M)
+    arguments = command.replace("APP_ID", "echo").split()
+    assert exit_code_of(monkeypatch, *arguments) == 0
+    [line] = read_lines()
+    documented = json.loads(line_out)
+    assert (line["id"], set(line)) == (documented["id"], set(documented))
+    assert set(line["usage"]) <= set(documented["usage"])

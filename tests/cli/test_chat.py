@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.command import bailian, exit_code_of
 from support.images import PNG, data_url
+from support.pages import LANGUAGES, page
 
 from bailian_apps import AppSettings
 from bailian_apps.cli.chat.conversation import Conversation, read_conversation
@@ -252,12 +253,12 @@ def test_a_chat_without_a_key_or_an_app_says_so_before_the_first_message(tmp_pat
 def test_every_slash_command_is_in_the_help_and_in_the_docs(
     cloud: Emulator, tmp_path: Path
 ) -> None:
-    documented = (Path(__file__).parents[2] / "docs/en/command-line.md").read_text("utf-8")
-    rows = re.findall(r"^\| `(/[a-z]+)", documented, re.M)
     shown = chat(cloud, "/help", folder=tmp_path)
     listed = [line.partition(" ")[0] for line in shown[1:] if line.startswith("/")]
-    assert sorted(rows) == sorted(COMMANDS)
     assert set(COMMANDS) <= set(listed)
+    for language in LANGUAGES:
+        rows = re.findall(r"^\| `(/[a-z]+)", page("chat", language), re.M)
+        assert sorted(rows) == sorted(COMMANDS)
 
 
 # ------------------------------------------------------------------ what is kept

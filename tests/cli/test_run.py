@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.command import BAILIAN, bailian, environment, exit_code_of
 from support.images import PNG, data_url
+from support.pages import LANGUAGES, page
 from support.recordings import FOLDER, expected_text, frames
 from support.wire import SSE_HEAD, Answer, Do, WireServer, answer, chunk, event, frame, stream
 
@@ -24,7 +25,6 @@ from bailian_apps.core import errors
 from bailian_apps.emulator import Call, Emulator
 
 RECORDING = "workflow-two-llm.sse"
-DOCS = Path(__file__).parents[2] / "docs/en/command-line.md"
 
 
 def echo(call: Call) -> str:
@@ -71,8 +71,9 @@ def test_json_is_one_object_with_documented_fields(cloud: Emulator) -> None:
         run["usage"]["total_tokens"] == run["usage"]["input_tokens"] + run["usage"]["output_tokens"]
     )
     assert all(step["status"] == "success" for step in run["steps"])
-    documented = DOCS.read_text(encoding="utf-8")
-    assert [name for name in run if f"`{name}`" not in documented] == []
+    for language in LANGUAGES:
+        documented = page("command-line", language)
+        assert [name for name in run if f"`{name}`" not in documented] == []
 
 
 def test_raw_prints_every_frame_of_the_recording(cloud: Emulator) -> None:
@@ -456,10 +457,11 @@ def test_the_exit_codes_are_distinct_and_documented() -> None:
     }
     assert set(EXIT_CODES) == leaves
     assert sorted(EXIT_CODES.values()) == list(range(1, 18))
-    documented = DOCS.read_text(encoding="utf-8")
-    for kind, code in EXIT_CODES.items():
-        if kind is not errors.BailianError:
-            assert re.search(rf"^\| {code} \| .*`{kind.__name__}`", documented, re.M)
+    for language in LANGUAGES:
+        documented = page("command-line", language)
+        for kind, code in EXIT_CODES.items():
+            if kind is not errors.BailianError:
+                assert re.search(rf"^\| {code} \| .*`{kind.__name__}`", documented, re.M)
 
 
 def test_ctrl_c_closes_the_connection_at_once(cloud: Emulator) -> None:

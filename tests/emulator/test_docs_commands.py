@@ -13,18 +13,17 @@ from pathlib import Path
 
 import pytest
 from support.command import environment
+from support.pages import LANGUAGES, blocks, page
 
 from bailian_apps import AppFailedError, BailianApp, RateLimitError
 from bailian_apps.emulator import Emulator, load_apps
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["emulator", "scenarios", "recorder"]
+PAGES = ["emulator", "recorder", "testing"]
 SERVERS = ("bailian-apps serve", "bailian-apps record ")
-
-
-def blocks_of(page: str, language: str) -> list[str]:
-    text = (ROOT / f"docs/en/{page}.md").read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+DISHES = {"en": "Dishes of Hangzhou", "zh": "杭州有哪些美食？"}
+SIGHTS = {"en": "Sights of Hangzhou", "zh": "杭州有哪些景点？"}
+ORDERED = {"en": "Ordered: tea", "zh": "已下单：龙井茶"}
 
 
 def free_port() -> str:
@@ -98,25 +97,48 @@ class Terminals:
 
 @pytest.mark.process
 @pytest.mark.skipif(not shutil.which("bash") or not shutil.which("curl"), reason="no bash or curl")
-@pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_run_as_pasted(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", PAGES)
+def test_the_commands_of_a_page_run_as_pasted(name: str, language: str, tmp_path: Path) -> None:
     with (
         Emulator(apps={"mine": lambda call: f"Answer to {call.prompt}"}) as cloud,
         ExitStack() as stack,
     ):
         terminals = Terminals(tmp_path, cloud, stack)
-        printed = [terminals.paste(block) for block in blocks_of(page, "bash")]
+        printed = [terminals.paste(block) for block in blocks(name, "bash", language)]
         terminals.stop()
         prompts = [request.prompt for request in cloud.requests]
-    if page == "recorder":
-        assert printed.count("Answer to Dishes of Hangzhou\n") == 2
-        assert "Dishes of Hangzhou" in printed[2]
-        assert prompts == ["Dishes of Hangzhou", "Sights of Hangzhou"]  # the rest was replayed
-    elif page == "emulator":
-        assert "Ordered: tea\n" in printed[1]
+    if name == "recorder":
+        dishes = DISHES[language]
+        assert printed.count(f"Answer to {dishes}\n") == 2
+        assert dishes in printed[2]
+        assert prompts == [dishes, SIGHTS[language]]  # the rest was replayed
+    elif name == "emulator":
+        assert ORDERED[language] + "\n" in printed[1]
     else:
         assert "3 passed" in printed[0]
+        assert "3 passed" in printed[1]  # again, with pytest-socket
         assert prompts == []
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_tests_of_the_page_about_tests_pass(language: str, tmp_path: Path) -> None:
+    file = tmp_path / "test_page.py"
+    code = "\n".join(blocks("testing", "python", language))
+    file.write_text(code, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(rf"^{code.count('def test_') + 2} passed", done.stdout, re.M)  # 3 parameters
 
 
 def prepare(folder: Path) -> None:
@@ -126,10 +148,34 @@ def prepare(folder: Path) -> None:
     shutil.copyfile(recording, folder / "recordings/old.sse")
 
 
-def test_the_yaml_of_the_scenarios_page_is_served(tmp_path: Path) -> None:
+ANSWERS = {
+    "en": {
+        "trip": "Eat: Vinegar fish for two",
+        "guide": "Take an umbrella<ref>[1]</ref>.",
+        "planner": 'One moment.{"plan": "short"}',
+        "desk": "Hello. You said: two",
+        "old": "你好！有什么可以帮助你的吗？",
+        "greeter": "Hello, you said: two",
+        "closed": "Closed",
+    },
+    "zh": {
+        "trip": "推荐：two：西湖醋鱼",
+        "guide": "请带伞<ref>[1]</ref>。",
+        "planner": '请稍等。{"plan": "精简版"}',
+        "desk": "您好。您说的是：two",
+        "old": "你好！有什么可以帮助你的吗？",
+        "greeter": "您好，您说的是：two",
+        "closed": "已打烊",
+    },
+}
+REFUND = {"en": "a refund", "zh": "我要退款"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_yaml_of_the_scenarios_page_is_served(language: str, tmp_path: Path) -> None:
     prepare(tmp_path)
     answers: dict[str, str] = {}
-    for block in blocks_of("scenarios", "yaml"):
+    for block in blocks("scenarios", "yaml", language):
         path = tmp_path / "apps.yaml"
         path.write_text(block, encoding="utf-8")
         with Emulator(apps=load_apps(path)) as cloud:
@@ -141,20 +187,12 @@ def test_the_yaml_of_the_scenarios_page_is_served(tmp_path: Path) -> None:
                     answers[app_id] = error.message
                 if app_id == "desk":
                     with pytest.raises(RateLimitError):
-                        app.invoke("a refund", max_retries=0)
-    assert answers == {
-        "trip": "Eat: Vinegar fish for two",
-        "guide": "Take an umbrella<ref>[1]</ref>.",
-        "planner": 'One moment.{"plan": "short"}',
-        "desk": "Hello. You said: two",
-        "old": "你好！有什么可以帮助你的吗？",
-        "greeter": "Hello, you said: two",
-        "closed": "Closed",
-    }
+                        app.invoke(REFUND[language], max_retries=0)
+    assert answers == ANSWERS[language]
 
 
-def test_commands_stand_in_blocks_that_are_run() -> None:
-    for page in PAGES:
-        text = (ROOT / f"docs/en/{page}.md").read_text(encoding="utf-8")
-        outside = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-        assert not re.search(r"^    (bailian-apps|export|python|curl) ", outside, re.M), page
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", [*PAGES, "scenarios"])
+def test_commands_stand_in_blocks_that_are_run(name: str, language: str) -> None:
+    outside = re.sub(r"^```.*?^```", "", page(name, language), flags=re.M | re.S)
+    assert not re.search(r"^    (bailian-apps|export|python|curl) ", outside, re.M)

@@ -7,10 +7,10 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pages import page, rows
 from support.paths import PATHS, STREAMING
 
 from bailian_apps import (
@@ -37,7 +37,6 @@ from bailian_apps.emulator import Call, Emulator
 from bailian_apps.emulator.faults.plan import FaultPlan, FaultSpec
 from bailian_apps.emulator.faults.table import markdown_table
 
-PAGE = Path(__file__).parents[2] / "docs/en/emulator-faults.md"
 TEXT = "你好。"
 HALF = "你好"
 
@@ -196,10 +195,21 @@ def test_a_fault_hits_one_call_and_the_next_succeeds(cloud: Emulator, name: str,
 
 
 def test_every_fault_is_tested_and_documented(cloud: Emulator) -> None:
-    assert markdown_table() in PAGE.read_text(encoding="utf-8"), (
+    assert markdown_table() in page("emulator-faults"), (
         "update the page with: python -m bailian_apps.emulator.faults"
     )
     assert EXPECTED.keys() == cloud.faults.keys()
+
+
+def test_the_chinese_table_has_the_same_faults() -> None:
+    """And of each the same codes, numbers and fields, as far as its description names them."""
+    facts = re.compile(r"`[^`]+`|\b\d{3}\b|[A-Z]\w+(?:\.\w+)?", re.ASCII)
+    english = rows(markdown_table())[1:]
+    chinese = rows(page("emulator-faults", "zh").split("\n## ")[1])[1:]
+    assert [row[0] for row in chinese] == [row[0] for row in english]
+    for (name, meaning), (_, translated) in zip(english, chinese, strict=True):
+        assert set(facts.findall(meaning)) <= set(facts.findall(translated)), name
+        assert re.search("[\u4e00-\u9fff]", translated) or translated == meaning, name
 
 
 def test_a_json_answer_is_cut_too(cloud: Emulator, post: Callable[..., Any]) -> None:

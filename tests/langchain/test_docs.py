@@ -1,4 +1,4 @@
-"""The code on the page and in the example runs."""
+"""The code on the page, in both languages, and in the example runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from bailian_apps.emulator import RECORDINGS
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/en/langchain.md"
 EXAMPLE = ROOT / "examples" / "langchain_chat.py"
 TRAVEL = RECORDINGS / "travel-workflow.jsonl"
 
@@ -30,14 +29,16 @@ def environment(start_cloud: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return cloud
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_example_on_the_page_runs(
-    environment: Any, capsys: pytest.CaptureFixture[str]
+    language: str, environment: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    page = ROOT / "docs" / language / "langchain.md"
     names: dict[str, Any] = {}
-    examples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     assert len(examples) == 15
     for example in examples:
-        exec(compile(example, str(PAGE), "exec"), names)  # the page is ours
+        exec(compile(example, str(page), "exec"), names)  # the page is ours
     printed = capsys.readouterr().out
     assert names["answer"].text in printed
     assert "end " in printed

@@ -1,4 +1,4 @@
-"""A workflow's step that waits for a background run, as docs/en/background.md shows it."""
+"""A workflow's step that waits for a background run, as background.md shows it, in both languages."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bailian_apps import BailianApp, SubmissionUnknownError
 from bailian_apps.emulator import Call, Emulator
 
 WAIT_S = 60
-PAGE = Path(__file__).parents[2] / "docs/en/background.md"
+PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*/background.md"))
 
 
-@pytest.fixture
-def report_class() -> Any:
+@pytest.fixture(params=PAGES, ids=lambda path: path.parent.name)
+def report_class(request: pytest.FixtureRequest) -> Any:
     """The workflow on the page."""
-    page = PAGE.read_text("utf-8")
+    page = request.param.read_text("utf-8")
     [block] = re.findall(
         r"^```python\n(from llama_index.core.workflow.*?)^stored =", page, re.M | re.S
     )

@@ -37,7 +37,7 @@ from bailian_apps.llamaindex import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-PAGE = Path(__file__).parents[2] / "docs/en/llamaindex-agents.md"
+DOCS = Path(__file__).parents[2] / "docs"
 WORKFLOW = recordings.FOLDER / "workflow-two-llm-fixed-end.sse"
 
 
@@ -183,8 +183,12 @@ async def test_a_model_hands_off_to_an_app(spoken: str) -> None:
 
 
 @package("openai_like")
-async def test_the_function_agent_of_the_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    [code] = re.findall(r"```py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("language", ["en", "zh"])
+async def test_the_function_agent_of_the_page_runs(
+    language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS / language / "llamaindex-agents.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
     with Emulator(apps={"app": app}) as cloud, ModelServer(plans) as server:
         monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-test")
         monkeypatch.setenv("BAILIAN_APP_ID", "app")

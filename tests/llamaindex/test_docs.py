@@ -1,4 +1,4 @@
-"""The page and the example of `BailianAppLLM`; test_examples.py runs all of them."""
+"""The page of `BailianAppLLM`, in both languages, and its example; test_examples.py runs all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from bailian_apps.emulator import Emulator
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/en/llamaindex.md"
 SUNSET = "`langchain-community` is being sunset"
 EXAMPLE = ROOT / "examples" / "llamaindex_query.py"
 
@@ -31,8 +30,12 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_the_code_of_the_page_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize(
+    ("language", "second_question"), [("en", "And a second day?"), ("zh", "第二天呢？")]
+)
+def test_the_code_of_the_page_runs(language: str, second_question: str) -> None:
+    page = (ROOT / "docs" / language / "llamaindex.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) > 5
     recording = ROOT / "tests" / "recordings" / "agent-rag-citations.json"
     with Emulator(apps={"app": recording}) as cloud:
@@ -45,10 +48,10 @@ def test_the_code_of_the_page_runs() -> None:
         asked = [request.input.get("prompt") for request in cloud.requests]
     assert done.returncode == 0, done.stderr
     assert "Bailian Phone Product Introduction" in done.stdout
-    assert asked.count("And a second day?") == 2
+    assert asked.count(second_question) == 2
     sessions = [request.session_id for request in cloud.requests]
     assert all(
-        sessions[index] for index, question in enumerate(asked) if question == "And a second day?"
+        sessions[index] for index, question in enumerate(asked) if question == second_question
     )
 
 

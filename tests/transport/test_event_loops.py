@@ -114,10 +114,18 @@ BailianApp(app_id="app", api_key="k", base_url=sys.argv[2]).invoke("hi")
 app_of("words").invoke("hi")
 """
 
+# As gunicorn with --preload: the program runs before the workers are forked, and each patches itself.
+FORKED = """
+import os
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 SCRIPTS = {
     "gevent": GEVENT + START,
     "gevent, patched late": START + GEVENT,
     "gevent, patched after calls": START + TLS_FIRST + GEVENT,
+    "gevent, patched in a forked worker": START + TLS_FIRST + FORKED + GEVENT,
     "eventlet": EVENTLET + START,
 }
 

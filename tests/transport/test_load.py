@@ -158,7 +158,8 @@ def test_calls_of_three_hundred_threads_keep_the_limit(
     counted, count = Counted(), 4_000 if forks else CALLS
     with Emulator(apps={"a": counted}) as cloud, Client() as client:
         fields: dict[str, Any] = {"app_id": "a", "api_key": "k", "base_url": cloud.base_url}
-        app = BailianApp(**fields, client=client, max_concurrency=LIMIT)
+        patient = Timeout(connect_s=600)  # a call that waits for longer than this logs a warning
+        app = BailianApp(**fields, client=client, max_concurrency=LIMIT, timeout=patient)
 
         def ask(number: int) -> str:
             if number % 5:

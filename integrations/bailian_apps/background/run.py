@@ -237,7 +237,7 @@ class BackgroundRun:
                     if self.status != shown:
                         yield (shown := str(self.status))
                 if not self.ended:
-                    time.sleep(polling.pause_s())
+                    self._sleep(polling.pause_s())
 
     async def awatch(
         self, timeout_s: float | None = None, *, poll_s: float = 1.0
@@ -262,6 +262,10 @@ class BackgroundRun:
                         yield (shown := str(self.status))
                 if not self.ended:
                     await asyncio.sleep(polling.pause_s())
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep between two questions of `watch`; a subclass may end the wait."""
+        time.sleep(seconds)
 
     def _request(self, action: Any, **limits: Any) -> RunRequest:
         call = RunCall(action, run_id=self.id)

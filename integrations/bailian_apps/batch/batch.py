@@ -25,6 +25,7 @@ def run_batch(
     requests_per_minute: float | None = None,
     budget: Budget | None = None,
     retry_failed: bool = False,
+    background: bool = False,
     progress: Progress = False,
 ) -> Batch:
     """Ask an app many prompts and return the results as they complete.
@@ -55,6 +56,9 @@ def run_batch(
         budget: What this run may use; then no further prompt is sent, and the rest is
             `not_started`.
         retry_failed: Whether prompts that failed in an earlier run are asked again.
+        background: Whether each prompt is a background run, for apps that take long (see
+            `BailianApp.submit`; needs the extra `[background]`). The journal holds the ids of the
+            runs, so a batch that was killed waits for them and submits none of them again.
         progress: Whether to show the progress on standard error, or what is called with the counts
             after each result.
 
@@ -73,6 +77,7 @@ def run_batch(
         requests_per_minute=requests_per_minute,
         budget=budget,
         retry_failed=retry_failed,
+        background=background,
     )
     return Batch(conductor, prompts, progress)
 
@@ -86,6 +91,7 @@ def arun_batch(
     requests_per_minute: float | None = None,
     budget: Budget | None = None,
     retry_failed: bool = False,
+    background: bool = False,
     progress: Progress = False,
 ) -> AsyncBatch:
     """As `run_batch`, natively async: for hundreds of requests in flight and more.
@@ -99,5 +105,6 @@ def arun_batch(
         requests_per_minute=requests_per_minute,
         budget=budget,
         retry_failed=retry_failed,
+        background=background,
     )
     return AsyncBatch(conductor, prompts, progress)

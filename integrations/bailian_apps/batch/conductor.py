@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import Any, Protocol, cast
 
 from bailian_apps.app import BailianApp
+from bailian_apps.batch.background import BackgroundAttempt
 from bailian_apps.batch.journal import Journal
 from bailian_apps.batch.pace import Pace, pace_of
 from bailian_apps.batch.values import (
-    NOT_IN_IDENTITY,
     BatchCounts,
     BatchFailure,
     BatchResult,
     BatchStatus,
     Budget,
     Prompt,
+    identity,
     repeated_id,
     status_of,
 )
@@ -33,7 +35,7 @@ from bailian_apps.core import errors
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
 from bailian_apps.core.invalid_input import require_type
-from bailian_apps.core.redaction import redact_kwargs
+from bailian_apps.core.responses_api import refuse_unsent
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import did_not_start, is_retryable, retry_delay_s
 from bailian_apps.core.settings import MAX_SECONDS, AppSettings, Timeout
@@ -60,7 +62,7 @@ class Record(Protocol):
         """Record that the input has a prompt; see `Journal`."""
         ...
 
-    def start(self, prompt: Prompt) -> Future[bool]:
+    def start(self, prompt: Prompt, run_id: str | None = None) -> Future[bool]:
         """Record that a request is about to be sent; the future is whether it may be."""
         ...
 
@@ -88,6 +90,7 @@ class Call:
         sent_at: When the newest was sent, by the monotonic clock.
         error: What the newest attempt of this run failed with.
         may_have_run: Whether an attempt, also of an earlier run, may have run the app.
+        run_id: The background run of an earlier attempt, which may still have a result.
     """
 
     prompt: Prompt
@@ -100,6 +103,7 @@ class Call:
     sent_at: float = 0.0
     error: BailianError | None = None
     may_have_run: bool = False
+    run_id: str | None = None
 
     @property
     def did_not_start(self) -> bool:
@@ -127,6 +131,7 @@ class Conductor:
         requests_per_minute: float | None,
         budget: Budget | None,
         retry_failed: bool,
+        background: bool = False,
         pace: Pace | None = None,
     ) -> None:
         """Check the arguments; see `run_batch`."""
@@ -151,6 +156,7 @@ class Conductor:
         self._rate = requests_per_minute
         self._budget = budget or Budget()
         self._retry_failed = retry_failed
+        self._background = background
         self._pace = pace or pace_of(app.settings.base_url, app.settings.app_id)
         self._lock = threading.Lock()
         self._ends_at = float("inf")
@@ -203,8 +209,7 @@ class Conductor:
         """
         self._position += 1
         try:
-            names = self._app.settings.secret_biz_params
-            prompt = Prompt.of(given, self._position, names)
+            prompt = Prompt.of(given, self._position, self._app.settings.secret_biz_params)
         except InvalidInputError as error:
             return _invalid(str(self._position), self._position, error)
         named = prompt.id != str(self._position)
@@ -226,20 +231,25 @@ class Conductor:
         if stored is not None and stored.status == "answered":
             return stored
         try:
+            if self._background:
+                refuse_unsent(prompt.options)
             settings, options = self._app.settings.split(prompt.options)
         except InvalidInputError as error:
             if stored is not None and stored.status == "unknown":
                 return stored
             return _invalid(prompt.id, prompt.position, error)
+        run_id = None
         if stored is not None:
+            if self._background and stored.status == "unknown" and stored.error is not None:
+                run_id = stored.error.run_id
             asked_again = {
                 "failed": self._retry_failed,
-                "unknown": settings.idempotent,
+                "unknown": settings.idempotent or run_id is not None,
                 "not_started": True,
             }
             if not asked_again[stored.status]:
                 return stored
-        call = Call(prompt=prompt, settings=settings, options=options, stored=stored)
+        call = Call(prompt=prompt, settings=settings, options=options, stored=stored, run_id=run_id)
         if stored is not None:
             call.attempts = stored.attempts
             call.may_have_run = stored.status == "unknown"
@@ -263,9 +273,9 @@ class Conductor:
             if self.stopped:
                 return None
             self.counts.pause_s = self._pace.pause_s
-            wait_s = self._pace.wait_s(self._rate)
+            wait_s = 0.0 if call.run_id else self._pace.wait_s(self._rate)
             if not wait_s:
-                self.counts.calls += 1
+                self.counts.calls += call.run_id is None
                 self.counts.in_flight += 1
             return wait_s
 
@@ -275,7 +285,7 @@ class Conductor:
         while not self.stopped and (left_s := until - time.monotonic()) > 0:
             yield min(left_s, STEP_S)
 
-    def run(self, call: Call) -> Run:
+    def run(self, call: Call) -> Run | BackgroundAttempt:
         """Return one attempt of a call, which repeats nothing by itself.
 
         Raises:
@@ -284,7 +294,19 @@ class Conductor:
         once = self._once
         if call.settings is not self._app.settings:
             once = call.settings.model_copy(update={"max_retries": 0})
-        return Run(once, Plan(app_id=once.app_id), call.options, client=self._app.client)
+        client = self._app.client
+        if self._background:
+            record = partial(self._record_run, call)
+            return BackgroundAttempt(once, call.options, record, client=client, run_id=call.run_id)
+        return Run(once, Plan(app_id=once.app_id), call.options, client=client)
+
+    def _record_run(self, call: Call, run_id: str | None) -> Future[bool] | None:
+        call.run_id = run_id
+        if run_id is None:
+            call.may_have_run = False  # what became of it is known now
+            return None
+        call.attempts += 1
+        return None if self.journal is None else self.journal.start(call.prompt, run_id)
 
     def answered(self, call: Call, result: AppResult) -> BatchResult:
         """Return the result of a call that was answered."""
@@ -293,14 +315,16 @@ class Conductor:
             self.counts.in_flight -= 1
             self.counts.tokens += result.usage.total_tokens
             self._in_a_row = 0
-        call.attempts += result.attempts
+        if not self._background:
+            call.attempts += result.attempts
         return replace(_result(call, "answered"), result=replace(result, raw={}))
 
     def failed(self, call: Call, error: BailianError) -> BatchResult | float:
         """Return the result of an attempt that failed, or seconds until the next attempt."""
         with self._lock:
             self.counts.in_flight -= 1
-        call.attempts += error.attempts
+        if not (self._background and error.run_id):  # the submission of a run is counted already
+            call.attempts += error.attempts
         call.error = error
         call.may_have_run |= status_of(error) == "unknown"
         idempotent, max_retries = call.settings.idempotent, call.settings.max_retries
@@ -316,7 +340,9 @@ class Conductor:
             delay_s = retry_delay_s(_unread(error), attempt=call.repeats, settings=call.settings)
             if delay_s is not None:
                 return delay_s
-        elif isinstance(error, _OF_EVERY_PROMPT) or getattr(error, "permanent", False):
+        elif call.run_id is None and (
+            isinstance(error, _OF_EVERY_PROMPT) or getattr(error, "permanent", False)
+        ):
             with self._lock:
                 self._in_a_row += 1
                 if self._in_a_row >= _MAX_IN_A_ROW:
@@ -350,12 +376,6 @@ def _unread(error: BailianError) -> BailianError:
     if error.partial is not None and status_of(error) == "unknown":
         return errors.ConnectionLostError(error.message)
     return error
-
-
-def identity(settings: AppSettings) -> Mapping[str, Any]:
-    """Return what a journal is of: what the app is asked, as JSON values without secrets."""
-    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IN_IDENTITY)
-    return redact_kwargs(values, settings.secret_biz_params)
 
 
 def _invalid(prompt_id: str, position: int, error: InvalidInputError) -> BatchResult:

@@ -20,7 +20,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -98,14 +98,11 @@ class Journal:
     def _begin(self, identity: Mapping[str, Any]) -> int:
         """Check whose journal it is, and return the number of this run."""
         execute = self._connection.execute
-        (application_id,) = execute("PRAGMA application_id").fetchone()
         (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
         if not tables:
             self._connection.executescript(
                 f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; COMMIT;"
             )
-        elif application_id != _APPLICATION_ID:
-            raise InvalidInputError("journal", "is not a journal", "Pass another path")
         about = dict(execute("SELECT name, value FROM about").fetchall())
         if "identity" in about:
             stored: dict[str, Any] = json.loads(about["identity"])
@@ -135,9 +132,16 @@ class Journal:
         """
         return self._do(lambda connection: self._claim(connection, prompt), durable=False)
 
-    def start(self, prompt: Prompt) -> Future[bool]:
-        """Record that the request of a prompt is about to be sent."""
-        return self._set(prompt, _IN_FLIGHT, "attempts = attempts + 1")
+    def start(self, prompt: Prompt, run_id: str | None = None) -> Future[bool]:
+        """Record that the request of a prompt is about to be sent.
+
+        Args:
+            prompt: The prompt.
+            run_id: The background run that is waited for; nothing is to be sent then.
+        """
+        if run_id is not None:
+            return self._set(prompt, _IN_FLIGHT, "content = ?", run_id)
+        return self._set(prompt, _IN_FLIGHT, "attempts = attempts + 1, content = NULL")
 
     def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
         """Record what became of a prompt, so far."""
@@ -261,7 +265,7 @@ def read_journal(
     connection = _open(path)
     try:
         if connection.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
-            raise InvalidInputError("journal", "is not a journal", "Pass another path")
+            raise _not_a_journal()  # it is empty
         yield from (
             _result(*row)
             for row in connection.execute(
@@ -280,7 +284,7 @@ def _result(
 ) -> BatchResult:
     error = result = None
     if state == _IN_FLIGHT:
-        state, error = "unknown", KILLED
+        state, error = "unknown", replace(KILLED, run_id=content)
     elif state == "answered" and content is not None:
         result = load_result(content)
     elif content is not None:
@@ -300,6 +304,18 @@ def _write_error(error: sqlite3.Error) -> InvalidInputError:
     return InvalidInputError("journal", f"cannot be written: {error}")
 
 
+def _not_a_journal() -> InvalidInputError:
+    return InvalidInputError("journal", "is not a journal", "Pass another path")
+
+
+def _require_journal(connection: sqlite3.Connection) -> None:
+    """Refuse another program's database before anything in it is changed."""
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    if tables and application_id != _APPLICATION_ID:
+        raise _not_a_journal()
+
+
 def _open(path: str | os.PathLike[str], wait_s: float = 0.0) -> sqlite3.Connection:
     try:
         # One that exists is left to SQLite: to close a file drops the locks that this process has.
@@ -314,14 +330,18 @@ def _open(path: str | os.PathLike[str], wait_s: float = 0.0) -> sqlite3.Connecti
     try:
         # The lock is the process's: it ends with it, however it ends.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _require_journal(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("COMMIT")
+    except InvalidInputError:
+        connection.close()
+        raise
     except sqlite3.DatabaseError as error:
         connection.close()
         if "locked" in str(error):
             hint = "Wait for its end, or pass another path"
             raise InvalidInputError("journal", "is in use by another batch", hint) from None
-        raise InvalidInputError("journal", "is not a journal", "Pass another path") from None
+        raise _not_a_journal() from None
     return connection

@@ -22,11 +22,11 @@ from typing import Any
 from typing_extensions import override
 
 from bailian_apps.app import BailianApp
-from bailian_apps.batch.conductor import Conductor, identity
+from bailian_apps.batch.conductor import Conductor
 from bailian_apps.batch.journal import Journal
 from bailian_apps.batch.pace import Pace
 from bailian_apps.batch.tasks import AsyncBatch
-from bailian_apps.batch.values import COLUMNS, BatchResult, Prompt, repeated_id
+from bailian_apps.batch.values import COLUMNS, BatchResult, Prompt, identity, repeated_id
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.redaction import redact_kwargs
 from bailian_apps.core.settings import AppSettings
@@ -118,7 +118,7 @@ class _RemoteJournal:
         done.set_result(self._known[prompt.id])
         return done
 
-    def start(self, prompt: Prompt) -> Future[bool]:
+    def start(self, prompt: Prompt, run_id: str | None = None) -> Future[bool]:
         return self._coordinator.start.remote(_without_options(prompt)).future()
 
     def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:

@@ -140,7 +140,9 @@ class AsyncBatch(BaseBatch, AsyncIterator[BatchResult]):
         if wait_s is None:
             return conductor.ended(call)
         journal = conductor.journal
-        if journal is not None and not await asyncio.wrap_future(journal.start(call.prompt)):
+        if journal is not None and not await asyncio.wrap_future(
+            journal.start(call.prompt, call.run_id)
+        ):
             return conductor.held_back(call)
         call.sent_at = time.monotonic()
         try:

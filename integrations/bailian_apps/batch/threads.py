@@ -137,7 +137,7 @@ class Batch(BaseBatch, Iterator[BatchResult]):
         if wait_s is None:
             return conductor.ended(call)
         journal = conductor.journal
-        if journal is not None and not journal.start(call.prompt).result():
+        if journal is not None and not journal.start(call.prompt, call.run_id).result():
             return conductor.held_back(call)
         call.sent_at = time.monotonic()
         self._register(call, run.close)

@@ -14,6 +14,7 @@ from bailian_apps.core.errors import BailianError, InvalidInputError, RequestSta
 from bailian_apps.core.json_values import kind_of, require_utf8
 from bailian_apps.core.redaction import redact_kwargs, redact_value, secret_names
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
+from bailian_apps.core.settings import AppSettings
 
 PromptInput: TypeAlias = str | Mapping[str, Any]
 """A prompt; or a mapping with `prompt` or `messages`, any other keyword of `BailianApp.invoke`, and
@@ -28,6 +29,13 @@ NOT_IN_IDENTITY = {
     "session_max_rounds", "session_ttl_s", "timeout",
 }  # fmt: skip
 """The settings that do not change what the app is asked: they may differ when a batch goes on."""
+
+
+def identity(settings: AppSettings) -> Mapping[str, Any]:
+    """Return what a journal is of: what the app is asked, as JSON values without secrets."""
+    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=NOT_IN_IDENTITY)
+    return redact_kwargs(values, settings.secret_biz_params)
+
 
 # These belong to the whole batch: its journal and its limits are those of one app.
 _OF_THE_APP = ("app_id", "api_key", "base_url", "workspace", "max_concurrency")
@@ -97,6 +105,7 @@ class BatchFailure:
         status_code: The HTTP status, or None.
         request_id: The cloud's id of the request, or None.
         request_state: What is certain about the request.
+        run_id: The background run, for `BailianApp.background_run`, or None.
     """
 
     type: str
@@ -105,6 +114,7 @@ class BatchFailure:
     status_code: int | None = None
     request_id: str | None = None
     request_state: RequestState = "unknown"
+    run_id: str | None = None
 
     @classmethod
     def of(cls, error: BailianError) -> BatchFailure:
@@ -116,6 +126,7 @@ class BatchFailure:
             status_code=error.status_code,
             request_id=error.request_id,
             request_state=error.request_state,
+            run_id=error.run_id,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -55,6 +55,10 @@ def batch(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask prompts that failed before again.")
     ] = False,
+    background: Annotated[
+        bool,
+        typer.Option("--background", help="Make each prompt a background run, for long apps."),
+    ] = False,
     idempotent: Annotated[
         bool,
         typer.Option(
@@ -113,6 +117,7 @@ def batch(
         requests_per_minute=rpm,
         budget=Budget(calls=max_calls, tokens=max_tokens, time_s=max_time),
         retry_failed=retry_failed,
+        background=background,
         progress=not quiet,
     )
     if code:

@@ -27,9 +27,10 @@ class SettingKeywords(TypedDict, total=False):
     Part of the URL."""
 
     biz_params: JsonObject | None
-    """A workflow's start variables, or an agent's `user_prompt_params`, `user_defined_params` and
-    `user_defined_tokens`. JSON values, and `SecretStr`. Credentials in it are sent, and shown
-    nowhere. Default: none. All apps. `input.biz_params`."""
+    """Business parameters: the variables of a workflow's Start node, or an agent's
+    `user_prompt_params`, `user_defined_params` and `user_defined_tokens`. JSON values, or
+    `SecretStr`. Credentials are sent, but never shown. Default: none. All apps.
+    `input.biz_params`."""
 
     secret_biz_params: Texts
     """Names in `biz_params` and `extra_body` whose values are secret too: a name at any depth, or
@@ -40,7 +41,7 @@ class SettingKeywords(TypedDict, total=False):
     """Whether the app reports its steps. Default: true. All apps. `parameters.has_thoughts`."""
 
     flow_stream_mode: ModeName | None
-    """How a workflow streams. A value that is not known is sent as it is. Default: the cloud's,
+    """How a workflow streams. An unknown value is sent as it is. Default: the cloud's,
     `full_thoughts`. Workflow apps. `parameters.flow_stream_mode`."""
 
     memory_id: Id | None
@@ -63,12 +64,12 @@ class SettingKeywords(TypedDict, total=False):
     `parameters.enable_system_time`."""
 
     dialog_round: int | None
-    """How many rounds of the conversation the app's model gets. Default: the console's. Agent 1.0
+    """How many rounds of the conversation the app's model sees. Default: the console's. Agent 1.0
     apps. `parameters.dialog_round`."""
 
     mcp_servers: Ids
-    """Ids of the MCP servers to use; of the vendor's SDKs, only Java's names it. Default: the
-    console's. Agent 1.0 apps. `parameters.mcp_servers`."""
+    """Ids of the MCP servers to use. Of the vendor's SDKs, only Java's has this parameter. Default:
+    the console's. Agent 1.0 apps. `parameters.mcp_servers`."""
 
     model_id: Id | None
     """The model to use, in place of the console's. Default: the console's. Agent apps.
@@ -87,12 +88,12 @@ class SettingKeywords(TypedDict, total=False):
     `parameters.top_k`."""
 
     seed: int | None
-    """Makes sampling repeatable. Default: none. Agent 1.0 apps. `parameters.seed`."""
+    """Makes sampling reproducible. Default: none. Agent 1.0 apps. `parameters.seed`."""
 
     extra_body: ExtraBody | None
-    """What this version has no setting for: `{"input": {…}, "parameters": {…}}`. Each key is added
-    to that object of the body, and replaces what a setting put there. `SecretStr` and credentials
-    as in `biz_params`. Default: none. All apps. Part of the body."""
+    """Extra keys of the request body, for parameters that have no setting: `{"input": {…},
+    "parameters": {…}}`. A key replaces what a setting put there. `SecretStr` and credentials are
+    handled as in `biz_params`. Default: none. All apps. Part of the body."""
 
     api_key: APIKey
     """The API key: a `str` or `SecretStr`; or a sync or async callable that returns one, which is
@@ -101,7 +102,7 @@ class SettingKeywords(TypedDict, total=False):
     (its key file). Header `Authorization`."""
 
     workspace: Workspace
-    """The sub-workspace that the app is in. Default: the key's own. Header
+    """The workspace of the app, if it is not the default one. Default: the key's own. Header
     `X-DashScope-WorkSpace`."""
 
     base_url: BaseURL
@@ -110,32 +111,31 @@ class SettingKeywords(TypedDict, total=False):
     in the environment, or else the SDK's own rule. Part of the URL."""
 
     extra_headers: Headers
-    """Further HTTP headers; they replace those of the SDK. Values may be `SecretStr`; none is shown
-    anywhere. Refused: `Authorization`, `Host` and what follows from the body. Default: none. Part
-    of the headers."""
+    """Additional HTTP headers, which replace the SDK's. Values may be `SecretStr`, and are never
+    shown. Refused: `Authorization`, `Host`, and headers that follow from the body. Default: none.
+    Part of the headers."""
 
     timeout: float | Timeout
-    """The longest silence in seconds, until the first frame and between frames, of which connecting
-    may take 10; or a `Timeout` that sets each limit. Not sent."""
+    """Seconds to wait for the first frame, and then for each next one; connecting may take at most
+    10 of them. Or a `Timeout` that sets each limit. Not sent."""
 
     max_retries: int
-    """How many times a call that certainly did not start is sent again. Not sent."""
+    """How many times a call that certainly did not start is retried. Not sent."""
 
     idempotent: bool
-    """Whether running the app twice does no harm. Then a call whose outcome is unknown (a lost
-    connection, HTTP 500, a timeout) is sent again too. Not sent."""
+    """Whether running the app twice is harmless. If so, a call whose outcome is unknown (a lost
+    connection, HTTP 500, a timeout) is retried too. Not sent."""
 
     max_concurrency: int | None
     """How many calls of this app may run at once in this process, sync and async together. Default:
-    no limit. A call without a free slot waits in a queue, for at most `Timeout.pool_s` (default: no
-    limit); then it fails with `RequestTimeoutError`, and nothing was sent. With no limit, a call
-    waits for ever where open streams that nobody reads have all slots; a warning names the cause.
-    Not sent."""
+    no limit. Further calls wait in a queue, for at most `Timeout.pool_s`; then they fail with
+    `RequestTimeoutError`, and nothing was sent. Not sent."""
 
     output_nodes: OutputNodes
-    """What the Output nodes of a workflow say: the `"answer"`, as the console's chat shows it,
-    before what the End node says; or only the output of their `"steps"`. What the last frame has is
-    the answer in any case. Default: `"answer"`. Workflow apps. Not sent."""
+    """Where the text of a workflow's Output nodes goes: into the `"answer"`, before the End node's
+    text, as in the console's chat; or only into the output of their `"steps"`. Text that only the
+    last frame has is part of the answer in either case. Default: `"answer"`. Workflow apps. Not
+    sent."""
 
     history_mode: HistoryMode
     """How much of a conversation is sent: `"session"` continues the cloud's session and sends only
@@ -143,23 +143,23 @@ class SettingKeywords(TypedDict, total=False):
     Not sent."""
 
     history_format: HistoryFormat
-    """How a whole conversation is sent: as `"messages"`, which agent 2.0 apps do not take and a
-    workflow app reads only if it was made to; or folded into one `"prompt"`, which every app takes.
-    An app that refuses `messages` is asked again with a prompt. Not sent."""
+    """How a whole conversation is sent: as `"messages"`, which agent 2.0 apps do not accept and
+    workflow apps read only if they are built for it; or folded into one `"prompt"`, which every app
+    accepts. A request that is refused for its `messages` is sent again as a prompt. Not sent."""
 
     history_template: HistoryTemplate
     """The words around the texts of a conversation that is sent as a prompt. Default: Chinese
     words. Not sent."""
 
     citation_marks: CitationMarks
-    """What becomes of the marks `<ref>[1]</ref>` where an answer cites a document: `"keep"` leaves
-    them in its text, each whole in one piece of a stream; `"strip"` takes them out. The references
-    stay. Not sent."""
+    """What to do with the marks `<ref>[1]</ref>` with which an answer cites documents: `"keep"`
+    leaves them in the text, each in one piece of a stream; `"strip"` removes them. The references
+    are kept. Not sent."""
 
     think_tags: ThinkTags
-    """What becomes of text that a model writes between `<think>` and `</think>` into its answer:
-    `"keep"` leaves it there; `"reasoning"` makes it reasoning, in a step of its own; without a
-    closing tag, that is the rest of the answer. Not sent."""
+    """What to do with text between `<think>` and `</think>` in an answer: `"keep"` leaves it there;
+    `"reasoning"` makes it reasoning, in a step of its own. Without a closing tag, that is the rest
+    of the answer. Not sent."""
 
     session_ttl_s: float
     """Seconds without a call after which the cloud drops a session. Not sent."""
@@ -172,12 +172,12 @@ class CallKeywords(SettingKeywords, total=False):
     """The settings that a call overrides, and the options that only a call has."""
 
     session_id: SessionId
-    """The cloud's session to continue; an empty one is none. Default: a new one. Agent apps and
+    """The session to continue; an empty string means none. Default: a new one. Agent apps and
     dialog workflows. `input.session_id`."""
 
     image_list: Images
-    """Images: addresses, Data URLs, `bytes`, and a `pathlib.Path` for a file on this machine, which
-    is read when the request is sent. At most 7.5 MiB each. Default: none. Apps with a vision model.
+    """Images: URLs, Data URLs, `bytes`, or a `pathlib.Path` for a file on this machine, which is
+    read when the request is sent. At most 7.5 MiB each. Default: none. Apps with a vision model.
     `input.image_list`."""
 
     file_list: Files
@@ -196,6 +196,6 @@ class AppCallKeywords(CallKeywords, total=False):
     """The keyword arguments of `BailianApp.invoke` and its other calls."""
 
     messages: Sequence[Message | Mapping[str, Any]] | None
-    """The conversation so far, system message first; a later one is sent as a user's. The cloud
-    then ignores `session_id`, so both together are refused. Agent 1.0 and workflow apps.
-    `input.messages`."""
+    """The conversation so far, with the system message first; a later one is sent as a user
+    message. The cloud then ignores `session_id`, so passing both is refused. Agent 1.0 and workflow
+    apps. `input.messages`."""

@@ -116,9 +116,10 @@ class WireOptions(BaseModel):
     """The app's id, from its card in the console. Part of the URL."""
 
     biz_params: Annotated[JsonObject | None, Input()] = None
-    """A workflow's start variables, or an agent's `user_prompt_params`, `user_defined_params` and
-    `user_defined_tokens`. JSON values, and `SecretStr`. Credentials in it are sent, and shown
-    nowhere. Default: none. All apps. `input.biz_params`."""
+    """Business parameters: the variables of a workflow's Start node, or an agent's
+    `user_prompt_params`, `user_defined_params` and `user_defined_tokens`. JSON values, or
+    `SecretStr`. Credentials are sent, but never shown. Default: none. All apps.
+    `input.biz_params`."""
 
     secret_biz_params: Texts = ()
     """Names in `biz_params` and `extra_body` whose values are secret too: a name at any depth, or
@@ -129,7 +130,7 @@ class WireOptions(BaseModel):
     """Whether the app reports its steps. Default: true. All apps. `parameters.has_thoughts`."""
 
     flow_stream_mode: Annotated[ModeName | None, Parameter()] = None
-    """How a workflow streams. A value that is not known is sent as it is. Default: the cloud's,
+    """How a workflow streams. An unknown value is sent as it is. Default: the cloud's,
     `full_thoughts`. Workflow apps. `parameters.flow_stream_mode`."""
 
     memory_id: Annotated[Id | None, Input()] = None
@@ -152,12 +153,12 @@ class WireOptions(BaseModel):
     `parameters.enable_system_time`."""
 
     dialog_round: Annotated[int | None, Parameter()] = Field(default=None, ge=0, le=MAX_INT)
-    """How many rounds of the conversation the app's model gets. Default: the console's. Agent 1.0
+    """How many rounds of the conversation the app's model sees. Default: the console's. Agent 1.0
     apps. `parameters.dialog_round`."""
 
     mcp_servers: Annotated[Ids, Parameter()] = ()
-    """Ids of the MCP servers to use; of the vendor's SDKs, only Java's names it. Default: the
-    console's. Agent 1.0 apps. `parameters.mcp_servers`."""
+    """Ids of the MCP servers to use. Of the vendor's SDKs, only Java's has this parameter. Default:
+    the console's. Agent 1.0 apps. `parameters.mcp_servers`."""
 
     model_id: Annotated[Id | None, Parameter()] = None
     """The model to use, in place of the console's. Default: the console's. Agent apps.
@@ -176,12 +177,12 @@ class WireOptions(BaseModel):
     `parameters.top_k`."""
 
     seed: Annotated[int | None, Parameter()] = Field(default=None, ge=0, le=MAX_INT)
-    """Makes sampling repeatable. Default: none. Agent 1.0 apps. `parameters.seed`."""
+    """Makes sampling reproducible. Default: none. Agent 1.0 apps. `parameters.seed`."""
 
     extra_body: ExtraBody | None = None
-    """What this version has no setting for: `{"input": {…}, "parameters": {…}}`. Each key is added
-    to that object of the body, and replaces what a setting put there. `SecretStr` and credentials
-    as in `biz_params`. Default: none. All apps. Part of the body."""
+    """Extra keys of the request body, for parameters that have no setting: `{"input": {…},
+    "parameters": {…}}`. A key replaces what a setting put there. `SecretStr` and credentials are
+    handled as in `biz_params`. Default: none. All apps. Part of the body."""
 
     @field_serializer("biz_params", "extra_body", when_used="unless-none")
     def _without_secrets(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -234,17 +235,17 @@ class AppRequest(WireOptions):
     """The user's prompt. All apps. `input.prompt`."""
 
     messages: Annotated[Messages | None, Input()] = Field(default=None, repr=False)
-    """The conversation so far, system message first; a later one is sent as a user's. The cloud
-    then ignores `session_id`, so both together are refused. Agent 1.0 and workflow apps.
-    `input.messages`."""
+    """The conversation so far, with the system message first; a later one is sent as a user
+    message. The cloud then ignores `session_id`, so passing both is refused. Agent 1.0 and workflow
+    apps. `input.messages`."""
 
     session_id: Annotated[SessionId, Input()] = None
-    """The cloud's session to continue; an empty one is none. Default: a new one. Agent apps and
+    """The session to continue; an empty string means none. Default: a new one. Agent apps and
     dialog workflows. `input.session_id`."""
 
     image_list: Annotated[Images, Input()] = ()
-    """Images: addresses, Data URLs, `bytes`, and a `pathlib.Path` for a file on this machine, which
-    is read when the request is sent. At most 7.5 MiB each. Default: none. Apps with a vision model.
+    """Images: URLs, Data URLs, `bytes`, or a `pathlib.Path` for a file on this machine, which is
+    read when the request is sent. At most 7.5 MiB each. Default: none. Apps with a vision model.
     `input.image_list`."""
 
     file_list: Annotated[Files, Input()] = ()

@@ -119,7 +119,7 @@ class AppSettings(CheckedModel, WireOptions):
     (its key file). Header `Authorization`."""
 
     workspace: Workspace = None
-    """The sub-workspace that the app is in. Default: the key's own. Header
+    """The workspace of the app, if it is not the default one. Default: the key's own. Header
     `X-DashScope-WorkSpace`."""
 
     base_url: BaseURL = Field(
@@ -131,32 +131,31 @@ class AppSettings(CheckedModel, WireOptions):
     in the environment, or else the SDK's own rule. Part of the URL."""
 
     extra_headers: Headers = None
-    """Further HTTP headers; they replace those of the SDK. Values may be `SecretStr`; none is shown
-    anywhere. Refused: `Authorization`, `Host` and what follows from the body. Default: none. Part
-    of the headers."""
+    """Additional HTTP headers, which replace the SDK's. Values may be `SecretStr`, and are never
+    shown. Refused: `Authorization`, `Host`, and headers that follow from the body. Default: none.
+    Part of the headers."""
 
     timeout: Annotated[float | Timeout, BeforeValidator(_check_timeout)] = 300.0
-    """The longest silence in seconds, until the first frame and between frames, of which connecting
-    may take 10; or a `Timeout` that sets each limit. Not sent."""
+    """Seconds to wait for the first frame, and then for each next one; connecting may take at most
+    10 of them. Or a `Timeout` that sets each limit. Not sent."""
 
     max_retries: int = Field(default=2, ge=0, le=MAX_INT)
-    """How many times a call that certainly did not start is sent again. Not sent."""
+    """How many times a call that certainly did not start is retried. Not sent."""
 
     idempotent: bool = False
-    """Whether running the app twice does no harm. Then a call whose outcome is unknown (a lost
-    connection, HTTP 500, a timeout) is sent again too. Not sent."""
+    """Whether running the app twice is harmless. If so, a call whose outcome is unknown (a lost
+    connection, HTTP 500, a timeout) is retried too. Not sent."""
 
     max_concurrency: int | None = Field(default=None, ge=1, le=MAX_INT)
     """How many calls of this app may run at once in this process, sync and async together. Default:
-    no limit. A call without a free slot waits in a queue, for at most `Timeout.pool_s` (default: no
-    limit); then it fails with `RequestTimeoutError`, and nothing was sent. With no limit, a call
-    waits for ever where open streams that nobody reads have all slots; a warning names the cause.
-    Not sent."""
+    no limit. Further calls wait in a queue, for at most `Timeout.pool_s`; then they fail with
+    `RequestTimeoutError`, and nothing was sent. Not sent."""
 
     output_nodes: OutputNodes = "answer"
-    """What the Output nodes of a workflow say: the `"answer"`, as the console's chat shows it,
-    before what the End node says; or only the output of their `"steps"`. What the last frame has is
-    the answer in any case. Default: `"answer"`. Workflow apps. Not sent."""
+    """Where the text of a workflow's Output nodes goes: into the `"answer"`, before the End node's
+    text, as in the console's chat; or only into the output of their `"steps"`. Text that only the
+    last frame has is part of the answer in either case. Default: `"answer"`. Workflow apps. Not
+    sent."""
 
     history_mode: HistoryMode = "session"
     """How much of a conversation is sent: `"session"` continues the cloud's session and sends only
@@ -164,9 +163,9 @@ class AppSettings(CheckedModel, WireOptions):
     Not sent."""
 
     history_format: HistoryFormat = "messages"
-    """How a whole conversation is sent: as `"messages"`, which agent 2.0 apps do not take and a
-    workflow app reads only if it was made to; or folded into one `"prompt"`, which every app takes.
-    An app that refuses `messages` is asked again with a prompt. Not sent."""
+    """How a whole conversation is sent: as `"messages"`, which agent 2.0 apps do not accept and
+    workflow apps read only if they are built for it; or folded into one `"prompt"`, which every app
+    accepts. A request that is refused for its `messages` is sent again as a prompt. Not sent."""
 
     history_template: Annotated[HistoryTemplate, BeforeValidator(_check_template)] = Field(
         default_factory=HistoryTemplate
@@ -175,14 +174,14 @@ class AppSettings(CheckedModel, WireOptions):
     words. Not sent."""
 
     citation_marks: CitationMarks = "keep"
-    """What becomes of the marks `<ref>[1]</ref>` where an answer cites a document: `"keep"` leaves
-    them in its text, each whole in one piece of a stream; `"strip"` takes them out. The references
-    stay. Not sent."""
+    """What to do with the marks `<ref>[1]</ref>` with which an answer cites documents: `"keep"`
+    leaves them in the text, each in one piece of a stream; `"strip"` removes them. The references
+    are kept. Not sent."""
 
     think_tags: ThinkTags = "keep"
-    """What becomes of text that a model writes between `<think>` and `</think>` into its answer:
-    `"keep"` leaves it there; `"reasoning"` makes it reasoning, in a step of its own; without a
-    closing tag, that is the rest of the answer. Not sent."""
+    """What to do with text between `<think>` and `</think>` in an answer: `"keep"` leaves it there;
+    `"reasoning"` makes it reasoning, in a step of its own. Without a closing tag, that is the rest
+    of the answer. Not sent."""
 
     session_ttl_s: float = Field(default=3600.0, ge=0)
     """Seconds without a call after which the cloud drops a session. Not sent."""

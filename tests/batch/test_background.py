@@ -1,0 +1,190 @@
+"""A batch of background runs: one submission per prompt, whatever becomes of who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bailian_apps import BailianApp, InvalidInputError
+from bailian_apps.batch import arun_batch, read_journal, run_batch
+from bailian_apps.emulator import Call, Emulator, Failure
+
+from .conftest import RunAll
+
+PROGRAM = """
+import sys
+from bailian_apps import BailianApp
+from bailian_apps.batch import run_batch
+
+app = BailianApp(app_id="report", base_url=sys.argv[1])
+list(run_batch(app, ["a", "b", "c"], journal=sys.argv[2], background=True))
+"""
+TEXTS = {"1": "report on a", "2": "report on b", "3": "report on c"}
+
+
+def report(call: Call) -> str | Failure:
+    if call.prompt == "bad":
+        return Failure(status=500, code="InvokePluginFailed", message="the plugin is broken")
+    return f"report on {call.prompt}"
+
+
+@pytest.fixture
+def cloud() -> Iterator[Emulator]:
+    with Emulator(apps={"report": report}) as running:
+        yield running
+
+
+@pytest.fixture
+def slow_cloud() -> Iterator[Emulator]:
+    """Here runs are queued until the clock is moved."""
+    with Emulator(apps={"report": report}, background_queue_s=600) as running:
+        yield running
+
+
+def app_of(cloud: Emulator, **settings: Any) -> BailianApp:
+    return BailianApp(app_id="report", api_key="sk", base_url=cloud.base_url, **settings)
+
+
+def paths(cloud: Emulator, method: str) -> set[str]:
+    return {request.path for request in cloud.requests if request.method == method}
+
+
+def posts(cloud: Emulator) -> int:
+    return sum(
+        request.method == "POST" and not request.path.endswith("/cancel")
+        for request in cloud.requests
+    )
+
+
+def wait_for_questions(cloud: Emulator, runs: int) -> None:
+    """Wait until so many runs were asked for, whose ids are stored then."""
+    ends_at = time.monotonic() + 300
+    while len(paths(cloud, "GET")) < runs:
+        assert time.monotonic() < ends_at
+        time.sleep(0.01)
+
+
+def killed(cloud: Emulator, journal: Path) -> None:
+    """Kill a batch of three prompts while it waits for its runs."""
+    arguments = [sys.executable, "-c", PROGRAM, cloud.base_url, str(journal)]
+    environment = {**os.environ, "DASHSCOPE_API_KEY": "sk"}
+    with subprocess.Popen(arguments, env=environment) as process:
+        wait_for_questions(cloud, 3)
+        process.send_signal(signal.SIGKILL)
+
+
+def test_each_prompt_is_a_run(cloud: Emulator, run_all: RunAll, tmp_path: Path) -> None:
+    app = app_of(cloud)
+    prompts = ["a", "bad", {"prompt": "c", "id": "last"}]
+    results = run_all(app, prompts, journal=tmp_path / "journal", background=True)
+    assert (results["1"].text, results["last"].text) == ("report on a", "report on c")
+    assert [result.attempts for result in results.values()] == [1, 1, 1]
+    failure = results["2"].error
+    assert failure is not None
+    assert failure.run_id is not None
+    assert app.background_run(failure.run_id).refresh().status == "failed"
+    assert posts(cloud) == 3
+    again = run_all(app, prompts, journal=tmp_path / "journal", background=True)
+    assert {key: value.text for key, value in again.items()} == {
+        key: value.text for key, value in results.items()
+    }
+    assert posts(cloud) == 3
+
+
+def test_a_killed_batch_picks_up_its_runs(
+    slow_cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    killed(slow_cloud, journal)
+    runs = paths(slow_cloud, "GET")
+    left = list(read_journal(journal))
+    assert {result.status for result in left} == {"unknown"}
+    assert {result.error and result.error.run_id for result in left} == {
+        path.rsplit("/", 1)[-1] for path in runs
+    }
+    slow_cloud.advance(1000)
+    calls_before = posts(slow_cloud)
+    app = app_of(slow_cloud)
+    results = run_all(app, ["a", "b", "c"], journal=journal, background=True)
+    assert {key: result.text for key, result in results.items()} == TEXTS
+    assert [result.attempts for result in results.values()] == [1, 1, 1]
+    assert posts(slow_cloud) == calls_before == 3
+    assert paths(slow_cloud, "GET") == runs
+
+
+def test_a_killed_batch_that_goes_on_without_it_reports_the_runs(
+    slow_cloud: Emulator, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    killed(slow_cloud, journal)
+    results = list(run_batch(app_of(slow_cloud), ["a", "b", "c"], journal=journal))
+    assert {result.status for result in results} == {"unknown"}
+    assert all(result.error and result.error.run_id for result in results)
+    assert posts(slow_cloud) == 3
+
+
+def test_a_run_that_failed_while_nobody_waited_has_failed(
+    slow_cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    app = app_of(slow_cloud)
+
+    async def leave() -> None:
+        async with arun_batch(app, ["bad"], journal=journal, background=True) as batch:
+            waiting = asyncio.ensure_future(anext(batch))
+            await asyncio.to_thread(wait_for_questions, slow_cloud, 1)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(leave())
+    slow_cloud.advance(1000)
+    (result,) = run_all(app, ["bad"], journal=journal, background=True).values()
+    assert result.error is not None
+    assert (result.error.type, result.attempts) == ("AppFailedError", 1)
+    assert "the plugin is broken" in result.error.message
+    assert posts(slow_cloud) == 1
+
+
+def test_a_closed_batch_does_not_wait_for_its_runs(slow_cloud: Emulator, tmp_path: Path) -> None:
+    app = app_of(slow_cloud)
+    prompts: list[Any] = ["a", 7]
+    batch = run_batch(app, prompts, journal=tmp_path / "j", background=True)
+    assert next(batch).id == "2"  # no prompt; the first waits for its run
+    wait_for_questions(slow_cloud, 1)
+    batch.close()
+    (left,) = read_journal(tmp_path / "j")
+    assert left.status == "unknown"
+    assert left.error is not None
+    assert left.error.run_id is not None
+
+
+def test_a_lost_run_is_unknown_and_is_not_submitted_again(
+    slow_cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    killed(slow_cloud, journal)
+    for path in paths(slow_cloud, "GET"):
+        run = app_of(slow_cloud).background_run(path.rsplit("/", 1)[-1])
+        run.cancel().delete()
+    app = app_of(slow_cloud)
+    results = run_all(app, ["a", "b", "c"], journal=journal, background=True)
+    assert {result.status for result in results.values()} == {"unknown"}
+    assert {result.error and result.error.type for result in results.values()} == {"NotFoundError"}
+    assert posts(slow_cloud) == 3
+
+
+def test_what_a_run_cannot_carry_is_refused_unsent(cloud: Emulator, run_all: RunAll) -> None:
+    results = run_all(app_of(cloud), [{"prompt": "a", "session_id": "s"}], background=True)
+    error = results["1"].error
+    assert error is not None
+    assert error.type == InvalidInputError.__name__
+    assert not cloud.requests

@@ -1,0 +1,42 @@
+"""The code of the page about LangGraph that needs PostgreSQL runs, in both languages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from langgraph.graph import START, MessagesState, StateGraph
+
+from bailian_apps.emulator import RECORDINGS, Emulator
+from bailian_apps.langchain import ChatBailianApp
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_about_langgraph_keeps_a_conversation_in_postgresql(
+    language: str, postgres: str
+) -> None:
+    text = (DOCS / language / "langgraph.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```py\n(.*?)^```", text, re.M | re.S)
+    code, count = re.subn(r'from_conn_string\("[^"]*"\)', f"from_conn_string({postgres!r})", code)
+    assert count == 1
+    with Emulator(apps={"app": RECORDINGS / "travel-workflow.jsonl"}) as cloud:
+        model = ChatBailianApp(app_id="app", api_key="sk", base_url=cloud.base_url)
+
+        def chat(state: MessagesState) -> Any:
+            return {"messages": [model.invoke(state["messages"])]}
+
+        names: dict[str, Any] = {
+            "builder": StateGraph(MessagesState).add_node(chat).add_edge(START, "chat"),
+            "thread": {"configurable": {"thread_id": uuid4().hex}},
+        }
+        for _ in range(2):
+            exec(code, names)  # the page is ours
+        first, second = cloud.requests
+    assert first.session_id is None
+    assert second.session_id
+    assert not second.messages
