@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -53,6 +54,7 @@ html_favicon = "_static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False
 html_use_index = False
+html_search_scorer = "_ext/search_scorer.js"
 html_theme_options = {"accent_color": "iris", "show_ai_links": False, "toctree_maxdepth": 2}
 copybutton_prompt_text = "$ "
 
@@ -97,6 +99,7 @@ def list_decisions(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Register the functions above."""
+    app.add_lexer("mermaid", TextLexer)  # GitHub draws it; drawing here would need a script
     app.connect("source-read", list_decisions)
     app.connect("config-inited", set_title)
     app.connect("html-page-context", add_language_switch)

@@ -194,9 +194,7 @@ class TestBrowser:
         assert f"{name}.html" in [link.partition("#")[0] for link in found[:first]]
 
     def test_a_query_is_cut_as_the_pages_are(self, new_page: Any) -> None:
-        extension: Any = SourceFileLoader(
-            "chinese", str(DOCS / "_ext" / "chinese.py")
-        ).load_module()
+        extension = run_path(str(DOCS / "_ext" / "chinese.py"))
         page = new_page()
         page.goto("/zh/search.html")
         for query, terms in {
