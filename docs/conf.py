@@ -54,7 +54,7 @@ html_favicon = "_static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False
 html_use_index = False
-html_search_scorer = "_ext/search_scorer.js"
+html_search_scorer = str(DOCS / "_ext" / "search_scorer.js")
 html_theme_options = {"accent_color": "iris", "show_ai_links": False, "toctree_maxdepth": 2}
 copybutton_prompt_text = "$ "
 
