@@ -19,7 +19,7 @@ FAST_TESTS := $(filter-out $(addprefix %/test_,tracers.py trees.py recordings.py
 	tests/core/test_*.py tests/transport/test_*.py tests/langchain/test_*.py tests/llamaindex/test_*.py tests/test_*.py))
 
 .PHONY: help demo install test test-fast test-slow test-floor test-sdks soak test-newest coverage \
-	bench check format messages lock lock-upgrade clean
+	bench docs docs-serve check format messages lock lock-upgrade clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -53,7 +53,7 @@ soak: .venv/.installed ## Run the slow tests, and EXAMPLES mutations of recordin
 test-newest: ## Run the tests on the newest release of everything, whatever is locked.
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python $(PIP_INSTALL) --upgrade pip
-	.venv-newest/bin/python $(PIP_INSTALL) --editable ".[all,ray]" --group dev --group stores
+	.venv-newest/bin/python $(PIP_INSTALL) --editable ".[all,ray]" --group dev --group stores --group docs
 	.venv-newest/bin/$(PYTEST) -m "not slow"
 
 coverage: ## Run `make test`, and list the branches that no test takes.
@@ -62,6 +62,12 @@ coverage: ## Run `make test`, and list the branches that no test takes.
 bench: .venv/.installed ## Measure speed, and write benchmarks.md in both languages.
 	@$(BIN)/python benchmarks/run.py --write docs/en/benchmarks.md --write docs/zh/benchmarks.md
 	@for each in benchmarks/emulator.py benchmarks/recorder.py benchmarks/inspector.py; do $(BIN)/python $$each; done
+
+docs: .venv/.installed ## Build the documentation site in site/, in both languages.
+	$(BIN)/python docs/build_site.py site
+
+docs-serve: docs ## Show the site at http://127.0.0.1:8000.
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site
 
 check: .venv/.installed ## Check format, lint, types and import contracts.
 	$(BIN)/ruff format --check .
@@ -89,8 +95,8 @@ lock-upgrade: ## Raise every locked version, show which, and run everything on t
 	git --no-pager diff --unified=0 -- requirements
 	$(MAKE) --keep-going check test test-slow EXAMPLES=1000
 
-clean: ## Remove everything that was installed.
-	rm -rf .venv .venv-demo .venv-floor .venv-lock .venv-newest
+clean: ## Remove everything that was installed or built.
+	rm -rf site .venv .venv-demo .venv-floor .venv-lock .venv-newest
 
 .venv/.installed: pyproject.toml requirements/dev.lock
 	@echo "== installing into .venv"

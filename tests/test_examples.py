@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripts import run_script
+from support.scripts import run_script, run_scripts
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 
@@ -21,13 +22,17 @@ ELSEWHERE = {
     ROOT / "examples" / name for name in ("session_files.py", "ray_batch.py", "gradio_chat.py")
 }
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - ELSEWHERE)
-# Run by tests/batch/test_ray_data.py, tests/test_docs_notebooks.py and tests/test_docs_tracing.py.
-PAGES_ELSEWHERE = {"ray.md", "notebooks.md", "tracing.md"}
-DOCS = [
-    *(page for page in sorted((ROOT / "docs").glob("*/*.md")) if page.name not in PAGES_ELSEWHERE),
-    ROOT / "README.md",
-    ROOT / "README.zh-CN.md",
-]
+# Run by tests/batch/test_ray_data.py, tests/test_docs_notebooks.py, tests/test_docs_tracing.py, and
+# tests/test_tutorials.py, which does what they say: their code is files that import each other.
+PAGES_ELSEWHERE = {
+    *("ray.md", "notebooks.md", "tracing.md"),
+    *("first-app.md", "tested-app.md", "two-apps.md"),
+}
+# The pages of one name, in both languages: their code runs in one process, one after the other.
+NAMES = sorted({path.name for path in (ROOT / "docs").glob("*/*.md")} - PAGES_ELSEWHERE)
+PAGES = {name: sorted((ROOT / "docs").glob(f"*/{name}")) for name in NAMES} | {
+    "README": [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+}
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")} | {
     "PYTHONUTF8": "1"
 }
@@ -57,17 +62,24 @@ def test_a_notebook_shows_the_picture_of_a_run_below_its_cell(path: Path, tmp_pa
     assert "大模型_1" in picture
 
 
-def run_with_two_variables(source: str, folder: Path) -> Emulator:
-    """Run a program that finds an app and a key; give what stood for the cloud."""
-    with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:
-        variables = {
-            "DASHSCOPE_API_KEY": "sk-mine",
-            "BAILIAN_APP_ID": "mine",
-            "DASHSCOPE_HTTP_BASE_URL": cloud.base_url,  # where "the cloud" is, for this test
-        }
-        done = run_script(source, folder, ENVIRONMENT | variables)
-    assert (done.exit_code, done.stderr) == (0, "")
-    return cloud
+def run_with_two_variables(sources: list[str], folder: Path) -> list[Emulator]:
+    """Run programs that find an app and a key; give what stood for the cloud of each."""
+    with ExitStack() as stack:
+        clouds = [
+            stack.enter_context(
+                Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine")
+            )
+            for _ in sources
+        ]
+        variables = {"DASHSCOPE_API_KEY": "sk-mine", "BAILIAN_APP_ID": "mine"}
+        environments = [
+            # where "the cloud" is, for this test
+            ENVIRONMENT | variables | {"DASHSCOPE_HTTP_BASE_URL": cloud.base_url}
+            for cloud in clouds
+        ]
+        done = run_scripts(list(zip(sources, environments, strict=True)), folder)
+    assert [(each.exit_code, each.stderr) for each in done] == [(0, "")] * len(sources)
+    return clouds
 
 
 @pytest.mark.parametrize(
@@ -76,7 +88,7 @@ def run_with_two_variables(source: str, folder: Path) -> Emulator:
     ids=lambda path: path.stem,
 )
 def test_an_example_runs_on_the_cloud_with_two_variables(path: Path, tmp_path: Path) -> None:
-    cloud = run_with_two_variables(path.read_text(encoding="utf-8"), tmp_path)
+    (cloud,) = run_with_two_variables([path.read_text(encoding="utf-8")], tmp_path)
     assert cloud.requests
     assert {request.app_id for request in cloud.requests} == {"mine"}
 
@@ -86,18 +98,17 @@ def code_of(path: Path) -> str:
     return "\n".join(blocks).replace('app_id="…"', 'app_id="mine"')
 
 
-# tests/test_tutorials.py does what they say: their code is files that import each other.
-TUTORIALS = ("first-app.md", "tested-app.md", "two-apps.md")
+WITH_CODE = {
+    name: with_code
+    for name, paths in PAGES.items()
+    if (with_code := [path for path in paths if code_of(path)])
+}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in DOCS if code_of(path) and path.name not in TUTORIALS],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_the_code_in_a_page_runs(path: Path, tmp_path: Path) -> None:
-    """All blocks of a page, one after the other, with the two variables set."""
-    run_with_two_variables(code_of(path), tmp_path)
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_the_code_in_a_page_runs(name: str, tmp_path: Path) -> None:
+    """All blocks of a page, one after the other, with the two variables set; in each language."""
+    run_with_two_variables([code_of(path) for path in WITH_CODE[name]], tmp_path)
 
 
 def test_the_typed_example_shows_objects_and_an_answer_that_does_not_fit(tmp_path: Path) -> None:

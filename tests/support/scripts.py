@@ -1,4 +1,4 @@
-"""Run a program in a process of its own, which has the frameworks loaded already.
+"""Run programs in a process of their own, which has the frameworks loaded already.
 
 A server with the frameworks forks that process, so that it starts in no time. It is a script to
 itself: it is `__main__`, with the environment that it is given.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from types import ModuleType
 
 FRAMEWORKS = [
@@ -41,27 +43,57 @@ def run_script(source: str, folder: Path, environment: dict[str, str]) -> Done:
         folder: Where it runs and its output is kept; it must exist.
         environment: All variables of its environment.
     """
+    (done,) = run_scripts([(source, environment)], folder)
+    return done
+
+
+def run_scripts(scripts: Sequence[tuple[str, dict[str, str]]], folder: Path) -> list[Done]:
+    """Run programs one after the other in one process; what one imports, the next need not.
+
+    Each is `__main__` in a namespace, a folder and an environment of its own.
+
+    Args:
+        scripts: The programs and all variables of their environments.
+        folder: Where they run and their output is kept; it must exist.
+
+    Returns:
+        What each did. Where one fails, it and those after it have the exit code of the process.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(FRAMEWORKS)
-    outputs = [folder / name for name in ("stdout", "stderr")]
-    process = context.Process(target=_main, args=(source, outputs, environment))
+    folders = [Path(mkdtemp(dir=folder)) for _ in scripts]
+    process = context.Process(target=_main, args=(list(scripts), folders))
     process.start()
-    process.join(WITHIN_S)
+    process.join(WITHIN_S * len(scripts))
     process.kill()
     process.join()
-    return Done(process.exitcode, *(path.read_text(encoding="utf-8") for path in outputs))
+    ended = [0 if (each / "ended").exists() else process.exitcode for each in folders]
+    if process.exitcode:  # also where the process fails as it ends, or is killed
+        ended[-1] = process.exitcode
+    return [
+        Done(code, _text(each / "stdout"), _text(each / "stderr"))
+        for code, each in zip(ended, folders, strict=True)
+    ]
 
 
-def _main(source: str, outputs: list[Path], environment: dict[str, str]) -> None:
-    for number, path in enumerate(outputs, 1):
-        with path.open("wb") as file:
-            os.dup2(file.fileno(), number)
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
-    os.chdir(outputs[0].parent)  # what it writes does not stay in the source tree
-    os.environ.clear()
-    os.environ.update(environment)
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _main(scripts: list[tuple[str, dict[str, str]]], folders: list[Path]) -> None:
     sys.argv = ["script"]  # not pytest's
-    script = sys.modules["__main__"] = ModuleType("__main__")
-    exec(compile(source, "<script>", "exec"), script.__dict__)
-    sys.stdout.flush()
+    for (source, environment), folder in zip(scripts, folders, strict=True):
+        for number, name in enumerate(("stdout", "stderr"), 1):
+            with (folder / name).open("wb") as file:
+                os.dup2(file.fileno(), number)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
+        os.chdir(folder)  # what it writes does not stay in the source tree
+        os.environ.clear()
+        os.environ.update(environment)
+        if (sdk := sys.modules.get("dashscope")) is not None:  # read when it was imported
+            sdk.base_http_api_url = environment.get("DASHSCOPE_HTTP_BASE_URL")
+        script = sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(source, "<script>", "exec"), script.__dict__)
+        sys.stdout.flush()
+        (folder / "ended").touch()
