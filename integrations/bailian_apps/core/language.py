@@ -140,7 +140,7 @@ def translated(text: str, into: Language | None = None) -> str:
 def import_error(text: Message) -> ImportError:
     """Return the error of a package that is missing, in the languages that our errors have."""
     error = ImportError(translated(text, chosen_language() or "en"))
-    if adds_translations() and hasattr(error, "add_note"):
+    if sys.version_info >= (3, 11) and adds_translations():
         error.add_note(translated(text))
     return error
 
