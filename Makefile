@@ -19,7 +19,7 @@ FAST_TESTS := $(filter-out $(addprefix %/test_,tracers.py trees.py recordings.py
 	tests/core/test_*.py tests/transport/test_*.py tests/langchain/test_*.py tests/llamaindex/test_*.py tests/test_*.py))
 
 .PHONY: help demo install test test-fast test-slow test-floor test-sdks soak test-newest coverage \
-	bench docs docs-serve check format lock lock-upgrade clean
+	bench docs docs-serve check format messages lock lock-upgrade clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -75,6 +75,9 @@ check: .venv/.installed ## Check format, lint, types and import contracts.
 	$(BIN)/pyright
 	$(BIN)/pyright --pythonversion 3.10 $(filter-out %/langchain %/__pycache__ %/py.typed,$(wildcard integrations/bailian_apps/*))
 	$(BIN)/lint-imports
+
+messages: .venv/.installed ## Collect the texts that people read; compile their translations.
+	$(BIN)/python docs/messages.py
 
 format: .venv/.installed ## Format the source, and repair what ruff can.
 	$(BIN)/ruff format .

@@ -135,7 +135,7 @@ def sessions(language: str) -> Diagram:
         draw.box(470, y, 198, 40, words, "green" if number == 2 else "blue")
     draw.arrow((408, 194), (436, 194), (436, 154), (470, 154), kind="blue dash")
     draw.arrow((256, 238), (444, 238), (444, 214), (470, 214), kind="green")
-    draw.text(268, 231, ("only this message", "只发这一条"), "green")
+    draw.text(268, 231, ("only this message", "只发送这一条"), "green")
     draw.line(20, 276, 680, 276)
     draw.text(
         20,
@@ -160,7 +160,7 @@ def sessions(language: str) -> Diagram:
         (
             "The whole history is also sent after an edit, a system message that is new, another app's answer,\n"
             "an hour without a call, 50 rounds, or when the cloud has lost the session.",
-            "以下情况也发送全部历史消息：消息被改过、系统消息有变化、其他应用回答过、一小时没有调用、\n已满 50 轮、百炼侧丢失了会话。",
+            "以下情况也发送全部历史消息：修改过消息、系统消息有变化、其他应用回答过、一小时没有调用、\n已满 50 轮、百炼侧丢失了会话。",
         ),
         "soft",
     )
@@ -171,7 +171,7 @@ def steps(language: str) -> Diagram:
     """Steps on a time axis, and in the two frameworks."""
     draw = Diagram(language, 430, ("The steps of one run", "一次运行的步骤"))
     draw.text(20, 30, ("One run of a workflow", "工作流的一次运行"), "head")
-    draw.text(680, 30, ("time since the request was sent", "从请求发出起的时间"), "soft end")
+    draw.text(680, 30, ("time since the request was sent", "从发出请求起算的时间"), "soft end")
     draw.arrow((160, 40), (680, 40))
     rows = (
         (("start", "开始"), "Start", 170, 0, 180, "box"),
@@ -222,7 +222,7 @@ def streaming(language: str) -> Diagram:
         language, 424, ("What of each stream mode is the answer", "各流式模式中哪些内容是回答")
     )
     heads = (
-        (168, ("a node computes", "节点在处理")),
+        (168, ("a node computes", "节点执行中")),
         (346, ("the answer is spoken", "正在输出回答")),
         (524, ("last frame", "最后一帧")),
     )
@@ -280,15 +280,15 @@ def streaming(language: str) -> Diagram:
 
 def requests(language: str) -> Diagram:
     """From the call to the result, and what is sent again."""
-    draw = Diagram(language, 520, ("What is sent when", "什么时候发送什么"))
+    draw = Diagram(language, 520, ("What is sent when", "何时发送，何时重发"))
     column, width = 210, 250
     boxes: tuple[tuple[float, Words, str], ...] = (
         (20, ("invoke / stream", "invoke / stream"), "box"),
         (76, ("check all arguments", "检查全部参数"), "box"),
-        (132, ("plan: new message, or whole history", "决定：只发新消息，还是全部历史"), "box"),
+        (132, ("plan: new message, or whole history", "决定：新消息，还是全部历史消息"), "box"),
         (188, ("wait for a slot, claim the round", "等待并发名额，占用会话轮次"), "box"),
-        (250, ("attempt: key, connection, one POST", "一次尝试：取 Key、建连接、POST"), "blue"),
-        (342, ("first frame", "第一帧"), "green"),
+        (250, ("attempt: key, connection, one POST", "发送：获取 Key、建立连接、POST"), "blue"),
+        (342, ("first frame", "首帧"), "green"),
         (398, ("frames → events → chunks", "数据帧 → 事件 → chunk"), "green"),
         (454, ("last frame → AppResult, marker", "最后一帧 → AppResult、会话标记"), "green"),
     )
@@ -300,7 +300,7 @@ def requests(language: str) -> Diagram:
     draw.text(
         20,
         92,
-        ("InvalidInputError:\nnothing was sent", "InvalidInputError：\n什么都没发送"),
+        ("InvalidInputError:\nnothing was sent", "InvalidInputError：\n请求没有发出"),
         "soft",
     )
     draw.arrow((column, 94), (150, 94), kind="red")
@@ -311,7 +311,7 @@ def requests(language: str) -> Diagram:
         110,
         (
             "sent again\nnot connected, 429, 503;\nif idempotent=True also:\nlost, timeout, 500\n(max_retries times)",
-            "重新发送\n未连上、429、503；\nidempotent=True 时还有：\n断线、超时、500\n（最多 max_retries 次）",
+            "重新发送\n未建立连接、429、503；\nidempotent=True 时还有：\n断线、超时、500\n（最多 max_retries 次）",
         ),
         "amber",
     )
@@ -352,7 +352,7 @@ def failures(language: str) -> Diagram:
         ("call", "调用"),
         ("request sent", "请求发出"),
         ("HTTP head", "HTTP 响应头"),
-        ("first frame", "第一帧"),
+        ("first frame", "首帧"),
         ("last frame", "最后一帧"),
     )
     draw.arrow((16, 54), (684, 54))

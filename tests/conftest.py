@@ -1,8 +1,9 @@
-"""What holds for every test: only loopback is reachable, and no key of the machine is used."""
+"""What holds for every test: only loopback is reachable, no key of the machine is used, in English."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any, cast
@@ -11,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from bailian_apps.emulator import Emulator
+
+# Whatever the locale of the developer is; programs that a test starts inherit it.
+os.environ["BAILIAN_LANG"] = "en"
 
 # Generation is slow on a busy machine; nothing here is a timed test.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -18,11 +18,16 @@ pytestmark = pytest.mark.process
 ROOT = Path(__file__).parent.parent
 # Without the one that needs an AccessKey pair, which tests/test_session_files.py runs, and the one
 # that starts a cluster: tests/batch/test_ray_data.py runs it, and the code in its pages.
-ELSEWHERE = {ROOT / "examples/session_files.py", ROOT / "examples/ray_batch.py"}
+ELSEWHERE = {
+    ROOT / "examples" / name for name in ("session_files.py", "ray_batch.py", "gradio_chat.py")
+}
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - ELSEWHERE)
-# Run by tests/batch/test_ray_data.py, tests/test_docs_notebooks.py, and tests/test_tutorials.py, which
-# does what they say: their code is files that import each other.
-PAGES_ELSEWHERE = {"ray.md", "notebooks.md", "first-app.md", "tested-app.md", "two-apps.md"}
+# Run by tests/batch/test_ray_data.py, tests/test_docs_notebooks.py, tests/test_docs_tracing.py, and
+# tests/test_tutorials.py, which does what they say: their code is files that import each other.
+PAGES_ELSEWHERE = {
+    *("ray.md", "notebooks.md", "tracing.md"),
+    *("first-app.md", "tested-app.md", "two-apps.md"),
+}
 # The pages of one name, in both languages: their code runs in one process, one after the other.
 NAMES = sorted({path.name for path in (ROOT / "docs").glob("*/*.md")} - PAGES_ELSEWHERE)
 PAGES = {name: sorted((ROOT / "docs").glob(f"*/{name}")) for name in NAMES} | {

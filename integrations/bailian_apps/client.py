@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.language import N_
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.owned_stream import OwnedStream
@@ -124,7 +125,9 @@ class Client:
             if proxy is None:
                 raise InvalidInputError("proxy", "is not a URL such as http://127.0.0.1:8080")
         if not isinstance(cast("object", ca_bundle), str | Path | None):
-            raise InvalidInputError("ca_bundle", f"must be a path, not {kind_of(ca_bundle)}")
+            raise InvalidInputError(
+                "ca_bundle", N_("must be a path, not {kind}").format(kind=kind_of(ca_bundle))
+            )
         if ca_bundle is not None and not str(ca_bundle):
             raise InvalidInputError("ca_bundle", "is empty", "Pass a file or directory, or None")
         self.session_rounds = SessionRounds()

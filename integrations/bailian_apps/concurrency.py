@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from typing_extensions import Self
 
 from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
+from bailian_apps.core.language import N_
 from bailian_apps.core.settings import Timeout
 
 logger = logging.getLogger(__name__)
@@ -201,9 +202,12 @@ class ConcurrencySlot:
     def _timeout_error(self, until: float) -> BailianError:
         name = "total_s" if until == self._deadline else "pool_s"
         error = RequestTimeoutError(
-            f"no slot became free within {name}={getattr(self._timeouts, name):g} s: "
-            f"max_concurrency={self.limit} calls of this app were running; nothing was sent; "
-            f"raise {name} or max_concurrency, or close streams that are no longer read"
+            N_(
+                "no slot became free within {name}={seconds:g} s: "
+                "max_concurrency={limit} calls of this app were running; nothing was "
+                "sent; raise {name} or max_concurrency, or close streams that are no "
+                "longer read"
+            ).format(name=name, seconds=getattr(self._timeouts, name), limit=self.limit)
         )
         error.request_state, error.attempts = "not_sent", 0
         return error

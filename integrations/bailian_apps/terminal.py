@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bailian_apps.core.language import _, ngettext
 from bailian_apps.core.result import EXECUTING, PAUSE, SKIP, STOP, SUCCESS, Step
 
 if TYPE_CHECKING:
@@ -129,12 +130,12 @@ def wrap_words(text: str, columns: int) -> str:
 
 def format_tokens(input_tokens: int, output_tokens: int) -> str:
     """The tokens of a run or of a model, in words."""
-    return f"{input_tokens} tokens in, {output_tokens} out"
+    return _("{input} tokens in, {output} out").format(input=input_tokens, output=output_tokens)
 
 
 def step_line(step: Step) -> str:
     """A step as one plain line: its state, name, type, duration, and error or output."""
-    return "".join(text for text, _ in _segments(step))
+    return "".join(text for text, _style in _segments(step))
 
 
 def step_text(step: Step, number: int = 0) -> Text:
@@ -203,7 +204,7 @@ def _segments(step: Step) -> list[tuple[str, str]]:
     if output := one_line(step.error or _output(step)):
         segments.append((f"  {output}", "red" if step.failed else "dim"))
     if step.reasoning and not running:
-        label = "" if step.kind == "reasoning" else "thought: "
+        label = "" if step.kind == "reasoning" else _("thought: ")
         segments.append((f"  {label}{one_line(step.reasoning)}", "dim italic"))
     return segments
 
@@ -216,5 +217,5 @@ def _output(step: Step) -> str:
     if not documents:
         return step.output
     titles = ", ".join(dict.fromkeys(each.title for each in documents if each.title))
-    count = f"{len(documents)} document{'s'[: len(documents) > 1]}"
+    count = ngettext("{count} document", "{count} documents", len(documents))
     return f"{count}: {titles}" if titles else count

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,7 @@ def test_each_prompt_is_a_run(cloud: Emulator, run_all: RunAll, tmp_path: Path) 
     assert [result.attempts for result in results.values()] == [1, 1, 1]
     failure = results["2"].error
     assert failure is not None
+    assert (results["2"].status, failure.type) == ("failed", "AppFailedError")
     assert failure.run_id is not None
     assert app.background_run(failure.run_id).refresh().status == "failed"
     assert posts(cloud) == 3
@@ -98,6 +102,8 @@ def test_each_prompt_is_a_run(cloud: Emulator, run_all: RunAll, tmp_path: Path) 
         key: value.text for key, value in results.items()
     }
     assert posts(cloud) == 3
+    run_all(app, prompts, journal=tmp_path / "journal", background=True, retry_failed=True)
+    assert posts(cloud) == 4
 
 
 def test_a_killed_batch_picks_up_its_runs(
@@ -149,7 +155,8 @@ def test_a_run_that_failed_while_nobody_waited_has_failed(
     slow_cloud.advance(1000)
     (result,) = run_all(app, ["bad"], journal=journal, background=True).values()
     assert result.error is not None
-    assert (result.error.type, result.attempts) == ("AppFailedError", 1)
+    assert (result.status, result.error.type) == ("failed", "AppFailedError")
+    assert result.attempts == 1
     assert "the plugin is broken" in result.error.message
     assert posts(slow_cloud) == 1
 
@@ -180,6 +187,49 @@ def test_a_lost_run_is_unknown_and_is_not_submitted_again(
     assert {result.status for result in results.values()} == {"unknown"}
     assert {result.error and result.error.type for result in results.values()} == {"NotFoundError"}
     assert posts(slow_cloud) == 3
+
+
+def test_an_idempotent_app_is_asked_again_if_its_run_is_gone(
+    slow_cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    killed(slow_cloud, journal)
+    for path in paths(slow_cloud, "GET"):
+        app_of(slow_cloud).background_run(path.rsplit("/", 1)[-1]).cancel().delete()
+    app = app_of(slow_cloud, idempotent=True)
+    with ThreadPoolExecutor(1) as pool:
+        going_on = pool.submit(run_all, app, ["a", "b", "c"], journal=journal, background=True)
+        wait_for_questions(slow_cloud, 6)
+        slow_cloud.advance(1000)
+        results = going_on.result()
+    assert {key: result.text for key, result in results.items()} == TEXTS
+    assert posts(slow_cloud) == 6
+
+
+def test_a_question_that_fails_does_not_lose_the_run(
+    cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    cloud.fail("http_400", nth=2)
+    (left,) = run_all(app_of(cloud), ["a"], journal=journal, background=True).values()
+    assert (left.status, left.attempts) == ("unknown", 1)
+    assert left.error is not None
+    assert left.error.run_id is not None
+    (result,) = run_all(app_of(cloud), ["a"], journal=journal, background=True).values()
+    assert (result.text, result.attempts, posts(cloud)) == ("report on a", 1, 1)
+
+
+def test_a_failure_that_an_older_journal_kept_is_no_run(cloud: Emulator, tmp_path: Path) -> None:
+    """It left the content of a failure in the row of a prompt that it sent again."""
+    journal = tmp_path / "journal"
+    list(run_batch(app_of(cloud), ["bad"], journal=journal))
+    with closing(sqlite3.connect(journal)) as connection, connection:
+        connection.execute("UPDATE prompts SET state = 'in_flight'")
+    (left,) = read_journal(journal)
+    assert left.error is not None
+    assert (left.status, left.error.run_id) == ("unknown", None)
+    (result,) = run_batch(app_of(cloud), ["bad"], journal=journal, background=True)
+    assert (result.status, posts(cloud)) == ("unknown", 1)
 
 
 def test_what_a_run_cannot_carry_is_refused_unsent(cloud: Emulator, run_all: RunAll) -> None:

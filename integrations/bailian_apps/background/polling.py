@@ -10,6 +10,7 @@ import time
 
 from bailian_apps.background.requests import RunRequest
 from bailian_apps.core.errors import BailianError, InvalidInputError, RequestTimeoutError
+from bailian_apps.core.language import N_, joined
 from bailian_apps.core.retry import is_retryable
 from bailian_apps.core.settings import MAX_SECONDS, AppSettings
 from bailian_apps.transport.responses_api import RunCall
@@ -92,11 +93,15 @@ class Polling:
         return min(pause_s, self._deadline - now, max(until - now, 0.0))
 
     def _timeout_error(self) -> RequestTimeoutError:
-        why = f"; asking failed at last: {self._failure}" if self._failure is not None else ""
-        error = RequestTimeoutError(
-            f"the run has not ended within timeout_s={self._timeout_s or MAX_SECONDS:g} s; it goes "
-            f"on, and can be waited for again by its id{why}"
-        )
+        message = N_(
+            "the run has not ended within timeout_s={seconds:g} s; it goes on, and can be waited "
+            "for again by its id"
+        ).format(seconds=self._timeout_s or MAX_SECONDS)
+        if self._failure is not None:
+            failure = self._failure.describe("en")
+            why = N_("asking failed at last: {failure}").format(failure=failure)
+            message = joined((message, why))
+        error = RequestTimeoutError(message)
         error.run_id, error.request_state = self._run_id, "answered"
         return error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from bailian_apps.core.errors import BailianError
+from bailian_apps.core.errors import BailianError, ConnectError
 from bailian_apps.core.retry import KeyReader, did_not_start, retry_delay_s
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.transport.request_builder import resolve_api_key
@@ -73,6 +73,7 @@ class RunRequest:
         while True:
             try:
                 key = self._own_key() if self._keys is None else self._keys.read()
+                self._require_time()
                 return connection.send(self._call, key, **self._limits())
             except BailianError as error:
                 delay_s = self._delay_or_raise(error)
@@ -91,10 +92,15 @@ class RunRequest:
                     key = self._own_key()
                 else:
                     key = await key_before(deadline, self._keys.aread())
+                self._require_time()
                 return await connection.send(self._call, key, **self._limits())
             except BailianError as error:
                 delay_s = self._delay_or_raise(error)
             await asyncio.sleep(delay_s)
+
+    def _require_time(self) -> None:
+        if time.monotonic() >= self._deadline:
+            raise ConnectError("total_s passed before the request could be sent")
 
     def _own_key(self) -> SecretStr:
         return SecretStr(resolve_api_key(self._settings))

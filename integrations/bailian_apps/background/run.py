@@ -20,6 +20,7 @@ from bailian_apps.core.errors import (
 )
 from bailian_apps.core.events import AppEvent, RunFinished
 from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.language import N_
 from bailian_apps.core.responses_api import RunState, failure_of, read_state, result_events
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
@@ -73,7 +74,9 @@ class BackgroundRun:
             InvalidInputError: The id is none.
         """
         if not isinstance(run_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidInputError("run_id", f"must be a str, not {kind_of(run_id)}")
+            raise InvalidInputError(
+                "run_id", N_("must be a str, not {kind}").format(kind=kind_of(run_id))
+            )
         if not _RUN_ID.fullmatch(run_id):
             raise InvalidInputError(
                 "run_id",
@@ -293,7 +296,10 @@ class BackgroundRun:
         return await asyncio.to_thread(client.aruns, endpoint)
 
     def _read(self, answer: RunAnswer) -> RunState:
-        state = read_state(*answer)
+        try:
+            state = read_state(*answer)
+        except ProtocolError as error:
+            raise self._about(error) from None
         if state.id != self.id:
             raise self._about(ProtocolError("the cloud answered with another run"))
         return state

@@ -22,6 +22,7 @@ from bailian_apps.core.errors import (
 )
 from bailian_apps.core.history import Plan
 from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.language import N_
 from bailian_apps.core.responses_api import read_state, request_body, unsent_settings
 from bailian_apps.core.retry import did_not_start
 from bailian_apps.core.settings import AppSettings
@@ -90,7 +91,9 @@ class Submission:
         """
         settings.require_secrets()
         if mark is not None and not isinstance(mark, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidInputError("mark", f"must be a str, not {kind_of(mark)}")
+            raise InvalidInputError(
+                "mark", N_("must be a str, not {kind}").format(kind=kind_of(mark))
+            )
         self.settings = settings
         self._given_client = client  # a run with the default client can be pickled
         self._client = client or default_client()
@@ -118,8 +121,7 @@ class Submission:
             self._client.runs(endpoint) as connection,
             self._marked(),
         ):
-            answer = RunRequest(call, self.settings, deadline=deadline).send(connection)
-        return self._run(*answer)
+            return self._run(*RunRequest(call, self.settings, deadline=deadline).send(connection))
 
     async def asubmit(self) -> BackgroundRun:
         """As `submit`, natively async."""
@@ -134,8 +136,7 @@ class Submission:
             async with made as connection:
                 with self._marked():
                     request = RunRequest(call, self.settings, deadline=deadline)
-                    answer = await request.asend(connection)
-        return self._run(*answer)
+                    return self._run(*await request.asend(connection))
 
     @hides_arguments
     def _call(self) -> RunCall:

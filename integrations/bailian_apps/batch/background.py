@@ -19,6 +19,15 @@ from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
 
 
+class RecordFailedError(Exception):
+    """A run was submitted, and the journal could not be written: the batch ends with `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        """Hold the journal's error, which is no failure of the prompt."""
+        super().__init__(str(error))
+        self.error = error
+
+
 class BackgroundAttempt:
     """Submits a run, or picks one up, and waits for its end."""
 
@@ -62,12 +71,15 @@ class BackgroundAttempt:
         if run_id is None:
             run_id = self._submission.submit().id
             if (recorded := self._record(run_id)) is not None:
-                recorded.result()
+                try:
+                    recorded.result()
+                except Exception as error:
+                    raise RecordFailedError(error) from None
         run = _Abortable(self._settings, run_id, client=self._client, closed=self._closed)
         try:
             run.wait()
         except BailianError as error:
-            raise self._goes_on(error) from None
+            raise _goes_on(error, run_id) from None
         return self._result(run)
 
     async def ainvoke(self) -> AppResult:
@@ -76,27 +88,30 @@ class BackgroundAttempt:
         if run_id is None:
             run_id = (await self._submission.asubmit()).id
             if (recorded := self._record(run_id)) is not None:
-                await asyncio.wrap_future(recorded)
+                try:
+                    await asyncio.wrap_future(recorded)
+                except Exception as error:
+                    raise RecordFailedError(error) from None
         run = _Abortable(self._settings, run_id, client=self._client, closed=self._closed)
         try:
             await run.await_end()
         except BailianError as error:
-            raise self._goes_on(error) from None
+            raise _goes_on(error, run_id) from None
         return self._result(run)
 
     def close(self) -> None:
-        """End the wait at its next pause; the run goes on."""
+        """End the wait when the request in flight, if any, has ended; the run goes on."""
         self._closed.set()
 
     def _result(self, run: BackgroundRun) -> AppResult:
         self._record(None)
         return run.result()
 
-    @staticmethod
-    def _goes_on(error: BailianError) -> BailianError:
-        """Return an error of asking: what became of the run is unknown."""
-        error.request_state = "unknown"
-        return error
+
+def _goes_on(error: BailianError, run_id: str) -> BailianError:
+    """Return an error of asking, whatever it is: what became of the run is unknown."""
+    error.request_state, error.run_id = "unknown", run_id
+    return error
 
 
 class _Abortable(BackgroundRun):

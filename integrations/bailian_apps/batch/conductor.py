@@ -29,6 +29,7 @@ from bailian_apps.batch.values import (
     identity,
     repeated_id,
     status_of,
+    unread,
 )
 from bailian_apps.concurrency import ConcurrencySlot
 from bailian_apps.core import errors
@@ -91,6 +92,7 @@ class Call:
         error: What the newest attempt of this run failed with.
         may_have_run: Whether an attempt, also of an earlier run, may have run the app.
         run_id: The background run of an earlier attempt, which may still have a result.
+        run_ended: Whether the newest attempt was a background run that came to its end.
     """
 
     prompt: Prompt
@@ -104,11 +106,16 @@ class Call:
     error: BailianError | None = None
     may_have_run: bool = False
     run_id: str | None = None
+    run_ended: bool = False
 
     @property
     def did_not_start(self) -> bool:
         """Whether the newest attempt certainly did not start the app."""
         return self.error is not None and did_not_start(self.error)
+
+    def status_of(self, error: BailianError) -> BatchStatus:
+        """Return what became of the prompt if the newest attempt failed with an error."""
+        return "failed" if self.run_ended else status_of(error)
 
 
 class Conductor:
@@ -157,6 +164,7 @@ class Conductor:
         self._budget = budget or Budget()
         self._retry_failed = retry_failed
         self._background = background
+        self.refusal: InvalidInputError | None = None  # of the newest prompt that cannot be sent
         self._pace = pace or pace_of(app.settings.base_url, app.settings.app_id)
         self._lock = threading.Lock()
         self._ends_at = float("inf")
@@ -211,6 +219,7 @@ class Conductor:
         try:
             prompt = Prompt.of(given, self._position, self._app.settings.secret_biz_params)
         except InvalidInputError as error:
+            self.refusal = error
             return _invalid(str(self._position), self._position, error)
         named = prompt.id != str(self._position)
         if self.journal is None and (named or self._ids):  # a journal knows the ids
@@ -237,6 +246,7 @@ class Conductor:
         except InvalidInputError as error:
             if stored is not None and stored.status == "unknown":
                 return stored
+            self.refusal = error
             return _invalid(prompt.id, prompt.position, error)
         run_id = None
         if stored is not None:
@@ -252,7 +262,7 @@ class Conductor:
         call = Call(prompt=prompt, settings=settings, options=options, stored=stored, run_id=run_id)
         if stored is not None:
             call.attempts = stored.attempts
-            call.may_have_run = stored.status == "unknown"
+            call.may_have_run = stored.status == "unknown" and run_id is None
         return self.ended(call) if self.stopped else call
 
     def slot(
@@ -291,6 +301,7 @@ class Conductor:
         Raises:
             InvalidInputError: The call cannot be sent.
         """
+        call.run_ended = False
         once = self._once
         if call.settings is not self._app.settings:
             once = call.settings.model_copy(update={"max_retries": 0})
@@ -301,10 +312,12 @@ class Conductor:
         return Run(once, Plan(app_id=once.app_id), call.options, client=client)
 
     def _record_run(self, call: Call, run_id: str | None) -> Future[bool] | None:
-        call.run_id = run_id
+        call.run_id, call.run_ended = run_id, run_id is None
         if run_id is None:
-            call.may_have_run = False  # what became of it is known now
             return None
+        self._pace.answered()
+        with self._lock:
+            self._in_a_row = 0
         call.attempts += 1
         return None if self.journal is None else self.journal.start(call.prompt, run_id)
 
@@ -323,10 +336,11 @@ class Conductor:
         """Return the result of an attempt that failed, or seconds until the next attempt."""
         with self._lock:
             self.counts.in_flight -= 1
-        if not (self._background and error.run_id):  # the submission of a run is counted already
-            call.attempts += error.attempts
+        status = call.status_of(error)
         call.error = error
-        call.may_have_run |= status_of(error) == "unknown"
+        if not (call.run_id or call.run_ended):  # a run was counted when it was submitted
+            call.attempts += error.attempts
+            call.may_have_run |= status == "unknown"
         idempotent, max_retries = call.settings.idempotent, call.settings.max_retries
         if did_not_start(error) and is_retryable(error) and max_retries:
             call.refusals += 1
@@ -335,25 +349,28 @@ class Conductor:
                 return self.ended(call)
             if call.refusals < _MAX_REFUSALS:
                 return 0.0  # the pace makes it wait
-        elif is_retryable(_unread(error), idempotent=idempotent):
+        elif is_retryable(unread(error), idempotent=idempotent):
             call.repeats += 1
-            delay_s = retry_delay_s(_unread(error), attempt=call.repeats, settings=call.settings)
+            delay_s = retry_delay_s(unread(error), attempt=call.repeats, settings=call.settings)
             if delay_s is not None:
                 return delay_s
-        elif call.run_id is None and (
-            isinstance(error, _OF_EVERY_PROMPT) or getattr(error, "permanent", False)
-        ):
+        elif call.run_id and isinstance(error, errors.NotFoundError):
+            if idempotent and call.repeats < max_retries:  # the cloud has deleted the run
+                call.run_id = None
+                call.repeats += 1
+                return 0.0
+        elif isinstance(error, _OF_EVERY_PROMPT) or getattr(error, "permanent", False):
             with self._lock:
                 self._in_a_row += 1
                 if self._in_a_row >= _MAX_IN_A_ROW:
                     self.stop(type(error).__name__)
-        return _result(call, status_of(error), error)
+        return _result(call, status, error)
 
     def ended(self, call: Call) -> BatchResult:
         """Return the result of a call that waits for its turn, if the batch ends."""
         if call.error is None:
             return call.stored or _result(call, "not_started")
-        status = "not_started" if call.did_not_start else status_of(call.error)
+        status = "not_started" if call.did_not_start else call.status_of(call.error)
         return _result(call, status, call.error)
 
     def held_back(self, call: Call) -> BatchResult:
@@ -366,16 +383,6 @@ class Conductor:
     def invalid(self, call: Call, error: InvalidInputError) -> BatchResult:
         """Return the result of a call that cannot be sent."""
         return _result(call, "failed", error)
-
-
-def _unread(error: BailianError) -> BailianError:
-    """Return an error without the frames that came before it.
-
-    A call is not repeated after a frame, because its caller has read it. Nobody has in a batch.
-    """
-    if error.partial is not None and status_of(error) == "unknown":
-        return errors.ConnectionLostError(error.message)
-    return error
 
 
 def _invalid(prompt_id: str, position: int, error: InvalidInputError) -> BatchResult:
@@ -391,6 +398,6 @@ def _result(call: Call, status: BatchStatus, error: BailianError | None = None) 
         id=call.prompt.id,
         position=call.prompt.position,
         status=status,
-        error=None if error is None else BatchFailure.of(error),
+        error=None if error is None else BatchFailure.of(error, call.run_id),
         attempts=call.attempts,
     )

@@ -35,6 +35,7 @@ from bailian_apps.batch.values import (
     repeated_id,
 )
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ CREATE TABLE prompts (
 );
 """
 _IN_FLIGHT = "in_flight"
-_OTHER_PATH = "Pass another path, or what the batch was started with"
+_OTHER_PATH = N_("Pass another path, or what the batch was started with")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,9 @@ class Journal:
             ]
             if other:
                 raise InvalidInputError(
-                    "journal", f"belongs to another batch: {', '.join(other)} differs", _OTHER_PATH
+                    "journal",
+                    N_("belongs to another batch: {names} differs").format(names=", ".join(other)),
+                    _OTHER_PATH,
                 )
         run = int(about.get("run", 0)) + 1
         execute("BEGIN")
@@ -140,7 +143,8 @@ class Journal:
             run_id: The background run that is waited for; nothing is to be sent then.
         """
         if run_id is not None:
-            return self._set(prompt, _IN_FLIGHT, "content = ?", run_id)
+            content = json.dumps({"run_id": run_id})
+            return self._set(prompt, _IN_FLIGHT, "content = ?", content)
         return self._set(prompt, _IN_FLIGHT, "attempts = attempts + 1, content = NULL")
 
     def finish(self, prompt: Prompt, result: BatchResult) -> Future[bool]:
@@ -177,7 +181,9 @@ class Journal:
             raise repeated_id(prompt.id)
         if digest != prompt.digest:
             raise InvalidInputError(
-                "journal", f"has another prompt with the id {prompt.id!r}", _OTHER_PATH
+                "journal",
+                N_("has another prompt with the id {id!r}").format(id=prompt.id),
+                _OTHER_PATH,
             )
         connection.execute(
             "UPDATE prompts SET run = ?, position = ? WHERE id = ?",
@@ -284,11 +290,12 @@ def _result(
 ) -> BatchResult:
     error = result = None
     if state == _IN_FLIGHT:
-        state, error = "unknown", replace(KILLED, run_id=content)
+        run_id = json.loads(content or "{}").get("run_id")
+        state, error = "unknown", replace(KILLED, run_id=run_id)
     elif state == "answered" and content is not None:
         result = load_result(content)
     elif content is not None:
-        error = BatchFailure(**json.loads(content))
+        error = BatchFailure.from_dict(json.loads(content))
     return BatchResult(
         id=prompt_id,
         position=position,
@@ -301,7 +308,7 @@ def _result(
 
 
 def _write_error(error: sqlite3.Error) -> InvalidInputError:
-    return InvalidInputError("journal", f"cannot be written: {error}")
+    return InvalidInputError("journal", N_("cannot be written: {error}").format(error=error))
 
 
 def _not_a_journal() -> InvalidInputError:
@@ -326,7 +333,9 @@ def _open(path: str | os.PathLike[str], wait_s: float = 0.0) -> sqlite3.Connecti
         )
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InvalidInputError("journal", f"cannot be opened: {reason}") from None
+        raise InvalidInputError(
+            "journal", N_("cannot be opened: {reason}").format(reason=reason)
+        ) from None
     try:
         # The lock is the process's: it ends with it, however it ends.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -341,7 +350,7 @@ def _open(path: str | os.PathLike[str], wait_s: float = 0.0) -> sqlite3.Connecti
     except sqlite3.DatabaseError as error:
         connection.close()
         if "locked" in str(error):
-            hint = "Wait for its end, or pass another path"
+            hint = N_("Wait for its end, or pass another path")
             raise InvalidInputError("journal", "is in use by another batch", hint) from None
         raise _not_a_journal() from None
     return connection

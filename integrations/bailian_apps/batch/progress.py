@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
 from bailian_apps.batch.values import BatchCounts
+from bailian_apps.core.language import N_, _, import_error
 
 Progress: TypeAlias = bool | Callable[[BatchCounts], object]
 """Whether to show the progress on standard error; or what is called with it after each result."""
@@ -37,15 +38,23 @@ def reporting(progress: Progress, counts: BatchCounts) -> Generator[Callable[[],
 
 def describe(counts: BatchCounts) -> str:
     """Return the counts as one line."""
-    of_total = "" if counts.total is None else f" of {counts.total}"
-    parts = [f"{counts.done}{of_total} done", f"{counts.answered} answered"]
-    for name in ("failed", "unknown", "not_started", "from_journal"):
-        if number := getattr(counts, name):
-            parts.append(f"{number} {name.replace('_', ' ')}")
-    parts += [f"{counts.calls} calls", f"{counts.tokens} tokens"]
+    done = _("{count} done").format(count=counts.done)
+    if counts.total is not None:
+        done = _("{count} of {total} done").format(count=counts.done, total=counts.total)
+    parts = [done, _("{count} answered").format(count=counts.answered)]
+    for text, count in (
+        (_("{count} failed"), counts.failed),
+        (_("{count} unknown"), counts.unknown),
+        (_("{count} not started"), counts.not_started),
+        (_("{count} from journal"), counts.from_journal),
+    ):
+        if count:
+            parts.append(text.format(count=count))
+    parts.append(_("{count} calls").format(count=counts.calls))
+    parts.append(_("{count} tokens").format(count=counts.tokens))
     if counts.pause_s > 1:
-        parts.append(f"the cloud is busy, {counts.pause_s:.0f} s pause")
-    return ", ".join(parts)
+        parts.append(_("the cloud is busy, {seconds:.0f} s pause").format(seconds=counts.pause_s))
+    return _(", ").join(parts)
 
 
 @contextlib.contextmanager
@@ -69,8 +78,8 @@ def _bar(counts: BatchCounts) -> Generator[Callable[[], object]]:
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
     except ModuleNotFoundError:
-        raise ImportError(
-            'progress needs rich; install it with: pip install "bailian-apps[batch]"'
+        raise import_error(
+            N_('progress needs rich; install it with: pip install "bailian-apps[batch]"')
         ) from None
     columns: list[Any] = [BarColumn(), TextColumn("{task.description}")]
     columns += [TimeElapsedColumn(), TimeRemainingColumn()]

@@ -28,6 +28,7 @@ from bailian_apps.batch.pace import Pace
 from bailian_apps.batch.tasks import AsyncBatch
 from bailian_apps.batch.values import COLUMNS, BatchResult, Prompt, identity, repeated_id
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_, import_error
 from bailian_apps.core.redaction import redact_kwargs
 from bailian_apps.core.settings import AppSettings
 
@@ -37,9 +38,11 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"ray", "pyarrow"}:
         raise
-    raise ImportError(
-        "bailian_apps.batch.ray_data needs ray and pyarrow; install them with: "
-        'pip install "bailian-apps[ray]"'
+    raise import_error(
+        N_(
+            "bailian_apps.batch.ray_data needs ray and pyarrow; install them with: "
+            'pip install "bailian-apps[ray]"'
+        )
     ) from error
 
 # An actor ends with the handle that started it; a later one of the same name does not keep it.
@@ -227,7 +230,9 @@ class BailianAppMapper:
     def _prompt(self, row: Mapping[str, Any]) -> dict[str, Any]:
         if row.get(self._id_column) is None:
             raise InvalidInputError(
-                f"column {self._id_column!r}", "is missing or empty", "Give each row an id"
+                N_("column {name!r}").format(name=self._id_column),
+                "is missing or empty",
+                "Give each row an id",
             )
         names = (self._prompt_column, *self._option_columns)
         options = {name: row[name] for name in names if row.get(name) is not None}
@@ -242,7 +247,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     Raises:
         InvalidInputError: They hold a key or another secret.
     """
-    hint = "Set DASHSCOPE_API_KEY where the workers run, or return it from secrets="
+    hint = N_("Set DASHSCOPE_API_KEY where the workers run, or return it from secrets=")
     if settings.get("api_key") is not None:
         raise InvalidInputError("settings.api_key", "would travel in a pickle", hint)
     names = settings.get("secret_biz_params", ())

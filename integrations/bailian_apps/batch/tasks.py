@@ -10,6 +10,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from bailian_apps.batch.background import RecordFailedError
 from bailian_apps.batch.base import BaseBatch
 from bailian_apps.batch.conductor import STEP_S, Call, Conductor
 from bailian_apps.batch.progress import Progress, reporting
@@ -147,6 +148,8 @@ class AsyncBatch(BaseBatch, AsyncIterator[BatchResult]):
         call.sent_at = time.monotonic()
         try:
             return conductor.answered(call, await run.ainvoke())
+        except RecordFailedError as failure:
+            raise failure.error from None
         except BailianError as error:
             return conductor.failed(call, error)
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from typing_extensions import Self
 
+from bailian_apps.batch.background import RecordFailedError
 from bailian_apps.batch.base import BaseBatch
 from bailian_apps.batch.conductor import STEP_S, Call, Conductor
 from bailian_apps.batch.progress import Progress, reporting
@@ -143,6 +144,8 @@ class Batch(BaseBatch, Iterator[BatchResult]):
         self._register(call, run.close)
         try:
             return conductor.answered(call, run.invoke())
+        except RecordFailedError as failure:
+            raise failure.error from None
         except BailianError as error:
             return conductor.failed(call, error)
 

@@ -10,8 +10,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, cast
 
 from bailian_apps.core.attachments import images_digest
-from bailian_apps.core.errors import BailianError, InvalidInputError, RequestState, ServerError
+from bailian_apps.core.errors import (
+    BailianError,
+    ConnectionLostError,
+    InvalidInputError,
+    RequestState,
+    ServerError,
+)
 from bailian_apps.core.json_values import kind_of, require_utf8
+from bailian_apps.core.language import N_
 from bailian_apps.core.redaction import redact_kwargs, redact_value, secret_names
 from bailian_apps.core.result import AppResult, DocReference, ModelUsage, Step, Usage
 from bailian_apps.core.settings import AppSettings
@@ -73,12 +80,16 @@ class Prompt:
         if isinstance(given, Mapping):
             options = {str(k): v for k, v in cast("Mapping[object, Any]", given).items()}
         elif not isinstance(given, str):
-            raise InvalidInputError("prompts", f"must hold str or mappings, not {kind_of(given)}")
+            raise InvalidInputError(
+                "prompts", N_("must hold str or mappings, not {kind}").format(kind=kind_of(given))
+            )
         named: object = options.pop("id", None)
         if named is None:
             named = position
         if isinstance(named, bool) or not isinstance(named, str | int) or named == "":
-            raise InvalidInputError("id", f"must be a str or an int, not {kind_of(named)}")
+            raise InvalidInputError(
+                "id", N_("must be a str or an int, not {kind}").format(kind=kind_of(named))
+            )
         require_utf8(str(named), "id")
         for name in _OF_THE_APP:
             if name in options:
@@ -117,8 +128,8 @@ class BatchFailure:
     run_id: str | None = None
 
     @classmethod
-    def of(cls, error: BailianError) -> BatchFailure:
-        """Return an error as data."""
+    def of(cls, error: BailianError, run_id: str | None = None) -> BatchFailure:
+        """Return an error as data, and as that of a background run if its id is given."""
         return cls(
             type=type(error).__name__,
             message=error.message,
@@ -126,8 +137,14 @@ class BatchFailure:
             status_code=error.status_code,
             request_id=error.request_id,
             request_state=error.request_state,
-            run_id=error.run_id,
+            run_id=run_id or error.run_id,
         )
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> BatchFailure:
+        """Return what `to_dict` wrote; fields of a newer version are left out."""
+        names = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in names})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -202,6 +219,7 @@ class BatchResult:
             "input_tokens": usage and usage.input_tokens,
             "output_tokens": usage and usage.output_tokens,
             "attempts": self.attempts,
+            "run_id": error and error.run_id,
         }
 
 
@@ -217,13 +235,16 @@ COLUMNS = {
     "input_tokens": "int64",
     "output_tokens": "int64",
     "attempts": "int64",
+    "run_id": "string",
 }
 """The columns of a result in a table, and their types in Arrow."""
 
 
 def repeated_id(prompt_id: str) -> InvalidInputError:
     """Return the error of an id that the input has twice."""
-    return InvalidInputError(f"id {prompt_id!r}", "is used twice", "Give each prompt its own")
+    return InvalidInputError(
+        N_("id {id!r}").format(id=prompt_id), "is used twice", "Give each prompt its own"
+    )
 
 
 def status_of(error: BailianError) -> BatchStatus:
@@ -233,6 +254,16 @@ def status_of(error: BailianError) -> BatchStatus:
     """
     unknown = error.request_state == "unknown" or isinstance(error, ServerError)
     return "unknown" if unknown else "failed"
+
+
+def unread(error: BailianError) -> BailianError:
+    """Return an error without the frames that came before it.
+
+    A call is not repeated after a frame, because its caller has read it. Nobody has in a batch.
+    """
+    if error.partial is not None and status_of(error) == "unknown":
+        return ConnectionLostError(error.message)
+    return error
 
 
 def dump_result(result: AppResult) -> str:

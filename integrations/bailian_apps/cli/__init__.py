@@ -1,12 +1,17 @@
 """The command line, `bailian-apps`."""
 
+from bailian_apps.core.language import N_, import_error
+
 try:
     from bailian_apps.cli.main import main
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in {"rich", "typer"}:
         raise
-    raise ImportError(
-        'the command line needs rich and typer; install them with: pip install "bailian-apps[cli]"'
+    raise import_error(
+        N_(
+            "the command line needs rich and typer; install them with: "
+            'pip install "bailian-apps[cli]"'
+        )
     ) from error
 except KeyboardInterrupt:  # Ctrl-C while Python still imports: `main` cannot catch it yet
     raise SystemExit(130) from None

@@ -17,6 +17,8 @@ from bailian_apps.cli.options import (
     Workspace,
 )
 from bailian_apps.cli.shell import console
+from bailian_apps.cli.usage import Command, Group
+from bailian_apps.core.language import _
 
 if TYPE_CHECKING:
     from bailian_apps.app import BailianApp
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 runs = typer.Typer(
     name="runs",
+    cls=Group,
     no_args_is_help=True,
     help="Wait for, show or cancel background runs: those of [bold]run --background[/].",
 )
@@ -48,11 +51,12 @@ def submit(app: BailianApp, prompt: str, options: Mapping[str, Any], *, as_json:
 
     run = app.submit(prompt, **options)
     _print(run, run.id, as_json=as_json)
-    wait_for_it = f"bailian-apps runs wait {run.id} --app {app.settings.app_id}"
-    print_note(console(stderr=True), f"{run.status}; wait for it with: {wait_for_it}")
+    command = f"bailian-apps runs wait {run.id} --app {app.settings.app_id}"
+    text = _("{status}; wait for it with: {command}").format(status=run.status, command=command)
+    print_note(console(stderr=True), text)
 
 
-@runs.command()
+@runs.command(cls=Command)
 def wait(
     run_id: _RunId,
     app_id: App = "-",
@@ -89,7 +93,7 @@ def _add_command(
 ) -> None:
     """Add a command that asks something of a run, and prints its status then."""
 
-    @runs.command(name=name, help=description)
+    @runs.command(name=name, cls=Command, help=description)
     def command(  # pyright: ignore[reportUnusedFunction]
         run_id: _RunId,
         app_id: App = "-",

@@ -18,54 +18,61 @@ from bailian_apps.cli.options import (
     Workspace,
 )
 
+_Source = Annotated[
+    str,
+    typer.Argument(
+        help="Prompts: .jsonl, .csv or .parquet; [bold]-[/] reads JSON lines.", metavar="IN"
+    ),
+]
+_Target = Annotated[
+    str,
+    typer.Argument(
+        help="Results: .jsonl, .csv or .parquet; [bold]-[/] prints JSON lines.", metavar="OUT"
+    ),
+]
+_Concurrency = Annotated[int, typer.Option(min=1, help="How many requests may be in flight.")]
+_Rpm = Annotated[
+    float | None, typer.Option(metavar="N", help="Send at most so many requests a minute.")
+]
+_MaxCalls = Annotated[int | None, typer.Option(metavar="N", help="End after so many requests.")]
+_MaxTokens = Annotated[int | None, typer.Option(metavar="N", help="End after so many tokens.")]
+_MaxTime = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="End after so many seconds.")
+]
+_Journal = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Where progress is kept (default: OUT.journal)."),
+]
+_RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Ask prompts that failed before again.")
+]
+_Background = Annotated[
+    bool,
+    typer.Option("--background", help="Make each prompt a background run, for long apps."),
+]
+_Idempotent = Annotated[
+    bool,
+    typer.Option(
+        "--idempotent",
+        help="Running the app twice does no harm: ask prompts of unknown outcome again.",
+    ),
+]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
 
 def batch(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="Prompts: .jsonl, .csv or .parquet; [bold]-[/] reads JSON lines.", metavar="IN"
-        ),
-    ],
-    target: Annotated[
-        str,
-        typer.Argument(
-            help="Results: .jsonl, .csv or .parquet; [bold]-[/] prints JSON lines.", metavar="OUT"
-        ),
-    ],
+    source: _Source,
+    target: _Target,
     app_id: App = "-",
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="How many requests may be in flight.")
-    ] = 8,
-    rpm: Annotated[
-        float | None, typer.Option(metavar="N", help="Send at most so many requests a minute.")
-    ] = None,
-    max_calls: Annotated[
-        int | None, typer.Option(metavar="N", help="End after so many requests.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="End after so many tokens.")
-    ] = None,
-    max_time: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="End after so many seconds.")
-    ] = None,
-    journal: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Where progress is kept (default: OUT.journal)."),
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask prompts that failed before again.")
-    ] = False,
-    background: Annotated[
-        bool,
-        typer.Option("--background", help="Make each prompt a background run, for long apps."),
-    ] = False,
-    idempotent: Annotated[
-        bool,
-        typer.Option(
-            "--idempotent",
-            help="Running the app twice does no harm: ask prompts of unknown outcome again.",
-        ),
-    ] = False,
+    concurrency: _Concurrency = 8,
+    rpm: _Rpm = None,
+    max_calls: _MaxCalls = None,
+    max_tokens: _MaxTokens = None,
+    max_time: _MaxTime = None,
+    journal: _Journal = None,
+    retry_failed: _RetryFailed = False,
+    background: _Background = False,
+    idempotent: _Idempotent = False,
     profile: ProfileName = None,
     biz: Biz = None,
     biz_json: BizJson = None,
@@ -74,7 +81,7 @@ def batch(
     base_url: BaseUrl = None,
     timeout: TimeoutS = None,
     settings: Set = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Ask an app many prompts. A batch that was killed goes on if you repeat the command.
 
@@ -97,16 +104,8 @@ def batch(
     from bailian_apps.cli.shell import console
 
     more: dict[str, Any] = {"model_id": model_id, "workspace": workspace, "base_url": base_url}
-    app = bailian_app(
-        app_id,
-        biz,
-        biz_json,
-        settings,
-        profile=profile,
-        timeout=timeout,
-        idempotent=idempotent or None,
-        **more,
-    )
+    more |= {"profile": profile, "timeout": timeout, "idempotent": idempotent or None}
+    app = bailian_app(app_id, biz, biz_json, settings, **more)
     code = run(
         app,
         source,

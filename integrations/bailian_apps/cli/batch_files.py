@@ -20,6 +20,7 @@ from typing_extensions import Self
 from bailian_apps.batch import BatchResult
 from bailian_apps.batch.values import COLUMNS
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_
 
 _TEXT_COLUMNS = ("id", "prompt", "session_id")
 _BIZ = "biz_params."
@@ -49,7 +50,9 @@ class PromptFile:
             if path == "-":
                 shutil.copyfileobj(sys.stdin.buffer, self._file)
         except OSError as error:
-            raise InvalidInputError("IN", f"cannot be read: {error.strerror}") from None
+            raise InvalidInputError(
+                "IN", N_("cannot be read: {reason}").format(reason=error.strerror)
+            ) from None
 
     def __enter__(self) -> Self:
         """Return the file."""
@@ -109,7 +112,9 @@ def _kind(path: str, argument: str) -> str:
     if path == "-":
         return "jsonl"
     if suffix not in kinds:
-        raise InvalidInputError(argument, f"must end in one of {', '.join(kinds)}, or be -")
+        raise InvalidInputError(
+            argument, N_("must end in one of {names}, or be -").format(names=", ".join(kinds))
+        )
     return kinds[suffix]
 
 
@@ -119,7 +124,7 @@ def _pyarrow() -> tuple[ModuleType, ModuleType]:
         from pyarrow import parquet  # pyright: ignore[reportMissingTypeStubs]
     except ImportError:
         raise InvalidInputError(
-            "a Parquet file", "needs pyarrow", "Install it with: pip install pyarrow"
+            N_("a Parquet file"), "needs pyarrow", "Install it with: pip install pyarrow"
         ) from None
     return pyarrow, parquet
 
@@ -131,11 +136,13 @@ def _json_lines(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
         try:
             value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError:
-            yield number, InvalidInputError("the line", "is not UTF-8 text")
+            yield number, InvalidInputError(N_("the line"), "is not UTF-8 text")
         except (ValueError, RecursionError):
-            yield number, InvalidInputError("the line", "is not JSON")
+            yield number, InvalidInputError(N_("the line"), "is not JSON")
         else:
-            wrong = InvalidInputError("the line", "must be a JSON object with prompt or messages")
+            wrong = InvalidInputError(
+                N_("the line"), "must be a JSON object with prompt or messages"
+            )
             yield number, value if isinstance(value, dict) else wrong
 
 
@@ -146,14 +153,19 @@ def _csv_rows(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
         for row in csv.DictReader(text, strict=True):
             number += 1
             if None in row or None in row.values():
-                yield number, InvalidInputError("the row", "has not as many fields as the header")
+                yield (
+                    number,
+                    InvalidInputError(N_("the row"), "has not as many fields as the header"),
+                )
                 continue
             cells = {name: _cell(name, value) for name, value in row.items() if value}
             yield number, _nested(cells)
     except (UnicodeDecodeError, csv.Error) as error:
         is_text = isinstance(error, csv.Error)
-        problem = f"is not CSV: {error}" if is_text else "is not UTF-8 text"
-        yield number + 1, InvalidInputError("the row", problem)
+        problem = (
+            N_("is not CSV: {error}").format(error=error) if is_text else N_("is not UTF-8 text")
+        )
+        yield number + 1, InvalidInputError(N_("the row"), problem)
     finally:
         text.detach()
 
@@ -166,7 +178,7 @@ def _parquet_rows(file: IO[bytes]) -> Iterator[tuple[int, Any]]:
         for number, row in enumerate(rows, 1):
             yield number, _nested({name: each for name, each in row.items() if each is not None})
     except ValueError:  # ArrowInvalid is one
-        yield 1, InvalidInputError("the file", "is not a Parquet file")
+        yield 1, InvalidInputError(N_("the file"), "is not a Parquet file")
 
 
 def _cell(name: str, text: str) -> Any:

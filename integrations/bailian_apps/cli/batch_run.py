@@ -14,11 +14,12 @@ from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.batch import AsyncBatch, BatchCounts, BatchResult, arun_batch, read_journal
-from bailian_apps.batch.conductor import Conductor
+from bailian_apps.batch.conductor import Call, Conductor
 from bailian_apps.cli.batch_files import PromptFile, check_output, json_line, result_file
 from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core import errors
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_, _
 from bailian_apps.core.redaction import MASK, SECRET_FIELDS, redact_biz_params
 
 SOME_FAILED, SOME_UNKNOWN, BUDGET_REACHED, INTERRUPTED = 20, 21, 22, 130
@@ -67,7 +68,8 @@ def batch(
                 write(result)
     code = _exit_code(running.counts, running.stopped_by if finished else "stop")
     if code and journal is not None:
-        print_note(console, f"to go on: {_command(sys.argv[1:], app.settings.secret_biz_params)}")
+        command = _command(sys.argv[1:], app.settings.secret_biz_params)
+        print_note(console, _("to go on: {command}").format(command=command))
     return code
 
 
@@ -85,9 +87,12 @@ def _check(app: BailianApp, prompts: PromptFile, console: Console, **options: An
         problem = _problem(checker, given)
         if problem is not None:
             wrong += 1
-            print_note(console, f"{prompts.unit} {number}: {problem}", "red")
+            print_note(console, _place(prompts, number) + _(": ") + problem, "red")
     if wrong:
-        raise InvalidInputError("IN", f"has {wrong} prompts that cannot be sent; nothing was sent")
+        text = N_("has 1 prompt that cannot be sent; nothing was sent")
+        if wrong > 1:
+            text = N_("has {count} prompts that cannot be sent; nothing was sent")
+        raise InvalidInputError("IN", text.format(count=wrong))
     return total
 
 
@@ -97,18 +102,29 @@ def _problem(checker: Conductor, given: Mapping[str, Any] | InvalidInputError) -
             raise given
         prompt = checker.read(given)
         call = prompt if isinstance(prompt, BatchResult) else checker.call(prompt, None)
-        if isinstance(call, BatchResult):
-            return call.error and call.error.message
-        checker.run(call)
+        if isinstance(call, Call):
+            checker.run(call)
+        elif checker.refusal is not None:
+            raise checker.refusal
     except InvalidInputError as error:
         return error_message(error, field=error.field)
     return None
 
 
+def _place(prompts: PromptFile, number: int) -> str:
+    text = _("line {number}") if prompts.unit == "line" else _("row {number}")
+    return text.format(number=number)
+
+
 def _inputs(prompts: PromptFile) -> Iterator[Mapping[str, Any]]:
     for number, given in prompts.read():
         if isinstance(given, InvalidInputError):
-            raise InvalidInputError("IN", f"has changed: {prompts.unit} {number} {given.problem}")
+            raise InvalidInputError(
+                "IN",
+                N_("has changed: {place} {problem}").format(
+                    place=_place(prompts, number), problem=given.problem
+                ),
+            )
         yield given
 
 
@@ -145,17 +161,15 @@ class _Running:
             self.stopped_by = batch.stopped_by
         return True
 
-    def _interrupt(self, *_: object) -> None:
+    def _interrupt(self, *_args: object) -> None:
         if self._batch is None or self._task is None:
             return
         if self._batch.stopped_by == "stop":
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
             return
         self._batch.stop()
-        print_note(
-            self._console,
-            f"finishing {self.counts.in_flight} requests in flight; Ctrl-C again ends them",
-        )
+        text = _("finishing {count} requests in flight; Ctrl-C again ends them")
+        print_note(self._console, text.format(count=self.counts.in_flight))
 
 
 def _exit_code(counts: BatchCounts, stopped_by: str | None) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bailian_apps.cli.background import Background, runs
+from bailian_apps.cli.background import Background, runs, submit
 from bailian_apps.cli.batch import batch
 from bailian_apps.cli.options import (
     AllRegions,
@@ -47,9 +47,12 @@ from bailian_apps.cli.options import (
 )
 from bailian_apps.cli.server_commands import emulator_commands, init, record, recordings, serve
 from bailian_apps.cli.shell import console
+from bailian_apps.cli.usage import Command, Group
+from bailian_apps.core.language import _
 
 app = typer.Typer(
     name="bailian-apps",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -125,35 +128,24 @@ def run(
     15 timeout, 16 not an API response, 17 stream cut
     130 Ctrl-C
     """
+    if dry_run and (raw or html):
+        raise typer.BadParameter(_("--dry-run excludes --raw and --html: nothing runs"))
+    output = _output(as_json, raw, "stream" if stream else "text")
     from bailian_apps.cli import run as command
 
-    if dry_run and (raw or html):
-        raise typer.BadParameter("--dry-run excludes --raw and --html: nothing runs")
     app_id, prompt = command.app_and_prompt(app_id, prompt, profile)
-    more: dict[str, Any] = {
-        "profile": profile,
-        "model_id": model_id,
-        "workspace": workspace,
-        "base_url": base_url,
-    }
-    called = command.bailian_app(
-        app_id, biz, biz_json, settings, timeout=timeout, with_key=not dry_run, **more
-    )
-    output = _output(as_json, raw, "stream" if stream else "text")
+    more = _settings(profile, workspace, base_url, model_id=model_id, timeout=timeout)
+    called = command.bailian_app(app_id, biz, biz_json, settings, with_key=not dry_run, **more)
     options = command.media(image, file) | ({"session_id": session} if session else {})
     if dry_run:
         from bailian_apps.cli.dry_run import dry_run as show_request
 
         show_request(called, command.read_prompt(prompt), options, as_json=as_json)
-        return
-    if background:
-        from bailian_apps.cli.background import submit
-
+    elif background:
         submit(called, command.read_prompt(prompt), options, as_json=as_json)
-        return
-    command.run(
-        called, prompt, console(stderr=True), options, output=output, steps=steps, html=html
-    )
+    else:
+        out = console(stderr=True)
+        command.run(called, prompt, out, options, output=output, steps=steps, html=html)
 
 
 @app.command(cls=AppCommand)
@@ -185,19 +177,14 @@ def chat(
     [bold]bailian-apps chat APP_ID --image lake.jpg[/]
     """
     if sum((resume, load is not None, session is not None)) > 1:
-        raise typer.BadParameter("--continue, --load and --session exclude each other")
+        raise typer.BadParameter(_("--continue, --load and --session exclude each other"))
     if resume and not history:
-        raise typer.BadParameter("--continue and --no-history exclude each other")
+        raise typer.BadParameter(_("--continue and --no-history exclude each other"))
     from bailian_apps.cli.chat.chat import Chat
     from bailian_apps.cli.run import bailian_app, media
 
-    more: dict[str, Any] = {
-        "profile": profile,
-        "model_id": model_id,
-        "workspace": workspace,
-        "base_url": base_url,
-    }
-    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
+    more = _settings(profile, workspace, base_url, model_id=model_id, timeout=timeout)
+    called = bailian_app(app_id, biz, biz_json, settings, **more)
     first = media(image, file)
     Chat(
         called,
@@ -211,7 +198,7 @@ def chat(
     ).run()
 
 
-@app.command()
+@app.command(cls=Command)
 def profiles() -> None:
     r"""List the profiles: the settings of your apps, by name, in a TOML file.
 
@@ -231,7 +218,7 @@ def profiles() -> None:
 app.command(cls=AppCommand)(batch)
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(
     base_url: BaseUrl = None,
     workspace: Workspace = None,
@@ -283,8 +270,8 @@ def probe(
     from bailian_apps.cli import probe as command
     from bailian_apps.cli.run import bailian_app
 
-    more: dict[str, Any] = {"profile": profile, "workspace": workspace, "base_url": base_url}
-    called = bailian_app(app_id, biz, biz_json, settings, timeout=timeout, **more)
+    more = _settings(profile, workspace, base_url, timeout=timeout)
+    called = bailian_app(app_id, biz, biz_json, settings, **more)
     command.probe(
         called,
         console(stderr=True),
@@ -296,11 +283,11 @@ def probe(
 
 
 for command in (serve, record, init):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(recordings, name="recordings")
 
 
-@app.command()
+@app.command(cls=Command)
 def replay(
     files: ReplayFiles,
     app_id: ReplayedApp = None,
@@ -320,14 +307,14 @@ def replay(
     """
     output = _output(as_json, raw, "stream")
     if len(files) != 1 + diff:
-        wanted = "exactly two files" if diff else "one file; --diff compares two"
-        raise typer.BadParameter(f"replay takes {wanted}")
+        one = _("replay takes one file; --diff compares two")
+        raise typer.BadParameter(_("replay takes exactly two files") if diff else one)
     emulator_commands()  # the emulator needs its extra
     from bailian_apps.cli import replay as command
 
     if diff:
         if as_json or raw or steps:
-            raise typer.BadParameter("--diff excludes --steps, --json and --raw")
+            raise typer.BadParameter(_("--diff excludes --steps, --json and --raw"))
         command.compare(files[0], files[1], console(), app_id=app_id, html=html)
         return
     command.replay(
@@ -341,7 +328,7 @@ def replay(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(pace: Pace = 1.0) -> None:
     """Run one app in a LangChain chain, a LlamaIndex query engine and as an agent's tool.
 
@@ -350,18 +337,26 @@ def demo(pace: Pace = 1.0) -> None:
     """
     from bailian_apps.cli.view import print_note
 
-    print_note(console(), "Loading LangChain and LlamaIndex…")  # it takes seconds
+    print_note(console(), _("Loading LangChain and LlamaIndex…"))  # it takes seconds
     try:
         from bailian_apps.cli.demo import run_demo
     except ImportError as error:
-        raise SystemExit(
-            'the demo needs all frameworks; install them with: pip install "bailian-apps[all]" '
-            f"({error})"
-        ) from None
+        problem = _(
+            "the demo needs all frameworks; install them with: "
+            'pip install "bailian-apps[all]" ({error})'
+        )
+        raise SystemExit(problem.format(error=error)) from None
     run_demo(console(), pace=pace)
+
+
+def _settings(
+    profile: str | None, workspace: str | None, base_url: str | None, **more: Any
+) -> dict[str, Any]:
+    """The settings that have options of their own."""
+    return {"profile": profile, "workspace": workspace, "base_url": base_url, **more}
 
 
 def _output(as_json: bool, raw: bool, default: str) -> str:
     if as_json and raw:
-        raise typer.BadParameter("--json and --raw exclude each other")
+        raise typer.BadParameter(_("--json and --raw exclude each other"))
     return "json" if as_json else "raw" if raw else default

@@ -5,7 +5,7 @@ Each asks it for something else; its steps are shown as they happen.
 
 # LlamaIndex leaves parts of its own interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUntypedFunctionDecorator=false
+# pyright: reportUntypedFunctionDecorator=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import RunView, print_note, screen_text
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import RunFinished
+from bailian_apps.core.language import N_, _, ngettext, translated
 from bailian_apps.core.result import AppResult, Step
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain import ChatBailianApp
@@ -57,7 +58,7 @@ NOTES = [
     "We arrive on Friday evening, and stay in a hotel by West Lake.",
     "Li eats no fish. Everyone likes Dongpo pork.",
 ]
-_LABEL = "answer: "
+_LABEL = N_("answer: ")
 _PRICE = re.compile(r"(\d+) yuan")
 
 
@@ -67,11 +68,12 @@ def run_demo(console: Console, *, pace: float) -> None:
         _langchain_chain(settings, console)
         _llamaindex_query_engine(settings, console)
         result = asyncio.run(_agent_tool(settings, console))
-    _print_title(console, "The agent's call of the app, as a picture")
+    _print_title(console, _("The agent's call of the app, as a picture"))
     usage = result.usage
     tokens = format_tokens(usage.input_tokens, usage.output_tokens)
-    print_note(console, f"{len(result.steps)} steps, {tokens}")
-    print_note(console, f"Open {_save_picture(result)} in a browser.", "")
+    steps = ngettext("{count} step", "{count} steps", len(result.steps))
+    print_note(console, _(", ").join((steps, tokens)))
+    print_note(console, _("Open {path} in a browser.").format(path=_save_picture(result)), "")
 
 
 def _save_picture(result: AppResult) -> Path:
@@ -87,18 +89,18 @@ def _settings(console: Console, pace: float) -> Generator[AppSettings]:
     given = [name for name in ("DASHSCOPE_API_KEY", "BAILIAN_APP_ID") if os.environ.get(name)]
     if len(given) == 2:
         settings = BailianApp().settings
-        console.print(f"App [bold]{escape(settings.app_id)}[/] on the cloud.")
+        text = _("App [bold]{id}[/] on the cloud.")
+        console.print(text.format(id=escape(settings.app_id)))
         yield settings
         return
     from bailian_apps.emulator import Emulator, load_apps
 
-    why = f"only {given[0]} is set" if given else "no key is needed"
-    print_note(
-        console,
-        f"A travel workflow, emulated on this machine ({why}). "
-        "Set DASHSCOPE_API_KEY and BAILIAN_APP_ID to run your app on the cloud.",
-        "",
+    why = _("only {name} is set").format(name=given[0]) if given else _("no key is needed")
+    text = _(
+        "A travel workflow, emulated on this machine ({why}). "
+        "Set DASHSCOPE_API_KEY and BAILIAN_APP_ID to run your app on the cloud."
     )
+    print_note(console, text.format(why=why), "")
     apps = load_apps(Path(__file__).with_suffix(".yaml"))
     with Emulator(apps=apps, pace=pace) as emulator:
         yield AppSettings.model_validate(
@@ -110,11 +112,11 @@ def _settings(console: Console, pace: float) -> Generator[AppSettings]:
 
 
 def _langchain_chain(settings: AppSettings, console: Console) -> None:
-    _print_title(console, "LangChain: a chain, prompt | model | parser, plans a day")
+    _print_title(console, _("LangChain: a chain, prompt | model | parser, plans a day"))
     prompt = ChatPromptTemplate.from_messages([("human", "Plan a day in {city} for {guests}.")])
     chain = prompt | ChatBailianApp(**_fields(settings)) | StrOutputParser()
     trip = {"city": "Hangzhou", "guests": "two friends"}
-    with RunView(console, label=_LABEL) as view:
+    with RunView(console, label=translated(_LABEL)) as view:
         handler = _LangChainSteps(view)
         for text in chain.stream(trip, {"callbacks": [handler]}):
             view.write(screen_text(text))
@@ -123,23 +125,23 @@ def _langchain_chain(settings: AppSettings, console: Console) -> None:
 
 
 def _llamaindex_query_engine(settings: AppSettings, console: Console) -> None:
-    _print_title(console, "LlamaIndex: a query engine asks about your own notes")
+    _print_title(console, _("LlamaIndex: a query engine asks about your own notes"))
     index = VectorStoreIndex.from_documents(
         [Document(text=note) for note in NOTES], embed_model=MockEmbedding(embed_dim=8)
     )
     # LlamaIndex adds a system message, which a workflow reads in a prompt only.
     llm = BailianAppLLM(**_fields(settings), history_format="prompt", step_events=True)
     engine = index.as_query_engine(llm=llm, streaming=True)
-    with RunView(console, label=_LABEL) as view, _llamaindex_steps(view):
+    with RunView(console, label=translated(_LABEL)) as view, _llamaindex_steps(view):
         response: Any = engine.query("Where should we eat?")
         for text in response.response_gen:
             view.write(text)
     for source in response.source_nodes:
-        print_note(console, f"your note: {source.node.get_content()}")
+        print_note(console, _("your note: {text}").format(text=source.node.get_content()))
 
 
 async def _agent_tool(settings: AppSettings, console: Console) -> AppResult:
-    _print_title(console, "An agent calls the app as one of its tools, and adds up")
+    _print_title(console, _("An agent calls the app as one of its tools, and adds up"))
     app = BailianApp(settings)
     results: list[AppResult] = []
     errors: list[BailianError] = []
@@ -147,7 +149,7 @@ async def _agent_tool(settings: AppSettings, console: Console) -> AppResult:
     async def travel_app(question: str) -> str:
         """Ask the travel app about sights, restaurants and prices."""
         try:
-            with RunView(console, label=_LABEL) as view:
+            with RunView(console, label=translated(_LABEL)) as view:
                 async for event in app.astream(question):
                     view.show(event)
                     if isinstance(event, RunFinished):
@@ -163,12 +165,13 @@ async def _agent_tool(settings: AppSettings, console: Console) -> AppResult:
 
     tools = [FunctionTool.from_defaults(async_fn=travel_app), FunctionTool.from_defaults(add_up)]
     agent = ReActAgent(tools=tools, llm=_ScriptedLLM(), streaming=False)
-    print_note(console, "The agent's own model is scripted here; any LLM can take its place.")
+    scripted = _("The agent's own model is scripted here; any LLM can take its place.")
+    print_note(console, scripted)
     # The overload that pyright picks is another one than the keyword's, which is not deprecated.
     answer = await agent.run(user_msg="What do the tickets cost?")  # pyright: ignore[reportDeprecated]
     if errors:
         raise errors[0]
-    print_note(console, f"the agent's answer: {answer}")
+    print_note(console, _("the agent's answer: {text}").format(text=answer))
     return results[-1]
 
 

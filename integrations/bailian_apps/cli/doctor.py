@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 from urllib.parse import urlsplit
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -25,6 +26,7 @@ from bailian_apps.core.errors import (
     ConnectError,
     InvalidInputError,
 )
+from bailian_apps.core.language import N_, _, translated, use_english
 from bailian_apps.terminal import strip_controls, wrap_words
 from bailian_apps.transport.environment import Environment, tls_context
 from bailian_apps.transport.request_builder import load_sdk, sdk_defaults
@@ -42,6 +44,8 @@ _EXTRAS = {
 _CONNECT_S = 5.0
 _NO_APP = "0" * 32
 """The id of no app: the cloud checks the key of a call before it looks for the app."""
+_APP, _KEY, _KEY_AT = N_("app"), N_("key"), N_("key at address")
+_ADDRESS, _PROXY, _ENDPOINT = N_("address"), N_("proxy"), N_("endpoint")
 _MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "missing": ("✗", "red")}
 
 
@@ -77,6 +81,8 @@ def doctor(
         as_json: Whether to print one JSON object to standard output instead.
         all_regions: Whether to send the key to the addresses of all regions.
     """
+    if as_json:
+        use_english()
     extras = [_extra(extra, packages) for extra, packages in _EXTRAS.items()]
     key = _key()
     address = _address(base_url, workspace)
@@ -95,22 +101,21 @@ def doctor(
         return good
     _print(findings, console)
     if not good:
-        print_note(console, "A call would fail here. Correct what is marked with ✗.", "red")
+        print_note(console, _("A call would fail here. Correct what is marked with ✗."), "red")
     return good
 
 
 def _print(findings: Sequence[Finding], console: Console) -> None:
     """Print the findings, in a terminal each wrapped between words, below where it began."""
-    width = max(len(finding.name) for finding in findings)
+    width = max(cell_len(translated(finding.name)) for finding in findings)
     for finding in findings:
         mark, style = _MARKS[finding.state]
+        name = set_cell_size(translated(finding.name), width)
         detail = strip_controls(finding.detail)
         if console.is_terminal:
             lines = wrap_words(detail, max(console.width - width - 4, 20)).split("\n")
             detail = f"\n{' ' * (width + 4)}".join(lines)
-        console.print(
-            Text.assemble((mark, style), f" {finding.name:{width}}  {detail}"), soft_wrap=True
-        )
+        console.print(Text.assemble((mark, style), f" {name}  {detail}"), soft_wrap=True)
 
 
 def _versions() -> list[Finding]:
@@ -124,7 +129,11 @@ def _extra(extra: str, packages: tuple[str, ...]) -> Finding:
     try:
         found = ", ".join(f"{name} {version(name)}" for name in packages)
     except PackageNotFoundError:
-        return Finding(f"[{extra}]", "note", f'not installed: pip install "bailian-apps[{extra}]"')
+        return Finding(
+            f"[{extra}]",
+            "note",
+            _('not installed: pip install "bailian-apps[{extra}]"').format(extra=extra),
+        )
     return Finding(f"[{extra}]", "ok", found)
 
 
@@ -135,10 +144,11 @@ def _key() -> Finding:
     try:
         key = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        detail = f"not found; set DASHSCOPE_API_KEY, or store the key in {path}"
-        return Finding("key", "missing", detail)
+        detail = _("not found; set DASHSCOPE_API_KEY, or store the key in {path}")
+        return Finding(_KEY, "missing", detail.format(path=path))
     except (OSError, UnicodeDecodeError) as error:
-        return Finding("key", "missing", f"{path} cannot be read ({type(error).__name__})")
+        detail = _("{path} cannot be read ({reason})")
+        return Finding(_KEY, "missing", detail.format(path=path, reason=type(error).__name__))
     return _checked_key(key, str(path))
 
 
@@ -146,33 +156,38 @@ def _checked_key(key: str, where: str) -> Finding:
     try:
         check_api_key(key)
     except InvalidInputError as error:
-        return Finding("key", "missing", error_message(error, field=f"the key in {where}"))
-    return Finding("key", "ok", f"found in {where}")
+        field = _("the key in {where}").format(where=where)
+        return Finding(_KEY, "missing", error_message(error, field=field))
+    return Finding(_KEY, "ok", _("found in {where}").format(where=where))
 
 
 def _key_at(url: str, workspace: str | None) -> Finding:
     refusal = _refusal(url, workspace)
     if refusal is None:
-        return Finding("key at address", "ok", f"not refused at {url}")
+        return Finding(_KEY_AT, "ok", _("not refused at {url}").format(url=url))
     if isinstance(refusal, AuthenticationError):
         names = ", ".join(_shared_addresses())
-        detail = (
-            f"refused at {url} ({refusal.code or 'HTTP 401'}). A key belongs to one region: pass "
-            f"--base-url with one of {names}, or --all-regions to try the key at each"
-        )
-        return Finding("key at address", "missing", detail)
-    return Finding("key at address", "note", f"not known: {error_message(refusal)}")
+        detail = _(
+            "refused at {url} ({code}). A key belongs to one region: pass --base-url with one of "
+            "{names}, or --all-regions to try the key at each"
+        ).format(url=url, code=refusal.code or "HTTP 401", names=names)
+        return Finding(_KEY_AT, "missing", detail)
+    return Finding(_KEY_AT, "note", _("not known: {error}").format(error=error_message(refusal)))
 
 
 def _key_in(region: str, url: str, workspace: str | None) -> Finding:
     refusal = _refusal(url, workspace)
     if refusal is None:
-        detail = f"the key is not refused at {url}; pass --base-url {region}"
+        detail = _("the key is not refused at {url}; pass --base-url {region}")
+        detail = detail.format(url=url, region=region)
     elif isinstance(refusal, AuthenticationError):
-        detail = f"the key is refused at {url} ({refusal.code or 'HTTP 401'})"
+        detail = _("the key is refused at {url} ({code})")
+        detail = detail.format(url=url, code=refusal.code or "HTTP 401")
     else:
-        detail = f"not known at {url}: {error_message(refusal)}"
-    return Finding(f"region {region}", "ok" if refusal is None else "note", detail)
+        detail = _("not known at {url}: {error}").format(url=url, error=error_message(refusal))
+    return Finding(
+        N_("region {name}").format(name=region), "ok" if refusal is None else "note", detail
+    )
 
 
 def _shared_addresses() -> dict[str, str]:
@@ -202,14 +217,16 @@ def _refusal(url: str, workspace: str | None) -> BailianError | None:
 def _app_id() -> Finding:
     app_id = os.environ.get("BAILIAN_APP_ID")
     if not app_id:
-        return Finding("app", "note", "BAILIAN_APP_ID is not set; pass the app id to each command")
+        detail = _("BAILIAN_APP_ID is not set; pass the app id to each command")
+        return Finding(_APP, "note", detail)
     if app_id.startswith("sk-"):
-        return Finding("app", "missing", "BAILIAN_APP_ID holds an API key; set it to an app id")
+        detail = _("BAILIAN_APP_ID holds an API key; set it to an app id")
+        return Finding(_APP, "missing", detail)
     try:
         BailianApp(app_id=app_id, api_key="any", base_url=None)
     except InvalidInputError as error:
-        return Finding("app", "missing", error_message(error, field="BAILIAN_APP_ID"))
-    return Finding("app", "ok", f"{app_id} (BAILIAN_APP_ID)")
+        return Finding(_APP, "missing", error_message(error, field="BAILIAN_APP_ID"))
+    return Finding(_APP, "ok", f"{app_id} (BAILIAN_APP_ID)")
 
 
 def _address(base_url: str | None, workspace: str | None) -> Finding:
@@ -218,21 +235,22 @@ def _address(base_url: str | None, workspace: str | None) -> Finding:
         url = base_url or os.environ.get("DASHSCOPE_HTTP_BASE_URL") or None
         named = BailianApp(app_id="app", api_key="any", base_url=url, workspace=workspace)
     except InvalidInputError as error:
-        return Finding("address", "missing", error_message(error))
+        return Finding(_ADDRESS, "missing", error_message(error))
     if named.settings.base_url:
         rule = "--base-url" if base_url else "DASHSCOPE_HTTP_BASE_URL"
         address = named.settings.base_url
     else:
         region = os.environ.get("DASHSCOPE_API_REGION")
-        rule = f"DASHSCOPE_API_REGION={region}" if region else "the SDK's default"
+        rule = f"DASHSCOPE_API_REGION={region}" if region else _("the SDK's default")
         address = sdk_defaults().base_url
     if "{workspace_id}" in address:
         if not workspace and "workspace" in load_sdk().options:  # a version that fills it in
             workspace = os.environ.get("DASHSCOPE_WORKSPACE_ID")
         if not workspace:
-            return Finding("address", "missing", f"{address} needs a workspace; pass --workspace")
+            detail = _("{address} needs a workspace; pass --workspace").format(address=address)
+            return Finding(_ADDRESS, "missing", detail)
         address = address.replace("{workspace_id}", workspace)
-    return Finding("address", "ok", f"{address} ({rule})")
+    return Finding(_ADDRESS, "ok", f"{address} ({rule})")
 
 
 def _endpoint(url: str) -> list[Finding]:
@@ -241,13 +259,14 @@ def _endpoint(url: str) -> list[Finding]:
     try:
         proxy = environment.proxy_for(url)
     except ConnectError as error:
-        return [Finding("proxy", "missing", error.message)]
+        return [Finding(_PROXY, "missing", error_message(error))]
     findings: list[Finding] = []
     target = urlsplit(url)
     if proxy:
         target = urlsplit(proxy)
         where = f"{target.scheme}://{target.hostname}" + (f":{target.port}" if target.port else "")
-        findings.append(Finding("proxy", "note", f"{where}, from the environment"))
+        detail = _("{proxy}, from the environment").format(proxy=where)
+        findings.append(Finding(_PROXY, "note", detail))
     port = target.port or {"https": 443}.get(target.scheme, 80)
     host = target.hostname or ""
     try:
@@ -255,13 +274,16 @@ def _endpoint(url: str) -> list[Finding]:
             if target.scheme == "https":
                 tls = tls_context(environment.certificates())
                 with tls.wrap_socket(connection, server_hostname=host) as secured:
-                    how = f"TCP and {secured.version()}"
+                    how = _("TCP and {tls}").format(tls=secured.version())
             else:
                 how = "TCP"
     except ConnectError as error:
-        return [*findings, Finding("endpoint", "missing", error.message)]
+        return [*findings, Finding(_ENDPOINT, "missing", error_message(error))]
     except OSError as error:  # an SSLError is one
         problem = getattr(error, "verify_message", "") or error.strerror or str(error)
-        return [*findings, Finding("endpoint", "missing", f"{host}:{port}: {problem}")]
-    about = " (the proxy; the API behind it was not checked)" if proxy else ""
-    return [*findings, Finding("endpoint", "ok", f"{host}:{port} answers, {how}{about}")]
+        return [*findings, Finding(_ENDPOINT, "missing", f"{host}:{port}: {problem}")]
+    detail = _("{host}:{port} answers, {how}")
+    if proxy:
+        detail = _("{host}:{port} answers, {how} (the proxy; the API behind it was not checked)")
+    detail = detail.format(host=host, port=port, how=how)
+    return [*findings, Finding(_ENDPOINT, "ok", detail)]

@@ -19,6 +19,7 @@ from bailian_apps.cli.shell import export_line, variable
 from bailian_apps.cli.view import ConsoleHandler, print_note, read_problem
 from bailian_apps.core.endpoint import check_api_key
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_, _, ngettext
 from bailian_apps.emulator import RECORDINGS, AppFiles, Emulator, Recorder
 from bailian_apps.emulator.apps.recorded_app import Matching
 from bailian_apps.emulator.recorder.recorder import PUBLIC_API
@@ -80,14 +81,15 @@ def serve(
         )
     variables = {
         "DASHSCOPE_HTTP_BASE_URL": emulator.base_url,
-        "DASHSCOPE_API_KEY": '"…"  # the key of --api-key' if key else "any-key",
+        "DASHSCOPE_API_KEY": f'"…"  # {_("the key of --api-key")}' if key else "any-key",
     }
     if recorder is not None and not key:  # the real API needs the caller's own
         del variables["DASHSCOPE_API_KEY"]
-    count = f"{len(apps) or 'no'} app{'s'[: len(apps) != 1]}"
-    print_note(console, f"Emulating {count}{': ' if apps else ''}{', '.join(apps)}")
+    text = ngettext("Emulating {count} app: ", "Emulating {count} apps: ", len(apps))
+    print_note(console, text + ", ".join(apps) if apps else _("Emulating no apps"))
     if recorder is not None:
-        print_note(console, f"What is not recorded goes to {recorder.upstream}, at your cost.")
+        text = _("What is not recorded goes to {url}, at your cost.")
+        print_note(console, text.format(url=recorder.upstream))
     log = CallLog(console, apps, verbose=verbose)
     _run_until_interrupted(emulator, variables, out, console, host=host, log=log)
 
@@ -113,12 +115,13 @@ def record(
         raise InvalidInputError(
             "--upstream", "is the recorder itself", "Unset DASHSCOPE_HTTP_BASE_URL here"
         )
-    what = "API keys and user tokens" + "".join(f", {name}" for name in mask)
-    print_note(console, f"Recording {proxy.upstream} to {folder}, without {what}.")
+    what = ", ".join((_("API keys and user tokens"), *mask))
+    text = _("Recording {url} to {folder}, without {what}.")
+    print_note(console, text.format(url=proxy.upstream, folder=folder, what=what))
     variables = {"DASHSCOPE_HTTP_BASE_URL": proxy.base_url}
     _run_until_interrupted(proxy, variables, out, console, host=host)
-    count = len(proxy.recordings)
-    print_note(console, f"Recorded {count}. Serve with: bailian-apps serve {folder}")
+    text = _("Recorded {count}. Serve with: bailian-apps serve {folder}")
+    print_note(console, text.format(count=len(proxy.recordings), folder=folder))
 
 
 def _key_of(given: str | None) -> str | None:
@@ -131,11 +134,11 @@ def _key_of(given: str | None) -> str | None:
             given = Path(given[1:]).read_text("utf-8").strip()
         return None if given is None else check_api_key(given)
     except (OSError, UnicodeDecodeError) as error:
-        hint = "Set DASHSCOPE_API_KEY for -, or pass @ and the path of a file with the key"
-        problem = f"cannot be read ({read_problem(error)})"
+        hint = N_("Set DASHSCOPE_API_KEY for -, or pass @ and the path of a file with the key")
+        problem = N_("cannot be read ({reason})").format(reason=read_problem(error))
         raise InvalidInputError("--api-key", problem, hint) from None
     except InvalidInputError as error:
-        hint = "Pass the key itself, - for DASHSCOPE_API_KEY, or @FILE"
+        hint = N_("Pass the key itself, - for DASHSCOPE_API_KEY, or @FILE")
         raise InvalidInputError("--api-key", error.problem, hint) from None
 
 
@@ -156,13 +159,15 @@ def _recorder(folder: Path, upstream: str | None, **options: Any) -> Recorder:
         return Recorder(folder, upstream=upstream, **options)
     except ValueError:
         raise InvalidInputError(
-            "--upstream (or DASHSCOPE_HTTP_BASE_URL)",
+            N_("--upstream (or DASHSCOPE_HTTP_BASE_URL)"),
             "must be an http(s) URL without user name and password",
-            f"Pass a URL such as {PUBLIC_API}",
+            N_("Pass a URL such as {url}").format(url=PUBLIC_API),
         ) from None
     except OSError as error:
-        hint = "Correct the variable, or unset it"
-        raise InvalidInputError("the CA bundle", f"cannot be used: {error}", hint) from None
+        hint = N_("Correct the variable, or unset it")
+        raise InvalidInputError(
+            N_("the CA bundle"), N_("cannot be used: {error}").format(error=error), hint
+        ) from None
 
 
 def _recorder_of_missing(
@@ -170,7 +175,9 @@ def _recorder_of_missing(
 ) -> Recorder:
     folders = [path for path in sources if path.is_dir()]
     if len(folders) != 1:
-        problem = f"needs one folder to write to, not {len(folders) or 'none'}"
+        problem = N_("needs one folder to write to, not {count}").format(
+            count=len(folders) or N_("none")
+        )
         raise InvalidInputError("--record-missing", problem, "Pass the folder of your recordings")
     return _recorder(folders[0], upstream, mask=mask)
 
@@ -191,7 +198,7 @@ def _apps_of(
     except ValueError as error:
         field = "FILES" if sources else "--app"
         raise InvalidInputError(
-            field, f"cannot be used: {error}", "Correct it, or leave it out"
+            field, N_("cannot be used: {error}").format(error=error), "Correct it, or leave it out"
         ) from None
 
 
@@ -209,17 +216,21 @@ def _start(server: Emulator | Recorder, host: str, port: int) -> None:
         if error.filename is not None:  # an error of the recorder's folder, not of the network
             raise InvalidInputError(
                 "--out",
-                f"cannot be created: {error.filename} ({error.strerror})",
+                N_("cannot be created: {path} ({reason})").format(
+                    path=error.filename, reason=error.strerror
+                ),
                 "Choose another folder",
             ) from None
         reason = (error.strerror or str(error)).partition(" (while")[0]  # asyncio repeats itself
         of_port = error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EPERM)
         raise InvalidInputError(
             "--port" if of_port else "--host",
-            f"cannot be used: cannot listen on {host} port {port} ({reason})",
-            "Choose another --port (0 picks a free one)"
+            N_("cannot be used: cannot listen on {host} port {port} ({reason})").format(
+                host=host, port=port, reason=reason
+            ),
+            N_("Choose another --port (0 picks a free one)")
             if of_port
-            else "Choose an address of this machine",
+            else N_("Choose an address of this machine"),
         ) from None
 
 
@@ -246,15 +257,17 @@ def _run_until_interrupted(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if host not in _LOOPBACK:
-            warning = f"Listening on {host}: anyone who can reach this machine can connect."
+            warning = _(
+                "Listening on {host}: anyone who can reach this machine can connect."
+            ).format(host=host)
             print_note(console, warning, "yellow")
         if host in (*_LOOPBACK, *_ANY_ADDRESS):
-            print_note(console, f"Page: {server.page_url}")
-        print_note(console, "Set these variables where your program runs:")
+            print_note(console, _("Page: {url}").format(url=server.page_url))
+        print_note(console, _("Set these variables where your program runs:"))
         for name, value in variables.items():
             line = export_line(name, value)
             out.print(line, soft_wrap=True, markup=False, highlight=False)
-        print_note(console, "Press Ctrl-C to stop.")
+        print_note(console, _("Press Ctrl-C to stop."))
         if log is not None:
             log.print_head()
         threading.Event().wait()

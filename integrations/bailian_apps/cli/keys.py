@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_
 
 # Keys of the vendor, and of others, begin so.
 _KEY = re.compile(r"""['"]?\s*(?:bearer\s+)?sk-[^\s'"]+\s*['"]?""", re.I)
@@ -74,8 +75,11 @@ def _is_or_names_key(value: str) -> bool:
 
 def _refuse(option: str, place: int, command: str) -> None:
     if option in ("--biz", "--biz-json"):
-        hint = "Pass the tokens of users in a file: --biz-json @FILE"
+        hint = N_("Pass the tokens of users in a file: --biz-json @FILE")
     else:
-        hint = "Set DASHSCOPE_API_KEY to your key, and replace a key that others may have seen"
-    field = option or (f"argument {place} of {command}" if place else "the command")
+        hint = N_("Set DASHSCOPE_API_KEY to your key, and replace a key that others may have seen")
+    field = option
+    if not option:
+        of_command = N_("argument {place} of {command}").format(place=place, command=command)
+        field = of_command if place else N_("the command")
     raise InvalidInputError(field, "is an API key, which the list of processes shows", hint)

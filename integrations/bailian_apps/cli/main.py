@@ -9,12 +9,15 @@ from pathlib import Path
 
 from bailian_apps.cli.commands import app
 from bailian_apps.cli.keys import refuse_keys
-from bailian_apps.cli.shell import console, prepare_streams
+from bailian_apps.cli.shell import can_show_chinese, console, prepare_streams
 from bailian_apps.cli.view import ConsoleHandler, format_error, print_note
 from bailian_apps.core import errors
+from bailian_apps.core.language import use_english
 
 EXIT_CODES: dict[type[errors.BailianError], int] = {
     errors.BailianError: 1,
+    errors.NoResultError: 1,  # of `runs wait`: the run was cancelled
+    errors.SubmissionUnknownError: 1,
     errors.InvalidInputError: 2,
     errors.AuthenticationError: 3,
     errors.PermissionDeniedError: 4,
@@ -41,6 +44,8 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by the parent process, as with `>&-`
             setattr(sys, name, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
     prepare_streams()
+    if not can_show_chinese():
+        use_english()
     err = console(stderr=True)
     logging.getLogger("bailian_apps").addHandler(ConsoleHandler(err, logging.WARNING))
     try:

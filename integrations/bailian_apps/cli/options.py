@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 from typing_extensions import override
 
+from bailian_apps.cli.usage import Command, UsageError, translated_error
+from bailian_apps.core.language import N_, _
+
 ARGUMENTS = {
-    "api_key": "Set DASHSCOPE_API_KEY instead",
-    "app_id": "Write the app id after the command",
-    "prompt": "Write the prompt after the app id",
-    "messages": "Use `bailian-apps chat` for a conversation",
-    "session_id": "Write --session ID",
-    "image_list": "Write --image FILE or --image URL",
-    "file_list": "Write --file URL",
+    "api_key": N_("Set DASHSCOPE_API_KEY instead"),
+    "app_id": N_("Write the app id after the command"),
+    "prompt": N_("Write the prompt after the app id"),
+    "messages": N_("Use `bailian-apps chat` for a conversation"),
+    "session_id": N_("Write --session ID"),
+    "image_list": N_("Write --image FILE or --image URL"),
+    "file_list": N_("Write --file URL"),
 }
 """What to write for what is no setting here, or may not be one."""
 
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer may have a click of its own
 
-
-class AppCommand(TyperCommand):
+class AppCommand(Command):
     """A command that calls an app: suggests how to write a setting that has no option."""
 
     @override
@@ -33,27 +33,34 @@ class AppCommand(TyperCommand):
         """Parse the arguments."""
         try:
             return super().parse_args(ctx, args)
-        except _UsageError as error:
+        except UsageError as error:
             option = getattr(error, "option_name", "")
             if option.startswith("--") and not getattr(error, "possibilities", None):
                 self._suggest(error, option[2:].replace("-", "_"))
             elif self.name == "run" and "unexpected extra argument" in getattr(
                 error, "message", ""
             ):
-                error.message += ". Quote the prompt"  # type: ignore[attr-defined]
+                _add_hint(error, _("Quote the prompt"))
             raise
 
     def _suggest(self, error: Any, name: str) -> None:
         from bailian_apps.core.settings import SETTING_NAMES
 
         if name in ARGUMENTS:
-            error.message += f". {ARGUMENTS[name]}"
+            _add_hint(error, _(ARGUMENTS[name]))
             return
         close = difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1)
         if close:
-            error.message += f". Did you mean --set {close[0]}=…?"
+            _add_hint(error, _("Did you mean --set {name}=…?").format(name=close[0]))
         else:
-            error.message += f". For a start variable of a workflow, write --biz {name}=…"
+            hint = _("For a start variable of a workflow, write --biz {name}=…")
+            _add_hint(error, hint.format(name=name))
+
+
+def _add_hint(error: Any, hint: str) -> None:
+    """Add what to do to an error of typer."""
+    text = translated_error(error.message)
+    error.message = _("{text}. {hint}").format(text=text, hint=hint)
 
 
 AppId = Annotated[

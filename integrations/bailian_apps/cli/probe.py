@@ -42,6 +42,7 @@ from bailian_apps.core.errors import (
 )
 from bailian_apps.core.events import STEP_DELTAS, AppEvent, TextDelta
 from bailian_apps.core.invalid_input import invalid_options
+from bailian_apps.core.language import _
 from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import asks_for_prompt
@@ -173,14 +174,17 @@ class Probe:
 
     def plan(self) -> dict[str, str]:
         """What is asked, by the names of the questions. Not all of them have to be."""
+        in_session = _('in the session of that: "{prompt}"').format(prompt=_RECALL)
+        unknown = _('in a session that does not exist: "{prompt}"').format(prompt=self._prompt)
+        mode = _("that prompt in this stream mode, if the app is a workflow")
         return {
             "first": f'"{self._remember}"',
-            "session": f'in the session of that: "{_RECALL}"',
-            "messages": "such a conversation as messages, with a system message",
-            "no system": "the same without the system message, if that is refused",
-            "one prompt": "the same as one prompt, if no number came back so far",
-            "unknown session": f'in a session that does not exist: "{self._prompt}"',
-        } | dict.fromkeys(_MODES, "that prompt in this stream mode, if the app is a workflow")
+            "session": in_session,
+            "messages": _("such a conversation as messages, with a system message"),
+            "no system": _("the same without the system message, if that is refused"),
+            "one prompt": _("the same as one prompt, if no number came back so far"),
+            "unknown session": unknown,
+        } | dict.fromkeys(_MODES, mode)
 
     def check(self) -> None:
         """Build the first request, to find what is missing before anything is sent.
@@ -316,7 +320,8 @@ def probe(
         except BailianError as error:
             ended = ended or error
         else:
-            print_note(console, f"Saved in {folder}. Review the files before you publish them.")
+            saved = _("Saved in {folder}. Review the files before you publish them.")
+            print_note(console, saved.format(folder=folder))
     if ended is not None:
         raise ended
     for answer in asked.answers.values():
@@ -332,19 +337,17 @@ def _require_consent(asked: Probe, app_id: str, console: Console, *, yes: bool) 
         )
     _print_plan(asked, app_id, console)
     if not (yes or _confirms(console)):
-        print_note(console, "Nothing was sent.")
+        print_note(console, _("Nothing was sent."))
         raise SystemExit(1)
 
 
 def _print_plan(asked: Probe, app_id: str, console: Console) -> None:
-    console.print(
-        Text.assemble(
-            "This calls app ",
-            (app_id, "bold"),
-            f" up to {MAX_CALLS} times, at your cost. "
-            "Each call does what the app does, such as sending mail. It asks:",
-        )
+    text = _(
+        "This calls app {id} up to {count} times, at your cost. Each call does what the app does, "
+        "such as sending mail. It asks:"
     )
+    before, after = text.format(id="\0", count=MAX_CALLS).split("\0")
+    console.print(Text.assemble(before, (app_id, "bold"), after))
     console.print()
     print_rows(asked.plan().items(), console)
     console.print()
@@ -352,7 +355,7 @@ def _print_plan(asked: Probe, app_id: str, console: Console) -> None:
 
 def _confirms(console: Console) -> bool:
     try:
-        return console.input("Start? [y/N] ", markup=False).strip().lower() in ("y", "yes")
+        return console.input(_("Start? [y/N] "), markup=False).strip().lower() in ("y", "yes")
     except EOFError:
         return False
 

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 
 from bailian_apps.cli.probe_report import print_report
 from bailian_apps.core.errors import APIError, BailianError, InvalidInputError, RequestTimeoutError
+from bailian_apps.core.language import N_
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.emulator.recorder.exchange import Exchange, RecordingFolder
@@ -106,7 +107,7 @@ class Recordings:
         try:
             self._folder.open()
         except OSError as failure:
-            hint = "Choose another folder"
+            hint = N_("Choose another folder")
             raise InvalidInputError("--save", _reason(failure), hint) from None
 
     def begin(self, request: AppRequest, settings: AppSettings) -> CallRecording:
@@ -136,11 +137,11 @@ class Recordings:
 
 def _not_written(failure: OSError) -> BailianError:
     # Not an `InvalidInputError`, whose exit code means that nothing was sent.
-    return BailianError(f"--save {_reason(failure)}")
+    return BailianError(N_("--save {reason}").format(reason=_reason(failure)))
 
 
 def _reason(failure: OSError) -> str:
-    return f"cannot be written ({failure.strerror})"
+    return N_("cannot be written ({reason})").format(reason=failure.strerror)
 
 
 def _encode(value: Mapping[str, Any]) -> bytes:

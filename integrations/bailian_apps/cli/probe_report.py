@@ -10,62 +10,64 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
 from bailian_apps.core.errors import BailianError
+from bailian_apps.core.language import N_, _, ngettext, translated
 from bailian_apps.core.result import PAUSE
-from bailian_apps.terminal import format_tokens, one_line, strip_controls
+from bailian_apps.terminal import format_tokens, one_line, strip_controls, wrap_words
 
 if TYPE_CHECKING:
     from bailian_apps.cli.probe import Answer
 
 _WORDS = {
     "kind": {
-        "workflow": "workflow",
-        "agent": "agent: it lists no nodes",
-        "agent_2": "agent, probably 2.0: it lists no nodes and reads no messages",
+        "workflow": N_("workflow"),
+        "agent": N_("agent: it lists no nodes"),
+        "agent_2": N_("agent, probably 2.0: it lists no nodes and reads no messages"),
     },
     "session": {
-        "remembered": "remembers the earlier rounds",
-        "forgotten": "does not remember the earlier rounds",
-        "other_session": "answers in another session than the one asked for",
-        "refused": "refused",
+        "remembered": N_("remembers the earlier rounds"),
+        "forgotten": N_("does not remember the earlier rounds"),
+        "other_session": N_("answers in another session than the one asked for"),
+        "refused": N_("refused"),
     },
     "messages": {
-        "read": "reads them",
-        "ignored": "ignores all but the last one",
-        "refused": "refused",
+        "read": N_("reads them"),
+        "ignored": N_("ignores all but the last one"),
+        "refused": N_("refused"),
     },
     "system_message": {
-        "followed": "the answer follows it",
-        "ignored": "the answer does not follow it",
-        "refused": "refused",
+        "followed": N_("the answer follows it"),
+        "ignored": N_("the answer does not follow it"),
+        "refused": N_("refused"),
     },
     "unknown_session": {
-        "same_id": "answers in a session of that id",
-        "other_id": "answers in a new session with another id",
-        "refused": "refused",
+        "same_id": N_("answers in a session of that id"),
+        "other_id": N_("answers in a new session with another id"),
+        "refused": N_("refused"),
     },
     "last_frame": {
-        "empty": "no text: all of it came before",
-        "whole": "the whole answer",
-        "end_node": "only the End node's text",
-        "all_at_once": "the whole answer, for the first time",
-        "delta": "the last piece of the answer",
-        "other": "a text that is not what streamed",
+        "empty": N_("no text: all of it came before"),
+        "whole": N_("the whole answer"),
+        "end_node": N_("only the End node's text"),
+        "all_at_once": N_("the whole answer, for the first time"),
+        "delta": N_("the last piece of the answer"),
+        "other": N_("a text that is not what streamed"),
     },
 }
 """The values of a report in words."""
 
-_UNKNOWN = {"unclear": "not known: the app repeated no number"}
+_UNKNOWN = {"unclear": N_("not known: the app repeated no number")}
 
 _LABELS = {
-    "kind": "kind of app",
-    "session": "session",
-    "messages": "messages",
-    "system_message": "system message",
-    "unknown_session": "unknown session",
+    "kind": N_("kind of app"),
+    "session": N_("session"),
+    "messages": N_("messages"),
+    "system_message": N_("system message"),
+    "unknown_session": N_("unknown session"),
 }
 _MODE_QUESTIONS = ("first", "message_format", "message_format_plus")
 
@@ -245,9 +247,12 @@ def outcome(answer: Answer) -> Text:
             "red" if is_failure(answer) else "yellow",
         )
     usage = answer.result.usage
-    tokens = format_tokens(usage.input_tokens, usage.output_tokens) if usage.models else "no usage"
-    frames = f"{answer.frames} frame{'s'[: answer.frames != 1]}"
-    return Text.assemble(("✓ ", "green"), f"{answer.seconds:.1f} s, {frames}, {tokens}")
+    tokens = (
+        format_tokens(usage.input_tokens, usage.output_tokens) if usage.models else _("no usage")
+    )
+    frames = ngettext("{count} frame", "{count} frames", answer.frames)
+    facts = _(", ").join((f"{answer.seconds:.1f} s", frames, tokens))
+    return Text.assemble(("✓ ", "green"), facts)
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
@@ -258,37 +263,40 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 def print_rows(rows: Iterable[tuple[str, str]], console: Console) -> None:
     """Print labels and, beside each, its text, wrapped to the width of the console."""
     rows = list(rows)
-    indent = max(len(label) for label, _ in rows) + 2
+    indent = max(cell_len(label) for label, _text in rows) + 2
     for label, text in rows:
-        lines = Text(strip_controls(text)).wrap(console, max(console.width - indent, 20))
-        for number, line in enumerate(lines or [Text()]):
-            row = Text.assemble((f"{'' if number else label:{indent}}", "bold"), line)
+        wrapped = wrap_words(strip_controls(text), max(console.width - indent, 20))
+        for number, line in enumerate(wrapped.split("\n")):
+            row = Text.assemble((set_cell_size("" if number else label, indent), "bold"), line)
             row.rstrip()
             console.print(row, soft_wrap=True)
 
 
 def _rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "app", report["app_id"]
+    yield _("app"), report["app_id"]
     for field, label in _LABELS.items():
-        yield label, _WORDS[field].get(report[field], _UNKNOWN.get(report[field], "not known"))
+        words = _WORDS[field].get(report[field], _UNKNOWN.get(report[field], N_("not known")))
+        yield translated(label), translated(words)
     if report["steps"]:
-        yield "steps", _list(report["steps"])
+        yield _("steps"), _list(report["steps"])
     if paused := _paused(report):
-        yield "pauses", f"it waits for a person: {_list(paused)}"
+        yield _("pauses"), _("it waits for a person: {steps}").format(steps=_list(paused))
     for mode, facts in report["modes"].items():
         yield mode, _streams(facts)
-        yield "", f"last frame: {_WORDS['last_frame'][facts['last_frame']]}"
-        for label, chosen in (("streams", True), ("at once", False)):
+        words = translated(_WORDS["last_frame"][facts["last_frame"]])
+        yield "", _("last frame: {what}").format(what=words)
+        for text, chosen in ((_("streams: {steps}"), True), (_("at once: {steps}"), False)):
             steps = [step for step in facts["steps"] if (step["frames"] > 1) == chosen]
             if steps:
-                yield "", f"{label}: {_list(steps)}"
+                yield "", text.format(steps=_list(steps))
     usages = [call["usage"] for call in report["calls"]]
     tokens = [sum(usage[name] for usage in usages) for name in ("input_tokens", "output_tokens")]
-    calls = "1 call" if len(usages) == 1 else f"{len(usages)} calls"
+    calls = ngettext("{count} call", "{count} calls", len(usages))
     models = dict.fromkeys(model["model_id"] for usage in usages for model in usage["models"])
-    yield "cost", f"{calls}, {format_tokens(*tokens) if models else 'no tokens reported'}"
+    used = format_tokens(*tokens) if models else _("no tokens reported")
+    yield _("cost"), _(", ").join((calls, used))
     if models:
-        yield "models", ", ".join(models)
+        yield _("models"), ", ".join(models)
     yield "", ""
     yield from _advice(report)
 
@@ -300,11 +308,11 @@ def _paused(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _streams(facts: Mapping[str, Any]) -> str:
     if not facts["streams"]:
-        return f"the answer comes at once, after {facts['seconds']:.1f} s"
-    return (
-        f"the answer streams, in {facts['text_frames']} frames, "
-        f"from {facts['first_text_s']:.1f} s to {facts['seconds']:.1f} s"
-    )
+        text = _("the answer comes at once, after {seconds:.1f} s")
+        return text.format(seconds=facts["seconds"])
+    text = _("the answer streams, in {count} frames, from {begin:.1f} s to {end:.1f} s")
+    begin, end = facts["first_text_s"], facts["seconds"]
+    return text.format(count=facts["text_frames"], begin=begin, end=end)
 
 
 def _list(steps: Sequence[Mapping[str, Any]]) -> str:
@@ -318,18 +326,21 @@ def _list(steps: Sequence[Mapping[str, Any]]) -> str:
 def _advice(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     settings: Mapping[str, str] = report["settings"]
     if not settings:
-        yield "settings to use", "the defaults"
+        yield _("settings to use"), _("the defaults")
     for number, (name, value) in enumerate(settings.items()):
-        yield "" if number else "in Python", f'{name}="{value}",'
+        yield "" if number else _("in Python"), f'{name}="{value}",'
     for number, (name, value) in enumerate(settings.items()):
-        yield "" if number else "in a terminal", f"--set {name}={value}"
+        yield "" if number else _("in a terminal"), f"--set {name}={value}"
     if report["kind"] == "workflow" and report["messages"] == "ignored":
         yield (
-            "or",
-            "put the variable historyList into the prompt of its LLM node, and publish the app: "
-            "then it reads messages",
+            _("or"),
+            _(
+                "put the variable historyList into the prompt of its LLM node, and publish the "
+                "app: then it reads messages"
+            ),
         )
     modes = report["modes"].values()
     silent = modes and not any(mode["streams"] for mode in modes)
     if report["kind"] == "workflow" and silent and not _paused(report):
-        yield "to stream", "switch on the streaming of its End node, and publish the app"
+        what = _("switch on the streaming of its End node, and publish the app")
+        yield _("to stream"), what

@@ -7,6 +7,7 @@ else's work, such as a clone, so its file cannot send the user's key to an addre
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from bailian_apps.cli.keys import is_key
 from bailian_apps.cli.view import read_problem
 from bailian_apps.core.endpoint import REGIONS
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_, _
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.terminal import strip_controls
 
@@ -29,7 +31,7 @@ else:
 
 FILE_NAME = "bailian-apps.toml"
 
-_KEY_HINT = (
+_KEY_HINT = N_(
     'Write api_key_env = "PROD_KEY" and set that variable, or add allow_key = true to keep the '
     "key in this file"
 )
@@ -82,20 +84,24 @@ class Profile:
             AppSettings.of({"app_id": "app", "api_key": "any"} | fields)
         except InvalidInputError as error:
             raise InvalidInputError.of(
-                [self._error(each.field, each.problem, each.hint) for each in error.each()]
+                [each.renamed(self._place(each.field)) for each in error.each()]
             ) from None
         return fields
 
     def _key_variable(self, variable: object) -> str:
         if not isinstance(variable, str) or not variable or is_key(variable):
-            problem = "must be the name of an environment variable"
+            problem = N_("must be the name of an environment variable")
             raise self._error("api_key_env", problem, "Write the name, such as PROD_KEY")
         return variable
 
     def _key_in(self, variable: str) -> str:
         key = os.environ.get(variable, "").strip()
         if not key:
-            raise self._error("api_key_env", f"names {variable}, which is not set", "Set it")
+            raise self._error(
+                "api_key_env",
+                N_("names {variable}, which is not set").format(variable=variable),
+                "Set it",
+            )
         return key
 
     def _check_address(self, url: object) -> None:
@@ -105,12 +111,18 @@ class Profile:
         raise self._error(
             "base_url",
             "would get your key: this file is in the current folder, and may be another's",
-            f"Move the profile to {own_file()}, pass --base-url, or, for an emulator, add "
-            'api_key = "any-key" and allow_key = true',
+            N_(
+                "Move the profile to {path}, pass --base-url, or, for an emulator, add "
+                'api_key = "any-key" and allow_key = true'
+            ).format(path=own_file()),
         )
 
     def _error(self, field: str, problem: str, hint: str = "") -> InvalidInputError:
-        return InvalidInputError(f"{field} of profile {self.name} ({self.path})", problem, hint)
+        return InvalidInputError(self._place(field), problem, hint)
+
+    def _place(self, field: str) -> str:
+        place = N_("{field} of profile {name} ({path})")
+        return place.format(field=field, name=self.name, path=self.path)
 
 
 def _holds_key(value: object) -> bool:
@@ -136,13 +148,16 @@ def find_profile(name: str) -> Profile:
     found = [each for each in profiles if each.name == name]
     if len(found) == 1:
         return found[0]
-    field = "--profile (or BAILIAN_PROFILE)"
+    field = N_("--profile (or BAILIAN_PROFILE)")
     if found:
-        both = " and ".join(str(each.path) for each in found)
-        raise InvalidInputError(field, f"names a profile of both {both}", "Rename one of them")
+        one, other = (each.path for each in found)
+        problem = N_("names a profile of both {one} and {other}").format(one=one, other=other)
+        raise InvalidInputError(field, problem, "Rename one of them")
     known = ", ".join(each.name for each in profiles)
-    where = f"{own_file()} or {FILE_NAME} in the current folder"
-    hint = f"These exist: {known}" if known else f"Write it into {where}"
+    hint = N_("Write it into {own} or {name} in the current folder")
+    hint = hint.format(own=own_file(), name=FILE_NAME)
+    if known:
+        hint = N_("These exist: {known}").format(known=known)
     raise InvalidInputError(field, "names a profile that does not exist", hint)
 
 
@@ -168,11 +183,12 @@ def print_profiles() -> None:
     profiles = all_profiles()
     width = max((len(each.name) for each in profiles), default=0)
     for each in profiles:
-        app_id = each.fields.get("app_id", "the app of BAILIAN_APP_ID")
-        shown = "an API key!" if _holds_key(app_id) else app_id
+        app_id = each.fields.get("app_id", _("the app of BAILIAN_APP_ID"))
+        shown = _("an API key!") if _holds_key(app_id) else app_id
         print(strip_controls(f"{each.name:{width}}  {shown}  ({each.path})"))  # noqa: T201
     if not profiles:
-        print(f"No profiles. Write them to {own_file()}, or to {FILE_NAME} here.")  # noqa: T201
+        text = _("No profiles. Write them to {own}, or to {name} here.")
+        print(text.format(own=own_file(), name=FILE_NAME))  # noqa: T201
 
 
 def _read(path: Path, *, is_own: bool) -> list[Profile]:
@@ -181,16 +197,26 @@ def _read(path: Path, *, is_own: bool) -> list[Profile]:
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(str(path), f"cannot be read ({read_problem(error)})") from None
+        raise InvalidInputError(
+            str(path), N_("cannot be read ({reason})").format(reason=read_problem(error))
+        ) from None
     try:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         where = str(error).rpartition("(")[2].rstrip(")")
-        hint = f"Correct it {where}" if where.startswith("at ") else "Correct it"
+        hint = N_("Correct it")
+        if place := re.fullmatch(r"at line (\d+), column (\d+)", where):
+            line, column = place.groups()
+            hint = N_("Correct it at line {line}, column {column}")
+            hint = hint.format(line=line, column=column)
+        elif where == "at end of document":
+            hint = N_("Correct it at end of document")
         raise InvalidInputError(str(path), "is not TOML", hint) from None  # it may quote a key
     for name, table in tables.items():
         if not isinstance(table, dict):
-            hint = "Write the settings of an app below a line such as [prod]"
-            raise InvalidInputError(f"{name} in {path}", "is not in a profile", hint)
+            hint = N_("Write the settings of an app below a line such as [prod]")
+            raise InvalidInputError(
+                N_("{name} in {path}").format(name=name, path=path), "is not in a profile", hint
+            )
     named = cast("dict[str, dict[str, Any]]", tables)
     return [Profile(name, path, is_own, table) for name, table in named.items()]

@@ -15,10 +15,12 @@ from bailian_apps.cli.shell import console as stdout_console
 from bailian_apps.cli.view import print_note
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_, _
 from bailian_apps.emulator import Recording, load_recording
 from bailian_apps.emulator.apps.recordings import SUFFIXES
 from bailian_apps.terminal import strip_controls
 
+_HEAD = (N_("file"), N_("app"), N_("mode"), N_("status"), N_("steps"), N_("size"), N_("prompt"))
 _PROMPT_CELLS = 60
 """How much of a prompt a line shows at most."""
 
@@ -53,7 +55,8 @@ def list_recordings(folder: Path, console: Console, *, as_json: bool) -> bool:
     elif rows:
         _print_table(rows)
     else:
-        print_note(console, f"No recordings in {folder}; they end in {', '.join(SUFFIXES)}")
+        text = _("No recordings in {folder}; they end in {names}")
+        print_note(console, text.format(folder=folder, names=", ".join(SUFFIXES)))
     for problem in problems:
         print_note(console, problem, "yellow")
     return not problems
@@ -82,9 +85,9 @@ def _row(path: Path, recording: Recording) -> _Row:
 
 def _print_table(rows: list[_Row]) -> None:
     out = stdout_console()
-    table = [["file", "app", "mode", "status", "steps", "size", "prompt"]]
+    table = [list(map(_, _HEAD))]
     for row in rows:
-        status = f"{row.status} cut" if row.cut else str(row.status)
+        status = _("{status} cut").format(status=row.status) if row.cut else str(row.status)
         prompt = " ".join((row.prompt or "-").split())
         size = f"{row.bytes / 1024:.1f} kB"
         name, mode = row.app_id or "-", row.mode or "-"

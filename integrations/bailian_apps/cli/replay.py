@@ -17,6 +17,7 @@ from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core.decoder import Decoder
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.events import TextDelta
+from bailian_apps.core.language import N_, _
 from bailian_apps.core.result import AppResult, Step
 from bailian_apps.emulator import Emulator, Recording, load_apps
 from bailian_apps.emulator.apps.app import AppSource
@@ -91,16 +92,16 @@ def compare(
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     table.add_row("", Text(f"A  {one.name}", "bold"), Text(f"B  {other.name}", "bold"))
     for name, left, right in [
-        ("time", _seconds(a.ended_ms), _seconds(b.ended_ms)),
-        ("first text", _seconds(a.first_text_ms), _seconds(b.first_text_ms)),
-        ("tokens", _tokens(a.result), _tokens(b.result)),
-        ("error", a.error, b.error),
+        (_("time"), _seconds(a.ended_ms), _seconds(b.ended_ms)),
+        (_("first text"), _seconds(a.first_text_ms), _seconds(b.first_text_ms)),
+        (_("tokens"), _tokens(a.result), _tokens(b.result)),
+        (_("error"), a.error, b.error),
     ]:
         if left or right:
             table.add_row(name, Text(left), Text(right))
     left, right = a.result.steps, b.result.steps
     for row, (at, at_other) in enumerate(pair_steps(left, right)):
-        table.add_row("" if row else "steps", _step(left, at), _step(right, at_other))
+        table.add_row("" if row else _("steps"), _step(left, at), _step(right, at_other))
     console.print(table)
     console.print()
     for mark, text in _differences(a.result.text, b.result.text):
@@ -108,7 +109,7 @@ def compare(
         print_note(console, f"{mark} {text}", style)
     if html is not None:
         sources = (_drawn(*each) for each in ((one, a), (other, b)))
-        save_picture(_page(render_diff, *sources), html, console, "Picture of both runs")
+        save_picture(_page(render_diff, *sources), html, console, _("Picture of both runs"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,12 @@ def _source(path: Path, app_id: str | None, *, one_of_two: bool = False) -> AppS
     if len(apps) == 1 and (app_id is None or one_of_two):
         return next(iter(apps.values()))
     if app_id not in apps:
-        problem = "is missing: the file has several" if app_id is None else "is not in the file"
-        raise InvalidInputError("--app", problem, f"Pass one of {', '.join(apps)}")
+        problem = (
+            N_("is missing: the file has several") if app_id is None else N_("is not in the file")
+        )
+        raise InvalidInputError(
+            "--app", problem, N_("Pass one of {names}").format(names=", ".join(apps))
+        )
     return apps[app_id]
 
 
@@ -205,7 +210,7 @@ def _page(draw: Callable[..., str], *sources: Path | Run) -> str:
 
 
 def _unusable(error: Exception) -> InvalidInputError:
-    problem = f"cannot be used: {error}"
+    problem = N_("cannot be used: {error}").format(error=error)
     return InvalidInputError("FILE", problem, "Pass a recording or a YAML file")
 
 

@@ -22,6 +22,7 @@ from bailian_apps.cli.view import as_json, print_answer, print_note, read_proble
 from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file
 from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.history import Plan
+from bailian_apps.core.language import N_, _
 from bailian_apps.core.settings import SETTING_NAMES, AppSettings
 from bailian_apps.run import Run
 
@@ -104,9 +105,11 @@ def app_and_prompt(first: str | None, second: str | None, profile: str | None) -
         return first, "-"
     if _WORD.fullmatch(first) and _has_input():
         raise InvalidInputError(
-            "The only argument",
+            N_("The only argument"),
             "can be an app id, with the prompt on standard input, or a prompt",
-            f"Write `run {first} -` to call the app {first}, or `run - {first}` to send the word",
+            N_(
+                "Write `run {first} -` to call the app {first}, or `run - {first}` to send the word"
+            ).format(first=first),
         )
     return "-", first
 
@@ -174,7 +177,7 @@ def _with_set(error: InvalidInputError, fields: Mapping[str, Any]) -> InvalidInp
     """Return an error of a setting with the option that set it."""
     if re.split(r"[.\[]", error.field)[0] not in fields:
         return error
-    return InvalidInputError(f"--set {error.field}", error.problem, error.hint)
+    return error.renamed(f"--set {error.field}")
 
 
 def _instead_of(name: str) -> str:
@@ -182,11 +185,11 @@ def _instead_of(name: str) -> str:
     if name in ARGUMENTS:
         return ARGUMENTS[name]
     if close := difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1):
-        return f"Did you mean --set {close[0]}=…?"
-    return (
-        f"Write --biz {name}=… for a start variable of a workflow, or --set "
-        f"""extra_body:='{{"parameters": {{"{name}": …}}}}' for another parameter of the API"""
-    )
+        return N_("Did you mean --set {name}=…?").format(name=close[0])
+    return N_(
+        "Write --biz {name}=… for a start variable of a workflow, or --set "
+        """extra_body:='{{"parameters": {{"{name}": …}}}}' for another parameter of the API"""
+    ).format(name=name)
 
 
 def media(images: Sequence[str] | None, files: Sequence[str] | None) -> dict[str, Any]:
@@ -227,7 +230,9 @@ def _pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
         name = name.removesuffix(":")
         if not equals or not name:
             raise InvalidInputError(
-                option, "must be NAME=VALUE", f"Write {option} city=Hangzhou or {option} days:=2"
+                option,
+                "must be NAME=VALUE",
+                N_("Write {option} city=Hangzhou or {option} days:=2").format(option=option),
             )
         values[name] = _parse(value, f"{option} {name}") if as_json else value
     return values
@@ -241,13 +246,15 @@ def _biz_object(text: str | None) -> dict[str, Any]:
             text = Path(text[1:]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInputError(
-                "--biz-json", f"cannot be read ({read_problem(error)})", "Pass a UTF-8 file"
+                "--biz-json",
+                N_("cannot be read ({reason})").format(reason=read_problem(error)),
+                "Pass a UTF-8 file",
             ) from None
     value = _parse(text, "--biz-json")
     if not isinstance(value, dict):
         raise InvalidInputError(
             "--biz-json",
-            f"must be a JSON object, not of type {type(value).__name__}",
+            N_("must be a JSON object, not of type {type}").format(type=type(value).__name__),
             'Pass an object such as {"a": 1}',
         )
     return cast("dict[str, Any]", value)
@@ -257,10 +264,16 @@ def _parse(text: str, option: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        other = "pass a file as @FILE" if option == "--biz-json" else "use = for plain text"
+        where = ""
+        if isinstance(error, json.JSONDecodeError):
+            where = N_(" at column {column}").format(column=error.colno)
+        other = N_("use = for plain text")
+        if option == "--biz-json":
+            other = N_("pass a file as @FILE")
         raise InvalidInputError(
-            option, f"is not JSON{where}", f"Quote it for the shell, or {other}"
+            option,
+            N_("is not JSON{where}").format(where=where),
+            N_("Quote it for the shell, or {other}").format(other=other),
         ) from None
 
 
@@ -285,18 +298,18 @@ def read_prompt(prompt: str) -> str:
 def check_writable(html: Path) -> None:
     """Refuse a file that cannot be written, before anything is sent."""
     if html.is_dir() or not html.absolute().parent.is_dir():
-        problem = "is a folder" if html.is_dir() else "is in a folder that does not exist"
+        problem = N_("is a folder") if html.is_dir() else N_("is in a folder that does not exist")
         raise InvalidInputError("--html", problem, "Pass the name of a file")
 
 
-def save_picture(page: str, html: Path, console: Console, what: str = "Picture of the run") -> None:
+def save_picture(page: str, html: Path, console: Console, what: str = "") -> None:
     """Write a page to the file of `--html`, and say where it is.
 
     Args:
         page: The page.
         html: The file.
         console: Where to say it.
-        what: What the page is.
+        what: What the page is, if not the picture of a run.
 
     Raises:
         SystemExit: The file cannot be written.
@@ -304,9 +317,10 @@ def save_picture(page: str, html: Path, console: Console, what: str = "Picture o
     try:
         html.write_text(page, encoding="utf-8")
     except OSError as error:
-        print_note(console, f"{html} cannot be written: {error.strerror}", "red")
+        problem = _("{path} cannot be written: {reason}")
+        print_note(console, problem.format(path=html, reason=error.strerror), "red")
         raise SystemExit(1) from None
-    print_note(console, f"{what}: {html.absolute()}")
+    print_note(console, f"{what or _('Picture of the run')}: {html.absolute()}")
 
 
 def _error_as_json(error: BailianError) -> dict[str, Any]:

@@ -12,14 +12,15 @@ from rich.padding import Padding
 from rich.text import Text
 from typing_extensions import override
 
-from bailian_apps.cli.view import print_note
+from bailian_apps.cli.view import print_note, translated_record
+from bailian_apps.core.language import N_, _
 from bailian_apps.emulator.server.local_server import LOGGED
 from bailian_apps.terminal import strip_controls
 
 _PROMPT_CELLS = 60
 _APP_CELLS = 16
-_SESSION_CHARS = 6
-_HEAD = ("time", "app", "", "", "session", "prompt")
+_SESSION_CHARS, _SESSION_CELLS = 6, 7
+_HEAD = (N_("time"), N_("app"), N_("session"), N_("prompt"))
 
 
 class CallLog(logging.Handler):
@@ -37,7 +38,7 @@ class CallLog(logging.Handler):
 
     def print_head(self) -> None:
         """Print the names of the columns."""
-        time, app, _, _, session, prompt = _HEAD
+        time, app, session, prompt = map(_, _HEAD)
         self._print(self._line(time, app, "", "", session, [], prompt), "dim")
 
     @override
@@ -48,7 +49,7 @@ class CallLog(logging.Handler):
         took_ms: float = getattr(record, "took_ms", 0.0)
         if outcome is None:
             style = "yellow" if record.levelno >= logging.WARNING else ""
-            print_note(self._console, f"{time}  {record.getMessage()}", style)
+            print_note(self._console, f"{time}  {translated_record(record).getMessage()}", style)
             return
         took = f"{took_ms:.0f} ms" if took_ms < 1000 else f"{took_ms / 1000:.1f} s"
         request, status = outcome.request, str(outcome.status or "-")
@@ -80,7 +81,8 @@ class CallLog(logging.Handler):
         cells = set_cell_size(app.plain, max(self._app_cells, app.cell_len))
         shown = Text(" ".join(strip_controls(prompt).split()))
         shown.truncate(_PROMPT_CELLS, overflow="ellipsis")
-        head = f"{time:<8}  {cells}  {status:>3}  {took:>6}  {session:<{len('session')}}"
+        time, session = set_cell_size(time, 8), set_cell_size(session, _SESSION_CELLS)
+        head = f"{time}  {cells}  {status:>3}  {took:>6}  {session}"
         return Text("  ".join([head, *notes, shown.plain]))
 
     def _print(self, line: Text, style: str) -> None:

@@ -23,21 +23,26 @@ from bailian_apps.cli.options import (
     Verbose,
 )
 from bailian_apps.cli.shell import console
+from bailian_apps.cli.usage import Command, Group
+from bailian_apps.core.language import _
+
+_Files = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Recordings, YAML files, and folders of them (default: a travel app).",
+        metavar="FILES|FOLDERS",
+        exists=True,
+    ),
+]
+_Apps = Annotated[
+    list[str] | None,
+    typer.Option("--app", metavar="ID=FILE", help="Serve FILE as the app ID. Repeatable."),
+]
 
 
 def serve(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Recordings, YAML files, and folders of them (default: a travel app).",
-            metavar="FILES|FOLDERS",
-            exists=True,
-        ),
-    ] = None,
-    apps: Annotated[
-        list[str] | None,
-        typer.Option("--app", metavar="ID=FILE", help="Serve FILE as the app ID. Repeatable."),
-    ] = None,
+    files: _Files = None,
+    apps: _Apps = None,
     host: Host = "127.0.0.1",
     allow_host: AllowHost = None,
     port: Port = 8790,
@@ -61,18 +66,16 @@ def serve(
     [bold]bailian-apps serve recordings/ --record-missing[/]  record what is not there yet
     """
     if nearest and record_missing:
-        raise typer.BadParameter("--nearest and --record-missing exclude each other")
+        raise typer.BadParameter(_("--nearest and --record-missing exclude each other"))
     if record_missing and not reload:
-        raise typer.BadParameter("--record-missing needs --reload, to serve what it records")
+        raise typer.BadParameter(_("--record-missing needs --reload, to serve what it records"))
     if mask and not record_missing:
-        raise typer.BadParameter("--mask needs --record-missing: nothing else is recorded")
-    emulator = emulator_commands()
-    out, err = console(), console(stderr=True)
-    emulator.serve(
+        raise typer.BadParameter(_("--mask needs --record-missing: nothing else is recorded"))
+    emulator_commands().serve(
         files or (),
         apps or (),
-        out,
-        err,
+        console(),
+        console(stderr=True),
         host=host,
         allowed_hosts=allow_host or (),
         port=port,
@@ -139,10 +142,10 @@ def init(
     write(folder, console(stderr=True))
 
 
-recordings = typer.Typer(help="Look at recordings.", no_args_is_help=True)
+recordings = typer.Typer(cls=Group, help="Look at recordings.", no_args_is_help=True)
 
 
-@recordings.command("ls")
+@recordings.command("ls", cls=Command)
 def list_recordings(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", exists=True)],
     as_json: Annotated[
@@ -165,5 +168,5 @@ def emulator_commands() -> ModuleType:
     try:
         from bailian_apps.cli import emulator_commands
     except ImportError as error:
-        raise SystemExit(str(error)) from None
+        raise SystemExit(_(str(error))) from None
     return emulator_commands

@@ -37,6 +37,16 @@ def prepare_streams() -> None:
         stream.reconfigure(errors="bailian_apps.nearest")  # type: ignore[union-attr]
 
 
+def can_show_chinese() -> bool:
+    """Whether the standard streams can write Chinese."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            "中文，。：（）".encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _encode_nearest(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

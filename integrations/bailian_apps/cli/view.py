@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -26,6 +27,7 @@ from bailian_apps.core.events import (
     RunFinished,
     TextDelta,
 )
+from bailian_apps.core.language import N_, _
 from bailian_apps.core.result import EXECUTING, AppResult, DocReference, Step
 from bailian_apps.terminal import (
     MAX_LIVE_STEPS,
@@ -41,24 +43,24 @@ from bailian_apps.terminal import (
 
 # A field in Python, and its name on the command line.
 _OPTIONS = {
-    "api_key": "API key",
+    "api_key": N_("API key"),
     "app_id": "APP_ID",
-    "base_url": "--base-url (or DASHSCOPE_HTTP_BASE_URL)",
+    "base_url": N_("--base-url (or DASHSCOPE_HTTP_BASE_URL)"),
     "model_id": "--model-id",
     "prompt": "PROMPT",
     "session_id": "--session",
     "timeout": "--timeout",
     "workspace": "--workspace",
 }
-_FIELD_IN_HINT = re.compile(rf"(?<![\w.\]])({'|'.join(_OPTIONS)})(?:=|(?=: ))")
+_FIELD_IN_HINT = re.compile(rf"(?<![\w.\]])({'|'.join(_OPTIONS)})(?:=|(?=[:：]))")
 # Advice that only a program can follow, and what to do here.
 _PROGRAM_ADVICE = {
-    ", or pass api_key=": "",
-    " or a Timeout": "",
-    "Pass it to the constructor": "A command has none",
-    'pass history_format="prompt"': "use --set history_format=prompt",
-    "has half of a surrogate pair, which cannot be sent": "is not UTF-8 text",
-    'Pass value.encode("utf-8", "replace").decode()': "Convert it with iconv",
+    N_(", or pass api_key="): "",
+    N_(" or a Timeout"): "",
+    N_("Pass it to the constructor"): N_("A command has none"),
+    N_('pass history_format="prompt"'): N_("use --set history_format=prompt"),
+    N_("has half of a surrogate pair, which cannot be sent"): N_("is not UTF-8 text"),
+    N_('Pass value.encode("utf-8", "replace").decode()'): N_("Convert it with iconv"),
 }
 
 
@@ -128,7 +130,14 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
         style = "yellow" if record.levelno >= logging.WARNING else ""
-        print_note(self._console, in_command_words(self.format(record)), style)
+        print_note(self._console, in_command_words(self.format(translated_record(record))), style)
+
+
+def translated_record(record: logging.LogRecord) -> logging.LogRecord:
+    """A record with its text in the language of the user."""
+    shown = copy.copy(record)
+    shown.msg = _(str(record.msg))
+    return shown
 
 
 def format_error(error: BailianError) -> str:
@@ -146,28 +155,29 @@ def error_message(error: BailianError, *, field: str | None = None) -> str:
     if isinstance(error, InvalidInputError):
         named = [_with_option(each) for each in error.each()]
         if field is not None:
-            named[0] = InvalidInputError(field, error.problem, error.hint)
+            first = next(error.each())
+            named[0] = first if field == first.field else first.renamed(field)
         error = InvalidInputError.of(named)
-    message = in_command_words(str(error))
-    return _FIELD_IN_HINT.sub(lambda found: _OPTIONS[found[1]], message)
+    message = in_command_words(error.describe())
+    return _FIELD_IN_HINT.sub(lambda found: _(_OPTIONS[found[1]]), message)
 
 
 def read_problem(error: Exception) -> str:
     """Why a text file cannot be read."""
-    return (isinstance(error, OSError) and error.strerror) or "it is not UTF-8 text"
+    return (isinstance(error, OSError) and error.strerror) or N_("it is not UTF-8 text")
 
 
 def in_command_words(message: str) -> str:
     """A message with advice for the command line in place of that for a program."""
     for advice, replacement in _PROGRAM_ADVICE.items():
-        message = message.replace(advice, replacement)
+        message = message.replace(advice, replacement).replace(_(advice), _(replacement))
     return message
 
 
 def _with_option(error: InvalidInputError) -> InvalidInputError:
-    unknown = error.problem == "is not a setting"  # then the field is the user's own word
-    field = error.field if unknown else _OPTIONS.get(error.field, error.field)
-    return InvalidInputError(field, error.problem, error.hint)
+    if error.field not in _OPTIONS or error.problem == "is not a setting":
+        return error  # the latter's field is the user's own word
+    return error.renamed(_OPTIONS[error.field])
 
 
 def as_json(result: AppResult) -> dict[str, Any]:
@@ -194,10 +204,10 @@ def print_totals(result: AppResult, console: Console) -> None:
     usage = result.usage
     facts = (
         format_tokens(usage.input_tokens, usage.output_tokens) if usage.models else "",
-        f"session {result.session_id}" if result.session_id else "",
+        _("session {id}").format(id=result.session_id) if result.session_id else "",
     )
     if any(facts):
-        print_note(console, ", ".join(fact for fact in facts if fact))
+        print_note(console, _(", ").join(fact for fact in facts if fact))
 
 
 class RunView:
@@ -354,7 +364,7 @@ class _StepTree:
         rows = min(MAX_LIVE_STEPS, max(console.height - 3, 1))
         shown = steps_that_fit(steps, rows)
         if hidden := len(steps) - len(shown):
-            yield Text(f"{hidden} more", "dim")
+            yield Text(_("{count} more").format(count=hidden), "dim")
         if shown:
             yield step_tree(shown)
         yield self._spinner

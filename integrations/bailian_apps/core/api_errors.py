@@ -23,6 +23,7 @@ from bailian_apps.core.errors import (
     ServerError,
     ServiceUnavailableError,
 )
+from bailian_apps.core.language import N_, Message, joined
 
 _BY_CODE: dict[str, type[APIError]] = {
     "InvalidParameter": BadRequestError,
@@ -99,27 +100,37 @@ _BY_STATUS: dict[int, type[APIError]] = {
     503: ServiceUnavailableError,
 }
 
-_HINTS: dict[str, str] = {
-    "FlowNotPublished": "app_id: publish the app in the console",
-    "InvalidURL": "image_list, file_list: the cloud has to be able to fetch each address",
-    "InvalidFile": "image_list, file_list: the cloud has to be able to fetch and read each file",
-    "ModelNotFound": "model_id: check the name; not every region has every model{asked}",
-    "model_not_found": "model_id: check the name; not every region has every model{asked}",
-    "WorkSpaceNotFound": "workspace: pass the id as the console shows it; base_url: a workspace "
-    "belongs to one region, which base_url= selects{asked}",
+_HINTS: dict[str, Message] = {
+    "FlowNotPublished": N_("app_id: publish the app in the console"),
+    "InvalidURL": N_("image_list, file_list: the cloud has to be able to fetch each address"),
+    "InvalidFile": N_(
+        "image_list, file_list: the cloud has to be able to fetch and read each file"
+    ),
+    "ModelNotFound": N_("model_id: check the name; not every region has every model{asked}"),
+    "model_not_found": N_("model_id: check the name; not every region has every model{asked}"),
+    "WorkSpaceNotFound": N_(
+        "workspace: pass the id as the console shows it; base_url: a workspace "
+        "belongs to one region, which base_url= selects{asked}"
+    ),
 }
 """What to do, by the code or its first words, where the class says too little."""
 
-_HINTS_BY_CLASS: dict[type[APIError], str] = {
-    AuthenticationError: "api_key: set DASHSCOPE_API_KEY, or pass api_key=; a key belongs to one "
-    "region, which base_url= selects{asked}",
-    PermissionDeniedError: "app_id: check that the app is published and in the key's workspace; "
-    "for another workspace pass workspace=; for another region pass base_url={asked}",
-    NotFoundError: "app_id: check that the app is in the key's workspace; for another workspace "
-    "pass workspace=; for another region pass base_url={asked}",
-    BillingError: "check the account's balance and purchases in the console",
+_HINTS_BY_CLASS: dict[type[APIError], Message] = {
+    AuthenticationError: N_(
+        "api_key: set DASHSCOPE_API_KEY, or pass api_key=; a key belongs to one "
+        "region, which base_url= selects{asked}"
+    ),
+    PermissionDeniedError: N_(
+        "app_id: check that the app is published and in the key's workspace; "
+        "for another workspace pass workspace=; for another region pass base_url={asked}"
+    ),
+    NotFoundError: N_(
+        "app_id: check that the app is in the key's workspace; for another workspace "
+        "pass workspace=; for another region pass base_url={asked}"
+    ),
+    BillingError: N_("check the account's balance and purchases in the console"),
 }
-_APP_ID_HINT = (
+_APP_ID_HINT = N_(
     "app_id: copy it from the app's card in the console; base_url: check that it is the app's "
     "region{asked}"
 )
@@ -154,13 +165,17 @@ def api_error(
         code = parts[2]
         if not answered and parts[1] != "200":
             status_code = int(parts[1])
-    text = (message or "").strip() or "the cloud gave no message"
+    text = message if isinstance(message, Message) else (message or "").strip()
+    text = text or N_("the cloud gave no message")
     kind = _class_of(code, status_code)
     if kind is RateLimitError and _FREE_QUOTA in text.lower():
         kind = BillingError
-    hint = _hint_of(kind, code, text).format(asked=f" ({asked} was asked)" if asked else "")
+    text_and_hint = text
+    if hint := _hint_of(kind, code, text):
+        where = N_(" ({asked} was asked)").format(asked=asked) if asked else ""
+        text_and_hint = joined((text, hint.format(asked=where)), " | ")
     error = kind(
-        f"{text} | {hint}" if hint else text,
+        text_and_hint,
         code=code or None,
         status_code=status_code,
         request_id=request_id or None,
@@ -183,13 +198,13 @@ def _class_of(code: str | None, status_code: int | None) -> type[APIError]:
     return _BY_STATUS.get(status_code) or (ServerError if status_code >= 500 else APIError)
 
 
-def _hint_of(kind: type[APIError], code: str | None, text: str) -> str:
+def _hint_of(kind: type[APIError], code: str | None, text: str) -> Message | None:
     for prefix in _prefixes(code):
         if found := _HINTS.get(prefix):
             return found
     if kind is BadRequestError and "AppId" in text:
         return _APP_ID_HINT
-    return _HINTS_BY_CLASS.get(kind, "")
+    return _HINTS_BY_CLASS.get(kind)
 
 
 def _prefixes(code: str | None) -> Iterator[str]:

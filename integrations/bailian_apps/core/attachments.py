@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeGuard, TypeVar, cast
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_
 
 _T = TypeVar("_T")
 
@@ -29,7 +30,7 @@ MAX_DATA_URL_BYTES = 10 * 1024 * 1024
 "Exceeded limit on max bytes per data-uri item : 10485760"
 (https://github.com/QwenLM/qwen-code/issues/1880)."""
 
-IMAGE_TYPES = "PNG, JPEG, GIF, WebP, BMP, TIFF or HEIC"
+IMAGE_TYPES = N_("PNG, JPEG, GIF, WebP, BMP, TIFF or HEIC")
 """The types of images, as an error names them: those of the vendor's page on vision models, and
 GIF, which its page on file uploads adds."""
 
@@ -153,16 +154,23 @@ class InlineImage:
         """Return the content of a file, which is an image."""
         try:
             if not path.is_file():  # a device may have no end
-                kind = "a file that does not exist"
+                kind = N_("a file that does not exist")
                 if os.path.lexists(path):  # a pipe, a device, or a link to itself
-                    kind = "a directory" if path.is_dir() else "what is not a regular file"
-                hint = "Check the path; a relative one starts in the working directory"
-                self._refuse(f"is the path of {kind}", hint)
+                    kind = N_("what is not a regular file")
+                    if path.is_dir():
+                        kind = N_("a directory")
+                hint = N_("Check the path; a relative one starts in the working directory")
+                self._refuse(N_("is the path of {kind}").format(kind=kind), hint)
             self._check_size(path.stat().st_size)
             content = path.read_bytes()
         except OSError as error:
-            hint = "Check the permissions of the file"
-            self._refuse(f"is the path of a file that cannot be read ({error.strerror})", hint)
+            hint = N_("Check the permissions of the file")
+            self._refuse(
+                N_("is the path of a file that cannot be read ({reason})").format(
+                    reason=error.strerror
+                ),
+                hint,
+            )
         if not content:
             self._refuse("is the path of an empty file", "Pass the path of an image")
         self._type_of(content)
@@ -185,14 +193,19 @@ class InlineImage:
     def _check_size(self, size: int) -> None:
         if size > _MAX_IMAGE_BYTES:
             self._refuse(
-                f"has {size:,} bytes, and the cloud takes {_MAX_IMAGE_BYTES:,} at most",
+                N_("has {size:,} bytes, and the cloud takes {most:,} at most").format(
+                    size=size, most=_MAX_IMAGE_BYTES
+                ),
                 "Scale the image down, or upload it and pass its address",
             )
 
     def _type_of(self, content: bytes) -> str:
         kind = media_type(content)
         if not kind:
-            self._refuse("is not an image of a known type", f"Pass {IMAGE_TYPES}")
+            self._refuse(
+                "is not an image of a known type",
+                N_("Pass {types}").format(types=IMAGE_TYPES),
+            )
         return kind
 
     def _refuse(self, problem: str, hint: str) -> NoReturn:
@@ -248,11 +261,11 @@ def read_image(value: object, where: str) -> Image:
         return InlineImage(bytes(cast("bytes", value)), where)
     if isinstance(value, os.PathLike):
         return InlineImage(Path(os.fsdecode(cast("os.PathLike[str]", value))), where)
-    problem = "is text that is neither an http(s) URL nor a Data URL"
+    problem = N_("is text that is neither an http(s) URL nor a Data URL")
     if value is None or (isinstance(value, str) and not value):
-        problem = "has neither an address nor content"
+        problem = N_("has neither an address nor content")
     elif not isinstance(value, str):
-        problem = f"is of type {type(value).__name__}, which is not an image"
+        problem = N_("is of type {type}, which is not an image").format(type=type(value).__name__)
     raise InvalidInputError(
         where,
         problem,
@@ -283,12 +296,12 @@ def read_file(value: object, where: str) -> str:
 
 def read_images(values: Iterable[object], field: str) -> tuple[Image, ...]:
     """Return images as `read_image`; an error names `field` and the index of each that is wrong."""
-    return _read_all(read_image, unwrap_images(values), field, "images")
+    return _read_all(read_image, unwrap_images(values), field, N_("images"))
 
 
 def read_files(values: Iterable[object], field: str) -> tuple[str, ...]:
     """Return the addresses of files as `read_file`; an error is as that of `read_images`."""
-    return _read_all(read_file, values, field, "addresses")
+    return _read_all(read_file, values, field, N_("addresses"))
 
 
 def _read_all(
@@ -296,7 +309,7 @@ def _read_all(
 ) -> tuple[_T, ...]:
     kind = type(values).__name__
     if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
-        problem = f"must be a list of {what}, and is of type {kind}"
+        problem = N_("must be a list of {what}, and is of type {kind}").format(what=what, kind=kind)
         raise InvalidInputError(field, problem, "Put a single one into a list too")
     items: list[_T] = []
     problems: list[InvalidInputError] = []

@@ -35,6 +35,7 @@ from bailian_apps.core.events import (
     UsageReported,
 )
 from bailian_apps.core.history_template import HistoryFormat
+from bailian_apps.core.language import N_
 from bailian_apps.core.modes import stream_mode
 from bailian_apps.core.result import (
     AppResult,
@@ -193,11 +194,12 @@ class Decoder:
         result = self.partial()
         if self.finished:
             return result
-        error = StreamInterruptedError(
-            "the stream ended before the run finished; "
-            + ("its partial result is in .partial" if self.started else "no readable frame came"),
-            request_id=self._request_id,
-        )
+        message = N_("the stream ended before the run finished; no readable frame came")
+        if self.started:
+            message = N_(
+                "the stream ended before the run finished; its partial result is in .partial"
+            )
+        error = StreamInterruptedError(message, request_id=self._request_id)
         error.session_id, error.partial = self.session_id, result if self.started else None
         raise error
 

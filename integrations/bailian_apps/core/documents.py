@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_
 from bailian_apps.core.values import JsonObject, as_text, first_text, parsed_json
 
 DocumentSource: TypeAlias = Literal["cited", "retrieved"]
@@ -71,7 +72,9 @@ def document_source(value: object) -> DocumentSource | None:
     if value is None or value in get_args(DocumentSource):
         return cast("DocumentSource | None", value)
     names = " or ".join(map(repr, get_args(DocumentSource)))
-    raise InvalidInputError("documents", f"must be {names}, or None for both in turn")
+    raise InvalidInputError(
+        "documents", N_("must be {names}, or None for both in turn").format(names=names)
+    )
 
 
 def read_documents(output: str) -> tuple[RetrievedDocument, ...]:

@@ -15,6 +15,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.language import N_
 from bailian_apps.core.redaction import unwrap_params
 
 REGIONS = {
@@ -38,10 +39,10 @@ _WORKSPACE = re.compile(r"[A-Za-z0-9_-]+")
 _BEARER = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _OWN_HEADERS = {
-    "authorization": "Pass api_key=",
-    "host": "Pass base_url=",
-    "content-length": "Leave it out: it follows from the body",
-    "transfer-encoding": "Leave it out: it follows from the body",
+    "authorization": N_("Pass api_key="),
+    "host": N_("Pass base_url="),
+    "content-length": N_("Leave it out: it follows from the body"),
+    "transfer-encoding": N_("Leave it out: it follows from the body"),
 }
 
 
@@ -67,7 +68,9 @@ def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
             raise InvalidInputError(
                 info.field_name or "base_url",
                 "is not an http(s) URL or the name of a region",
-                f"Pass one like {REGIONS['beijing']}, or one of {', '.join(REGIONS)}",
+                N_("Pass one like {example}, or one of {names}").format(
+                    example=REGIONS["beijing"], names=", ".join(REGIONS)
+                ),
             )
         parts = urlsplit(value)
         if parts.username or parts.password:
@@ -110,7 +113,9 @@ def _check_key(value: object) -> object:
     if not isinstance(key, str):
         raise InvalidInputError(
             "api_key",
-            f"must be a str, a SecretStr or a callable that returns one, not {kind_of(key)}",
+            N_("must be a str, a SecretStr or a callable that returns one, not {kind}").format(
+                kind=kind_of(key)
+            ),
         )
     return SecretStr(check_api_key(key))
 
@@ -150,7 +155,7 @@ def _key_errors() -> Generator[None]:
     except Exception as error:
         raise InvalidInputError(
             "api_key",
-            f"could not be read: the callable raised {type(error).__name__}",
+            N_("could not be read: the callable raised {type}").format(type=type(error).__name__),
             "The cause is that error",
         ) from error
 
@@ -158,7 +163,9 @@ def _key_errors() -> Generator[None]:
 def _given_key(given: object) -> SecretStr:
     if not isinstance(given, (str, SecretStr)):
         raise InvalidInputError(
-            "api_key", f"is a callable that returned {kind_of(given)}", "Return a str or SecretStr"
+            "api_key",
+            N_("is a callable that returned {kind}").format(kind=kind_of(given)),
+            "Return a str or SecretStr",
         )
     return cast("SecretStr", _check_key(given))
 
@@ -168,7 +175,9 @@ def _check_headers(value: object) -> object:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise InvalidInputError("extra_headers", f"must be a dict of str, not {kind_of(value)}")
+        raise InvalidInputError(
+            "extra_headers", N_("must be a dict of str, not {kind}").format(kind=kind_of(value))
+        )
     headers: dict[str, SecretStr] = {}
     names: set[str] = set()
     for name, given in cast("Mapping[object, object]", value).items():
@@ -178,12 +187,14 @@ def _check_headers(value: object) -> object:
         if name.lower() in _OWN_HEADERS:
             raise InvalidInputError(field, "cannot be replaced", _OWN_HEADERS[name.lower()])
         if name.lower() in names:
-            problem = "is given twice, because the names of headers are equal in any case"
+            problem = N_("is given twice, because the names of headers are equal in any case")
             raise InvalidInputError(field, problem, "Leave one out")
         names.add(name.lower())
         text = given.get_secret_value() if isinstance(given, SecretStr) else given
         if not isinstance(text, str):
-            raise InvalidInputError(field, f"must be a str, not {kind_of(text)}", "Pass str(value)")
+            raise InvalidInputError(
+                field, N_("must be a str, not {kind}").format(kind=kind_of(text)), "Pass str(value)"
+            )
         if not text.isascii() or (text and not text.isprintable()) or text != text.strip():
             raise InvalidInputError(
                 field,

@@ -37,6 +37,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from typing_extensions import override
+
+from bailian_apps.core.language import (
+    N_,
+    Language,
+    Message,
+    adds_translations,
+    chosen_language,
+    language,
+    translated,
+)
 from bailian_apps.core.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -50,7 +61,9 @@ unknown; or the cloud answered it with an HTTP error before any frame."""
 class BailianError(Exception):
     """The base class of every error that this package raises about a call.
 
-    Its `str` is one printable line of at most 2,000 characters, whatever the cloud answered.
+    Its `str` is one printable line of at most 2,000 characters, whatever the cloud answered. It is
+    English, as are all attributes, unless `BAILIAN_LANG=zh` is set. Where only the locale is
+    Chinese, a note says the same in Chinese in tracebacks (Python 3.11 and newer).
 
     Attributes:
         message: What went wrong; of an answer of the cloud, with its text as it came.
@@ -80,7 +93,8 @@ class BailianError(Exception):
     ) -> None:
         """Store the facts; the call sets the rest, such as `partial` and `attempts`."""
         super().__init__(one_line(message, _MAX_MESSAGE))
-        self.message = message
+        self.message = str(message)
+        self._text = message  # it may know its translation
         self.code = code
         self.status_code = status_code
         self.request_id = request_id
@@ -89,6 +103,8 @@ class BailianError(Exception):
         self.run_id: str | None = None
         self.partial: AppResult | None = None
         self.attempts = 1
+        if adds_translations():
+            self._add_translation()
 
     @property
     def is_retryable(self) -> bool:
@@ -102,20 +118,42 @@ class BailianError(Exception):
 
     def __str__(self) -> str:
         """Return the code, the message and what the cloud's support asks for, on one line."""
+        return self.describe(chosen_language() or "en")
+
+    def describe(self, into: Language | None = None) -> str:
+        """Return what `str` returns, in a language.
+
+        Args:
+            into: `"en"` or `"zh"`; by default the language of the user, as the command line has it.
+        """
+        into = into or language()
+        attempts = N_("{count} attempts").format(count=self.attempts)
         facts = [
             f"HTTP {self.status_code}" if self.status_code else "",
             f"request_id {self.request_id}" if self.request_id else "",
             f"run {self.run_id}" if self.run_id else "",
-            f"{self.attempts} attempts" if self.attempts > 1 else "",
+            translated(attempts, into) if self.attempts > 1 else "",
         ]
         shown = ", ".join(fact for fact in facts if fact)
         head = f"[{self.code}] " if self.code else ""
-        return one_line(f"{head}{self.message}" + (f" ({shown})" if shown else ""), _MAX_MESSAGE)
+        text = f"{head}{self._message(into)}"
+        if shown:
+            text += translated(N_(" ({facts})").format(facts=shown), into)
+        return one_line(text, _MAX_MESSAGE)
+
+    def _message(self, into: Language) -> str:
+        return self.message if into == "en" else translated(self._text, into)
+
+    def _add_translation(self) -> None:
+        text = self._message("zh")
+        if text != self.message and hasattr(self, "add_note"):
+            self.__notes__ = [one_line(text, _MAX_MESSAGE)]
 
 
 _MAX_MESSAGE = 2_000  # characters
 _MAX_DETAILS = 1_600  # of a list of fields, with what is wrong with each; the rest are only named
 _MAX_FIELD = 200
+_FIRST_WIDE = "\u2e80"  # Chinese characters and their punctuation have no spaces between them
 
 
 class InvalidInputError(BailianError, ValueError):
@@ -137,45 +175,63 @@ class InvalidInputError(BailianError, ValueError):
         self, field: str, problem: str, hint: str = "", others: Sequence[InvalidInputError] = ()
     ) -> None:
         """Make the error of one field, and of `others` that are wrong too."""
-        self.field = printable(field)
-        self.problem = printable(problem)
-        self.hint = printable(hint)
+        self.field = str(printable(field))
+        self.problem = str(printable(problem))
+        self.hint = str(printable(hint))
+        self._parts = (field, problem, hint)  # they may know their translations
         self.others = tuple(each for other in others for each in other.each())
-        super().__init__(self._describe() if not self.others else self._list())
+        super().__init__(self._message("en"))
 
     @classmethod
     def of(cls, errors: Sequence[InvalidInputError]) -> InvalidInputError:
         """Return one error for all of them; there must be one at least."""
         first, *others = [each for error in errors for each in error.each()]
-        return cls(first.field, first.problem, first.hint, others) if others else first
+        return cls(*first._parts, others) if others else first
 
     def each(self) -> Iterator[InvalidInputError]:
         """Yield an error for each field that is wrong."""
         if self.others:
-            yield InvalidInputError(self.field, self.problem, self.hint)
+            yield InvalidInputError(*self._parts)
             yield from self.others
         else:
             yield self
 
-    def _describe(self) -> str:
-        text = f"{_shortened(self.field, _MAX_FIELD)} {self.problem}"
-        return _shortened(text + (f". {self.hint}" if self.hint else ""), _MAX_MESSAGE)
+    def renamed(self, field: str) -> InvalidInputError:
+        """Return the error of the first field alone, under another name of the field."""
+        return InvalidInputError(field, *self._parts[1:])
 
-    def _list(self) -> str:
+    @override
+    def _message(self, into: Language) -> str:
+        return self._list(into) if self.others else self._describe(into)
+
+    def _describe(self, into: Language) -> str:
+        field, problem, hint = self.field, self.problem, self.hint
+        if into == "zh":
+            named, *rest = self._parts
+            # A plain text is a name in the program.
+            field = printable(translated(named, into) if isinstance(named, Message) else named)
+            problem, hint = (printable(translated(each, into)) for each in rest)
+        space = "" if into == "zh" and field[-1:] >= _FIRST_WIDE else " "
+        text = f"{_shortened(field, _MAX_FIELD)}{space}{problem}"
+        return _shortened(text + (translated(N_(". "), into) + hint if hint else ""), _MAX_MESSAGE)
+
+    def _list(self, into: Language) -> str:
         errors = list(self.each())
-        text = f"{len(errors)} arguments are not valid:"
+        text = translated(N_("{count} arguments are not valid: ").format(count=len(errors)), into)
+        separator = translated(N_("; "), into)
         for number, error in enumerate(errors, 1):
-            detail = f"{'' if number == 1 else ';'} ({number}) {error._describe()}"
+            detail = f"{'' if number == 1 else separator}({number}) {error._describe(into)}"
             if len(text) + len(detail) > _MAX_DETAILS:
                 rest = errors[number - 1 :]
                 names = ", ".join(_shortened(each.field, _MAX_FIELD) for each in rest)
-                return _shortened(f"{text}; and {len(rest)} more: {names}", _MAX_MESSAGE)
+                more = N_("; and {count} more: {names}").format(count=len(rest), names=names)
+                return _shortened(text + translated(more, into), _MAX_MESSAGE)
             text += detail
         return text
 
     def __reduce__(self) -> tuple[type[InvalidInputError], tuple[object, ...]]:
         """Pickle by the parts, because `args` holds only the message."""
-        return type(self), (self.field, self.problem, self.hint, self.others)
+        return type(self), (*self._parts, self.others)
 
 
 class InvalidOutputError(BailianError):

@@ -35,6 +35,7 @@ from bailian_apps.core.attachments import Image, InlineImage, read_files, read_i
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.invalid_input import invalid_options
 from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.language import N_
 from bailian_apps.core.request import AppRequest, WireOptions
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import CALL_NAMES, AppSettings
@@ -177,7 +178,9 @@ def plan_request(
             what the named session cannot take.
     """
     if not isinstance(cast("object", session_id), str | None):
-        raise InvalidInputError("session_id", f"must be a str, not {kind_of(session_id)}")
+        raise InvalidInputError(
+            "session_id", N_("must be a str, not {kind}").format(kind=kind_of(session_id))
+        )
     turns = put_system_first(turns)
     if turns and turns[-1].role == "system":  # there is no other text to answer
         turns[-1] = replace(turns[-1], role="user")
@@ -222,30 +225,34 @@ def _check(
     system = system_digest(turns)
     known = marker is not None and (marker.session_id, marker.system) == (session_id, system)
     refusals = (
-        (not turns, "messages", "must not be empty", "Pass at least one user message"),
+        (not turns, "messages", N_("must not be empty"), N_("Pass at least one user message")),
         (
             not new,
             "messages",
-            f"must end with a user message, not one of role {turns[-1].role if turns else ''!r}",
-            "Put the user's text last",
+            N_("must end with a user message, not one of role {role!r}").format(
+                role=turns[-1].role if turns else ""
+            ),
+            N_("Put the user's text last"),
         ),
         (
             not any(turn.text.strip() for turn in new),
             "messages",
-            "end with a user message without text",
-            "Add words that say what to do",
+            N_("end with a user message without text"),
+            N_("Add words that say what to do"),
         ),
         (
             session_id and settings.history_mode != "session",
             "session_id",
-            f"was given with history_mode={settings.history_mode!r}, which uses no sessions",
-            "Leave out one of the two",
+            N_("was given with history_mode={mode!r}, which uses no sessions").format(
+                mode=settings.history_mode
+            ),
+            N_("Leave out one of the two"),
         ),
         (
             session_id and system and not known,
             "session_id",
-            "was given with a system message, which a session cannot take",
-            "Leave out one of the two",
+            N_("was given with a system message, which a session cannot take"),
+            N_("Leave out one of the two"),
         ),
     )
     for applies, field, problem, hint in refusals:

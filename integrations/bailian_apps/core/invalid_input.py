@@ -10,8 +10,32 @@ from pydantic_core import ErrorDetails
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.language import N_, Message
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.tracebacks import hides_arguments
+
+_PASS = N_("Pass {field}=")
+# Pydantic's texts, by the type of its error: with a limit, and without.
+_LIMITS = {
+    "greater_than": N_("must be greater than {gt}"),
+    "greater_than_equal": N_("must be greater than or equal to {ge}"),
+    "less_than": N_("must be less than {lt}"),
+    "less_than_equal": N_("must be less than or equal to {le}"),
+    "literal_error": N_("must be {expected}"),
+    "is_instance_of": N_("must be an instance of {class}"),
+}
+_TYPES = (
+    N_("must be a valid boolean"),
+    N_("must be a valid integer"),
+    N_("must be a valid integer, got a number with a fractional part"),
+    N_("must be a valid number"),
+    N_("must be a valid string"),
+    N_("must be a valid list"),
+    N_("must be a valid tuple"),
+    N_("must be a valid dictionary"),
+    N_("must be a valid dictionary or instance of Message"),
+    N_("must be a finite number"),
+)
 
 
 def raise_invalid_input(
@@ -19,7 +43,7 @@ def raise_invalid_input(
     *,
     within: str = "",
     names: Iterable[str] | None = None,
-    missing: str = "Pass {}=",
+    missing: Message = _PASS,
 ) -> NoReturn:
     """Raise pydantic's errors as one `InvalidInputError`, which never shows a value.
 
@@ -29,7 +53,7 @@ def raise_invalid_input(
         error: What pydantic raised.
         within: The field that holds the model that was validated, if any.
         names: The names that would have been valid, to suggest one for an unknown name.
-        missing: What to do about a missing field, `{}`.
+        missing: What to do about a missing `{field}`.
 
     Raises:
         InvalidInputError: Always; it names each field and its fix.
@@ -46,7 +70,7 @@ def invalid_inputs(
     *,
     within: str = "",
     names: Iterable[str] | None = None,
-    missing: str = "Pass {}=",
+    missing: Message = _PASS,
 ) -> list[InvalidInputError]:
     """Return an `InvalidInputError` for each error of pydantic's; as `raise_invalid_input`."""
     known = list(AppRequest.model_fields if names is None else names)
@@ -87,7 +111,7 @@ def require_type(value: object, kind: type, field: str) -> None:
         InvalidInputError: It is of another type.
     """
     if not isinstance(value, kind):
-        problem = f"must be a {kind.__name__}, not {kind_of(value)}"
+        problem = N_("must be a {type}, not {kind}").format(type=kind.__name__, kind=kind_of(value))
         raise InvalidInputError(field, problem)
 
 
@@ -126,15 +150,12 @@ def check_nested(value: object, info: ValidationInfo, model: type[CheckedModel])
         return model(**fields)
     except InvalidInputError as error:
         raise InvalidInputError.of(
-            [
-                InvalidInputError(f"{info.field_name}.{each.field}", each.problem, each.hint)
-                for each in error.each()
-            ]
+            [each.renamed(f"{info.field_name}.{each.field}") for each in error.each()]
         ) from None
 
 
 def _invalid_input(
-    error: ErrorDetails, within: str, names: Sequence[str], missing: str
+    error: ErrorDetails, within: str, names: Sequence[str], missing: Message
 ) -> InvalidInputError:
     path = _path_parts(error["loc"], within)
     cause = (error.get("ctx") or {}).get("error")
@@ -146,13 +167,28 @@ def _invalid_input(
     if error["type"] == "extra_forbidden":
         return InvalidInputError(field, "is not a setting", _spelling_hint(path[-1], names))
     if error["type"] == "missing":
-        return InvalidInputError(field, "is missing", missing.format(field))
-    problem = error["msg"].replace("Input should", "must")
+        return InvalidInputError(field, "is missing", missing.format(field=field))
+    problem = _problem_of(error)
     if not problem.startswith("must"):
-        return InvalidInputError(field, f"is not valid: {problem}")
+        return InvalidInputError(field, N_("is not valid: {problem}").format(problem=problem))
     if error["type"].endswith(("_type", "_parsing")):
-        problem = f"{problem.partition(',')[0]}, not {kind_of(error['input'])}"
+        kind = kind_of(error["input"])
+        problem = N_("{problem}, not {kind}").format(problem=problem, kind=kind)
     return InvalidInputError(field, problem)
+
+
+def _problem_of(error: ErrorDetails) -> str:
+    """Return what pydantic says of a value, as a text that can be translated."""
+    if error["type"] in _LIMITS:
+        values: dict[str, Any] = dict(error.get("ctx", {}))
+        if error["type"].startswith(("greater", "less")):
+            values = dict.fromkeys(values, error["msg"].rpartition(" ")[2])  # 2 and not 2.0
+        first, either, last = str(values.get("expected", "")).rpartition(" or ")
+        if either:
+            values["expected"] = N_("{first} or {last}").format(first=first, last=last)
+        return _LIMITS[error["type"]].format(**values)
+    text = error["msg"].replace("Input should", "must")
+    return N_(text.partition(",")[0] if error["type"].endswith(("_type", "_parsing")) else text)
 
 
 def field_path(loc: Sequence[int | str]) -> str:
@@ -174,7 +210,7 @@ def _at(path: Sequence[str], error: InvalidInputError) -> InvalidInputError:
     """Return a validator's error, which names its own field, with that field's whole path."""
     last = path[-1] if path else ""  # an item's index is in the path alone
     item = last if last.startswith(f"{error.field}[") else error.field
-    return InvalidInputError(".".join([*path[:-1], item]), error.problem, error.hint)
+    return error.renamed(".".join([*path[:-1], item]))
 
 
 def _spelling_hint(name: str, known: Sequence[str]) -> str:
@@ -182,12 +218,12 @@ def _spelling_hint(name: str, known: Sequence[str]) -> str:
     import difflib
 
     if name == "client":
-        return "Pass it to the constructor"
+        return N_("Pass it to the constructor")
     close = difflib.get_close_matches(name, known, n=1)
     # A name of another package's may hold ours: `dashscope_api_key`, `request_timeout`.
     close += sorted((each for each in known if f"_{each}" in name), key=len, reverse=True)
     if close:
-        return f"Did you mean {close[0]!r}?"
+        return N_("Did you mean {name!r}?").format(name=close[0])
     if "extra_body" in known:
-        return "Check its spelling, or pass a parameter that has no setting in extra_body"
-    return "Check its spelling"
+        return N_("Check its spelling, or pass a parameter that has no setting in extra_body")
+    return N_("Check its spelling")

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_
 from bailian_apps.core.redaction import (
     MAX_DEPTH,
     MAX_INT_BITS,
@@ -33,15 +34,15 @@ _OUTSIDE_BODY = ("app_id", "api_key", "base_url", "workspace")
 _CONTROLS = frozenset("\r\n\0")
 _INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp"})
 _HINTS_BY_TYPE = {
-    "datetime": "Pass .isoformat()",
-    "date": "Pass .isoformat()",
-    "time": "Pass .isoformat()",
-    "Decimal": "Pass str(value) or float(value)",
-    "bytes": "Pass base64 text",
-    "set": "Pass a list",
-    "frozenset": "Pass a list",
-    "UUID": "Pass str(value)",
-    "SecretStr": "Pass .get_secret_value()",
+    "datetime": N_("Pass .isoformat()"),
+    "date": N_("Pass .isoformat()"),
+    "time": N_("Pass .isoformat()"),
+    "Decimal": N_("Pass str(value) or float(value)"),
+    "bytes": N_("Pass base64 text"),
+    "set": N_("Pass a list"),
+    "frozenset": N_("Pass a list"),
+    "UUID": N_("Pass str(value)"),
+    "SecretStr": N_("Pass .get_secret_value()"),
 }
 
 
@@ -51,7 +52,9 @@ def _check_json_object(value: object, info: ValidationInfo) -> object:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise InvalidInputError(field, f"must be a dict of JSON values, not {kind_of(value)}")
+        raise InvalidInputError(
+            field, N_("must be a dict of JSON values, not {kind}").format(kind=kind_of(value))
+        )
     fields = dict(cast("Mapping[object, object]", value))
     _require_json(fields, field, secrets=field in SECRET_FIELDS)
     return fields
@@ -81,8 +84,10 @@ def _require_json(
         if isinstance(value, dict):
             for key, item in cast("dict[object, object]", value).items():
                 if not isinstance(key, str):
-                    raise InvalidInputError(path, f"must have str keys, not {kind_of(key)}")
-                require_utf8(key, path, "has a key with")
+                    raise InvalidInputError(
+                        path, N_("must have str keys, not {kind}").format(kind=kind_of(key))
+                    )
+                require_utf8(key, path, in_key=True)
                 # A plugin gets its user's token in a header.
                 single = single_line or key == "user_defined_tokens"
                 item_path = f"{path}.{key}"
@@ -93,28 +98,32 @@ def _require_json(
             _require_json(item, item_path, secrets=secrets, single_line=single_line, within=within)
     else:
         raise InvalidInputError(
-            path, f"is {kind_of(value)}, which JSON cannot represent", _hint_for(value)
+            path,
+            N_("is {kind}, which JSON cannot represent").format(kind=kind_of(value)),
+            _hint_for(value),
         )
 
 
 def _require_number(value: float, path: str) -> None:
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise InvalidInputError(path, f"is {value}, which JSON cannot represent", "Pass None")
+            raise InvalidInputError(
+                path, N_("is {value}, which JSON cannot represent").format(value=value), "Pass None"
+            )
     elif value.bit_length() > MAX_INT_BITS:
         raise InvalidInputError(path, "is an int of more than 4,300 digits", "Pass it as a str")
 
 
 def _hint_for(value: object) -> str:
     if isinstance(value, Mapping):
-        return "Pass dict(value)"
+        return N_("Pass dict(value)")
     if isinstance(value, Enum):
-        return "Pass .value"
+        return N_("Pass .value")
     if isinstance(value, BaseModel):
-        return 'Pass .model_dump(mode="json")'
+        return N_('Pass .model_dump(mode="json")')
     if is_dataclass(value) and not isinstance(value, type):
-        return "Pass dataclasses.asdict(value)"
-    default = "Pass a str, number, bool, None, list or dict"
+        return N_("Pass dataclasses.asdict(value)")
+    default = N_("Pass a str, number, bool, None, list or dict")
     return _HINTS_BY_TYPE.get(type(value).__name__, default)
 
 
@@ -124,7 +133,9 @@ def _entered(value: object, path: str, within: tuple[int, ...]) -> tuple[int, ..
         raise InvalidInputError(path, "refers to itself, which JSON cannot represent")
     if len(within) == MAX_DEPTH:
         field = re.split(r"[.\[]", path, maxsplit=1)[0]
-        raise InvalidInputError(field, f"is nested too deeply: in more than {MAX_DEPTH} values")
+        raise InvalidInputError(
+            field, N_("is nested too deeply: in more than {depth} values").format(depth=MAX_DEPTH)
+        )
     return (*within, id(value))
 
 
@@ -134,16 +145,16 @@ def _require_text(value: str, path: str, *, single_line: bool) -> None:
         raise InvalidInputError(path, "has a line break or a NUL", "Pass the value in one line")
 
 
-def require_utf8(value: str, path: str, problem: str = "has") -> None:
-    """Refuse a text that UTF-8 cannot represent."""
+def require_utf8(value: str, path: str, *, in_key: bool = False) -> None:
+    """Refuse a text, or a key, that UTF-8 cannot represent."""
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidInputError(
-            path,
-            f"{problem} half of a surrogate pair, which cannot be sent",
-            'Pass value.encode("utf-8", "replace").decode()',
-        ) from None
+        problem = N_("has half of a surrogate pair, which cannot be sent")
+        if in_key:
+            problem = N_("has a key with half of a surrogate pair, which cannot be sent")
+        hint = N_('Pass value.encode("utf-8", "replace").decode()')
+        raise InvalidInputError(path, problem, hint) from None
 
 
 def check_text(value: str | None, info: ValidationInfo) -> str | None:
@@ -174,20 +185,25 @@ def check_id(value: str, info: ValidationInfo) -> str:
 def kind_of(value: object) -> str:
     """Return the name of a value's type, with its article, for messages."""
     name = type(value).__name__ or "object"
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    named = N_("an {type}") if name[0] in "aeiouAEIOU" else N_("a {type}")
+    return named.format(type=name)
 
 
 def _check_extra_body(value: dict[str, Any]) -> dict[str, Any]:
     for name, part in value.items():
         if name not in ("input", "parameters"):
-            hint = f'Pass extra_body={{"parameters": {{{name!r}: …}}}}'
+            hint = N_('Pass extra_body={{"parameters": {{{name!r}: …}}}}').format(name=name)
             raise InvalidInputError(
                 "extra_body",
-                f"has the key {name!r}, and takes only 'input' and 'parameters'",
-                f"Pass {name}= itself" if name in _OUTSIDE_BODY else hint,
+                N_("has the key {name!r}, and takes only 'input' and 'parameters'").format(
+                    name=name
+                ),
+                N_("Pass {name}= itself").format(name=name) if name in _OUTSIDE_BODY else hint,
             )
         if not isinstance(part, dict):
-            raise InvalidInputError(f"extra_body.{name}", f"must be a dict, not {kind_of(part)}")
+            raise InvalidInputError(
+                f"extra_body.{name}", N_("must be a dict, not {kind}").format(kind=kind_of(part))
+            )
         if cast("dict[str, Any]", part).get("incremental_output", True) is not True:
             field = f"extra_body.{name}.incremental_output"
             raise InvalidInputError(field, "must be True, because answers are read as deltas")

@@ -39,6 +39,7 @@ from bailian_apps.core.json_values import (
     check_id,
     kind_of,
 )
+from bailian_apps.core.language import N_
 from bailian_apps.core.modes import FlowStreamMode
 from bailian_apps.core.redaction import (
     SECRET_FIELDS,
@@ -71,7 +72,9 @@ def _check_app_id(value: object, info: ValidationInfo) -> object:
     field = info.field_name or "app_id"
     if not isinstance(value, str):
         raise InvalidInputError(
-            field, f"must be a str, not {kind_of(value)}", "Pass the id from the app's card"
+            field,
+            N_("must be a str, not {kind}").format(kind=kind_of(value)),
+            "Pass the id from the app's card",
         )
     if not value.strip():
         raise InvalidInputError(field, "is empty", "Pass app_id= or set BAILIAN_APP_ID")
@@ -86,7 +89,9 @@ def _check_app_id(value: object, info: ValidationInfo) -> object:
 
 def _check_mode(value: object) -> object:
     if value is not None and not isinstance(value, str):
-        raise InvalidInputError("flow_stream_mode", f"must be a str, not {kind_of(value)}")
+        raise InvalidInputError(
+            "flow_stream_mode", N_("must be a str, not {kind}").format(kind=kind_of(value))
+        )
     return value
 
 

@@ -33,6 +33,7 @@ from bailian_apps.core.events import (
     UsageReported,
     fold,
 )
+from bailian_apps.core.language import N_
 from bailian_apps.core.request import AppRequest, Input, Parameter
 from bailian_apps.core.result import SUCCESS, AppResult, ModelUsage, Step, Usage
 from bailian_apps.core.settings import AppSettings
@@ -92,7 +93,9 @@ def refuse_unsent(given: Mapping[str, Any]) -> None:
         InvalidInputError(
             name,
             "cannot be sent with a background run",
-            "Pass messages=: the API has no sessions" if name == "session_id" else "Leave it out",
+            N_("Pass messages=: the API has no sessions")
+            if name == "session_id"
+            else N_("Leave it out"),
         )
         for name, value in given.items()
         if name in _NOT_SENT and value not in (None, "", (), [], {})
@@ -166,8 +169,12 @@ def failure_of(state: RunState) -> BailianError | None:
     if state.status in ("completed", "incomplete"):
         return None
     if state.status != "failed":
-        what = "was cancelled" if state.ended else f"is {state.status!r}: it has no result yet"
-        error = NoResultError(f"the run {what}")
+        what = (
+            N_("was cancelled")
+            if state.ended
+            else N_("is {status!r}: it has no result yet").format(status=state.status)
+        )
+        error = NoResultError(N_("the run {what}").format(what=what))
         error.status, error.request_id = state.status, state.request_id
     else:
         given: Any = state.raw.get("error")

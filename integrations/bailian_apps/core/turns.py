@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from bailian_apps.core.attachments import Image, read_file, read_image
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
@@ -139,7 +140,7 @@ class TurnBuilder:
             InvalidInputError: An app knows no such role.
         """
         if role not in _ROLES:
-            raise unsupported(where, f"role {role!r}")
+            raise unsupported(where, N_("role {role!r}").format(role=role))
         self.where = where
         self.role: Role = _ROLES[role]
         self.tool_calls = tool_calls
@@ -163,12 +164,12 @@ class TurnBuilder:
         Raises:
             InvalidInputError: It is none of these, or not a user's.
         """
-        self._require_user(path, "an image")
+        self._require_user(path, N_("an image"))
         self._images.append(read_image(image, path))
 
     def file(self, path: str, url: object) -> None:
         """Add a file; as `image`, but only by its address."""
-        self._require_user(path, "a file")
+        self._require_user(path, N_("a file"))
         self._files.append(read_file(url, path))
 
     @property
@@ -190,7 +191,9 @@ class TurnBuilder:
     def _require_user(self, path: str, what: str) -> None:
         if self.role != "user":
             raise InvalidInputError(
-                path, f"has {what} in the role {self.role!r}", "Put it into a user message"
+                path,
+                N_("has {what} in the role {role!r}").format(what=what, role=self.role),
+                "Put it into a user message",
             )
 
 
@@ -209,7 +212,9 @@ def build_turns(builders: Iterable[TurnBuilder]) -> list[Turn]:
     messages = list(builders)
     for message in messages:
         if message.tool_calls and message.role != "assistant":
-            raise unsupported(message.where, f"tool calls in the role {message.role!r}")
+            raise unsupported(
+                message.where, N_("tool calls in the role {role!r}").format(role=message.role)
+            )
         if message.tool_calls and message is messages[-1]:
             raise InvalidInputError(
                 message.where,
@@ -232,4 +237,6 @@ def put_system_first(turns: Sequence[Turn]) -> list[Turn]:
 
 def unsupported(where: str, what: str) -> InvalidInputError:
     """Return the error for what an app cannot receive, such as `an AudioBlock`."""
-    return InvalidInputError(where, f"has {what}, which an app cannot receive", "Remove it")
+    return InvalidInputError(
+        where, N_("has {what}, which an app cannot receive").format(what=what), "Remove it"
+    )

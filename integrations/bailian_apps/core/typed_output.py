@@ -13,6 +13,7 @@ from bailian_apps.core.answer_text import CITATION, OPENING_TAG, AnswerFilter
 from bailian_apps.core.errors import InvalidInputError, InvalidOutputError
 from bailian_apps.core.events import TextDelta
 from bailian_apps.core.invalid_input import field_path
+from bailian_apps.core.language import N_, joined
 from bailian_apps.core.result import AppResult
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -25,7 +26,7 @@ _MARKS, _LAST_NUMBER = (
     for what in (CITATION.pattern, r"[-\d][-+.\deE]*\Z")
 )
 _MAX_PROBLEMS = 10  # in a message
-_IN_PARTIAL = ". The answer is in .partial.text"
+_IN_PARTIAL = N_(". The answer is in .partial.text")
 
 
 def check_output_schema(schema: object, field: str = "output_schema") -> object:
@@ -64,10 +65,11 @@ def typed_output(result: AppResult, schema: type[ModelT], field: str = "output_s
         problems = error.errors(include_url=False, include_input=False)
     shown = [_describe(problem) for problem in problems[:_MAX_PROBLEMS]]
     if more := len(problems) - len(shown):
-        shown.append(f"and {more} more")
+        shown.append(N_("and {count} more").format(count=more))
     invalid = InvalidOutputError(
-        f"the app ran, but its answer does not fit {field} {schema.__name__}: "
-        f"{'; '.join(shown)}{_IN_PARTIAL}",
+        N_("the app ran, but its answer does not fit {field} {schema}: {problems}{advice}").format(
+            field=field, schema=schema.__name__, problems=joined(shown), advice=_IN_PARTIAL
+        ),
         request_id=result.request_id,
     )
     invalid.fields = tuple(field_path(problem["loc"]) for problem in problems if problem["loc"])
@@ -82,7 +84,7 @@ def agent_message(error: InvalidOutputError) -> str:
     It has the answer, so that the model need not call the tool again: the app would run again.
     """
     answer = "" if error.partial is None else error.partial.text
-    problem = error.message.removesuffix(_IN_PARTIAL)
+    problem = error.message.removesuffix(str(_IN_PARTIAL))
     return f"{problem}. Do not call it again for this: it would run again. Its answer:\n{answer}"
 
 
@@ -149,9 +151,8 @@ def _validated(text: str, schema: type[ModelT]) -> ModelT:
 
 
 def _describe(problem: ErrorDetails) -> str:
-    field = field_path(problem["loc"])
+    field = field_path(problem["loc"]) or N_("the answer")
     if problem["type"] == "missing":
-        return f"{field} is missing"
-    words = problem["msg"].replace("Input should", "must")
-    separator = " " if words.startswith("must") else ": "
-    return f"{field or 'the answer'}{separator}{words}"
+        return joined((field, N_("is missing")), " ")
+    words = N_(problem["msg"].replace("Input should", "must"))
+    return joined((field, words), " " if words.startswith("must") else ": ")

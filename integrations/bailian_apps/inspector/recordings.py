@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bailian_apps.core.decoder import Decoder, finish_reason
+from bailian_apps.core.language import N_
 from bailian_apps.core.text import new_suffix
 from bailian_apps.core.values import as_text, json_object, parse_json, text_or_none
 from bailian_apps.inspector.view import JsonObject, Run, TimedFrames
@@ -79,17 +80,25 @@ def runs_in(path: Path) -> list[Run]:
         return [_read(path)]
     paths = [each for each in sorted(path.iterdir()) if each.suffix in SUFFIXES and each.is_file()]
     if not paths:
-        raise ValueError(f"{path}: has no recording; their names end in {', '.join(SUFFIXES)}")
+        raise ValueError(
+            N_("{path}: has no recording; their names end in {names}").format(
+                path=path, names=", ".join(SUFFIXES)
+            )
+        )
     return [_read(each) for each in paths]
 
 
 def _read(path: Path) -> Run:
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: not a recording; its name must end in {', '.join(SUFFIXES)}")
+        raise ValueError(
+            N_("{path}: not a recording; its name must end in {names}").format(
+                path=path, names=", ".join(SUFFIXES)
+            )
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8 text") from None
+        raise ValueError(N_("{path}: not UTF-8 text").format(path=path)) from None
     request: JsonObject | None = None
     timed = False
     frames: list[tuple[float, JsonObject]] = []
@@ -127,7 +136,9 @@ def _read_lines(path: Path, text: str) -> tuple[JsonObject | None, list[tuple[fl
         timed = timed or known
         data = _object(record["data"]) if "data" in record else record
         if data is None:
-            raise ValueError(f"{path}:{line}: `data` must be a JSON object")
+            raise ValueError(
+                N_("{path}:{line}: `data` must be a JSON object").format(path=path, line=line)
+            )
         frames.append((float(cast("float", at_ms)) if known else 0.0, _payload(data)))
     return request, frames, timed
 
@@ -136,10 +147,14 @@ def _parse(path: Path, line: int, text: str) -> dict[str, Any]:
     try:
         value = parse_json(text)
     except (ValueError, RecursionError) as error:
-        at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ValueError(f"{path}:{line}: not JSON{at}") from None
+        at = ""
+        if isinstance(error, json.JSONDecodeError):
+            at = N_(" at column {column}").format(column=error.colno)
+        raise ValueError(
+            N_("{path}:{line}: not JSON{at}").format(path=path, line=line, at=at)
+        ) from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}:{line}: must be a JSON object")
+        raise ValueError(N_("{path}:{line}: must be a JSON object").format(path=path, line=line))
     return cast("dict[str, Any]", value)
 
 
@@ -147,7 +162,11 @@ def _clock(path: Path, line: int, value: object) -> datetime:
     try:
         return datetime.strptime(str(value), _CLOCK)
     except ValueError:
-        raise ValueError(f"{path}:{line}: not a time like 2025-07-23 10:43:13:323") from None
+        raise ValueError(
+            N_("{path}:{line}: not a time like 2025-07-23 10:43:13:323").format(
+                path=path, line=line
+            )
+        ) from None
 
 
 def _payload(value: JsonObject) -> JsonObject:

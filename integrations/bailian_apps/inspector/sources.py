@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from bailian_apps.core.errors import BailianError
+from bailian_apps.core.language import N_
 from bailian_apps.core.result import SUCCESS, AppResult, DocReference, ModelUsage, Step, Usage
 from bailian_apps.core.values import as_text
 from bailian_apps.inspector.recordings import runs_in
@@ -19,7 +20,7 @@ from bailian_apps.inspector.view import JsonObject, Run
 Source: TypeAlias = "AppResult | BailianError | str | os.PathLike[str] | object"
 """What holds a run; see `bailian_apps.inspector.render`."""
 
-_ACCEPTED = (
+_ACCEPTED = N_(
     "pass an AppResult, a BailianError, an AIMessage or a ToolMessage of LangChain, a list of "
     "messages or a state with them, a response of LlamaIndex, or the path of a recording or a "
     "folder of them"
@@ -50,11 +51,17 @@ def runs_of(obj: Source) -> list[Run]:
     if isinstance(messages, Sequence):
         runs = [*_conversation(cast("Sequence[object]", messages))]
         if not runs:
-            raise TypeError(f"the conversation holds no run of an app: {_ACCEPTED}")
+            raise TypeError(
+                N_("the conversation holds no run of an app: {accepted}").format(accepted=_ACCEPTED)
+            )
         return runs
     run = _of_object(obj)
     if run is None:
-        raise TypeError(f"{type(obj).__name__} holds no run of an app: {_ACCEPTED}")
+        raise TypeError(
+            N_("{type} holds no run of an app: {accepted}").format(
+                type=type(obj).__name__, accepted=_ACCEPTED
+            )
+        )
     return [run]
 
 

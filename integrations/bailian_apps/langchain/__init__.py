@@ -6,6 +6,8 @@ and a callback handler that shows in a terminal what it does (`StepPrinter`). Th
 langchain-core, which comes with `pip install "bailian-apps[langchain]"`.
 """
 
+from bailian_apps.core.language import N_, import_error
+
 try:
     from bailian_apps.langchain.chat_model import ChatBailianApp
     from bailian_apps.langchain.printer import StepPrinter
@@ -15,9 +17,11 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "langchain_core":
         raise
-    raise ImportError(
-        "bailian_apps.langchain needs langchain-core; install it with: "
-        'pip install "bailian-apps[langchain]"'
+    raise import_error(
+        N_(
+            "bailian_apps.langchain needs langchain-core; install it with: "
+            'pip install "bailian-apps[langchain]"'
+        )
     ) from error
 
 __all__ = [

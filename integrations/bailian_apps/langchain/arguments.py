@@ -17,6 +17,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from bailian_apps.core.attachments import MEDIA_OPTIONS
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.invalid_input import raise_invalid_input
+from bailian_apps.core.language import N_
 from bailian_apps.core.redaction import to_json_values
 
 PROMPT, RUNTIME = "prompt", "runtime"
@@ -73,7 +74,9 @@ def tool_schema(
     elif clash := names & _OWN_NAMES:
         raise InvalidInputError(
             "biz_params_schema",
-            f"has a field {min(clash)!r}, which is an argument of the tool itself",
+            N_("has a field {name!r}, which is an argument of the tool itself").format(
+                name=min(clash)
+            ),
             "Rename the field and set the old name as its alias",
         )
     if remember:
@@ -110,7 +113,7 @@ def start_variables(
         )
     except ValidationError as error:
         raise_invalid_input(
-            error, names=_field_names(schema), missing="Pass a dict with 'prompt' and '{}'"
+            error, names=_field_names(schema), missing=N_("Pass a dict with 'prompt' and '{field}'")
         )
     return _others(schema, biz_params) | to_json_values(checked, exclude_none=True)
 

@@ -43,6 +43,7 @@ from pydantic import ValidationError
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.invalid_input import raise_invalid_input
+from bailian_apps.core.language import N_
 from bailian_apps.core.turns import (
     MARKER_KEY,
     SessionMarker,
@@ -53,7 +54,7 @@ from bailian_apps.core.turns import (
 )
 
 _T = TypeVar("_T")
-_EXPECTED = "Pass text, messages, or dicts with 'role' and 'content'"
+_EXPECTED = N_("Pass text, messages, or dicts with 'role' and 'content'")
 _TEXTS = ("text", "text-plain", "input_text")
 _IMAGES = ("image", "image_url", "input_image")
 _FILES = ("file", "input_file", "document")
@@ -76,7 +77,9 @@ def convert_messages(convert: Callable[[Any], _T], value: Any) -> _T:
         raise_invalid_input(error, within="messages")
     except (ValueError, TypeError, NotImplementedError) as error:
         problem = str(error).partition("\n")[0].partition(" got ")[0].rstrip(", .")
-    raise InvalidInputError("messages", f"are not valid: {problem}", _EXPECTED)
+    raise InvalidInputError(
+        "messages", N_("are not valid: {problem}").format(problem=problem), _EXPECTED
+    )
 
 
 def to_turns(messages: Sequence[BaseMessage]) -> list[Turn]:
@@ -129,7 +132,7 @@ def _read(where: str, message: BaseMessage) -> TurnBuilder:
         elif kind == "file" or (kind in _FILES and not is_answer):
             builder.file(path, _file_of(block))
         elif not is_answer or kind in _OTHER_MEDIA:
-            raise unsupported(path, f"a block of type {kind!r}")
+            raise unsupported(path, N_("a block of type {kind!r}").format(kind=kind))
     # The blocks of an answer are pieces of one text; those of other messages are paragraphs.
     builder.text(("" if is_answer else "\n").join(texts))
     return builder

@@ -19,6 +19,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from typing_extensions import override
 
+from bailian_apps.core.language import N_, import_error
 from bailian_apps.core.result import EXECUTING, AppResult, Step
 from bailian_apps.langchain.blocks import STEP_TYPE
 from bailian_apps.terminal import (
@@ -171,9 +172,11 @@ class _TreeDisplay:
         try:
             from rich.console import Console
         except ModuleNotFoundError as error:
-            raise ImportError(
-                "StepPrinter needs rich for a terminal; install it with: "
-                'pip install "bailian-apps[cli]", or pass live=False'
+            raise import_error(
+                N_(
+                    "StepPrinter needs rich for a terminal; install it with: "
+                    'pip install "bailian-apps[cli]", or pass live=False'
+                )
             ) from error
         self._console: Console = Console(file=file)
         self._live: Live | None = None

@@ -31,6 +31,7 @@ from typing_extensions import TypeVar, Unpack, override
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.events import AppEvent, RunFinished, fold
+from bailian_apps.core.language import N_
 from bailian_apps.core.redaction import (
     secret_fields,
     secret_names,
@@ -367,7 +368,7 @@ def _read_input(input_: Any) -> tuple[list[BaseMessage], dict[str, Any], dict[st
     if not options.keys() & {"prompt", "messages"}:
         raise InvalidInputError(
             "input",
-            f"must have 'prompt' or 'messages', got {_key_names(fields)}",
+            N_("must have 'prompt' or 'messages', got {names}").format(names=_key_names(fields)),
             "Put the user's text into 'prompt'",
         )
     messages = _to_messages(options.pop("messages", []))
@@ -393,5 +394,7 @@ def _to_messages(value: Any) -> list[BaseMessage]:
     if isinstance(value, Sequence):
         return convert_messages(convert_to_messages, value)
     raise InvalidInputError(
-        "input", f"has the unsupported type {type(value).__name__}", "Pass text, messages or a dict"
+        "input",
+        N_("has the unsupported type {type}").format(type=type(value).__name__),
+        "Pass text, messages or a dict",
     )

@@ -1,5 +1,7 @@
 """A Bailian app in LlamaIndex: as an LLM, query engine, chat engine, retriever, tool and agent."""
 
+from bailian_apps.core.language import N_, import_error
+
 try:
     from bailian_apps.llamaindex.agent import BailianAppAgent
     from bailian_apps.llamaindex.chat_engine import BailianAppChatEngine
@@ -11,9 +13,11 @@ try:
 except ImportError as error:  # not installed, or too old
     if not (error.name or "").startswith("llama_index"):
         raise
-    raise ImportError(
-        "bailian_apps.llamaindex needs a recent llama-index-core; install it with: "
-        'pip install "bailian-apps[llamaindex]"'
+    raise import_error(
+        N_(
+            "bailian_apps.llamaindex needs a recent llama-index-core; install it with: "
+            'pip install "bailian-apps[llamaindex]"'
+        )
     ) from error
 
 __all__ = [

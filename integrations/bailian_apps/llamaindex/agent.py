@@ -29,6 +29,7 @@ from typing_extensions import Unpack
 from bailian_apps.app import BailianApp
 from bailian_apps.core.errors import InvalidInputError, InvalidOutputError
 from bailian_apps.core.invalid_input import raise_invalid_input
+from bailian_apps.core.language import N_
 from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.core.turns import MARKER_KEY, SessionMarker
 from bailian_apps.core.typed_output import check_output_schema, typed_output
@@ -39,11 +40,14 @@ from bailian_apps.llamaindex.responses import THINKING_DELTA
 from bailian_apps.llamaindex.workflow_context import StoredConversation, step_writer
 
 _REFUSED = {
-    "tools": "Add tools to the app in the console; or give the app, as a bailian_app_tool, to a "
-    "FunctionAgent that has the tools",
-    "tool_retriever": "Add tools to the app in the console",
-    "can_handoff_to": "Leave it out: an app answers itself. Another agent of the workflow can hand "
-    "off to it",
+    "tools": N_(
+        "Add tools to the app in the console; or give the app, as a bailian_app_tool, to a "
+        "FunctionAgent that has the tools"
+    ),
+    "tool_retriever": N_("Add tools to the app in the console"),
+    "can_handoff_to": N_(
+        "Leave it out: an app answers itself. Another agent of the workflow can hand off to it"
+    ),
 }
 """Fields of LlamaIndex's agents that need a model which calls tools of the workflow."""
 

@@ -22,6 +22,7 @@ from llama_index_instrumentation.base import BaseEvent
 
 from bailian_apps.core.errors import InvalidInputError
 from bailian_apps.core.json_values import kind_of
+from bailian_apps.core.language import N_
 from bailian_apps.core.turns import MARKER_KEY
 from bailian_apps.llamaindex.instrumentation import has_event_handlers
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes, tool_outputs
@@ -44,7 +45,8 @@ class ChatTurn:
             message = ChatMessage(role=MessageRole.USER, content=message)
         elif not isinstance(cast("object", message), ChatMessage):
             raise InvalidInputError(
-                "message", f"must be a str or a ChatMessage, not {kind_of(message)}"
+                "message",
+                N_("must be a str or a ChatMessage, not {kind}").format(kind=kind_of(message)),
             )
         self.question = message
         self.initial: list[ChatMessage] = []

@@ -37,6 +37,7 @@ from bailian_apps.core.history import plan_request
 from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.json_values import kind_of
 from bailian_apps.core.keywords import CallKeywords
+from bailian_apps.core.language import N_
 from bailian_apps.core.request import MAX_INT
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.settings import AppSettings
@@ -165,7 +166,9 @@ class BailianAppLLM(AppSettings, LLM):
         ]
         for field, given, kind in types:
             if given is not None and not isinstance(given, kind):
-                problem = f"must be a {kind.__name__}, not {kind_of(given)}"
+                problem = N_("must be a {type}, not {kind}").format(
+                    type=kind.__name__, kind=kind_of(given)
+                )
                 raise InvalidInputError(field, problem, "Pass an app's id as app_id=")
         if llm is not None:
             if callback_manager is None:

@@ -42,6 +42,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.schema import ImageDocument, ImageNode
 
 from bailian_apps.core.attachments import is_fetchable, media_type
+from bailian_apps.core.language import N_
 from bailian_apps.core.turns import MARKER_KEY, Turn, TurnBuilder, build_turns, unsupported
 
 _DROPPED_BLOCKS = (ThinkingBlock, CitationBlock, CachePoint, ToolCallBlock)
@@ -77,7 +78,7 @@ def _to_builder(where: str, message: ChatMessage) -> TurnBuilder:
         elif isinstance(block, DocumentBlock):
             builder.file(path, block.url and str(block.url))
         elif not isinstance(block, _DROPPED_BLOCKS):
-            raise unsupported(path, f"a block of type {type(block).__name__}")
+            raise unsupported(path, N_("a block of type {type}").format(type=type(block).__name__))
     return builder
 
 

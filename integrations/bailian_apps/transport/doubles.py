@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import urllib3
 
 from bailian_apps.core.errors import ConnectError
+from bailian_apps.core.language import N_
 from bailian_apps.transport.http_answer import environment_error
 
 # What a request of the SDK, of `requests` or of httpx passes through: functions, and classes with
@@ -84,9 +85,12 @@ def refuse_unseen_call(url: str, *, sender: str) -> None:
     if replaced and not any(name in replaced for name in _SEEING[sender]):
         name, double = next(iter(replaced.items()))
         raise environment_error(
-            f"a test has replaced {name} ({double}), which this call does not use: it "
-            f"would have reached {host}; use the emulator (bailian_apps.emulator) or vcrpy, or set "
-            f"the environment variable {_LIVE}=1 where a test is to send it"
+            N_(
+                "a test has replaced {name} ({double}), which this call does not use: it "
+                "would have reached {host}; use the emulator (bailian_apps.emulator) or "
+                "vcrpy, or set the environment variable {live}=1 where a test is to send "
+                "it"
+            ).format(name=name, double=double, host=host, live=_LIVE)
         )
 
 
@@ -106,7 +110,11 @@ def refusal(error: Exception) -> ConnectError | None:
     if kind.__module__.partition(".")[0] not in _REFUSE:
         return None
     first_line = str(error).partition("\n")[0].rstrip(".")  # the next may quote the request
-    return environment_error(f"a test forbids this call: {kind.__name__}: {first_line}")
+    return environment_error(
+        N_("a test forbids this call: {type}: {first_line}").format(
+            type=kind.__name__, first_line=first_line
+        )
+    )
 
 
 def _replaced() -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import certifi
 import requests  # not `requests.utils`: the SDK, in another thread, might get a half of it
 
+from bailian_apps.core.language import N_
 from bailian_apps.transport.http_answer import environment_error
 
 _PROXY_SCHEMES: Final = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
@@ -64,7 +65,9 @@ class Environment:
         ):
             if path:
                 if not Path(path).exists():
-                    problem = f"{source} names certificates that do not exist, {path}"
+                    problem = N_("{source} names certificates that do not exist, {path}").format(
+                        source=source, path=path
+                    )
                     raise environment_error(problem)
                 return path
         return certifi.where()
@@ -104,5 +107,11 @@ def _tls_context(trusted: str, _made_with: type[ssl.SSLContext]) -> ssl.SSLConte
             return ssl.create_default_context(capath=trusted)
         return ssl.create_default_context(cafile=trusted)  # 20 ms
     except OSError as error:  # an SSLError is one
-        problem = "not certificates in PEM form" if isinstance(error, ssl.SSLError) else str(error)
-        raise environment_error(f"cannot read the certificates in {trusted}: {problem}") from None
+        problem = (
+            N_("not certificates in PEM form") if isinstance(error, ssl.SSLError) else str(error)
+        )
+        raise environment_error(
+            N_("cannot read the certificates in {trusted}: {problem}").format(
+                trusted=trusted, problem=problem
+            )
+        ) from None

@@ -18,6 +18,7 @@ from bailian_apps.core.errors import (
     StreamInterruptedError,
     retry_after_s,
 )
+from bailian_apps.core.language import N_
 from bailian_apps.core.values import json_object
 from bailian_apps.transport.sse import (
     ErrorEvent,
@@ -117,8 +118,10 @@ def _not_an_answer(status_code: int, headers: Mapping[str, str], body: bytes) ->
     if not body:
         return connection_lost_error(sent=True)
     return ProtocolError(
-        f"the server answered {status_code} with {_kind(headers)}, which is not an answer of this "
-        "API; check that base_url is the API's address",
+        N_(
+            "the server answered {status_code} with {what}, which is not an answer of "
+            "this API; check that base_url is the API's address"
+        ).format(status_code=status_code, what=_kind(headers)),
         status_code=status_code,
     )
 
@@ -135,11 +138,17 @@ def _refuse_redirect(status_code: int) -> None:
 def _foreign_error(
     status_code: int, headers: Mapping[str, str], body: bytes, asked: str
 ) -> BailianError:
+    message = N_(
+        "the server answered with {what} instead of JSON; it may come from a proxy before the API"
+    )
+    if not body.strip():
+        message = N_(
+            "the server answered with {what} instead of JSON, and an empty body; it may come from "
+            "a proxy before the API"
+        )
     return api_error(
         None,
-        f"the server answered with {_kind(headers)} instead of JSON"
-        + ("" if body.strip() else ", and an empty body")
-        + "; it may come from a proxy before the API",
+        message.format(what=_kind(headers)),
         status_code=status_code,
         retry_after_s=retry_after_s(headers),
         asked=asked,
@@ -147,7 +156,7 @@ def _foreign_error(
 
 
 def _kind(headers: Mapping[str, str]) -> str:
-    return media_type(headers) or "no content type"
+    return media_type(headers) or N_("no content type")
 
 
 class FrameReader:
@@ -258,11 +267,11 @@ def connect_error(url: str, error: BaseException, *, proxy: str | None) -> Conne
     """Make the error for a connection that was not made. Of the URL it names only the host."""
     parts = urlsplit(url)
     host = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
-    through = " through a proxy" if proxy else ""
     cause = root_cause(error)
-    failed = ConnectError(
-        f"could not connect to {host}{through}: {_describe(cause)}; nothing was sent"
-    )
+    message = N_("could not connect to {host}: {cause}; nothing was sent")
+    if proxy:
+        message = N_("could not connect to {host} through a proxy: {cause}; nothing was sent")
+    failed = ConnectError(message.format(host=host, cause=_describe(cause)))
     failed.permanent = isinstance(cause, ValueError)  # a refused certificate, or a host name
     return failed
 
@@ -276,7 +285,7 @@ def spoke_first_error() -> ConnectError:
 
 def environment_error(problem: str) -> ConnectError:
     """Make the error for an environment in which no attempt can connect."""
-    error = ConnectError(f"{problem}; nothing was sent")
+    error = ConnectError(N_("{problem}; nothing was sent").format(problem=N_(problem)))
     error.permanent = True
     return error
 
@@ -298,13 +307,14 @@ def root_cause(error: BaseException) -> BaseException:
 def _describe(cause: BaseException) -> str:
     """Describe a cause in a few words. The library's own text would name objects in memory."""
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"certificate verify failed, {cause.verify_message}"
+        return N_("certificate verify failed, {reason}").format(reason=cause.verify_message)
     if isinstance(cause, ssl.SSLError):
-        return f"the TLS handshake failed, {cause.reason or type(cause).__name__}"
+        reason = cause.reason or type(cause).__name__
+        return N_("the TLS handshake failed, {reason}").format(reason=reason)
     if isinstance(cause, OSError) and cause.errno:
         return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
     if isinstance(cause, OSError) and not isinstance(cause, ValueError):
         return str(cause).rpartition(": ")[2] or type(cause).__name__
     if status := getattr(cause, "status", None):
-        return f"the proxy answered with HTTP {status}"
+        return N_("the proxy answered with HTTP {status}").format(status=status)
     return type(cause).__name__  # its text may quote a header, and so the key

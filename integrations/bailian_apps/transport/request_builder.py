@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, cast
 
 from bailian_apps.core.endpoint import check_api_key, read_api_key
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_, import_error
 from bailian_apps.core.redaction import reveal
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
@@ -69,9 +70,11 @@ def load_sdk() -> _SDK:
         except (ImportError, AttributeError) as error:
             if isinstance(error, ImportError) and not str(error.name).startswith("dashscope"):
                 raise  # a package that the SDK needs
-            raise ImportError(
-                f"the installed dashscope does not work with this package ({error}); install one "
-                f'that does: pip install "{SUPPORTED}"'
+            raise import_error(
+                N_(
+                    "the installed dashscope does not work with this package ({error}); "
+                    'install one that does: pip install "{packages}"'
+                ).format(error=error, packages=SUPPORTED)
             ) from error
     return _SDK(
         application=Application,
@@ -144,7 +147,7 @@ def _body(built: Any, request: AppRequest) -> bytes:
             whole[part] = {**whole.get(part, {}), **reveal(more)}
         return json.dumps(whole, ensure_ascii=False).encode()
     except (load_sdk().error, TypeError, ValueError) as error:  # it may quote the whole body
-        problem = f"cannot be written as JSON ({type(error).__name__})"
+        problem = N_("cannot be written as JSON ({type})").format(type=type(error).__name__)
         raise InvalidInputError(
             "request", problem, "Check biz_params, rag_options and extra_body"
         ) from None
@@ -164,7 +167,7 @@ def _headers(
 
 
 def _missing_workspace() -> InvalidInputError:
-    hint = "Pass workspace=: the address holds {workspace_id}"
+    hint = N_("Pass workspace=: the address holds {workspace_id}")
     return InvalidInputError("workspace", "is missing", hint)
 
 

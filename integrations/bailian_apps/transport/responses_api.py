@@ -28,6 +28,7 @@ from bailian_apps.core.errors import (
     ProtocolError,
     RequestTimeoutError,
 )
+from bailian_apps.core.language import N_, import_error
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.transport.doubles import refusal, refuse_unseen_call
@@ -219,7 +220,9 @@ class _Link:
             )
         except (ValueError, ImportError) as error:  # its text may quote the proxy's password
             scheme = urlsplit(self._proxy or "").scheme
-            problem = f"the openai client cannot use a proxy of the kind {scheme}"
+            problem = N_("the openai client cannot use a proxy of the kind {scheme}").format(
+                scheme=scheme
+            )
             if isinstance(error, ImportError):
                 problem += "; install socksio"
             raise environment_error(problem) from None
@@ -275,7 +278,9 @@ class _Link:
                 "OPENAI_CUSTOM_HEADERS, with a character that is not ASCII"
             ) from None
         except openai.OpenAIError as error:
-            raise ProtocolError(f"the openai client failed: {type(error).__name__}") from None
+            raise ProtocolError(
+                N_("the openai client failed: {type}").format(type=type(error).__name__)
+            ) from None
         else:
             return
         finally:
@@ -283,7 +288,9 @@ class _Link:
             self._key = SecretStr("")
         self.read(response)
         raise ProtocolError(
-            f"the server answered {response.status_code} to {call.action}",
+            N_("the server answered {status} to {action}").format(
+                status=response.status_code, action=call.action
+            ),
             status_code=response.status_code,
         )
 
@@ -328,8 +335,11 @@ def load_openai() -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "openai":
             raise
-        raise ImportError(
-            'background runs need openai; install it with: pip install "bailian-apps[background]"'
+        raise import_error(
+            N_(
+                "background runs need openai; install it with: "
+                'pip install "bailian-apps[background]"'
+            )
         ) from error
     logging.getLogger(_LOGGER).addFilter(lambda record: not _sending.get())
     return openai

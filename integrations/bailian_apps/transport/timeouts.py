@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
+from bailian_apps.core.language import N_
 from bailian_apps.core.settings import Timeout
 
 # How long to wait for the end of the stream after the run has finished; then the socket is closed.
@@ -106,13 +107,23 @@ class TimeoutBudget:
     def error(self) -> BailianError:
         """Make the error for a wait that was too long."""
         if self.until == self._deadline:
-            what = f"the call took longer than total_s={self._limits.total_s:g} s"
+            what = N_("the call took longer than total_s={seconds:g} s").format(
+                seconds=self._limits.total_s
+            )
         elif self._phase == "connect_s":
-            what = f"no connection was made within connect_s={self._limits.connect_s:g} s"
+            what = N_("no connection was made within connect_s={seconds:g} s").format(
+                seconds=self._limits.connect_s
+            )
         elif self._phase == "first_frame_s":
-            what = f"no frame arrived within first_frame_s={self._limits.first_frame_s:g} s"
+            what = N_("no frame arrived within first_frame_s={seconds:g} s").format(
+                seconds=self._limits.first_frame_s
+            )
         else:
-            what = f"no frame arrived for between_frames_s={self._limits.between_frames_s:g} s"
+            what = N_("no frame arrived for between_frames_s={seconds:g} s").format(
+                seconds=self._limits.between_frames_s
+            )
         if self._phase == "connect_s":
-            return ConnectError(f"{what}; nothing was sent")
-        return RequestTimeoutError(f"{what}; raise timeout if the app needs longer")
+            return ConnectError(N_("{what}; nothing was sent").format(what=what))
+        return RequestTimeoutError(
+            N_("{what}; raise timeout if the app needs longer").format(what=what)
+        )

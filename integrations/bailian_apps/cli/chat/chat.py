@@ -27,6 +27,7 @@ from bailian_apps.core.attachments import Image, InlineImage
 from bailian_apps.core.errors import APIError, AppFailedError, BailianError, ServerError
 from bailian_apps.core.events import AppEvent, RunFinished, fold
 from bailian_apps.core.history import Plan, plan_request
+from bailian_apps.core.language import _
 from bailian_apps.core.request import AppRequest
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import did_not_start
@@ -91,7 +92,7 @@ class Chat:
         _require_key(app.settings)
         folder = state_folder()
         self._reader = line_reader(
-            {command.name: command.help for command in COMMANDS.values()},
+            {command.name: _(command.help) for command in COMMANDS.values()},
             paths_after=[each.name for each in COMMANDS.values() if "FILE" in each.argument],
             history=LineHistory(folder) if store else None,
         )
@@ -110,7 +111,7 @@ class Chat:
         """Read and send messages until the user leaves."""
         at_terminal = self._reader.at_terminal
         if at_terminal:
-            self.note(f"App {self.settings.app_id}. /help lists the commands.")
+            self.note(_("App {id}. /help lists the commands.").format(id=self.settings.app_id))
             self.show_end()
         while True:
             try:
@@ -120,20 +121,24 @@ class Chat:
                     self.note("")
                 return
             except UnicodeDecodeError:
-                self.error("The line is not UTF-8 text. It was not sent.")
+                self.error(_("The line is not UTF-8 text. It was not sent."))
                 continue
             is_command = text.startswith("/") and not text.startswith("//")
             if is_command and "\n" not in text:
                 self._run_command(*text.partition(" ")[::2])
             elif is_command and text.split()[0] in COMMANDS:
-                self.error("A command has one line. To send this as a message, begin it with //.")
+                self.error(
+                    _("A command has one line. To send this as a message, begin it with //.")
+                )
             elif text:
                 self.ask(self.conversation.question(text if is_command else text.removeprefix("/")))
 
     def ask(self, question: Turn) -> bool:
         """Send a message and show its answer; return whether any of an answer arrived."""
         if holds_key(question.text):
-            self.error("The message holds an API key, and was not sent. Write it without the key.")
+            self.error(
+                _("The message holds an API key, and was not sent. Write it without the key.")
+            )
             return False
         self.unanswered = question
         turns = [*self.conversation.turns, question]
@@ -145,7 +150,7 @@ class Chat:
                 plan = plan_request(turns, self.settings, session_id=session_id)
                 self._show(Run(self.settings, plan, client=self._client), events)
         except KeyboardInterrupt:
-            self.note("stopped. The app may have run; /retry asks again.")
+            self.note(_("stopped. The app may have run; /retry asks again."))
         except BailianError as error:
             self.error(format_error(error))
             self.note(_what_became_of(error))
@@ -182,7 +187,8 @@ class Chat:
         turns = self.conversation.turns
         if not turns:
             return
-        self.note(f"Continuing a chat of {len(turns)} messages, which ends with:")
+        count = len(turns)
+        self.note(_("Continuing a chat of {count} messages, which ends with:").format(count=count))
         for turn in turns[-2:]:
             text = screen_text(turn.text)
             self.note(f"{turn.role}: {text[:_SHOWN_CHARS]}{'…' * (len(text) > _SHOWN_CHARS)}")
@@ -198,12 +204,14 @@ class Chat:
     def _run_command(self, name: str, argument: str) -> None:
         command = COMMANDS.get("/quit" if name == "/exit" else name)
         if command is None:
-            self.error(f"Unknown command {one_line(name)}. /help lists the commands.")
+            unknown = _("Unknown command {name}. /help lists the commands.")
+            self.error(unknown.format(name=one_line(name)))
             return
         try:
             command.run(self, argument.strip())
         except BailianError as error:
-            self.error(str(error).replace(f"--{name[1:]}", name))  # an option has its errors, too
+            # An option has its errors, too.
+            self.error(error.describe().replace(f"--{name[1:]}", name))
 
     def _show(self, run: Run, events: list[AppEvent]) -> None:
         """Show a run, and append its events to `events`."""
@@ -229,15 +237,18 @@ class Chat:
         self.conversation.keep(question, Turn(role="assistant", text=answer, marker=marker))
         if self.result.context_lost and plan:
             self.error(  # after the logged warning that names the sessions
-                "The app answered without the earlier conversation. Your next message is sent "
-                "together with all of it."
+                _(
+                    "The app answered without the earlier conversation. Your next message is sent "
+                    "together with all of it."
+                )
             )
         if self._autosave is not None:
             try:
                 self._autosave.save(self.conversation)
             except OSError as error:
                 self._autosave = None
-                self.error(f"This chat cannot be kept for --continue: {error.strerror}")
+                problem = _("This chat cannot be kept for --continue: {reason}")
+                self.error(problem.format(reason=error.strerror))
 
 
 def _require_key(settings: AppSettings) -> None:
@@ -256,9 +267,9 @@ def _absolute(image: Image) -> Image:
 def _what_became_of(error: BailianError) -> str:
     """What an error means for the message, and what to do."""
     if did_not_start(error):
-        return "The app did not run. /retry asks again."
+        return _("The app did not run. /retry asks again.")
     if isinstance(error, AppFailedError):
-        return "The app ran, and failed. /retry asks again: it runs a second time."
+        return _("The app ran, and failed. /retry asks again: it runs a second time.")
     if isinstance(error, APIError) and not isinstance(error, ServerError):
-        return "The cloud refused the request. /retry asks again."
-    return "The app may have run. /retry asks again: it may run a second time."
+        return _("The cloud refused the request. /retry asks again.")
+    return _("The app may have run. /retry asks again: it may run a second time.")

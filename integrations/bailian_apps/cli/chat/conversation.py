@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from bailian_apps.core.attachments import Image, InlineImage, read_file, read_image
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_, _
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.turns import MARKER_KEY, SessionMarker, Turn
 
@@ -60,7 +61,7 @@ class Conversation:
     def to_markdown(self, app_id: str) -> str:
         """Return the conversation as a text to read."""
         return "\n".join(
-            f"**{'You' if turn.role == 'user' else app_id}**\n\n{turn.text}\n"
+            f"**{_('You') if turn.role == 'user' else app_id}**\n\n{turn.text}\n"
             for turn in self.turns
         )
 
@@ -77,16 +78,16 @@ def read_conversation(path: Path, settings: AppSettings) -> Conversation:
     saved = _read_json(path)
     messages = saved.get("messages")
     if not isinstance(messages, list):
-        raise _not_a_chat(path, "it has no list of messages")
+        raise _not_a_chat(path, N_("it has no list of messages"))
     turns: list[Turn] = []
     for index, message in enumerate(cast("list[object]", messages)):
         try:
             turns.append(_from_dict(message, f"messages[{index}]"))
         except InvalidInputError as error:
-            raise _not_a_chat(path, str(error)) from None
+            raise _not_a_chat(path, error.describe("en")) from None
     roles = [turn.role for turn in turns if turn.role != "system"]
     if roles and roles[-1] != "assistant":
-        raise _not_a_chat(path, "it does not end with an answer")
+        raise _not_a_chat(path, N_("it does not end with an answer"))
     if saved.get("base_url") != settings.base_url:
         turns = [replace(turn, marker=None) for turn in turns]
     return Conversation(turns)
@@ -110,18 +111,20 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         saved: object = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
+        problem = N_("cannot be read ({reason})").format(reason=error.strerror)
         raise InvalidInputError(str(path), problem, "Check the path") from None
     except (ValueError, RecursionError):
-        raise _not_a_chat(path, "it is not JSON") from None
+        raise _not_a_chat(path, N_("it is not JSON")) from None
     if not isinstance(saved, dict):
-        raise _not_a_chat(path, "it is not a JSON object")
+        raise _not_a_chat(path, N_("it is not a JSON object"))
     return cast("dict[str, Any]", saved)
 
 
 def _not_a_chat(path: Path, reason: str) -> InvalidInputError:
-    hint = "Pass a JSON file that /save of a chat has written"
-    return InvalidInputError(str(path), f"is not a saved chat: {reason}", hint)
+    hint = N_("Pass a JSON file that /save of a chat has written")
+    return InvalidInputError(
+        str(path), N_("is not a saved chat: {reason}").format(reason=reason), hint
+    )
 
 
 def _to_dict(turn: Turn) -> dict[str, Any]:

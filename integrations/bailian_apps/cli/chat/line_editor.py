@@ -21,6 +21,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output.vt100 import Vt100_Output
 from typing_extensions import override
 
+from bailian_apps.core.language import _
 from bailian_apps.terminal import strip_controls
 
 if sys.platform == "win32":
@@ -79,7 +80,7 @@ class PlainReader:
             yield
         finally:
             if self.at_terminal and _drop_pending():
-                sys.stderr.write("What you typed during the answer was not sent.\n")
+                sys.stderr.write(_("What you typed during the answer was not sent.") + "\n")
 
 
 class LineEditor:

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 from typing_extensions import Self, override
 
-from bailian_apps.cli.view import in_command_words, print_note, screen_text
+from bailian_apps.cli.view import in_command_words, print_note, screen_text, translated_record
 from bailian_apps.core.events import (
     STEP_EVENTS,
     AppEvent,
@@ -27,6 +27,7 @@ from bailian_apps.core.events import (
     StepDelta,
     TextDelta,
 )
+from bailian_apps.core.language import _, ngettext
 from bailian_apps.core.result import EXECUTING, AppResult, Step
 from bailian_apps.core.values import as_text
 from bailian_apps.terminal import WordWrap, one_line, step_text, strip_controls
@@ -173,8 +174,8 @@ class RunScreen:
             self._folded = True
 
     def _summary(self) -> str:
-        count = len(self._parents)
-        return f"{count} step{'s' * (count != 1)}, {monotonic() - self._started:.0f} s"
+        steps = ngettext("{count} step", "{count} steps", len(self._parents))
+        return steps + _(", ") + f"{monotonic() - self._started:.0f} s"
 
     def _line_of(self, step: Step) -> Text:
         """A step's line, below the step that it ran in."""
@@ -196,7 +197,9 @@ class RunScreen:
             self._thinker = step_id
             step = self._running.get(step_id)
             name = one_line(step.name) if step is not None and step.is_named else ""
-            self._print(Text(f"{name} thinks:" if name else "Thinks:", "dim"))
+            self._print(
+                Text(_("{name} thinks:").format(name=name) if name else _("Thinks:"), "dim")
+            )
         thought = self._thoughts.get(step_id, "") + strip_controls(text).replace("\t", " ")
         *lines, rest = thought.split("\n")
         for line in lines:
@@ -249,7 +252,7 @@ class _LogHandler(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        message = in_command_words(self.format(record))
+        message = in_command_words(self.format(translated_record(record)))
         self._print_line(Text(strip_controls(message), "yellow"))
 
 
@@ -258,7 +261,7 @@ def print_reasoning(console: Console, result: AppResult) -> None:
     steps = {step.id: step for step in result.steps}
     thinkers = [steps[step_id] for step_id in result.reasoning_steps if step_id in steps]
     if not thinkers:
-        print_note(console, "The last run shows no thoughts.")
+        print_note(console, _("The last run shows no thoughts."))
     for step in thinkers:
         console.print(Text(one_line(step.name), "dim bold"))
         _print_indented(console, step.reasoning, "dim italic")
@@ -268,18 +271,17 @@ def print_steps(console: Console, result: AppResult) -> None:
     """Print the steps of a run, each with its whole input, thoughts and output."""
     steps: Iterable[Step] = [step for step in result.steps if not step.is_answer]
     if not steps:
-        print_note(console, "The last run shows no steps.")
+        print_note(console, _("The last run shows no steps."))
     for step in steps:
         console.print(step_text(replace(step, output="", reasoning="", error=None)))
-        parts = {
-            "in": as_text(step.input or None),
-            "thought": step.reasoning,
-            "out": step.output,
-            "error": step.error or "",
-        }
-        for name, text in parts.items():
+        for name, text, style in (
+            (_("in: "), as_text(step.input or None), "dim"),
+            (_("thought: "), step.reasoning, "dim"),
+            (_("out: "), step.output, "dim"),
+            (_("error: "), step.error or "", "red"),
+        ):
             if text:
-                _print_indented(console, f"{name}: {text}", "red" if name == "error" else "dim")
+                _print_indented(console, f"{name}{text}", style)
 
 
 def _print_indented(console: Console, text: str, style: str) -> None:

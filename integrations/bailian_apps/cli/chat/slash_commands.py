@@ -15,6 +15,7 @@ from bailian_apps.cli.run import bailian_app, media
 from bailian_apps.cli.view import print_note, screen_text
 from bailian_apps.core.attachments import is_fetchable
 from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.language import N_, _
 from bailian_apps.core.redaction import redact_biz_params
 
 if TYPE_CHECKING:
@@ -30,47 +31,50 @@ class Command(NamedTuple):
     run: Callable[[Chat, str], None]
 
 
-KEYS_HELP = """\
+KEYS_HELP = N_("""\
 Enter sends. Alt+Enter (or Esc, Enter) begins a new line, and so does Enter after a \\ at the end.
 What you paste is one message. Ctrl-R searches what you wrote before. Tab completes.
 Ctrl-C stops an answer, or drops what you typed; on an empty line it leaves, as Ctrl-D does.
-/image clear and /file clear take attachments off. To send a line that starts with /, write //."""
+/image clear and /file clear take attachments off. To send a line that starts with /, write //.""")
 
 
-def _help(chat: Chat, _: str) -> None:
-    usages = {f"{each.name} {each.argument}".strip(): each.help for each in COMMANDS.values()}
+def _help(chat: Chat, _argument: str) -> None:
+    usages = {f"{each.name} {each.argument}".strip(): _(each.help) for each in COMMANDS.values()}
     width = max(map(len, usages))
     lines = [f"{usage:{width}}  {text}" for usage, text in usages.items()]
-    chat.note("\n".join([*lines, KEYS_HELP]))
+    chat.note("\n".join([*lines, _(KEYS_HELP)]))
 
 
-def _new(chat: Chat, _: str) -> None:
+def _new(chat: Chat, _argument: str) -> None:
     chat.start(Conversation())
-    chat.note("A new conversation.")
+    chat.note(_("A new conversation."))
 
 
 def _session(chat: Chat, session_id: str) -> None:
     if session_id:
         chat.start(Conversation(session_id=session_id))
-        chat.note(f"A new conversation, in the session {session_id}.")
+        chat.note(_("A new conversation, in the session {id}.").format(id=session_id))
     elif (marker := chat.conversation.marker) is None:
         waiting = chat.conversation.session_id
-        state = "The next message sends the whole history, and opens a session."
-        if not chat.conversation.turns:
-            state = "The next message opens a session."
-        chat.note(f"Session {waiting}, from the next message on." if waiting else state)
+        if waiting:
+            chat.note(_("Session {id}, from the next message on.").format(id=waiting))
+        elif chat.conversation.turns:
+            chat.note(_("The next message sends the whole history, and opens a session."))
+        else:
+            chat.note(_("The next message opens a session."))
     else:
         used = datetime.fromtimestamp(marker.used_at)
-        chat.note(f"Session {marker.session_id}, round {marker.round}, used at {used:%H:%M:%S}")
+        text = _("Session {id}, round {round}, used at {time:%H:%M:%S}")
+        chat.note(text.format(id=marker.session_id, round=marker.round, time=used))
 
 
-def _retry(chat: Chat, _: str) -> None:
+def _retry(chat: Chat, _argument: str) -> None:
     """Ask the newest message again, and drop the answer that it has got."""
     conversation, unanswered = chat.conversation, chat.unanswered
     if unanswered is None and len(conversation.turns) < 2:
-        chat.error("There is no message to ask again.")
+        chat.error(_("There is no message to ask again."))
         return
-    chat.note("Asking again: this is another run of the app.")
+    chat.note(_("Asking again: this is another run of the app."))
     if unanswered is not None:
         chat.ask(unanswered)
         return
@@ -81,9 +85,9 @@ def _retry(chat: Chat, _: str) -> None:
     conversation.images, conversation.files = attached
 
 
-def _history(chat: Chat, _: str) -> None:
+def _history(chat: Chat, _argument: str) -> None:
     if not chat.conversation.turns:
-        chat.note("Nothing was said yet.")
+        chat.note(_("Nothing was said yet."))
     for turn in chat.conversation.turns:
         style = "" if turn.role == "user" else "dim"
         print_note(chat.console, f"{turn.role}: {screen_text(turn.text)}", style)
@@ -96,7 +100,8 @@ def _save(chat: Chat, name: str) -> None:
     else:
         text = chat.conversation.to_json(chat.settings)
     _write(chat, path, text)
-    chat.note(f"Saved {len(chat.conversation.turns)} messages in {path}")
+    text = _("Saved {count} messages in {path}")
+    chat.note(text.format(count=len(chat.conversation.turns), path=path))
 
 
 def _load(chat: Chat, name: str) -> None:
@@ -123,14 +128,14 @@ def _file(chat: Chat, url: str) -> None:
 
 def _note_attachments(chat: Chat) -> None:
     images, files = chat.conversation.images, chat.conversation.files
-    listed = ", ".join(map(str, (*images, *files))) or "no image and no file"
-    chat.note(f"With the next message: {listed}")
+    listed = ", ".join(map(str, (*images, *files))) or _("no image and no file")
+    chat.note(_("With the next message: {files}").format(files=listed))
 
 
 def _biz(chat: Chat, pair: str) -> None:
     params = dict(chat.settings.biz_params or {})
     if pair:
-        name, _, value = pair.partition("=")
+        name, _equals, value = pair.partition("=")
         if value or name not in params:
             parsed = bailian_app(chat.settings.app_id, [pair], None, None).settings.biz_params
             params |= dict(parsed or {})
@@ -138,13 +143,14 @@ def _biz(chat: Chat, pair: str) -> None:
             del params[name]
         chat.settings = chat.settings.with_overrides({"biz_params": params or None})
     shown = redact_biz_params(params, chat.settings.secret_biz_params or ())
-    chat.note(f"biz_params: {shown}" if params else "biz_params: none")
+    chat.note(f"biz_params: {shown}" if params else _("biz_params: none"))
 
 
 def _steps(chat: Chat, what: str) -> None:
     if what in ("on", "off"):
         chat.show_steps = what == "on"
-        chat.note(f"Steps are {'shown' if chat.show_steps else 'folded into one line'}.")
+        folded = _("Steps are folded into one line.")
+        chat.note(_("Steps are shown.") if chat.show_steps else folded)
     elif what in ("", "last"):
         print_steps(chat.console, chat.result)
     else:
@@ -154,8 +160,8 @@ def _steps(chat: Chat, what: str) -> None:
 def _reasoning(chat: Chat, what: str) -> None:
     if what in ("on", "off"):
         chat.show_reasoning = what == "on"
-        shown = "shown" if chat.show_reasoning else "folded into one line"
-        chat.note(f"What the app thinks is {shown}.")
+        folded = _("What the app thinks is folded into one line.")
+        chat.note(_("What the app thinks is shown.") if chat.show_reasoning else folded)
     elif what in ("", "last"):
         print_reasoning(chat.console, chat.result)
     else:
@@ -164,14 +170,14 @@ def _reasoning(chat: Chat, what: str) -> None:
 
 def _html(chat: Chat, name: str) -> None:
     if not (chat.result.text or chat.result.steps):
-        chat.error("There is no run to draw yet.")
+        chat.error(_("There is no run to draw yet."))
         return
     path = _path(name or f"chat-{datetime.now():%Y%m%d-%H%M%S}.html")
     _write(chat, path, chat.result.to_html())
-    chat.note(f"Wrote {path}")
+    chat.note(_("Wrote {path}").format(path=path))
 
 
-def _quit(chat: Chat, _: str) -> None:
+def _quit(chat: Chat, _argument: str) -> None:
     raise SystemExit
 
 
@@ -182,7 +188,7 @@ def _write(chat: Chat, path: Path, text: str) -> None:
     except FileExistsError:
         raise InvalidInputError(str(path), "already exists", "Choose another name") from None
     except OSError as error:
-        problem = f"cannot be written ({error.strerror})"
+        problem = N_("cannot be written ({reason})").format(reason=error.strerror)
         raise InvalidInputError(str(path), problem, "Choose another name") from None
     chat.written.add(path)
 
@@ -193,7 +199,9 @@ def _path(name: str) -> Path:
     try:
         return Path(_unquoted(name)).expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
-        raise InvalidInputError(name, f"is not a valid file name ({error})") from None
+        raise InvalidInputError(
+            name, N_("is not a valid file name ({error})").format(error=error)
+        ) from None
 
 
 def _unquoted(name: str) -> str:
@@ -206,25 +214,27 @@ def _unquoted(name: str) -> str:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("/new", "", "start a new conversation", _new),
-        Command("/session", "[ID]", "show the session, or begin in another", _session),
-        Command("/retry", "", "ask the last message again: a second run", _retry),
-        Command("/history", "", "show this conversation", _history),
-        Command("/save", "FILE", "save it, as Markdown if FILE ends in .md", _save),
-        Command("/load", "FILE", "continue a saved chat", _load),
-        Command("/image", "FILE|URL", "attach an image to the next message", _image),
-        Command("/file", "URL", "attach a file to the next message", _file),
-        Command("/biz", "NAME=VALUE", "set a start variable (biz_params)", _biz),
-        Command("/steps", "on|off|last", "show steps in lines or in one; or all of a run", _steps),
+        Command("/new", "", N_("start a new conversation"), _new),
+        Command("/session", "[ID]", N_("show the session, or begin in another"), _session),
+        Command("/retry", "", N_("ask the last message again: a second run"), _retry),
+        Command("/history", "", N_("show this conversation"), _history),
+        Command("/save", "FILE", N_("save it, as Markdown if FILE ends in .md"), _save),
+        Command("/load", "FILE", N_("continue a saved chat"), _load),
+        Command("/image", "FILE|URL", N_("attach an image to the next message"), _image),
+        Command("/file", "URL", N_("attach a file to the next message"), _file),
+        Command("/biz", "NAME=VALUE", N_("set a start variable (biz_params)"), _biz),
+        Command(
+            "/steps", "on|off|last", N_("show steps in lines or in one; or all of a run"), _steps
+        ),
         Command(
             "/reasoning",
             "on|off|last",
-            "show thoughts in lines or in one; or all of a run",
+            N_("show thoughts in lines or in one; or all of a run"),
             _reasoning,
         ),
-        Command("/html", "[FILE]", "write a picture of the last run", _html),
-        Command("/help", "", "show this help", _help),
-        Command("/quit", "", "leave; Ctrl-D leaves, too", _quit),
+        Command("/html", "[FILE]", N_("write a picture of the last run"), _html),
+        Command("/help", "", N_("show this help"), _help),
+        Command("/quit", "", N_("leave; Ctrl-D leaves, too"), _quit),
     )
 }
 """All slash commands, by name."""
