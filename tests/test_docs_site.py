@@ -186,7 +186,7 @@ class TestBrowser:
         page.fill("form.searchbox input", words)
         page.press("form.searchbox input", "Enter")
         page.wait_for_url("**/search.html?*")
-        page.wait_for_function("Search._pulse_status < 0 && Search.status.innerText")
+        page.wait_for_selector("#search-results .search-summary:not(:empty)")  # at the end
         page.wait_for_load_state("networkidle")
         found = page.eval_on_selector_all(
             "#search-results li a", "links => links.map(link => link.getAttribute('href'))"
@@ -210,7 +210,7 @@ class TestBrowser:
     def test_a_search_for_what_is_nowhere_finds_nothing(self, new_page: Any) -> None:
         page = new_page()
         page.goto("/zh/search.html?q=葡萄牙语")
-        page.wait_for_function("Search._pulse_status < 0 && Search.status.innerText")
+        page.wait_for_selector("#search-results .search-summary:not(:empty)")  # at the end
         assert page.locator("#search-results li").count() == 0
 
     @pytest.mark.parametrize("language", LANGUAGES)
