@@ -13,18 +13,19 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 from typer.main import get_command
 
+import bailian_apps
 from bailian_apps.cli import usage
 from bailian_apps.cli.commands import app
-from bailian_apps.core.language import LOCALE
 
-PO = LOCALE / "zh_CN" / "LC_MESSAGES" / "bailian_apps.po"
-PACKAGE = LOCALE.parent
+PACKAGE = Path(bailian_apps.__file__).parent
+PO = PACKAGE / "locale" / "zh_CN" / "LC_MESSAGES" / "bailian_apps.po"
 
 # Which arguments of a call are texts, counted from 0.
 ARGUMENTS = {

@@ -16,12 +16,12 @@ import pytest
 from babel.messages.catalog import Message
 from babel.messages.pofile import read_po
 
+import bailian_apps
 from bailian_apps.cli import view
-from bailian_apps.core.language import LOCALE
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = LOCALE.parent
-PO = LOCALE / "zh_CN" / "LC_MESSAGES" / "bailian_apps.po"
+PACKAGE = Path(bailian_apps.__file__).parent
+PO = PACKAGE / "locale" / "zh_CN" / "LC_MESSAGES" / "bailian_apps.po"
 CHINESE = re.compile("[\u3400-\u9fff]")
 # What is the same in both languages.
 NAMES = {

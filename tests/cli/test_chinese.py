@@ -94,6 +94,7 @@ def test_help_is_chinese_and_fits_the_terminal(columns: int) -> None:
         check=True,
     ).stdout
     assert english_in(shown) == []
+    assert "None" not in shown  # an argument without a help
     assert shown.count("用法：") == len(COMMANDS)
     assert max(map(cell_len, shown.splitlines())) <= columns
     if columns == 80:  # a column of help has no Chinese that was cut off
@@ -110,16 +111,16 @@ def test_help_is_chinese_and_fits_the_terminal(columns: int) -> None:
         (["record"], "缺少选项 '--out'。", 2),
         (["batch", "in.csv"], "缺少参数 'OUT'。", 2),
         (["serve", "--port", "x"], "'--port' 的值无效：", 2),
-        (["serve", "nowhere"], "不存在。", 2),
+        (["serve", "nowhere"], "路径 'nowhere' 不存在。", 2),
         (["run", "a", "b", "c d"], "多余的参数（c d）。请给提示词加上引号", 2),
         (["run", "a", "b", "--json", "--raw"], "值无效：--json 不能与 --raw 同时使用", 2),
         (["run", "a", "b", "--timeout", "-1"], "--timeout 必须是正的秒数", 2),
         (["run", "a", "b", "--set", "top_k=x"], "--set top_k 必须是整数，而不是 str", 2),
-        (["run", "a", "b", "--profile", "x"], "--profile（或 BAILIAN_PROFILE）指定的 profile 不存在", 2),
+        (["run", "a", "b", "--profile", "x"], "--profile（或 BAILIAN_PROFILE）指定的配置档案不存在", 2),
         (["run", "a", "b"], "API Key 缺失。请设置环境变量 DASHSCOPE_API_KEY", 2),
         (["batch", "x.doc", "out.csv", "--app", "x"], "IN 必须以 .jsonl, .ndjson, .csv, .parquet 之一结尾，或为 -", 2),
         (["replay", "."], "FILE 是文件夹。", 2),
-        (["profiles"], "没有 profile。请写入", 0),
+        (["profiles"], "没有配置档案。请写入", 0),
     ],
 )  # fmt: skip
 def test_errors_of_arguments_are_chinese(

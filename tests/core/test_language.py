@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+import bailian_apps
 from bailian_apps import BailianApp
 from bailian_apps.core.api_errors import api_error
 from bailian_apps.core.errors import BailianError, InvalidInputError, RateLimitError
@@ -24,7 +28,7 @@ from bailian_apps.core.language import (
     translated,
 )
 
-VARIABLES = ("BAILIAN_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
+VARIABLES = ("BAILIAN_LANG", "LC_ALL", "LC_MESSAGES", "LANG", "LANGUAGE")
 Speak = Callable[..., None]
 
 
@@ -64,6 +68,9 @@ CHINESE = "2 个参数无效：(1) top_k 必须是整数，而不是 str；(2) t
         ({"LANG": "en_US.UTF-8", "LC_ALL": "zh_TW"}, "zh"),
         ({"LANG": "zh_CN", "LC_ALL": ""}, "zh"),
         ({"LANG": "C.UTF-8"}, "en"),
+        ({"LANG": "C.UTF-8", "LANGUAGE": "zh_CN:en"}, "en"),
+        ({"LANG": "zh_CN.UTF-8", "LANGUAGE": "en_US:zh"}, "en"),
+        ({"LANG": "en_US.UTF-8", "LANGUAGE": "zh_CN"}, "zh"),
         ({"LANG": "zh_CN.UTF-8", "BAILIAN_LANG": "en"}, "en"),
         ({"LANG": "en_US.UTF-8", "BAILIAN_LANG": "zh"}, "zh"),
         ({"BAILIAN_LANG": "ZH-cn"}, "zh"),
@@ -139,6 +146,42 @@ def test_what_the_cloud_says_stays(speak: Speak) -> None:
     assert (error.code, error.status_code, error.request_id) == ("InvalidApiKey", 401, "r-1")
 
 
+@pytest.mark.parametrize("text", ["none", "error", "is empty", "{count} attempts", "%s {0} {x"])
+def test_a_text_of_the_cloud_that_is_in_the_catalogue_stays(speak: Speak, text: str) -> None:
+    speak(LANG="zh_CN.UTF-8")
+    error = api_error("Foo", text, status_code=500)
+    assert error.describe("zh") == f"[Foo] {text}（HTTP 500）"
+    assert error.message == text
+    assert not hasattr(error, "__notes__")
+
+
+def test_an_error_in_a_message_is_english_there(speak: Speak) -> None:
+    speak(BAILIAN_LANG="zh")
+    inner = api_error("InvalidApiKey", "no", status_code=401, request_id="r-1")
+    message = N_("cannot be used: {error}").format(error=inner)
+    assert message == f"cannot be used: {inner.describe('en')}"
+    assert message.isascii()
+
+
+def test_values_of_other_classes_are_plain_ones() -> None:
+    class Text(str):
+        pass
+
+    class Number(float):
+        pass
+
+    message = N_("{one} {two:g} {three}").format(one=Text("a"), two=Number(2), three=True)
+    assert message == "a 2 True"
+    assert [type(value) for value in (message.values or {}).values()] == [str, float, bool]
+
+
+def test_a_copy_of_an_invalid_input_keeps_what_was_added_to_it() -> None:
+    error = failure()
+    error.session_id = "s-1"
+    assert pickle.loads(pickle.dumps(error)).session_id == "s-1"
+    assert copy.copy(error).session_id == "s-1"
+
+
 def test_a_renamed_field_keeps_its_translation(speak: Speak) -> None:
     speak(BAILIAN_LANG="zh")
     error = InvalidInputError("k", N_("must be a str, not {kind}").format(kind="int"), "Pass None")
@@ -158,7 +201,7 @@ def test_messages_are_english_texts_with_a_translation(speak: Speak) -> None:
     speak(BAILIAN_LANG="zh")
     message = joined((N_("is missing"), N_("and {count} more").format(count=2)))
     assert message == "is missing; and 2 more"
-    assert translated(message) == "缺失; 另有 2 个"
+    assert translated(message) == "缺失；另有 2 个"
     assert pickle.loads(pickle.dumps(message)) == message
     assert isinstance(pickle.loads(pickle.dumps(message)), Message)
     assert (_("Nothing was sent."), _("not in the catalogue"), _("")) == (
@@ -186,3 +229,33 @@ def test_english_imports_no_gettext() -> None:
         "sys.exit('gettext' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("catalogue", ["zipped", "missing", "broken"])
+def test_the_catalogue_is_read_from_a_zip_file_and_may_be_missing(
+    tmp_path: Path, catalogue: str
+) -> None:
+    package = Path(bailian_apps.__file__).parent
+    with zipfile.ZipFile(tmp_path / "package.zip", "w") as file:
+        for path in package.rglob("*"):
+            if path.suffix == ".py" or (path.suffix == ".mo" and catalogue == "zipped"):
+                file.write(path, path.relative_to(package.parent))
+            elif path.suffix == ".mo" and catalogue == "broken":
+                file.writestr(str(path.relative_to(package.parent)), "kaputt")
+    program = (
+        "import bailian_apps\n"
+        "try: bailian_apps.BailianApp(app_id='x', api_key='k', timeout=-1)\n"
+        "except bailian_apps.InvalidInputError as error: print(ascii(error.describe('zh')))"
+    )
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path / "package.zip")}
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=variables,
+        check=True,
+        timeout=120,
+    )
+    chinese = ascii("timeout 必须是正的秒数，或 Timeout")
+    english = "'timeout must be a positive number of seconds or a Timeout'"
+    assert shown.stdout.strip() == (chinese if catalogue == "zipped" else english)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from support import recordings
 
 from bailian_apps import AppSettings, BailianError, InvalidInputError, ServerError
+from bailian_apps.core.language import forget_language
 from bailian_apps.emulator import Call, Failure
 from bailian_apps.langchain import BailianAppTool
 
@@ -156,6 +158,22 @@ def test_an_error_of_the_app_itself_is_returned_to_the_model(
     with pytest.raises(ToolException, match="no such city") as caught:
         use(make_tool(fields, handle_tool_error=False), tool_call())
     assert isinstance(caught.value.__cause__, BailianError)
+
+
+def test_a_model_reads_english_errors_in_every_language(
+    use: Any, fields_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = fields_of(failing(Failure(status=400, code="AppProcessFailed", message="no city")))
+    english = use(make_tool(fields), tool_call()).content
+    monkeypatch.setenv("BAILIAN_LANG", "zh")
+    forget_language()
+    try:
+        chosen = use(make_tool(fields), tool_call()).content
+    finally:
+        monkeypatch.undo()
+        forget_language()
+    without_ids = [re.sub("request_id [^,)]+", "", each) for each in (english, chosen)]
+    assert without_ids[0] == without_ids[1]
 
 
 def test_all_other_failures_are_raised(use: Any, fields_of: Any) -> None:

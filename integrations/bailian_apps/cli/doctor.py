@@ -250,7 +250,7 @@ def _address(base_url: str | None, workspace: str | None) -> Finding:
             detail = _("{address} needs a workspace; pass --workspace").format(address=address)
             return Finding(_ADDRESS, "missing", detail)
         address = address.replace("{workspace_id}", workspace)
-    return Finding(_ADDRESS, "ok", f"{address} ({rule})")
+    return Finding(_ADDRESS, "ok", address + _(" ({facts})").format(facts=rule))
 
 
 def _endpoint(url: str) -> list[Finding]:

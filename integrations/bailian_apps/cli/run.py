@@ -320,7 +320,7 @@ def save_picture(page: str, html: Path, console: Console, what: str = "") -> Non
         problem = _("{path} cannot be written: {reason}")
         print_note(console, problem.format(path=html, reason=error.strerror), "red")
         raise SystemExit(1) from None
-    print_note(console, f"{what or _('Picture of the run')}: {html.absolute()}")
+    print_note(console, f"{what or _('Picture of the run')}{_(': ')}{html.absolute()}")
 
 
 def _error_as_json(error: BailianError) -> dict[str, Any]:

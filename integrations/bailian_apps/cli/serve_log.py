@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from time import strftime
 
 from rich.cells import cell_len, set_cell_size
@@ -14,13 +14,25 @@ from typing_extensions import override
 
 from bailian_apps.cli.view import print_note, translated_record
 from bailian_apps.core.language import N_, _
-from bailian_apps.emulator.server.local_server import LOGGED
+from bailian_apps.emulator.server.local_server import LOGGED, Outcome
 from bailian_apps.terminal import strip_controls
 
 _PROMPT_CELLS = 60
 _APP_CELLS = 16
 _SESSION_CHARS, _SESSION_CELLS = 6, 7
+_NOTES = (N_("passed on, recorded"), N_("passed on, not recorded"))
 _HEAD = (N_("time"), N_("app"), N_("session"), N_("prompt"))
+
+
+def _notes(outcome: Outcome) -> Iterator[str]:
+    """Yield what `str` of an outcome says, in the language of the user."""
+    if outcome.event_status:
+        yield _("error event {status}").format(status=outcome.event_status)
+    if outcome.fault:
+        yield _("fault {name}").format(name=outcome.fault)
+    yield from map(_, outcome.notes)
+    if not outcome.complete:
+        yield _("cut off")
 
 
 class CallLog(logging.Handler):
@@ -57,7 +69,7 @@ class CallLog(logging.Handler):
             target: str = getattr(record, "target", "")
             self._print(Text(f"{time}  {target}  {status}  {took}"), "dim")
             return
-        notes = [note.strip() for note in str(outcome).split("  ") if note.strip()]
+        notes = list(_notes(outcome))
         session = (outcome.session_id or "-")[:_SESSION_CHARS]
         failed = outcome.error or not outcome.complete or (outcome.status or 500) >= 400
         line = self._line(time, request.app_id, status, took, session, notes, request.prompt)

@@ -2,7 +2,7 @@
 
 Typer writes both in English, and newer versions have a click of their own that cannot be
 translated. So help is translated before it is shown, text by text, and an error by its English
-text. The texts of options and the docstrings of commands need no mark: `locale/catalog.py` finds
+text. The texts of options and the docstrings of commands need no mark: `docs/messages.py` finds
 them where they are translated, in the tree of commands.
 """
 
@@ -55,6 +55,8 @@ _ERRORS = (
     N_("{kind} '{path}' is a directory."),
 )
 """What typer and click say of arguments, of all their versions."""
+_KINDS = (N_("path"), N_("file"), N_("directory"))
+"""What a `{kind}` can be."""
 
 _WIDE = "\u2e80-\u2fff\u3005-\u3007\u3021-\ufaff"
 _OPENING, _CLOSING = "（“‘《【", "，。；：！？、）”’》】…"
@@ -110,7 +112,7 @@ class Group(_Translated, TyperGroup):
             for command in commands_of(self):
                 command.help = translated_help(command.help)
                 for parameter in command.params:
-                    parameter.help = _(parameter.help)
+                    parameter.help = parameter.help and _(parameter.help)
         return super().main(*args, **kwargs)
 
     @override
@@ -158,6 +160,8 @@ def translated_error(text: str) -> str:
             values = found.groupdict()
             if "text" in values:
                 values["text"] = translated_error(values["text"])
+            if "kind" in values:
+                values["kind"] = _(values["kind"].lower())
             return _(message).format(**values)
     return text
 

@@ -23,7 +23,7 @@ from bailian_apps.core.errors import (
     ServerError,
     ServiceUnavailableError,
 )
-from bailian_apps.core.language import N_, Message, joined
+from bailian_apps.core.language import N_, Message, joined, quoted
 
 _BY_CODE: dict[str, type[APIError]] = {
     "InvalidParameter": BadRequestError,
@@ -165,7 +165,7 @@ def api_error(
         code = parts[2]
         if not answered and parts[1] != "200":
             status_code = int(parts[1])
-    text = message if isinstance(message, Message) else (message or "").strip()
+    text = message if isinstance(message, Message) else quoted((message or "").strip())
     text = text or N_("the cloud gave no message")
     kind = _class_of(code, status_code)
     if kind is RateLimitError and _FREE_QUOTA in text.lower():

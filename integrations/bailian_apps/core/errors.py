@@ -35,7 +35,7 @@ import calendar
 import email.utils
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from typing_extensions import override
 
@@ -229,9 +229,9 @@ class InvalidInputError(BailianError, ValueError):
             text += detail
         return text
 
-    def __reduce__(self) -> tuple[type[InvalidInputError], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type[InvalidInputError], tuple[object, ...], dict[str, Any]]:
         """Pickle by the parts, because `args` holds only the message."""
-        return type(self), (*self._parts, self.others)
+        return type(self), (*self._parts, self.others), self.__dict__
 
 
 class InvalidOutputError(BailianError):

@@ -3,7 +3,7 @@
 A text is written in English, where it is used. `_` translates it at once, for what is printed. `N_`
 marks one that is translated later, if at all: the texts of errors, which stay English for programs.
 Constant texts of errors need no mark. The translations are in `bailian_apps/locale`;
-`locale/catalog.py` collects the texts. `gettext` is imported only where something is translated.
+`docs/messages.py` collects the texts. `gettext` is imported only where something is translated.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 Language: TypeAlias = Literal["en", "zh"]
 
-LOCALE = Path(__file__).parents[1] / "locale"
-"""The folder with the translations."""
-
+_CATALOG = ("locale", "zh_CN", "LC_MESSAGES", "bailian_apps.mo")
 _VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides, as POSIX has it
 _WINDOWS_CHINESE = 0x04  # the primary language of an id of Windows
 
@@ -33,12 +31,15 @@ _WINDOWS_CHINESE = 0x04  # the primary language of an id of Windows
 def language() -> Language:
     """Return the language of the people who use this process; read once, when it is needed.
 
-    It is that of `BAILIAN_LANG` (`zh` or `en`), else that of the locale, else that of the desktop.
+    It is that of `BAILIAN_LANG` (`zh` or `en`), else that of the locale (where it is not C, the
+    first of `LANGUAGE`, as gettext has it), else that of the desktop.
     """
     chosen = chosen_language()
     if chosen is not None:
         return chosen
     given = next((value for name in _VARIABLES if (value := os.environ.get(name))), None)
+    if given and given.partition(".")[0] not in ("C", "POSIX"):
+        given = os.environ.get("LANGUAGE", "").partition(":")[0] or given
     return _known(given or _desktop_language())
 
 
@@ -87,10 +88,18 @@ class Message(str):
 
 
 def _kept(value: object) -> str | float:
-    """Return a value as one that every process can unpickle; of an exception, its text."""
-    if isinstance(value, Exception) and value.args and isinstance(value.args[0], Message):
-        return value.args[0]
-    return value if isinstance(value, (str, int, float)) else str(value)
+    """Return a value as one that every process can unpickle; of an exception, its English text."""
+    if isinstance(value, Exception):
+        if describe := getattr(value, "describe", None):  # the `str` of our errors may be Chinese
+            value = describe("en")
+        elif value.args and isinstance(value.args[0], Message):
+            value = value.args[0]
+    if isinstance(value, Message):
+        return value
+    for kind in (str, bool, int, float):
+        if isinstance(value, kind):  # a subclass may be the caller's own
+            return value if type(value) is kind else kind(value)
+    return str(value)
 
 
 def N_(text: str) -> Message:
@@ -99,9 +108,15 @@ def N_(text: str) -> Message:
 
 
 def joined(texts: Iterable[str], separator: str = "; ") -> Message:
-    """Return several texts as one, which is translated text by text."""
+    """Return several texts as one, which is translated text by text, and so is the separator."""
     values = {f"text{number}": text for number, text in enumerate(texts)}
-    return Message(separator.join(f"{{{name}}}" for name in values), values)
+    msgid = "{separator}".join(f"{{{name}}}" for name in values)
+    return Message(msgid, {**values, "separator": N_(separator)})
+
+
+def quoted(text: str) -> Message:
+    """Return a text of others, such as the cloud's: it stays as it is in every language."""
+    return text if isinstance(text, Message) else Message("{text}", {"text": text})
 
 
 def _(text: str) -> str:
@@ -156,8 +171,13 @@ def adds_translations() -> bool:
 @cache
 def _catalog() -> NullTranslations:
     import gettext
+    from importlib import resources
 
-    return gettext.translation("bailian_apps", LOCALE, ["zh_CN"], fallback=True)
+    try:  # also from a zip file
+        with resources.files("bailian_apps").joinpath(*_CATALOG).open("rb") as file:
+            return gettext.GNUTranslations(file)
+    except OSError:  # it is missing or broken, which must not hide what failed
+        return gettext.NullTranslations()
 
 
 def _known(name: str | None) -> Language:

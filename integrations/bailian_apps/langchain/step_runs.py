@@ -53,6 +53,7 @@ from bailian_apps.core.events import (
     StepUpdated,
     UsageReported,
 )
+from bailian_apps.core.language import quoted
 from bailian_apps.core.responses_api import StatusChanged
 from bailian_apps.core.result import SUCCESS, ModelUsage, SpanKind, Step, Usage
 from bailian_apps.core.values import as_text
@@ -174,7 +175,7 @@ class StepRuns:
         if run.kind is None and (step.is_known or updated):
             yield from self._start(run)
         if isinstance(event, StepFinished):
-            error = AppFailedError(step.error or step.status) if step.failed else None
+            error = AppFailedError(quoted(step.error or step.status)) if step.failed else None
             yield from self._end(run, error)
 
     def close(self, error: BaseException | None) -> ManagerCalls:

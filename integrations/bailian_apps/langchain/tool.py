@@ -350,7 +350,7 @@ class BailianAppTool(AppSettingsMixin, BaseTool):
             with langchain_errors():
                 yield
         except (AppFailedError, ContentBlockedError) as error:
-            raise ToolException(str(error)) from error
+            raise ToolException(error.describe("en")) from error  # a model reads it
 
 
 def _earlier_turns(runtime: Any, name: str) -> list[Turn]:

@@ -36,6 +36,7 @@ from typing_extensions import Self
 
 from bailian_apps.core.errors import AppFailedError
 from bailian_apps.core.events import STEP_EVENTS, AppEvent, StepFinished, StepStarted, StepUpdated
+from bailian_apps.core.language import quoted
 from bailian_apps.core.result import Step
 from bailian_apps.core.values import as_text
 from bailian_apps.llamaindex.responses import found_nodes
@@ -225,6 +226,6 @@ def _end_step(span: _Span, step: Step) -> None:
         span.event(RetrievalStartEvent, str_or_query_bundle=step.query)
         span.event(RetrievalEndEvent, str_or_query_bundle=step.query, nodes=found_nodes(step))
     if step.failed:
-        span.drop(AppFailedError(step.error or step.status))
+        span.drop(AppFailedError(quoted(step.error or step.status)))
     else:
         span.exit(step_result(step), legacy_end(step))
