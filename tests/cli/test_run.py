@@ -135,11 +135,12 @@ def test_one_argument_is_the_prompt_of_the_app_of_the_environment(
         assert sent in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("prompt", ["Plan a day", "安排杭州一日游"])
 def test_a_prompt_alone_needs_an_app(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    prompt: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("BAILIAN_APP_ID", raising=False)
-    assert exit_code_of(monkeypatch, "run", "Plan a day") == 2
+    assert exit_code_of(monkeypatch, "run", prompt) == 2
     assert "APP_ID is missing, for a prompt alone. Write it before" in capsys.readouterr().err
 
 

@@ -119,6 +119,21 @@ def test_in_one_file_a_step_waits_for_the_line_to_end(
         assert (tmp_path / "out").read_text() == expected
 
 
+def test_in_one_file_a_chat_prints_a_step_after_the_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step = Step(id="1", kind="tool", name="search", status="success", duration_ms=7)
+    events = [TextDelta("half"), StepFinished(step), TextDelta(" a line"), RunFinished(AppResult())]
+    with (tmp_path / "out").open("w") as out, (tmp_path / "out").open("a") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        console = Console(file=err, width=60, no_color=True)
+        with RunScreen(console, steps=True, reasoning=False) as screen:
+            for event in events:
+                screen.show(event)
+        monkeypatch.undo()
+    assert (tmp_path / "out").read_text() == "half a line\n✓ search 7 ms\n"
+
+
 def test_a_final_text_of_its_own_is_written_after_the_answer(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

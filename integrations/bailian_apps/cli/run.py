@@ -95,7 +95,7 @@ def app_and_prompt(first: str | None, second: str | None, profile: str | None) -
     known = (find_profile(profile).fields.get("app_id") if profile else None) or os.environ.get(
         "BAILIAN_APP_ID"
     )
-    if not known and len(first.split()) > 1:
+    if not known and (len(first.split()) > 1 or not first.isascii()):  # 你好 is no id either
         raise InvalidInputError(
             "APP_ID",
             "is missing, for a prompt alone",

@@ -230,7 +230,7 @@ class RunView:
         spinner = "dots" if console.encoding.startswith("utf") else "line"
         self._tree = _StepTree(spinner) if in_place else None
         # Two streams on one screen or in one file: steps wait for the answer's line to end.
-        self._shared = self.on_screen or _same_file(self._out, console.file)
+        self._shared = self.on_screen or same_file(self._out, console.file)
         self._live: Live | None = None
         self._line_open = False
         self._wrap = WordWrap()
@@ -342,7 +342,8 @@ class RunView:
         self._waiting.clear()
 
 
-def _same_file(one: IO[str], other: IO[str]) -> bool:
+def same_file(one: IO[str], other: IO[str]) -> bool:
+    """Return whether two streams are one, or go to one file."""
     try:
         return one is other or os.path.sameopenfile(one.fileno(), other.fileno())
     except (OSError, ValueError):  # one of them is not a file

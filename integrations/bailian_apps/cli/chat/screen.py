@@ -18,7 +18,13 @@ from rich.live import Live
 from rich.text import Text
 from typing_extensions import Self, override
 
-from bailian_apps.cli.view import in_command_words, print_note, screen_text, translated_record
+from bailian_apps.cli.view import (
+    in_command_words,
+    print_note,
+    same_file,
+    screen_text,
+    translated_record,
+)
 from bailian_apps.core.events import (
     STEP_EVENTS,
     AppEvent,
@@ -57,7 +63,8 @@ class RunScreen:
         self._show_reasoning = reasoning
         self._out = sys.stdout
         self._out_is_terminal = self._out.isatty()
-        self._shared = self._out_is_terminal and console.file.isatty()
+        self._on_screen = self._out_is_terminal and console.file.isatty()
+        self._shared = self._on_screen or same_file(self._out, console.file)
         self._started = monotonic()
         self._live: Live | None = None
         self._running: dict[str, Step] = {}
@@ -147,7 +154,7 @@ class RunScreen:
         if not self._answered:
             self._answered = True
             self._end_thoughts(*list(self._thoughts))
-            if self._shared:
+            if self._on_screen:
                 self._stop_live()
                 if self._folded:
                     self._print(Text(self._summary(), "dim"))
