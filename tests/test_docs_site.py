@@ -17,7 +17,8 @@ import pytest
 from docutils import nodes
 from docutils.utils import new_document
 from support.browser import chromium
-from support.site import LANGUAGES, ROOT, Page, Site, built_site, read_page
+from support.pages import LANGUAGES
+from support.site import ROOT, Page, Site, built_site, read_page
 
 DOCS = ROOT / "docs"
 MODULES = ["", ".langchain", ".llamaindex", ".emulator", ".batch", ".inspector"]
@@ -42,7 +43,8 @@ def test_no_space_is_left_between_chinese_lines() -> None:
         "",
         "",
         *(code, nodes.Text(line_end), code.deepcopy(), nodes.Text(line_end)),
-        *(nodes.strong("", "“粗体”"), nodes.Text("\n乙，\nword\nword")),
+        *(nodes.strong("", "“粗体”"), nodes.Text("")),
+        *(nodes.Text(line_end), nodes.Text("乙，\nword\nword")),
     )
     document = new_document("page")
     document += [text, nodes.literal_block("", "甲\n乙")]

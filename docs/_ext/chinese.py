@@ -72,14 +72,16 @@ def join_lines(app: Sphinx, doctree: nodes.document) -> None:
     for parent in {text.parent for text in doctree.findall(nodes.Text) if "\n" in text}:
         if isinstance(parent, nodes.FixedTextElement):
             continue
-        # By position: two texts of a paragraph may be equal. What stands beside one may be bold.
-        for at, text in enumerate(parent.children):
-            if not isinstance(text, nodes.Text):
-                continue
-            before = parent.children[at - 1].astext()[-1:] if at else ""
-            after = "".join(each.astext()[:1] for each in parent.children[at + 1 : at + 2])
-            joined = _LINE_END.sub("", f"{before}{text}{after}")
-            parent[at] = nodes.Text(joined[len(before) : len(joined) - len(after)])
+        # What stands beside a line's end may be in another node: bold, or code.
+        whole = "".join(child.astext() for child in parent.children)
+        joined = {match.start() for match in _LINE_END.finditer(whole)}
+        start = 0
+        for number, child in enumerate(parent.children):
+            words = child.astext()
+            if isinstance(child, nodes.Text):
+                kept = (each for at, each in enumerate(words, start) if at not in joined)
+                parent[number] = nodes.Text("".join(kept))
+            start += len(words)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
