@@ -29,10 +29,8 @@ extensions = [
     "repository_links",
 ]
 templates_path = ["_templates"]
-suppress_warnings = ["myst.strikethrough"]
 
 myst_heading_anchors = 6
-myst_enable_extensions = ["strikethrough"]
 
 autodoc_class_signature = "mixed"
 autodoc_default_options = {"members": True, "member-order": "bysource"}
@@ -56,7 +54,6 @@ html_copy_source = False
 html_use_index = False
 html_search_scorer = str(DOCS / "_ext" / "search_scorer.js")
 html_theme_options = {"accent_color": "iris", "show_ai_links": False, "toctree_maxdepth": 2}
-copybutton_prompt_text = "$ "
 
 # The folder of the pages: the language's tag, its name in the language switch, the site's title.
 LANGUAGES = {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
-from support.command import BAILIAN, environment
+from support.command import BAILIAN, environment, free_port, on_ports
 from support.pages import blocks
 
 from bailian_apps.emulator import RECORDINGS, Emulator
@@ -25,19 +24,13 @@ PRELUDE = "set -eu\npip() { :; }\n"  # nothing is installed here
 PROMPTS = {"en": "Plan a day", "zh": "安排一日游"}
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
 # In Chinese they are the same but for what is said, as the next test shows.
 @pytest.mark.parametrize("language", ["en", pytest.param("zh", marks=pytest.mark.slow)])
 def test_the_commands_of_the_command_line_page_run(language: str, tmp_path: Path) -> None:
     commands = [block for page in PAGES for block in blocks(page, "sh", language)]
     script = PRELUDE + "\n".join(commands)
-    for port in sorted(set(re.findall(r"--port (\d+)", script))):
-        script = script.replace(port, str(free_port()))
+    ports = sorted(set(re.findall(r"--port (\d+)", script)))
+    script = on_ports(script, {port: free_port() for port in ports})
     (profiles,) = blocks("command-line", "toml", language)
     (tmp_path / "bailian-apps.toml").write_text(profiles, encoding="utf-8")
     with Emulator(apps={"APP_ID": RECORDINGS / "travel-workflow.jsonl"}) as cloud:

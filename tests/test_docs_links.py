@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from support.pages import without_blocks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
-_FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 _CODE = re.compile(r"`[^`\n]*`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)", re.M)
 _PATH = re.compile(r"`((?:[\w.-]+/)+[\w-]+\.py)`")
@@ -26,12 +26,12 @@ def anchor(heading: str) -> str:
 
 @cache
 def anchors(page: Path) -> set[str]:
-    return set(map(anchor, _HEADING.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))))
+    return set(map(anchor, _HEADING.findall(without_blocks(page.read_text(encoding="utf-8")))))
 
 
 def links(text: str) -> list[str]:
     """The targets of the links in a page, code left out."""
-    prose = _CODE.sub("", _FENCE.sub("", text))
+    prose = _CODE.sub("", without_blocks(text))
     return [inline or reference for inline, reference in _LINK.findall(prose)]
 
 
@@ -59,7 +59,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 def test_every_python_file_that_a_page_names_exists(page: Path) -> None:
     package = ROOT / "integrations" / "bailian_apps"
     folders = (ROOT, ROOT / "integrations", package)
-    named = _PATH.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
+    named = _PATH.findall(without_blocks(page.read_text(encoding="utf-8")))
     assert [each for each in named if not any((f / each).is_file() for f in folders)] == []
 
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pages import LANGUAGES, blocks
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
-DOCS = Path(__file__).parents[1] / "docs"
 
-
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_the_cells_of_the_notebooks_page_run(
     language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nbformat: Any = pytest.importorskip("nbformat")
     nbclient: Any = pytest.importorskip("nbclient")
-    page = (DOCS / language / "notebooks.md").read_text(encoding="utf-8")
-    code = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     cells = [
-        nbformat.v4.new_code_cell(each.replace('app_id="…"', 'app_id="mine"')) for each in code
+        nbformat.v4.new_code_cell(each.replace('app_id="…"', 'app_id="mine"'))
+        for each in blocks("notebooks", "python", language)
     ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import pytest
-from support.scripts import run_script
+from support.pages import LANGUAGES, blocks
+from support.scripts import ENVIRONMENT, run_script
 
 from bailian_apps.emulator import Agent, Emulator, Reference, Thought
 
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")} | {
-    "PYTHONUTF8": "1"
-}
 WARRANTY = Agent(
     thoughts=[Thought(retrieval="handbook")],
     text=["The battery<ref>[1]</ref><re", "f>[2]</ref>."],
@@ -27,10 +24,9 @@ WARRANTY = Agent(
 )
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_the_page_shows_answers_with_numbered_sources(language: str, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / language / "rag.md").read_text(encoding="utf-8")
-    source = "\n".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S))
+    source = "\n".join(blocks("rag", "python", language))
     with Emulator(apps={"mine": WARRANTY}, api_key="sk-mine") as cloud:
         variables = {
             "DASHSCOPE_API_KEY": "sk-mine",

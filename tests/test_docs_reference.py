@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -14,6 +13,7 @@ from llama_index.core.callbacks.base_handler import BaseCallbackHandler as Legac
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import ChatMessage
+from support.pages import LANGUAGES, page, without_blocks
 
 import bailian_apps
 from bailian_apps.core.documents import RetrievedDocument
@@ -23,8 +23,6 @@ from bailian_apps.emulator import Agent, Emulator, Node, Workflow
 from bailian_apps.langchain import BailianAppRetriever, BailianAppTool, ChatBailianApp
 from bailian_apps.llamaindex import BailianAppLLM
 
-DOCS = Path(__file__).parents[1] / "docs"
-LANGUAGES = ("en", "zh")
 in_both = pytest.mark.parametrize("language", LANGUAGES)
 
 FLOW = Workflow(
@@ -76,14 +74,9 @@ FAILING = Workflow(
 )
 
 
-def page(language: str, name: str) -> str:
-    return (DOCS / language / name).read_text(encoding="utf-8")
-
-
-def names_on(language: str, name: str) -> set[str]:
+def names_on(name: str, language: str) -> set[str]:
     """Every word in code of a page."""
-    text = re.sub(r"^```.*?^```", "", page(language, name), flags=re.M | re.S)
-    code = re.findall(r"`([^`]+)`", text)
+    code = re.findall(r"`([^`]+)`", without_blocks(page(name, language)))
     return {word for each in code for word in re.findall(r"[\w-]+", each)}
 
 
@@ -95,7 +88,7 @@ def settings() -> Iterator[dict[str, Any]]:
 
 @in_both
 def test_the_wire_table_has_the_place_of_every_field_of_a_request(language: str) -> None:
-    text = page(language, "wire.md")
+    text = page("wire", language)
     for name, field in AppRequest.model_fields.items():
         for mark in field.metadata:
             if isinstance(mark, (Input, Parameter)):
@@ -106,19 +99,19 @@ def test_the_wire_table_has_the_place_of_every_field_of_a_request(language: str)
 
 @in_both
 def test_the_wire_table_has_every_field_of_a_passage(language: str) -> None:
-    assert set(RetrievedDocument.__slots__) <= names_on(language, "wire.md")
+    assert set(RetrievedDocument.__slots__) <= names_on("wire", language)
 
 
 def test_the_tables_of_both_languages_have_the_same_names() -> None:
-    for name in ("wire.md", "events.md", "errors.md", "steps.md"):
-        english, chinese = (names_on(language, name) for language in LANGUAGES)
+    for name in ("wire", "events", "errors", "steps"):
+        english, chinese = (names_on(name, language) for language in LANGUAGES)
         words = {word for word in english ^ chinese if word.isascii()}
         assert words <= {"NAME", "VERSION"}, name
 
 
 @in_both
 def test_the_page_of_events_has_every_event_of_a_stream(language: str) -> None:
-    names = names_on(language, "events.md")
+    names = names_on("events", language)
     for kind in get_args(AppEvent):
         assert hasattr(bailian_apps, kind.__name__)
         assert {kind.__name__, *kind.__slots__} <= names
@@ -180,8 +173,8 @@ def test_the_page_of_events_names_what_langchain_receives(
     language: str, langchain_seen: set[str]
 ) -> None:
     fields = set(bailian_apps.Step.__dataclass_fields__)
-    assert langchain_seen - fields - names_on(language, "events.md") == set()
-    section = page(language, "events.md").split("\n## ")[2]
+    assert langchain_seen - fields - names_on("events", language) == set()
+    section = page("events", language).split("\n## ")[2]
     callbacks = set(re.findall(r"`(on_\w+)`", section.split("### `astream_events`")[0]))
     assert callbacks - langchain_seen == {"on_tool_error", "on_retriever_error"}
 
@@ -231,28 +224,26 @@ def llamaindex_seen(settings: dict[str, Any]) -> set[str]:
 def test_the_page_of_events_names_what_llamaindex_receives(
     language: str, llamaindex_seen: set[str]
 ) -> None:
-    names = names_on(language, "events.md") - {"input_tokens"}
+    names = names_on("events", language) - {"input_tokens"}
     assert llamaindex_seen - names == set()
-    section = page(language, "events.md").split("\n## ")[4]
+    section = page("events", language).split("\n## ")[4]
     listed = set(re.findall(r"`(\w+Event)`", section.split("\n### ")[0]))
     engines = {name for name in listed if name.startswith("StreamChat")}
     assert listed - engines == {name for name in llamaindex_seen if name.endswith("Event")}
 
 
 def test_the_functions_that_move_a_conversation_are_the_same_in_both_languages() -> None:
-    blocks = [
-        re.findall(r"^(def to_\w+.*?)^\n\n", page(language, "memory-stores.md"), re.M | re.S)
+    functions = [
+        re.findall(r"^(def to_\w+.*?)^\n\n", page("memory-stores", language), re.M | re.S)
         for language in LANGUAGES
     ]
-    assert len(blocks[0]) == 2
-    assert blocks[0] == blocks[1]
+    assert len(functions[0]) == 2
+    assert functions[0] == functions[1]
 
 
 @in_both
 @pytest.mark.parametrize("name", ["sessions", "steps", "streaming", "requests", "failures"])
 def test_a_page_shows_the_diagram_of_its_language(language: str, name: str) -> None:
-    shown = re.findall(
-        r"^!\[([^\]]+)\]\(\.\./images/([\w.]+)\)$", page(language, f"{name}.md"), re.M
-    )
+    shown = re.findall(r"^!\[([^\]]+)\]\(\.\./images/([\w.]+)\)$", page(name, language), re.M)
     assert [picture for _, picture in shown] == [f"{name}.{language}.svg"]
     assert len(shown[0][0]) > 20

@@ -9,12 +9,16 @@ from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from runpy import run_path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 from support.browser import chromium
-from support.site import LANGUAGES, ROOT, Page, Site, built_site, read_page
+from support.pages import LANGUAGES
+from support.site import ROOT, Page, Site, built_site, read_page
 
 DOCS = ROOT / "docs"
 MODULES = ["", ".langchain", ".llamaindex", ".emulator", ".batch", ".inspector"]
@@ -30,6 +34,25 @@ def names(language: str) -> set[str]:
 @pytest.mark.parametrize(("language", "other"), [("en", "zh"), ("zh", "en")])
 def test_every_page_has_one_in_the_other_language(language: str, other: str) -> None:
     assert sorted(names(language) - names(other)) == []
+
+
+def test_no_space_is_left_between_chinese_lines() -> None:
+    extension = run_path(str(DOCS / "_ext" / "chinese.py"))
+    line_end, code = "\n", nodes.literal("", "code")
+    text = nodes.paragraph(
+        "",
+        "",
+        *(code, nodes.Text(line_end), code.deepcopy(), nodes.Text(line_end)),
+        *(nodes.strong("", "“粗体”"), nodes.Text("")),
+        *(nodes.Text(line_end), nodes.Text("乙，\nword\nword")),
+    )
+    document = new_document("page")
+    document += [text, nodes.literal_block("", "甲\n乙")]
+    extension["join_lines"](SimpleNamespace(srcdir=DOCS / "zh"), document)
+    assert [each.astext() for each in document] == [
+        "code\ncode“粗体”乙，word\nword",
+        "甲\n乙",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +194,7 @@ class TestBrowser:
             ("zh", "会话标记", "sessions", 2),
             ("zh", "流式输出", "streaming", 1),
             ("zh", "批量调用 限流", "batch", 5),
+            ("zh", "如何取消", "background", 5),  # on no page does one follow the other
             ("zh", "session_id", "sessions", 40),
             ("zh", "BailianAppRetriever", "langchain-retriever", 10),
             ("en", "session_id", "sessions", 40),
@@ -201,6 +225,7 @@ class TestBrowser:
             "会话标记": ["会话", "话标", "标记"],
             "用session_id续聊，Key！": ["用", "session_id", "续聊", "key"],
             "API Key": ["api", "key"],
+            "葡萄牙语": ["葡萄", "萄牙", "牙语"],
             "ＡＰＩ 100 次": ["ａｐｉ", "100", "次"],
             "": [],
         }.items():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from support.collector import Collector, collector
-from support.scripts import Done, run_script
-from test_examples import ENVIRONMENT
+from support.pages import blocks_of, page
+from support.scripts import ENVIRONMENT, Done, run_script
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 
@@ -26,8 +26,8 @@ OUTPUT = "龙井虾仁"  # of a node
 
 def section(language: str, service: str) -> str:
     """The section of the page whose heading names a service."""
-    page = (ROOT / "docs" / language / "tracing.md").read_text(encoding="utf-8")
-    (found,) = [part for part in page.split("\n## ") if part.partition("\n")[0].startswith(service)]
+    parts = page("tracing", language).split("\n## ")
+    (found,) = [part for part in parts if part.partition("\n")[0].startswith(service)]
     return found
 
 
@@ -39,7 +39,7 @@ def run(language: str, service: str, server: Collector, folder: Path, **more: st
     addresses = dict.fromkeys(
         ("LANGSMITH_ENDPOINT", "LANGFUSE_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"), server.url
     )
-    program = "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S))
+    program = "\n".join(blocks_of(text, "python"))
     with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:
         variables = {
             "DASHSCOPE_API_KEY": "sk-mine",
@@ -94,8 +94,7 @@ def test_an_otlp_backend_gets_both_frameworks(language: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("service", ["LangSmith", "Phoenix"])
 def test_texts_can_be_left_out(service: str, tmp_path: Path) -> None:
-    page = (ROOT / "docs/en/tracing.md").read_text(encoding="utf-8")
-    hiding = dict(re.findall(r"`(\w+_HIDE_\w+)=(true)`", page))
+    hiding = dict(re.findall(r"`(\w+_HIDE_\w+)=(true)`", page("tracing")))
     assert len(hiding) == 4
     with collector() as server:
         run("en", service, server, tmp_path, **hiding)

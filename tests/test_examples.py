@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripts import run_script, run_scripts
+from support.pages import blocks_of
+from support.scripts import ENVIRONMENT, run_script, run_scripts
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
-# Without the one that needs an AccessKey pair, which tests/test_session_files.py runs, and the one
-# that starts a cluster: tests/batch/test_ray_data.py runs it, and the code in its pages.
+# Those that need an AccessKey pair, a cluster or a browser have tests of their own:
+# tests/test_session_files.py, tests/batch/test_ray_data.py and tests/test_gradio_chat.py.
 ELSEWHERE = {
     ROOT / "examples" / name for name in ("session_files.py", "ray_batch.py", "gradio_chat.py")
 }
@@ -32,9 +31,6 @@ PAGES_ELSEWHERE = {
 NAMES = sorted({path.name for path in (ROOT / "docs").glob("*/*.md")} - PAGES_ELSEWHERE)
 PAGES = {name: sorted((ROOT / "docs").glob(f"*/{name}")) for name in NAMES} | {
     "README": [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-}
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")} | {
-    "PYTHONUTF8": "1"
 }
 
 
@@ -94,7 +90,7 @@ def test_an_example_runs_on_the_cloud_with_two_variables(path: Path, tmp_path: P
 
 
 def code_of(path: Path) -> str:
-    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+    blocks = blocks_of(path.read_text(encoding="utf-8"), "python")
     return "\n".join(blocks).replace('app_id="…"', 'app_id="mine"')
 
 

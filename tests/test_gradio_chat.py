@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.browser import chromium
-from test_examples import ENVIRONMENT
+from support.scripts import ENVIRONMENT
 
 from bailian_apps.emulator import Call, Emulator, Failure
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.command import environment
+from support.pages import blocks_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,7 +54,7 @@ def test_the_extras_are_those_of_the_project(name: str) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("name", READMES)
 def test_the_test_passes(name: str, tmp_path: Path) -> None:
-    (block,) = re.findall(r"^```python\n([^`]*def test_[^`]*)^```", read(name), re.M)
+    (block,) = [code for code in blocks_of(read(name), "python") if "def test_" in code]
     (tmp_path / "test_readme.py").write_text(block, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--noconftest"],

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.command import BAILIAN, environment
+from support.command import BAILIAN, environment, on_ports, served
+from support.pages import LANGUAGES, every_block, page
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 
@@ -24,10 +25,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are for a shell"),
 ]
 
-DOCS = Path(__file__).parents[1] / "docs"
-LANGUAGES = ["en", "zh"]
-
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 _FILE = re.compile(r"# ([\w.-]+\.(?:py|yaml))\n")
 _SERVER = re.compile(r"bailian-apps (?:serve|record) ")
 # Nothing is installed here; a virtual environment would be without this package.
@@ -37,8 +34,9 @@ _PRELUDE = 'set -eu\npip() { :; }\npython() { if [ "$*" != \'-m venv .venv\' ]; 
 class Reader:
     """Somebody with a folder, a terminal, and further terminals for servers."""
 
-    def __init__(self, folder: Path, cloud: Emulator) -> None:
+    def __init__(self, folder: Path, cloud: Emulator, servers: ExitStack) -> None:
         self.folder = folder
+        self.servers = servers
         self.variables = environment(
             HOME=str(folder / "home"),
             PATH=f"{Path(BAILIAN).parent}:/usr/bin:/bin",
@@ -47,15 +45,14 @@ class Reader:
         )
         self.ports: dict[str, str] = {}
         self.exports: list[str] = []
-        self.servers: list[subprocess.Popen[str]] = []
         activate = folder / ".venv/bin/activate"
         activate.parent.mkdir(parents=True)
         activate.touch()
 
-    def walk(self, page: Path) -> str:
+    def walk(self, name: str, language: str) -> str:
         """Do what a page says; give what the commands print."""
         printed: list[str] = []
-        for kind, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        for kind, text in every_block(page(name, language)):
             file = _FILE.match(text)
             if file:
                 (self.folder / file[1]).write_text(text, encoding="utf-8")
@@ -64,14 +61,14 @@ class Reader:
             elif kind == "sh":
                 printed.append(self.run(text))
             elif kind == "text":
-                assert text in printed[-1], f"{page.name} does not show {printed[-1]}"
+                assert text in printed[-1], f"{name} shows {text}, and {printed[-1]} was printed"
             else:
-                assert kind not in ("python", "yaml"), f"{page.name}: nobody runs {text!r}"
+                assert kind not in ("python", "yaml"), f"{name}: nobody runs {text!r}"
         return "".join(printed)
 
     def run(self, commands: str) -> str:
         """Run commands in the first terminal, which keeps the variables that they export."""
-        script = _PRELUDE + "\n".join([*self.exports, self.with_free_ports(commands)])
+        script = _PRELUDE + "\n".join([*self.exports, self.with_ports(commands)])
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self.folder,
@@ -84,65 +81,40 @@ class Reader:
         )
         assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
-        self.exports += re.findall(r"^(?:export|unset) .+", self.with_free_ports(commands), re.M)
+        self.exports += re.findall(r"^(?:export|unset) .+", self.with_ports(commands), re.M)
         return done.stdout
 
     def serve(self, command: str) -> None:
         """Start a server in another terminal, and wait until it listens."""
-        default = "8790" if " serve " in command else "8791"
-        port = self.ports.setdefault(default, free_port())
-        server = subprocess.Popen(
-            ["bash", "-c", f"exec {command.strip()} --port {port}"],
-            cwd=self.folder,
-            env=self.variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.servers.append(server)
-        assert server.stdout is not None
-        assert server.stdout.readline(), f"{command} printed nothing"
+        documented = "8790" if " serve " in command else "8791"
+        _, self.ports[documented] = served(command, self.folder, self.variables, self.servers)
 
-    def with_free_ports(self, commands: str) -> str:
+    def with_ports(self, commands: str) -> str:
         """Commands with the ports of the servers that run, in place of the page's."""
-        for default, port in self.ports.items():
-            commands = commands.replace(default, port)
-        return commands
-
-    def leave(self) -> None:
-        """Stop the servers."""
-        for server in self.servers:
-            server.kill()
-            server.communicate()
-
-
-def free_port() -> str:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return str(server.getsockname()[1])
+        return on_ports(commands, self.ports)
 
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
-    with Emulator(apps={"APP_ID": RECORDINGS / "travel-workflow.jsonl"}) as cloud:
-        reader = Reader(tmp_path, cloud)
-        yield reader
-        reader.leave()
+    with (
+        Emulator(apps={"APP_ID": RECORDINGS / "travel-workflow.jsonl"}) as cloud,
+        ExitStack() as servers,
+    ):
+        yield Reader(tmp_path, cloud, servers)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_first_app(language: str, reader: Reader) -> None:
-    reader.walk(DOCS / language / "first-app.md")
+    reader.walk("first-app", language)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_tested_app(language: str, reader: Reader) -> None:
-    printed = reader.walk(DOCS / language / "tested-app.md")
+    printed = reader.walk("tested-app", language)
     assert re.findall(r"(\d+) passed", printed) == ["2", "4", "5"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_an_agent_with_two_apps(language: str, reader: Reader) -> None:
-    printed = reader.walk(DOCS / language / "two-apps.md")
+    printed = reader.walk("two-apps", language)
     assert re.findall(r"(\d+) passed", printed) == ["2"]

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from support.browser import chromium, tab
+from support.pages import blocks_of
 
 from bailian_apps.emulator import Call, Emulator
 
@@ -86,7 +87,7 @@ def site(
     folder = tmp_path_factory.mktemp("site")
     page = request.param.read_text(encoding="utf-8")
     for language, name in NAMES.items():
-        [block] = re.findall(rf"^```{language}\n(.*?)^```", page, re.M | re.S)
+        [block] = blocks_of(page, language)
         (folder / name).write_text(block, encoding="utf-8")
     app = App()
     with Emulator(apps={"app": app}) as cloud, running(folder, cloud.base_url) as address:

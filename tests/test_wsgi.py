@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pages import blocks_of
 
 from bailian_apps.emulator import Call, Emulator
 
@@ -57,7 +57,7 @@ class App:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.parent.name)
 @pytest.mark.parametrize("server", ["wsgiref", "gevent"])
 def test_a_client_that_leaves_ends_the_stream_with_the_next_words(path: Path, server: str) -> None:
-    [program] = re.findall(r"^```python\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
+    [program] = blocks_of(path.read_text("utf-8"), "python")
     if server == "gevent":
         pytest.importorskip("gevent")
     start, end = ("", WSGIREF) if server == "wsgiref" else (GEVENT_FIRST, GEVENT)

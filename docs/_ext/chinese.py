@@ -2,7 +2,8 @@
 
 Sphinx's own Chinese search cuts the text into words with jieba, but a query only where it has a
 space: a query of several words finds nothing. Here the index and the query hold every two
-neighbouring characters; that needs no dictionary, and both sides cut alike.
+neighbouring characters; that needs no dictionary, and both sides cut alike. A query leaves out a
+pair that is on no page if the pairs before and after it are: "如何取消" is 如何 and 取消.
 """
 
 from __future__ import annotations
@@ -34,14 +35,20 @@ class ChinesePairs(SearchLanguage):
     language_name = "Chinese"
     js_splitter_code = r"""
 function splitQuery(query) {
-  const terms = [];
+  const { terms, titleterms } = (typeof Search === "object" && Search._index) || {};
+  const isKnown = (pair) => !terms || Object.hasOwn(terms, pair) || Object.hasOwn(titleterms, pair);
+  const found = [];
   for (const run of query.toLowerCase().match(/[\u3400-\u9fff]+|[\p{L}\p{N}_]+/gu) || []) {
     for (const part of run.match(/[\u3400-\u9fff]+|[^\u3400-\u9fff]+/g)) {
-      if (!/^[\u3400-\u9fff]{2}/.test(part)) terms.push(part);
-      else for (let at = 0; at + 2 <= part.length; at++) terms.push(part.slice(at, at + 2));
+      if (!/^[\u3400-\u9fff]{2}/.test(part)) { found.push(part); continue; }
+      const pairs = Array.from({ length: part.length - 1 }, (_, at) => part.slice(at, at + 2));
+      // Where two words meet, their characters are a pair that perhaps no page has.
+      const isOnPage = (at) => at in pairs && isKnown(pairs[at]);
+      const isNeeded = (at) => isOnPage(at) || !isOnPage(at - 1) || !isOnPage(at + 1);
+      found.push(...pairs.filter((_, at) => isNeeded(at)));
     }
   }
-  return terms;
+  return found;
 }
 """
 
@@ -50,9 +57,9 @@ function splitQuery(query) {
         return terms(input)
 
 
-# Chinese characters, and full-width punctuation, beside which no space stands.
-_WIDE = "\u3400-\u9fff\u3000-\u303f\uff00-\uffef“”‘’…—"
+# Full-width punctuation, beside which no space stands, as between Chinese characters.
 _MARKS = "\u3000-\u303f\uff00-\uffef“”‘’…—"
+_WIDE = f"\u3400-\u9fff{_MARKS}"
 _LINE_END = re.compile(
     rf"(?<=[{_WIDE}])\n(?=[{_WIDE}])|(?<=[{_MARKS}])\n|\n(?=[{_MARKS}])",
 )
@@ -62,14 +69,19 @@ def join_lines(app: Sphinx, doctree: nodes.document) -> None:
     """Join the lines of a paragraph without a space between Chinese characters."""
     if app.srcdir.name != "zh":
         return
-    for text in list(doctree.findall(nodes.Text)):
-        if "\n" not in text or isinstance(text.parent, nodes.FixedTextElement):
+    for parent in {text.parent for text in doctree.findall(nodes.Text) if "\n" in text}:
+        if isinstance(parent, nodes.FixedTextElement):
             continue
-        siblings = text.parent.children
-        after = siblings[siblings.index(text) + 1 :]
-        following = after[0].astext()[:1] if after else ""
-        joined = _LINE_END.sub("", f"{text}{following}")
-        text.parent.replace(text, nodes.Text(joined[: len(joined) - len(following)]))
+        # What stands beside a line's end may be in another node: bold, or code.
+        whole = "".join(child.astext() for child in parent.children)
+        joined = {match.start() for match in _LINE_END.finditer(whole)}
+        start = 0
+        for number, child in enumerate(parent.children):
+            words = child.astext()
+            if isinstance(child, nodes.Text):
+                kept = (each for at, each in enumerate(words, start) if at not in joined)
+                parent[number] = nodes.Text("".join(kept))
+            start += len(words)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -34,7 +34,7 @@ LEXERS = {".py": "python", ".ipynb": "json", ".yaml": "yaml", ".jsonl": "json", 
 _LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 
 
-def page_of(path: Path, language: str) -> str | None:
+def page_of(path: Path, language: str) -> str:
     """Return the address of the site's page for a file or folder, from a language's root."""
     name = path.relative_to(ROOT).as_posix()
     if name in PAGES:
@@ -92,14 +92,17 @@ def linked_files() -> list[Path]:
                 and path.relative_to(ROOT).as_posix() not in PAGES
             ):
                 found.update(_with_children(path))
-    return sorted(found - {ROOT})
+    return sorted(found)
 
 
 def _with_children(path: Path) -> Iterator[Path]:
     yield path
-    for child in sorted(path.iterdir()) if path.is_dir() else ():
-        if not child.name.startswith((".", "__")):
-            yield from _with_children(child)
+    for child in _children(path) if path.is_dir() else ():
+        yield from _with_children(child)
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__")))
 
 
 def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -112,8 +115,7 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
             folder = escape(path.name)
             items = "".join(
                 f'<li><a href="{folder}/{escape(child.name)}.html">{escape(child.name)}</a></li>'
-                for child in sorted(path.iterdir())
-                if not child.name.startswith((".", "__"))
+                for child in _children(path)
             )
             body = f"<ul>{items}</ul>"
         else:
@@ -123,7 +125,7 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         title = PurePosixPath(name).name
         yield (
             f"source/{name}",
-            {"title": title, "body": f"<h1>{escape(name)}</h1>{body}", "source_page": True},
+            {"title": title, "body": f"<h1>{escape(name)}</h1>{body}"},
             "page.html",
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pages import blocks_of
 
 from bailian_apps import InvalidInputError
 from bailian_apps.batch import read_journal
@@ -244,8 +244,7 @@ def test_the_example_and_the_code_in_the_pages_run(
 ) -> None:
     source = path.read_text(encoding="utf-8")
     if path in PAGES:
-        blocks = re.findall(r"^```python\n(.*?)^```", source, re.M | re.S)
-        source = START + "\n".join(blocks)
+        source = START + "\n".join(blocks_of(source, "python"))
     variables = {
         "BAILIAN_APP_ID": "app",
         "DASHSCOPE_API_KEY": KEY,

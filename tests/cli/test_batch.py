@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.command import BAILIAN, bailian, environment, exit_code_of
+from support.pages import blocks_of
 
 from bailian_apps.cli.batch_run import (
     BUDGET_REACHED,
@@ -293,7 +294,7 @@ def test_the_command_and_the_lines_of_the_page_fit(
     path: Path, cloud: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = path.read_text(encoding="utf-8")
-    line_in, line_out = re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)
+    line_in, line_out = blocks_of(page, "json")
     Path("in.jsonl").write_text(line_in, encoding="utf-8")
     [command] = re.findall(r"^bailian-apps (batch in\.jsonl .*)$", page, re.M)
     arguments = command.replace("APP_ID", "echo").split()

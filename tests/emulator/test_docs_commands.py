@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.command import environment
-from support.pages import LANGUAGES, blocks, page
+from support.command import environment, on_ports, served
+from support.pages import LANGUAGES, blocks, page, without_blocks
 
 from bailian_apps import AppFailedError, BailianApp, RateLimitError
 from bailian_apps.emulator import Emulator, load_apps
@@ -24,11 +23,6 @@ SERVERS = ("bailian-apps serve", "bailian-apps record ")
 DISHES = {"en": "Dishes of Hangzhou", "zh": "杭州有哪些美食？"}
 SIGHTS = {"en": "Sights of Hangzhou", "zh": "杭州有哪些景点？"}
 ORDERED = {"en": "Ordered: tea", "zh": "已下单：龙井茶"}
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
 
 
 class Terminals:
@@ -43,12 +37,11 @@ class Terminals:
             PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin",
         )
         self._server: subprocess.Popen[str] | None = None
-        self._ports = {"8790": free_port(), "8791": free_port()}
+        self._ports: dict[str, str] = {}
 
     def paste(self, block: str) -> str:
-        """Run a block to its end, or until its server listens; return what it printed."""
-        for documented, free in self._ports.items():
-            block = block.replace(f":{documented}/", f":{free}/")
+        """Run a block, and return what it printed; a server is only started."""
+        block = on_ports(block, self._ports)
         *_, last = block.strip().splitlines()
         if last.startswith(SERVERS):
             return self._serve(last)
@@ -74,25 +67,10 @@ class Terminals:
     def _serve(self, command: str) -> str:
         self.stop()
         documented = "8791" if "record " in command else "8790"
-        command = f"exec {command} --port {self._ports[documented]}"
-        self._server = self._stack.enter_context(
-            subprocess.Popen(
-                ["bash", "-c", command],
-                cwd=self._folder,
-                env=self._variables,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+        self._server, self._ports[documented] = served(
+            command, self._folder, self._variables, self._stack
         )
-        self._stack.callback(self._server.kill)
-        assert self._server.stdout is not None
-        printed = ""
-        while "Press Ctrl-C to stop" not in printed:
-            line = self._server.stdout.readline()
-            assert line, printed
-            printed += line
-        return printed
+        return ""
 
 
 @pytest.mark.process
@@ -194,5 +172,5 @@ def test_the_yaml_of_the_scenarios_page_is_served(language: str, tmp_path: Path)
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", [*PAGES, "scenarios"])
 def test_commands_stand_in_blocks_that_are_run(name: str, language: str) -> None:
-    outside = re.sub(r"^```.*?^```", "", page(name, language), flags=re.M | re.S)
+    outside = without_blocks(page(name, language))
     assert not re.search(r"^    (bailian-apps|export|python|curl) ", outside, re.M)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.pages import LANGUAGES, blocks
 
 from bailian_apps.emulator import RECORDINGS
 
@@ -29,16 +30,15 @@ def environment(start_cloud: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return cloud
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_every_example_on_the_page_runs(
     language: str, environment: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = ROOT / "docs" / language / "langchain.md"
     names: dict[str, Any] = {}
-    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    examples = blocks("langchain", "python", language)
     assert len(examples) == 15
     for example in examples:
-        exec(compile(example, str(page), "exec"), names)  # the page is ours
+        exec(compile(example, "<page>", "exec"), names)  # the page is ours
     printed = capsys.readouterr().out
     assert names["answer"].text in printed
     assert "end " in printed

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.pages import blocks
 
 from bailian_apps.emulator import Emulator
 
@@ -34,13 +35,12 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     ("language", "second_question"), [("en", "And a second day?"), ("zh", "第二天呢？")]
 )
 def test_the_code_of_the_page_runs(language: str, second_question: str) -> None:
-    page = (ROOT / "docs" / language / "llamaindex.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) > 5
+    examples = blocks("llamaindex", "python", language)
+    assert len(examples) > 5
     recording = ROOT / "tests" / "recordings" / "agent-rag-citations.json"
     with Emulator(apps={"app": recording}) as cloud:
         done = run_python(
-            "\n".join(blocks),
+            "\n".join(examples),
             DASHSCOPE_API_KEY="sk-test",
             BAILIAN_APP_ID="app",
             DASHSCOPE_HTTP_BASE_URL=cloud.base_url,

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from langgraph.graph import START, MessagesState, StateGraph
+from support.pages import LANGUAGES, blocks
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 from bailian_apps.langchain import ChatBailianApp
 
-DOCS = Path(__file__).parents[2] / "docs"
 
-
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_the_page_about_langgraph_keeps_a_conversation_in_postgresql(
     language: str, postgres: str
 ) -> None:
-    text = (DOCS / language / "langgraph.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"^```py\n(.*?)^```", text, re.M | re.S)
+    [code] = blocks("langgraph", "py", language)
     code, count = re.subn(r'from_conn_string\("[^"]*"\)', f"from_conn_string({postgres!r})", code)
     assert count == 1
     with Emulator(apps={"app": RECORDINGS / "travel-workflow.jsonl"}) as cloud:

@@ -24,6 +24,10 @@ FRAMEWORKS = [
     "bailian_apps.llamaindex",
 ]
 WITHIN_S = 300
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")} | {
+    "PYTHONUTF8": "1"
+}
+"""The environment of a user who has set nothing."""
 
 
 @dataclass(frozen=True)

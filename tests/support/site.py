@@ -13,8 +13,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from support.pages import LANGUAGES
+
 ROOT = Path(__file__).parents[2]
-LANGUAGES = ("en", "zh")
 
 
 @dataclass(frozen=True)

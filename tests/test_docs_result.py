@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
+from support.pages import LANGUAGES, page
 
 from bailian_apps import AppResult, DocReference, RetrievedDocument, Step
-
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 def tables(language: str) -> list[list[str]]:
     """The names in the first column of each table of the page, heads included."""
-    page = (DOCS / language / "result.md").read_text(encoding="utf-8")
     return [
         [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
-        for table in re.findall(r"(?:^\|.*\n)+", page, re.M)
+        for table in re.findall(r"(?:^\|.*\n)+", page("result", language), re.M)
     ]
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize(
     ("at", "of", "more"),
     [
