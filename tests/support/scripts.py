@@ -25,7 +25,8 @@ FRAMEWORKS = [
 ]
 WITHIN_S = 300
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")} | {
-    "PYTHONUTF8": "1"
+    "PYTHONUTF8": "1",
+    "BAILIAN_LANG": "en",  # what the tests read
 }
 """The environment of a user who has set nothing."""
 
