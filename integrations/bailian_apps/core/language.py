@@ -172,10 +172,13 @@ def adds_translations() -> bool:
 def _catalog() -> NullTranslations:
     import gettext
     from importlib import resources
+    from io import BytesIO
 
-    try:  # also from a zip file
-        with resources.files("bailian_apps").joinpath(*_CATALOG).open("rb") as file:
-            return gettext.GNUTranslations(file)
+    path = resources.files("bailian_apps")  # in a folder or in a zip file
+    for name in _CATALOG:
+        path = path.joinpath(name)
+    try:
+        return gettext.GNUTranslations(BytesIO(path.read_bytes()))
     except OSError:  # it is missing or broken, which must not hide what failed
         return gettext.NullTranslations()
 
