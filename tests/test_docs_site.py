@@ -193,7 +193,7 @@ class TestBrowser:
         [
             ("zh", "会话标记", "sessions", 2),
             ("zh", "流式输出", "streaming", 1),
-            ("zh", "批量调用 限流", "batch", 5),
+            ("zh", "批量调用 进度日志", "batch", 5),
             ("zh", "如何取消", "background", 5),  # on no page does one follow the other
             ("zh", "session_id", "sessions", 40),
             ("zh", "BailianAppRetriever", "langchain-retriever", 10),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sqlite3
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from bailian_apps import BailianApp, InvalidInputError
-from bailian_apps.batch import arun_batch, read_journal, run_batch
+from bailian_apps.batch import read_journal, run_batch
 from bailian_apps.emulator import Call, Emulator, Failure
 
 from .conftest import RunAll
@@ -29,7 +28,7 @@ from bailian_apps import BailianApp
 from bailian_apps.batch import run_batch
 
 app = BailianApp(app_id="report", base_url=sys.argv[1])
-list(run_batch(app, ["a", "b", "c"], journal=sys.argv[2], background=True))
+list(run_batch(app, sys.argv[3:], journal=sys.argv[2], background=True))
 """
 TEXTS = {"1": "report on a", "2": "report on b", "3": "report on c"}
 
@@ -76,12 +75,13 @@ def wait_for_questions(cloud: Emulator, runs: int) -> None:
         time.sleep(0.01)
 
 
-def killed(cloud: Emulator, journal: Path) -> None:
-    """Kill a batch of three prompts while it waits for its runs."""
-    arguments = [sys.executable, "-c", PROGRAM, cloud.base_url, str(journal)]
+def killed(cloud: Emulator, journal: Path, *prompts: str) -> None:
+    """Kill a batch, of three prompts or those given, while it waits for its runs."""
+    prompts = prompts or ("a", "b", "c")
+    arguments = [sys.executable, "-c", PROGRAM, cloud.base_url, str(journal), *prompts]
     environment = {**os.environ, "DASHSCOPE_API_KEY": "sk"}
     with subprocess.Popen(arguments, env=environment) as process:
-        wait_for_questions(cloud, 3)
+        wait_for_questions(cloud, len(prompts))
         process.send_signal(signal.SIGKILL)
 
 
@@ -143,15 +143,7 @@ def test_a_run_that_failed_while_nobody_waited_has_failed(
 ) -> None:
     journal = tmp_path / "journal"
     app = app_of(slow_cloud)
-
-    async def leave() -> None:
-        async with arun_batch(app, ["bad"], journal=journal, background=True) as batch:
-            waiting = asyncio.ensure_future(anext(batch))
-            await asyncio.to_thread(wait_for_questions, slow_cloud, 1)
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-
-    asyncio.run(leave())
+    killed(slow_cloud, journal, "bad")
     slow_cloud.advance(1000)
     (result,) = run_all(app, ["bad"], journal=journal, background=True).values()
     assert result.error is not None
