@@ -540,3 +540,18 @@ def test_without_its_extra_a_submission_names_the_extra_to_install(make_app: Any
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert 'pip install "bailian-apps[background]"' in done.stderr
+
+
+@pytest.mark.timeout(120)
+async def test_a_wait_that_is_cancelled_ends(cloud: Any, make_app: Any) -> None:
+    """At any moment, also when an answer has just arrived; the run goes on."""
+    run = await make_app().asubmit("Hello")
+    for _ in range(20):
+        asked = len(cloud.requests)
+        waiting = asyncio.ensure_future(run.await_end(timeout_s=600, poll_s=0.001))
+        while len(cloud.requests) == asked:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert (await run.arefresh()).status == "queued"
