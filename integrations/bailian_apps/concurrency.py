@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from pydantic import SecretStr
 from typing_extensions import Self
 
+from bailian_apps.core.cancellation import within
 from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
 from bailian_apps.core.language import N_
 from bailian_apps.core.settings import Timeout
@@ -238,6 +239,6 @@ async def key_before(deadline: float | None, key: Awaitable[SecretStr]) -> Secre
     """
     left_s = None if deadline is None else deadline - time.monotonic()
     try:
-        return await asyncio.wait_for(key, left_s)
+        return await within(left_s, key)
     except asyncio.TimeoutError:
         raise ConnectError("the callable api_key took longer than total_s") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Generator
+from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from typing_extensions import Self
 
+from bailian_apps.core.cancellation import within
 from bailian_apps.core.errors import (
     BailianError,
     ConnectError,
@@ -160,23 +161,6 @@ class SyncRuns:
         self._client.close()
 
 
-async def _within(seconds: float, answer: Awaitable[Any]) -> Any:
-    """As `asyncio.wait_for`, which before Python 3.12 can lose a cancellation."""
-    import asyncio
-
-    asking = asyncio.ensure_future(answer)
-    asking.add_done_callback(lambda task: task.cancelled() or task.exception())
-    try:
-        await asyncio.wait({asking}, timeout=seconds)
-    finally:
-        if not asking.done():
-            asking.cancel()
-            await asyncio.wait({asking})
-    if asking.cancelled():
-        raise asyncio.TimeoutError
-    return asking.result()
-
-
 class AsyncRuns:
     """As `SyncRuns`, natively async."""
 
@@ -201,7 +185,7 @@ class AsyncRuns:
         try:
             with self._link.sending(call, key):
                 asked = self._link.ask(self._client, call, timeout_s, connect_s)
-                raw = await _within(timeout_s + _GRACE_S, asked)
+                raw = await within(timeout_s + _GRACE_S, asked)
         except asyncio.TimeoutError:
             raise _late_error() from None
         return self._link.read(raw.http_response)
