@@ -267,3 +267,28 @@ def test_a_deadline_ends_a_call_whose_key_was_refused_again_and_again() -> None:
     with WireServer(REFUSED, REFUSED) as server:
         app = app_at(server, in_turn("st-1", "st-2"), timeout=Timeout(total_s=60))
         assert isinstance(PATHS["invoke"](app, "hi").error, AuthenticationError)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_call_that_is_cancelled_as_its_key_arrives_ends(turns: int) -> None:
+    """`asyncio.wait_for` loses such a cancellation before Python 3.12, and the app would run."""
+    asked, arrived = asyncio.Event(), asyncio.Event()
+
+    async def key() -> str:
+        asked.set()
+        await arrived.wait()
+        return "sk"
+
+    with Emulator(apps={"a": lambda call: "hi"}) as cloud:
+        app = BailianApp(
+            app_id="a", api_key=key, base_url=cloud.base_url, timeout=Timeout(total_s=60)
+        )
+        call = asyncio.ensure_future(app.ainvoke("hi"))
+        await asked.wait()
+        arrived.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert (await app.ainvoke("hi")).text == "hi"
