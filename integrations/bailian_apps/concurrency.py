@@ -17,12 +17,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
-from pydantic import SecretStr
 from typing_extensions import Self
 
-from bailian_apps.core.cancellation import within
 from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
 from bailian_apps.core.language import N_
 from bailian_apps.core.settings import Timeout
@@ -229,16 +227,3 @@ def require_asyncio() -> None:
         )
         error.permanent, error.attempts = True, 0
         raise error from None
-
-
-async def key_before(deadline: float | None, key: Awaitable[SecretStr]) -> SecretStr:
-    """Wait for the key of an attempt until `deadline`, by the monotonic clock; None: for ever.
-
-    Raises:
-        ConnectError: It did not come in time.
-    """
-    left_s = None if deadline is None else deadline - time.monotonic()
-    try:
-        return await within(left_s, key)
-    except asyncio.TimeoutError:
-        raise ConnectError("the callable api_key took longer than total_s") from None

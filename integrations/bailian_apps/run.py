@@ -29,7 +29,7 @@ from bailian_apps.core.retry import KeyReader, asks_for_prompt, did_not_start, r
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.tracebacks import hides_arguments
 from bailian_apps.owned_stream import OwnedStream
-from bailian_apps.transport.timeouts import Stopwatch
+from bailian_apps.transport.timeouts import Stopwatch, key_before
 
 logger = logging.getLogger(__name__)
 
@@ -269,8 +269,6 @@ class Run:
 
     async def _aread_key(self) -> None:
         if self._keys is not None:
-            from bailian_apps.concurrency import key_before  # it imports asyncio, 40 ms
-
             try:
                 self._use_key(await key_before(self._deadline, self._keys.aread()))
             except BailianError as error:

@@ -13,6 +13,7 @@ from bailian_apps.core.retry import KeyReader, did_not_start, retry_delay_s
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.transport.request_builder import resolve_api_key
 from bailian_apps.transport.responses_api import AsyncRuns, RunAnswer, RunCall, SyncRuns
+from bailian_apps.transport.timeouts import key_before
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,6 @@ class RunRequest:
     async def asend(self, connection: AsyncRuns) -> RunAnswer:
         """As `send`, natively async."""
         import asyncio  # 40 ms, which a program without a loop does not pay
-
-        from bailian_apps.concurrency import key_before
 
         deadline = None if self._deadline == float("inf") else self._deadline
         while True:

@@ -10,25 +10,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from os import PathLike
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from bailian_apps.app import BailianApp
 from bailian_apps.batch.background import BackgroundAttempt
+from bailian_apps.batch.call import Call
 from bailian_apps.batch.journal import Journal
 from bailian_apps.batch.pace import Pace, pace_of
 from bailian_apps.batch.values import (
     BatchCounts,
     BatchFailure,
     BatchResult,
-    BatchStatus,
     Budget,
     Prompt,
     identity,
     repeated_id,
-    status_of,
     unread,
 )
 from bailian_apps.concurrency import ConcurrencySlot
@@ -39,7 +38,7 @@ from bailian_apps.core.invalid_input import require_type
 from bailian_apps.core.responses_api import refuse_unsent
 from bailian_apps.core.result import AppResult
 from bailian_apps.core.retry import did_not_start, is_retryable, retry_delay_s
-from bailian_apps.core.settings import MAX_SECONDS, AppSettings, Timeout
+from bailian_apps.core.settings import MAX_SECONDS, Timeout
 from bailian_apps.run import Run
 
 # Errors that every prompt would get.
@@ -74,48 +73,6 @@ class Record(Protocol):
     def close(self) -> None:
         """End the record."""
         ...
-
-
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """One prompt that is asked.
-
-    Attributes:
-        prompt: The prompt.
-        settings: Its settings, those of the app with its own.
-        options: What only a call has.
-        stored: What earlier runs of the batch know of it.
-        attempts: How many times it was sent, in all runs of the batch.
-        refusals: How many attempts of this run certainly did not start the app.
-        repeats: How many other attempts of this run failed.
-        sent_at: When the newest was sent, by the monotonic clock.
-        error: What the newest attempt of this run failed with.
-        may_have_run: Whether an attempt, also of an earlier run, may have run the app.
-        run_id: The background run of an earlier attempt, which may still have a result.
-        run_ended: Whether the newest attempt was a background run that came to its end.
-    """
-
-    prompt: Prompt
-    settings: AppSettings
-    options: dict[str, Any]
-    stored: BatchResult | None = None
-    attempts: int = 0
-    refusals: int = 0
-    repeats: int = 0
-    sent_at: float = 0.0
-    error: BailianError | None = None
-    may_have_run: bool = False
-    run_id: str | None = None
-    run_ended: bool = False
-
-    @property
-    def did_not_start(self) -> bool:
-        """Whether the newest attempt certainly did not start the app."""
-        return self.error is not None and did_not_start(self.error)
-
-    def status_of(self, error: BailianError) -> BatchStatus:
-        """Return what became of the prompt if the newest attempt failed with an error."""
-        return "failed" if self.run_ended else status_of(error)
 
 
 class Conductor:
@@ -330,7 +287,7 @@ class Conductor:
             self._in_a_row = 0
         if not self._background:
             call.attempts += result.attempts
-        return replace(_result(call, "answered"), result=replace(result, raw={}))
+        return replace(call.result("answered"), result=replace(result, raw={}))
 
     def failed(self, call: Call, error: BailianError) -> BatchResult | float:
         """Return the result of an attempt that failed, or seconds until the next attempt."""
@@ -364,14 +321,14 @@ class Conductor:
                 self._in_a_row += 1
                 if self._in_a_row >= _MAX_IN_A_ROW:
                     self.stop(type(error).__name__)
-        return _result(call, status, error)
+        return call.result(status, error)
 
     def ended(self, call: Call) -> BatchResult:
         """Return the result of a call that waits for its turn, if the batch ends."""
         if call.error is None:
-            return call.stored or _result(call, "not_started")
+            return call.stored or call.result("not_started")
         status = "not_started" if call.did_not_start else call.status_of(call.error)
-        return _result(call, status, call.error)
+        return call.result(status, call.error)
 
     def held_back(self, call: Call) -> BatchResult:
         """Return the result of a call that its record did not let start."""
@@ -382,22 +339,10 @@ class Conductor:
 
     def invalid(self, call: Call, error: InvalidInputError) -> BatchResult:
         """Return the result of a call that cannot be sent."""
-        return _result(call, "failed", error)
+        return call.result("failed", error)
 
 
 def _invalid(prompt_id: str, position: int, error: InvalidInputError) -> BatchResult:
     return BatchResult(
         id=prompt_id, position=position, status="failed", error=BatchFailure.of(error)
-    )
-
-
-def _result(call: Call, status: BatchStatus, error: BailianError | None = None) -> BatchResult:
-    if call.may_have_run and status != "answered":
-        status = "unknown"  # whatever the newest attempt came to
-    return BatchResult(
-        id=call.prompt.id,
-        position=call.prompt.position,
-        status=status,
-        error=None if error is None else BatchFailure.of(error, call.run_id),
-        attempts=call.attempts,
     )

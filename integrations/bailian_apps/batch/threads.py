@@ -12,7 +12,8 @@ from typing_extensions import Self
 
 from bailian_apps.batch.background import RecordFailedError
 from bailian_apps.batch.base import BaseBatch
-from bailian_apps.batch.conductor import STEP_S, Call, Conductor
+from bailian_apps.batch.call import Call
+from bailian_apps.batch.conductor import STEP_S, Conductor
 from bailian_apps.batch.progress import Progress, reporting
 from bailian_apps.batch.values import BatchResult, Prompt, PromptInput
 from bailian_apps.core.errors import BailianError, InvalidInputError

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.batch import AsyncBatch, BatchCounts, BatchResult, arun_batch, read_journal
-from bailian_apps.batch.conductor import Call, Conductor
+from bailian_apps.batch.call import Call
+from bailian_apps.batch.conductor import Conductor
 from bailian_apps.cli.batch_files import PromptFile, check_output, json_line, result_file
 from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core import errors

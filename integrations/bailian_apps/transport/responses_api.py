@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from typing_extensions import Self
 
-from bailian_apps.core.cancellation import within
 from bailian_apps.core.errors import (
     BailianError,
     ConnectError,
@@ -44,6 +43,7 @@ from bailian_apps.transport.http_answer import (
 )
 from bailian_apps.transport.request_builder import address_of, user_agent, with_extra_headers
 from bailian_apps.transport.sse import Frame
+from bailian_apps.transport.timeouts import within
 
 _PATH = "/api/v1"
 # What of the client's own headers is sent; all others are ours.

@@ -1,14 +1,18 @@
-"""How long a call waits. Pure; shared by sync and async. Times are those of `time.monotonic`."""
+"""How long a call waits; shared by sync and async. Times are those of `time.monotonic`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from pydantic import SecretStr
 
 from bailian_apps.core.errors import BailianError, ConnectError, RequestTimeoutError
 from bailian_apps.core.language import N_
 from bailian_apps.core.settings import Timeout
+
+T = TypeVar("T")
 
 # How long to wait for the end of the stream after the run has finished; then the socket is closed.
 _DRAIN_S: Final = 0.5
@@ -127,3 +131,47 @@ class TimeoutBudget:
         return RequestTimeoutError(
             N_("{what}; raise timeout if the app needs longer").format(what=what)
         )
+
+
+async def within(seconds: float | None, awaited: Awaitable[T]) -> T:
+    """Do as `asyncio.wait_for`, which before Python 3.12 can lose a cancellation.
+
+    It does so if the value arrives at the same moment; the cancelled task then goes on.
+
+    Args:
+        seconds: The limit; None for none.
+        awaited: What is awaited. It is cancelled at the limit, and with its waiter.
+
+    Raises:
+        asyncio.TimeoutError: The limit has passed.
+    """
+    import asyncio  # 40 ms, which a program without a loop does not pay
+
+    if seconds is None:
+        return await awaited
+    task = asyncio.ensure_future(awaited)
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    try:
+        await asyncio.wait({task}, timeout=max(seconds, 0))
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    if task.cancelled():
+        raise asyncio.TimeoutError
+    return task.result()
+
+
+async def key_before(deadline: float | None, key: Awaitable[SecretStr]) -> SecretStr:
+    """Wait for the key of an attempt until `deadline`, by the monotonic clock; None: for ever.
+
+    Raises:
+        ConnectError: It did not come in time.
+    """
+    import asyncio
+
+    left_s = None if deadline is None else deadline - time.monotonic()
+    try:
+        return await within(left_s, key)
+    except asyncio.TimeoutError:
+        raise ConnectError("the callable api_key took longer than total_s") from None
