@@ -8,7 +8,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -96,7 +95,6 @@ def list_decisions(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Register the functions above."""
-    app.add_lexer("mermaid", TextLexer)  # GitHub draws it; drawing here would need a script
     app.connect("source-read", list_decisions)
     app.connect("config-inited", set_title)
     app.connect("html-page-context", add_language_switch)
