@@ -13,8 +13,9 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from conf import LANGUAGES
+
 DOCS = Path(__file__).parent
-LANGUAGES = {"zh": "zh_CN", "en": "en"}
 # What takes long to import; both builds are forks of a process that has it.
 PRELOADED = ("sphinx.cmd.build", "bailian_apps.langchain", "bailian_apps.llamaindex")
 
@@ -23,7 +24,7 @@ def build(language: str, site: Path) -> None:
     """Build the pages of one language; ends the process with Sphinx's exit code."""
     from sphinx.cmd.build import main
 
-    options = ["-q", "-W", "--keep-going", "-D", f"language={LANGUAGES[language]}", "-c", DOCS]
+    options = ["-q", "-W", "--keep-going", "-D", f"language={LANGUAGES[language][0]}", "-c", DOCS]
     kept = site / ".doctrees" / language
     sys.exit(main([str(each) for each in (*options, "-d", kept, DOCS / language, site / language)]))
 

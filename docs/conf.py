@@ -54,10 +54,10 @@ html_use_index = False
 html_search_scorer = str(DOCS / "_ext" / "search_scorer.js")
 html_theme_options = {"accent_color": "iris", "show_ai_links": False, "toctree_maxdepth": 2}
 
-# The folder of the pages: the language's tag, its name in the language switch, the site's title.
+# The folder of the pages: Sphinx's name of their language, its own name, the site's title.
 LANGUAGES = {
     "en": ("en", "English", "bailian-apps: Bailian apps in LangChain and LlamaIndex"),
-    "zh": ("zh-CN", "中文", "bailian-apps：在 LangChain 和 LlamaIndex 中使用百炼应用"),
+    "zh": ("zh_CN", "中文", "bailian-apps：在 LangChain 和 LlamaIndex 中使用百炼应用"),
 }
 
 
@@ -73,7 +73,7 @@ def add_language_switch(
     (other,) = LANGUAGES.keys() - {app.srcdir.name}
     up = "../" * (pagename.count("/") + 1)
     context["other_language"] = {
-        "tag": LANGUAGES[other][0],
+        "tag": LANGUAGES[other][0].replace("_", "-"),
         "name": LANGUAGES[other][1],
         "url": f"{up}{other}/{pagename}.html",
     }
