@@ -102,7 +102,7 @@ class Command(_Translated, TyperCommand):
 
 
 class Group(_Translated, TyperGroup):
-    """A group of commands; that of all of them translates their help and their errors."""
+    """A group of commands. The outermost one translates the help and the errors of all commands."""
 
     @override
     def main(self, *args: Any, **kwargs: Any) -> Any:

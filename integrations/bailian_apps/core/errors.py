@@ -20,7 +20,7 @@
     │   └── ServerError              500 and the like; the run may have happened
     └── TransportError               no readable answer arrived
         ├── ConnectError             not connected; nothing was sent
-        ├── ConnectionLostError      lost before the first frame; the run may have happened
+        ├── ConnectionLostError      lost before the HTTP head; the run may have happened
         ├── RequestTimeoutError      waited too long (also a TimeoutError)
         ├── ProtocolError            an answer that the API does not document
         └── StreamInterruptedError   the stream ended before the run did; see `partial`
@@ -62,8 +62,8 @@ class BailianError(Exception):
     """The base class of every error that this package raises about a call.
 
     Its `str` is one printable line of at most 2,000 characters, whatever the cloud answered. It is
-    English, as are all attributes, unless `BAILIAN_LANG=zh` is set. Where only the locale is
-    Chinese, a note says the same in Chinese in tracebacks (Python 3.11 and newer).
+    English, or Chinese if `BAILIAN_LANG=zh` is set; the attributes are always English. If only the
+    locale is Chinese, tracebacks add a note in Chinese (Python 3.11 and newer).
 
     Attributes:
         message: What went wrong; of an answer of the cloud, with its text as it came.
@@ -334,7 +334,10 @@ class ConnectError(TransportError):
 
 
 class ConnectionLostError(TransportError):
-    """Lost after sending and before the first frame. The run may have happened."""
+    """Lost after sending, before the answer's HTTP head. The run may have happened.
+
+    After the head of a stream, it is a `StreamInterruptedError`, also before the first frame.
+    """
 
 
 class RequestTimeoutError(TransportError, TimeoutError):
@@ -346,7 +349,7 @@ class ProtocolError(TransportError):
 
 
 class StreamInterruptedError(TransportError):
-    """The stream ended before the run finished. `partial` holds what had arrived."""
+    """The stream ended before the run finished. `partial` is what had arrived, None if no frame."""
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

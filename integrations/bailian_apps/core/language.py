@@ -153,7 +153,7 @@ def translated(text: str, into: Language | None = None) -> str:
 
 
 def import_error(text: Message) -> ImportError:
-    """Return the error of a package that is missing, in the languages that our errors have."""
+    """Return the error of a missing package; its language, and its note, are as those of errors."""
     error = ImportError(translated(text, chosen_language() or "en"))
     if sys.version_info >= (3, 11) and adds_translations():
         error.add_note(translated(text))
@@ -161,10 +161,7 @@ def import_error(text: Message) -> ImportError:
 
 
 def adds_translations() -> bool:
-    """Whether errors, which are English, get a note with their translation.
-
-    They do where the locale alone says that people read Chinese: programs may read errors.
-    """
+    """Whether errors get a note in Chinese: only the locale is Chinese, so they stay English."""
     return language() == "zh" and chosen_language() is None
 
 

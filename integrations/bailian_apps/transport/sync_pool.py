@@ -158,8 +158,8 @@ class _Connection(_HTTPConnection):
             try:
                 return super().is_connected
             except (OSError, ValueError):
-                # Closed by the garbage collector, with an abandoned stream that LangChain read to
-                # its end, and so back into the pool, while both were being finalized.
+                # The garbage collector closed it together with an abandoned stream. LangChain read
+                # that stream to its end meanwhile, which gave this connection back to the pool.
                 return False
         limit_s = connected.gettimeout()
         try:
