@@ -35,7 +35,6 @@ ARGUMENTS = {
     "environment_error": (0,),
     "unsupported": (1,),
     "_error": (1, 2),  # of a profile
-    "_not_a_chat": (1,),
     "_refuse": (0, 1),  # of an image
     "warning": (0,),  # of a logger
     "info": (0,),

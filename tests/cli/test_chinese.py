@@ -151,7 +151,7 @@ def test_commands_speak_chinese_and_machine_output_does_not_change(tmp_path: Pat
     error, same = (json.loads(each.stdout)["error"] for each in (as_json, in_english))
     assert (error["type"], error["message"]) == (same["type"], same["message"])
     assert "BadRequestError: [InvalidParameter]" in as_json.stderr
-    assert "APP_ID：请从控制台的应用卡片复制" in as_json.stderr
+    assert "APP_ID：请从控制台“应用管理”的应用列表里复制" in as_json.stderr
     findings = json.loads(checked.stdout)["findings"]
     assert {"key", "app", "address", "endpoint"} <= {each["name"] for each in findings}
     assert all(each["detail"].isascii() for each in findings)

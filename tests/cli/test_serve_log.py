@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,10 @@ from rich.console import Console
 
 from bailian_apps import BailianApp, BailianError
 from bailian_apps.cli.serve_log import CallLog
+from bailian_apps.core.language import forget_language
 from bailian_apps.emulator import Agent, Emulator, ErrorAnswer
+from bailian_apps.emulator.models import ReceivedRequest
+from bailian_apps.emulator.server.local_server import LOGGED, Outcome
 
 LONG = "杭州有什么好吃的？ And " + "where to walk " * 9 + "\nwith\ttwo children"
 APPS = {
@@ -107,3 +111,32 @@ def test_a_fault_and_a_lost_connection_are_noted() -> None:
     assert "  429  " in throttled
     assert throttled.endswith("fault throttled  hi")
     assert closed.endswith("fault close_between_frames  cut off  hi")
+
+
+@pytest.mark.parametrize(
+    ("facts", "english", "chinese"),
+    [
+        ({"nearest": "1.jsonl"}, "nearest 1.jsonl", "最相近的录制文件 1.jsonl"),
+        ({"recorded": True}, "passed on, recorded", "已转发并录制"),
+        ({"recorded": False}, "passed on, not recorded", "已转发，未录制"),
+    ],
+)
+def test_what_answered_is_said_in_the_language_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], english: str, chinese: str
+) -> None:
+    request = ReceivedRequest(app_id="trip", headers={})
+    outcome = Outcome(status=200, complete=True, request=request, **facts)
+    assert str(outcome).strip() == english
+    file = io.StringIO()
+    logged_before = LOGGED.set(outcome)
+    monkeypatch.setenv("BAILIAN_LANG", "zh")
+    forget_language()
+    try:
+        CallLog(Console(file=file, width=200), ["trip"], verbose=False).emit(
+            logging.makeLogRecord({"took_ms": 1.0})
+        )
+    finally:
+        LOGGED.reset(logged_before)
+        monkeypatch.undo()
+        forget_language()
+    assert f"  {chinese}" in file.getvalue()

@@ -20,7 +20,7 @@ from bailian_apps.cli.batch_files import PromptFile, check_output, json_line, re
 from bailian_apps.cli.view import error_message, print_note
 from bailian_apps.core import errors
 from bailian_apps.core.errors import InvalidInputError
-from bailian_apps.core.language import N_, _
+from bailian_apps.core.language import N_, Message, _
 from bailian_apps.core.redaction import MASK, SECRET_FIELDS, redact_biz_params
 
 SOME_FAILED, SOME_UNKNOWN, BUDGET_REACHED, INTERRUPTED = 20, 21, 22, 130
@@ -88,7 +88,7 @@ def _check(app: BailianApp, prompts: PromptFile, console: Console, **options: An
         problem = _problem(checker, given)
         if problem is not None:
             wrong += 1
-            print_note(console, _place(prompts, number) + _(": ") + problem, "red")
+            print_note(console, _(_place(prompts, number)) + _(": ") + problem, "red")
     if wrong:
         text = N_("has 1 prompt that cannot be sent; nothing was sent")
         if wrong > 1:
@@ -112,8 +112,8 @@ def _problem(checker: Conductor, given: Mapping[str, Any] | InvalidInputError) -
     return None
 
 
-def _place(prompts: PromptFile, number: int) -> str:
-    text = _("line {number}") if prompts.unit == "line" else _("row {number}")
+def _place(prompts: PromptFile, number: int) -> Message:
+    text = N_("line {number}") if prompts.unit == "line" else N_("row {number}")
     return text.format(number=number)
 
 

@@ -20,7 +20,6 @@ from bailian_apps.terminal import strip_controls
 _PROMPT_CELLS = 60
 _APP_CELLS = 16
 _SESSION_CHARS, _SESSION_CELLS = 6, 7
-_NOTES = (N_("passed on, recorded"), N_("passed on, not recorded"))
 _HEAD = (N_("time"), N_("app"), N_("session"), N_("prompt"))
 
 
@@ -30,7 +29,10 @@ def _notes(outcome: Outcome) -> Iterator[str]:
         yield _("error event {status}").format(status=outcome.event_status)
     if outcome.fault:
         yield _("fault {name}").format(name=outcome.fault)
-    yield from map(_, outcome.notes)
+    if outcome.nearest:
+        yield _("nearest {name}").format(name=outcome.nearest)
+    if outcome.recorded is not None:
+        yield _("passed on, recorded") if outcome.recorded else _("passed on, not recorded")
     if not outcome.complete:
         yield _("cut off")
 

@@ -131,8 +131,8 @@ _HINTS_BY_CLASS: dict[type[APIError], Message] = {
     BillingError: N_("check the account's balance and purchases in the console"),
 }
 _APP_ID_HINT = N_(
-    "app_id: copy it from the app's card in the console; base_url: check that it is the app's "
-    "region{asked}"
+    "app_id: copy it from the list in App Management in the console; base_url: check that it "
+    "is the app's region{asked}"
 )
 _STATUS_IN_CODE = re.compile(r"([1-5]\d\d)-(.+)")  # 200-BailianGateway.Workspace.NotAuthorised
 _FREE_QUOTA = "free allocated quota exceeded"

@@ -23,8 +23,8 @@ class SettingKeywords(TypedDict, total=False):
     """The fields of `AppSettings`."""
 
     app_id: AppId
-    """The app's id, from its card in the console. Default: `BAILIAN_APP_ID` in the environment.
-    Part of the URL."""
+    """The app's id, from the list in *App Management* in the console. Default: `BAILIAN_APP_ID` in
+    the environment. Part of the URL."""
 
     biz_params: JsonObject | None
     """Business parameters: the variables of a workflow's Start node, or an agent's

@@ -74,7 +74,7 @@ def _check_app_id(value: object, info: ValidationInfo) -> object:
         raise InvalidInputError(
             field,
             N_("must be a str, not {kind}").format(kind=kind_of(value)),
-            "Pass the id from the app's card",
+            "Pass the id from the list in App Management",
         )
     if not value.strip():
         raise InvalidInputError(field, "is empty", "Pass app_id= or set BAILIAN_APP_ID")
@@ -82,7 +82,7 @@ def _check_app_id(value: object, info: ValidationInfo) -> object:
         raise InvalidInputError(
             field,
             "has a character that an app id cannot have (it becomes part of the address)",
-            "Pass only the id from the app's card: letters, digits, '.', '_' and '-'",
+            "Pass only the id from the list in App Management: letters, digits, '.', '_' and '-'",
         )
     return value
 
@@ -118,7 +118,7 @@ class WireOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
 
     app_id: AppId
-    """The app's id, from its card in the console. Part of the URL."""
+    """The app's id, from the list in *App Management* in the console. Part of the URL."""
 
     biz_params: Annotated[JsonObject | None, Input()] = None
     """Business parameters: the variables of a workflow's Start node, or an agent's

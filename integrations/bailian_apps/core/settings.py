@@ -107,8 +107,8 @@ class AppSettings(CheckedModel, WireOptions):
     app_id: AppId = Field(
         default_factory=lambda: os.environ.get("BAILIAN_APP_ID", ""), validate_default=True
     )
-    """The app's id, from its card in the console. Default: `BAILIAN_APP_ID` in the environment.
-    Part of the URL."""
+    """The app's id, from the list in *App Management* in the console. Default: `BAILIAN_APP_ID` in
+    the environment. Part of the URL."""
 
     api_key: APIKey = Field(
         default_factory=api_key_from_env, validate_default=True, exclude=True, repr=False

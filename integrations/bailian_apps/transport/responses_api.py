@@ -221,12 +221,12 @@ class _Link:
             )
         except (ValueError, ImportError) as error:  # its text may quote the proxy's password
             scheme = urlsplit(self._proxy or "").scheme
-            problem = N_("the openai client cannot use a proxy of the kind {scheme}").format(
-                scheme=scheme
-            )
+            problem = N_("the openai client cannot use a proxy of the kind {scheme}")
             if isinstance(error, ImportError):
-                problem += "; install socksio"
-            raise environment_error(problem) from None
+                problem = N_(
+                    "the openai client cannot use a proxy of the kind {scheme}; install socksio"
+                )
+            raise environment_error(problem.format(scheme=scheme)) from None
 
     def client(self, kind: Any, http: Any) -> Any:
         # The key is set by the hook; the client wants one, and would take OpenAI's.

@@ -175,7 +175,7 @@ class Cloud:
                 await asyncio.wait({answering, disconnecting})
             if not answering.cancelled() and answering.result() and self.recorder is not None:
                 path = await self.recorder.relay(http, content, receive, send, exchange, BASE_PATH)
-                outcome.notes.append(f"passed on, {'not ' if path is None else ''}recorded")
+                outcome.recorded = path is not None
 
     def check_key(self, key: str) -> None:
         """Refuse a key that is not valid.

@@ -166,7 +166,8 @@ class Outcome:
         complete: Whether the response was written to its end.
         request: The call, if it is one.
         session_id: The session of the answer.
-        notes: What else is worth a note.
+        nearest: Of a call that was not recorded: the recording that answered, and what differs.
+        recorded: Whether the answer was recorded; None for a call that was not passed on.
         error: The code and the message of an error answer. It may quote prompts.
     """
 
@@ -177,7 +178,8 @@ class Outcome:
     complete: bool = False
     request: "ReceivedRequest | None" = field(default=None, repr=False)
     session_id: str | None = None
-    notes: list[str] = field(default_factory=list[str])
+    nearest: str = ""
+    recorded: bool | None = None
     error: str = field(default="", repr=False)
 
     def __str__(self) -> str:
@@ -185,7 +187,10 @@ class Outcome:
         notes = [
             f"  error event {self.event_status}" if self.event_status else "",
             f"  fault {self.fault}" if self.fault else "",
-            *(f"  {note}" for note in self.notes),
+            f"  nearest {self.nearest}" if self.nearest else "",
+            {None: "", True: "  passed on, recorded", False: "  passed on, not recorded"}[
+                self.recorded
+            ],
             "" if self.complete else "  cut off",
         ]
         return "".join(notes)

@@ -106,7 +106,7 @@ class ResponseWriter:
             code, message = frame.payload.get("code"), frame.payload.get("message")
             self._outcome.error = f"{code}: {message}"[:MAX_ERROR_CHARS]
         if nearest := (frame.headers or {}).get(NEAREST_HEADER):
-            self._outcome.notes[:] = [f"nearest {unquote(nearest)}"]
+            self._outcome.nearest = unquote(nearest)
 
     async def _start_stream(self, headers: Mapping[str, str] | None = None) -> None:
         if not self._streaming:
