@@ -11,7 +11,7 @@ import typer
 from typing_extensions import override
 
 from bailian_apps.cli.usage import Command, UsageError, translated_error
-from bailian_apps.core.language import N_, _
+from bailian_apps.core.language import N_, Message, _
 
 ARGUMENTS = {
     "api_key": N_("Set DASHSCOPE_API_KEY instead"),
@@ -44,17 +44,18 @@ class AppCommand(Command):
             raise
 
     def _suggest(self, error: Any, name: str) -> None:
-        from bailian_apps.core.settings import SETTING_NAMES
+        variable = N_("For a start variable of a workflow, write --biz {name}=…")
+        _add_hint(error, _(instead_of(name) or variable.format(name=name)))
 
-        if name in ARGUMENTS:
-            _add_hint(error, _(ARGUMENTS[name]))
-            return
-        close = difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1)
-        if close:
-            _add_hint(error, _("Did you mean --set {name}=…?").format(name=close[0]))
-        else:
-            hint = _("For a start variable of a workflow, write --biz {name}=…")
-            _add_hint(error, hint.format(name=name))
+
+def instead_of(name: str) -> Message | None:
+    """Return how to write what is no option, or no setting, under this name; None if unknown."""
+    from bailian_apps.core.settings import SETTING_NAMES
+
+    if name in ARGUMENTS:
+        return ARGUMENTS[name]
+    close = difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1)
+    return N_("Did you mean --set {name}=…?").format(name=close[0]) if close else None
 
 
 def _add_hint(error: Any, hint: str) -> None:

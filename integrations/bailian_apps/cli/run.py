@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from bailian_apps.app import BailianApp
 from bailian_apps.cli.keys import refuse_key_as_prompt
-from bailian_apps.cli.options import ARGUMENTS
+from bailian_apps.cli.options import instead_of
 from bailian_apps.cli.profiles import find_profile
 from bailian_apps.cli.view import as_json, print_answer, print_note, read_problem, show
 from bailian_apps.core.attachments import Image, InlineImage, is_fetchable, read_file
@@ -182,11 +181,7 @@ def _with_set(error: InvalidInputError, fields: Mapping[str, Any]) -> InvalidInp
 
 def _instead_of(name: str) -> str:
     """Return what to write instead of `--set` with a name that is not a setting."""
-    if name in ARGUMENTS:
-        return ARGUMENTS[name]
-    if close := difflib.get_close_matches(name, SETTING_NAMES - {"app_id", "api_key"}, n=1):
-        return N_("Did you mean --set {name}=…?").format(name=close[0])
-    return N_(
+    return instead_of(name) or N_(
         "Write --biz {name}=… for a start variable of a workflow, or --set "
         """extra_body:='{{"parameters": {{"{name}": …}}}}' for another parameter of the API"""
     ).format(name=name)
