@@ -124,7 +124,7 @@ def test_a_fault_and_a_lost_connection_are_noted() -> None:
 def test_what_answered_is_said_in_the_language_of_the_user(
     monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], english: str, chinese: str
 ) -> None:
-    request = ReceivedRequest(app_id="trip", headers={})
+    request = ReceivedRequest(app_id="trip", body={}, headers={})
     outcome = Outcome(status=200, complete=True, request=request, **facts)
     assert str(outcome).strip() == english
     file = io.StringIO()
