@@ -152,14 +152,15 @@ async def within(seconds: float | None, awaited: Awaitable[T]) -> T:
         return await awaited
     task = asyncio.ensure_future(awaited)
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    ended: set[asyncio.Future[T]] = set()
+    in_time = False
     try:
-        ended, _ = await asyncio.wait({task}, timeout=max(seconds, 0))
+        await asyncio.wait({task}, timeout=max(seconds, 0))
+        in_time = task.done()
     finally:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-    if task.cancelled() and not ended:  # else it was cancelled by something else
+    if task.cancelled() and not in_time:  # else it was cancelled by something else
         raise asyncio.TimeoutError
     return task.result()
 
