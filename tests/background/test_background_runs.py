@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -362,12 +363,28 @@ async def test_a_slow_key_callable_does_not_outlast_the_limits(cloud: Any, make_
         return "sk-secret"
 
     app = make_app(api_key=slow, timeout=Timeout(total_s=0.1), max_retries=0)
-    with pytest.raises(ConnectError, match="api_key took longer"):
+    with pytest.raises(ConnectError, match="api_key took longer") as refused:
         await app.asubmit("Hello")
+    assert (refused.value.request_state, refused.value.attempts) == ("not_sent", 0)
     with pytest.raises(RequestTimeoutError, match="it goes on") as raised:
         await app.background_run(run.id).await_end(timeout_s=0.1)
     assert raised.value.run_id == run.id
     assert methods(cloud) == ["POST"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_key_that_comes_after_total_s_sends_nothing(
+    cloud: Any, make_app: Any, is_async: bool
+) -> None:
+    def slow() -> str:
+        time.sleep(0.2)
+        return "sk-secret"
+
+    app = make_app(api_key=slow, timeout=Timeout(total_s=0.1))
+    with pytest.raises(ConnectError) as refused:
+        asyncio.run(app.asubmit("Hello")) if is_async else app.submit("Hello")
+    assert (refused.value.request_state, refused.value.attempts) == ("not_sent", 0)
+    assert not cloud.requests
 
 
 def test_a_closed_client_refuses_and_nothing_listens_is_a_connect_error(make_app: Any) -> None:

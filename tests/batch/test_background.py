@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -16,9 +17,11 @@ from typing import Any
 
 import pytest
 
-from bailian_apps import BailianApp, InvalidInputError
-from bailian_apps.batch import read_journal, run_batch
+from bailian_apps import BailianApp, ConnectError, InvalidInputError
+from bailian_apps.background.submission import Submission
+from bailian_apps.batch import Budget, arun_batch, read_journal, run_batch
 from bailian_apps.emulator import Call, Emulator, Failure
+from bailian_apps.transport.responses_api import AsyncRuns
 
 from .conftest import RunAll
 
@@ -36,6 +39,8 @@ TEXTS = {"1": "report on a", "2": "report on b", "3": "report on c"}
 def report(call: Call) -> str | Failure:
     if call.prompt == "bad":
         return Failure(status=500, code="InvokePluginFailed", message="the plugin is broken")
+    if call.prompt == "internal":
+        return Failure(status=500, code="InternalError", message="the cloud is broken")
     return f"report on {call.prompt}"
 
 
@@ -83,6 +88,28 @@ def killed(cloud: Emulator, journal: Path, *prompts: str) -> None:
     with subprocess.Popen(arguments, env=environment) as process:
         wait_for_questions(cloud, len(prompts))
         process.send_signal(signal.SIGKILL)
+
+
+def refuse_submissions(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Refuse all submissions but so many."""
+    left = list(range(after))
+    submit, asubmit = Submission.submit, Submission.asubmit
+
+    def count() -> None:
+        if not left:
+            raise ConnectError("refused")
+        left.pop()
+
+    def counted(self: Submission, *args: Any) -> Any:
+        count()
+        return submit(self, *args)
+
+    async def acounted(self: Submission, *args: Any) -> Any:
+        count()
+        return await asubmit(self, *args)
+
+    monkeypatch.setattr(Submission, "submit", counted)
+    monkeypatch.setattr(Submission, "asubmit", acounted)
 
 
 def test_each_prompt_is_a_run(cloud: Emulator, run_all: RunAll, tmp_path: Path) -> None:
@@ -196,6 +223,76 @@ def test_an_idempotent_app_is_asked_again_if_its_run_is_gone(
         results = going_on.result()
     assert {key: result.text for key, result in results.items()} == TEXTS
     assert posts(slow_cloud) == 6
+
+
+def test_a_run_that_is_gone_stays_unknown_if_its_repetition_is_refused(
+    slow_cloud: Emulator, run_all: RunAll, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "journal"
+    killed(slow_cloud, journal, "a")
+    (path,) = paths(slow_cloud, "GET")
+    app = app_of(slow_cloud, idempotent=True)
+    app.background_run(path.rsplit("/", 1)[-1]).cancel().delete()
+    refuse_submissions(monkeypatch, after=0)
+    budget = Budget(calls=1)
+    (result,) = run_all(app, ["a"], journal=journal, background=True, budget=budget).values()
+    assert result.status == "unknown"
+    assert [left.status for left in read_journal(journal)] == ["unknown"]
+
+
+def test_a_run_that_failed_has_failed_if_its_repetition_is_refused(
+    cloud: Emulator, run_all: RunAll, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_submissions(monkeypatch, after=1)
+    journal, app = tmp_path / "journal", app_of(cloud, idempotent=True)
+    options: dict[str, Any] = {"journal": journal, "background": True, "budget": Budget(calls=2)}
+    (result,) = run_all(app, ["internal"], **options).values()
+    assert result.status == "failed"
+    assert [left.status for left in read_journal(journal)] == ["failed"]
+    assert posts(cloud) == 1
+
+
+def test_the_id_is_kept_if_the_batch_is_closed_while_the_submission_ends(
+    slow_cloud: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "journal"
+    closing_connection, close_connection = asyncio.Event(), AsyncRuns.__aexit__
+
+    async def close(*arguments: Any) -> None:
+        closing_connection.set()
+        try:
+            await asyncio.sleep(600)
+        finally:
+            await close_connection(*arguments)
+
+    async def run() -> None:
+        monkeypatch.setattr(AsyncRuns, "__aexit__", close)
+        async with arun_batch(app_of(slow_cloud), ["a"], journal=journal, background=True) as batch:
+            asking = asyncio.ensure_future(anext(batch))
+            await closing_connection.wait()
+            asking.cancel()
+            await asyncio.wait([asking])
+
+    asyncio.run(run())
+    (left,) = read_journal(journal)
+    assert left.error is not None
+    assert (left.status, left.error.run_id is None) == ("unknown", False)
+
+
+def test_a_run_whose_id_cannot_be_asked_for_stays_unknown(
+    cloud: Emulator, run_all: RunAll, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    killed(cloud, journal, "a")
+    with closing(sqlite3.connect(journal)) as connection, connection:
+        row = ("in_flight", '{"run_id": "a/b"}')
+        connection.execute("UPDATE prompts SET state = ?, content = ?", row)
+    options: dict[str, Any] = {"journal": journal, "background": True, "retry_failed": True}
+    for _ in range(2):
+        (result,) = run_all(app_of(cloud), ["a"], **options).values()
+        assert result.error is not None
+        assert (result.status, result.error.run_id) == ("unknown", "a/b")
+    assert posts(cloud) == 1
 
 
 def test_a_question_that_fails_does_not_lose_the_run(

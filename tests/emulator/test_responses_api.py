@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.request import Request, urlopen
 
 import openai
 import pytest
 
 from bailian_apps.emulator import RECORDINGS, Agent, Call, Emulator, Failure, Thought
+from bailian_apps.emulator.responses_api.runs import Run, RunStore
 
 PATH = "/apps/agent/{}/compatible-mode/v1"
 WAIT_S = 60
@@ -302,3 +305,25 @@ def test_the_admin_clock_moves_runs_too_and_requests_show_their_method() -> None
 def test_times_of_runs_must_not_be_negative(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         Emulator(apps={}, **{name: -1})
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_run_that_is_cancelled_as_the_clock_moves_is_not_answered(turns: int) -> None:
+    answered: list[Run] = []
+
+    async def answer(run: Run) -> None:
+        answered.append(run)
+
+    store = RunStore(queue_s=600, run_s=0)
+    request = SimpleNamespace(app_id="echo", body_bytes=0, disconnected=threading.Event())
+    run = store.submit(cast("Any", request), answer)
+    await asyncio.sleep(0.01)
+    store.advance(1)  # it stays in the queue
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    assert store.cancel(run)
+    store.advance(1000)
+    assert run.task is not None
+    await asyncio.wait([run.task], timeout=60)
+    assert run.task.cancelled()
+    assert not answered

@@ -27,6 +27,7 @@ from bailian_apps import (
     Timeout,
 )
 from bailian_apps.transport.request_builder import HTTPRequest, build_request
+from bailian_apps.transport.timeouts import within
 
 GOOD = stream(event(frame("你好", "stop")))
 HELLO, STOP = chunk(event(frame("你好"))), chunk(event(frame("", "stop")))
@@ -288,3 +289,33 @@ def test_a_call_whose_time_is_up_before_it_connects_sends_nothing(
         assert type(error) is ConnectError
         assert "total_s=50" in str(error)
         assert server.connections == 0
+
+
+@pytest.mark.parametrize("limit_s", [None, 300])
+async def test_what_is_cancelled_by_itself_is_not_late(limit_s: float | None) -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await within(limit_s, cancelled())
+
+
+@pytest.mark.parametrize("turns", range(1, 6))
+@pytest.mark.parametrize("again_after", [None, 0, 1, 2])
+async def test_a_cancellation_is_not_lost(turns: int, again_after: int | None) -> None:
+    """Whenever it comes, also once more; the value arrives after four turns of the loop."""
+
+    async def arrives() -> None:
+        for _ in range(2):
+            await asyncio.sleep(0)
+
+    waiting = asyncio.ensure_future(within(300, arrives()))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    is_cancelled = waiting.cancel()
+    if again_after is not None:
+        for _ in range(again_after):
+            await asyncio.sleep(0)
+        waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled() == is_cancelled

@@ -121,7 +121,7 @@ class RunRequest:
         attempt = self.attempts - self._uncounted
         delay_s = retry_delay_s(error, attempt=attempt, settings=self._rules)
         if delay_s is None or time.monotonic() + delay_s >= self._deadline:
-            error.attempts, error.idempotent = max(self.attempts, 1), self._settings.idempotent
+            error.attempts, error.idempotent = self.attempts, self._settings.idempotent
             error.run_id = self._call.run_id or None
             raise error.with_traceback(None)
         self.may_have_been_done |= not did_not_start(error)

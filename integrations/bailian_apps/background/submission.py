@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -27,7 +27,7 @@ from bailian_apps.core.responses_api import read_state, request_body, unsent_set
 from bailian_apps.core.retry import did_not_start
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.core.tracebacks import hides_arguments
-from bailian_apps.transport.responses_api import RunCall, run_endpoint
+from bailian_apps.transport.responses_api import RunAnswer, RunCall, run_endpoint
 
 _MAX_MARKS = 100_000
 """How many unused marks are remembered; the oldest is forgotten first, and then counts as used."""
@@ -107,8 +107,11 @@ class Submission:
         self._request = request
         self._warn_of_unsent()
 
-    def submit(self) -> BackgroundRun:
+    def submit(self, on_id: Callable[[str], object] = lambda _: None) -> BackgroundRun:
         """Submit the run.
+
+        Args:
+            on_id: Called with its id as soon as that is known, before anything else is waited for.
 
         Raises:
             SubmissionUnknownError: The mark was made by another process, or was used.
@@ -121,9 +124,10 @@ class Submission:
             self._client.runs(endpoint) as connection,
             self._marked(),
         ):
-            return self._run(*RunRequest(call, self.settings, deadline=deadline).send(connection))
+            request = RunRequest(call, self.settings, deadline=deadline)
+            return self._run(request.send(connection), on_id)
 
-    async def asubmit(self) -> BackgroundRun:
+    async def asubmit(self, on_id: Callable[[str], object] = lambda _: None) -> BackgroundRun:
         """As `submit`, natively async."""
         import asyncio
 
@@ -136,7 +140,7 @@ class Submission:
             async with made as connection:
                 with self._marked():
                     request = RunRequest(call, self.settings, deadline=deadline)
-                    return self._run(*await request.asend(connection))
+                    return self._run(await request.asend(connection), on_id)
 
     @hides_arguments
     def _call(self) -> RunCall:
@@ -165,15 +169,16 @@ class Submission:
                     _marks[mark] = None
             raise
 
-    def _run(self, content: Mapping[str, Any], request_id: str | None) -> BackgroundRun:
-        state = read_state(content, request_id)
+    def _run(self, answer: RunAnswer, on_id: Callable[[str], object]) -> BackgroundRun:
+        state = read_state(*answer)
+        on_id(state.id)
         logger.info("submitted run %s of app %s", state.id, self.settings.app_id)
         try:
             return BackgroundRun(self.settings, state.id, client=self._given_client, state=state)
         except InvalidInputError:  # of the id, and "nothing was sent" would be untrue
             error = ProtocolError(
                 "a run was submitted, but its id has a character that cannot be asked for",
-                request_id=request_id,
+                request_id=state.request_id,
             )
             error.run_id = state.id
             raise error from None

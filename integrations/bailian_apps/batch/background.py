@@ -60,6 +60,7 @@ class BackgroundAttempt:
         self._record = record
         self._closed = threading.Event()
         self._run_id = run_id
+        self._recorded: Future[bool] | None = None
 
     def invoke(self) -> AppResult:
         """Return the result of the run.
@@ -67,16 +68,14 @@ class BackgroundAttempt:
         Raises:
             BailianError: It failed, or was not submitted, or asking for it failed.
         """
-        run_id = self._run_id
-        if run_id is None:
-            run_id = self._submission.submit().id
-            if (recorded := self._record(run_id)) is not None:
-                try:
-                    recorded.result()
-                except Exception as error:
-                    raise RecordFailedError(error) from None
-        run = _Abortable(self._settings, run_id, client=self._client, closed=self._closed)
+        run_id = self._run_id or self._submission.submit(self._submitted).id
+        if self._recorded is not None:
+            try:
+                self._recorded.result()
+            except Exception as error:
+                raise RecordFailedError(error) from None
         try:
+            run = self._run(run_id)
             run.wait()
         except BailianError as error:
             raise _goes_on(error, run_id) from None
@@ -84,16 +83,14 @@ class BackgroundAttempt:
 
     async def ainvoke(self) -> AppResult:
         """As `invoke`, natively async."""
-        run_id = self._run_id
-        if run_id is None:
-            run_id = (await self._submission.asubmit()).id
-            if (recorded := self._record(run_id)) is not None:
-                try:
-                    await asyncio.wrap_future(recorded)
-                except Exception as error:
-                    raise RecordFailedError(error) from None
-        run = _Abortable(self._settings, run_id, client=self._client, closed=self._closed)
+        run_id = self._run_id or (await self._submission.asubmit(self._submitted)).id
+        if self._recorded is not None:
+            try:
+                await asyncio.wrap_future(self._recorded)
+            except Exception as error:
+                raise RecordFailedError(error) from None
         try:
+            run = self._run(run_id)
             await run.await_end()
         except BailianError as error:
             raise _goes_on(error, run_id) from None
@@ -102,6 +99,12 @@ class BackgroundAttempt:
     def close(self) -> None:
         """End the wait when the request in flight, if any, has ended; the run goes on."""
         self._closed.set()
+
+    def _submitted(self, run_id: str) -> None:
+        self._recorded = self._record(run_id)
+
+    def _run(self, run_id: str) -> BackgroundRun:
+        return _Abortable(self._settings, run_id, client=self._client, closed=self._closed)
 
     def _result(self, run: BackgroundRun) -> AppResult:
         self._record(None)

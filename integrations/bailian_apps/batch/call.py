@@ -28,6 +28,7 @@ class Call:
         may_have_run: Whether an attempt, also of an earlier run, may have run the app.
         run_id: The background run of an earlier attempt, which may still have a result.
         run_ended: Whether the newest attempt was a background run that came to its end.
+        has_failed: Whether one of this run was, and failed.
     """
 
     prompt: Prompt
@@ -42,6 +43,7 @@ class Call:
     may_have_run: bool = False
     run_id: str | None = None
     run_ended: bool = False
+    has_failed: bool = False
 
     @property
     def did_not_start(self) -> bool:
@@ -56,6 +58,8 @@ class Call:
         """Return what the batch reports of the prompt, without an answer."""
         if self.may_have_run and status != "answered":
             status = "unknown"  # whatever the newest attempt came to
+        elif self.has_failed and status == "not_started":
+            status = "failed"  # only its repetition was not
         return BatchResult(
             id=self.prompt.id,
             position=self.prompt.position,

@@ -295,6 +295,7 @@ class Conductor:
             self.counts.in_flight -= 1
         status = call.status_of(error)
         call.error = error
+        call.has_failed |= call.run_ended
         if not (call.run_id or call.run_ended):  # a run was counted when it was submitted
             call.attempts += error.attempts
             call.may_have_run |= status == "unknown"
@@ -313,7 +314,7 @@ class Conductor:
                 return delay_s
         elif call.run_id and isinstance(error, errors.NotFoundError):
             if idempotent and call.repeats < max_retries:  # the cloud has deleted the run
-                call.run_id = None
+                call.run_id, call.may_have_run = None, True
                 call.repeats += 1
                 return 0.0
         elif isinstance(error, _OF_EVERY_PROMPT) or getattr(error, "permanent", False):

@@ -67,9 +67,11 @@ class AsyncBatch(BaseBatch, AsyncIterator[BatchResult]):
             self._conductor.end()
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._inputs.aclose()
-            self._conductor.close()
+            try:
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await self._inputs.aclose()
+            finally:  # also where a cancel scope of anyio cancels each await
+                self._conductor.close()
 
     async def _in_tasks(self) -> AsyncGenerator[BatchResult]:
         reading: asyncio.Task[Any] | None = None

@@ -140,7 +140,8 @@ async def within(seconds: float | None, awaited: Awaitable[T]) -> T:
 
     Args:
         seconds: The limit; None for none.
-        awaited: What is awaited. It is cancelled at the limit, and with its waiter.
+        awaited: What is awaited. It is cancelled at the limit, and with its waiter, who waits for
+            its end unless cancelled once more.
 
     Raises:
         asyncio.TimeoutError: The limit has passed.
@@ -151,13 +152,15 @@ async def within(seconds: float | None, awaited: Awaitable[T]) -> T:
         return await awaited
     task = asyncio.ensure_future(awaited)
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    in_time = False
     try:
         await asyncio.wait({task}, timeout=max(seconds, 0))
+        in_time = task.done()
     finally:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-    if task.cancelled():
+    if task.cancelled() and not in_time:  # else it was cancelled by something else
         raise asyncio.TimeoutError
     return task.result()
 

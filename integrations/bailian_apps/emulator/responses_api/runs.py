@@ -173,17 +173,19 @@ class RunStore:
                 self._chars += run.size - run.request.body_bytes
 
     async def _sleep_until(self, at_s: float) -> None:
-        moved = asyncio.Event()
-        waiter = asyncio.get_running_loop(), moved
+        moved, loop = asyncio.Event(), asyncio.get_running_loop()
+        waiter = loop, moved
         with self._lock:
             self._waiting.add(waiter)
         try:
             while (left_s := at_s - self.now_s()) > 0:
                 moved.clear()
+                # Not `wait_for`: before Python 3.12 it loses a cancellation as the clock moves.
+                timer = loop.call_later(left_s, moved.set)
                 try:
-                    await asyncio.wait_for(moved.wait(), timeout=left_s)
-                except asyncio.TimeoutError:
-                    continue
+                    await moved.wait()
+                finally:
+                    timer.cancel()
         finally:
             with self._lock:
                 self._waiting.discard(waiter)
