@@ -3,8 +3,10 @@
 `make matrix` runs every session; `nox --list` names them.
 """
 
-import os
+import json
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ nox.options.error_on_missing_interpreters = False
 
 # What is published.
 
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 DIST = Path("dist")
 RECORDED = "integrations/bailian_apps/emulator/recordings/travel-workflow.jsonl"
 EXTRAS = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
@@ -74,3 +77,55 @@ def wheel(session: nox.Session, extra: str) -> None:
         session.install("pytest")  # for the README's test
     with cloud() as environment:
         session.run("python", "-I", "tests/try_installed.py", extra, env=environment)
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """Unpack the source distribution into an empty folder, install it, and run its tests."""
+    folder = Path(session.create_tmp()).resolve() / "unpacked"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.unpack_archive(built("*.tar.gz"), folder)
+    (source,) = folder.iterdir()
+    session.chdir(source)
+    groups = [f"--group={each}" for each in ("dev", "stores", "docs", "release", "build")]
+    locked = ["--constraint=requirements/dev.lock", "--build-constraint=requirements/dev.lock"]
+    session.install(*locked, ".[all,ray]", *groups)
+    session.run("python", "-m", "pytest", "-m", "not slow", *session.posargs)
+
+
+@nox.session(python=PYTHONS, venv_backend="venv")
+def readme(session: nox.Session) -> None:
+    """In a clone, run what the README and the demo's page have a new user type."""
+    wheel_folder = built("*.whl").parent
+    session.chdir(clone(session))
+    pages = ["README.md", "README.zh-CN.md", "docs/en/demo.md", "docs/zh/demo.md"]
+    text = "\n".join(Path(page).read_text(encoding="utf-8") for page in pages)
+    typed = r'pip install "bailian-apps\[\w+\]"|^make demo|^bailian-apps demo'
+    with cloud() as environment:
+        for command in dict.fromkeys(re.findall(typed, text, re.M)):
+            # pip finds the wheel, and what it requires where it always looks
+            session.run(
+                *("bash", "-ec", command),
+                env=environment | {"PIP_FIND_LINKS": str(wheel_folder), "MAKEFLAGS": ""},
+                external=True,
+            )
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look for known vulnerabilities in what `[all,ray]` installs from the lock."""
+    session.install("--constraint=requirements/dev.lock", ".[all,ray]")
+    (packages,) = Path(session.virtualenv.location).glob("lib/python*/site-packages")
+    command = [*TOOLS, "pip_audit", "--format=json", "--progress-spinner=off", "--path"]
+    done = subprocess.run(  # noqa: S603 - nothing in it is foreign
+        [*command, str(packages)], capture_output=True, text=True, check=False
+    )
+    # Where the database answers nothing, every package is skipped and the exit code is 0.
+    found = json.loads(done.stdout)["dependencies"] if done.stdout else []
+    skipped = {each["name"] for each in found if "skip_reason" in each} - {"bailian-apps"}
+    if skipped or not found:
+        reason = f"not audited, the database does not know: {' '.join(sorted(skipped)) or 'all'}"
+        (session.error if "required" in session.posargs else session.skip)(reason)
+    session.log(f"{len(found)} packages: {done.stderr.strip()}")
+    if done.returncode:
+        session.error(json.dumps([each for each in found if each.get("vulns")], indent=2))

@@ -65,15 +65,16 @@ def programs(extras: set[str]) -> Iterator[tuple[str, str]]:
         yield name, blocks(text)[0].replace("…", "mine") if name.endswith(".md") else text
 
 
-def run(source: str, folder: str) -> subprocess.CompletedProcess[str]:
-    """Run a program, or, where it has a test, pytest on it."""
+def run(source: str) -> subprocess.CompletedProcess[str]:
+    """Run a program, or, where it has a test, pytest on it; in a folder of its own."""
     command = [sys.executable, "-I", "-c", source]
-    if "def test_" in source:
-        Path(folder, "test_readme.py").write_text(source, encoding="utf-8")
-        command = [sys.executable, "-I", "-m", "pytest", "-q", "test_readme.py"]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8"
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        if "def test_" in source:
+            Path(folder, "test_readme.py").write_text(source, encoding="utf-8")
+            command = [sys.executable, "-I", "-m", "pytest", "-q", "test_readme.py"]
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8"
+        )
 
 
 def main(extra: str) -> None:
@@ -81,24 +82,23 @@ def main(extra: str) -> None:
     assert Path(bailian_apps.__file__).is_relative_to(sys.prefix), bailian_apps.__file__
     every = set(USES) - {"ray"}
     extras = every | {"all"} if extra == "all" else {extra} - {"none"}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, source in programs(extras):
-            done = run(source, folder)
-            print("ran:", name)
-            assert done.returncode == 0, done.stdout + done.stderr
-        for command in (each for one in sorted(extras) for each in COMMANDS.get(one, ())):
-            print("ran:", command)
-            program, *arguments = command.split()
-            found = Path(sys.executable).with_name(program)
-            subprocess.run([found, *arguments], cwd=folder, check=True, stdout=subprocess.PIPE)
-        for other in sorted(USES.keys() - extras):
-            done = run(MAKE_APP + USES[other], folder)
-            if done.returncode == 0:
-                print(f"[{extra}] includes what [{other}] needs")
-            else:
-                last = done.stderr.strip().splitlines()[-1]
-                print(last)
-                assert f'pip install "bailian-apps[{other}]"' in last, done.stderr
+    for name, source in programs(extras):
+        print("ran:", name)
+        done = run(source)
+        assert done.returncode == 0, done.stdout + done.stderr
+    for command in (each for one in sorted(extras) for each in COMMANDS.get(one, ())):
+        print("ran:", command)
+        program, *arguments = command.split()
+        found = Path(sys.executable).with_name(program)
+        subprocess.run([found, *arguments], check=True, stdout=subprocess.PIPE)
+    for other in sorted(USES.keys() - extras):
+        done = run(MAKE_APP + USES[other])
+        if done.returncode == 0:
+            print(f"[{extra}] includes what [{other}] needs")
+        else:
+            last = done.stderr.strip().splitlines()[-1]
+            print(last)
+            assert f'pip install "bailian-apps[{other}]"' in last, done.stderr
 
 
 if __name__ == "__main__":
