@@ -122,10 +122,10 @@ def audit(session: nox.Session) -> None:
     )
     # Where the database answers nothing, every package is skipped and the exit code is 0.
     found = json.loads(done.stdout)["dependencies"] if done.stdout else []
-    skipped = {each["name"] for each in found if "skip_reason" in each} - {"bailian-apps"}
-    if skipped or not found:
-        reason = f"not audited, the database does not know: {' '.join(sorted(skipped)) or 'all'}"
+    audited = [each for each in found if "vulns" in each]
+    if len(audited) < len(found) - 1 or not found:  # this version is not on PyPI yet
+        reason = f"the database answered for {len(audited)} of {len(found)} packages"
         (session.error if "required" in session.posargs else session.skip)(reason)
-    session.log(f"{len(found)} packages: {done.stderr.strip()}")
+    session.log(f"{len(audited)} packages: {done.stderr.strip()}")
     if done.returncode:
-        session.error(json.dumps([each for each in found if each.get("vulns")], indent=2))
+        session.error(json.dumps([each for each in audited if each["vulns"]], indent=2))

@@ -64,7 +64,7 @@ def installed_by(requirements: Iterable[Requirement]) -> set[str]:
         if (name, extra) in found:
             continue
         found.add((name, extra))
-        for text in metadata.requires(name) or ():
+        for text in metadata.requires(name) or []:
             each = Requirement(text)
             if each.marker is None or each.marker.evaluate({"extra": extra}):
                 waiting += [(each.name, more) for more in ("", *each.extras)]
@@ -118,7 +118,8 @@ def page(language: str, table: list[tuple[str, str, str]]) -> str:
         "en": (
             "# Licences\n\nbailian-apps is under [Apache-2.0](../../LICENSE). `pip install` also "
             "installs the packages below, with the\nlicences that their metadata declares. The "
-            f"list is that of [dev.lock](../../requirements/dev.lock) on Python {python} and Linux;\n"
+            "list is that of [dev.lock](../../requirements/dev.lock) "
+            f"on Python {python} on Linux;\n"
             "`make licences` writes it. None of them is under the GPL, LGPL or AGPL.\n",
             "| package | licence | installed with |",
             "every install",

@@ -184,8 +184,7 @@ def chat(
         from bailian_apps.cli.chat.chat import Chat
     except ImportError as error:
         problem = _(
-            "chat needs prompt-toolkit; install it with: "
-            'pip install "bailian-apps[cli]" ({error})'
+            'chat needs prompt-toolkit; install it with: pip install "bailian-apps[cli]" ({error})'
         )
         raise SystemExit(problem.format(error=error)) from None
     from bailian_apps.cli.run import bailian_app, media
