@@ -27,8 +27,15 @@ _ABSOLUTE = re.compile(r"[a-z][a-z\d+.-]*:|//", re.I)
 _IMAGES = (".gif", ".jpg", ".jpeg", ".png", ".svg", ".webp")
 
 
-def with_absolute_links(text: str, root: Path, address: str, tag: str) -> str:
+def with_absolute_links(text: str, page: str, root: Path, address: str, tag: str) -> str:
     """Lead the relative links of a page in the repository's root to the files of a tag.
+
+    Args:
+        text: The page, or a part of it.
+        page: The name of the page.
+        root: The folder of the repository.
+        address: Where the repository is on the web.
+        tag: The tag.
 
     Raises:
         FileNotFoundError: A link leads to a file that the repository does not have.
@@ -39,10 +46,10 @@ def with_absolute_links(text: str, root: Path, address: str, tag: str) -> str:
         if _ABSOLUTE.match(target):
             return link[0]
         path, _, fragment = target.partition("#")
-        path = path.removeprefix("./") or README  # PyPI gives headings no anchors
+        path = path.removeprefix("./") or page  # PyPI gives headings no anchors
         file = root / path
         if not file.exists():
-            raise FileNotFoundError(f"{README} has a link to {path}, which does not exist.")
+            raise FileNotFoundError(f"{page} has a link to {path}, which does not exist.")
         kind = "tree" if file.is_dir() else "raw" if path.lower().endswith(_IMAGES) else "blob"
         fragment = f"#{fragment}" if fragment else ""
         return f"{link['before']}{address}/{kind}/{tag}/{path}{fragment}"
@@ -63,6 +70,7 @@ class PyPIDescription(MetadataHookInterface):
         root = Path(self.root)
         text = with_absolute_links(
             (root / README).read_text(encoding="utf-8"),
+            README,
             root,
             metadata["urls"]["Repository"].rstrip("/"),
             f"v{metadata['version']}",

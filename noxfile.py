@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -56,7 +57,7 @@ def cloud() -> Iterator[dict[str, str]]:
         }
 
 
-@nox.session(venv_backend="none")
+@nox.session(default=False, venv_backend="none")
 def build(session: nox.Session) -> None:
     """Build dist/ from a clone of the last commit, and check it."""
     shutil.rmtree(DIST, ignore_errors=True)
@@ -65,7 +66,7 @@ def build(session: nox.Session) -> None:
     session.run(*TOOLS, "check_wheel_contents", str(built("*.whl")))
 
 
-@nox.session
+@nox.session(default=False)
 @nox.parametrize("extra", ["none", *EXTRAS])
 def wheel(session: nox.Session, extra: str) -> None:
     """Install the wheel with one extra into an empty environment, and use it."""
@@ -79,7 +80,7 @@ def wheel(session: nox.Session, extra: str) -> None:
         session.run("python", "-I", "tests/try_installed.py", extra, env=environment)
 
 
-@nox.session
+@nox.session(default=False)
 def sdist(session: nox.Session) -> None:
     """Unpack the source distribution into an empty folder, install it, and run its tests."""
     folder = Path(session.create_tmp()).resolve() / "unpacked"
@@ -87,13 +88,14 @@ def sdist(session: nox.Session) -> None:
     shutil.unpack_archive(built("*.tar.gz"), folder)
     (source,) = folder.iterdir()
     session.chdir(source)
-    groups = [f"--group={each}" for each in ("dev", "stores", "docs", "release", "build")]
+    groups = [f"--group={each}" for each in ("dev", "stores", "docs", "build")]
     locked = ["--constraint=requirements/dev.lock", "--build-constraint=requirements/dev.lock"]
     session.install(*locked, ".[all,ray]", *groups)
-    session.run("python", "-m", "pytest", "-m", "not slow", *session.posargs)
+    fast = ("-m", "not slow and not process")  # `-- -m "not slow"` runs the rest too
+    session.run("python", "-m", "pytest", "--numprocesses=auto", *fast, *session.posargs)
 
 
-@nox.session(python=PYTHONS, venv_backend="venv")
+@nox.session(default=False, python=PYTHONS, venv_backend="venv")
 def readme(session: nox.Session) -> None:
     """In a clone, run what the README and the demo's page have a new user type."""
     wheel_folder = built("*.whl").parent
@@ -111,7 +113,7 @@ def readme(session: nox.Session) -> None:
             )
 
 
-@nox.session
+@nox.session(default=False)
 def audit(session: nox.Session) -> None:
     """Look for known vulnerabilities in what `[all,ray]` installs from the lock."""
     session.install("--constraint=requirements/dev.lock", ".[all,ray]")
@@ -121,7 +123,7 @@ def audit(session: nox.Session) -> None:
         [*command, str(packages)], capture_output=True, text=True, check=False
     )
     # Where the database answers nothing, every package is skipped and the exit code is 0.
-    found = json.loads(done.stdout)["dependencies"] if done.stdout else []
+    found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"] if done.stdout else []
     audited = [each for each in found if "vulns" in each]
     if len(audited) < len(found) - 1 or not found:  # this version is not on PyPI yet
         reason = f"the database answered for {len(audited)} of {len(found)} packages"

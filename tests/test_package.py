@@ -83,7 +83,7 @@ def test_links_of_every_form_become_absolute_and_code_stays(tmp_path: Path) -> N
         '<picture><source srcset="docs/a.svg"><img src="docs/a.svg"></picture>\n\n'
     )
     code = "`[a](docs/gone.md)`\n\n```md\n[a](docs/gone.md)\n```\n"
-    made = hook["with_absolute_links"](page + code, tmp_path, "https://host/o/n", "v1")
+    made = hook["with_absolute_links"](page + code, "README.md", tmp_path, "https://host/o/n", "v1")
     files = "https://host/o/n/blob/v1"
     image = "https://host/o/n/raw/v1/docs/a.svg"
     assert sorted(targets(made)) == sorted(
@@ -95,7 +95,7 @@ def test_links_of_every_form_become_absolute_and_code_stays(tmp_path: Path) -> N
     )
     assert made.endswith(code)
     with pytest.raises(FileNotFoundError, match=r"docs/gone\.md"):
-        hook["with_absolute_links"]("[a](docs/gone.md)", tmp_path, "https://host/o/n", "v1")
+        hook["with_absolute_links"]("[a](docs/gone.md)", "README.md", tmp_path, "", "v1")
 
 
 def test_the_project_has_one_address() -> None:
@@ -140,3 +140,50 @@ def test_the_source_distribution_has_every_file_of_the_repository(tmp_path: Path
         names = {name.partition("/")[2] for name in sdist.getnames()}
     files = {name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
     assert names == files | {"PKG-INFO"}
+
+
+def release(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / ".github/release.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.process
+def test_a_release_has_the_tag_the_address_and_the_notes_of_the_project() -> None:
+    address = URLS["Repository"]
+    done = release(f"v{VERSION}", address)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert all("://" in link for link in targets(done.stdout))
+    assert "\n## " not in done.stdout
+
+    other_tag = release("v0.0.1", address)
+    assert other_tag.returncode == 1
+    assert f"but the version in pyproject.toml is {VERSION}" in other_tag.stderr
+    other_place = release(f"v{VERSION}", "https://github.com/someone/fork")
+    assert other_place.returncode == 1
+    assert f"[project.urls] in pyproject.toml has {address}" in other_place.stderr
+
+
+def test_the_licences_of_all_that_is_required_are_listed_in_both_languages() -> None:
+    script = runpy.run_path(str(ROOT / "docs/licences.py"))
+    pages = [
+        (ROOT / f"docs/{language}/licences.md").read_text("utf-8") for language in ("en", "zh")
+    ]
+    english, chinese = (
+        re.findall(r"^\| `([\w-]+)` \| (.+?) \| (.+) \|$", page, re.M) for page in pages
+    )
+    assert [row[:2] for row in english] == [row[:2] for row in chinese]
+    assert [row for row in english if script["refused"](row[1])] == []
+    extras = {name: by for name, _, by in english}
+    for extra, required in script["declared"]().items():
+        for each in required:
+            assert extras[each.name] == "every install" or f"`[{extra}]`" in extras[each.name]
+
+
+@pytest.mark.parametrize("licence", ["", "UNKNOWN", "GPL-3.0-only", "MIT AND AGPL-3.0", "LGPLv3"])
+def test_a_licence_that_is_unknown_or_not_permitted_is_found(licence: str) -> None:
+    assert runpy.run_path(str(ROOT / "docs/licences.py"))["refused"](licence)
