@@ -98,19 +98,14 @@ def sdist(session: nox.Session) -> None:
 @nox.session(default=False, python=PYTHONS, venv_backend="venv")
 def readme(session: nox.Session) -> None:
     """In a clone, run what the README and the demo's page have a new user type."""
-    wheel_folder = built("*.whl").parent
+    # pip finds the wheel here, and what it requires where it always looks.
+    environment = {"PIP_FIND_LINKS": str(built("*.whl").parent)}
     session.chdir(clone(session))
     pages = ["README.md", "README.zh-CN.md", "docs/en/demo.md", "docs/zh/demo.md"]
     text = "\n".join(Path(page).read_text(encoding="utf-8") for page in pages)
     typed = r'pip install "bailian-apps\[\w+\]"|^make demo|^bailian-apps demo'
-    with cloud() as environment:
-        for command in dict.fromkeys(re.findall(typed, text, re.M)):
-            # pip finds the wheel, and what it requires where it always looks
-            session.run(
-                *("bash", "-ec", command),
-                env=environment | {"PIP_FIND_LINKS": str(wheel_folder), "MAKEFLAGS": ""},
-                external=True,
-            )
+    for command in dict.fromkeys(re.findall(typed, text, re.M)):
+        session.run("bash", "-ec", command, env=environment, external=True)
 
 
 @nox.session(default=False)

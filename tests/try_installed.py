@@ -59,7 +59,7 @@ def programs(extras: set[str]) -> Iterator[tuple[str, str]]:
     """Yield the name and the source of what must run with these extras."""
     yield from readme_programs(extras)
     for extra in sorted(extras & USES.keys()):
-        yield USES[extra], MAKE_APP + USES[extra]
+        yield f"[{extra}]", MAKE_APP + USES[extra]
     for name in (each for extra in sorted(extras) for each in PROGRAMS.get(extra, ())):
         text = (ROOT / name).read_text(encoding="utf-8")
         yield name, blocks(text)[0].replace("…", "mine") if name.endswith(".md") else text
