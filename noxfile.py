@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -99,7 +100,8 @@ def sdist(session: nox.Session) -> None:
 def readme(session: nox.Session) -> None:
     """In a clone, run what the README and the demo's page have a new user type."""
     # pip finds the wheel here, and what it requires where it always looks.
-    environment = {"PIP_FIND_LINKS": str(built("*.whl").parent)}
+    links = [*os.environ.get("PIP_FIND_LINKS", "").split(), str(built("*.whl").parent)]
+    environment = {"PIP_FIND_LINKS": " ".join(links)}
     session.chdir(clone(session))
     pages = ["README.md", "README.zh-CN.md", "docs/en/demo.md", "docs/zh/demo.md"]
     text = "\n".join(Path(page).read_text(encoding="utf-8") for page in pages)
