@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.pages import blocks_of
 from support.scripts import ENVIRONMENT, run_script, run_scripts
+from support.speech_service import speech_service
 
 from bailian_apps.emulator import RECORDINGS, Emulator
 
@@ -68,6 +69,9 @@ def run_with_two_variables(sources: list[str], folder: Path) -> list[Emulator]:
             for _ in sources
         ]
         variables = {"DASHSCOPE_API_KEY": "sk-mine", "BAILIAN_APP_ID": "mine"}
+        if any("dashscope.audio" in source for source in sources):
+            speech = stack.enter_context(speech_service())
+            variables["DASHSCOPE_WEBSOCKET_BASE_URL"] = speech.base_url
         environments = [
             # where "the cloud" is, for this test
             ENVIRONMENT | variables | {"DASHSCOPE_HTTP_BASE_URL": cloud.base_url}
