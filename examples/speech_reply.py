@@ -182,7 +182,7 @@ class Voice(ResultCallback):
             for leave in (task.streaming_cancel, task.close):
                 with suppress(Exception):  # the task may not have started, or have failed
                     leave()
-        if self.error is not None and (error is None or isinstance(error, Exception)):
+        if self.error is not None and (error is None or isinstance(error, BailianError)):
             raise SpeechError(self.error) from error
 
 
@@ -211,7 +211,11 @@ def main() -> None:
     question = sys.argv[1] if len(sys.argv) > 1 else "龙井茶什么时候采？"
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
         try:
-            speak(BailianApp(citation_marks="strip"), question, Path("answer.mp3"))
+            speak(
+                BailianApp(citation_marks="strip", think_tags="reasoning"),
+                question,
+                Path("answer.mp3"),
+            )
         except (BailianError, SpeechError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
         except KeyboardInterrupt:
