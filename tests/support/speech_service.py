@@ -9,10 +9,9 @@ where a decoder does not look, so that a test can read what is in a file.
 from __future__ import annotations
 
 import json
-import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -52,7 +51,7 @@ class SpeechTask:
     """A task as the service saw it."""
 
     parameters: dict[str, Any]
-    texts: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list[str])
     end: str | None = None  # "finished", "cancelled" or "failed"
 
 
@@ -72,7 +71,7 @@ class SpeechService:
     fault: Fault | None = None
     fault_at: int = 2
     base_url: str = ""
-    tasks: list[SpeechTask] = field(default_factory=list)
+    tasks: list[SpeechTask] = field(default_factory=list[SpeechTask])
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def wait_for(self, what: str, number: int = 1) -> bool:
@@ -97,9 +96,9 @@ class SpeechService:
                 task = SpeechTask(payload["parameters"])
                 problem = self._problem(header, payload)
                 self._record(task, end="failed" if problem else None)
-                reply.event("task-failed", **problem) if problem else reply.event("task-started")
+                reply.failed(*problem) if problem else reply.event("task-started")
             elif task is None or task.end is not None:
-                reply.event("task-failed", error_code="InvalidTask", error_message="no task")
+                reply.failed("InvalidTask", "no task")
             elif header["action"] == "continue-task":
                 self._speak(task, payload["input"]["text"], reply)
             elif self.fault == "drop_at_the_end":
@@ -111,19 +110,14 @@ class SpeechService:
             if task is not None and task.end == "failed":
                 return  # the service closes the connection of a task that failed
 
-    def _problem(self, header: dict[str, Any], payload: dict[str, Any]) -> dict[str, str] | None:
-        wanted = {
-            "task_group": "audio",
-            "task": "tts",
-            "function": "SpeechSynthesizer",
-            "input": {},
-        }
+    def _problem(self, header: dict[str, Any], payload: dict[str, Any]) -> tuple[str, str] | None:
+        wanted = {"task_group": "audio", "task": "tts", "function": "SpeechSynthesizer"}
         if header["streaming"] != "duplex" or payload != payload | wanted:
-            return {"error_code": "InvalidParameter", "error_message": "run-task"}
+            return "InvalidParameter", "run-task"
         if payload["parameters"]["voice"] not in VOICES.get(payload["model"], ()):
-            return {"error_code": "InvalidParameter", "error_message": "voice of another model"}
+            return "InvalidParameter", "voice of another model"
         if self.fault == "refuse":
-            return {"error_code": "Throttling.RateQuota", "error_message": "Requests rate limit"}
+            return "Throttling.RateQuota", "Requests rate limit"
         return None
 
     def _speak(self, task: SpeechTask, text: str, reply: _Reply) -> None:
@@ -134,9 +128,9 @@ class SpeechService:
             _drop(reply.connection)
         elif self.fault == "fail" and len(task.texts) == self.fault_at:
             self._record(task, end="failed")
-            reply.event("task-failed", error_code="InternalError", error_message="no voice left")
+            reply.failed("InternalError", "no voice left")
         else:
-            sentence = {"index": len(task.texts) - 1, "words": []}
+            sentence: dict[str, Any] = {"index": len(task.texts) - 1, "words": []}
             reply.event("result-generated", output={"type": "sentence-begin", "sentence": sentence})
             reply.event(
                 "result-generated", output={"type": "sentence-synthesis", "sentence": sentence}
@@ -161,9 +155,18 @@ class _Reply:
 
     def event(self, name: str, output: dict[str, Any] | None = None, **header: str) -> None:
         """Send an event."""
-        fields = {"task_id": self.task_id, "event": name, "attributes": {}, **header}
+        fields: dict[str, Any] = {
+            "task_id": self.task_id,
+            "event": name,
+            "attributes": {},
+            **header,
+        }
         payload = {} if output is None else {"output": output}
         self.connection.send(json.dumps({"header": fields, "payload": payload}))
+
+    def failed(self, code: str, message: str) -> None:
+        """Send `task-failed`."""
+        self.event("task-failed", error_code=code, error_message=message)
 
 
 def _drop(connection: Any) -> None:
@@ -172,7 +175,7 @@ def _drop(connection: Any) -> None:
 
 
 @contextmanager
-def speech_service(**fields: Any) -> Iterator[SpeechService]:
+def speech_service(**fields: Any) -> Generator[SpeechService]:
     """Run the service; its `base_url` is for `DASHSCOPE_WEBSOCKET_BASE_URL`."""
     pytest.importorskip("websockets", minversion="13")
     from websockets.exceptions import ConnectionClosed
@@ -183,7 +186,8 @@ def speech_service(**fields: Any) -> Iterator[SpeechService]:
     def check(connection: Any, request: Any) -> Any:
         if request.path != PATH:
             return connection.respond(HTTPStatus.NOT_FOUND, "url error")
-        if not re.fullmatch(f"Bearer {service.api_key}", request.headers.get("Authorization", "")):
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        if (scheme.lower(), key) != ("bearer", service.api_key):  # old SDKs say "bearer"
             return connection.respond(HTTPStatus.UNAUTHORIZED, '{"code": "InvalidApiKey"}')
         return None
 
