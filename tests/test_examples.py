@@ -15,16 +15,19 @@ from bailian_apps.emulator import RECORDINGS, Emulator
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
-# Those that need an AccessKey pair, a cluster or a browser have tests of their own:
-# tests/test_session_files.py, tests/batch/test_ray_data.py and tests/test_gradio_chat.py.
+# Those that need an AccessKey pair, a cluster or a browser, or end with 1 where an app answers
+# badly, have tests of their own: tests/test_session_files.py, tests/batch/test_ray_data.py,
+# tests/test_gradio_chat.py and tests/test_evaluation.py.
 ELSEWHERE = {
-    ROOT / "examples" / name for name in ("session_files.py", "ray_batch.py", "gradio_chat.py")
+    ROOT / "examples" / name
+    for name in ("session_files.py", "ray_batch.py", "gradio_chat.py", "evaluate_app.py")
 }
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - ELSEWHERE)
-# Run by tests/batch/test_ray_data.py, tests/test_docs_notebooks.py, tests/test_docs_tracing.py, and
-# tests/test_tutorials.py, which does what they say: their code is files that import each other.
+# Run by tests/batch/test_ray_data.py, tests/test_docs_notebooks.py, tests/test_docs_tracing.py,
+# tests/test_evaluation.py, and tests/test_tutorials.py, which does what they say: their code is
+# files that import each other.
 PAGES_ELSEWHERE = {
-    *("ray.md", "notebooks.md", "tracing.md"),
+    *("ray.md", "notebooks.md", "tracing.md", "evaluation.md"),
     *("first-app.md", "tested-app.md", "two-apps.md"),
 }
 # The pages of one name, in both languages: their code runs in one process, one after the other.

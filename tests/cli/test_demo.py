@@ -67,7 +67,18 @@ def test_where_people_read_chinese_the_demo_asks_and_answers_in_chinese() -> Non
     (picture,) = re.findall(r"\S+\.html", end)
     Path(picture).unlink()
     names = {"LangChain", "LlamaIndex", "DASHSCOPE_API_KEY", "BAILIAN_APP_ID", "API Key", "prompt"}
-    names |= {"model", "parser", "Start", "End", "Plugin", "Retrieval", "LLM", "MCP", "API", "Token"}
+    names |= {
+        "model",
+        "parser",
+        "Start",
+        "End",
+        "Plugin",
+        "Retrieval",
+        "LLM",
+        "MCP",
+        "API",
+        "Token",
+    }
     names |= {"weather", "wind", "restaurants", "qwen-max", "ms", "ref", picture}
     rest = done.stdout
     for name in sorted(names, key=len, reverse=True):
