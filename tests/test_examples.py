@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bailian_apps.emulator import RECORDINGS, Emulator
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
+NOTEBOOKS = ROOT / "examples/notebooks"
 # Those that need an AccessKey pair, a cluster or a browser, or end with 1 where an app answers
 # badly, have tests of their own: tests/test_session_files.py, tests/batch/test_ray_data.py,
 # tests/test_gradio_chat.py and tests/test_evaluation.py.
@@ -44,21 +46,55 @@ def test_an_example_needs_no_key(path: Path, tmp_path: Path) -> None:
     assert done.stdout
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "examples/notebooks").glob("*.ipynb")), ids=lambda path: path.stem
-)
-def test_a_notebook_shows_the_picture_of_a_run_below_its_cell(path: Path, tmp_path: Path) -> None:
+def outputs_of(path: Path, folder: Path) -> list[Any]:
+    """Run a notebook, which is stored without outputs; give those of its cells."""
     nbformat: Any = pytest.importorskip("nbformat")
     nbclient: Any = pytest.importorskip("nbclient")
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell for cell in cells if cell.outputs or cell.execution_count] == []
-    resources = {"metadata": {"path": str(tmp_path)}}
+    resources = {"metadata": {"path": str(folder)}}
     nbclient.NotebookClient(notebook, timeout=240, resources=resources).execute()
-    (shown,) = [output for cell in cells for output in cell.outputs]
-    picture = shown["data"]["text/html"]
-    assert picture.startswith("<iframe srcdoc='&lt;!doctype html&gt;")
-    assert "大模型_1" in picture
+    return [output for cell in cells for output in cell.outputs]
+
+
+def pictures_in(outputs: list[Any]) -> list[str]:
+    found = [output["data"].get("text/html", "") for output in outputs if "data" in output]
+    return [each for each in found if re.match("<iframe srcdoc=['\"]&lt;!doctype html&gt;", each)]
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [("see_a_run", [("大模型_1",)]), ("two_apps", [("排行程",), ("差旅制度",), ("杭州", "苏州")])],
+)
+def test_a_notebook_shows_the_pictures_of_its_runs(
+    name: str, nodes: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("DASHSCOPE_API_KEY", "BAILIAN_APP_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    outputs = outputs_of(NOTEBOOKS / f"{name}.ipynb", tmp_path)
+    pictures = pictures_in(outputs)
+    assert len(pictures) == len(nodes)
+    for picture, names in zip(pictures, nodes, strict=True):
+        assert all(each in picture for each in names)
+    assert not any(output.get("name") == "stderr" for output in outputs)
+    if name == "two_apps":
+        printed = "".join(each["text"] for each in outputs if each["output_type"] == "stream")
+        assert "600 元[1]。\n  [1] 差旅制度 3.2：" in printed
+        assert "| 绍兴 | 上午去鲁迅故里" in outputs[-1]["data"]["text/markdown"]
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs_on_the_cloud_with_two_variables(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:
+        monkeypatch.setenv("DASHSCOPE_API_KEY", "sk-mine")
+        monkeypatch.setenv("BAILIAN_APP_ID", "mine")
+        monkeypatch.setenv("DASHSCOPE_HTTP_BASE_URL", cloud.base_url)
+        outputs = outputs_of(path, tmp_path)
+        assert {request.app_id for request in cloud.requests} == {"mine"}
+    assert all("大模型_1" in picture for picture in pictures_in(outputs))
 
 
 def run_with_two_variables(sources: list[str], folder: Path) -> list[Emulator]:
