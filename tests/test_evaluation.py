@@ -94,8 +94,8 @@ def test_the_judge_decides_and_one_that_answers_otherwise_is_named(tmp_path: Pat
     case = {"id": "rain", "question": "What to do?", "judge": "Names a place with a roof."}
     (tmp_path / "set.jsonl").write_text(json.dumps(case), encoding="utf-8")
     answers = iter(['{"passed": false, "reason": "a park has none"}', "No."])
-    apps = {"mine": lambda _: "Go to the park.", "judge": lambda _: next(answers)}
-    with Emulator(apps=apps, api_key="sk-mine") as cloud:
+    with Emulator(apps={"mine": lambda _: "Go to the park."}, api_key="sk-mine") as cloud:
+        cloud.add_app("judge", lambda _: next(answers))
         variables = on(cloud, BAILIAN_JUDGE_APP_ID="judge")
         refused, unread = (evaluate(tmp_path, "--set", "set.jsonl", **variables) for _ in range(2))
         asked = cloud.requests[1].prompt

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.pages import blocks_of
+from support.pages import LANGUAGES, blocks_of, page, rows
 from support.scripts import ENVIRONMENT, run_script, run_scripts
 
 from bailian_apps.emulator import RECORDINGS, Emulator
@@ -24,7 +25,13 @@ ELSEWHERE = {
     ROOT / "examples" / name
     for name in ("session_files.py", "ray_batch.py", "gradio_chat.py", "evaluate_app.py")
 }
-EXAMPLES = sorted(set((ROOT / "examples").glob("*.py")) - ELSEWHERE)
+ALL_EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted(set(ALL_EXAMPLES) - ELSEWHERE)
+TWO_VARIABLES = {"DASHSCOPE_API_KEY", "BAILIAN_APP_ID"}
+# The API that uploads files takes no API key, but an AccessKey pair and a workspace.
+FILES_API = {
+    *("ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET", "BAILIAN_WORKSPACE_ID")
+}
 # Run by tests/batch/test_ray_data.py, tests/test_docs_notebooks.py, tests/test_docs_tracing.py,
 # tests/test_evaluation.py, and tests/test_tutorials.py, which does what they say: their code is
 # files that import each other.
@@ -44,6 +51,50 @@ def test_an_example_needs_no_key(path: Path, tmp_path: Path) -> None:
     done = run_script(path.read_text(encoding="utf-8"), tmp_path, ENVIRONMENT)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout
+
+
+def required_variables(source: str) -> set[str]:
+    """The variables without which a program fails: those that it reads as `os.environ[...]`."""
+    return {
+        str(node.slice.value)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.ctx, ast.Load)
+        and ast.unparse(node.value) == "os.environ"
+        and isinstance(node.slice, ast.Constant)
+    }
+
+
+@pytest.mark.parametrize("path", ALL_EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_needs_no_variable_but_two(path: Path) -> None:
+    needed = required_variables(path.read_text(encoding="utf-8")) - TWO_VARIABLES
+    assert needed == (FILES_API if path.stem == "session_files" else set())
+
+
+def test_a_required_variable_is_found() -> None:
+    source = "os.environ['A'] + os.environ.get('B', '')\nos.environ['C'] = 'set'"
+    assert required_variables(source) == {"A"}
+
+
+@pytest.mark.parametrize("path", ALL_EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_how_to_run_it_what_it_prints_and_which_app_it_needs(path: Path) -> None:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    assert re.search(rf"^    python (-m pytest )?examples/{path.name}", text, re.M)
+    assert "    pip install " in text
+    assert "It prints " in text
+    if path.stem.endswith("_test"):
+        assert "never calls the cloud" in text
+    else:
+        assert all(f"`{name}`" in text for name in TWO_VARIABLES)
+        assert "in the cloud" in text
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_lists_every_example_once(language: str) -> None:
+    listed = [cells[1] for cells in rows(page("examples", language))]
+    names = re.findall(r"\(\.\./\.\./examples/([^)]+)\)", "\n".join(listed))
+    notebooks = [f"notebooks/{path.name}" for path in NOTEBOOKS.glob("*.ipynb")]
+    assert sorted(names) == sorted([*(path.name for path in ALL_EXAMPLES), *notebooks, "service"])
 
 
 def outputs_of(path: Path, folder: Path) -> list[Any]:
