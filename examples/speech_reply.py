@@ -3,9 +3,11 @@
     pip install "bailian-apps[emulator]"
     python examples/speech_reply.py "龙井茶什么时候采？"
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud and writes the
-speech to answer.mp3. Otherwise it starts the emulator with an app that knows tea, and prints the
-sentences that would be spoken. `COSYVOICE_MODEL` and `COSYVOICE_VOICE` choose another voice.
+It prints the sentences of the answer.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud, any app, and
+writes the speech to answer.mp3. Otherwise it starts the emulator with an app that knows tea, and
+only prints. `COSYVOICE_MODEL` and `COSYVOICE_VOICE` choose another voice.
 """
 
 from __future__ import annotations
