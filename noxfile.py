@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def built(kind: str) -> Path:
 
 
 @contextmanager
-def cloud() -> Iterator[dict[str, str]]:
+def cloud() -> Generator[dict[str, str], None, None]:
     """Yield the environment of a user, with the emulator in the place of the cloud."""
     from bailian_apps.emulator import Emulator  # of the .venv that nox runs in
 
