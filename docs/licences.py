@@ -89,7 +89,7 @@ def licences(names: Iterable[str]) -> dict[str, str]:
     )
     found: dict[str, str] = {}
     for each in json.loads(done.stdout):
-        line = each["License"].strip().split("\n")[0]  # some metadata hold the whole text
+        line: str = each["License"].strip().split("\n")[0]  # some metadata hold the whole text
         names = [SPDX.get(name, name) for name in line.split("; ")]
         found[canonicalize_name(each["Name"])] = ", ".join(names)
     return found
