@@ -28,7 +28,7 @@ def run(**more: str) -> subprocess.CompletedProcess[str]:
         env=environment(**variables | more),
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=280,
         check=False,
     )
 
