@@ -102,7 +102,7 @@ lock-upgrade: ## Raise every locked version, show which, and run everything on t
 	$(MAKE) --keep-going check test test-slow EXAMPLES=1000
 
 clean: ## Remove everything that was installed or built.
-	rm -rf dist site .nox .venv .venv-demo .venv-floor .venv-lock .venv-newest
+	rm -rf dist site .doctrees .nox .venv .venv-demo .venv-floor .venv-lock .venv-newest
 
 .venv/.installed: pyproject.toml requirements/dev.lock
 	@echo "== installing into .venv"
