@@ -4,7 +4,7 @@ Where the environment variable `DOCS_SOURCE_URL` holds the address of the reposi
 (`https://github.com/OWNER/NAME/blob/v1.0.0`), a link leads there. Otherwise the site has a page of
 each linked file, and of each linked folder a list of what is in it. Links to the README lead to the
 start page, those to CHANGELOG.md and its like to their pages, those to a page of the other language
-to that page.
+to that page. What is in docs/publishing is for other sites, so here it is a file like any other.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+PUBLISHING = DOCS / "publishing"
 SOURCE_URL = os.environ.get("DOCS_SOURCE_URL", "").rstrip("/")
 PAGES = {
     "README.md": "index",
@@ -39,7 +40,7 @@ def page_of(path: Path, language: str) -> str:
     name = path.relative_to(ROOT).as_posix()
     if name in PAGES:
         return f"{PAGES[name]}.html"
-    if path.suffix == ".md" and path.is_relative_to(DOCS):
+    if path.suffix == ".md" and _is_part_of_site(path):
         folder, _, page = path.relative_to(DOCS).with_suffix(".html").as_posix().partition("/")
         return page if folder == language else f"../{folder}/{page}"
     if SOURCE_URL:
@@ -83,16 +84,21 @@ def resolve(app: Sphinx, doctree: nodes.document) -> None:
 def linked_files() -> list[Path]:
     """Return what the pages of both languages link to outside of docs/, and what is in folders."""
     found: set[Path] = set()
-    for page in [*DOCS.rglob("*.md"), *(ROOT / name for name in PAGES)]:
+    pages = [page for page in DOCS.rglob("*.md") if _is_part_of_site(page)]
+    for page in [*pages, *(ROOT / name for name in PAGES)]:
         for link in _LINK.findall(page.read_text(encoding="utf-8")):
             path = target_of(link, page.parent)
             if (
                 path
-                and not path.is_relative_to(DOCS)
+                and not _is_part_of_site(path)
                 and path.relative_to(ROOT).as_posix() not in PAGES
             ):
                 found.update(_with_children(path))
     return sorted(found)
+
+
+def _is_part_of_site(path: Path) -> bool:
+    return path.is_relative_to(DOCS) and not path.is_relative_to(PUBLISHING)
 
 
 def _with_children(path: Path) -> Iterator[Path]:

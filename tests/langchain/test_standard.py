@@ -5,7 +5,7 @@ The suites find by themselves that an app takes neither tools nor a schema. They
 * images of tool messages, and Anthropic's blocks: the suite binds a tool to the model.
   tests/langchain/test_images.py has its own tests of both.
 * files and audio: the suites send base64 data, and an app takes files by their URLs.
-* the VCR test and `test_init_time` are benchmarks.
+* `test_stream_time` is a benchmark that needs recorded traffic.
 """
 
 from __future__ import annotations
