@@ -13,13 +13,14 @@ import sys
 import nox
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
-# What runs on the locked versions only: databases, type checkers and the documentation.
+# What runs on the locked versions only: databases, type checkers, the documentation and examples.
 LOCKED = [
     "tests/memory",
     "tests/typing",
-    "tests/test_docs_notebooks.py",
-    "tests/test_docs_site.py",
+    "tests/test_docs_*.py",
+    "tests/test_examples.py",
     "tests/test_translations.py",
+    "tests/test_tutorials.py",
 ]
 
 nox.needs_version = ">=2025.2.9"
@@ -71,11 +72,11 @@ def tests(session: nox.Session) -> None:
 def floor(session: nox.Session) -> None:
     """Run the tests on the oldest Python, with the oldest release of each dependency."""
     install(session, "all,ray", "test", "floor", lock="requirements/floor.lock")
-    pytest(session, *(f"--ignore={each}" for each in LOCKED))
+    pytest(session, *(f"--ignore-glob={each}" for each in LOCKED))
 
 
 @nox.session(python=HERE[-1])
 def newest(session: nox.Session) -> None:
     """Run the tests on the newest Python, with the newest releases, whatever is locked."""
     install(session, "all,ray", "dev")
-    pytest(session, *(f"--ignore={each}" for each in LOCKED))
+    pytest(session, *(f"--ignore-glob={each}" for each in LOCKED))
