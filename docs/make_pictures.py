@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.screen import Screen, screen  # noqa: E402
 
 IMAGES = Path(__file__).with_name("images")
-APPS = ROOT / "integrations" / "bailian_apps" / "cli" / "demo.yaml"
+APPS = ROOT / "integrations" / "bailian_apps" / "cli" / "demo.en.yaml"
 PROMPT = "Plan a day in Hangzhou"
 ARGUMENTS = ["run", "travel", PROMPT, "--steps"]
 COLUMNS, ROWS = 106, 30

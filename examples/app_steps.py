@@ -1,6 +1,14 @@
-"""Call an app and show what it does as it happens.
+"""Show what an app does while it does it: steps, tokens and answer, as typed events.
 
-With DASHSCOPE_API_KEY and BAILIAN_APP_ID set it runs on the cloud, else on a recorded run.
+    pip install "bailian-apps[emulator]"
+    python examples/app_steps.py
+
+It prints each step as it starts and ends, the tokens of its model, the answer as it streams, and
+the totals.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do;
+a workflow shows its nodes, an agent its tools and searches. Otherwise it starts the emulator with a
+recorded travel workflow.
 """
 
 import os

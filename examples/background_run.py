@@ -3,8 +3,10 @@
     pip install "bailian-apps[emulator,background]"
     python examples/background_run.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
-starts the emulator, where a run is queued for a minute of its clock.
+It prints the status of the run after it was submitted, and its answer.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with an app whose run is queued for a minute of its clock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
 """Many prompts for one app, with a journal: the second run goes on where the first one ended.
 
-The first run ends because of its budget. A run that was killed goes on in the same way. With
-DASHSCOPE_API_KEY and BAILIAN_APP_ID set, the batch runs on the cloud.
-Run it with: python examples/batch_of_prompts.py
+    pip install "bailian-apps[batch,emulator]"
+    python examples/batch_of_prompts.py
+
+It prints the answers of two runs and where each came from; the first run ends because of its
+budget.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do;
+it is asked six times. Otherwise it starts the emulator with an app that refuses two of the
+requests.
 """
 
 import os
@@ -39,9 +45,9 @@ def main() -> None:
             print(f"run {number}")
             with run_batch(app, prompts, journal=journal, concurrency=2, budget=budget) as batch:
                 for result in batch:
-                    source = "journal" if result.from_journal else "app"
-                    error = result.error and result.error.type
-                    print(f"  {result.id}: {result.status} ({source}): {result.text or error}")
+                    source = " (journal)" if result.from_journal else ""
+                    why = result.error.type if result.error else ""
+                    print(f"  {result.id}: {result.status}{source} {result.text or why}".rstrip())
             print(f"  {batch.counts.calls} requests, {batch.counts.tokens} tokens")
 
 

@@ -1,6 +1,9 @@
 """Test your own code against a local cloud: no key, no cost, the same answer every time.
 
-Run it with pytest, or as a script. It never calls the cloud.
+    pip install "bailian-apps[emulator]" pytest
+    python -m pytest examples/emulator_test.py
+
+It prints "ok" where it is run as a script. It never calls the cloud.
 """
 
 from bailian_apps import BailianApp, RateLimitError

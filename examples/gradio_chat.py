@@ -3,8 +3,10 @@
     pip install "bailian-apps[langchain,emulator]" gradio
     python examples/gradio_chat.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud; otherwise it
-starts the emulator with a recorded travel workflow.
+It prints the address of the page; open it in a browser.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with a recorded travel workflow.
 """
 
 from __future__ import annotations

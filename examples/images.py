@@ -1,8 +1,13 @@
-"""An image of this machine, sent to an app in each of the three ways.
+"""Ask about an image of this machine: in plain Python, in LangChain and in LlamaIndex.
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud, which needs a
-vision model; otherwise it starts the emulator with an app that describes what it received.
-Run it with: python examples/images.py [IMAGE]
+    pip install "bailian-apps[langchain,llamaindex,emulator]"
+    python examples/images.py [IMAGE]
+
+It prints the three answers, about IMAGE or about a square that it draws.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: it needs a vision
+model, and an agent app needs image input enabled. Otherwise it starts the emulator with an app that
+looks at the first pixel.
 """
 
 from __future__ import annotations
@@ -40,11 +45,13 @@ def blue_square(side: int = 64) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
-def describe(call: Any) -> str:
-    """Answer as the emulator's app: with the type and the size of the image."""
+def look(call: Any) -> str:
+    """Answer as the emulator's app, whose eyes are weak: it sees the first pixel of a square."""
     [image] = call.request.input["image_list"]
-    head, _, data = image.partition(",")
-    return f"{head}, {len(base64.b64decode(data))} bytes"
+    _, _, data = base64.b64decode(image.partition(",")[2]).partition(b"IDAT")
+    red, green, blue = zlib.decompressobj().decompress(data)[1:4]
+    name = "蓝色" if blue > max(red, green) else "不是蓝色"
+    return f"{name}（#{red:02x}{green:02x}{blue:02x}）。"
 
 
 def connect(stack: ExitStack) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def connect(stack: ExitStack) -> dict[str, Any]:
         return {}
     from bailian_apps.emulator import Emulator
 
-    cloud = stack.enter_context(Emulator(apps={"vision": describe}))
+    cloud = stack.enter_context(Emulator(apps={"vision": look}))
     return {"app_id": "vision", "api_key": "any", "base_url": cloud.base_url}
 
 
@@ -62,15 +69,17 @@ def main(path: Path) -> None:
     with ExitStack() as stack:
         settings = connect(stack)
 
-        print(BailianApp(**settings).invoke(QUESTION, image_list=[path]).text)
+        print(QUESTION)
+        print("BailianApp:", BailianApp(**settings).invoke(QUESTION, image_list=[path]).text)
 
         encoded = base64.b64encode(path.read_bytes()).decode()
         block = {"type": "image", "base64": encoded, "mime_type": "image/png"}
         message = HumanMessage([{"type": "text", "text": QUESTION}, block])
-        print(ChatBailianApp(**settings).invoke([message]).text)
+        print("LangChain:", ChatBailianApp(**settings).invoke([message]).text)
 
         blocks = [TextBlock(text=QUESTION), ImageBlock(path=path)]
-        print(BailianAppLLM(**settings).chat([ChatMessage(blocks=blocks)]).message.content)
+        answer = BailianAppLLM(**settings).chat([ChatMessage(blocks=blocks)]).message
+        print("LlamaIndex:", answer.content)
 
 
 if __name__ == "__main__":

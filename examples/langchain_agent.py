@@ -1,9 +1,14 @@
 """An app as a tool of a LangChain agent: its steps and its answer as they stream, in one session.
 
-The agent's own model is scripted, so no other key is needed; any model that calls tools can take
-its place. With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud;
-otherwise it starts the emulator with a recorded travel workflow. It needs `pip install langchain`.
-Run it with: python examples/langchain_agent.py
+    pip install "bailian-apps[langchain,emulator]" langchain
+    python examples/langchain_agent.py
+
+It prints two questions with the steps and answers of the app, and the round of its session. The
+agent's own model is scripted, so no other key is needed; any model that calls tools can take its
+place.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with a recorded travel workflow.
 """
 
 from __future__ import annotations
@@ -71,7 +76,7 @@ def main() -> None:
 def show(mode: str, part: Any) -> None:
     """Print one part of the agent's stream."""
     if mode == "custom":
-        if part["event"] == "end":
+        if part["event"] == "end" and part["step"]["type"] != "End":  # which has the answer
             print(f"  [{part['step']['name']}]")
         return
     message, metadata = part

@@ -1,8 +1,12 @@
-"""An app as a LangChain chat model: a streamed answer, its steps, and a second turn.
+"""An app as a LangChain chat model: a conversation of two turns, streamed, with the app's steps.
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud; otherwise it
-starts the emulator with a recorded travel workflow.
-Run it with: python examples/langchain_chat.py
+    pip install "bailian-apps[langchain,emulator]"
+    python examples/langchain_chat.py
+
+It prints the steps and the answer of each turn, and the round of the session that both share.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with a recorded travel workflow.
 """
 
 from __future__ import annotations
@@ -24,9 +28,11 @@ class PrintSteps(BaseCallbackHandler):
 
     def on_custom_event(self, name: str, data: Any, **kwargs: Any) -> None:
         """Print a step that ended."""
-        if name == "bailian_step" and data["event"] in ("end", "error"):
-            step = data["step"]
-            print(f"\n  [{step['status']}] {step['name']}: {step.get('output', '')}")
+        if name != "bailian_step" or data["event"] not in ("end", "error"):
+            return
+        step = data["step"]
+        if step["type"] != "End":  # which has the answer
+            print(f"  [{step['status']}] {step['name']}: {step.get('output', '')}")
 
 
 def connect(stack: ExitStack) -> ChatBailianApp:

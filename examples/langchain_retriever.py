@@ -1,8 +1,13 @@
-"""The documents that an app cites or finds, with their scores, as a retriever.
+"""An app with a knowledge base as a LangChain retriever: the passages that it cites or finds.
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud, which should have
-a knowledge base; otherwise it starts the emulator with an app that finds three passages and cites
-two of them. Run it with: python examples/langchain_retriever.py
+    pip install "bailian-apps[langchain,emulator]"
+    python examples/langchain_retriever.py
+
+It prints the passages with their scores and titles: those cited, then all that were found.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: it should have a
+knowledge base, and show the sources of its answers (展示回答来源).
+Otherwise it starts the emulator with an app that finds three passages and cites two.
 """
 
 from __future__ import annotations

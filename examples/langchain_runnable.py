@@ -1,8 +1,12 @@
-"""An app as a Runnable with a typed result: streamed, and in a chain.
+"""Read the outputs of a workflow's nodes in a LangChain chain, not only its answer.
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud; otherwise it
-starts the emulator with a recorded travel workflow.
-Run it with: python examples/langchain_runnable.py
+    pip install "bailian-apps[langchain,emulator]"
+    python examples/langchain_runnable.py
+
+It prints what each LLM node of the workflow wrote for two cities, asked at the same time.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: a workflow with
+LLM nodes. Otherwise it starts the emulator with a recorded travel workflow.
 """
 
 from __future__ import annotations
@@ -10,9 +14,12 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
-from langchain_core.runnables import RunnablePassthrough
+from langchain_core.prompts import PromptTemplate
 
+from bailian_apps import AppResult
 from bailian_apps.langchain import BailianAppRunnable
+
+CITIES = ("杭州", "苏州")
 
 
 def connect(stack: ExitStack) -> BailianAppRunnable:
@@ -25,18 +32,20 @@ def connect(stack: ExitStack) -> BailianAppRunnable:
     return BailianAppRunnable(app_id="travel", api_key="any", base_url=cloud.base_url)
 
 
-def main() -> None:
-    """Stream a result, then use the app in a chain."""
-    with ExitStack() as stack:
-        app = connect(stack)
-        for result in app.stream("杭州有什么好吃的？"):
-            running = [step.name for step in result.steps if step.status == "executing"]
-            print(f"{len(result.steps)} steps, running: {', '.join(running) or '-'}; {result.text}")
+def outputs(result: AppResult) -> dict[str, str]:
+    """Return what each LLM node wrote."""
+    return {step.name: step.output or "" for step in result.steps if step.type == "LLM"}
 
-        chain = RunnablePassthrough.assign(plan=app) | (
-            lambda state: f"{state['city']}: {state['plan'].text}"
-        )
-        print(chain.invoke({"prompt": "有什么好玩的？", "city": "杭州"}))
+
+def main() -> None:
+    """Ask about two cities at once, and print a line for each node."""
+    with ExitStack() as stack:
+        prompt = PromptTemplate.from_template("{city}有什么好吃的、好玩的？")
+        chain = prompt | (lambda value: value.to_string()) | connect(stack) | outputs
+        for city, written in zip(CITIES, chain.batch([{"city": c} for c in CITIES]), strict=True):
+            print(city)
+            for name, text in written.items():
+                print(f"  {name}: {text}")
 
 
 if __name__ == "__main__":

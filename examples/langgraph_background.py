@@ -3,9 +3,11 @@
     pip install "bailian-apps[langchain,emulator,background]" langgraph
     python examples/langgraph_background.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
-starts the emulator with an app that writes a report. A real graph has a checkpointer that outlives
-the process, such as `PostgresSaver`.
+It prints the id of the submitted run, its answer from a new graph, and that nothing was submitted
+twice. A real graph has a checkpointer that outlives the process, such as `PostgresSaver`.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with an app that writes a report.
 """
 
 from __future__ import annotations

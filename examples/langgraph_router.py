@@ -3,9 +3,11 @@
     pip install "bailian-apps[langchain,emulator]" langgraph
     python examples/langgraph_router.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud; set
-`TRAVEL_APP_ID` and `TEA_APP_ID` for two different ones. Otherwise it starts the emulator with two
-apps that say what they know of the conversation.
+It prints four questions, which app answered, and whether it was sent the whole history.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: `TRAVEL_APP_ID`
+and `TEA_APP_ID` may name two different ones. Otherwise it starts the emulator with two apps that
+say what they know of the conversation.
 """
 
 from __future__ import annotations

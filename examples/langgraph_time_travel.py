@@ -3,8 +3,10 @@
     pip install "bailian-apps[langchain,emulator]" langgraph
     python examples/langgraph_time_travel.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
-starts the emulator with an app that answers what it knows.
+It prints the messages of both branches, and whether each was sent with the whole history.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with an app that answers what it knows.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""A Bailian app as a tool of a LlamaIndex agent; prints its steps as they happen.
+"""An app as a tool of a LlamaIndex agent: its steps as they happen, in one session.
 
     pip install "bailian-apps[llamaindex,emulator]"
     python examples/llamaindex_agent.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
-starts a local emulator that replays a recorded workflow app. The agent's LLM is scripted, so that
-the app is the only service needed; replace it with a real one.
+It prints the two questions that the agent asks the app, the steps of the app, and the agent's
+answer. The agent's LLM is scripted, so that no other key is needed; replace it with a real one.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with a recorded travel workflow.
 """
 
 from __future__ import annotations

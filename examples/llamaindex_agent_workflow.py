@@ -1,11 +1,13 @@
-"""A Bailian app as an agent that another one hands off to; prints its steps and its text.
+"""An app as an agent of a LlamaIndex `AgentWorkflow`: another agent hands off to it.
 
     pip install "bailian-apps[llamaindex,emulator]"
     python examples/llamaindex_agent_workflow.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
-starts a local emulator that replays a recorded workflow app. The other agent's LLM is scripted, so
-that the app is the only service needed; replace it with a real one.
+It prints the steps and the streamed text of the app, which agent answered, and the session of the
+app. The other agent's LLM is scripted, so that no other key is needed; replace it with a real one.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with a recorded travel workflow.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ async def main() -> None:
             async for event in handler.stream_events():
                 if isinstance(event, BailianAppStepStream) and event.phase == "finished":
                     step = event.step
-                    print(f"  [{step['status']}] {event.current_agent_name}: {step['name']}")
+                    if step["type"] != "End":  # which has the answer
+                        print(f"  [{step['status']}] {event.current_agent_name}: {step['name']}")
                 if isinstance(event, AgentStream):
                     print(event.delta, end="", flush=True)
             output = await handler

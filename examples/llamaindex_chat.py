@@ -1,10 +1,12 @@
-"""A Bailian app as a LlamaIndex chat engine and query engine, streamed, with steps and sources.
+"""An app as a LlamaIndex chat engine: two streamed turns, with the session kept in the memory.
 
     pip install "bailian-apps[llamaindex,emulator]"
     python examples/llamaindex_chat.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
-starts a local emulator that replays a recorded workflow app.
+It prints the answers, and the round of the session after each.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with a recorded travel workflow.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from contextlib import contextmanager
 
 from llama_index.core.memory import ChatMemoryBuffer
 
-from bailian_apps.llamaindex import BailianAppChatEngine, BailianAppLLM, BailianAppQueryEngine
+from bailian_apps.llamaindex import BailianAppChatEngine, BailianAppLLM
+
+QUESTIONS = ("杭州有什么好玩的？", "第二天呢？")
 
 
 @contextmanager
@@ -30,32 +34,17 @@ def open_llm() -> Iterator[BailianAppLLM]:
         yield BailianAppLLM(app_id="travel", api_key="none", base_url=emulator.base_url)
 
 
-def chat(llm: BailianAppLLM) -> None:
-    """Two turns in one session, whose marker is stored in the memory."""
-    memory = ChatMemoryBuffer.from_defaults(token_limit=100_000)
-    engine = BailianAppChatEngine(llm=llm, memory=memory)
-    for question in ("杭州", "第二天呢？"):
-        print(f"> {question}")
-        for delta in engine.stream_chat(question).response_gen:
-            print(delta, end="", flush=True)
-        marker = engine.chat_history[-1].additional_kwargs["bailian"]
-        print(f"\n  (round {marker['round']} of session {marker['session_id'][:8]}…)")
-
-
-def query(llm: BailianAppLLM) -> None:
-    """One question without a conversation."""
-    response = BailianAppQueryEngine(llm=llm).query("杭州有什么好玩的？")
-    print("Query engine:", response)
-    print(f"  {len(response.source_nodes)} sources, tokens: {response.metadata['usage']}")
-    for step in response.metadata["steps"]:
-        print(f"  step {step['name']} ({step['type']}): {step['status']}")
-
-
 def main() -> None:
-    """Run both."""
+    """Ask twice; the memory keeps the conversation, and the app's session in it."""
     with open_llm() as llm:
-        chat(llm)
-        query(llm)
+        memory = ChatMemoryBuffer.from_defaults(token_limit=100_000)
+        engine = BailianAppChatEngine(llm=llm, memory=memory)
+        for question in QUESTIONS:
+            print(f"> {question}")
+            for delta in engine.stream_chat(question).response_gen:
+                print(delta, end="", flush=True)
+            marker = engine.chat_history[-1].additional_kwargs["bailian"]
+            print(f"\n  (round {marker['round']} of session {marker['session_id'][:8]}…)")
 
 
 if __name__ == "__main__":

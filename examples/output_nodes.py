@@ -1,6 +1,12 @@
 """Ask a workflow that says a part of its answer in an Output node (流程输出), before its End node.
 
-With DASHSCOPE_API_KEY and BAILIAN_APP_ID set it runs on the cloud, else on a workflow made here.
+    pip install "bailian-apps[emulator]"
+    python examples/output_nodes.py
+
+It prints the answer with the Output node's text, and without it, and what each node said.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: a workflow with
+an Output node. Otherwise it starts the emulator with such a workflow.
 """
 
 import os

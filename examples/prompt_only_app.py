@@ -1,13 +1,17 @@
-"""An app that takes only a prompt, in a conversation with a system message.
+"""A conversation with an app that takes only a prompt, with a system message.
 
-An agent 2.0 app takes no `messages`, and a workflow app passes them to its model only if its LLM
-node has the variable `historyList`. With `history_format="prompt"`, the system message opens a
-session together with the first question, and only new questions follow. Where the session does not
-contain the conversation, the whole history is sent as one prompt.
+    pip install "bailian-apps[langchain,emulator]"
+    python examples/prompt_only_app.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud; otherwise it
-starts the emulator with an app that refuses `messages`.
-Run it with: python examples/prompt_only_app.py
+It prints three questions, and what was sent for each; on the emulator also the last prompt.
+
+An agent 2.0 app takes no `messages`, and a workflow passes them to its model only if its LLM node
+has the variable `historyList`. With `history_format="prompt"`, the system message opens a session
+together with the first question, and only new questions follow; where the session does not contain
+the conversation, the whole history is sent as one prompt.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with an app that refuses `messages`.
 """
 
 from __future__ import annotations
@@ -39,17 +43,19 @@ def connect() -> Iterator[ChatBailianApp]:
         return
     from bailian_apps.emulator import Agent, Emulator, PromptOnly
 
-    app = PromptOnly(Agent(text="I was sent:\n{prompt}"), messages="refused")
+    app = PromptOnly(Agent(text="Walk around West Lake."), messages="refused")
     with Emulator(apps={"planner": app}) as cloud:
         yield ChatBailianApp(app_id="planner", api_key="any", base_url=cloud.base_url, **settings)
+        print(f"The last prompt was:\n\n{cloud.requests[-1].prompt}")
 
 
 def ask(model: ChatBailianApp, messages: list[Any], question: str) -> None:
     """Ask, print the answer, and add both to the messages."""
     messages.append(HumanMessage(question))
     messages.append(model.invoke(messages))
-    session = messages[-1].response_metadata["bailian"]
-    print(f"> {question}\n{messages[-1].text}\n  (round {session['round']} of its session)\n")
+    whole = messages[-1].response_metadata.get("whole_history")
+    print(f"> {question}\n{messages[-1].text}")
+    print(f"  (sent: {'one prompt with the whole history' if whole else 'only this message'})\n")
 
 
 def main() -> None:

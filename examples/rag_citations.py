@@ -1,11 +1,14 @@
-"""Answers with numbered citations: from an app's knowledge base, and from documents of your own.
+"""Answers with numbered citations: from an app's knowledge base, and from passages of your own.
 
     pip install "bailian-apps[langchain,llamaindex,emulator]"
     python examples/rag_citations.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud, which should have
-a knowledge base and show its sources. Otherwise it starts the emulator with two apps: one that
-cites its knowledge base, and one that answers from the passages in its prompt.
+It prints three answers with `[1]` and `[2]`, and the cited sources below each.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: it should have a
+knowledge base, and show the sources of its answers (展示回答来源).
+Otherwise it starts the emulator with two apps: one that cites its knowledge base, and one that
+answers from the passages in its prompt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
 """Many prompts for one app on a Ray cluster, here one of this machine with two workers.
 
-The workers read the key from their environment. With DASHSCOPE_API_KEY and BAILIAN_APP_ID set, the
-batch runs on the cloud.
-Run it with: pip install "bailian-apps[ray,emulator]" and python examples/ray_batch.py
+    pip install "bailian-apps[ray,emulator]"
+    python examples/ray_batch.py
+
+It prints the status and the answer of each prompt. The workers read the key from their environment.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do;
+it is asked six times. Otherwise it starts the emulator with an app that repeats the question.
 """
 
 import os

@@ -1,7 +1,12 @@
 """Record an app once, then call the recording as often as you like: no key, the same answer.
 
-Without a key, an app of the emulator is recorded. With DASHSCOPE_API_KEY and BAILIAN_APP_ID set, it
-is your own.
+    pip install "bailian-apps[emulator]"
+    python examples/record_and_replay.py
+
+It prints the name of the recording, and the answer that is replayed from it.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with a travel workflow, and records that.
 """
 
 import os
@@ -34,7 +39,7 @@ def main() -> None:
 
         with Emulator(apps=load_apps(folder)) as local:
             replayed = BailianApp(base_url=local.base_url, api_key="no key").invoke(QUESTION)
-        print("replayed:", replayed.text)
+        print("replayed:", replayed.text, f"({len(replayed.steps)} steps)")
         assert (replayed.text, replayed.steps) == (recorded.text, recorded.steps)
 
 

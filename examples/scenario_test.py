@@ -1,6 +1,9 @@
 """Describe the app that your test needs: a workflow with two branches, and an answer that fails.
 
-Run it with pytest, or as a script. It never calls the cloud.
+    pip install "bailian-apps[emulator]" pytest
+    python -m pytest examples/scenario_test.py
+
+It prints "ok" where it is run as a script. It never calls the cloud.
 """
 
 from bailian_apps import BailianApp, BailianError

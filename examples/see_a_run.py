@@ -1,10 +1,13 @@
 """Draw a run: a page with its waterfall, and an image for a README.
 
     pip install "bailian-apps[emulator]"
-    python examples/see_a_run.py
+    python examples/see_a_run.py [FOLDER]
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud. Otherwise it
-starts the emulator with a recorded run.
+It prints when each step started and ended, and the path of the page; it writes run.html and run.svg
+into FOLDER, by default this one.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do;
+a workflow has the most to show. Otherwise it starts the emulator with a recorded travel workflow.
 """
 
 from __future__ import annotations

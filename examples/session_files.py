@@ -1,10 +1,11 @@
 """A file of this machine for an agent app: upload it, wait until it is ready, ask about it.
 
-The upload is another API of Bailian, with a client and credentials of its own. Install it with
-`pip install "bailian-apps[files]"` and set `ALIBABA_CLOUD_ACCESS_KEY_ID`,
-`ALIBABA_CLOUD_ACCESS_KEY_SECRET` and `BAILIAN_WORKSPACE_ID`, besides `DASHSCOPE_API_KEY` and
-`BAILIAN_APP_ID`.
-Run it with: python examples/session_files.py report.pdf "What does it say?"
+    pip install "bailian-apps[files]"
+    python examples/session_files.py report.pdf "What does it say?"
+
+It prints the answer. It calls an agent app in the cloud, `BAILIAN_APP_ID`, with the key in
+`DASHSCOPE_API_KEY`. The upload is another API of Bailian, which takes no such key: it also needs
+`ALIBABA_CLOUD_ACCESS_KEY_ID`, `ALIBABA_CLOUD_ACCESS_KEY_SECRET` and `BAILIAN_WORKSPACE_ID`.
 """
 
 from __future__ import annotations

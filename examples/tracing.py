@@ -2,10 +2,13 @@
 
     pip install "bailian-apps[langchain,llamaindex,emulator]" opentelemetry-exporter-otlp-proto-http
     pip install openinference-instrumentation-langchain openinference-instrumentation-llama-index
+    python examples/tracing.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud; otherwise it
-starts the emulator with a recorded travel workflow. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, it
-sends its spans there, such as to Phoenix (http://localhost:6006); otherwise it prints them.
+It prints the spans as a tree, with kinds, tokens and outputs. With `OTEL_EXPORTER_OTLP_ENDPOINT`
+set, it sends them there instead, such as to Phoenix (http://localhost:6006).
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: any app will do.
+Otherwise it starts the emulator with a recorded travel workflow.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
     pip install "bailian-apps[langchain,llamaindex,emulator]"
     python examples/typed_output.py
 
-With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud, which has to
-answer with the fields of `Trip`. Otherwise it starts the emulator with a workflow whose End node
-has a JSON object.
+It prints the object as it grows, and the whole one; or which fields of the answer do not fit.
+
+With `DASHSCOPE_API_KEY` and `BAILIAN_APP_ID` set, it calls that app in the cloud: it has to answer
+with the JSON of `Trip`. Otherwise it starts the emulator with a workflow whose End node has such an
+object.
 """
 
 from __future__ import annotations

@@ -49,27 +49,69 @@ def test_the_demo_needs_no_key_and_does_three_different_things() -> None:
     assert "\x1b[" not in done.stdout
 
 
-def answer_in(part: str) -> str:
+def answer_in(part: str, label: str = "answer: ") -> str:
     """The app's answer in a part of the demo."""
-    return part.split("\nanswer: ")[1].split("\n✓")[0]
+    return part.split(f"\n{label}")[1].split("\n✓")[0]
+
+
+def test_where_people_read_chinese_the_demo_asks_and_answers_in_chinese() -> None:
+    done = run(BAILIAN_LANG="zh")
+    assert (done.returncode, done.stderr) == (0, "")
+    _, langchain, llamaindex, agent, end = re.split(r"\n.+ ───+\n", done.stdout)
+    assert "三潭印月[1]" in answer_in(langchain, "回答：")
+    assert "\n[1] 西湖游览指南: 清晨的苏堤" in langchain
+    assert "小李不吃鱼" in answer_in(llamaindex, "回答：")
+    assert "您的笔记：小李不吃鱼。" in llamaindex
+    assert "55 元" in answer_in(agent, "回答：")
+    assert "智能体的回答：每人 55 + 45 + 30 = 130 元。" in agent
+    (picture,) = re.findall(r"\S+\.html", end)
+    Path(picture).unlink()
+    names = {"LangChain", "LlamaIndex", "DASHSCOPE_API_KEY", "BAILIAN_APP_ID", "API Key", "prompt"}
+    names |= {
+        "model",
+        "parser",
+        "Start",
+        "End",
+        "Plugin",
+        "Retrieval",
+        "LLM",
+        "MCP",
+        "API",
+        "Token",
+    }
+    names |= {"weather", "wind", "restaurants", "qwen-max", "ms", "ref", picture}
+    rest = done.stdout
+    for name in sorted(names, key=len, reverse=True):
+        rest = rest.replace(name, "")
+    assert re.findall("[A-Za-z]+", rest) == []
 
 
 def test_colour_can_be_forced_by_the_environment() -> None:
     assert "\x1b[32m✓" in run(FORCE_COLOR="1").stdout
 
 
-def test_with_key_and_app_id_the_demo_calls_the_cloud() -> None:
+@pytest.mark.parametrize(
+    ("language", "question", "note"),
+    [
+        ("en", "Plan a day in Hangzhou for two friends.", "Dongpo pork"),
+        ("zh", "为两位朋友安排杭州一日游。", "东坡肉"),
+    ],
+)
+def test_with_key_and_app_id_the_demo_calls_the_cloud(
+    language: str, question: str, note: str
+) -> None:
     with Emulator(apps={"mine": RECORDINGS / "travel-workflow.jsonl"}, api_key="sk-mine") as cloud:
         done = run(
             DASHSCOPE_API_KEY="sk-mine",
             BAILIAN_APP_ID="mine",
             DASHSCOPE_HTTP_BASE_URL=cloud.base_url,
+            BAILIAN_LANG=language,
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert len(cloud.requests) == 3
-        assert cloud.requests[0].prompt == "Plan a day in Hangzhou for two friends."
-        assert "Dongpo pork" in (cloud.requests[1].prompt or str(cloud.requests[1].messages))
-    assert "App mine on the cloud." in done.stdout
+        assert cloud.requests[0].prompt == question
+        assert note in (cloud.requests[1].prompt or "")
+    assert {"en": "App mine on the cloud.", "zh": "应用 mine"}[language] in done.stdout
     assert "sk-mine" not in done.stdout
 
 

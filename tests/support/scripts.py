@@ -98,6 +98,8 @@ def _main(scripts: list[tuple[str, dict[str, str]]], folders: list[Path]) -> Non
         os.environ.update(environment)
         if (sdk := sys.modules.get("dashscope")) is not None:  # read when it was imported
             sdk.base_http_api_url = environment.get("DASHSCOPE_HTTP_BASE_URL")
+            sdk.base_websocket_api_url = environment.get("DASHSCOPE_WEBSOCKET_BASE_URL")
+            sdk.api_key = environment.get("DASHSCOPE_API_KEY")
         script = sys.modules["__main__"] = ModuleType("__main__")
         exec(compile(source, "<script>", "exec"), script.__dict__)
         sys.stdout.flush()

@@ -10,6 +10,7 @@ Each asks it for something else; its steps are shown as they happen.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import tempfile
@@ -45,7 +46,7 @@ from bailian_apps.app import BailianApp
 from bailian_apps.cli.view import RunView, print_note, screen_text
 from bailian_apps.core.errors import BailianError
 from bailian_apps.core.events import RunFinished
-from bailian_apps.core.language import N_, _, ngettext, translated
+from bailian_apps.core.language import N_, _, language, ngettext, translated
 from bailian_apps.core.result import AppResult, Step
 from bailian_apps.core.settings import AppSettings
 from bailian_apps.langchain import ChatBailianApp
@@ -54,12 +55,12 @@ from bailian_apps.langchain.printer import step_of_event
 from bailian_apps.llamaindex import BailianAppLLM, BailianAppStepEvent
 from bailian_apps.terminal import format_tokens
 
-NOTES = [
-    "We arrive on Friday evening, and stay in a hotel by West Lake.",
-    "Li eats no fish. Everyone likes Dongpo pork.",
-]
+NOTES = (
+    N_("We arrive on Friday evening, and stay in a hotel by West Lake."),
+    N_("Li eats no fish. Everyone likes Dongpo pork."),
+)
 _LABEL = N_("answer: ")
-_PRICE = re.compile(r"(\d+) yuan")
+_PRICE = re.compile(r"(\d+) (?:yuan|元)")
 
 
 def run_demo(console: Console, *, pace: float) -> None:
@@ -101,7 +102,7 @@ def _settings(console: Console, pace: float) -> Generator[AppSettings]:
         "Set DASHSCOPE_API_KEY and BAILIAN_APP_ID to run your app on the cloud."
     )
     print_note(console, text.format(why=why), "")
-    apps = load_apps(Path(__file__).with_suffix(".yaml"))
+    apps = load_apps(Path(__file__).with_name(f"demo.{language()}.yaml"))
     with Emulator(apps=apps, pace=pace) as emulator:
         yield AppSettings.model_validate(
             {"app_id": "travel", "api_key": "demo", "base_url": emulator.base_url}
@@ -113,9 +114,9 @@ def _settings(console: Console, pace: float) -> Generator[AppSettings]:
 
 def _langchain_chain(settings: AppSettings, console: Console) -> None:
     _print_title(console, _("LangChain: a chain, prompt | model | parser, plans a day"))
-    prompt = ChatPromptTemplate.from_messages([("human", "Plan a day in {city} for {guests}.")])
+    prompt = ChatPromptTemplate.from_messages([("human", _("Plan a day in {city} for {guests}."))])
     chain = prompt | ChatBailianApp(**_fields(settings)) | StrOutputParser()
-    trip = {"city": "Hangzhou", "guests": "two friends"}
+    trip = {"city": _("Hangzhou"), "guests": _("two friends")}
     with RunView(console, label=translated(_LABEL)) as view:
         handler = _LangChainSteps(view)
         for text in chain.stream(trip, {"callbacks": [handler]}):
@@ -127,13 +128,13 @@ def _langchain_chain(settings: AppSettings, console: Console) -> None:
 def _llamaindex_query_engine(settings: AppSettings, console: Console) -> None:
     _print_title(console, _("LlamaIndex: a query engine asks about your own notes"))
     index = VectorStoreIndex.from_documents(
-        [Document(text=note) for note in NOTES], embed_model=MockEmbedding(embed_dim=8)
+        [Document(text=translated(note)) for note in NOTES], embed_model=MockEmbedding(embed_dim=8)
     )
     # LlamaIndex adds a system message, which a workflow reads in a prompt only.
     llm = BailianAppLLM(**_fields(settings), history_format="prompt", step_events=True)
     engine = index.as_query_engine(llm=llm, streaming=True)
     with RunView(console, label=translated(_LABEL)) as view, _llamaindex_steps(view):
-        response: Any = engine.query("Where should we eat?")
+        response: Any = engine.query(_("Where should we eat?"))
         for text in response.response_gen:
             view.write(text)
     for source in response.source_nodes:
@@ -168,7 +169,7 @@ async def _agent_tool(settings: AppSettings, console: Console) -> AppResult:
     scripted = _("The agent's own model is scripted here; any LLM can take its place.")
     print_note(console, scripted)
     # The overload that pyright picks is another one than the keyword's, which is not deprecated.
-    answer = await agent.run(user_msg="What do the tickets cost?")  # pyright: ignore[reportDeprecated]
+    answer = await agent.run(user_msg=_("What do the tickets cost?"))  # pyright: ignore[reportDeprecated]
     if errors:
         raise errors[0]
     print_note(console, _("the agent's answer: {text}").format(text=answer))
@@ -183,23 +184,25 @@ class _ScriptedLLM(CustomLLM):
         return LLMMetadata(model_name="scripted")
 
     @llm_completion_callback()
-    def complete(self, prompt: str, formatted: bool = False, **_: Any) -> CompletionResponse:
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         seen = re.split(r"\n\w+: Observation: ", prompt)[1:]
         observations = [each.partition("\nassistant:")[0].strip() for each in seen]
         prices = _PRICE.findall(observations[0]) if observations else []
         if not observations:
-            thought, action = "I need the prices.", "travel_app"
-            arguments = '{"question": "What do the tickets cost in Hangzhou?"}'
+            thought, action = _("I need the prices."), "travel_app"
+            arguments = {"question": _("What do the tickets cost in Hangzhou?")}
         elif prices and len(observations) == 1:
-            thought, action = "I add them up.", "add_up"
-            arguments = f'{{"numbers": [{", ".join(prices)}]}}'
+            thought, action = _("I add them up."), "add_up"
+            arguments = {"numbers": [int(price) for price in prices]}
         else:
-            answer = observations[0]
+            thought, answer = _("I can answer."), observations[0]
             if prices:
-                answer = f"{' + '.join(prices)} = {observations[-1]} yuan for each person."
-            return CompletionResponse(text=f"Thought: I can answer.\nAnswer: {answer}")
+                total = _("{prices} = {total} yuan for each person.")
+                answer = total.format(prices=" + ".join(prices), total=observations[-1])
+            return CompletionResponse(text=f"Thought: {thought}\nAnswer: {answer}")
+        given = json.dumps(arguments, ensure_ascii=False)
         return CompletionResponse(
-            text=f"Thought: {thought}\nAction: {action}\nAction Input: {arguments}"
+            text=f"Thought: {thought}\nAction: {action}\nAction Input: {given}"
         )
 
     @llm_completion_callback()
