@@ -7,7 +7,6 @@ links to the repository. `make install` has what it needs.
 from __future__ import annotations
 
 import re
-import runpy
 import sys
 from pathlib import Path
 
@@ -41,8 +40,9 @@ def release_notes(tag: str, repository: str) -> str:
     )
     if section is None:
         sys.exit(f"{CHANGELOG} has no section `## {version} - YYYY-MM-DD`.")
-    hook = runpy.run_path(str(ROOT / "hatch_build.py"))
-    return str(hook["with_absolute_links"](section[1].strip(), CHANGELOG, ROOT, address, tag))
+    files = f"{address}/blob/{tag}"
+    notes = section[1].strip().replace("](#", f"]({files}/{CHANGELOG}#")
+    return re.sub(r"\]\((?!\w+:)", f"]({files}/", notes)
 
 
 if __name__ == "__main__":

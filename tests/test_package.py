@@ -24,6 +24,7 @@ else:
     import tomli as tomllib
 
 hatchling: Any = pytest.importorskip("hatchling.builders.wheel")
+pytest.importorskip("hatch_fancy_pypi_readme")
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -69,33 +70,6 @@ def test_every_link_of_the_page_on_pypi_leads_to_a_file_of_this_version(metadata
             kinds.add(kind)
             assert (ROOT / path).is_dir() if kind == "tree" else (ROOT / path).is_file(), link
     assert kinds >= {"raw", "blob"}
-
-
-def test_links_of_every_form_become_absolute_and_code_stays(tmp_path: Path) -> None:
-    hook: Any = runpy.run_path(str(ROOT / "hatch_build.py"))
-    (tmp_path / "docs").mkdir()
-    for name in ("README.md", "docs/a.md", "docs/a.svg"):
-        (tmp_path / name).touch()
-    page = (
-        '[a](docs/a.md#part "title") [b][b] [own](#part) [web](https://example.com/a.md)\n'
-        "[mail](mailto:a@example.com) [folder](<docs>) [![image](docs/a.svg)](./docs/a.md)\n\n"
-        "[b]: docs/a.md\n\n"
-        '<picture><source srcset="docs/a.svg"><img src="docs/a.svg"></picture>\n\n'
-    )
-    code = "`[a](docs/gone.md)`\n\n```md\n[a](docs/gone.md)\n```\n"
-    made = hook["with_absolute_links"](page + code, "README.md", tmp_path, "https://host/o/n", "v1")
-    files = "https://host/o/n/blob/v1"
-    image = "https://host/o/n/raw/v1/docs/a.svg"
-    assert sorted(targets(made)) == sorted(
-        [
-            *(f"{files}/docs/a.md#part", *[f"{files}/docs/a.md"] * 2, f"{files}/README.md#part"),
-            *("https://example.com/a.md", "mailto:a@example.com", "https://host/o/n/tree/v1/docs"),
-            *[image] * 3,
-        ]
-    )
-    assert made.endswith(code)
-    with pytest.raises(FileNotFoundError, match=r"docs/gone\.md"):
-        hook["with_absolute_links"]("[a](docs/gone.md)", "README.md", tmp_path, "", "v1")
 
 
 def test_the_project_has_one_address() -> None:
