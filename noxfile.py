@@ -128,7 +128,8 @@ def cloud() -> Generator[dict[str, str], None, None]:
 def build(session: nox.Session) -> None:
     """Build dist/ from a clone of the last commit, and check it."""
     shutil.rmtree(DIST, ignore_errors=True)
-    session.run(*TOOLS, "build", "--outdir", str(DIST), str(clone(session)))
+    locked = {"PIP_CONSTRAINT": "requirements/dev.lock"}  # for the environment that builds
+    session.run(*TOOLS, "build", "--outdir", str(DIST), str(clone(session)), env=locked)
     session.run(*TOOLS, "twine", "check", "--strict", *map(str, DIST.iterdir()))
     session.run(*TOOLS, "check_wheel_contents", str(built("*.whl")))
 
@@ -166,7 +167,7 @@ def sdist(session: nox.Session) -> None:
 def readme(session: nox.Session) -> None:
     """In a clone, run what the README and the demo's page have a new user type."""
     # pip finds the wheel here, and what it requires where it always looks.
-    links = [*os.environ.get("PIP_FIND_LINKS", "").split(), str(built("*.whl").parent)]
+    links = [*os.environ.get("PIP_FIND_LINKS", "").split(), built("*.whl").parent.as_uri()]
     environment = {"PIP_FIND_LINKS": " ".join(links)}
     session.chdir(clone(session))
     pages = ["README.md", "README.zh-CN.md", "docs/en/demo.md", "docs/zh/demo.md"]
