@@ -42,7 +42,8 @@ def release_notes(tag: str, repository: str) -> str:
         sys.exit(f"{CHANGELOG} has no section `## {version} - YYYY-MM-DD`.")
     files = f"{address}/blob/{tag}"
     notes = section[1].strip().replace("](#", f"]({files}/{CHANGELOG}#")
-    return re.sub(r"\]\((?!\w+:)", f"]({files}/", notes)
+    notes = re.sub(r"\]\((?!\w+:)", f"]({files}/", notes)
+    return re.sub(r"(?<!\n)\n *(?=[^\s#|-])", " ", notes)  # GitHub keeps the line breaks of notes
 
 
 if __name__ == "__main__":

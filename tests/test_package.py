@@ -133,6 +133,7 @@ def test_a_release_has_the_tag_the_address_and_the_notes_of_the_project() -> Non
     assert done.stdout.strip()
     assert all("://" in link for link in targets(done.stdout))
     assert "\n## " not in done.stdout
+    assert "\n  " not in done.stdout
 
     other_tag = release("v0.0.1", address)
     assert other_tag.returncode == 1
