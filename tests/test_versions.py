@@ -20,6 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 GROUPS = PROJECT["dependency-groups"]
 DECLARED = {
+    *PROJECT["build-system"]["requires"],
     *PROJECT["project"]["dependencies"],
     *(each for extra in EXTRAS.values() for each in extra if not each.startswith("bailian-apps")),
     *(each for group in ("test", "floor", "build") for each in GROUPS[group]),
