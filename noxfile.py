@@ -104,10 +104,11 @@ def clone(session: nox.Session) -> Path:
     return folder
 
 
-def built(kind: str) -> Path:
+def built(session: nox.Session, kind: str) -> Path:
     """Return what `nox -s build` made."""
-    (path,) = DIST.glob(kind)
-    return path.resolve()
+    for path in DIST.glob(kind):
+        return path.resolve()
+    session.error("dist/ is empty: run `nox -s build` first")
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def build(session: nox.Session) -> None:
     locked = {"PIP_CONSTRAINT": "requirements/dev.lock"}  # for the environment that builds
     session.run(*TOOLS, "build", "--outdir", str(DIST), str(clone(session)), env=locked)
     session.run(*TOOLS, "twine", "check", "--strict", *map(str, DIST.iterdir()))
-    session.run(*TOOLS, "check_wheel_contents", str(built("*.whl")))
+    session.run(*TOOLS, "check_wheel_contents", str(built(session, "*.whl")))
 
 
 @nox.session(default=False)
@@ -153,7 +154,7 @@ def sdist(session: nox.Session) -> None:
     """Unpack the source distribution into an empty folder, install it, and run its tests."""
     folder = Path(session.create_tmp()).resolve() / "unpacked"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.unpack_archive(built("*.tar.gz"), folder)
+    shutil.unpack_archive(built(session, "*.tar.gz"), folder)
     (source,) = folder.iterdir()
     session.chdir(source)
     groups = [f"--group={each}" for each in ("dev", "stores", "docs", "build")]
@@ -167,7 +168,7 @@ def sdist(session: nox.Session) -> None:
 def readme(session: nox.Session) -> None:
     """In a clone, run what the README and the demo's page have a new user type."""
     # pip finds the wheel here, and what it requires where it always looks.
-    links = [*os.environ.get("PIP_FIND_LINKS", "").split(), built("*.whl").parent.as_uri()]
+    links = [*os.environ.get("PIP_FIND_LINKS", "").split(), built(session, "*.whl").parent.as_uri()]
     environment = {"PIP_FIND_LINKS": " ".join(links)}
     session.chdir(clone(session))
     pages = ["README.md", "README.zh-CN.md", "docs/en/demo.md", "docs/zh/demo.md"]
