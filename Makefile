@@ -20,7 +20,7 @@ FAST_TESTS := $(filter-out $(addprefix %/test_,tracers.py trees.py recordings.py
 	tests/core/test_*.py tests/transport/test_*.py tests/langchain/test_*.py tests/llamaindex/test_*.py tests/test_*.py))
 
 .PHONY: help demo install test test-fast test-slow test-sdks soak matrix coverage \
-	bench docs docs-serve check format messages lock lock-upgrade clean
+	bench docs docs-serve check format messages licences package lock lock-upgrade clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -73,6 +73,12 @@ check: .venv/.installed ## Check format, lint, types and import contracts.
 messages: .venv/.installed ## Collect the texts that people read; compile their translations.
 	$(BIN)/python docs/messages.py
 
+licences: .venv/.installed ## List the licences of all dependencies, in licences.md of both languages.
+	$(BIN)/python docs/licences.py
+
+package: .venv/.installed ## Build what is published in dist/, and try it in empty environments.
+	$(BIN)/nox -s build wheel sdist readme audit
+
 format: .venv/.installed ## Format the source, and repair what ruff can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -90,13 +96,13 @@ lock-upgrade: ## Raise every locked version, show which, and run everything on t
 	$(MAKE) --keep-going check test test-slow matrix SESSIONS=floor EXAMPLES=1000
 
 clean: ## Remove everything that was installed or built.
-	rm -rf site .nox .venv .venv-demo .venv-lock
+	rm -rf dist site .doctrees .nox .venv .venv-demo .venv-lock
 
 .venv/.installed: pyproject.toml requirements/dev.lock
 	@echo "== installing into .venv"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP_INSTALL) --constraint requirements/dev.lock --upgrade pip
-	$(BIN)/python $(PIP_INSTALL) $(LOCKED) --editable ".[all,ray]" --group dev --group stores --group docs --group release
+	$(BIN)/python $(PIP_INSTALL) $(LOCKED) --editable ".[all,ray]" --group dev --group stores --group docs --group release --group build
 	@touch $@
 
 # uv installs in seconds what takes pip a minute. It does not read pip's configuration; where it fails, pip installs.
