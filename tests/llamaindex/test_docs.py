@@ -16,14 +16,15 @@ from bailian_apps.emulator import Emulator
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
-SUNSET = "`langchain-community` is being sunset"
+# LlamaIndex imports langchain-community if it is installed, and asks for a loop where there is none.
+WARNINGS = ("`langchain-community` is being sunset", "There is no current event loop")
 EXAMPLE = ROOT / "examples" / "llamaindex_query.py"
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    ignored = [f"-Wignore:{each}:DeprecationWarning" for each in WARNINGS]
     return subprocess.run(
-        # LlamaIndex imports langchain-community if it is installed.
-        [sys.executable, "-W", "error", "-W", f"ignore:{SUNSET}:DeprecationWarning", "-c", code],
+        [sys.executable, "-W", "error", *ignored, "-c", code],
         capture_output=True,
         encoding="utf-8",
         env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
