@@ -106,9 +106,10 @@ def clone(session: nox.Session) -> Path:
 
 def built(session: nox.Session, kind: str) -> Path:
     """Return what `nox -s build` made."""
-    for path in DIST.glob(kind):
-        return path.resolve()
-    session.error("dist/ is empty: run `nox -s build` first")
+    found = next(DIST.glob(kind), None)
+    if found is None:
+        session.error("dist/ is empty: run `nox -s build` first")
+    return found.resolve()
 
 
 @contextmanager
@@ -140,7 +141,7 @@ def build(session: nox.Session) -> None:
 def wheel(session: nox.Session, extra: str) -> None:
     """Install the wheel with one extra into an empty environment, and use it."""
     extras = "" if extra == "none" else f"[{extra}]"
-    session.install(f"bailian-apps{extras} @ {built('*.whl').as_uri()}")
+    session.install(f"bailian-apps{extras} @ {built(session, '*.whl').as_uri()}")
     pip = ["uv", "pip"] if session.venv_backend == "uv" else ["pip"]
     session.run(*pip, "check", external=True)
     if extra in ("emulator", "all"):
