@@ -99,7 +99,7 @@ class Task(SpeechSynthesizer):
         """Report a task that fails: before the SDK does, which first wakes who waits for it."""
         if isinstance(message, str) and json.loads(message)["header"]["event"] == "task-failed":
             self.callback.on_error(message)
-        super().on_message(ws, message)
+        super().on_message(ws, message)  # pyright: ignore[reportUnknownMemberType]
 
     def on_error(self, ws: Any, error: Any) -> None:
         """Report a connection that fails; the headers of a refused one follow after -+-+-."""
