@@ -25,7 +25,7 @@ def build(language: str, site: Path) -> None:
     from sphinx.cmd.build import main
 
     options = ["-q", "-W", "--keep-going", "-D", f"language={LANGUAGES[language][0]}", "-c", DOCS]
-    kept = site / ".doctrees" / language
+    kept = site.absolute().parent / ".doctrees" / site.name / language  # beside what is served
     sys.exit(main([str(each) for each in (*options, "-d", kept, DOCS / language, site / language)]))
 
 

@@ -68,6 +68,9 @@ class TestBuiltPages:
     def test_it_builds_without_a_warning(self, site: Site) -> None:
         assert (site.output, site.exit_code) == ("", 0)
 
+    def test_it_holds_no_more_than_what_is_served(self, site: Site) -> None:
+        assert {each.name for each in site.folder.iterdir()} == {*LANGUAGES, "index.html"}
+
     @pytest.mark.parametrize("language", LANGUAGES)
     def test_every_link_leads_to_a_page_and_an_anchor(self, site: Site, language: str) -> None:
         page_at = cache(read_page)
@@ -195,11 +198,13 @@ class TestBrowser:
             ("zh", "流式输出", "streaming", 1),
             ("zh", "批量调用 进度日志", "batch", 5),
             ("zh", "如何取消", "background", 5),  # on no page does one follow the other
+            ("zh", "怎么在 LangGraph 里恢复会话", "langgraph", 5),  # no page has all these words
             ("zh", "session_id", "sessions", 40),
             ("zh", "BailianAppRetriever", "langchain-retriever", 10),
             ("en", "session_id", "sessions", 40),
             ("en", "session markers", "sessions", 5),
             ("en", "batch journal", "batch", 5),
+            ("en", "how do I resume a session in LangGraph", "langgraph", 5),
         ],
     )
     def test_a_search_finds_the_page(
@@ -232,9 +237,12 @@ class TestBrowser:
             assert extension["terms"](query) == terms
             assert page.evaluate("query => splitQuery(query)", query) == terms
 
-    def test_a_search_for_what_is_nowhere_finds_nothing(self, new_page: Any) -> None:
+    @pytest.mark.parametrize(
+        "search", ["zh/search.html?q=葡萄牙语", "en/search.html?q=quantum+mechanics+lecture"]
+    )
+    def test_a_search_for_what_is_nowhere_finds_nothing(self, new_page: Any, search: str) -> None:
         page = new_page()
-        page.goto("/zh/search.html?q=葡萄牙语")
+        page.goto(f"/{search}")
         page.wait_for_selector("#search-results .search-summary:not(:empty)")  # at the end
         assert page.locator("#search-results li").count() == 0
 

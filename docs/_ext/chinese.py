@@ -4,6 +4,7 @@ Sphinx's own Chinese search cuts the text into words with jieba, but a query onl
 space: a query of several words finds nothing. Here the index and the query hold every two
 neighbouring characters; that needs no dictionary, and both sides cut alike. A query leaves out a
 pair that is on no page if the pairs before and after it are: "如何取消" is 如何 and 取消.
+What no page has as a whole is found by its parts, see search_scorer.js.
 """
 
 from __future__ import annotations

@@ -208,14 +208,15 @@ def test_a_lost_run_is_unknown_and_is_not_submitted_again(
     assert posts(slow_cloud) == 3
 
 
+@pytest.mark.parametrize("max_retries", [0, 2])
 def test_an_idempotent_app_is_asked_again_if_its_run_is_gone(
-    slow_cloud: Emulator, run_all: RunAll, tmp_path: Path
+    slow_cloud: Emulator, run_all: RunAll, tmp_path: Path, max_retries: int
 ) -> None:
     journal = tmp_path / "journal"
     killed(slow_cloud, journal)
     for path in paths(slow_cloud, "GET"):
         app_of(slow_cloud).background_run(path.rsplit("/", 1)[-1]).cancel().delete()
-    app = app_of(slow_cloud, idempotent=True)
+    app = app_of(slow_cloud, idempotent=True, max_retries=max_retries)
     with ThreadPoolExecutor(1) as pool:
         going_on = pool.submit(run_all, app, ["a", "b", "c"], journal=journal, background=True)
         wait_for_questions(slow_cloud, 6)

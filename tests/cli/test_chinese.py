@@ -134,6 +134,16 @@ def test_errors_of_arguments_are_chinese(
 
 
 @pytest.mark.process
+def test_what_is_wrong_inside_a_file_is_chinese_too(tmp_path: Path) -> None:
+    saved = tmp_path / "saved.json"
+    saved.write_text('{"messages": [{"role": "user"}]}', encoding="utf-8")
+    variables = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    done = run("chat", "a", "--load", str(saved), DASHSCOPE_API_KEY="sk-any", **variables)
+    assert "messages[0] 需要 role 和文本形式的 content" in done.stderr
+    assert done.returncode == 2
+
+
+@pytest.mark.process
 def test_commands_speak_chinese_and_machine_output_does_not_change(tmp_path: Path) -> None:
     apps = load_apps(RECORDINGS / "travel-workflow.jsonl")
     with Emulator(apps={"travel": next(iter(apps.values()))}) as cloud:

@@ -155,12 +155,18 @@ def test_a_text_of_the_cloud_that_is_in_the_catalogue_stays(speak: Speak, text: 
     assert not hasattr(error, "__notes__")
 
 
-def test_an_error_in_a_message_is_english_there(speak: Speak) -> None:
+@pytest.mark.parametrize("copied", [False, True])
+def test_an_error_in_a_message_is_in_the_language_of_the_message(
+    speak: Speak, copied: bool
+) -> None:
     speak(BAILIAN_LANG="zh")
-    inner = api_error("InvalidApiKey", "no", status_code=401, request_id="r-1")
-    message = N_("cannot be used: {error}").format(error=inner)
-    assert message == f"cannot be used: {inner.describe('en')}"
-    assert message.isascii()
+    for inner in (failure(), api_error("InvalidApiKey", "no", status_code=401, request_id="r-1")):
+        message = N_("cannot be used: {error}").format(error=inner)
+        if copied:
+            message = pickle.loads(pickle.dumps(message))
+        assert message == f"cannot be used: {inner.describe('en')}"
+        assert message.isascii()
+        assert translated(message, "zh") == f"无法使用：{inner.describe('zh')}"
 
 
 def test_values_of_other_classes_are_plain_ones() -> None:

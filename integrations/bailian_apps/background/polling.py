@@ -98,8 +98,7 @@ class Polling:
             "for again by its id"
         ).format(seconds=self._timeout_s or MAX_SECONDS)
         if self._failure is not None:
-            failure = self._failure.describe("en")
-            why = N_("asking failed at last: {failure}").format(failure=failure)
+            why = N_("asking failed at last: {failure}").format(failure=self._failure)
             message = joined((message, why))
         error = RequestTimeoutError(message)
         error.run_id, error.request_state = self._run_id, "answered"

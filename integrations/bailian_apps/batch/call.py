@@ -50,6 +50,12 @@ class Call:
         """Whether the newest attempt certainly did not start the app."""
         return self.error is not None and did_not_start(self.error)
 
+    @property
+    def continues_run(self) -> bool:
+        """Whether it waits for a background run that an earlier run of the batch submitted."""
+        stored = self.stored.error if self.stored is not None else None
+        return stored is not None and self.run_id is not None and stored.run_id == self.run_id
+
     def status_of(self, error: BailianError) -> BatchStatus:
         """Return what became of the prompt if the newest attempt failed with an error."""
         return "failed" if self.run_ended else status_of(error)

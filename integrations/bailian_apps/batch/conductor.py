@@ -313,7 +313,8 @@ class Conductor:
             if delay_s is not None:
                 return delay_s
         elif call.run_id and isinstance(error, errors.NotFoundError):
-            if idempotent and call.repeats < max_retries:  # the cloud has deleted the run
+            # The cloud has deleted the run. An earlier batch's prompt is asked as if it had none.
+            if idempotent and (call.continues_run or call.repeats < max_retries):
                 call.run_id, call.may_have_run = None, True
                 call.repeats += 1
                 return 0.0

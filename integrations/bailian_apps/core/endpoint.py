@@ -35,6 +35,7 @@ REGIONS = {
 }  # fmt: skip
 """The addresses that `base_url` takes by name. `{workspace_id}` is filled in from `workspace`."""
 
+_CLOUD_HOST = re.compile(r"(?:.*\.)?(?:dashscope(?:-\w+)?|maas)\.aliyuncs\.com")
 _WORKSPACE = re.compile(r"[A-Za-z0-9_-]+")
 _BEARER = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
@@ -78,6 +79,12 @@ def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
                 info.field_name or "base_url",
                 "must not hold a user name or password",
                 "Leave them out: the API key identifies you",
+            )
+        if _CLOUD_HOST.fullmatch(parts.hostname or "") and not parts.path.startswith("/api/"):
+            raise InvalidInputError(
+                info.field_name or "base_url",
+                "is not the address of the API for apps, which ends with /api/v1",
+                N_("Pass {example}").format(example=f"{parts.scheme}://{parts.netloc}/api/v1"),
             )
         # So that one address has one form, and its scheme can be compared.
         value = parts.scheme + value[len(parts.scheme) :].rstrip("/")

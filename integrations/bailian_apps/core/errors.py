@@ -81,6 +81,7 @@ class BailianError(Exception):
 
     request_state: RequestState = "unknown"
     idempotent: bool = False
+    _language: Language | None = None  # of `str`; None leaves it to `BAILIAN_LANG`
 
     def __init__(
         self,
@@ -118,7 +119,13 @@ class BailianError(Exception):
 
     def __str__(self) -> str:
         """Return the code, the message and what the cloud's support asks for, on one line."""
-        return self.describe(chosen_language() or "en")
+        return self.describe(self._language or chosen_language() or "en")
+
+    def use_english(self) -> None:
+        """Make `str` English: a model reads it. People still find `BAILIAN_LANG=zh` in a note."""
+        self._language = "en"
+        if chosen_language() == "zh":
+            self._add_translation()
 
     def describe(self, into: Language | None = None) -> str:
         """Return what `str` returns, in a language.

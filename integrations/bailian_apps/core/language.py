@@ -87,11 +87,27 @@ class Message(str):
         return Message, (self.msgid, self.values)
 
 
+class _ErrorText(Message):
+    """The text of an error of this package, inside another text."""
+
+    __slots__ = ("chinese",)
+    chinese: str
+
+    def __new__(cls, english: str, chinese: str) -> Self:
+        text = super().__new__(cls, english)
+        text.chinese = chinese
+        return text
+
+    @override
+    def __reduce__(self) -> Any:
+        return _ErrorText, (str(self), self.chinese)
+
+
 def _kept(value: object) -> str | float:
-    """Return a value as one that every process can unpickle; of an exception, its English text."""
+    """Return a value as one that every process can unpickle; of an exception, its text."""
     if isinstance(value, Exception):
-        if describe := getattr(value, "describe", None):  # the `str` of our errors may be Chinese
-            value = describe("en")
+        if describe := getattr(value, "describe", None):
+            value = _ErrorText(describe("en"), describe("zh"))
         elif value.args and isinstance(value.args[0], Message):
             value = value.args[0]
     if isinstance(value, Message):
@@ -142,6 +158,8 @@ def translated(text: str, into: Language | None = None) -> str:
         return str(text)
     if not isinstance(text, Message):
         return _catalog().gettext(text)
+    if isinstance(text, _ErrorText):
+        return text.chinese
     template = _catalog().gettext(text.msgid)
     if text.values is None:
         return template

@@ -31,6 +31,7 @@ from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.messages import image_address
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
+from bailian_apps.llamaindex.workflow_context import english_for_agents
 
 
 class BailianAppQueryEngine(BaseQueryEngine):
@@ -125,7 +126,8 @@ class BailianAppQueryEngine(BaseQueryEngine):
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         query, images = query_bundle.query_str, image_option(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
-        with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
+        manager = self.callback_manager
+        with english_for_agents(), manager.event(CBEventType.QUERY, payload=payload) as event:
             if self._streaming:
                 response = self._stream(query, images)
             else:
@@ -138,7 +140,8 @@ class BailianAppQueryEngine(BaseQueryEngine):
     async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         query, images = query_bundle.query_str, image_option(query_bundle)
         payload: dict[str, Any] = {EventPayload.QUERY_STR: query}
-        with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
+        manager = self.callback_manager
+        with english_for_agents(), manager.event(CBEventType.QUERY, payload=payload) as event:
             if self._streaming:
                 response = await self._astream(query, images)
             else:
@@ -163,7 +166,7 @@ class BailianAppQueryEngine(BaseQueryEngine):
         chunks = self._llm.stream_complete(query, **images)
 
         def deltas() -> Generator[str]:
-            with closing(chunks):
+            with english_for_agents(), closing(chunks):
                 for chunk in chunks:
                     if delta := fields.read(chunk):
                         yield delta
@@ -175,10 +178,11 @@ class BailianAppQueryEngine(BaseQueryEngine):
         chunks: Any = await self._llm.astream_complete(query, **images)
 
         async def deltas() -> AsyncGenerator[str]:
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    if delta := fields.read(chunk):
-                        yield delta
+            with english_for_agents():
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        if delta := fields.read(chunk):
+                            yield delta
 
         return AsyncStreamingResponse(deltas(), fields.nodes, fields.metadata)
 

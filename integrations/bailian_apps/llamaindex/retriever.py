@@ -14,6 +14,7 @@ from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM
 from bailian_apps.llamaindex.query_engine import image_option
 from bailian_apps.llamaindex.responses import source_nodes
+from bailian_apps.llamaindex.workflow_context import english_for_agents
 
 
 class BailianAppRetriever(BaseRetriever):
@@ -85,10 +86,12 @@ class BailianAppRetriever(BaseRetriever):
         return cls(llm=llm, documents=documents, callback_manager=callback_manager)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        query, images = query_bundle.query_str, image_option(query_bundle)
-        return source_nodes(self._llm.complete(query, **images).raw, self._documents)
+        with english_for_agents():
+            query, images = query_bundle.query_str, image_option(query_bundle)
+            return source_nodes(self._llm.complete(query, **images).raw, self._documents)
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        query, images = query_bundle.query_str, image_option(query_bundle)
-        response = await self._llm.acomplete(query, **images)
-        return source_nodes(response.raw, self._documents)
+        with english_for_agents():
+            query, images = query_bundle.query_str, image_option(query_bundle)
+            response = await self._llm.acomplete(query, **images)
+            return source_nodes(response.raw, self._documents)

@@ -13,7 +13,7 @@ from llama_index.core.async_utils import (
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole, TextBlock
 from llama_index.core.base.response.schema import PydanticResponse, Response
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
-from llama_index.core.workflow import Context, WorkflowRuntimeError
+from llama_index.core.workflow import Context
 from pydantic import BaseModel, Field, ValidationError, create_model
 from typing_extensions import Unpack
 
@@ -35,7 +35,13 @@ from bailian_apps.llamaindex.instrumentation import instrumented_tool
 from bailian_apps.llamaindex.keywords import LLMKeywords
 from bailian_apps.llamaindex.llm import BailianAppLLM, ResultKeeper
 from bailian_apps.llamaindex.responses import run_metadata, source_nodes
-from bailian_apps.llamaindex.workflow_context import CONTEXT, StoredConversation, step_writer
+from bailian_apps.llamaindex.workflow_context import (
+    CONTEXT,
+    StoredConversation,
+    english_for_agents,
+    step_context,
+    step_writer,
+)
 
 _PROMPT = "prompt"
 _KEEPS_EXCEPTION = "exception" in inspect.signature(ToolOutput.__init__).parameters
@@ -179,10 +185,11 @@ class _AppTool(FunctionTool):
         """Call the app; with a context, through `acall`, because contexts are async."""
         if kwargs.pop(CONTEXT, None) is not None:
             return asyncio_run(self.acall(*args, **unwrap_params(kwargs)))
-        question, overrides = self._parse(args, kwargs)
-        kept = ResultKeeper()
-        response = kept.listen_to(self._llm).chat([question], **overrides)
-        return self._output(response, kept.result, args, kwargs)
+        with english_for_agents():
+            question, overrides = self._parse(args, kwargs)
+            kept = ResultKeeper()
+            response = kept.listen_to(self._llm).chat([question], **overrides)
+            return self._output(response, kept.result, args, kwargs)
 
     __call__ = call  # LlamaIndex's own would publish the arguments
 
@@ -191,7 +198,13 @@ class _AppTool(FunctionTool):
         """Call the app; with a context, in its conversation."""
         ctx: Context | None = kwargs.pop(CONTEXT, None)
         if ctx is None and not self._keep_session:
-            ctx = _step_context()  # an agent passes none, but shows the steps
+            ctx = step_context()  # an agent passes none, but shows the steps
+        with english_for_agents(ctx):
+            return await self._acall(ctx, args, kwargs)
+
+    async def _acall(
+        self, ctx: Context | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ToolOutput:
         question, overrides = self._parse(args, kwargs)
         kept = ResultKeeper()
         llm = kept.listen_to(self._llm)
@@ -282,14 +295,3 @@ def _describe(function: Any, metadata: ToolMetadata) -> None:
     function.__signature__ = inspect.Signature(parameters, return_annotation=str)
     annotations = {each.name: each.annotation for each in parameters}
     function.__annotations__ = {**annotations, "return": str}
-
-
-def _step_context() -> Context | None:
-    """The context of the workflow's step that is running; None outside one.
-
-    Older versions of LlamaIndex's workflows have no way to ask for it.
-    """
-    try:
-        return Context.get_step_context()
-    except (AttributeError, WorkflowRuntimeError):
-        return None

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.workflow import Context, WorkflowRuntimeError
 
-from bailian_apps.core.errors import InvalidInputError
+from bailian_apps.core.errors import BailianError, InvalidInputError
 from bailian_apps.core.events import STEP_DELTAS, AppEvent
 from bailian_apps.llamaindex.steps import BailianAppStepStream, StepChanges
 
 CONTEXT = "ctx"
 """The name under which LlamaIndex's tools and agents receive a workflow's context."""
+
+
+def step_context() -> Context | None:
+    """Return the context of the workflow's step that is running; None outside one.
+
+    Older versions of LlamaIndex's workflows have no way to ask for it.
+    """
+    try:
+        return Context.get_step_context()
+    except (AttributeError, WorkflowRuntimeError):
+        return None
+
+
+@contextmanager
+def english_for_agents(ctx: Any = None) -> Generator[None]:
+    """Raise errors in English inside a workflow: an agent shows their `str` to its model.
+
+    Args:
+        ctx: The workflow's context, where it is known.
+    """
+    try:
+        yield
+    except BailianError as error:
+        if ctx is not None or step_context() is not None:
+            error.use_english()
+        raise
 
 
 def step_writer(ctx: Any, *, deltas: bool, **whose: str) -> Callable[[AppEvent], None]:

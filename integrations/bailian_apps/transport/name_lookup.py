@@ -1,7 +1,9 @@
 """Looks up the addresses of a host, in bounded time.
 
 The system's own look-up cannot be interrupted, so it runs in a thread. Calls that look up one host
-at once share it: a name server that does not answer holds up one thread for each host.
+at once share it: a name server that does not answer holds up one thread for each host, until the
+system gives up. There is no limit of threads: with one, hosts whose server answers would wait for
+those whose server does not.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def read_conversation(path: Path, settings: AppSettings) -> Conversation:
         try:
             turns.append(_from_dict(message, f"messages[{index}]"))
         except InvalidInputError as error:
-            raise _not_a_chat(path, error.describe("en")) from None
+            raise _not_a_chat(path, error) from None
     roles = [turn.role for turn in turns if turn.role != "system"]
     if roles and roles[-1] != "assistant":
         raise _not_a_chat(path, N_("it does not end with an answer"))
@@ -120,7 +120,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     return cast("dict[str, Any]", saved)
 
 
-def _not_a_chat(path: Path, reason: str) -> InvalidInputError:
+def _not_a_chat(path: Path, reason: str | InvalidInputError) -> InvalidInputError:
     hint = N_("Pass a JSON file that /save of a chat has written")
     return InvalidInputError(
         str(path), N_("is not a saved chat: {reason}").format(reason=reason), hint
