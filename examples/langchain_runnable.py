@@ -49,7 +49,7 @@ def main() -> None:
     """Ask about two cities at once, and print a line for each node."""
     with ExitStack() as stack:
         prompt = PromptTemplate.from_template("{city}有什么好吃的、好玩的？")
-        chain = prompt | (lambda value: value.to_string()) | connect(stack) | outputs
+        chain = prompt | connect(stack) | outputs
         for city, written in zip(KNOWN, chain.batch([{"city": c} for c in KNOWN]), strict=True):
             print(city)
             for name, text in written.items():
