@@ -49,14 +49,14 @@ class Verdict(BaseModel):
 
 
 SET = [
-    Case(id="hours", question="When does Lingyin Temple open?", expect=["7:00"], cites=1),
+    Case(id="hours", question="When does Lingyin Temple open?", expect=["7:30"], cites=1),
     Case(id="boat", question="What is a boat on West Lake?", expect=["55 yuan"]),
     Case(id="tea", question="Where does Longjing tea grow?", expect=["West Lake"]),
     Case(id="off-topic", question="Write my resignation letter", refuses=True),
     Case(id="rain", question="What to do in the rain?", judge="Names a place with a roof."),
 ]
 ANSWERS = {  # of the emulator's guide, by a word of the question
-    "Temple": "It opens at 7:00.",
+    "Temple": "It opens at 7:30.",
     "boat": "A boat is 45 yuan.",
     "tea": "On the hills west of West Lake.",
     "letter": "Sorry, I only know about travelling.",
@@ -72,7 +72,7 @@ def connect(stack: ExitStack) -> tuple[BailianApp, BailianAppRunnable[Verdict] |
         return BailianApp(), judge
     from bailian_apps.emulator import Agent, Emulator, Reference, Rule, Rules, TokenUsage, When
 
-    cited = [Reference(text="Lingyin Temple: 7:00 to 18:00")]
+    cited = [Reference(text="Lingyin Temple: 7:30 to 17:30")]
     rules: list[Rule] = []
     for word, text in ANSWERS.items():
         usage = TokenUsage(model_id="qwen-plus", input_tokens=40, output_tokens=len(text) // 4)
@@ -100,6 +100,8 @@ def faults(case: Case, answer: AppResult, judge: BailianAppRunnable[Verdict] | N
             found += [] if verdict.passed else [f"the judge: {verdict.reason}"]
         except BailianError as error:  # such as an answer that is no `Verdict`
             found.append(f"not judged: {error.message}")
+    elif case.judge:
+        found.append("not judged: set BAILIAN_JUDGE_APP_ID")
     return found
 
 
