@@ -79,6 +79,8 @@ def refused(**overrides: Any) -> InvalidInputError:
         ({"base_url": "https://dashscope.aliyuncs.com"}, "base_url", "Pass https://dashscope.aliyuncs.com/api/v1"),
         ({"base_url": "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"}, "base_url", "ends with /api/v1"),
         ({"base_url": "https://ws.cn-beijing.maas.aliyuncs.com/"}, "base_url", "ends with /api/v1"),
+        ({"base_url": "https://dashscope.aliyuncs.com/api/v1/apps/a/completion"}, "base_url", "com/api/v1"),
+        ({"base_url": "http://dashscope.aliyuncs.com:80/api/v2"}, "base_url", "Pass https://dashscope.aliyuncs.com/api/v1"),
         ({"base_url": "http://localhost:80800/api/v1"}, "base_url", "is not an http(s) URL"),
         ({"base_url": "http://localhost:0/api/v1"}, "base_url", "is not an http(s) URL"),
         ({"base_url": "http://:8080/api/v1"}, "base_url", "is not an http(s) URL"),
