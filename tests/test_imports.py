@@ -75,3 +75,15 @@ def test_without_its_extra_a_package_names_the_extra_to_install(extra: str, miss
     )
     assert done.returncode == 1
     assert f'pip install "bailian-apps[{extra}]"' in done.stderr.splitlines()[-1]
+
+
+def test_without_its_extra_chat_names_the_extra_to_install() -> None:
+    script = (
+        "import sys; sys.modules['prompt_toolkit'] = None; sys.argv = ['bailian-apps', 'chat', 'a']\n"
+        "from bailian_apps.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert 'pip install "bailian-apps[cli]"' in done.stderr.splitlines()[-1]

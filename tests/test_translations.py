@@ -7,7 +7,6 @@ import gettext
 import importlib.util
 import re
 import string
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -176,11 +175,3 @@ def test_no_text_is_printed_or_raised_without_a_mark() -> None:
 )
 def test_a_text_without_a_mark_is_found(source: str) -> None:
     assert list(_unmarked(source))
-
-
-def test_the_wheel_holds_the_catalogue(tmp_path: Path) -> None:
-    builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder
-    (wheel,) = builder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-    assert (
-        "bailian_apps/locale/zh_CN/LC_MESSAGES/bailian_apps.mo" in zipfile.ZipFile(wheel).namelist()
-    )

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -540,6 +541,9 @@ class TestSecrets:
     def test_a_variable_for_openai_that_its_client_refuses_is_a_typed_error(
         self, cloud: Any, make_app: Any, monkeypatch: Any
     ) -> None:
+        client = Path(pytest.importorskip("openai").__file__).with_name("_client.py")
+        if "OPENAI_CUSTOM_HEADERS" not in client.read_text(encoding="utf-8"):
+            pytest.skip("an older openai does not read the variable")
         monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Other: th\u00e9-secret")
         with pytest.raises(ConnectError, match="OPENAI_CUSTOM_HEADERS") as raised:
             make_app().submit("Hello")

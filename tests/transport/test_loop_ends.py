@@ -191,7 +191,9 @@ def test_of_a_loop_that_is_closed_with_calls_in_it_only_python_complains(
             loop.close()
             assert server.all_gone.wait(WAIT_S)
             gc.collect()
-        assert [str(each.message) for each in warned] == []
+        # Python 3.13 also complains of the outermost generator, which no loop can close any more.
+        complaint = "coroutine method 'aclose' of 'Run.astream' was never awaited"
+        assert {str(each.message) for each in warned} <= {complaint}
         assert {each.partition("\n")[0] for each in caplog.messages} <= {
             "Task was destroyed but it is pending!"
         }

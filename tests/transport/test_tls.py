@@ -375,7 +375,12 @@ def _socks_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("path", PATHS)
 def test_tls_inside_tls_is_read(path: str, tls: ssl.SSLContext) -> None:
     with WireServer(GOOD, tls=tls) as server:
-        assert PATHS[path](app_of(server), "hi").text == "你好"
+        seen = PATHS[path](app_of(server), "hi")
+    if path.startswith("a") and sys.version_info < (3, 11):  # asyncio cannot
+        assert isinstance(seen.error, ConnectError)
+        assert "on Python 3.10 async calls cannot use an https:// proxy" in str(seen.error)
+    else:
+        assert seen.text == "你好"
 
 
 @pytest.mark.usefixtures("_trusted", "_tls_proxy")

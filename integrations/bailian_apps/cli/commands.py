@@ -180,7 +180,13 @@ def chat(
         raise typer.BadParameter(_("--continue, --load and --session exclude each other"))
     if resume and not history:
         raise typer.BadParameter(_("--continue and --no-history exclude each other"))
-    from bailian_apps.cli.chat.chat import Chat
+    try:
+        from bailian_apps.cli.chat.chat import Chat
+    except ImportError as error:
+        problem = _(
+            'chat needs prompt-toolkit; install it with: pip install "bailian-apps[cli]" ({error})'
+        )
+        raise SystemExit(problem.format(error=error)) from None
     from bailian_apps.cli.run import bailian_app, media
 
     more = _settings(profile, workspace, base_url, model_id=model_id, timeout=timeout)

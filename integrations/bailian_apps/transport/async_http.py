@@ -6,6 +6,7 @@ import asyncio
 import collections
 import io
 import os
+import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import cast
@@ -109,10 +110,8 @@ class AsyncCall:
         """Send the request and read the head of the response."""
         environment = self._connections.environment
         proxy = environment.proxy_for(request.url)
-        if proxy is not None and proxy.startswith("socks"):
-            raise environment_error(
-                "async calls cannot use a SOCKS proxy; use an HTTP proxy, or call synchronously"
-            )
+        if proxy is not None:
+            _check_proxy(proxy, request.url)
         refuse_unseen_call(request.url, sender="aiohttp")
         self._budget.remaining_s()  # raises if the time is up already: then nothing is sent
         self._set_timer()
@@ -239,6 +238,27 @@ class AsyncCall:
             if status == 200:
                 raise
         return b"".join(parts)
+
+
+def _check_proxy(proxy: str, url: str) -> None:
+    """Check that the running event loop can use a proxy.
+
+    Raises:
+        ConnectError: It cannot.
+    """
+    if proxy.startswith("socks"):
+        raise environment_error(
+            "async calls cannot use a SOCKS proxy; use an HTTP proxy, or call synchronously"
+        )
+    # asyncio's own loops have TLS in TLS since 3.11; uvloop always had.
+    tls_in_tls = sys.version_info >= (3, 11) or not isinstance(
+        asyncio.get_running_loop(), asyncio.BaseEventLoop
+    )
+    if proxy.startswith("https:") and url.startswith("https:") and not tls_in_tls:
+        raise environment_error(
+            "on Python 3.10 async calls cannot use an https:// proxy; use an http:// proxy, or "
+            "call synchronously"
+        )
 
 
 def _unread_data(content: aiohttp.StreamReader) -> bytes:
