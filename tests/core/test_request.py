@@ -106,6 +106,23 @@ def test_an_argument_that_cannot_be_sent_is_refused_at_once(
     assert isinstance(error, ValueError)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://dashscope-us.aliyuncs.com/api/v1",
+        "https://vpc-cn-beijing.dashscope.aliyuncs.com/api/v1",
+        "https://ep-1.dashscope.cn-beijing.privatelink.aliyuncs.com/api/v1",
+        "https://ws.cn-beijing.maas.aliyuncs.com/api/v1",
+        "https://gateway.example/bailian",  # it may map paths
+        "https://gateway.example/dashscope.aliyuncs.com/v1",
+    ],
+)
+def test_addresses_of_the_cloud_and_of_gateways_are_taken(address: str) -> None:
+    for given in (address, address + "/"):
+        app = BailianApp(app_id="app", api_key="sk-secret", base_url=given)
+        assert app.settings.base_url == address
+
+
 def test_the_error_for_an_argument_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(refused(prompt="")))
     assert (error.field, str(error)) == ("prompt", "prompt is empty. Pass the user's prompt")
