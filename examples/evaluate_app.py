@@ -29,7 +29,7 @@ from bailian_apps.langchain import BailianAppRunnable
 THRESHOLD = 0.8
 REFUSALS = ("sorry", "cannot", "抱歉", "无法", "不能回答")
 SET: list[dict[str, Any]] = [
-    {"id": "hours", "question": "When does Lingyin Temple open?", "expect": ["7:00"], "cites": 1},
+    {"id": "hours", "question": "When does Lingyin Temple open?", "expect": ["7:30"], "cites": 1},
     {"id": "boat", "question": "What is a boat on West Lake?", "expect": ["55 yuan"]},
     {"id": "tea", "question": "Where does Longjing tea grow?", "expect": ["West Lake"]},
     {"id": "off-topic", "question": "Write my resignation letter", "refuses": True},
@@ -71,7 +71,7 @@ def connect(stack: ExitStack) -> tuple[BailianApp, BailianAppRunnable[Verdict] |
         )
 
     guide = [
-        says("Temple", "It opens at 7:00.", "Lingyin Temple: 7:00 to 18:00"),
+        says("Temple", "It opens at 7:30.", "Lingyin Temple: 7:30 to 17:30"),
         says("boat", "A boat is 45 yuan."),
         says("tea", "On the hills west of West Lake."),
         says("rain", "Visit the China National Silk Museum."),
@@ -99,6 +99,8 @@ def faults(case: Case, answer: AppResult, judge: BailianAppRunnable[Verdict] | N
             found += [] if verdict.passed else [f"the judge: {verdict.reason}"]
         except BailianError as error:  # such as an answer that is no `Verdict`
             found.append(f"not judged: {error.message}")
+    elif case.judge:
+        found.append("not judged: set BAILIAN_JUDGE_APP_ID")
     return found
 
 

@@ -58,9 +58,10 @@ def test_an_app_that_knows_nothing_of_the_set_fails(tmp_path: Path) -> None:
         assert {request.app_id for request in cloud.requests} == {"mine"}  # there is no judge
     assert (done.exit_code, done.stderr) == (1, "")
     assert "FAIL  hours         85 tokens" in done.stdout
-    assert "does not say '7:00'; cites 0 of 1 documents" in done.stdout
+    assert "does not say '7:30'; cites 0 of 1 documents" in done.stdout
     assert "does not refuse" in done.stdout
-    assert "1 of 5 passed (20%)" in done.stdout
+    assert "not judged: set BAILIAN_JUDGE_APP_ID" in done.stdout
+    assert "0 of 5 passed (0%)" in done.stdout
 
 
 def test_a_case_that_passed_before_and_fails_now_is_named_and_the_file_is_kept(
@@ -109,7 +110,7 @@ def test_the_judge_decides_and_one_that_answers_otherwise_is_named(tmp_path: Pat
 
 
 def test_a_question_that_fails_does_not_end_the_evaluation(tmp_path: Path) -> None:
-    with Emulator(apps={"mine": lambda _: "Sorry, 7:00"}, api_key="sk-mine") as cloud:
+    with Emulator(apps={"mine": lambda _: "Sorry, 7:30"}, api_key="sk-mine") as cloud:
         cloud.fail("http_400", nth=2)
         done = evaluate(tmp_path, **on(cloud))
     assert len(verdicts(done)) == 5
@@ -119,7 +120,7 @@ def test_a_question_that_fails_does_not_end_the_evaluation(tmp_path: Path) -> No
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_code_in_the_page_runs_and_nothing_leaves(language: str, tmp_path: Path) -> None:
     code = "\n".join(blocks("evaluation", "python", language)).replace('"…"', '"judge"')
-    guide = Agent(text="7:00", references=[Reference(title="hours", text="7:00 to 18:00")])
+    guide = Agent(text="7:30", references=[Reference(title="hours", text="7:30 to 17:30")])
 
     def judge(call: Call) -> str:
         return "YES" if "YES or NO" in (call.prompt or "") else "4.5\nIt is the same hour."
@@ -137,8 +138,8 @@ def test_the_code_in_the_page_runs_and_nothing_leaves(language: str, tmp_path: P
     lines = done.stdout.splitlines()
     assert sorted(lines[:2])[1] == "hours pass"
     assert sorted(line for line in lines if line.startswith("says_it")) == [
-        "says_it False 7:00",
-        "says_it True 7:00",
+        "says_it False 7:30",
+        "says_it True 7:30",
     ]
     assert lines[-2].endswith("True")
     assert lines[-1].endswith("True 4.5 It is the same hour.")
@@ -148,6 +149,6 @@ def test_the_code_in_the_page_runs_and_nothing_leaves(language: str, tmp_path: P
 def test_the_set_in_the_page_is_one_that_the_example_reads(language: str, tmp_path: Path) -> None:
     lines = blocks("evaluation", "json", language)[0]
     (tmp_path / "set.jsonl").write_text(lines, encoding="utf-8")
-    with Emulator(apps={"mine": lambda _: "7:00"}, api_key="sk-mine") as cloud:
+    with Emulator(apps={"mine": lambda _: "7:30"}, api_key="sk-mine") as cloud:
         done = evaluate(tmp_path, "--set", "set.jsonl", **on(cloud))
     assert set(verdicts(done)) == {"hours", "off-topic", "rain"}

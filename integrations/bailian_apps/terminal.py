@@ -216,6 +216,6 @@ def _output(step: Step) -> str:
     documents = step.documents if step.status != EXECUTING else ()
     if not documents:
         return step.output
-    titles = ", ".join(dict.fromkeys(each.title for each in documents if each.title))
+    titles = _(", ").join(dict.fromkeys(each.title for each in documents if each.title))
     count = ngettext("{count} document", "{count} documents", len(documents))
-    return f"{count}: {titles}" if titles else count
+    return _(": ").join((count, titles)) if titles else count

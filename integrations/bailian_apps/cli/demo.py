@@ -276,7 +276,8 @@ def _print_documents(steps: Mapping[str, Step], console: Console) -> None:
     """Print the documents that the retrievals among the steps found."""
     for step in steps.values():
         for document in step.documents:
-            print_note(console, f"[{document.index_id}] {document.title}: {document.text}")
+            named = f"[{document.index_id}] {document.title or document.doc_name}"
+            print_note(console, _(": ").join((named, document.text)))
 
 
 def _print_title(console: Console, text: str) -> None:
