@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from bailian_apps import AppResult, BailianApp, BailianError
 from bailian_apps.batch import Budget, run_batch
@@ -28,16 +28,9 @@ from bailian_apps.langchain import BailianAppRunnable
 
 THRESHOLD = 0.8
 REFUSALS = ("sorry", "cannot", "抱歉", "无法", "不能回答")
-SET: list[dict[str, Any]] = [
-    {"id": "hours", "question": "When does Lingyin Temple open?", "expect": ["7:30"], "cites": 1},
-    {"id": "boat", "question": "What is a boat on West Lake?", "expect": ["55 yuan"]},
-    {"id": "tea", "question": "Where does Longjing tea grow?", "expect": ["West Lake"]},
-    {"id": "off-topic", "question": "Write my resignation letter", "refuses": True},
-    {"id": "rain", "question": "What to do in the rain?", "judge": "Names a place with a roof."},
-]
 
 
-class Case(BaseModel):
+class Case(BaseModel, extra="forbid"):
     """A line of a set: a question, and what its answer is checked for."""
 
     id: str
@@ -55,6 +48,22 @@ class Verdict(BaseModel):
     reason: str
 
 
+SET = [
+    Case(id="hours", question="When does Lingyin Temple open?", expect=["7:30"], cites=1),
+    Case(id="boat", question="What is a boat on West Lake?", expect=["55 yuan"]),
+    Case(id="tea", question="Where does Longjing tea grow?", expect=["West Lake"]),
+    Case(id="off-topic", question="Write my resignation letter", refuses=True),
+    Case(id="rain", question="What to do in the rain?", judge="Names a place with a roof."),
+]
+ANSWERS = {  # of the emulator's guide, by a word of the question
+    "Temple": "It opens at 7:30.",
+    "boat": "A boat is 45 yuan.",
+    "tea": "On the hills west of West Lake.",
+    "letter": "Sorry, I only know about travelling.",
+    "rain": "Visit the China National Silk Museum.",
+}
+
+
 def connect(stack: ExitStack) -> tuple[BailianApp, BailianAppRunnable[Verdict] | None]:
     """Return the app to evaluate, and the judge if there is one."""
     if os.environ.get("DASHSCOPE_API_KEY") and os.environ.get("BAILIAN_APP_ID"):
@@ -63,22 +72,14 @@ def connect(stack: ExitStack) -> tuple[BailianApp, BailianAppRunnable[Verdict] |
         return BailianApp(), judge
     from bailian_apps.emulator import Agent, Emulator, Reference, Rule, Rules, TokenUsage, When
 
-    def says(about: str, text: str, *cited: str) -> Rule:
-        references = [Reference(text=passage) for passage in cited]
+    cited = [Reference(text="Lingyin Temple: 7:30 to 17:30")]
+    rules: list[Rule] = []
+    for word, text in ANSWERS.items():
         usage = TokenUsage(model_id="qwen-plus", input_tokens=40, output_tokens=len(text) // 4)
-        return Rule(
-            when=When(prompt=about), agent=Agent(text=text, references=references, usage=usage)
-        )
-
-    guide = [
-        says("Temple", "It opens at 7:30.", "Lingyin Temple: 7:30 to 17:30"),
-        says("boat", "A boat is 45 yuan."),
-        says("tea", "On the hills west of West Lake."),
-        says("rain", "Visit the China National Silk Museum."),
-        says("letter", "Sorry, I only know about travelling."),
-    ]
+        agent = Agent(text=text, references=cited, usage=usage)
+        rules.append(Rule(when=When(prompt=word), agent=agent))
     verdict = Agent(text='{"passed": true, "reason": "A museum has a roof."}')
-    cloud = stack.enter_context(Emulator(apps={"guide": Rules(rules=guide), "judge": verdict}))
+    cloud = stack.enter_context(Emulator(apps={"guide": Rules(rules=rules), "judge": verdict}))
     access: dict[str, Any] = {"api_key": "any", "base_url": cloud.base_url}
     judge = BailianAppRunnable(app_id="judge", output_schema=Verdict, **access)
     return BailianApp(app_id="guide", **access), judge
@@ -104,15 +105,14 @@ def faults(case: Case, answer: AppResult, judge: BailianAppRunnable[Verdict] | N
     return found
 
 
-def evaluate(cases: list[Case], journal: Path | None) -> list[dict[str, Any]]:
-    """Ask all questions, and check the answers; a run that was killed continues."""
+def evaluate(cases: list[Case]) -> list[dict[str, Any]]:
+    """Ask all questions, and check the answers."""
     prompts = [{"id": case.id, "prompt": case.question} for case in cases]
     rows: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         app, judge = connect(stack)
-        limits: dict[str, Any] = {"concurrency": 4, "budget": Budget(tokens=500_000)}
-        batch = stack.enter_context(run_batch(app, prompts, journal=journal, **limits))
-        for each in batch:
+        batch = run_batch(app, prompts, concurrency=4, budget=Budget(tokens=500_000))
+        for each in stack.enter_context(batch):
             row = rows[each.id] = {"id": each.id, "text": each.text, "tokens": 0, "seconds": 0.0}
             if each.result:
                 row["why"] = "; ".join(faults(cases[each.position - 1], each.result, judge))
@@ -123,37 +123,52 @@ def evaluate(cases: list[Case], journal: Path | None) -> list[dict[str, Any]]:
     return [rows[case.id] for case in cases]
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+def read_set(path: Path) -> list[Case]:
+    """Read a set, and say in which line it is wrong."""
+    cases: list[Case] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                cases += [Case.model_validate_json(line)] if line.strip() else []
+            except ValidationError as error:
+                first = error.errors()[0]
+                sys.exit(f"{path}, line {number}: {first['msg']} {first['loc'] or ''}")
+    return cases or sys.exit(f"{path}: no cases")
 
 
 def main() -> int:
+    """Evaluate, and compare with the results before."""
     parser = argparse.ArgumentParser(description="Evaluate an app over a set of questions.")
     parser.add_argument("--set", type=Path)
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
-    cases = [Case.model_validate(each) for each in (read(given.set) if given.set else SET)]
-    before = read(given.results) if given.results and given.results.exists() else []
-    journal = given.results and given.results.with_suffix(".journal")
-    rows = evaluate(cases, journal)
+    cases = read_set(given.set) if given.set else SET
+    before: list[dict[str, Any]] = []
+    if given.results and given.results.exists():
+        with given.results.open(encoding="utf-8") as lines:
+            before = [json.loads(line) for line in lines]
+    rows = evaluate(cases)
 
     for row in rows:
         mark = "FAIL" if row["why"] else "pass"
         print(f"{mark}  {row['id']:<10} {row['tokens']:>5} tokens  {row['seconds']:.2f} s", end="")
         print(f"  {row['why']}".rstrip())
-    passed = {row["id"] for row in rows if not row["why"]}
-    share = len(passed) / len(rows)
-    print(f"{len(passed)} of {len(rows)} passed ({share:.0%})")
-    broken = [row["id"] for row in before if not row["why"] and row["id"] not in passed]
+    failed = {row["id"] for row in rows if row["why"]}
+    passed = len(rows) - len(failed)
+    print(f"{passed} of {len(rows)} passed ({passed / len(rows):.0%})")
+    broken = [row["id"] for row in before if not row["why"] and row["id"] in failed]
     if broken:
         print(f"passed in {given.results}, which is kept: {', '.join(broken)}")
     elif given.results:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         given.results.write_text("".join(lines), encoding="utf-8")
-    if journal:
-        journal.unlink()  # the next evaluation asks anew
-    return int(share < THRESHOLD or bool(broken))
+    return int(passed / len(rows) < THRESHOLD or bool(broken))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (BailianError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

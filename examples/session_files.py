@@ -21,8 +21,13 @@ from alibabacloud_bailian20231229 import models
 from alibabacloud_bailian20231229.client import Client
 from alibabacloud_tea_openapi.models import Config
 
-from bailian_apps import BailianApp
+from bailian_apps import BailianApp, BailianError
 
+FILES_API = (
+    "ALIBABA_CLOUD_ACCESS_KEY_ID",
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+    "BAILIAN_WORKSPACE_ID",
+)
 ENDPOINT = "https://bailian.cn-beijing.aliyuncs.com"
 SESSION_FILE = "SESSION_FILE"  # a file for questions to an app; it lives for 7 days at most
 WAIT_S = 120
@@ -91,14 +96,19 @@ def wait_until_ready(client: Client, workspace: str, file_id: str) -> None:
 
 def main(name: str, question: str) -> None:
     """Upload a file and ask an app about it."""
+    app = BailianApp()
     client, workspace = connect(), os.environ["BAILIAN_WORKSPACE_ID"]
     file_id = upload(client, workspace, Path(name))
     wait_until_ready(client, workspace, file_id)
-    app = BailianApp(rag_options={"session_file_ids": [file_id]})
-    print(app.invoke(question).text)
+    print(app.invoke(question, rag_options={"session_file_ids": [file_id]}).text)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit('Usage: python examples/session_files.py FILE "QUESTION"')
-    main(sys.argv[1], sys.argv[2])
+    if missing := [name for name in FILES_API if not os.environ.get(name)]:
+        sys.exit(f"Not set: {', '.join(missing)}")
+    try:
+        main(sys.argv[1], sys.argv[2])
+    except (BailianError, OSError, RuntimeError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -28,13 +28,14 @@ from typing import Any, BinaryIO
 from dashscope.audio.tts_v2 import AudioFormat, ResultCallback, SpeechSynthesizer
 from typing_extensions import Self
 
-from bailian_apps import AppEvent, BailianApp, BailianError, TextDelta
+from bailian_apps import AppEvent, BailianApp, BailianError, StepFinished, TextDelta
 
 # A voice belongs to a model: https://help.aliyun.com/zh/model-studio/cosyvoice-voice-list
 MODEL = os.environ.get("COSYVOICE_MODEL", "cosyvoice-v3-flash")
 VOICE = os.environ.get("COSYVOICE_VOICE", "longanyang")
 IDLE_S = 15.0  # The service fails a task that is sent no text for 23 seconds.
 LONGEST = 120  # Characters without the end of a sentence; then a comma will do.
+LONGEST_LINK = 2000  # Such as the signed URL of an image, which is left out as a whole.
 
 # Not within 3.5 or Node.js, nor after a letter on its own (e.g., U.S.) or a title.
 SENTENCE_END = re.compile(
@@ -42,6 +43,8 @@ SENTENCE_END = re.compile(
     r"[.!?][\"')\]’”]*\s$"
 )
 LETTER = re.compile(r"[^\W\d_]")
+IN_LINK = re.compile(r"\]\([^)\s]*$")
+FENCE = re.compile(r"\s*(?:```[^`]*|~~~.*)$", re.S)
 MARKDOWN = [
     (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),  # images
     (re.compile(r"\[([^\]]*)\]\([^)]*\)"), r"\1"),  # links: only their text
@@ -61,9 +64,9 @@ def sentences(pieces: Iterable[str]) -> Iterator[str]:
         if character == "\n" or (SENTENCE_END.search(text) and LETTER.search(text)):
             yield text
             text = ""
-        elif len(text) >= LONGEST:
+        elif len(text) >= (LONGEST_LINK if IN_LINK.search(text) else LONGEST):
             comma = max(text.rfind(mark) for mark in ("，", "、", "：", ", ", ": ")) + 1
-            cut = comma or text.rfind(" ") + 1 or LONGEST
+            cut = comma or text.rfind(" ") + 1 or len(text)
             yield text[:cut]
             text = text[cut:]
     if text:
@@ -74,7 +77,7 @@ def speakable(parts: Iterable[str]) -> Iterator[str]:
     """Leave out what should not be read aloud: Markdown, and blocks of code."""
     in_code = False
     for part in parts:
-        if part.lstrip().startswith("```"):
+        if FENCE.match(part):
             in_code = not in_code
         elif not in_code:
             for pattern, replacement in MARKDOWN:
@@ -91,6 +94,12 @@ class Task(SpeechSynthesizer):
     """A task of CosyVoice that ends with its connection; the SDK would wait for ten minutes."""
 
     callback: Any
+
+    def on_message(self, ws: Any, message: Any) -> None:
+        """Report a task that fails: before the SDK does, which first wakes who waits for it."""
+        if isinstance(message, str) and json.loads(message)["header"]["event"] == "task-failed":
+            self.callback.on_error(message)
+        super().on_message(ws, message)  # pyright: ignore[reportUnknownMemberType]
 
     def on_error(self, ws: Any, error: Any) -> None:
         """Report a connection that fails; the headers of a refused one follow after -+-+-."""
@@ -189,8 +198,12 @@ class Voice(ResultCallback):
 
 
 def texts(events: Iterable[AppEvent]) -> Iterator[str]:
-    """The pieces of the answer."""
-    return (event.text for event in events if isinstance(event, TextDelta))
+    """The pieces of the answer. What an Output node says is complete when the node has ended."""
+    for event in events:
+        if isinstance(event, TextDelta):
+            yield event.text
+        elif isinstance(event, StepFinished) and event.step.type == "Output":
+            yield "\n"
 
 
 def speak(app: BailianApp, question: str, path: Path) -> None:
@@ -218,7 +231,7 @@ def main() -> None:
                 question,
                 Path("answer.mp3"),
             )
-        except (BailianError, SpeechError) as error:
+        except (BailianError, SpeechError, OSError) as error:
             sys.exit(f"{type(error).__name__}: {error}")
         except KeyboardInterrupt:
             sys.exit(130)

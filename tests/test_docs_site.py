@@ -199,12 +199,16 @@ class TestBrowser:
             ("zh", "批量调用 进度日志", "batch", 5),
             ("zh", "如何取消", "background", 5),  # on no page does one follow the other
             ("zh", "怎么在 LangGraph 里恢复会话", "langgraph", 5),  # no page has all these words
+            ("zh", "如何上传图片", "images-and-files", 3),  # only the changelog has them all
+            ("zh", "怎么使用代理", "serving", 10),
+            ("zh", "把应用作为智能体的工具", "llamaindex-agents", 5),
             ("zh", "session_id", "sessions", 40),
             ("zh", "BailianAppRetriever", "langchain-retriever", 10),
             ("en", "session_id", "sessions", 40),
             ("en", "session markers", "sessions", 5),
             ("en", "batch journal", "batch", 5),
             ("en", "how do I resume a session in LangGraph", "langgraph", 5),
+            ("en", "can I test without the cloud", "testing", 5),
         ],
     )
     def test_a_search_finds_the_page(
@@ -231,6 +235,7 @@ class TestBrowser:
             "用session_id续聊，Key！": ["用", "session_id", "续聊", "key"],
             "API Key": ["api", "key"],
             "葡萄牙语": ["葡萄", "萄牙", "牙语"],
+            "如何": ["如何"],
             "ＡＰＩ 100 次": ["ａｐｉ", "100", "次"],
             "": [],
         }.items():

@@ -91,6 +91,40 @@ def test_a_case_that_passed_before_and_fails_now_is_named_and_the_file_is_kept(
     assert {path.name for path in tmp_path.iterdir()} == {"set.jsonl", "results.jsonl"}
 
 
+def test_a_case_that_left_the_set_is_not_missed(tmp_path: Path) -> None:
+    cases = [json.dumps({"id": name, "question": name}) + "\n" for name in ("old", "new")]
+    arguments = ("--set", "set.jsonl", "--results", "results.jsonl")
+    with Emulator(apps={"mine": lambda _: "one\u2028two"}, api_key="sk-mine") as cloud:
+        for lines in (cases[:1], cases[1:]):
+            (tmp_path / "set.jsonl").write_text("".join(lines), encoding="utf-8")
+            done = evaluate(tmp_path, *arguments, **on(cloud))
+            assert (done.exit_code, done.stderr) == (0, "")
+    [row] = (tmp_path / "results.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    assert (json.loads(row)["id"], json.loads(row)["text"]) == ("new", "one\u2028two")
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("", "set.jsonl: no cases\n"),
+        ('{"id": "1", "question": "?"}\n{"id": "2",\n', "set.jsonl, line 2: Invalid JSON: "),
+        ('{"id": "1", "question": "?", "expects": []}\n', "set.jsonl, line 1: Extra inputs are"),
+        ('{"id": "1", "question": "?"}\n' * 2, "InvalidInputError: "),
+        (None, "FileNotFoundError: "),
+    ],
+)
+def test_a_set_that_is_wrong_is_refused_in_one_line(
+    lines: str | None, why: str, tmp_path: Path
+) -> None:
+    if lines is not None:
+        (tmp_path / "set.jsonl").write_text(lines, encoding="utf-8")
+    with Emulator(apps={"mine": lambda _: "7:30"}, api_key="sk-mine") as cloud:
+        done = evaluate(tmp_path, "--set", "set.jsonl", **on(cloud))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(why)
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_the_judge_decides_and_one_that_answers_otherwise_is_named(tmp_path: Path) -> None:
     case = {"id": "rain", "question": "What to do?", "judge": "Names a place with a roof."}
     (tmp_path / "set.jsonl").write_text(json.dumps(case), encoding="utf-8")

@@ -19,7 +19,9 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "session_files.py"
 CONTENT = "西湖在杭州。\n".encode()
 
 
-def run(service: FileService, cloud: Emulator, folder: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    service: FileService, cloud: Emulator, folder: Path, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run the example on a file, as its docstring says."""
     (folder / "report.txt").write_bytes(CONTENT)
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -35,7 +37,8 @@ def run(service: FileService, cloud: Emulator, folder: Path) -> subprocess.Compl
             "BAILIAN_APP_ID": "app",
             "DASHSCOPE_API_KEY": "sk-mine",
             "DASHSCOPE_HTTP_BASE_URL": cloud.base_url,
-        },
+        }
+        | more,
         cwd=folder,
         capture_output=True,
         text=True,
@@ -64,5 +67,13 @@ def test_a_file_that_the_cloud_cannot_read_is_not_asked_about(tmp_path: Path) ->
     ):
         done = run(service, cloud, tmp_path)
     assert done.returncode == 1
-    assert "the cloud cannot read the file: PARSE_FAILED" in done.stderr
+    assert done.stderr == "RuntimeError: the cloud cannot read the file: PARSE_FAILED\n"
     assert cloud.requests == []
+
+
+@pytest.mark.parametrize("missing", ["BAILIAN_WORKSPACE_ID", "BAILIAN_APP_ID"])
+def test_nothing_is_uploaded_without_a_variable(missing: str, tmp_path: Path) -> None:
+    with file_service() as service, Emulator(apps={"app": lambda call: "杭州"}) as cloud:
+        done = run(service, cloud, tmp_path, **{missing: ""})
+    assert (done.returncode, done.stdout, service.calls) == (1, "", [])
+    assert len(done.stderr.splitlines()) == 1

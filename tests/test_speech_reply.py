@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from support.scripts import ENVIRONMENT
 from support.speech_service import Fault, SpeechService, speech_service, spoken
 
-from bailian_apps import BailianApp, BailianError
+from bailian_apps import BailianApp, BailianError, Step, StepFinished, TextDelta
 from bailian_apps.emulator import Call, Emulator, Failure
 
 # websocket-client 1.9 leaves a socket that the other side has closed to be collected.
@@ -100,7 +100,7 @@ def test_sentences_are_the_text_however_it_arrives(pieces: list[str]) -> None:
     cut = list(example.sentences(pieces))
     assert "".join(cut) == text
     assert cut == list(example.sentences([text]))
-    assert all(0 < len(sentence) <= example.LONGEST for sentence in cut)
+    assert all(0 < len(sentence) <= example.LONGEST or "](" in sentence for sentence in cut)
 
 
 def test_a_sentence_does_not_wait_for_what_follows() -> None:
@@ -116,6 +116,10 @@ def test_a_sentence_does_not_wait_for_what_follows() -> None:
         ("- 3*4 是 *12*\n* a_b `c` _d_\n> ~~e~~", "3*4 是 12\na_b c d\ne"),
         ("![图](a.png)\n---\n| 菜 | 价 |\n|---|---|\n", " 菜  价 \n"),
         ("Run:\n```sh\nrm -rf /\n```\nDone. ", "Run:\nDone. "),
+        ("Run:\n~~~\nrm -rf /\n~~~\nDone. ", "Run:\nDone. "),
+        ("See. ```pip list``` shows it. Done. ", "See. pip list shows it. Done. "),
+        ("看图 ![西湖](https://a.cn/1.png?Signature=" + "a" * 300 + ")。西湖", "看图 西湖"),
+        ("[西湖](https://a.cn/?q=" + "a" * 300 + ")\n在杭州", "西湖在杭州"),
     ],
 )
 def test_markdown_and_code_are_not_read_aloud(text: str, expected: str) -> None:
@@ -218,6 +222,13 @@ def test_an_answer_without_text_is_not_spoken(service: SpeechService, tmp_path: 
     assert service.tasks == []
 
 
+def test_what_an_output_node_says_is_spoken_while_the_next_node_works() -> None:
+    step = Step(id="1", kind="node", name="wait", type="Output", status="success")
+    events = iter([TextDelta("One moment, please."), StepFinished(step), TextDelta("It is sunny.")])
+    assert next(example.sentences(example.texts(events))) == "One moment, please.\n"
+    assert len(list(events)) == 1
+
+
 # Failures.
 
 
@@ -243,6 +254,23 @@ def test_a_connection_that_is_lost_at_the_end_is_an_error(
     service.fault = "drop_at_the_end"
     with pytest.raises(example.SpeechError):
         speak(service, two_sentences, tmp_path / "answer.mp3")
+
+
+def test_a_failure_at_the_end_is_reported_before_the_sdk_wakes_who_waits(
+    service: SpeechService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_error = example.Voice.on_error
+    waits: list[bool] = []
+
+    def observed(self: Any, message: str) -> None:
+        waits.append(not self._task.complete_event.is_set())
+        on_error(self, message)
+
+    service.fault = "fail_at_the_end"
+    monkeypatch.setattr(example.Voice, "on_error", observed)
+    with pytest.raises(example.SpeechError, match="InternalError: no voice left"):
+        speak(service, two_sentences, tmp_path / "answer.mp3")
+    assert waits[0]
 
 
 def test_a_file_that_cannot_be_written_ends_both(

@@ -3,7 +3,8 @@
 Sphinx's own Chinese search cuts the text into words with jieba, but a query only where it has a
 space: a query of several words finds nothing. Here the index and the query hold every two
 neighbouring characters; that needs no dictionary, and both sides cut alike. A query leaves out a
-pair that is on no page if the pairs before and after it are: "如何取消" is 如何 and 取消.
+pair that is on no page if the pairs before and after it are: "限流重试" is 限流 and 重试.
+It also leaves out words such as 怎么 and 什么, unless it has no other.
 What no page has as a whole is found by its parts, see search_scorer.js.
 """
 
@@ -38,8 +39,13 @@ class ChinesePairs(SearchLanguage):
 function splitQuery(query) {
   const { terms, titleterms } = (typeof Search === "object" && Search._index) || {};
   const isKnown = (pair) => !terms || Object.hasOwn(terms, pair) || Object.hasOwn(titleterms, pair);
+  // Pages rarely have a question's own words, which would count for much.
+  const rest = query.replace(
+    /请问|怎么[办样]?|怎样|如何|为什么|什么|能不能|能否|是否|可以|有没有|哪[些个]|[吗呢]/g, " "
+  );
+  const text = (rest.trim() ? rest : query).toLowerCase();
   const found = [];
-  for (const run of query.toLowerCase().match(/[\u3400-\u9fff]+|[\p{L}\p{N}_]+/gu) || []) {
+  for (const run of text.match(/[\u3400-\u9fff]+|[\p{L}\p{N}_]+/gu) || []) {
     for (const part of run.match(/[\u3400-\u9fff]+|[^\u3400-\u9fff]+/g)) {
       if (!/^[\u3400-\u9fff]{2}/.test(part)) { found.push(part); continue; }
       const pairs = Array.from({ length: part.length - 1 }, (_, at) => part.slice(at, at + 2));

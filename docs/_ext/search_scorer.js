@@ -4,7 +4,7 @@ var Scorer = {
   score: ([docname, title, anchor, description, score]) => {
     const query = (new URLSearchParams(location.search).get("q") || "").trim().toLowerCase();
     if (!anchor && !description && title.toLowerCase().includes(query)) score += 20;
-    if (/^(api|changelog|decisions\/)/.test(docname)) score -= 8;
+    if (/^(api|architecture|changelog|contributing|decisions\/)/.test(docname)) score -= 8;
     return score;
   },
   objNameMatch: 11,
@@ -17,9 +17,9 @@ var Scorer = {
   partialTerm: 2,
 };
 
-// Sphinx shows only pages that have every word of a query; a question has words that no page has.
-// Where no page has all of them, these are the pages that have the most. A word counts the more,
-// the fewer pages have it, so "how" and "in" need no list.
+// Sphinx shows only pages that have every word of a query. A question has words that no page has, or
+// only the long changelog, so here the pages follow that have some of the words. A word counts the
+// more, the fewer pages have it, so "how" and "in" need no list.
 if (typeof Search === "object") {
   const holding = (word, index, score, partialScore) => {
     const whole = Object.hasOwn(index, word);
@@ -28,13 +28,16 @@ if (typeof Search === "object") {
   };
   // The pages with a word, each with the word's score there.
   const pagesWith = (word) => {
-    const { terms, titleterms } = Search._index;
+    const { terms, titles, titleterms } = Search._index;
     const pages = new Map();
     for (const [files, score] of [
       ...holding(word, terms, Scorer.term, Scorer.partialTerm),
       ...holding(word, titleterms, Scorer.title, Scorer.partialTitle),
     ])
       for (const file of [files].flat()) pages.set(file, Math.max(score, pages.get(file) || 0));
+    // The titles that Sphinx knows are also those of sections. A page's own says what it is about.
+    for (const [file, score] of pages)
+      if (titles[file].toLowerCase().includes(word)) pages.set(file, 2 * score);
     return pages;
   };
   Search.performTermsSearch = (searchTerms, excludedTerms) => {
@@ -48,21 +51,18 @@ if (typeof Search === "object") {
       whole += weight;
       for (const [file, score] of pages) {
         if (excluded.has(file)) continue;
-        const page = found.get(file) || { weight: 0, words: 0, score: 0 };
+        const page = found.get(file) || { weight: 0, score: 0 };
         page.weight += weight;
-        page.words += 1;
         page.score += score * weight;
         found.set(file, page);
       }
     }
-    let pages = [...found].filter(([, page]) => page.words === searchTerms.size);
-    if (!pages.length) {
-      const most = Math.max(0, ...[...found.values()].map((page) => page.weight));
-      // Less than a third of a question is no answer to it.
-      pages = most < whole / 3 ? [] : [...found].filter(([, page]) => page.weight > most / 2);
-    }
-    return pages.map(([file, { score }]) => [
-      docnames[file], titles[file], "", null, score / whole, filenames[file], SearchResultKind.text,
+    const most = Math.max(0, ...[...found.values()].map((page) => page.weight));
+    if (most < whole / 3) return []; // less than a third of a question is no answer to it
+    const pages = [...found].filter(([, page]) => page.weight > most / 3);
+    return pages.map(([file, { score, weight }]) => [
+      docnames[file], titles[file], "", null, (score * weight) / whole ** 2, filenames[file],
+      SearchResultKind.text,
     ]);
   };
 }

@@ -79,6 +79,8 @@ def refused(**overrides: Any) -> InvalidInputError:
         ({"base_url": "https://dashscope.aliyuncs.com"}, "base_url", "Pass https://dashscope.aliyuncs.com/api/v1"),
         ({"base_url": "https://dashscope-intl.aliyuncs.com/compatible-mode/v1"}, "base_url", "ends with /api/v1"),
         ({"base_url": "https://ws.cn-beijing.maas.aliyuncs.com/"}, "base_url", "ends with /api/v1"),
+        ({"base_url": "https://dashscope.aliyuncs.com/api/v1/apps/a/completion"}, "base_url", "com/api/v1"),
+        ({"base_url": "http://dashscope.aliyuncs.com:80/api/v2"}, "base_url", "Pass https://dashscope.aliyuncs.com/api/v1"),
         ({"base_url": "http://localhost:80800/api/v1"}, "base_url", "is not an http(s) URL"),
         ({"base_url": "http://localhost:0/api/v1"}, "base_url", "is not an http(s) URL"),
         ({"base_url": "http://:8080/api/v1"}, "base_url", "is not an http(s) URL"),
@@ -102,6 +104,23 @@ def test_an_argument_that_cannot_be_sent_is_refused_at_once(
     assert message in str(error)
     assert "sk-secret" not in str(error) + repr(error) + repr(error.__context__)
     assert isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://dashscope-us.aliyuncs.com/api/v1",
+        "https://vpc-cn-beijing.dashscope.aliyuncs.com/api/v1",
+        "https://ep-1.dashscope.cn-beijing.privatelink.aliyuncs.com/api/v1",
+        "https://ws.cn-beijing.maas.aliyuncs.com/api/v1",
+        "https://gateway.example/bailian",  # it may map paths
+        "https://gateway.example/dashscope.aliyuncs.com/v1",
+    ],
+)
+def test_addresses_of_the_cloud_and_of_gateways_are_taken(address: str) -> None:
+    for given in (address, address + "/"):
+        app = BailianApp(app_id="app", api_key="sk-secret", base_url=given)
+        assert app.settings.base_url == address
 
 
 def test_the_error_for_an_argument_survives_pickling() -> None:

@@ -28,7 +28,7 @@ VOICES = {
 _FRAME_HEADER = bytes([0xFF, 0xF3, 0x80, 0xC0]) + bytes(9)
 _FRAME_BYTES = 72 * 64_000 // 22_050
 
-Fault = Literal["refuse", "fail", "drop", "drop_at_the_end"]
+Fault = Literal["refuse", "fail", "drop", "fail_at_the_end", "drop_at_the_end"]
 
 
 def speech(text: str) -> bytes:
@@ -62,7 +62,7 @@ class SpeechService:
     Attributes:
         api_key: The key that it accepts.
         fault: What goes wrong: it refuses every task, it fails one or drops its connection when it
-            was sent `fault_at` texts, or it drops it in place of the end.
+            was sent `fault_at` texts, or it does so in place of the end.
         tasks: The tasks that were started, in their order.
         changed: Notified when a task has been sent a text or has ended.
     """
@@ -103,6 +103,9 @@ class SpeechService:
                 self._speak(task, payload["input"]["text"], reply)
             elif self.fault == "drop_at_the_end":
                 _drop(connection)
+            elif self.fault == "fail_at_the_end":
+                self._record(task, end="failed")
+                reply.failed("InternalError", "no voice left")
             else:
                 cancelled = payload["input"].get("directive") == "cancel"
                 self._record(task, end="cancelled" if cancelled else "finished")

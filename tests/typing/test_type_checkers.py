@@ -69,6 +69,7 @@ def mypy_with_plugin(folder: Path) -> set[tuple[str, int]]:
     return mypy(folder, "pydantic.mypy")
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "find_errors",
     [

@@ -80,11 +80,12 @@ def _check_base_url(value: str | None, info: ValidationInfo) -> str | None:
                 "must not hold a user name or password",
                 "Leave them out: the API key identifies you",
             )
-        if _CLOUD_HOST.fullmatch(parts.hostname or "") and not parts.path.startswith("/api/"):
+        of_apps = parts.path.rstrip("/").endswith("/api/v1")
+        if _CLOUD_HOST.fullmatch(parts.hostname or "") and not of_apps:
             raise InvalidInputError(
                 info.field_name or "base_url",
                 "is not the address of the API for apps, which ends with /api/v1",
-                N_("Pass {example}").format(example=f"{parts.scheme}://{parts.netloc}/api/v1"),
+                N_("Pass {example}").format(example=f"https://{parts.hostname}/api/v1"),
             )
         # So that one address has one form, and its scheme can be compared.
         value = parts.scheme + value[len(parts.scheme) :].rstrip("/")

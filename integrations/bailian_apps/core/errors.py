@@ -154,7 +154,9 @@ class BailianError(Exception):
     def _add_translation(self) -> None:
         text = self._message("zh")
         if text != self.message and hasattr(self, "add_note"):
-            self.__notes__ = [one_line(text, _MAX_MESSAGE)]
+            note = one_line(text, _MAX_MESSAGE)
+            others = [each for each in getattr(self, "__notes__", ()) if each != note]
+            self.__notes__ = [*others, note]
 
 
 _MAX_MESSAGE = 2_000  # characters
