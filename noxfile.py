@@ -153,7 +153,8 @@ def wheel(session: nox.Session, extra: str) -> None:
 @nox.session(default=False)
 def sdist(session: nox.Session) -> None:
     """Unpack the source distribution into an empty folder, install it, and run its tests."""
-    folder = Path(session.create_tmp()).resolve() / "unpacked"
+    # Not in create_tmp(): it sets TMPDIR, and tests that run pytest would find this pyproject.toml.
+    folder = Path(session.virtualenv.location).resolve() / "unpacked"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.unpack_archive(built(session, "*.tar.gz"), folder)
     (source,) = folder.iterdir()
