@@ -283,6 +283,7 @@ def test_stopping_cuts_open_exchanges_and_records_them(tmp_path: Path) -> None:
     assert records(proxy.recordings[0])[-1]["cut"] == "recorder"
 
 
+@pytest.mark.usefixtures("requests_of_this_sdk")
 def test_the_sdk_gets_the_same_frames(tmp_path: Path) -> None:
     def frames_at(base_url: str) -> list[Any]:
         answers = dashscope.Application.call(

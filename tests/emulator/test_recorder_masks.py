@@ -21,6 +21,7 @@ APP = Workflow(
 BIZ_PARAMS = {"Phone": "13800001111", "user": {"身份证": "3301061990", "sex": "f"}, "vip": True}
 
 
+@pytest.mark.usefixtures("requests_of_this_sdk")
 @pytest.mark.parametrize("stream", [True, False])
 def test_further_names_are_masked_wherever_their_values_show(
     tmp_path: Path, *, stream: bool

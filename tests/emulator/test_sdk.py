@@ -13,6 +13,8 @@ from dashscope.api_entities.dashscope_response import Message
 
 from bailian_apps.emulator import Call, Emulator, Failure
 
+pytestmark = pytest.mark.usefixtures("requests_of_this_sdk")
+
 
 @pytest.fixture
 def ask() -> Callable[..., Any]:

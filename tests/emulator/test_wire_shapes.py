@@ -172,6 +172,7 @@ def actions_of(outputs: Outputs, name: str) -> Outputs:
     return [each for place, each in enumerate(found) if not place or each != found[place - 1]]
 
 
+@pytest.mark.usefixtures("requests_of_this_sdk")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("app_id", ANSWERS)
 def test_the_sdk_streams_every_shape_in_every_mode(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from llama_index.core.agent.workflow import CodeActAgent, FunctionAgent, ToolCallResult
+from llama_index.core.async_utils import asyncio_run
 from llama_index.core.tools import QueryEngineTool, RetrieverTool
 from support.agents import run, scripted
 
@@ -65,7 +67,14 @@ def retriever_tool() -> Any:
         (app_tool, {"prompt": 1}),
         (lambda: app_tool(keep_session=False), {"prompt": "一"}),
         (engine_tool, {"input": "一"}),
-        (lambda: engine_tool(streaming=True), {"input": "一"}),
+        pytest.param(
+            lambda: engine_tool(streaming=True),
+            {"input": "一"},
+            marks=pytest.mark.skipif(
+                "copy_context" not in inspect.getsource(asyncio_run),
+                reason="an older llama-index-core reads streams in a thread without the context",
+            ),
+        ),
         (retriever_tool, {"input": "一"}),
     ],
     ids=["app", "wrong arguments", "app without a session", "engine", "stream", "retriever"],
