@@ -123,8 +123,10 @@ def recordings() -> Path:
     return TESTED_RECORDINGS
 
 
-@pytest.fixture
-def requests_of_this_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def requests_of_this_sdk(strict_emulators: None) -> Iterator[None]:
     """Older SDKs send the workspace as a parameter, too, which a strict emulator refuses."""
-    if version("dashscope").startswith("1."):
-        monkeypatch.setitem(cast("Any", Emulator.__init__).__kwdefaults__, "strict", False)
+    with pytest.MonkeyPatch.context() as patch:
+        if version("dashscope").startswith("1."):
+            patch.setitem(cast("Any", Emulator.__init__).__kwdefaults__, "strict", False)
+        yield

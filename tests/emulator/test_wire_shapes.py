@@ -133,7 +133,9 @@ Reader = Callable[..., Outputs]
 
 
 @pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+def cloud(
+    tmp_path_factory: pytest.TempPathFactory, requests_of_this_sdk: None
+) -> Iterator[Emulator]:
     path = tmp_path_factory.mktemp("shapes") / "apps.yaml"
     path.write_text(APPS, encoding="utf-8")
     with Emulator(apps=load_apps(path)) as cloud:
@@ -172,7 +174,6 @@ def actions_of(outputs: Outputs, name: str) -> Outputs:
     return [each for place, each in enumerate(found) if not place or each != found[place - 1]]
 
 
-@pytest.mark.usefixtures("requests_of_this_sdk")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("app_id", ANSWERS)
 def test_the_sdk_streams_every_shape_in_every_mode(
