@@ -348,6 +348,7 @@ def test_faults_are_staged_and_cleared(
         assert call(cloud).status == 200
         opened.wait("() => document.querySelectorAll('#rows .row.done').length === 2")
         page.fill("#filter", "throttled")
+        opened.wait("() => document.querySelectorAll('#rows .row').length === 1")
         assert ["429" in row for row in opened.rows()] == [True]
 
 
@@ -485,7 +486,7 @@ def test_a_request_that_the_filter_hides_can_be_shown(
         page.click("#play-show")
         opened.wait("() => document.getElementById('title').textContent === 'echo #1'")
         assert page.input_value("#filter") == ""
-        assert len(opened.rows()) == 1
+        opened.wait("() => document.querySelectorAll('#rows .row').length === 1")
 
 
 def test_a_hidden_page_closes_its_stream_and_continues_it_later(
