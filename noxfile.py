@@ -133,8 +133,10 @@ def cloud() -> Generator[dict[str, str], None, None]:
 def build(session: nox.Session) -> None:
     """Build dist/ from a clone of the last commit, and check it."""
     shutil.rmtree(DIST, ignore_errors=True)
+    # An unpacked source distribution has no commits.
+    source = clone(session) if Path(".git").exists() else Path()
     locked = {"PIP_CONSTRAINT": "requirements/dev.lock"}  # for the environment that builds
-    session.run(*TOOLS, "build", "--outdir", str(DIST), str(clone(session)), env=locked)
+    session.run(*TOOLS, "build", "--outdir", str(DIST), str(source), env=locked)
     session.run(*TOOLS, "twine", "check", "--strict", *map(str, DIST.iterdir()))
     session.run(*TOOLS, "check_wheel_contents", str(built(session, "*.whl")))
 
